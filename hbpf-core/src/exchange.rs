@@ -1,0 +1,276 @@
+//! One request to a model and its answer, and what can happen to it.
+
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::chunk::Pid;
+use crate::label::Label;
+use crate::time::Nanos;
+
+/// Identifies an exchange within one observation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ExchangeId(pub u64);
+
+/// Which end of the exchange the observed process is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// It sent the request.
+    Client,
+    /// It received the request.
+    Server,
+}
+
+/// What kind of call it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Api {
+    /// OpenAI chat completions, Ollama chat and what looks like them.
+    Chat,
+    /// Text in, text out.
+    TextCompletion,
+    /// OpenAI Responses.
+    Responses,
+    /// Anthropic Messages.
+    Messages,
+    /// Vectors for texts.
+    Embeddings,
+    /// Gemini.
+    GenerateContent,
+    /// Ranking of documents.
+    Rerank,
+    /// Speech.
+    Audio,
+    /// Images.
+    Image,
+    /// Sessions over WebSocket.
+    Realtime,
+}
+
+/// How the bodies are to be read; who serves is the provider, which is another question.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Dialect {
+    /// OpenAI chat completions (also vLLM, llama.cpp, TGI, SGLang, LM Studio and most vendors).
+    OpenaiChat,
+    /// OpenAI legacy completions.
+    OpenaiCompletions,
+    /// OpenAI embeddings.
+    OpenaiEmbeddings,
+    /// Anthropic Messages.
+    AnthropicMessages,
+    /// Ollama's own chat, generate and embed.
+    Ollama,
+}
+
+/// The protocol that carries the exchange.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, schemars::JsonSchema)]
+pub enum Protocol {
+    /// HTTP/1.0 or 1.1.
+    #[serde(rename = "http/1.1")]
+    Http1,
+    /// HTTP/2.
+    #[serde(rename = "h2")]
+    H2,
+    /// WebSocket.
+    #[serde(rename = "websocket")]
+    Websocket,
+    /// gRPC.
+    #[serde(rename = "grpc")]
+    Grpc,
+}
+
+/// Where an exchange stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Phase {
+    /// The request is being written.
+    Sending,
+    /// The request is complete; no output has come.
+    Waiting,
+    /// Output has begun.
+    Streaming,
+    /// Ended as it should.
+    Done,
+    /// Ended with an HTTP error, an error in the stream, or a cut answer.
+    Failed,
+    /// The client went away before the end.
+    Abandoned,
+}
+
+impl Phase {
+    /// Whether nothing more will happen.
+    pub fn is_final(self) -> bool {
+        matches!(self, Self::Done | Self::Failed | Self::Abandoned)
+    }
+}
+
+/// The server's address as far as it is known.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Endpoint {
+    /// From the `Host` header, without port; from the TLS server name otherwise.
+    pub host: Option<Label>,
+    /// Address of the serving end.
+    pub address: Option<IpAddr>,
+    /// Port of the serving end.
+    pub port: Option<u16>,
+}
+
+/// Token counts as the server *reported* them, in normal form: cache and reasoning numbers are subsets of the totals.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// All prompt tokens.
+    pub input: Option<u64>,
+    /// All generated tokens.
+    pub output: Option<u64>,
+    /// Prompt tokens read from a cache.
+    pub cached_input: Option<u64>,
+    /// Prompt tokens written to a cache.
+    pub cache_creation_input: Option<u64>,
+    /// Generated tokens that were reasoning.
+    pub reasoning: Option<u64>,
+}
+
+/// What the server said of the remaining quota.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct RateLimit {
+    /// Requests left in the current period.
+    pub remaining_requests: Option<u64>,
+    /// Tokens left in the current period.
+    pub remaining_tokens: Option<u64>,
+    /// Seconds until the quota is whole again.
+    pub reset_seconds: Option<f64>,
+    /// Seconds after which to try again.
+    pub retry_after_seconds: Option<f64>,
+}
+
+impl RateLimit {
+    /// Whether the answer said nothing about quota.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// All that is known of one exchange so far. The engine owns it and the aggregator reads it at each event.
+#[derive(Clone, Debug)]
+pub struct Exchange {
+    /// Unique within the observation; grows in the order of opening.
+    pub id: ExchangeId,
+    /// The observed process.
+    pub pid: Option<Pid>,
+    /// The observed process's name at that time, for processes that are gone before they can be looked up.
+    pub comm: Label,
+    /// Which end the process is.
+    pub role: Role,
+    /// The other end of this exchange is observed as well and stands for both in the totals.
+    pub is_mirror: bool,
+    /// Who serves, by OpenTelemetry's well-known names; `unknown` where only the shape was recognised.
+    pub provider: Label,
+    /// What kind of call.
+    pub api: Api,
+    /// How its bodies are read.
+    pub dialect: Dialect,
+    /// The model asked for.
+    pub model: Option<Label>,
+    /// The model that answered.
+    pub response_model: Option<Label>,
+    /// The serving end.
+    pub endpoint: Endpoint,
+    /// Whether the bytes travelled inside TLS.
+    pub tls: bool,
+    /// The carrying protocol.
+    pub protocol: Protocol,
+    /// Whether a streamed answer was asked for or is given; `None` while that is unknown.
+    pub stream: Option<bool>,
+    /// Where it stands.
+    pub phase: Phase,
+    /// First byte of the request.
+    pub opened_at: Nanos,
+    /// Last byte of the request.
+    pub request_sent_at: Option<Nanos>,
+    /// Last byte of the final (not 1xx) response head.
+    pub headers_at: Option<Nanos>,
+    /// First event with generated output.
+    pub first_token_at: Option<Nanos>,
+    /// First event with output that is not reasoning.
+    pub first_visible_token_at: Option<Nanos>,
+    /// Latest event with generated output.
+    pub last_token_at: Option<Nanos>,
+    /// When the final phase was reached.
+    pub ended_at: Option<Nanos>,
+    /// HTTP status of the answer.
+    pub status: Option<u16>,
+    /// The provider's error type, or `client_cancelled`, `connection_reset` and the like.
+    pub error_type: Option<Label>,
+    /// Why generation ended.
+    pub finish_reason: Option<Label>,
+    /// The server's request id.
+    pub request_id: Option<Label>,
+    /// The trace id of a `traceparent` header.
+    pub trace_id: Option<Label>,
+    /// Which try of one logical call, from 0, where the client says so.
+    pub attempt: Option<u32>,
+    /// Token counts that the server reported; the last value of each field counts.
+    pub usage: Usage,
+    /// Live estimate of output tokens, from output events and their size.
+    pub estimated_output: u64,
+    /// Events with generated output.
+    pub output_events: u64,
+    /// Gaps between output events longer than [`Exchange::STALL`].
+    pub stalls: u32,
+    /// Quota headers of the answer.
+    pub rate_limit: RateLimit,
+    /// Bytes of it that were lost (not those left out on purpose).
+    pub bytes_missed: u64,
+}
+
+impl Exchange {
+    /// A gap between output events that counts as a stall.
+    pub const STALL: std::time::Duration = std::time::Duration::from_secs(2);
+
+    /// From the last byte of the request to the first output event.
+    pub fn time_to_first_token_seconds(&self) -> Option<f64> {
+        Some(self.first_token_at?.seconds_since(self.request_sent_at?))
+    }
+
+    /// From the last byte of the request to the first output event that is not reasoning.
+    pub fn time_to_first_visible_token_seconds(&self) -> Option<f64> {
+        Some(self.first_visible_token_at?.seconds_since(self.request_sent_at?))
+    }
+
+    /// From the last byte of the request to the end of the response head.
+    pub fn time_to_headers_seconds(&self) -> Option<f64> {
+        Some(self.headers_at?.seconds_since(self.request_sent_at?))
+    }
+
+    /// From the first byte of the request to the end.
+    pub fn duration_seconds(&self) -> Option<f64> {
+        Some(self.ended_at?.seconds_since(self.opened_at))
+    }
+
+    /// Output tokens: reported if they were, else the estimate if any output was seen.
+    pub fn output_tokens(&self) -> Option<u64> {
+        self.usage.output.or((self.estimated_output > 0).then_some(self.estimated_output))
+    }
+}
+
+/// What has just happened to an exchange. The exchange handed along already shows it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum ExchangeEvent {
+    /// Its request head is complete. The model may not be known yet.
+    Opened,
+    /// Its request is complete; model and stream flag are known if they ever will be.
+    RequestSent,
+    /// Its final response head is complete.
+    Headers,
+    /// Output has come.
+    Output {
+        /// Tokens in this piece of output, estimated.
+        tokens: u64,
+        /// Seconds since the output before, `None` for the first.
+        gap_seconds: Option<f64>,
+    },
+    /// It has reached its final phase. Usage is final.
+    Ended,
+}

@@ -1,0 +1,260 @@
+//! The ABI between the eBPF programs and user space.
+//!
+//! Every type here is inert: `repr(C)`, fixed-width integers, explicit padding, no enums with data. User space reads
+//! the integers and converts them with `TryFrom`; it never transmutes bytes into an enum.
+//!
+//! A *flow* is one direction-pair of plaintext bytes at one endpoint: an OpenSSL connection object in one process
+//! ([`source::TLS`]) or one TCP socket ([`source::TCP`]). The programs look for the beginning of a client's message on
+//! each flow. What begins like a model call is captured from its first byte; of any other beginning at most
+//! [`BEGINNING_BYTES`] leave the kernel, and user space answers with a [`Verdict`].
+#![cfg_attr(target_arch = "bpf", no_std)]
+
+/// Bytes of a message that no pattern recognised which may leave the kernel for user space to judge.
+pub const BEGINNING_BYTES: u32 = 1024;
+
+/// Bytes of a request message that are copied whole before thinning starts: only the tail of each later piece is copied.
+///
+/// SDKs write `model` and `stream` before or after the prompt, never amid it, so head and tail are enough.
+pub const REQUEST_HEAD_BYTES: u32 = 16 * 1024;
+
+/// Bytes copied from the end of a piece that is not copied whole.
+pub const TAIL_BYTES: u32 = 4096;
+
+/// Bytes of a compressed request that are copied whole: it cannot be thinned, since no later byte decodes without it.
+pub const COMPRESSED_REQUEST_BYTES: u32 = 1024 * 1024;
+
+/// The longest prefix of a message that is kept per flow to find its request-target in.
+pub const HEAD_BYTES: usize = 256;
+
+/// Payload sizes of the record classes, ascending. A record takes the smallest class that holds its bytes.
+pub const RECORD_CLASSES: [usize; 4] = [256, 1024, 4096, 16384];
+
+/// Size of the ring of [`RecordHeader`] records, in bytes.
+pub const EVENTS_RING_BYTES: u32 = 8 * 1024 * 1024;
+
+/// Size of the ring of [`LifecycleEvent`] records, in bytes.
+pub const LIFECYCLE_RING_BYTES: u32 = 256 * 1024;
+
+/// Where a record's bytes were seen: values of [`RecordHeader::source`] and [`FlowKey::source`].
+pub mod source {
+    /// Plaintext at an OpenSSL call. `handle` is the `SSL *`, `offset` counts from the first byte seen.
+    pub const TLS: u8 = 1;
+    /// TCP payload at `cgroup_skb`. `handle` is the socket cookie, `offset` is the TCP sequence number (32 bits).
+    pub const TCP: u8 = 2;
+}
+
+/// Values of [`RecordHeader::direction`].
+pub mod direction {
+    /// Written by the process that owns the flow.
+    pub const SENT: u8 = 0;
+    /// Read by the process that owns the flow.
+    pub const RECEIVED: u8 = 1;
+}
+
+/// Values of [`RecordHeader::kind`].
+pub mod kind {
+    /// Stream bytes.
+    pub const DATA: u8 = 1;
+    /// The flow has ended: `SSL_free`, a re-used `SSL *`, or the socket was released.
+    pub const CLOSE: u8 = 2;
+}
+
+/// Bits of [`RecordHeader::flags`].
+pub mod flags {
+    /// The first piece of a client's message (HTTP request, HTTP/2 preface or TLS ClientHello).
+    pub const BEGIN: u16 = 1 << 0;
+    /// Captured on a positive match; without it the record is a beginning that awaits a verdict.
+    pub const CAPTURE: u16 = 1 << 1;
+    /// The piece begins a TLS handshake; the rest of this flow is never looked at.
+    pub const TLS_HELLO: u16 = 1 << 2;
+    /// TCP: the segment carries FIN. TLS: the read returned end of stream.
+    pub const FIN: u16 = 1 << 3;
+    /// TCP: the segment carries RST.
+    pub const RST: u16 = 1 << 4;
+    /// TCP: seen at a listening socket (deferred accept); user space joins it to the accepted child by addresses.
+    pub const LISTENER: u16 = 1 << 5;
+    /// TCP: `pid` is that of the process which created the *listener*, inherited by the accepted socket.
+    pub const INHERITED_OWNER: u16 = 1 << 6;
+}
+
+/// One record of the `EVENTS` ring: this header, then `captured_len` bytes of payload (and unused space of its class).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RecordHeader {
+    /// See [`kind`].
+    pub kind: u8,
+    /// See [`source`].
+    pub source: u8,
+    /// See [`direction`].
+    pub direction: u8,
+    /// 4 or 6 where addresses are known (TCP), else 0.
+    pub address_family: u8,
+    /// See [`flags`].
+    pub flags: u16,
+    /// TCP, host byte order; 0 where unknown.
+    pub local_port: u16,
+    /// TCP, host byte order; 0 where unknown.
+    pub remote_port: u16,
+    /// Zero.
+    pub reserved: u16,
+    /// Thread-group id in the initial PID namespace; 0 where unknown.
+    pub pid: u32,
+    /// `bpf_ktime_get_ns` (CLOCK_MONOTONIC) when the call returned or the segment passed.
+    pub timestamp_ns: u64,
+    /// `SSL *` or socket cookie.
+    pub handle: u64,
+    /// Tells re-uses of one `SSL *` apart (time of first sight, nanoseconds); 0 for TCP.
+    pub generation: u64,
+    /// Stream offset of the first byte. See [`source`].
+    pub offset: u64,
+    /// Bytes of the stream, from `offset` on, that this record stands for; those beyond `captured_len` are a gap.
+    pub original_len: u32,
+    /// Bytes of payload that follow, at most the largest of [`RECORD_CLASSES`].
+    pub captured_len: u32,
+    /// How many client messages have begun on this flow. A verdict names the message that it judges.
+    pub message: u32,
+    /// TCP: acknowledgement number of the segment; 0 for TLS.
+    pub ack: u32,
+    /// Addresses as the socket has them; IPv4 in the first four bytes.
+    pub local_address: [u8; 16],
+    /// See `local_address`.
+    pub remote_address: [u8; 16],
+    /// `comm` of the thread (TLS) or of the socket's creator (TCP), NUL-padded.
+    pub comm: [u8; 16],
+}
+
+/// Key of the `VERDICTS` map: one flow.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct FlowKey {
+    /// As [`RecordHeader::handle`].
+    pub handle: u64,
+    /// As [`RecordHeader::generation`].
+    pub generation: u64,
+    /// TLS: as [`RecordHeader::pid`], since one `SSL *` means different things in different processes. TCP: 0.
+    pub pid: u32,
+    /// As [`RecordHeader::source`], widened.
+    pub source: u32,
+}
+
+/// Value of the `VERDICTS` map, written by user space and consulted while a flow awaits judgement or is captured.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Verdict {
+    /// The message judged, as [`RecordHeader::message`]; a verdict about another message is void.
+    pub message: u32,
+    /// See [`action`].
+    pub action: u32,
+}
+
+/// Values of [`Verdict::action`].
+pub mod action {
+    /// Not a model call: copy nothing more of this message and its answer.
+    pub const IGNORE: u32 = 1;
+    /// A model call: copy the rest.
+    pub const CAPTURE: u32 = 2;
+    /// A model call with a long plain body in its answer: of each further piece of the answer copy only the tail.
+    pub const THIN_RESPONSE: u32 = 3;
+    /// Never look at this flow again (upgraded to something that is not understood).
+    pub const OPAQUE: u32 = 4;
+}
+
+/// Kinds of [`LifecycleEvent`].
+pub mod lifecycle {
+    /// A process has executed a new program.
+    pub const EXEC: u32 = 1;
+    /// The last thread of a process has ended.
+    pub const EXIT: u32 = 2;
+}
+
+/// One record of the `LIFECYCLE` ring.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LifecycleEvent {
+    /// See [`lifecycle`].
+    pub kind: u32,
+    /// Thread-group id in the initial PID namespace.
+    pub pid: u32,
+    /// `bpf_ktime_get_ns`.
+    pub timestamp_ns: u64,
+    /// `comm` at that moment, NUL-padded.
+    pub comm: [u8; 16],
+}
+
+/// Indices of the `COUNTERS` per-CPU array of `u64`. They only grow.
+pub mod counter {
+    /// Data records submitted.
+    pub const CHUNKS: u32 = 0;
+    /// Payload bytes submitted.
+    pub const BYTES: u32 = 1;
+    /// Client messages judged not to be model calls.
+    pub const MESSAGES_IGNORED: u32 = 2;
+    /// Records that found the ring full.
+    pub const RING_FULL_CHUNKS: u32 = 3;
+    /// Stream bytes of those records.
+    pub const RING_FULL_BYTES: u32 = 4;
+    /// Reads of user memory or of a packet that failed.
+    pub const READ_FAULT: u32 = 5;
+    /// Flows or calls that found their map full.
+    pub const MAP_FULL: u32 = 6;
+    /// Stream bytes of captured messages left in the kernel on purpose (thinning) or beyond what one call may copy.
+    pub const THINNED_BYTES: u32 = 7;
+    /// Pieces of which more than the copy limit of one call would have been needed.
+    pub const OVER_BUDGET: u32 = 8;
+    /// How many counters there are.
+    pub const COUNT: u32 = 9;
+}
+
+/// Request-target patterns, matched as suffixes of the path.
+///
+/// A pattern begins with `/` or `:`, and so can begin at any such character of a path: `/litellm/v1/chat/completions`
+/// matches `/v1/chat/completions`. The kernel hashes the path from its end towards its beginning and looks the hash up
+/// in the `TARGETS` map at every such character: the cost does not depend on how many patterns there are.
+pub mod target {
+    /// The state to start from (FNV-1a, 64 bit).
+    pub const SEED: u64 = 0xcbf2_9ce4_8422_2325;
+
+    /// Adds the next byte, going from the end of the path to its beginning.
+    #[inline(always)]
+    pub const fn step(hash: u64, byte: u8) -> u64 {
+        (hash ^ byte as u64).wrapping_mul(0x0000_0100_0000_01b3)
+    }
+
+    /// Whether a pattern can begin at this byte.
+    #[inline(always)]
+    pub const fn is_boundary(byte: u8) -> bool {
+        byte == b'/' || byte == b':'
+    }
+
+    /// The key of a pattern in the `TARGETS` map.
+    pub const fn hash(pattern: &[u8]) -> u64 {
+        let mut hash = SEED;
+        let mut left = pattern.len();
+        while left > 0 {
+            left -= 1;
+            hash = step(hash, pattern[left]);
+        }
+        hash
+    }
+}
+
+const _: () = {
+    assert!(size_of::<RecordHeader>() == 112);
+    assert!(align_of::<RecordHeader>() == 8);
+    assert!(size_of::<FlowKey>() == 24);
+    assert!(size_of::<Verdict>() == 8);
+    assert!(size_of::<LifecycleEvent>() == 32);
+};
+
+#[cfg(test)]
+mod tests {
+    use super::target;
+
+    #[test]
+    fn target_hash_is_that_of_the_reversed_bytes() {
+        assert_eq!(target::hash(b""), target::SEED);
+        let forward = b"/v1/m".iter().rev().fold(target::SEED, |hash, byte| target::step(hash, *byte));
+        assert_eq!(target::hash(b"/v1/m"), forward);
+        assert_ne!(target::hash(b"/v1/m"), target::hash(b"m/1v/"));
+    }
+}

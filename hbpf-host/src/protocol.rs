@@ -1,0 +1,219 @@
+//! What the unprivileged side and the privileged helper say to each other over their socket pair.
+//!
+//! Each message is one `SOCK_SEQPACKET` datagram of at most [`MAX_MESSAGE_BYTES`], postcard-encoded. Whatever arrives is
+//! untrusted: the helper bounds every list and string of a [`Request`] before acting on it.
+
+use hbpf_core::label::Label;
+use hbpf_core::snapshot::{Host, TlsVisibility};
+use serde::{Deserialize, Serialize};
+
+/// Longest message in either direction.
+pub const MAX_MESSAGE_BYTES: usize = 64 * 1024;
+
+/// Most verdicts in one request.
+pub const MAX_VERDICTS: usize = 512;
+
+/// Most process ids in one request, and most processes in one reply (longer lists take several replies).
+pub const MAX_PROCESSES: usize = 128;
+
+/// Most learned request-targets that the helper accepts in its life: a hostile client must not fill the map.
+pub const MAX_LEARNED_TARGETS: usize = 1024;
+
+/// Longest learned request-target, in bytes; longer paths are not matched in the kernel either.
+pub const MAX_TARGET_BYTES: usize = 200;
+
+/// A set of probes that is switched on and off as one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Group {
+    /// Uprobes on TLS libraries.
+    LlmTls,
+    /// Plain TCP at the root of cgroup v2.
+    LlmPlain,
+}
+
+impl Group {
+    /// All groups, in the order in which they are shown.
+    pub const ALL: [Self; 2] = [Self::LlmTls, Self::LlmPlain];
+
+    /// The name users see.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::LlmTls => "llm-tls",
+            Self::LlmPlain => "llm-plain",
+        }
+    }
+}
+
+/// From the unprivileged side to the helper.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Request {
+    /// Load what is needed and attach these groups.
+    Attach(Vec<Group>),
+    /// Detach these groups.
+    Detach(Vec<Group>),
+    /// Judgements of client messages, at most [`MAX_VERDICTS`].
+    Verdicts(Vec<FlowVerdict>),
+    /// A request-target (path without query) at which a model answered: capture it from its first byte from now on.
+    Learn(String),
+    /// Take a sample: [`Reply::Host`], [`Reply::Samples`] of all processes or of those named, then [`Reply::Status`]
+    /// and last [`Reply::SampleEnd`].
+    Sample {
+        /// Echoed in [`Reply::SampleEnd`].
+        sequence: u64,
+        /// Processes that must be in the sample, at most [`MAX_PROCESSES`].
+        pids: Vec<u32>,
+        /// Whether to sample all user processes as well.
+        all: bool,
+    },
+    /// Look these processes up now and answer with [`Reply::Processes`]; at most [`MAX_PROCESSES`].
+    Describe(Vec<u32>),
+    /// Find the processes that hold these sockets; at most [`MAX_PROCESSES`]. Answered with [`Reply::Owners`].
+    FindOwners(Vec<SocketQuery>),
+    /// Detach everything and exit. Closing the socket does the same.
+    Shutdown,
+}
+
+/// A judgement, as the kernel's map takes it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FlowVerdict {
+    /// `hbpf_ebpf::source`.
+    pub source: u8,
+    /// Process, for TLS.
+    pub pid: u32,
+    /// Connection object or socket cookie.
+    pub handle: u64,
+    /// Generation of the connection object.
+    pub generation: u64,
+    /// Message judged.
+    pub message: u32,
+    /// `hbpf_ebpf::action`.
+    pub action: u32,
+}
+
+/// A socket whose owner is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SocketQuery {
+    /// Socket cookie, echoed.
+    pub cookie: u64,
+    /// The process that is thought to own it (a listener's creator); 0 where none is known.
+    pub hint: u32,
+    /// This side.
+    pub local: std::net::SocketAddr,
+    /// The peer.
+    pub remote: std::net::SocketAddr,
+}
+
+/// From the helper to the unprivileged side.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Reply {
+    /// The `EVENTS` ring's descriptor comes with this message.
+    Ring {
+        /// Size of its data area, in bytes.
+        bytes: u32,
+    },
+    /// A process executed a program or ended.
+    Lifecycle {
+        /// `hbpf_ebpf::lifecycle`.
+        kind: u32,
+        /// Process.
+        pid: u32,
+        /// Monotonic nanoseconds.
+        timestamp_ns: u64,
+        /// Name at that moment.
+        comm: Label,
+    },
+    /// What is known of processes; also sent unasked for those that execute a program or load a TLS library.
+    Processes(Vec<ProcessInfo>),
+    /// The machine.
+    Host(Box<Host>),
+    /// Use of the machine by processes.
+    Samples(Vec<ProcessSample>),
+    /// State of the probes; at each [`Request::Sample`] and whenever it changes.
+    Status(Box<Status>),
+    /// The sample is complete.
+    SampleEnd {
+        /// Of the request.
+        sequence: u64,
+    },
+    /// Owners of sockets, as far as they were found: cookie and process.
+    Owners(Vec<(u64, u32)>),
+    /// Something that did not work, for the user to see.
+    Error {
+        /// Which part.
+        source: String,
+        /// One line: what failed and what mends it.
+        message: String,
+    },
+}
+
+/// What a process is. Stays the same until it executes another program.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ProcessInfo {
+    /// Thread-group id.
+    pub pid: u32,
+    /// Start, in nanoseconds since boot (CLOCK_BOOTTIME, clock-tick resolution).
+    pub start_time_ns: u64,
+    /// Parent.
+    pub parent_pid: u32,
+    /// Name and redacted first arguments.
+    pub command: Label,
+    /// Path of the program.
+    pub executable: Option<Label>,
+    /// User's number.
+    pub uid: u32,
+    /// User's name.
+    pub user: Option<Label>,
+    /// What can be seen of its TLS traffic.
+    pub tls: TlsVisibility,
+    /// Why not all of it.
+    pub tls_reason: Option<String>,
+    /// The probed library.
+    pub tls_library: Option<Label>,
+}
+
+/// A process's use of the machine since the sample before.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ProcessSample {
+    /// Thread-group id.
+    pub pid: u32,
+    /// As in [`ProcessInfo`].
+    pub start_time_ns: u64,
+    /// 100 is one core; `None` at its first sample.
+    pub cpu_percent: Option<f64>,
+    /// Threads.
+    pub threads: u32,
+    /// Resident memory.
+    pub resident_bytes: u64,
+}
+
+/// State of the kernel side.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// Every program at every place.
+    pub probes: Vec<ProbeStatus>,
+    /// `hbpf_ebpf::counter`, summed over CPUs; `None` while nothing is loaded.
+    pub counters: Option<[u64; hbpf_ebpf::counter::COUNT as usize]>,
+    /// CPU of the helper process since its start, in seconds.
+    pub helper_cpu_seconds: f64,
+    /// Resident memory of the helper process.
+    pub helper_resident_bytes: u64,
+}
+
+/// One program at one place.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ProbeStatus {
+    /// Its group.
+    pub group: Group,
+    /// Program name.
+    pub program: String,
+    /// File, cgroup or hook.
+    pub attached_to: Label,
+    /// `None` while attached; else why not.
+    pub off_because: Option<String>,
+    /// Whether `off_because` is a failure rather than a choice.
+    pub failed: bool,
+    /// Runs of the program, summed over all its places, where the kernel counts them.
+    pub runs: Option<u64>,
+    /// Time in the program, likewise.
+    pub run_time_ns: Option<u64>,
+}
