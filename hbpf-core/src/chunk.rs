@@ -59,6 +59,9 @@ impl Direction {
 pub struct Origin {
     /// The owning process.
     pub pid: Option<Pid>,
+    /// Whether `pid` is settled. An accepted socket shows the creator of its listener at first, who may only be the
+    /// parent of the process that serves it.
+    pub owner_is_certain: bool,
     /// Name of the thread or process, NUL-padded; all zero where unknown.
     pub comm: [u8; 16],
     /// Address and port on this side.
@@ -102,6 +105,8 @@ pub struct Chunk<'a> {
     pub begins_message: bool,
     /// How the kernel side looks at the message.
     pub capture: Capture,
+    /// The kernel side left out what lies between the piece before and this one on purpose (a long body's middle).
+    pub follows_thinning: bool,
     /// The sender has ended this direction with this piece (TCP FIN, end of the TLS stream).
     pub ends_stream: bool,
 }
@@ -131,6 +136,8 @@ pub struct Segment<'a> {
     pub begins_message: bool,
     /// As in [`Chunk`].
     pub capture: Capture,
+    /// As in [`Chunk`].
+    pub follows_thinning: bool,
     /// The segment carries FIN.
     pub fin: bool,
     /// The segment carries RST.

@@ -75,6 +75,8 @@ pub mod flags {
     pub const LISTENER: u16 = 1 << 5;
     /// TCP: `pid` is that of the process which created the *listener*, inherited by the accepted socket.
     pub const INHERITED_OWNER: u16 = 1 << 6;
+    /// The bytes between the record before and this one were left out on purpose: this is the tail of a thinned piece.
+    pub const THINNED: u16 = 1 << 7;
 }
 
 /// One record of the `EVENTS` ring: this header, then `captured_len` bytes of payload (and unused space of its class).
