@@ -1,0 +1,1 @@
+//! Reads `/proc/PID/maps`.
