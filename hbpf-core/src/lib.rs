@@ -11,6 +11,7 @@
 //!   -> Exchange + ExchangeEvent -> aggregate -> Snapshot
 //! ```
 
+pub mod aggregate;
 pub mod chunk;
 pub mod exchange;
 pub mod label;
