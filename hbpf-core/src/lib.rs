@@ -12,8 +12,11 @@
 //! ```
 
 pub mod aggregate;
+pub mod body;
 pub mod chunk;
 pub mod exchange;
+pub mod http1;
 pub mod label;
+pub mod reassembly;
 pub mod snapshot;
 pub mod time;

@@ -1,0 +1,254 @@
+//! Heads of HTTP/1 messages: what they say, and which body follows them.
+
+use std::hash::Hasher;
+
+use crate::body::Coding;
+
+/// Header lines kept of one head. Servers and SDKs refuse more than about 100.
+const MAX_HEADERS: usize = 128;
+
+/// The bytes are no HTTP/1 head.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not an HTTP/1 head")]
+pub struct NotHttp;
+
+/// The head of a request. Borrows the bytes that it was parsed from.
+#[derive(Clone)]
+pub struct RequestHead<'a> {
+    /// The method as written.
+    pub method: &'a str,
+    /// The target as on the wire, query included.
+    pub target: &'a [u8],
+    headers: Headers<'a>,
+    raw: &'a [u8],
+}
+
+/// The head of a response. Borrows the bytes that it was parsed from.
+#[derive(Clone, Debug)]
+pub struct ResponseHead<'a> {
+    /// The status code.
+    pub status: u16,
+    headers: Headers<'a>,
+}
+
+/// How many bytes of body follow a head.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Framing {
+    /// None at all.
+    Empty,
+    /// So many.
+    Length(u64),
+    /// As the chunks say.
+    Chunked,
+    /// All until the sender ends its stream.
+    UntilClose,
+}
+
+impl<'a> RequestHead<'a> {
+    /// Parses a head at the beginning of `bytes`; gives it and its length, or `None` if it is not complete yet.
+    pub fn parse(bytes: &'a [u8]) -> Result<Option<(Self, usize)>, NotHttp> {
+        let mut headers = Headers::EMPTY;
+        let mut request = httparse::Request::new(&mut headers.lines);
+        let status = lenient().parse_request(&mut request, bytes).map_err(|_| NotHttp)?;
+        let httparse::Status::Complete(length) = status else { return Ok(None) };
+        let (Some(method), Some(target)) = (request.method, request.path) else { return Err(NotHttp) };
+        headers.count = request.headers.len();
+        Ok(Some((Self { method, target: target.as_bytes(), headers, raw: &bytes[..length] }, length)))
+    }
+
+    /// The value of the first header of that name, in any case.
+    pub fn header(&self, name: &str) -> Option<&'a [u8]> {
+        self.headers.all(name).next()
+    }
+
+    /// The path: without query, and without scheme and host where the target is an absolute URL.
+    pub fn path(&self) -> &'a [u8] {
+        let target = self.target.split(|byte| matches!(byte, b'?' | b'#')).next().unwrap_or_default();
+        if target.starts_with(b"/") {
+            return target;
+        }
+        let Some(authority) = target.windows(3).position(|window| window == b"://") else { return target };
+        let rest = &target[authority + 3..];
+        rest.iter().position(|byte| *byte == b'/').map_or(b"/", |slash| &rest[slash..])
+    }
+
+    /// How the body is compressed.
+    pub fn content_coding(&self) -> Coding {
+        self.headers.content_coding()
+    }
+
+    /// A hash of the head's bytes, the same at both ends of one exchange.
+    pub fn fingerprint(&self) -> u64 {
+        // Keyed with constants, so the same in every process that observes.
+        let mut hasher = std::hash::DefaultHasher::new();
+        hasher.write(self.raw);
+        hasher.finish()
+    }
+
+    /// Whether the client waits for `100 Continue` before it sends the body.
+    pub fn expects_continue(&self) -> bool {
+        self.headers.all("expect").any(|value| value.eq_ignore_ascii_case(b"100-continue"))
+    }
+
+    /// Which body follows. An error means that lengths contradict each other.
+    pub(super) fn framing(&self) -> Result<Framing, NotHttp> {
+        match self.headers.transfer() {
+            Transfer::Chunked => Ok(Framing::Chunked),
+            // A server could not find the end of such a request either: it refuses it.
+            Transfer::Other => Err(NotHttp),
+            Transfer::Absent => Ok(self.headers.content_length()?.map_or(Framing::Empty, Framing::of_length)),
+        }
+    }
+}
+
+impl<'a> ResponseHead<'a> {
+    /// Parses a head at the beginning of `bytes`; gives it and its length, or `None` if it is not complete yet.
+    pub fn parse(bytes: &'a [u8]) -> Result<Option<(Self, usize)>, NotHttp> {
+        let mut headers = Headers::EMPTY;
+        let mut response = httparse::Response::new(&mut headers.lines);
+        let status = lenient().parse_response(&mut response, bytes).map_err(|_| NotHttp)?;
+        let httparse::Status::Complete(length) = status else { return Ok(None) };
+        let Some(status) = response.code else { return Err(NotHttp) };
+        headers.count = response.headers.len();
+        Ok(Some((Self { status, headers }, length)))
+    }
+
+    /// The value of the first header of that name, in any case.
+    pub fn header(&self, name: &str) -> Option<&'a [u8]> {
+        self.headers.all(name).next()
+    }
+
+    /// How the body is compressed.
+    pub fn content_coding(&self) -> Coding {
+        self.headers.content_coding()
+    }
+
+    /// The body's length where the head states one, whether or not a body follows (`HEAD`).
+    pub fn content_length(&self) -> Option<u64> {
+        self.headers.content_length().ok().flatten()
+    }
+
+    /// Whether the body comes in chunks.
+    pub fn is_chunked(&self) -> bool {
+        self.headers.transfer() == Transfer::Chunked
+    }
+
+    /// Which body follows in answer to a request that is no `HEAD` or `CONNECT`.
+    pub(super) fn framing(&self) -> Result<Framing, NotHttp> {
+        if matches!(self.status, 100..=199 | 204 | 304) {
+            return Ok(Framing::Empty);
+        }
+        match self.headers.transfer() {
+            Transfer::Chunked => Ok(Framing::Chunked),
+            Transfer::Other => Ok(Framing::UntilClose),
+            Transfer::Absent => Ok(self.headers.content_length()?.map_or(Framing::UntilClose, Framing::of_length)),
+        }
+    }
+}
+
+impl Framing {
+    fn of_length(length: u64) -> Self {
+        if length == 0 { Self::Empty } else { Self::Length(length) }
+    }
+}
+
+/// What passes for a head in the field: a bad line is skipped instead of costing the whole exchange.
+fn lenient() -> httparse::ParserConfig {
+    let mut config = httparse::ParserConfig::default();
+    config
+        .allow_obsolete_multiline_headers_in_responses(true)
+        .allow_spaces_after_header_name_in_responses(true)
+        .allow_multiple_spaces_in_response_status_delimiters(true)
+        .allow_multiple_spaces_in_request_line_delimiters(true)
+        .ignore_invalid_headers_in_responses(true)
+        .ignore_invalid_headers_in_requests(true);
+    config
+}
+
+#[derive(Clone)]
+struct Headers<'a> {
+    lines: [httparse::Header<'a>; MAX_HEADERS],
+    count: usize,
+}
+
+/// What `Transfer-Encoding` says.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Transfer {
+    Absent,
+    Chunked,
+    Other,
+}
+
+impl<'a> Headers<'a> {
+    const EMPTY: Self = Self { lines: [httparse::EMPTY_HEADER; MAX_HEADERS], count: 0 };
+
+    fn all(&self, name: &str) -> impl Iterator<Item = &'a [u8]> {
+        self.lines[..self.count].iter().filter(move |line| line.name.eq_ignore_ascii_case(name)).map(|line| line.value)
+    }
+
+    /// The elements of a header that is a list, over all its lines.
+    fn list(&self, name: &str) -> impl Iterator<Item = &'a [u8]> {
+        self.all(name)
+            .flat_map(|value| value.split(|byte| *byte == b','))
+            .map(<[u8]>::trim_ascii)
+            .filter(|element| !element.is_empty())
+    }
+
+    fn content_coding(&self) -> Coding {
+        let mut coding = Coding::Identity;
+        for name in self.list("content-encoding") {
+            coding = match (coding, Coding::from_name(name)) {
+                (coding, Coding::Identity) => coding,
+                (Coding::Identity, named) => named,
+                // Two layers: nobody in this field does that.
+                _ => Coding::Unknown,
+            };
+        }
+        coding
+    }
+
+    /// Equal repetitions are one length (RFC 9112, 6.3); anything else that is not one number is an error.
+    fn content_length(&self) -> Result<Option<u64>, NotHttp> {
+        let mut length = None;
+        for element in self.list("content-length") {
+            let value = decimal(element).ok_or(NotHttp)?;
+            if length.replace(value).is_some_and(|earlier| earlier != value) {
+                return Err(NotHttp);
+            }
+        }
+        Ok(length)
+    }
+
+    fn transfer(&self) -> Transfer {
+        match self.list("transfer-encoding").last() {
+            None => Transfer::Absent,
+            Some(last) if last.eq_ignore_ascii_case(b"chunked") => Transfer::Chunked,
+            Some(last) if last.eq_ignore_ascii_case(b"identity") => Transfer::Absent,
+            Some(_) => Transfer::Other,
+        }
+    }
+}
+
+impl std::fmt::Debug for RequestHead<'_> {
+    /// The target may carry a key in its query.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RequestHead")
+            .field("method", &self.method)
+            .field("headers", &self.headers)
+            .finish_non_exhaustive()
+    }
+}
+
+impl std::fmt::Debug for Headers<'_> {
+    /// Values are secrets more often than not.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_list().entries(self.lines[..self.count].iter().map(|line| line.name)).finish()
+    }
+}
+
+fn decimal(digits: &[u8]) -> Option<u64> {
+    if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    digits.iter().try_fold(0_u64, |value, digit| value.checked_mul(10)?.checked_add(u64::from(digit - b'0')))
+}
