@@ -1,0 +1,219 @@
+//! What goes over the wire, per provider: a request becomes a [`Call`], a [`Call`] and its [`Behaviour`] become an
+//! [`Answer`].
+
+mod anthropic;
+mod ollama;
+mod openai;
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::behaviour::{Behaviour, Limits, Wishes};
+
+/// Seconds since 1970 that answers carry. It says nothing, so it may as well be the same in every run.
+const CREATED: u64 = 1_790_000_000;
+
+/// Which API was called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Api {
+    /// `/v1/chat/completions`
+    Chat,
+    /// `/v1/completions`
+    Completions,
+    /// `/v1/embeddings`
+    Embeddings,
+    /// `/v1/messages`
+    Messages,
+    /// `/api/chat`
+    OllamaChat,
+    /// `/api/generate`
+    OllamaGenerate,
+}
+
+impl Api {
+    /// By the end of the path, as gateways put prefixes before it.
+    pub(crate) fn of_path(path: &str) -> Option<Self> {
+        [
+            ("/v1/chat/completions", Self::Chat),
+            ("/v1/completions", Self::Completions),
+            ("/v1/embeddings", Self::Embeddings),
+            ("/v1/messages", Self::Messages),
+            ("/api/chat", Self::OllamaChat),
+            ("/api/generate", Self::OllamaGenerate),
+        ]
+        .into_iter()
+        .find_map(|(suffix, api)| path.ends_with(suffix).then_some(api))
+    }
+
+    fn is_ollama(self) -> bool {
+        matches!(self, Self::OllamaChat | Self::OllamaGenerate)
+    }
+}
+
+/// What a request body says.
+#[derive(Debug, Deserialize)]
+struct RequestBody {
+    model: Option<String>,
+    stream: Option<bool>,
+    stream_options: Option<StreamOptions>,
+    max_tokens: Option<u32>,
+    max_completion_tokens: Option<u32>,
+    options: Option<Value>,
+    #[serde(default)]
+    input: Value,
+    #[serde(default)]
+    demo: Wishes,
+}
+
+#[derive(Debug, Deserialize)]
+struct StreamOptions {
+    #[serde(default)]
+    include_usage: bool,
+}
+
+/// One call to a model.
+#[derive(Debug)]
+pub(crate) struct Call {
+    /// Which API.
+    pub api: Api,
+    /// Number of the exchange.
+    pub id: u64,
+    /// Asked for.
+    pub model: String,
+    /// Whether the answer is streamed.
+    pub stream: bool,
+    /// Whether usage belongs into an OpenAI stream.
+    pub include_usage: bool,
+    /// How many texts are to be embedded.
+    pub inputs: usize,
+    /// What the client's standard parameters say.
+    pub limits: Limits,
+    /// What the body's `demo` object says.
+    pub wishes: Wishes,
+}
+
+impl Call {
+    /// Reads a request body.
+    pub(crate) fn parse(api: Api, id: u64, body: &[u8]) -> Result<Self, serde_json::Error> {
+        let body: RequestBody = serde_json::from_slice(body)?;
+        let predict = body.options.as_ref().and_then(|options| options["num_predict"].as_u64());
+        let max_tokens = body.max_completion_tokens.or(body.max_tokens);
+        Ok(Self {
+            api,
+            id,
+            model: body.model.unwrap_or_else(|| "demo".into()),
+            // Ollama streams unless told not to.
+            stream: api != Api::Embeddings && body.stream.unwrap_or(api.is_ollama()),
+            include_usage: body.stream_options.is_some_and(|options| options.include_usage),
+            inputs: body.input.as_array().map_or(1, Vec::len),
+            limits: Limits { max_tokens: max_tokens.or(predict.and_then(|n| n.try_into().ok())) },
+            wishes: body.demo,
+        })
+    }
+
+    /// Whether a complete answer carries token counts.
+    pub(crate) fn usage_is_sent(&self) -> bool {
+        match self.api {
+            Api::Chat | Api::Completions => !self.stream || self.include_usage,
+            _ => true,
+        }
+    }
+}
+
+/// A piece of a streamed answer.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Piece {
+    /// Sent with the head, before any token.
+    Lead(Vec<u8>),
+    /// Generated output; so many tokens.
+    Output(u32, Vec<u8>),
+    /// Sent right behind the last output.
+    Tail(Vec<u8>),
+}
+
+/// An answer that is to be written.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    /// `Content-Type`.
+    pub content_type: &'static str,
+    /// The provider's own headers.
+    pub headers: Vec<(&'static str, String)>,
+    /// Streamed: every piece. Otherwise: the body as the only piece.
+    pub pieces: Vec<Piece>,
+}
+
+/// Takes out of the numbers what this API has no place for, so that the record holds what can be known from the wire.
+pub(crate) fn leave_out_unsayable(api: Api, behaviour: &mut Behaviour) {
+    if api == Api::Embeddings || api.is_ollama() {
+        (behaviour.cached, behaviour.cache_written, behaviour.reasoning) = (0, 0, 0);
+    }
+    if api == Api::Embeddings {
+        behaviour.output = 0;
+    }
+}
+
+/// The answer without faults.
+pub(crate) fn answer(call: &Call, behaviour: &Behaviour) -> Answer {
+    match call.api {
+        Api::Chat | Api::Completions | Api::Embeddings => openai::answer(call, behaviour),
+        Api::Messages => anthropic::answer(call, behaviour),
+        Api::OllamaChat | Api::OllamaGenerate => ollama::answer(call, behaviour),
+    }
+}
+
+/// The body and headers of an HTTP error.
+pub(crate) fn error(api: Api, id: u64, status: u16) -> (Value, Vec<(&'static str, String)>) {
+    match api {
+        Api::Messages => (anthropic::error(status), anthropic::headers(id)),
+        Api::OllamaChat | Api::OllamaGenerate => (ollama::error(), Vec::new()),
+        _ => (openai::error(status), openai::headers(id)),
+    }
+}
+
+/// What a stream says when it breaks off with an error.
+pub(crate) fn stream_error(api: Api) -> Vec<u8> {
+    match api {
+        Api::Messages => sse(Some("error"), &anthropic::error(529)),
+        Api::OllamaChat | Api::OllamaGenerate => ndjson(&ollama::error()),
+        _ => sse(None, &openai::error(500)),
+    }
+}
+
+/// The text of token number `index`.
+fn word(behaviour: &Behaviour, index: u32) -> String {
+    const WORDS: [&str; 8] = ["honey", "bees", "keep", "the", "hive", "warm", "all", "winter"];
+    match &behaviour.word {
+        Some(word) => format!("{word} "),
+        None => format!("{} ", WORDS[index as usize % WORDS.len()]),
+    }
+}
+
+/// All of a text, `from` included, `to` not.
+fn text(behaviour: &Behaviour, from: u32, to: u32) -> String {
+    (from..to).map(|index| word(behaviour, index)).collect()
+}
+
+/// Cuts the output into events: first token and number of tokens of each, and whether it is reasoning.
+fn events(behaviour: &Behaviour) -> Vec<(u32, u32, bool)> {
+    let mut events = Vec::new();
+    let mut at = 0;
+    while at < behaviour.output {
+        let thinking = at < behaviour.reasoning;
+        let end = if thinking { behaviour.reasoning } else { behaviour.output };
+        let count = behaviour.per_event.min(end - at);
+        events.push((at, count, thinking));
+        at += count;
+    }
+    events
+}
+
+fn sse(event: Option<&str>, data: &Value) -> Vec<u8> {
+    match event {
+        Some(event) => format!("event: {event}\ndata: {data}\n\n").into_bytes(),
+        None => format!("data: {data}\n\n").into_bytes(),
+    }
+}
+
+fn ndjson(data: &Value) -> Vec<u8> {
+    format!("{data}\n").into_bytes()
+}

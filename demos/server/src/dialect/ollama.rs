@@ -1,0 +1,44 @@
+//! Ollama's own API: one JSON object per line.
+
+use serde_json::{Value, json};
+
+use super::{Answer, Api, Call, Piece, events, ndjson, text};
+use crate::behaviour::Behaviour;
+
+/// The answer without faults.
+pub(super) fn answer(call: &Call, behaviour: &Behaviour) -> Answer {
+    let mut pieces = Vec::new();
+    if call.stream {
+        for (at, count, _) in events(behaviour) {
+            let line = line(call, &text(behaviour, at, at + count), false);
+            pieces.push(Piece::Output(count, ndjson(&line)));
+        }
+        pieces.push(Piece::Tail(ndjson(&last(call, behaviour, ""))));
+    } else {
+        let body = last(call, behaviour, &text(behaviour, 0, behaviour.output));
+        pieces.push(Piece::Output(behaviour.output, body.to_string().into_bytes()));
+    }
+    let content_type = if call.stream { "application/x-ndjson" } else { "application/json; charset=utf-8" };
+    Answer { content_type, headers: Vec::new(), pieces }
+}
+
+pub(super) fn error() -> Value {
+    json!({"error": "The stand-in server was told to fail."})
+}
+
+fn line(call: &Call, said: &str, done: bool) -> Value {
+    let mut line = json!({"model": call.model, "created_at": "2026-09-21T14:13:20Z", "done": done});
+    match call.api {
+        Api::OllamaGenerate => line["response"] = said.into(),
+        _ => line["message"] = json!({"role": "assistant", "content": said}),
+    }
+    line
+}
+
+fn last(call: &Call, behaviour: &Behaviour, said: &str) -> Value {
+    let mut line = line(call, said, true);
+    line["done_reason"] = "stop".into();
+    line["prompt_eval_count"] = behaviour.input.into();
+    line["eval_count"] = behaviour.output.into();
+    line
+}

@@ -1,0 +1,139 @@
+//! The server as a client meets it: real sockets, the real binary.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use serde_json::{Value, json};
+
+struct Server {
+    child: Child,
+    plain: String,
+    directory: tempfile::TempDir,
+}
+
+impl Server {
+    fn start(arguments: &[&str]) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let mut child = Command::new(env!("CARGO_BIN_EXE_hbpf-demo-server"))
+            .args(["--ttft", "1", "--rate", "1000"])
+            .args(arguments)
+            .arg("--record")
+            .arg(directory.path().join("record.jsonl"))
+            .arg("--ca-file")
+            .arg(directory.path().join("ca.pem"))
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut ready = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut ready).unwrap();
+        let ready: Value = serde_json::from_str(&ready).unwrap();
+        Self { child, plain: ready["plain"].as_str().unwrap().to_owned(), directory }
+    }
+
+    /// Sends one request and reads until the server closes.
+    fn ask(&self, path: &str, body: &Value) -> String {
+        let mut stream = TcpStream::connect(&self.plain).unwrap();
+        let body = body.to_string();
+        let request =
+            format!("POST {path} HTTP/1.1\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    }
+
+    fn record(&self) -> Vec<Value> {
+        let text = std::fs::read_to_string(self.directory.path().join("record.jsonl")).unwrap();
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The JSON of each `data:` line, as chunk framing leaves these lines whole here.
+fn data(answer: &str) -> Vec<Value> {
+    answer.lines().filter_map(|line| serde_json::from_str(line.strip_prefix("data: ")?).ok()).collect()
+}
+
+#[test]
+fn usage_ends_an_openai_stream_only_if_asked_for() {
+    let server = Server::start(&[]);
+    let mut body = json!({"model": "x-5tok-40in-8cached-2think", "stream": true});
+    let without = server.ask("/v1/chat/completions", &body);
+    assert!(without.contains("data: [DONE]") && !without.contains("usage"));
+    body["stream_options"] = json!({"include_usage": true});
+    let with = data(&server.ask("/v1/chat/completions", &body));
+    let usage = &with.last().unwrap()["usage"];
+    assert_eq!((&usage["prompt_tokens"], &usage["completion_tokens"]), (&json!(40), &json!(5)));
+    assert_eq!(usage["prompt_tokens_details"]["cached_tokens"], 8);
+    assert_eq!(usage["completion_tokens_details"]["reasoning_tokens"], 2);
+}
+
+#[test]
+fn anthropic_counts_leave_cached_input_out_and_the_record_does_not() {
+    let server = Server::start(&[]);
+    let body = json!({"model": "x-4tok-40in-8cached-3written", "stream": true});
+    let events = data(&server.ask("/v1/messages", &body));
+    let usage = &events.iter().find(|event| event["type"] == "message_delta").unwrap()["usage"];
+    assert_eq!(usage["input_tokens"], 29);
+    assert_eq!(usage["output_tokens"], 4);
+    let entry = &server.record()[0];
+    assert_eq!((&entry["input"], &entry["cached_input"], &entry["output"]), (&json!(40), &json!(8), &json!(4)));
+    assert_eq!(entry["token_ns"].as_array().unwrap().len(), 4);
+}
+
+#[test]
+fn tokens_come_when_they_were_due_and_no_sooner() {
+    let server = Server::start(&[]);
+    server.ask("/v1/chat/completions", &json!({"model": "x-5tok-30ms-100tps", "stream": true}));
+    let entry = &server.record()[0];
+    let at = |value: &Value| value.as_u64().unwrap();
+    let tokens: Vec<u64> = entry["token_ns"].as_array().unwrap().iter().map(at).collect();
+    assert!(tokens[0] - at(&entry["request_end_ns"]) >= 29_000_000);
+    assert!(tokens[4] - tokens[0] >= 39_000_000);
+}
+
+#[test]
+fn faults_are_what_was_asked_for() {
+    let server = Server::start(&[]);
+    let ask = |model: &str| server.ask("/v1/chat/completions", &json!({"model": model, "stream": true}));
+    assert!(ask("x-429err").starts_with("HTTP/1.1 429 "));
+    assert!(ask("x-5tok-2errafter").contains("server_error"));
+    assert!(!ask("x-5tok-2cutafter").contains("[DONE]"));
+    let outcomes: Vec<Value> = server.record().iter().map(|entry| entry["outcome"].clone()).collect();
+    assert_eq!(outcomes, ["error", "stream_error", "cut"]);
+}
+
+#[test]
+fn a_body_that_is_no_json_is_refused() {
+    let server = Server::start(&[]);
+    assert!(server.ask("/v1/chat/completions", &json!(7)).starts_with("HTTP/1.1 400 "));
+}
+
+#[test]
+fn same_seed_same_numbers() {
+    let numbers = |seed: &str| {
+        let server = Server::start(&["--seed", seed]);
+        for _ in 0..3 {
+            server.ask("/v1/chat/completions", &json!({"model": "demo"}));
+        }
+        let pick = |entry: &Value| (entry["input"].clone(), entry["output"].clone(), entry["cached_input"].clone());
+        server.record().iter().map(pick).collect::<Vec<_>>()
+    };
+    assert_eq!(numbers("5"), numbers("5"));
+    assert_ne!(numbers("5"), numbers("6"));
+}
+
+#[test]
+fn the_authority_is_written_for_clients() {
+    let server = Server::start(&[]);
+    let path: &Path = server.directory.path();
+    assert!(std::fs::read_to_string(path.join("ca.pem")).unwrap().contains("BEGIN CERTIFICATE"));
+}
