@@ -1,5 +1,13 @@
 //! The Linux side of hbpf: probes, processes, TLS libraries, and the privileged helper.
+//!
+//! [`privsep::split`] makes two processes of one. The helper keeps the privileges, owns everything in the kernel and reads
+//! /proc; the other side gives them up, reads the shared ring ([`ring::EventRing`]) and talks to the helper through
+//! [`privsep::HelperClient`].
 
 pub mod discover;
+mod helper;
+pub mod privsep;
 pub mod process;
 pub mod protocol;
+pub mod ring;
+mod socket;

@@ -1,0 +1,61 @@
+//! One process becomes two: a helper that keeps the privileges, and the rest, which gives them up for good.
+
+mod client;
+mod confine;
+mod credentials;
+
+use std::io;
+
+use nix::unistd::{ForkResult, fork};
+
+pub use crate::socket::SocketError;
+pub use client::HelperClient;
+pub use confine::{ConfineError, confine};
+pub use credentials::{Account, DropError};
+
+use crate::{helper, socket};
+
+/// How to split.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SplitOptions {
+    /// Whom the unprivileged side runs as when it was started as root; `None`: the user who called sudo, or nobody.
+    pub account: Option<Account>,
+}
+
+/// Why the process could not be split.
+#[derive(Debug, thiserror::Error)]
+pub enum SplitError {
+    /// Fork copies only the calling thread: whatever another one holds stays locked for ever.
+    #[error("the process has {0} threads already")]
+    Threads(usize),
+    /// The operating system refused.
+    #[error("starting the helper process: {0}")]
+    Io(#[from] io::Error),
+    /// Running on with privileges would defeat the purpose.
+    #[error("giving up privileges: {0}")]
+    Drop(#[from] DropError),
+}
+
+/// Forks the privileged helper and gives up all privileges of the calling process.
+///
+/// To be called before any thread starts and before anything is opened or printed. The helper never returns from here.
+pub fn split(options: &SplitOptions) -> Result<HelperClient, SplitError> {
+    let threads = std::fs::read_dir("/proc/self/task").map_or(1, Iterator::count);
+    if threads > 1 {
+        return Err(SplitError::Threads(threads));
+    }
+    let (ours, theirs) = socket::pair()?;
+    // SAFETY: this is the only thread, so the child's memory is as consistent as ours.
+    match unsafe { fork() }.map_err(io::Error::from)? {
+        ForkResult::Child => {
+            drop(ours);
+            helper::main(theirs)
+        }
+        ForkResult::Parent { child } => {
+            drop(theirs);
+            let client = HelperClient::new(ours, child);
+            credentials::give_up(options.account)?;
+            Ok(client)
+        }
+    }
+}
