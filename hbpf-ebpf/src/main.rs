@@ -1,1 +1,21 @@
-fn main() {}
+//! The programs. Each entry function is thin: it calls its `try_*` function and turns the outcome into what the
+//! kernel expects. One file per area: [`tls`], [`tcp`], [`lifecycle`]; [`flow`] decides, [`emit`] copies.
+#![no_std]
+#![no_main]
+#![feature(asm_experimental_arch)]
+
+mod lifecycle;
+mod maps;
+mod tcp;
+mod tls;
+
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    // Never linked into a program that loads: the verifier refuses a loop without an end.
+    loop {}
+}
+
+/// Some helpers are open only to programs that declare a GPL-compatible licence; MIT with GPL is one.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

@@ -1,0 +1,100 @@
+//! The maps, by the names that the loader knows them by.
+
+use core::ptr;
+
+use aya_ebpf::{
+    bindings::{BPF_F_CLONE, BPF_F_NO_PREALLOC, BPF_SK_STORAGE_GET_F_CREATE, bpf_map_type, bpf_sock},
+    helpers::bpf_sk_storage_get,
+    macros::{btf_map, map},
+    maps::{HashMap, LruHashMap, PerCpuArray, RingBuf},
+};
+use hbpf_ebpf::{EVENTS_RING_BYTES, FlowKey, LIFECYCLE_RING_BYTES, Verdict, counter};
+
+use crate::{
+    tcp::Socket,
+    tls::{Call, Connection, ConnectionKey},
+};
+
+/// Flows that can await or hold a verdict at once. One that is evicted keeps awaiting: at most a look-up per packet.
+const VERDICTS: u32 = 16_384;
+
+/// TLS connections that can be followed at once; the one idle longest makes room for a new one.
+const TLS_CONNECTIONS: u32 = 16_384;
+
+/// Threads that can be inside a TLS call at once.
+const TLS_THREADS: u32 = 16_384;
+
+/// Request-target patterns.
+const TARGET_PATTERNS: u32 = 4096;
+
+#[map]
+pub static EVENTS: RingBuf = RingBuf::with_byte_size(EVENTS_RING_BYTES, 0);
+
+#[map]
+pub static LIFECYCLE: RingBuf = RingBuf::with_byte_size(LIFECYCLE_RING_BYTES, 0);
+
+#[map(name = "VERDICTS")]
+pub static VERDICTS_BY_FLOW: LruHashMap<FlowKey, Verdict> = LruHashMap::with_max_entries(VERDICTS, 0);
+
+#[map]
+pub static TARGETS: HashMap<u64, u8> = HashMap::with_max_entries(TARGET_PATTERNS, 0);
+
+#[map]
+pub static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(counter::COUNT, 0);
+
+#[map]
+pub static TLS_FLOWS: LruHashMap<ConnectionKey, Connection> = LruHashMap::with_max_entries(TLS_CONNECTIONS, 0);
+
+#[map]
+pub static TLS_CALLS: HashMap<u64, Call> = HashMap::with_max_entries(TLS_THREADS, 0);
+
+#[btf_map]
+pub static SOCKETS: SocketStorage<Socket> = SocketStorage::new();
+
+/// A `BPF_MAP_TYPE_SK_STORAGE` map whose values accepted sockets inherit from their listener.
+///
+/// aya-ebpf's own type offers neither the clone flag nor access from programs other than `cgroup/connect`. The fields
+/// are never read: their types are what the loader finds in BTF.
+#[repr(C)]
+pub struct SocketStorage<T> {
+    r#type: *const [i32; bpf_map_type::BPF_MAP_TYPE_SK_STORAGE as usize],
+    key: *const i32,
+    value: *const T,
+    max_entries: *const [i32; 0],
+    map_flags: *const [i32; (BPF_F_NO_PREALLOC | BPF_F_CLONE) as usize],
+}
+
+// SAFETY: the pointers are placeholders that nothing dereferences; the kernel serialises access to the map itself.
+unsafe impl<T> Sync for SocketStorage<T> {}
+
+impl<T> SocketStorage<T> {
+    const fn new() -> Self {
+        Self {
+            r#type: ptr::null(),
+            key: ptr::null(),
+            value: ptr::null(),
+            max_entries: ptr::null(),
+            map_flags: ptr::null(),
+        }
+    }
+
+    /// The socket's value, if it has one.
+    #[inline(always)]
+    pub fn get(&self, socket: *mut bpf_sock) -> Option<*mut T> {
+        self.look_up(socket, 0)
+    }
+
+    /// The socket's value, created as zeros where it has none.
+    #[inline(always)]
+    pub fn get_or_create(&self, socket: *mut bpf_sock) -> Option<*mut T> {
+        self.look_up(socket, u64::from(BPF_SK_STORAGE_GET_F_CREATE))
+    }
+
+    #[inline(always)]
+    fn look_up(&self, socket: *mut bpf_sock, flags: u64) -> Option<*mut T> {
+        let map = ptr::from_ref(self).cast_mut().cast();
+        // SAFETY: the verifier has checked that `socket` is a socket; a null initial value means zeros.
+        let value = unsafe { bpf_sk_storage_get(map, socket.cast(), ptr::null_mut(), flags) };
+        (!value.is_null()).then_some(value.cast())
+    }
+}
