@@ -1,0 +1,593 @@
+//! One connection: its pieces are put in order, its messages judged, its exchanges followed.
+
+use crate::chunk::{Action, Capture, Chunk, Close, ConnectionKey, Direction, Origin, Pid, Segment, Source, Verdict};
+use crate::dialect::{Judgement, Recognised, judge, request_facts};
+use crate::exchange::{Endpoint, Exchange, ExchangeEvent, Phase, Protocol, RateLimit, Role, Usage};
+use crate::http1::{Http1, HttpSink, RequestHead, ResponseHead, Side};
+use crate::label::Label;
+use crate::reassembly::Reassembler;
+use crate::time::Nanos;
+
+use super::tracked::{Outcome, Tracked};
+use super::{Observer, Shared, Unsettled};
+
+/// What HTTP/2 connections begin with; they are not read.
+const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0";
+
+/// Most exchanges in flight on one HTTP/1 connection. Pipelining clients send a handful.
+const MAX_PIPELINED: usize = 256;
+
+/// Bytes of a request kept while it is judged: its head and the beginning of its body, as much as the kernel side
+/// copies of a message that nothing recognised yet.
+const MAX_JUDGED_BYTES: usize = 16 * 1024;
+
+/// One endpoint of one connection.
+pub(super) struct Connection {
+    key: ConnectionKey,
+    origin: Origin,
+    /// TCP only.
+    reassembler: Option<Box<Reassembler>>,
+    http: Http1,
+    messages: Messages,
+    /// The client's direction, once a message has begun.
+    request_direction: Option<Direction>,
+    /// The stream offset behind the last byte taken, by direction.
+    expected: [Option<u64>; 2],
+    last_heard: Nanos,
+    /// Who has ended their stream, by direction.
+    ended: [bool; 2],
+}
+
+/// The state of the connection's messages, apart from the HTTP parser that drives it.
+struct Messages {
+    state: State,
+    /// The message that `state` is about, by the kernel side's count.
+    current: u32,
+    active: Vec<Tracked>,
+}
+
+/// How the client's current message stands.
+enum State {
+    /// No message has begun since the connection is followed.
+    BetweenMessages,
+    /// Its head or the beginning of its body is awaited.
+    Judging(Option<Judged>),
+    /// A model call, or several.
+    ModelCall,
+    /// No model call: everything is dropped until the next message begins.
+    Ignored,
+    /// Nothing on this connection will be understood.
+    Opaque,
+}
+
+/// A request whose head says neither yes nor no.
+struct Judged {
+    number: u64,
+    started: Nanos,
+    head: Vec<u8>,
+    body: Vec<u8>,
+}
+
+impl Connection {
+    pub(super) fn new(key: ConnectionKey, now: Nanos) -> Self {
+        Self {
+            key,
+            origin: Origin::default(),
+            reassembler: (key.source == Source::Tcp).then(Box::default),
+            http: Http1::new(),
+            messages: Messages { state: State::BetweenMessages, current: 0, active: Vec::new() },
+            request_direction: None,
+            expected: [None; 2],
+            last_heard: now,
+            ended: [false; 2],
+        }
+    }
+
+    pub(super) fn last_heard(&self) -> Nanos {
+        self.last_heard
+    }
+
+    pub(super) fn is_busy(&self) -> bool {
+        !self.messages.active.is_empty()
+    }
+
+    pub(super) fn in_flight(&self) -> impl Iterator<Item = &Exchange> {
+        self.messages.active.iter().map(|tracked| &tracked.exchange)
+    }
+
+    pub(super) fn segment(&mut self, segment: &Segment<'_>, shared: &mut Shared, observer: &mut dyn Observer) {
+        self.through_reassembler(shared, |reassembler, out| reassembler.push(segment, out), observer);
+        if segment.rst {
+            self.reset(segment.direction, segment.when, shared, observer);
+        }
+    }
+
+    pub(super) fn tick(&mut self, now: Nanos, shared: &mut Shared, observer: &mut dyn Observer) {
+        self.through_reassembler(shared, |reassembler, out| reassembler.tick(now, out), observer);
+    }
+
+    fn through_reassembler(
+        &mut self,
+        shared: &mut Shared,
+        act: impl FnOnce(&mut Reassembler, &mut dyn FnMut(Chunk<'_>)),
+        observer: &mut dyn Observer,
+    ) {
+        // Taken out so that the pieces can be handed to the rest of the connection.
+        let Some(mut reassembler) = self.reassembler.take() else { return };
+        let before = reassembler.desyncs();
+        act(&mut reassembler, &mut |chunk| self.chunk(&chunk, shared, observer));
+        shared.counters.desyncs += reassembler.desyncs() - before;
+        self.reassembler = Some(reassembler);
+    }
+
+    /// Takes a piece in stream order.
+    pub(super) fn chunk(&mut self, chunk: &Chunk<'_>, shared: &mut Shared, observer: &mut dyn Observer) {
+        self.last_heard = chunk.when;
+        self.note_origin(chunk.origin);
+        if matches!(self.messages.state, State::Opaque) {
+            return;
+        }
+        let Some((bytes, gap)) = self.place(chunk) else { return };
+        let begins = chunk.begins_message && self.request_direction.is_none_or(|known| known == chunk.direction);
+        if begins {
+            self.request_direction = Some(chunk.direction);
+        }
+        let Some(request_direction) = self.request_direction else { return };
+        let side = if chunk.direction == request_direction { Side::Request } else { Side::Response };
+        if begins {
+            self.begin_message(chunk, gap, shared, observer);
+        } else {
+            if !self.messages.is_followed() {
+                return;
+            }
+            if gap > 0 {
+                self.gap(side, chunk.when, gap, chunk.follows_thinning, shared, observer);
+            }
+        }
+        self.feed(shared, observer, |http, sink| http.push(side, chunk.when, bytes, sink));
+        let left_out = chunk.original_len.saturating_sub(chunk.bytes.len() as u64);
+        if left_out > 0 && self.messages.is_followed() {
+            self.gap(side, chunk.when, left_out, false, shared, observer);
+        }
+        if chunk.ends_stream {
+            self.ended[chunk.direction.index()] = true;
+            // The client may only have closed its half: the answer can still come.
+            if side == Side::Response {
+                self.feed(shared, observer, |http, sink| http.end(side, chunk.when, sink));
+            }
+        }
+    }
+
+    /// What of a piece is new, and how many bytes are missing before it.
+    fn place<'a>(&mut self, chunk: &Chunk<'a>) -> Option<(&'a [u8], u64)> {
+        let expected = &mut self.expected[chunk.direction.index()];
+        let end = chunk.offset.saturating_add(chunk.original_len.max(chunk.bytes.len() as u64));
+        let (repeated, gap) = match *expected {
+            Some(expected) if chunk.offset < expected => (expected - chunk.offset, 0),
+            Some(expected) => (0, chunk.offset - expected),
+            None => (0, 0),
+        };
+        if repeated > 0 && repeated >= end - chunk.offset {
+            return None;
+        }
+        *expected = Some(end);
+        let repeated = usize::try_from(repeated).unwrap_or(usize::MAX).min(chunk.bytes.len());
+        Some((&chunk.bytes[repeated..], gap))
+    }
+
+    fn note_origin(&mut self, origin: &Origin) {
+        let known = &mut self.origin;
+        if !known.owner_is_certain {
+            known.pid = origin.pid.or(known.pid);
+            known.owner_is_certain = origin.owner_is_certain;
+        }
+        if origin.comm[0] != 0 {
+            known.comm = origin.comm;
+        }
+        known.local = origin.local.or(known.local);
+        known.remote = origin.remote.or(known.remote);
+    }
+
+    fn begin_message(&mut self, chunk: &Chunk<'_>, gap: u64, shared: &mut Shared, observer: &mut dyn Observer) {
+        if self.is_busy() {
+            // Either the client pipelines, or the end of an earlier exchange was lost: the parser can tell.
+            if gap > 0 {
+                self.gap(Side::Request, chunk.when, gap, chunk.follows_thinning, shared, observer);
+            }
+            self.feed(shared, observer, |http, sink| http.message_begins(chunk.when, sink));
+        } else {
+            // What came before was not followed to its end: the parser starts afresh.
+            self.http = Http1::new();
+        }
+        self.messages.current = chunk.message;
+        if chunk.bytes.starts_with(HTTP2_PREFACE) {
+            self.messages.state = State::Opaque;
+            observer.verdict(Verdict { connection: self.key, message: chunk.message, action: Action::Opaque });
+        } else if chunk.capture == Capture::Awaiting || !self.is_busy() {
+            self.messages.state = State::Judging(None);
+        }
+    }
+
+    fn gap(
+        &mut self,
+        side: Side,
+        when: Nanos,
+        len: u64,
+        on_purpose: bool,
+        shared: &mut Shared,
+        observer: &mut dyn Observer,
+    ) {
+        if !on_purpose && let Some(tracked) = self.messages.affected_by_gap(side) {
+            tracked.exchange.bytes_missed += len;
+            shared.counters.parse_gaps += 1;
+        }
+        self.feed(shared, observer, |http, sink| http.gap(side, when, len, sink));
+    }
+
+    /// Lets the parser act, with this connection's messages and the engine behind its sink.
+    fn feed(
+        &mut self,
+        shared: &mut Shared,
+        observer: &mut dyn Observer,
+        act: impl FnOnce(&mut Http1, &mut dyn HttpSink),
+    ) {
+        let Some(request_direction) = self.request_direction else { return };
+        let (http, messages) = (&mut self.http, &mut self.messages);
+        let mut sink = Sink { key: self.key, origin: &self.origin, request_direction, messages, shared, observer };
+        act(http, &mut sink);
+    }
+
+    pub(super) fn settle(&mut self, pid: Option<Pid>, observer: &mut dyn Observer) {
+        self.origin.owner_is_certain = true;
+        self.origin.pid = pid.or(self.origin.pid);
+        for tracked in &mut self.messages.active {
+            tracked.settle(pid, observer);
+        }
+    }
+
+    fn reset(&mut self, by: Direction, when: Nanos, shared: &mut Shared, observer: &mut dyn Observer) {
+        self.end_all(Close::Reset(by), when, shared, observer);
+    }
+
+    pub(super) fn close(&mut self, how: Close, now: Nanos, shared: &mut Shared, observer: &mut dyn Observer) {
+        self.through_reassembler(shared, |reassembler, out| reassembler.close(now, out), observer);
+        self.end_all(how, now, shared, observer);
+    }
+
+    pub(super) fn give_up(&mut self, now: Nanos, shared: &mut Shared, observer: &mut dyn Observer) {
+        shared.counters.exchanges_given_up += self.messages.active.len() as u64;
+        let outcome = Outcome::ServerLeft("lost_sight");
+        self.messages.end_active(self.key, now, outcome, shared, observer);
+    }
+
+    fn end_all(&mut self, how: Close, now: Nanos, shared: &mut Shared, observer: &mut dyn Observer) {
+        let Some(request_direction) = self.request_direction else { return };
+        let client_ended = self.ended[request_direction.index()];
+        let server_ended = self.ended[request_direction.opposite().index()];
+        let outcome = match (how, role_of(request_direction)) {
+            (Close::Reset(by), _) if by == request_direction => Outcome::ClientLeft("client_cancelled"),
+            (Close::Reset(_), _) => Outcome::ServerLeft("connection_reset"),
+            (Close::ProcessExited, Role::Client) => Outcome::ClientLeft("client_exited"),
+            (Close::ProcessExited, Role::Server) => Outcome::ServerLeft("server_exited"),
+            (Close::Released, _) if server_ended && !client_ended => Outcome::Cut,
+            (Close::Released, Role::Client) => Outcome::ClientLeft("client_cancelled"),
+            // A server lets go of a connection amid an answer when its client has gone. On TCP the client's FIN was
+            // seen in that case; a TLS library does not tell, so there it is presumed.
+            (Close::Released, Role::Server) if client_ended || self.key.source == Source::Tls => {
+                Outcome::ClientLeft("client_cancelled")
+            }
+            (Close::Released, Role::Server) => Outcome::ServerLeft("connection_closed"),
+        };
+        self.messages.end_active(self.key, now, outcome, shared, observer);
+        self.messages.state = State::BetweenMessages;
+    }
+}
+
+fn role_of(request_direction: Direction) -> Role {
+    match request_direction {
+        Direction::Sent => Role::Client,
+        Direction::Received => Role::Server,
+    }
+}
+
+impl Messages {
+    fn is_followed(&self) -> bool {
+        match self.state {
+            State::Judging(_) | State::ModelCall => true,
+            // Answers to pipelined requests before the one that is ignored.
+            State::Ignored => !self.active.is_empty(),
+            State::BetweenMessages | State::Opaque => false,
+        }
+    }
+
+    fn find(&mut self, number: u64) -> Option<&mut Tracked> {
+        self.active.iter_mut().find(|tracked| tracked.number == number)
+    }
+
+    /// The exchange whose bytes are missing: requests are written last to first, answers come first to last.
+    fn affected_by_gap(&mut self, side: Side) -> Option<&mut Tracked> {
+        match side {
+            Side::Request => self.active.last_mut().filter(|tracked| tracked.exchange.request_sent_at.is_none()),
+            Side::Response => self.active.first_mut(),
+        }
+    }
+
+    fn end_active(
+        &mut self,
+        key: ConnectionKey,
+        when: Nanos,
+        outcome: Outcome,
+        shared: &mut Shared,
+        observer: &mut dyn Observer,
+    ) {
+        for mut tracked in std::mem::take(&mut self.active) {
+            tracked.response_end(when, observer);
+            tracked.end(when, outcome, observer);
+            keep_if_held(tracked, key, shared);
+        }
+    }
+}
+
+/// An exchange that ends before its owner is known waits for it apart from its connection.
+fn keep_if_held(tracked: Tracked, key: ConnectionKey, shared: &mut Shared) {
+    if tracked.is_held()
+        && let Some(unsettled) = shared.unsettled.get_mut(&key)
+    {
+        unsettled.ended.push(tracked);
+    }
+}
+
+/// What the HTTP parser reports to.
+struct Sink<'a> {
+    key: ConnectionKey,
+    origin: &'a Origin,
+    request_direction: Direction,
+    messages: &'a mut Messages,
+    shared: &'a mut Shared,
+    observer: &'a mut dyn Observer,
+}
+
+impl Sink<'_> {
+    fn ignore(&mut self) {
+        self.messages.state = State::Ignored;
+        self.tell_kernel(Action::Ignore);
+    }
+
+    fn tell_kernel(&mut self, action: Action) {
+        self.observer.verdict(Verdict { connection: self.key, message: self.messages.current, action });
+    }
+
+    /// Acts on a judgement; `body` is what of the body has been decoded so far.
+    fn decide(
+        &mut self,
+        judgement: Judgement,
+        number: u64,
+        started: Nanos,
+        when: Nanos,
+        head: &RequestHead<'_>,
+        body: &[u8],
+    ) {
+        match judgement {
+            Judgement::ModelCall(recognised) => {
+                self.tell_kernel(Action::Capture);
+                if !recognised.known_target
+                    && let Ok(path) = std::str::from_utf8(head.path())
+                {
+                    self.observer.learned(path);
+                }
+                self.open(recognised, number, started, when, head);
+                if !body.is_empty()
+                    && let Some(tracked) = self.messages.find(number)
+                {
+                    tracked.request_body(body);
+                }
+            }
+            Judgement::NotModel => self.ignore(),
+            Judgement::NeedBody => {
+                let head = head.as_bytes().to_vec();
+                self.messages.state = State::Judging(Some(Judged { number, started, head, body: body.to_vec() }));
+            }
+        }
+    }
+
+    fn open(&mut self, recognised: Recognised, number: u64, started: Nanos, when: Nanos, head: &RequestHead<'_>) {
+        self.messages.state = State::ModelCall;
+        if self.messages.active.len() >= MAX_PIPELINED {
+            return;
+        }
+        let role = role_of(self.request_direction);
+        let facts = request_facts(head);
+        let exchange = Exchange {
+            id: self.shared.next_id(),
+            pid: self.origin.pid,
+            comm: comm_label(&self.origin.comm),
+            role,
+            is_mirror: self.shared.pairing.is_mirror(head.fingerprint(), role, when),
+            provider: recognised.provider,
+            api: recognised.api,
+            dialect: recognised.dialect,
+            model: recognised.model,
+            response_model: None,
+            endpoint: endpoint(facts.host.as_deref(), self.key.source, role, self.origin),
+            tls: self.key.source == Source::Tls,
+            protocol: Protocol::Http1,
+            stream: None,
+            phase: Phase::Sending,
+            opened_at: started,
+            request_sent_at: None,
+            headers_at: None,
+            first_token_at: None,
+            first_visible_token_at: None,
+            last_token_at: None,
+            ended_at: None,
+            status: None,
+            error_type: None,
+            finish_reason: None,
+            request_id: None,
+            trace_id: facts.trace_id,
+            attempt: facts.attempt,
+            usage: Usage::default(),
+            estimated_output: 0,
+            output_events: 0,
+            stalls: 0,
+            rate_limit: RateLimit::default(),
+            bytes_missed: 0,
+        };
+        let mut tracked = Tracked::new(number, exchange, head, self.origin.owner_is_certain);
+        if tracked.is_held() && !self.shared.unsettled.contains_key(&self.key) {
+            self.shared.unsettled.insert(self.key, Unsettled { since: when, ended: Vec::new() });
+            self.observer.owner_wanted(self.key);
+        }
+        tracked.emit(started, ExchangeEvent::Opened, self.observer);
+        self.messages.active.push(tracked);
+    }
+
+    /// Judges again with more of the body.
+    fn judge_body(&mut self, number: u64, when: Nanos, bytes: &[u8], complete: bool) {
+        let State::Judging(judged) = &mut self.messages.state else { return };
+        let Some(mut judged) = judged.take_if(|judged| judged.number == number) else { return };
+        let room = MAX_JUDGED_BYTES.saturating_sub(judged.body.len());
+        judged.body.extend_from_slice(&bytes[..bytes.len().min(room)]);
+        let complete = complete || judged.body.len() >= MAX_JUDGED_BYTES;
+        let Judged { started, head, body, .. } = judged;
+        let Some(head) = RequestHead::parse(&head, &mut RequestHead::header_space()) else { return self.ignore() };
+        let judgement = judge(&head, self.server_port(), &body, complete);
+        let judgement = match judgement {
+            Judgement::NeedBody if complete => Judgement::NotModel,
+            other => other,
+        };
+        self.decide(judgement, number, started, when, &head, &body);
+    }
+
+    fn server_port(&self) -> Option<u16> {
+        let end = match role_of(self.request_direction) {
+            Role::Client => self.origin.remote,
+            Role::Server => self.origin.local,
+        };
+        end.map(|(_, port)| port)
+    }
+}
+
+impl HttpSink for Sink<'_> {
+    fn request_head(&mut self, exchange: u64, when: Nanos, started: Nanos, head: &RequestHead<'_>) {
+        let judgement = judge(head, self.server_port(), &[], false);
+        self.decide(judgement, exchange, started, when, head, &[]);
+    }
+
+    fn request_body(&mut self, exchange: u64, when: Nanos, bytes: &[u8]) {
+        if let Some(tracked) = self.messages.find(exchange) {
+            tracked.request_body(bytes);
+        } else {
+            self.judge_body(exchange, when, bytes, false);
+        }
+    }
+
+    fn request_body_gap(&mut self, exchange: u64, _len: Option<u64>) {
+        if let Some(tracked) = self.messages.find(exchange) {
+            tracked.request_gap();
+        }
+    }
+
+    fn request_end(&mut self, exchange: u64, when: Nanos, _complete: bool) {
+        self.judge_body(exchange, when, &[], true);
+        if let Some(tracked) = self.messages.find(exchange)
+            && tracked.exchange.request_sent_at.is_none()
+        {
+            tracked.request_end(when, self.observer);
+        }
+    }
+
+    fn response_head(&mut self, exchange: u64, when: Nanos, head: &ResponseHead<'_>) {
+        if let Some(tracked) = self.messages.find(exchange) {
+            tracked.response_head(when, head, self.observer);
+        }
+    }
+
+    fn response_body(&mut self, exchange: u64, when: Nanos, bytes: &[u8]) {
+        if let Some(tracked) = self.messages.find(exchange) {
+            tracked.response_body(when, bytes, self.observer);
+        }
+    }
+
+    fn response_body_gap(&mut self, exchange: u64, _len: Option<u64>) {
+        if let Some(tracked) = self.messages.find(exchange) {
+            tracked.response_gap();
+        }
+    }
+
+    fn response_end(&mut self, exchange: u64, when: Nanos, complete: bool) {
+        let Some(index) = self.messages.active.iter().position(|tracked| tracked.number == exchange) else { return };
+        let mut tracked = self.messages.active.remove(index);
+        tracked.response_end(when, self.observer);
+        let outcome = if complete { Outcome::Complete } else { Outcome::Cut };
+        tracked.end(when, outcome, self.observer);
+        keep_if_held(tracked, self.key, self.shared);
+        if self.messages.active.is_empty() && matches!(self.messages.state, State::ModelCall) {
+            self.messages.state = State::BetweenMessages;
+        }
+    }
+
+    fn upgraded(&mut self, _exchange: u64, when: Nanos) {
+        self.messages.end_active(self.key, when, Outcome::Complete, self.shared, self.observer);
+        self.messages.state = State::Opaque;
+        self.tell_kernel(Action::Opaque);
+    }
+
+    fn desync(&mut self, _side: Side) {
+        self.shared.counters.desyncs += 1;
+        if self.messages.active.is_empty() {
+            self.ignore();
+        }
+    }
+}
+
+fn comm_label(comm: &[u8; 16]) -> Label {
+    let len = comm.iter().position(|byte| *byte == 0).unwrap_or(comm.len());
+    Label::from_bytes(&comm[..len])
+}
+
+/// The serving end: its name from the `Host` header, its address from the socket.
+fn endpoint(host: Option<&str>, source: Source, role: Role, origin: &Origin) -> Endpoint {
+    let socket = match role {
+        Role::Client => origin.remote,
+        Role::Server => origin.local,
+    };
+    let (name, port) = host.map_or((None, None), split_host);
+    // A `Host` header leaves out the scheme's own port.
+    let implied = (source == Source::Tls && name.is_some()).then_some(443);
+    Endpoint {
+        host: name.map(Label::new),
+        address: socket.map(|(address, _)| address),
+        port: socket.map(|(_, port)| port).or(port).or(implied),
+    }
+}
+
+/// Splits `name:port`, `[v6]:port` and `name`.
+fn split_host(host: &str) -> (Option<&str>, Option<u16>) {
+    if host.is_empty() {
+        return (None, None);
+    }
+    let name_end = host.rfind(']').map_or(0, |bracket| bracket + 1);
+    match host[name_end..].rfind(':') {
+        Some(colon) => {
+            let (name, port) = host.split_at(name_end + colon);
+            (Some(name), port[1..].parse().ok())
+        }
+        None => (Some(host), None),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::split_host;
+
+    #[test]
+    fn host_headers_split_into_name_and_port() {
+        assert_eq!(split_host("api.openai.com"), (Some("api.openai.com"), None));
+        assert_eq!(split_host("localhost:8443"), (Some("localhost"), Some(8443)));
+        assert_eq!(split_host("[::1]:80"), (Some("[::1]"), Some(80)));
+        assert_eq!(split_host("[::1]"), (Some("[::1]"), None));
+        assert_eq!(split_host("a:b"), (Some("a"), None));
+        assert_eq!(split_host(""), (None, None));
+    }
+}

@@ -1,0 +1,224 @@
+//! One exchange while it lasts: its bodies go through decoder and dialect, its facts into the [`Exchange`].
+
+use crate::body::BodyDecoder;
+use crate::chunk::Pid;
+use crate::dialect::{Facts, Interpreter, Output, ResponseHeaderFacts, response_facts};
+use crate::exchange::{Exchange, ExchangeEvent, Phase};
+use crate::http1::{RequestHead, ResponseHead};
+use crate::label::Label;
+use crate::time::Nanos;
+
+use super::Observer;
+
+/// Most events held back while the owner is looked up; an exchange that produces more in that time is reported with
+/// the presumed owner.
+const MAX_HELD_EVENTS: usize = 1024;
+
+/// How an exchange came to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// Its answer is complete.
+    Complete,
+    /// Its answer stopped before its framing said so.
+    Cut,
+    /// The client went away.
+    ClientLeft(&'static str),
+    /// The server went away.
+    ServerLeft(&'static str),
+}
+
+/// An exchange in flight.
+pub(super) struct Tracked {
+    /// Its number on the connection.
+    pub(super) number: u64,
+    pub(super) exchange: Exchange,
+    interpreter: Interpreter,
+    request_body: BodyDecoder,
+    response_body: BodyDecoder,
+    /// Events held back until the owner is known.
+    held: Option<Vec<(Nanos, ExchangeEvent)>>,
+}
+
+impl Tracked {
+    pub(super) fn new(number: u64, exchange: Exchange, head: &RequestHead<'_>, owner_is_certain: bool) -> Self {
+        Self {
+            number,
+            interpreter: Interpreter::new(exchange.dialect),
+            request_body: BodyDecoder::new(head.content_coding()),
+            response_body: BodyDecoder::new(crate::body::Coding::Identity),
+            held: (!owner_is_certain).then(Vec::new),
+            exchange,
+        }
+    }
+
+    pub(super) fn emit(&mut self, when: Nanos, event: ExchangeEvent, observer: &mut dyn Observer) {
+        match &mut self.held {
+            Some(held) if held.len() < MAX_HELD_EVENTS => held.push((when, event)),
+            Some(_) => {
+                self.settle(None, observer);
+                observer.exchange(when, &self.exchange, event);
+            }
+            None => observer.exchange(when, &self.exchange, event),
+        }
+    }
+
+    /// Takes the owner, if one was found, and reports what was held back.
+    pub(super) fn settle(&mut self, pid: Option<Pid>, observer: &mut dyn Observer) {
+        if pid.is_some() {
+            self.exchange.pid = pid;
+        }
+        for (when, event) in self.held.take().unwrap_or_default() {
+            observer.exchange(when, &self.exchange, event);
+        }
+    }
+
+    pub(super) fn is_held(&self) -> bool {
+        self.held.is_some()
+    }
+
+    pub(super) fn request_body(&mut self, bytes: &[u8]) {
+        let interpreter = &mut self.interpreter;
+        // What cannot be decoded is unknown; the exchange goes on without it.
+        let _ = self.request_body.push(bytes, &mut |decoded| interpreter.request_bytes(decoded));
+    }
+
+    pub(super) fn request_gap(&mut self) {
+        self.request_body.gap();
+        self.interpreter.request_gap();
+    }
+
+    pub(super) fn request_end(&mut self, when: Nanos, observer: &mut dyn Observer) {
+        let interpreter = &mut self.interpreter;
+        let _ = self.request_body.end(&mut |decoded| interpreter.request_bytes(decoded));
+        self.interpreter.request_end();
+        let facts = self.interpreter.facts();
+        self.exchange.model = facts.model.clone().or(self.exchange.model.take());
+        self.exchange.stream = facts.stream.or(self.exchange.stream);
+        self.exchange.request_sent_at = Some(when);
+        if self.exchange.phase == Phase::Sending {
+            self.exchange.phase = Phase::Waiting;
+        }
+        self.emit(when, ExchangeEvent::RequestSent, observer);
+    }
+
+    pub(super) fn response_head(&mut self, when: Nanos, head: &ResponseHead<'_>, observer: &mut dyn Observer) {
+        if self.exchange.request_sent_at.is_none() {
+            // The server answers before the request is complete: it will not wait for the rest.
+            self.request_end(when, observer);
+        }
+        let ResponseHeaderFacts { request_id, rate_limit, provider } = response_facts(head);
+        let exchange = &mut self.exchange;
+        exchange.status = Some(head.status);
+        exchange.headers_at = Some(when);
+        exchange.request_id = request_id;
+        exchange.rate_limit = rate_limit;
+        if let Some(provider) = provider {
+            exchange.provider = provider;
+        }
+        self.response_body = BodyDecoder::new(head.content_coding());
+        self.interpreter.response_head(head);
+        self.exchange.stream = self.interpreter.facts().stream.or(self.exchange.stream);
+        self.emit(when, ExchangeEvent::Headers, observer);
+    }
+
+    pub(super) fn response_body(&mut self, when: Nanos, bytes: &[u8], observer: &mut dyn Observer) {
+        let Self { interpreter, response_body, exchange, held, .. } = self;
+        let mut outputs = Outputs { exchange, held, observer };
+        let _ = response_body.push(bytes, &mut |decoded| {
+            interpreter.response_bytes(when, decoded, &mut |output| outputs.add(output));
+        });
+    }
+
+    pub(super) fn response_gap(&mut self) {
+        self.response_body.gap();
+        self.interpreter.response_gap();
+    }
+
+    /// Reads what is left of the answer.
+    pub(super) fn response_end(&mut self, when: Nanos, observer: &mut dyn Observer) {
+        let Self { interpreter, response_body, exchange, held, .. } = self;
+        let mut outputs = Outputs { exchange, held, observer };
+        let _ = response_body.end(&mut |decoded| {
+            interpreter.response_bytes(when, decoded, &mut |output| outputs.add(output));
+        });
+        interpreter.response_end(when, &mut |output| outputs.add(output));
+    }
+
+    /// Reaches the final phase.
+    pub(super) fn end(&mut self, when: Nanos, outcome: Outcome, observer: &mut dyn Observer) {
+        if self.exchange.request_sent_at.is_none() && !matches!(outcome, Outcome::ClientLeft(_)) {
+            self.request_end(when, observer);
+        }
+        let facts = self.interpreter.facts();
+        let exchange = &mut self.exchange;
+        exchange.usage = facts.usage;
+        exchange.model = exchange.model.take().or(facts.model.clone());
+        exchange.response_model = facts.response_model.clone();
+        exchange.finish_reason = facts.finish_reason.clone();
+        if let Some(provider) = &facts.provider
+            && exchange.provider.as_str() == "unknown"
+        {
+            exchange.provider = provider.clone();
+        }
+        let (phase, error_type) = verdict(exchange, facts, outcome);
+        exchange.phase = phase;
+        exchange.error_type = error_type;
+        exchange.ended_at = Some(when);
+        self.emit(when, ExchangeEvent::Ended, observer);
+    }
+}
+
+/// The final phase and, unless it is [`Phase::Done`], the error type.
+fn verdict(exchange: &Exchange, facts: &Facts, outcome: Outcome) -> (Phase, Option<Label>) {
+    let status_error = exchange.status.filter(|status| *status >= 400);
+    let failed = |fallback: &str| (Phase::Failed, Some(facts.error_type.clone().unwrap_or_else(|| fallback.into())));
+    if let Some(status) = status_error {
+        return failed(&status.to_string());
+    }
+    if facts.is_error {
+        return failed("error");
+    }
+    match outcome {
+        Outcome::Complete => (Phase::Done, None),
+        // SDKs close as soon as they have read the dialect's own end.
+        _ if facts.finished => (Phase::Done, None),
+        // The end was among the bytes that were lost: nothing says that the answer itself was cut.
+        Outcome::Cut if exchange.bytes_missed > 0 => (Phase::Done, None),
+        Outcome::Cut => failed("incomplete_response"),
+        Outcome::ClientLeft(reason) => (Phase::Abandoned, Some(reason.into())),
+        Outcome::ServerLeft(reason) => failed(reason),
+    }
+}
+
+/// Adds output to an exchange and reports it.
+struct Outputs<'a> {
+    exchange: &'a mut Exchange,
+    held: &'a mut Option<Vec<(Nanos, ExchangeEvent)>>,
+    observer: &'a mut dyn Observer,
+}
+
+impl Outputs<'_> {
+    fn add(&mut self, output: Output) {
+        let Output { when, tokens, visible } = output;
+        let exchange = &mut *self.exchange;
+        let gap = exchange.last_token_at.map(|last| when.since(last));
+        if gap.is_some_and(|gap| gap > Exchange::STALL) {
+            exchange.stalls += 1;
+        }
+        exchange.phase = Phase::Streaming;
+        exchange.first_token_at.get_or_insert(when);
+        if visible {
+            exchange.first_visible_token_at.get_or_insert(when);
+        }
+        exchange.last_token_at = Some(when);
+        exchange.output_events += 1;
+        exchange.estimated_output += tokens;
+        let event = ExchangeEvent::Output { tokens, gap_seconds: gap.map(|gap| gap.as_secs_f64()) };
+        match self.held {
+            // Beyond the limit an output stays in the estimate and is only missing from the rates.
+            Some(held) if held.len() < MAX_HELD_EVENTS => held.push((when, event)),
+            Some(_) => {}
+            None => self.observer.exchange(when, exchange, event),
+        }
+    }
+}
