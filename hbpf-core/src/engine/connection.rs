@@ -43,6 +43,8 @@ struct Messages {
     state: State,
     /// The message that `state` is about, by the kernel side's count.
     current: u32,
+    /// The kernel side waits for a verdict on it.
+    awaited: bool,
     active: Vec<Tracked>,
 }
 
@@ -75,7 +77,7 @@ impl Connection {
             origin: Origin::default(),
             reassembler: (key.source == Source::Tcp).then(Box::default),
             http: Http1::new(),
-            messages: Messages { state: State::BetweenMessages, current: 0, active: Vec::new() },
+            messages: Messages { state: State::BetweenMessages, current: 0, awaited: false, active: Vec::new() },
             request_direction: None,
             expected: [None; 2],
             last_heard: now,
@@ -200,10 +202,11 @@ impl Connection {
             self.http = Http1::new();
         }
         self.messages.current = chunk.message;
+        self.messages.awaited = chunk.capture == Capture::Awaiting;
         if chunk.bytes.starts_with(HTTP2_PREFACE) {
             self.messages.state = State::Opaque;
             observer.verdict(Verdict { connection: self.key, message: chunk.message, action: Action::Opaque });
-        } else if chunk.capture == Capture::Awaiting || !self.is_busy() {
+        } else if self.messages.awaited || !self.is_busy() {
             self.messages.state = State::Judging(None);
         }
     }
@@ -369,7 +372,9 @@ impl Sink<'_> {
     ) {
         match judgement {
             Judgement::ModelCall(recognised) => {
-                self.tell_kernel(Action::Capture);
+                if self.messages.awaited {
+                    self.tell_kernel(Action::Capture);
+                }
                 if !recognised.known_target
                     && let Ok(path) = std::str::from_utf8(head.path())
                 {
@@ -436,7 +441,7 @@ impl Sink<'_> {
         let mut tracked = Tracked::new(number, exchange, head, self.origin.owner_is_certain);
         if tracked.is_held() && !self.shared.unsettled.contains_key(&self.key) {
             self.shared.unsettled.insert(self.key, Unsettled { since: when, ended: Vec::new() });
-            self.observer.owner_wanted(self.key);
+            self.observer.owner_wanted(self.key, self.origin);
         }
         tracked.emit(started, ExchangeEvent::Opened, self.observer);
         self.messages.active.push(tracked);

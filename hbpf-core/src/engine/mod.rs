@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::time::Duration;
 
-use crate::chunk::{Chunk, Close, ConnectionKey, Pid, Segment, Verdict};
+use crate::chunk::{Chunk, Close, ConnectionKey, Origin, Pid, Segment, Verdict};
 use crate::exchange::{Exchange, ExchangeEvent, ExchangeId};
 use crate::time::Nanos;
 
@@ -39,7 +39,7 @@ pub trait Observer {
     /// A model answered at this request-target (path without query), which no built-in pattern covers.
     fn learned(&mut self, path: &str);
     /// A model call was found on a connection whose owner is uncertain: [`Engine::set_owner`] is awaited.
-    fn owner_wanted(&mut self, connection: ConnectionKey);
+    fn owner_wanted(&mut self, connection: ConnectionKey, origin: &Origin);
 }
 
 /// What the engine could not follow. The numbers only grow.
@@ -161,6 +161,11 @@ impl Engine {
     /// Exchanges that have not ended, in no order.
     pub fn in_flight(&self) -> impl Iterator<Item = &Exchange> {
         self.connections.values().flat_map(Connection::in_flight)
+    }
+
+    /// Whether time may pass without [`tick`](Self::tick).
+    pub fn is_idle(&self) -> bool {
+        self.connections.is_empty() && self.shared.unsettled.is_empty()
     }
 
     /// What could not be followed.

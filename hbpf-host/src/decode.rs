@@ -1,0 +1,107 @@
+//! From the kernel's records to the core's pieces of streams.
+//!
+//! The integers of a record are untrusted: what makes no sense is no record.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use hbpf_core::chunk::{Capture, Chunk, Close, ConnectionKey, Direction, Origin, Pid, Segment, Source};
+use hbpf_core::time::Nanos;
+use hbpf_ebpf::{RecordHeader, direction, flags, kind, source};
+
+/// What a record says.
+pub(crate) enum Record {
+    /// Stream bytes of a TLS connection.
+    Tls,
+    /// A TCP segment.
+    Tcp,
+    /// The connection has ended.
+    Close(Close),
+}
+
+/// Sorts a record; `None` if it is none that we know.
+pub(crate) fn classify(header: &RecordHeader) -> Option<Record> {
+    match (header.kind, header.source) {
+        (kind::CLOSE, source::TLS | source::TCP) => Some(Record::Close(Close::Released)),
+        (kind::DATA, source::TLS) => Some(Record::Tls),
+        (kind::DATA, source::TCP) => Some(Record::Tcp),
+        _ => None,
+    }
+}
+
+/// The connection that a record belongs to.
+pub(crate) fn connection(header: &RecordHeader) -> ConnectionKey {
+    let source = if header.source == source::TLS { Source::Tls } else { Source::Tcp };
+    let pid = if source == Source::Tls { header.pid } else { 0 };
+    ConnectionKey { source, pid, handle: header.handle, generation: header.generation }
+}
+
+/// What a record says of its endpoint.
+pub(crate) fn origin(header: &RecordHeader) -> Origin {
+    let end = |address: &[u8; 16], port: u16| Some((ip(address, header.address_family)?, port));
+    Origin {
+        pid: (header.pid != 0).then_some(Pid(header.pid)),
+        owner_is_certain: header.pid != 0 && header.flags & flags::INHERITED_OWNER == 0,
+        comm: header.comm,
+        local: end(&header.local_address, header.local_port),
+        remote: end(&header.remote_address, header.remote_port),
+    }
+}
+
+fn ip(bytes: &[u8; 16], family: u8) -> Option<IpAddr> {
+    match family {
+        4 => Some(Ipv4Addr::new(bytes[0], bytes[1], bytes[2], bytes[3]).into()),
+        // An IPv4 peer of a dual-stack socket is shown as what it is.
+        6 => Some(Ipv6Addr::from(*bytes).to_canonical()),
+        _ => None,
+    }
+}
+
+/// A record of [`Record::Tls`].
+pub(crate) fn chunk<'a>(header: &RecordHeader, origin: &'a Origin, bytes: &'a [u8]) -> Option<Chunk<'a>> {
+    Some(Chunk {
+        when: Nanos(header.timestamp_ns),
+        connection: connection(header),
+        origin,
+        direction: side(header)?,
+        offset: header.offset,
+        original_len: u64::from(header.original_len),
+        bytes,
+        message: header.message,
+        begins_message: header.flags & flags::BEGIN != 0,
+        capture: capture(header),
+        follows_thinning: header.flags & flags::THINNED != 0,
+        ends_stream: header.flags & flags::FIN != 0,
+    })
+}
+
+/// A record of [`Record::Tcp`].
+pub(crate) fn segment<'a>(header: &RecordHeader, origin: &'a Origin, bytes: &'a [u8]) -> Option<Segment<'a>> {
+    Some(Segment {
+        when: Nanos(header.timestamp_ns),
+        connection: connection(header),
+        origin,
+        direction: side(header)?,
+        sequence: u32::try_from(header.offset).ok()?,
+        acknowledgement: header.ack,
+        original_len: header.original_len,
+        bytes,
+        message: header.message,
+        begins_message: header.flags & flags::BEGIN != 0,
+        capture: capture(header),
+        follows_thinning: header.flags & flags::THINNED != 0,
+        fin: header.flags & flags::FIN != 0,
+        rst: header.flags & flags::RST != 0,
+    })
+}
+
+fn side(header: &RecordHeader) -> Option<Direction> {
+    match header.direction {
+        direction::SENT => Some(Direction::Sent),
+        direction::RECEIVED => Some(Direction::Received),
+        _ => None,
+    }
+}
+
+fn capture(header: &RecordHeader) -> Capture {
+    if header.flags & flags::CAPTURE != 0 { Capture::Positive } else { Capture::Awaiting }
+}

@@ -1,0 +1,260 @@
+//! What the helper tells about the machine, its processes and the probes, put into the snapshot's form.
+
+use std::collections::{HashMap, HashSet};
+use std::time::Duration;
+
+use hbpf_core::aggregate::HostFacts;
+use hbpf_core::engine::Counters;
+use hbpf_core::label::Label;
+use hbpf_core::snapshot::{
+    Capture, CollectionError, Host, Lost, LostRecords, Probe, ProbeState, Process, SelfCost, TlsVisibility, Visibility,
+};
+use hbpf_core::time::{Nanos, WallClock};
+use hbpf_ebpf::counter;
+use jiff::{SignedDuration, Timestamp};
+use nix::time::{ClockId, clock_gettime};
+
+use crate::protocol::{ProbeStatus, ProcessInfo, ProcessSample, Status};
+
+/// Processes shown besides those that talk to models: the ones that use the machine most. A screen holds fewer.
+const MAX_BYSTANDERS: usize = 200;
+
+/// Most process descriptions kept; as many processes as anyone has seen on one host talking to models, and bystanders.
+const MAX_INFOS: usize = 8192;
+
+/// Latest word on everything that is not model traffic.
+pub(crate) struct Facts {
+    helper_pid: u32,
+    pub(crate) host: Option<Host>,
+    infos: HashMap<u32, ProcessInfo>,
+    samples: HashMap<u32, ProcessSample>,
+    status: Status,
+    status_at: Option<Nanos>,
+    /// Of one core, between the two latest statuses.
+    kernel_cpu_percent: Option<f64>,
+}
+
+impl Facts {
+    pub(crate) fn new(helper_pid: u32) -> Self {
+        Self {
+            helper_pid,
+            host: None,
+            infos: HashMap::new(),
+            samples: HashMap::new(),
+            status: Status::default(),
+            status_at: None,
+            kernel_cpu_percent: None,
+        }
+    }
+
+    pub(crate) fn describe(&mut self, processes: Vec<ProcessInfo>) {
+        for info in processes {
+            if self.infos.len() < MAX_INFOS || self.infos.contains_key(&info.pid) {
+                self.infos.insert(info.pid, info);
+            }
+        }
+    }
+
+    pub(crate) fn sample(&mut self, samples: Vec<ProcessSample>) {
+        self.samples.extend(samples.into_iter().map(|sample| (sample.pid, sample)));
+    }
+
+    pub(crate) fn status(&mut self, status: Status, now: Nanos) {
+        if let (Some(before), Some(now_ns), Some(at)) =
+            (kernel_ns(&self.status.probes), kernel_ns(&status.probes), self.status_at)
+            && now > at
+        {
+            let share = Duration::from_nanos(now_ns.saturating_sub(before)).as_secs_f64() / now.seconds_since(at);
+            self.kernel_cpu_percent = Some(share * 100.0);
+        }
+        self.status = status;
+        self.status_at = Some(now);
+    }
+
+    pub(crate) fn forget(&mut self, pid: u32) {
+        self.samples.remove(&pid);
+        self.infos.remove(&pid);
+    }
+
+    /// Processes that will be shown and are not described yet.
+    pub(crate) fn unknown(&self, talking: impl Iterator<Item = u32>) -> Vec<u32> {
+        let mut wanted: HashSet<u32> = talking.collect();
+        wanted.extend(self.bystanders().map(|sample| sample.pid));
+        wanted.retain(|pid| self.infos.get(pid).is_none_or(|info| self.is_stale(info)));
+        wanted.into_iter().collect()
+    }
+
+    /// A description of an earlier process with the same number.
+    fn is_stale(&self, info: &ProcessInfo) -> bool {
+        self.samples.get(&info.pid).is_some_and(|sample| sample.start_time_ns != info.start_time_ns)
+    }
+
+    fn bystanders(&self) -> impl Iterator<Item = &ProcessSample> {
+        let mut by_use: Vec<_> = self.samples.values().collect();
+        by_use.sort_by(|a, b| {
+            let cpu = |sample: &ProcessSample| sample.cpu_percent.unwrap_or(0.0);
+            cpu(b).total_cmp(&cpu(a)).then(b.resident_bytes.cmp(&a.resident_bytes))
+        });
+        by_use.truncate(MAX_BYSTANDERS);
+        by_use.into_iter()
+    }
+
+    /// Everything that a frame needs besides the traffic. The aggregator keeps of the processes those that talk to
+    /// models and these bystanders.
+    pub(crate) fn host_facts(
+        &mut self,
+        clock: &WallClock,
+        engine: Counters,
+        malformed_records: u64,
+        errors: Vec<CollectionError>,
+    ) -> HostFacts {
+        let shown: HashSet<u32> =
+            self.bystanders().map(|sample| sample.pid).chain(self.infos.keys().copied()).collect();
+        let boot = boot_time(clock);
+        let processes = shown.into_iter().filter_map(|pid| self.process(pid, boot)).collect();
+        HostFacts {
+            host: self.host.clone().unwrap_or_default(),
+            processes,
+            capture: self.capture(engine, malformed_records),
+            errors,
+        }
+    }
+
+    fn process(&self, pid: u32, boot: Timestamp) -> Option<Process> {
+        let info = self.infos.get(&pid).filter(|info| !self.is_stale(info))?;
+        let sample = self.samples.get(&pid);
+        Some(Process {
+            pid,
+            start_time: boot.checked_add(Duration::from_nanos(info.start_time_ns)).ok(),
+            parent_pid: Some(info.parent_pid),
+            command: info.command.clone(),
+            executable: info.executable.clone(),
+            user: info.user.clone(),
+            uid: Some(info.uid),
+            cpu_percent: sample.and_then(|sample| sample.cpu_percent),
+            threads: sample.map(|sample| sample.threads),
+            resident_bytes: sample.map(|sample| sample.resident_bytes),
+            visibility: Visibility {
+                tls: info.tls,
+                reason: info.tls_reason.clone(),
+                library: info.tls_library.clone(),
+                ..Visibility::default()
+            },
+            ..Process::default()
+        })
+    }
+
+    fn capture(&self, engine: Counters, malformed_records: u64) -> Capture {
+        let counters = self.status.counters.unwrap_or_default();
+        let count = |index: u32| counters[index as usize];
+        Capture {
+            probes: self.status.probes.iter().map(probe).collect(),
+            chunks_total: count(counter::CHUNKS),
+            bytes_total: count(counter::BYTES),
+            messages_ignored_total: count(counter::MESSAGES_IGNORED),
+            lost: Lost {
+                ring_full: LostRecords {
+                    chunks: count(counter::RING_FULL_CHUNKS),
+                    bytes: count(counter::RING_FULL_BYTES),
+                },
+                read_fault: count(counter::READ_FAULT) + malformed_records,
+                map_full: count(counter::MAP_FULL) + engine.connections_refused,
+                over_budget: count(counter::OVER_BUDGET),
+                parse_gap: engine.parse_gaps,
+                desync: engine.desyncs,
+            },
+            self_cost: self.self_cost(),
+        }
+    }
+
+    fn self_cost(&self) -> SelfCost {
+        let ours = [std::process::id(), self.helper_pid].map(|pid| self.samples.get(&pid));
+        let cpu = ours.iter().flatten().filter_map(|sample| sample.cpu_percent).reduce(|a, b| a + b);
+        let resident = ours.iter().flatten().map(|sample| sample.resident_bytes).reduce(|a, b| a + b);
+        SelfCost { cpu_percent: cpu, kernel_cpu_percent: self.kernel_cpu_percent, resident_bytes: resident }
+    }
+}
+
+fn probe(status: &ProbeStatus) -> Probe {
+    let state = match (&status.off_because, status.failed) {
+        (None, _) => ProbeState::On,
+        (Some(_), false) => ProbeState::Off,
+        (Some(_), true) => ProbeState::Failed,
+    };
+    Probe {
+        group: status.group.name().to_owned(),
+        program: status.program.clone(),
+        attached_to: status.attached_to.clone(),
+        state,
+        reason: status.off_because.clone(),
+        runs_total: status.runs,
+        run_seconds_total: status.run_time_ns.map(|ns| Duration::from_nanos(ns).as_secs_f64()),
+        trap_seconds_estimated: None,
+    }
+}
+
+/// Time in all programs. The numbers of one program stand at each of its places.
+fn kernel_ns(probes: &[ProbeStatus]) -> Option<u64> {
+    let programs: HashMap<&str, u64> =
+        probes.iter().filter_map(|probe| Some((probe.program.as_str(), probe.run_time_ns?))).collect();
+    (!programs.is_empty()).then(|| programs.values().sum())
+}
+
+/// The wall-clock time at which the boot-time clock stood at zero.
+fn boot_time(clock: &WallClock) -> Timestamp {
+    let since_boot = clock_gettime(ClockId::CLOCK_BOOTTIME).map(Duration::from).unwrap_or_default();
+    let since_boot = SignedDuration::try_from(since_boot).unwrap_or_default();
+    clock.wall.checked_sub(since_boot).unwrap_or(clock.wall)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::Group;
+
+    fn status(run_time_ns: u64) -> Status {
+        let probe = |place: &str| ProbeStatus {
+            group: Group::LlmTls,
+            program: "ssl_read".into(),
+            attached_to: place.into(),
+            off_because: None,
+            failed: false,
+            runs: Some(1),
+            run_time_ns: Some(run_time_ns),
+        };
+        Status { probes: vec![probe("a"), probe("b")], ..Status::default() }
+    }
+
+    #[test]
+    fn kernel_time_of_a_program_counts_once_for_all_its_places() {
+        let mut facts = Facts::new(1);
+        facts.status(status(0), Nanos(0));
+        assert_eq!(facts.kernel_cpu_percent, None);
+        facts.status(status(10_000_000), Nanos(1_000_000_000));
+        assert!((facts.kernel_cpu_percent.unwrap() - 1.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn a_reused_pid_is_described_anew() {
+        let mut facts = Facts::new(1);
+        let sample =
+            |start| ProcessSample { pid: 7, start_time_ns: start, cpu_percent: None, threads: 1, resident_bytes: 1 };
+        facts.sample(vec![sample(1)]);
+        assert_eq!(facts.unknown(std::iter::empty()), [7]);
+        facts.describe(vec![ProcessInfo {
+            pid: 7,
+            start_time_ns: 1,
+            parent_pid: 1,
+            command: Label::new("x"),
+            executable: None,
+            uid: 0,
+            user: None,
+            tls: TlsVisibility::None,
+            tls_reason: None,
+            tls_library: None,
+        }]);
+        assert!(facts.unknown(std::iter::empty()).is_empty());
+        facts.sample(vec![sample(2)]);
+        assert_eq!(facts.unknown(std::iter::empty()), [7]);
+    }
+}
