@@ -85,6 +85,11 @@ impl<'a> RequestHead<'a> {
         hasher.finish()
     }
 
+    /// The head's bytes, to the empty line.
+    pub fn as_bytes(&self) -> &'a [u8] {
+        self.raw
+    }
+
     /// Whether the client waits for `100 Continue` before it sends the body.
     pub fn expects_continue(&self) -> bool {
         self.headers.all("expect").any(|value| value.eq_ignore_ascii_case(b"100-continue"))
