@@ -332,6 +332,7 @@ impl Worker {
                 Reply::SampleEnd { sequence } => {
                     if self.sampling.as_ref().is_some_and(|sampling| sampling.sequence == sequence) {
                         self.sampling = None;
+                        self.facts.sample_complete();
                         self.describe_unknown()?;
                         self.hand_out();
                     }

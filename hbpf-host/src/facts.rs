@@ -28,6 +28,8 @@ pub(crate) struct Facts {
     pub(crate) host: Option<Host>,
     infos: HashMap<u32, ProcessInfo>,
     samples: HashMap<u32, ProcessSample>,
+    /// Of the sample that is under way.
+    incoming: HashMap<u32, ProcessSample>,
     status: Status,
     status_at: Option<Nanos>,
     /// Of one core, between the two latest statuses.
@@ -41,6 +43,7 @@ impl Facts {
             host: None,
             infos: HashMap::new(),
             samples: HashMap::new(),
+            incoming: HashMap::new(),
             status: Status::default(),
             status_at: None,
             kernel_cpu_percent: None,
@@ -56,7 +59,12 @@ impl Facts {
     }
 
     pub(crate) fn sample(&mut self, samples: Vec<ProcessSample>) {
-        self.samples.extend(samples.into_iter().map(|sample| (sample.pid, sample)));
+        self.incoming.extend(samples.into_iter().map(|sample| (sample.pid, sample)));
+    }
+
+    /// The sample under way is complete: processes that are not in it have ended.
+    pub(crate) fn sample_complete(&mut self) {
+        self.samples = std::mem::take(&mut self.incoming);
     }
 
     pub(crate) fn status(&mut self, status: Status, now: Nanos) {
@@ -240,6 +248,7 @@ mod tests {
         let sample =
             |start| ProcessSample { pid: 7, start_time_ns: start, cpu_percent: None, threads: 1, resident_bytes: 1 };
         facts.sample(vec![sample(1)]);
+        facts.sample_complete();
         assert_eq!(facts.unknown(std::iter::empty()), [7]);
         facts.describe(vec![ProcessInfo {
             pid: 7,
@@ -255,6 +264,7 @@ mod tests {
         }]);
         assert!(facts.unknown(std::iter::empty()).is_empty());
         facts.sample(vec![sample(2)]);
+        facts.sample_complete();
         assert_eq!(facts.unknown(std::iter::empty()), [7]);
     }
 }

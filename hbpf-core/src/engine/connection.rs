@@ -455,7 +455,7 @@ impl Sink<'_> {
         judged.body.extend_from_slice(&bytes[..bytes.len().min(room)]);
         let complete = complete || judged.body.len() >= MAX_JUDGED_BYTES;
         let Judged { started, head, body, .. } = judged;
-        let Some(head) = RequestHead::parse(&head, &mut RequestHead::header_space()) else { return self.ignore() };
+        let Ok(Some((head, _))) = RequestHead::parse(&head) else { return self.ignore() };
         let judgement = judge(&head, self.server_port(), &body, complete);
         let judgement = match judgement {
             Judgement::NeedBody if complete => Judgement::NotModel,
