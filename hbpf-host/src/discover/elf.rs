@@ -1,4 +1,41 @@
 //! Reads out of an ELF file where its TLS functions are.
+//!
+//! The file belongs to someone else and may lie about everything. It is read, never mapped (a mapped file that shrinks
+//! kills its reader), what is read is bounded, and no loop is longer than what was read.
+
+use std::cell::Cell;
+use std::fs::File;
+use std::ops::Range;
+
+use object::elf::{self, FileHeader64};
+use object::read::elf::{Dyn, FileHeader, ProgramHeader, SectionHeader, SectionTable, Sym};
+use object::{NativeEndian, ReadCache, ReadRef};
+
+/// Largest file that is looked into. Programs with a TLS library inside are below 200 MiB.
+const MAX_FILE_BYTES: u64 = 512 * 1024 * 1024;
+
+/// Most that is read of one file. The dynamic symbols of node take 10 MiB, those of libssl 60 KiB.
+const MAX_READ_BYTES: u64 = 64 * 1024 * 1024;
+
+/// Most places taken from one file: each function may be exported under a few versions.
+const MAX_PLACES: usize = 32;
+
+/// Most program headers: the kernel runs no program with more than a page of them, and libraries have about ten.
+const MAX_SEGMENTS: usize = 128;
+
+/// Most notes looked at for the build id; files have up to five.
+const MAX_NOTES: usize = 32;
+
+/// Longest name that a library may have for itself.
+const MAX_SONAME_BYTES: usize = 64;
+
+/// Longest build id kept: the usual ones are SHA-1.
+const MAX_BUILD_ID_BYTES: usize = 32;
+
+#[cfg(target_arch = "x86_64")]
+const MACHINE: elf::Machine = elf::EM_X86_64;
+#[cfg(target_arch = "aarch64")]
+const MACHINE: elf::Machine = elf::EM_AARCH64;
 
 /// A function that is probed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -17,4 +54,195 @@ pub enum Symbol {
     SslFree,
     /// `SSL_new`
     SslNew,
+}
+
+impl Symbol {
+    /// All of them.
+    pub const ALL: [Self; 7] = [
+        Self::SslRead,
+        Self::SslReadEx,
+        Self::SslWrite,
+        Self::SslWriteEx,
+        Self::SslWriteEx2,
+        Self::SslFree,
+        Self::SslNew,
+    ];
+
+    /// Its name in the library.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::SslRead => "SSL_read",
+            Self::SslReadEx => "SSL_read_ex",
+            Self::SslWrite => "SSL_write",
+            Self::SslWriteEx => "SSL_write_ex",
+            Self::SslWriteEx2 => "SSL_write_ex2",
+            Self::SslFree => "SSL_free",
+            Self::SslNew => "SSL_new",
+        }
+    }
+
+    /// The one whose name, with the zero that ends it, begins these bytes.
+    fn at(bytes: &[u8]) -> Option<Self> {
+        let begins =
+            |symbol: &Self| bytes.strip_prefix(symbol.name().as_bytes()).is_some_and(|rest| rest.first() == Some(&0));
+        if bytes.starts_with(b"SSL_") { Self::ALL.into_iter().find(begins) } else { None }
+    }
+}
+
+/// What a file is to us.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Inspection {
+    /// Functions and their offsets in the file, sorted; empty unless plaintext can be read and written there.
+    pub(crate) symbols: Vec<(Symbol, u64)>,
+    pub(crate) build_id: Option<Vec<u8>>,
+    pub(crate) soname: Option<Vec<u8>>,
+}
+
+/// Why a file cannot be looked into.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Refusal {
+    #[error("is larger than {} MiB", MAX_FILE_BYTES / 1024 / 1024)]
+    TooLarge,
+    #[error("is built for another architecture")]
+    OtherMachine,
+    #[error("has no readable ELF headers or dynamic symbols")]
+    Malformed,
+}
+
+/// Finds the probed functions among the dynamic symbols of a file.
+pub(crate) fn inspect(file: &File, size: u64) -> Result<Inspection, Refusal> {
+    if size > MAX_FILE_BYTES {
+        return Err(Refusal::TooLarge);
+    }
+    let cache = ReadCache::new(file);
+    let left = Cell::new(MAX_READ_BYTES);
+    let data = Bounded { data: &cache, left: &left };
+    let header: &FileHeader64<NativeEndian> = match data.read_at(0) {
+        Ok(header) => header,
+        Err(()) => return Err(Refusal::Malformed),
+    };
+    let ident = header.e_ident();
+    if ident.magic != elf::ELFMAG {
+        return Err(Refusal::Malformed);
+    }
+    if !header.is_supported() || header.e_machine(NativeEndian) != MACHINE {
+        return Err(Refusal::OtherMachine);
+    }
+    read(header, data, size).map_err(|_| Refusal::Malformed)
+}
+
+fn read<'data>(header: &FileHeader64<NativeEndian>, data: Bounded<'data>, size: u64) -> object::Result<Inspection> {
+    let endian = NativeEndian;
+    let segments = header.program_headers(endian, data)?;
+    let segments = &segments[..segments.len().min(MAX_SEGMENTS)];
+    let sections = header.sections(endian, data)?;
+    Ok(Inspection {
+        symbols: symbols(&sections, segments, data, size)?,
+        build_id: build_id(segments, data),
+        soname: soname(&sections, data),
+    })
+}
+
+type Header = FileHeader64<NativeEndian>;
+type Segment = elf::ProgramHeader64<NativeEndian>;
+type Sections<'data> = SectionTable<'data, Header, Bounded<'data>>;
+
+fn symbols<'data>(
+    sections: &Sections<'data>,
+    segments: &[Segment],
+    data: Bounded<'data>,
+    size: u64,
+) -> object::Result<Vec<(Symbol, u64)>> {
+    let endian = NativeEndian;
+    let Some(table) = sections.iter().find(|section| section.sh_type(endian) == elf::SHT_DYNSYM) else {
+        return Ok(Vec::new());
+    };
+    // Names are compared in place: looking for the end of each would be quadratic in a table without zeros.
+    let names = sections.section(table.link(endian))?.data(endian, data)?;
+    let table: &[elf::Sym64<NativeEndian>] = table.data_as_array(endian, data)?;
+    let places = table.iter().filter_map(|symbol| {
+        let name = names.get(usize::try_from(symbol.st_name(endian)).ok()?..)?;
+        let found = Symbol::at(name)?;
+        // An indirect function's value is its resolver, which transfers no data.
+        let is_here = symbol.st_type() == elf::STT_FUNC && symbol.st_shndx(endian) != elf::SHN_UNDEF;
+        is_here.then(|| file_offset(segments, symbol.st_value(endian), size)).flatten().map(|offset| (found, offset))
+    });
+    let mut places: Vec<_> = places.take(MAX_PLACES).collect();
+    places.sort_unstable();
+    places.dedup();
+    let has = |symbol| places.iter().any(|place| place.0 == symbol);
+    if !(has(Symbol::SslRead) && has(Symbol::SslWrite)) {
+        places.clear();
+    }
+    Ok(places)
+}
+
+/// Where in the file the code at this address is; `None` where it is not code, or not in the file.
+fn file_offset(segments: &[Segment], address: u64, size: u64) -> Option<u64> {
+    let endian = NativeEndian;
+    segments.iter().find_map(|segment| {
+        let is_code = segment.p_type(endian) == elf::PT_LOAD && segment.p_flags(endian).contains(elf::PF_X);
+        let within = address.checked_sub(segment.p_vaddr(endian))?;
+        if !is_code || within >= segment.p_filesz(endian) {
+            return None;
+        }
+        segment.p_offset(endian).checked_add(within).filter(|offset| *offset < size)
+    })
+}
+
+fn build_id<'data>(segments: &[Segment], data: Bounded<'data>) -> Option<Vec<u8>> {
+    let endian = NativeEndian;
+    let mut left = MAX_NOTES;
+    for segment in segments {
+        let Ok(Some(mut notes)) = segment.notes(endian, data) else { continue };
+        while let Ok(Some(note)) = notes.next() {
+            left = left.checked_sub(1)?;
+            if note.name() == elf::ELF_NOTE_GNU && note.n_type(endian) == elf::NT_GNU_BUILD_ID {
+                let id = note.desc();
+                return Some(id[..id.len().min(MAX_BUILD_ID_BYTES)].to_vec());
+            }
+        }
+    }
+    None
+}
+
+fn soname<'data>(sections: &Sections<'data>, data: Bounded<'data>) -> Option<Vec<u8>> {
+    let endian = NativeEndian;
+    let (entries, names) = sections.dynamic(endian, data).ok()??;
+    let entry = entries.iter().find(|entry| entry.tag(endian) == elf::DT_SONAME)?;
+    let names = sections.section(names).ok()?.data(endian, data).ok()?;
+    let name = names.get(usize::try_from(entry.val(endian)).ok()?..)?;
+    let name = &name[..name.len().min(MAX_SONAME_BYTES)];
+    Some(name.split(|byte| *byte == 0).next()?.to_vec()).filter(|name| !name.is_empty())
+}
+
+/// A file of which at most so much is read. [`ReadCache`] keeps all that it has read, so this bounds memory too.
+#[derive(Clone, Copy)]
+struct Bounded<'data> {
+    data: &'data ReadCache<&'data File>,
+    left: &'data Cell<u64>,
+}
+
+impl<'data> Bounded<'data> {
+    fn take(self, bytes: u64) -> Result<(), ()> {
+        self.left.set(self.left.get().checked_sub(bytes).ok_or(())?);
+        Ok(())
+    }
+}
+
+impl<'data> ReadRef<'data> for Bounded<'data> {
+    fn len(self) -> Result<u64, ()> {
+        self.data.len()
+    }
+
+    fn read_bytes_at(self, offset: u64, size: u64) -> Result<&'data [u8], ()> {
+        self.take(size)?;
+        self.data.read_bytes_at(offset, size)
+    }
+
+    fn read_bytes_at_until(self, range: Range<u64>, delimiter: u8) -> Result<&'data [u8], ()> {
+        // The cache stops after 4 KiB without the delimiter.
+        self.take(range.end.saturating_sub(range.start).min(4096))?;
+        self.data.read_bytes_at_until(range, delimiter)
+    }
 }

@@ -1,20 +1,76 @@
 //! Finds the TLS libraries that processes have loaded, and where to put probes in them.
+//!
+//! Libraries are found in the memory maps of processes. Reading a map is the dear part, so it is read again only where
+//! the cheap line in `/proc/PID/stat` says that the process has changed, and only so many are read per call.
+//!
+//! A probe belongs to an inode, so libraries are told apart by device and inode, never by path. An overlay lies in the
+//! way: it gives each container its own device for what is one file underneath, and a probe on each would fire twice
+//! for one call. So two files of which at least one is seen through an overlay are taken for one where build id, inode
+//! number, size and time of change are equal. Where an overlay makes up inode numbers that does not hold, and the
+//! kernel side's own check against double hits remains.
 
 mod elf;
+mod known;
+mod mapped;
 mod maps;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::fmt;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use hbpf_core::label::Label;
 use hbpf_core::snapshot::TlsVisibility;
 
+use crate::process::files;
+use crate::process::stat::{Image, Stat};
+use known::{Files, Finding};
+use mapped::Opener;
+use maps::{Mapping, Maps};
+
 pub use elf::Symbol;
+
+/// Maps read per call: about 20 ms at 80 us each.
+const MAPS_PER_SCAN: usize = 256;
+
+/// How many of those new processes may take, so that a storm of short-lived ones does not hide the others.
+const NEW_PER_SCAN: usize = MAPS_PER_SCAN * 3 / 4;
+
+/// Known processes looked at per call, at about 10 us each; with more, it takes several calls to get round.
+const STATS_PER_SCAN: usize = 2048;
+
+/// CPU time per call after which the rest is left to the next.
+const CPU_PER_SCAN: Duration = Duration::from_millis(100);
+
+/// While it is this young a process is expected to load libraries, and each change of its size is looked into.
+const YOUNG: Duration = Duration::from_secs(60);
+
+/// Scans between two looks at an older process whose size keeps changing, as any heap does.
+const SCANS_BETWEEN_MAPS: u64 = 4;
+
+/// Scans after which a map is read whatever its process looks like.
+const SCANS_UNTIL_CERTAIN: u64 = 128;
+
+/// How long a library stays after its last user: short commands in a loop would otherwise have their probes come and
+/// go, always too late.
+pub const LINGER: Duration = Duration::from_secs(30);
+
+/// Mapped files per process that are looked into. Real ones have three at most: a program, its library, a wheel's copy.
+const MAX_CANDIDATES: usize = 16;
+
+/// Libraries at a time. A host with a hundred different container images has about that many.
+const MAX_LIBRARIES: usize = 512;
 
 /// Names one library file for as long as [`Libraries`] knows it. Never used again for another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LibraryId(u64);
+
+impl fmt::Display for LibraryId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
 
 /// A library (or a program that carries one) into which probes can be put.
 #[derive(Debug)]
@@ -25,9 +81,9 @@ pub struct Library {
     pub path: Label,
     /// The file, open for reading. It is the mapped file itself, also where its path leads elsewhere by now.
     pub file: OwnedFd,
-    /// Functions found and their offsets in the file.
+    /// Functions found and their offsets in the file, sorted. A function can be at several places.
     pub symbols: Vec<(Symbol, u64)>,
-    /// Its version, as far as its own name for itself tells.
+    /// Its version, as far as its own name for itself tells (`3` of `libssl.so.3`).
     pub version: Option<Label>,
 }
 
@@ -36,7 +92,7 @@ pub struct Library {
 pub struct Changes {
     /// Libraries to put probes into.
     pub added: Vec<Library>,
-    /// Libraries that nobody uses any more.
+    /// Libraries that nobody uses any more, or that have been written over: to be detached. They come before `added`.
     pub removed: Vec<LibraryId>,
 }
 
@@ -44,42 +100,325 @@ pub struct Changes {
 #[derive(Debug)]
 pub struct Libraries {
     proc_root: PathBuf,
-    users: HashMap<LibraryId, BTreeSet<u32>>,
+    linger: Duration,
+    processes: HashMap<u32, Process>,
+    files: Files,
+    libraries: HashMap<LibraryId, InUse>,
+    last_id: u64,
+    scans: u64,
+    /// Where among the known processes the next scan goes on.
+    cursor: u32,
+}
+
+#[derive(Debug)]
+struct InUse {
+    path: Label,
+    users: BTreeSet<u32>,
+    unused_since: Option<Instant>,
+}
+
+/// What is remembered of a process.
+#[derive(Debug)]
+struct Process {
+    start_ticks: u64,
+    image: Image,
+    virtual_bytes: u64,
+    /// Number of the scan that has read its map.
+    read_at: u64,
+    found: Found,
+}
+
+/// What a process has mapped.
+#[derive(Debug, Default)]
+struct Found {
+    libraries: BTreeSet<LibraryId>,
+    /// A TLS library of another kind.
+    other: Option<&'static str>,
+    /// Why there may be a library that is not in `libraries`.
+    trouble: Option<String>,
 }
 
 impl Libraries {
     /// Knows nothing yet. `proc_root` is `/proc`, but in tests.
     pub fn new(proc_root: PathBuf) -> Self {
-        Self { proc_root, users: HashMap::new() }
+        Self {
+            proc_root,
+            linger: LINGER,
+            processes: HashMap::new(),
+            files: Files::default(),
+            libraries: HashMap::new(),
+            last_id: 0,
+            scans: 0,
+            cursor: 0,
+        }
+    }
+
+    /// Sets how long a library stays after its last user; [`LINGER`] if never called.
+    pub fn set_linger(&mut self, linger: Duration) {
+        self.linger = linger;
     }
 
     /// Looks at the processes again; unchanged ones cost little. Work per call is bounded: what is left over is looked
     /// at by the next call.
     pub fn scan(&mut self) -> Changes {
-        let _ = &self.proc_root;
-        Changes::default()
+        let mut changes = Changes::default();
+        let end = files::cpu_time() + CPU_PER_SCAN;
+        self.scans += 1;
+        let pids = files::pids(&self.proc_root);
+        self.forget_all_but(&pids);
+
+        let root = self.proc_root.clone();
+        let mut opener = Opener::new(&root);
+        let mut maps_left = MAPS_PER_SCAN;
+        let (known, new): (Vec<u32>, Vec<u32>) = pids.iter().partition(|pid| self.processes.contains_key(pid));
+        // The newest numbers are the likeliest to be short-lived: they cannot wait.
+        for pid in new.into_iter().rev().take(NEW_PER_SCAN) {
+            if files::cpu_time() > end {
+                break;
+            }
+            maps_left -= usize::from(self.look_at(pid, &mut opener, &mut changes, false));
+        }
+        let first = known.partition_point(|pid| *pid <= self.cursor);
+        for pid in known[first..].iter().chain(&known[..first]).take(STATS_PER_SCAN) {
+            if maps_left == 0 || files::cpu_time() > end {
+                break;
+            }
+            maps_left -= usize::from(self.look_at(*pid, &mut opener, &mut changes, false));
+            self.cursor = *pid;
+        }
+        self.drop_unused(&mut changes);
+        changes
     }
 
     /// Looks at one process now, whatever is known of it.
-    pub fn scan_pid(&mut self, _pid: u32) -> Changes {
-        Changes::default()
+    pub fn scan_pid(&mut self, pid: u32) -> Changes {
+        let mut changes = Changes::default();
+        let root = self.proc_root.clone();
+        self.look_at(pid, &mut Opener::new(&root), &mut changes, true);
+        self.drop_unused(&mut changes);
+        changes
     }
 
     /// The process has ended. What it alone used is in the `removed` of a later scan.
     pub fn forget(&mut self, pid: u32) {
-        for users in self.users.values_mut() {
-            users.remove(&pid);
+        if let Some(process) = self.processes.remove(&pid) {
+            self.leave(pid, &process.found.libraries);
         }
     }
 
     /// Processes that have the library loaded.
     pub fn users(&self, id: &LibraryId) -> impl Iterator<Item = u32> + '_ {
-        self.users.get(id).into_iter().flatten().copied()
+        self.libraries.get(id).into_iter().flat_map(|library| library.users.iter().copied())
     }
 
     /// What can be seen of the TLS traffic of a process if probes are in all libraries that were reported; why not all
     /// of it; and the library that is probed.
-    pub fn visibility(&self, _pid: u32) -> (TlsVisibility, Option<String>, Option<Label>) {
-        (TlsVisibility::None, None, None)
+    pub fn visibility(&self, pid: u32) -> (TlsVisibility, Option<String>, Option<Label>) {
+        let Some(Process { found, .. }) = self.processes.get(&pid) else {
+            return (TlsVisibility::None, None, None);
+        };
+        let library = found.libraries.first().and_then(|id| self.libraries.get(id)).map(|library| library.path.clone());
+        let other = found.other.map(|name| format!("{name} is loaded, which hbpf does not probe"));
+        let reason = found.trouble.clone().or(other);
+        let visibility = match (&library, &reason) {
+            (None, None) => TlsVisibility::None,
+            (None, Some(_)) => TlsVisibility::Blind,
+            (Some(_), None) => TlsVisibility::Attached,
+            (Some(_), Some(_)) => TlsVisibility::Partial,
+        };
+        (visibility, reason, library)
     }
+
+    fn forget_all_but(&mut self, pids: &[u32]) {
+        let gone: Vec<u32> = self.processes.keys().filter(|pid| pids.binary_search(pid).is_err()).copied().collect();
+        for pid in gone {
+            self.forget(pid);
+        }
+    }
+
+    fn leave(&mut self, pid: u32, libraries: &BTreeSet<LibraryId>) {
+        for id in libraries {
+            if let Some(library) = self.libraries.get_mut(id) {
+                library.users.remove(&pid);
+            }
+        }
+    }
+
+    /// Brings what is known of a process up to date. Says whether its map was read.
+    fn look_at(&mut self, pid: u32, opener: &mut Opener<'_>, changes: &mut Changes, certainly: bool) -> bool {
+        let Some(stat) = Stat::read(&self.proc_root, pid) else {
+            self.forget(pid);
+            return false;
+        };
+        let needed = certainly || self.processes.get(&pid).is_none_or(|process| process.is_outdated(&stat, self.scans));
+        if !needed {
+            return false;
+        }
+        let found = if stat.kernel_thread { Found::default() } else { self.find(pid, opener, changes) };
+        for id in &found.libraries {
+            if let Some(library) = self.libraries.get_mut(id) {
+                library.users.insert(pid);
+            }
+        }
+        let process = Process {
+            start_ticks: stat.start_ticks,
+            image: stat.image,
+            virtual_bytes: stat.virtual_bytes,
+            read_at: self.scans,
+            found,
+        };
+        if let Some(before) = self.processes.insert(pid, process) {
+            let now = &self.processes[&pid].found.libraries;
+            let left = before.found.libraries.difference(now).copied().collect();
+            self.leave(pid, &left);
+        }
+        !stat.kernel_thread
+    }
+
+    /// Looks through the map of a process.
+    fn find(&mut self, pid: u32, opener: &mut Opener<'_>, changes: &mut Changes) -> Found {
+        let mut found = Found::default();
+        let maps = match Maps::read(&self.proc_root, pid) {
+            Ok(maps) => maps,
+            Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+                found.trouble = Some("hbpf may not read its memory map".to_owned());
+                return found;
+            }
+            // It has ended.
+            Err(_) => return found,
+        };
+        if maps.truncated {
+            found.trouble = Some("its memory map is too long to be read whole".to_owned());
+        }
+        let program = program(&self.proc_root, pid);
+        let mut seen = HashSet::new();
+        for mapping in maps.executable() {
+            let name = known::basename(&mapping.path);
+            found.other = found.other.or_else(|| known::unprobed(name));
+            let named = known::may_be_openssl(name);
+            if !(named || program.as_ref() == Some(&mapping.path)) || seen.contains(&mapping.path) {
+                continue;
+            }
+            if seen.len() == MAX_CANDIDATES {
+                found.trouble = Some(format!("it has more than {MAX_CANDIDATES} files loaded that look like libssl"));
+                break;
+            }
+            match self.identify(pid, &mapping, opener, changes) {
+                Ok(Some(id)) => drop(found.libraries.insert(id)),
+                Ok(None) => {}
+                // Of a program alone nobody expects that it is a TLS library.
+                Err(why) if known::is_libssl(name) => {
+                    found.trouble.get_or_insert(format!("{} {why}", Label::from_bytes(&mapping.path)));
+                }
+                Err(_) => {}
+            }
+            seen.insert(mapping.path);
+        }
+        found
+    }
+
+    /// Finds out which library a mapped file is, `None` if none that can be probed.
+    fn identify(
+        &mut self,
+        pid: u32,
+        mapping: &Mapping,
+        opener: &mut Opener<'_>,
+        changes: &mut Changes,
+    ) -> Result<Option<LibraryId>, String> {
+        let mapped = opener.open(pid, mapping).map_err(|refusal| refusal.to_string())?;
+        match self.files.look_up(&mapped, self.scans) {
+            Finding::Library(id) => return Ok(Some(id)),
+            Finding::Nothing => return Ok(None),
+            Finding::Refused(refusal) => return Err(refusal.to_string()),
+            Finding::New { replaces } => {
+                if let Some(id) = replaces {
+                    self.remove(id, changes);
+                }
+            }
+        }
+        let inspection = match elf::inspect(&mapped.file, mapped.stamp.size) {
+            Ok(inspection) => inspection,
+            Err(refusal) => {
+                self.files.remember_refused(&mapped, refusal, self.scans);
+                return Err(refusal.to_string());
+            }
+        };
+        if inspection.symbols.is_empty() {
+            self.files.remember_nothing(&mapped, self.scans);
+            return Ok(None);
+        }
+        if let Some(id) = self.files.twin(&mapped, &inspection) {
+            self.files.remember_library(&mapped, &inspection, id, self.scans);
+            return Ok(Some(id));
+        }
+        if self.libraries.len() >= MAX_LIBRARIES {
+            return Err(format!("is one too many: {MAX_LIBRARIES} libraries are probed already"));
+        }
+        self.last_id += 1;
+        let id = LibraryId(self.last_id);
+        self.files.remember_library(&mapped, &inspection, id, self.scans);
+        let path = Label::from_bytes(&mapping.path);
+        self.libraries.insert(id, InUse { path: path.clone(), users: BTreeSet::new(), unused_since: None });
+        changes.added.push(Library {
+            id,
+            path,
+            file: mapped.file.into(),
+            version: inspection.soname.as_deref().and_then(known::version),
+            symbols: inspection.symbols,
+        });
+        Ok(Some(id))
+    }
+
+    fn remove(&mut self, id: LibraryId, changes: &mut Changes) {
+        self.files.forget(id);
+        if let Some(library) = self.libraries.remove(&id) {
+            // What this scan has found and lost again was never the caller's.
+            match changes.added.iter().position(|added| added.id == id) {
+                Some(at) => drop(changes.added.remove(at)),
+                None => changes.removed.push(id),
+            }
+            for pid in library.users {
+                if let Some(process) = self.processes.get_mut(&pid) {
+                    process.found.libraries.remove(&id);
+                    // Its map must be read again, to find what stands in the library's place.
+                    process.virtual_bytes = u64::MAX;
+                }
+            }
+        }
+    }
+
+    fn drop_unused(&mut self, changes: &mut Changes) {
+        let now = Instant::now();
+        let mut unused = Vec::new();
+        for (id, library) in &mut self.libraries {
+            if library.users.is_empty() {
+                let since = *library.unused_since.get_or_insert(now);
+                if now.duration_since(since) >= self.linger {
+                    unused.push(*id);
+                }
+            } else {
+                library.unused_since = None;
+            }
+        }
+        for id in unused {
+            self.remove(id, changes);
+        }
+    }
+}
+
+impl Process {
+    /// Whether its map has to be read again.
+    fn is_outdated(&self, stat: &Stat, scans: u64) -> bool {
+        let another = self.start_ticks != stat.start_ticks || self.image != stat.image;
+        let resized = self.virtual_bytes != stat.virtual_bytes;
+        let age = scans.saturating_sub(self.read_at);
+        another || resized && (age >= SCANS_BETWEEN_MAPS || stat.age() < YOUNG) || age >= SCANS_UNTIL_CERTAIN
+    }
+}
+
+/// The path of a process's program, as its map has it.
+fn program(root: &Path, pid: u32) -> Option<Vec<u8>> {
+    let path = std::fs::read_link(files::process(root, pid).join("exe")).ok()?;
+    let path = path.into_os_string().into_encoded_bytes();
+    Some(path.strip_suffix(b" (deleted)").map(<[u8]>::to_vec).unwrap_or(path))
 }

@@ -1,5 +1,8 @@
 //! Facts about processes and the machine, from `/proc`.
 
+pub(crate) mod files;
+pub(crate) mod stat;
+
 use std::path::PathBuf;
 
 use hbpf_core::snapshot::Host;

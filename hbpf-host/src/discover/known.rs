@@ -1,0 +1,235 @@
+//! What is known by name, and what is remembered of files.
+
+use std::collections::HashMap;
+
+use hbpf_core::label::Label;
+
+use super::LibraryId;
+use super::elf::{Inspection, Refusal};
+use super::mapped::{FileKey, Mapped, Stamp};
+
+/// Files remembered at a time, nearly all of them programs without TLS inside: a host has some hundreds in use.
+const MAX_FILES: usize = 4096;
+
+/// TLS libraries that are recognised by name and not probed: the beginning of the name, and what users call it.
+const UNPROBED: [(&[u8], &str); 8] = [
+    (b"libgnutls.so", "GnuTLS"),
+    (b"libgnutls-", "GnuTLS"),
+    (b"libssl3.so", "NSS"),
+    (b"libnss3.so", "NSS"),
+    (b"libwolfssl.so", "wolfSSL"),
+    (b"libmbedtls.so", "Mbed TLS"),
+    (b"libs2n.so", "s2n-tls"),
+    (b"libconscrypt", "Conscrypt"),
+];
+
+/// Other libraries that carry OpenSSL within in some builds, with its symbols exported.
+const CARRIERS: [&[u8]; 3] = [b"libnode.so", b"libpython3", b"_ssl."];
+
+/// The last part of a path.
+pub(super) fn basename(path: &[u8]) -> &[u8] {
+    path.rsplit(|byte| *byte == b'/').next().unwrap_or(path)
+}
+
+/// `libssl.so.3`, `libssl-1a2b3c4d.so.1.1` (Python wheels), and what else begins so.
+pub(super) fn is_libssl(name: &[u8]) -> bool {
+    name.starts_with(b"libssl") && name.windows(3).any(|part| part == b".so") && unprobed(name).is_none()
+}
+
+pub(super) fn may_be_openssl(name: &[u8]) -> bool {
+    is_libssl(name) || CARRIERS.iter().any(|carrier| name.starts_with(carrier))
+}
+
+/// What a TLS library that is not probed is called.
+pub(super) fn unprobed(name: &[u8]) -> Option<&'static str> {
+    UNPROBED.iter().find(|(beginning, _)| name.starts_with(beginning)).map(|(_, name)| *name)
+}
+
+/// The version in a library's own name: `1.1` of `libssl.so.1.1`.
+pub(super) fn version(soname: &[u8]) -> Option<Label> {
+    const BEFORE: &[u8] = b".so.";
+    let at = soname.windows(BEFORE.len()).position(|part| part == BEFORE)?;
+    let version = &soname[at + BEFORE.len()..];
+    let is_version = version.first()?.is_ascii_digit() && version.iter().all(|b| b.is_ascii_digit() || *b == b'.');
+    is_version.then(|| Label::from_bytes(version))
+}
+
+/// What was found out about files, so that each is read once.
+#[derive(Debug, Default)]
+pub(super) struct Files(HashMap<FileKey, Remembered>);
+
+#[derive(Debug)]
+struct Remembered {
+    stamp: Stamp,
+    overlay: bool,
+    verdict: Verdict,
+    /// Number of the scan that has last met the file.
+    met_at: u64,
+}
+
+#[derive(Debug)]
+enum Verdict {
+    Library { id: LibraryId, build_id: Option<Vec<u8>> },
+    Nothing,
+    Refused(Refusal),
+}
+
+/// What is known of a file.
+pub(super) enum Finding {
+    Library(LibraryId),
+    /// No TLS library.
+    Nothing,
+    Refused(Refusal),
+    /// It must be looked into. If it was written to since it was last looked into, it may take a library's place.
+    New {
+        replaces: Option<LibraryId>,
+    },
+}
+
+impl Files {
+    pub(super) fn look_up(&mut self, mapped: &Mapped, scan: u64) -> Finding {
+        let Some(file) = self.0.get_mut(&mapped.key) else {
+            return Finding::New { replaces: None };
+        };
+        file.met_at = scan;
+        match (&file.verdict, file.stamp == mapped.stamp) {
+            (Verdict::Library { id, .. }, true) => Finding::Library(*id),
+            (Verdict::Nothing, true) => Finding::Nothing,
+            (Verdict::Refused(refusal), true) => Finding::Refused(*refusal),
+            (Verdict::Library { id, .. }, false) => Finding::New { replaces: Some(*id) },
+            (_, false) => Finding::New { replaces: None },
+        }
+    }
+
+    /// A library that is this same file under another device number (see the parent module).
+    pub(super) fn twin(&self, mapped: &Mapped, inspection: &Inspection) -> Option<LibraryId> {
+        self.0.iter().find_map(|(key, file)| match &file.verdict {
+            Verdict::Library { id, build_id }
+                if (file.overlay || mapped.overlay)
+                    && key.inode == mapped.key.inode
+                    && file.stamp == mapped.stamp
+                    && *build_id == inspection.build_id =>
+            {
+                Some(*id)
+            }
+            _ => None,
+        })
+    }
+
+    pub(super) fn remember_library(&mut self, mapped: &Mapped, inspection: &Inspection, id: LibraryId, scan: u64) {
+        self.remember(mapped, Verdict::Library { id, build_id: inspection.build_id.clone() }, scan);
+    }
+
+    pub(super) fn remember_nothing(&mut self, mapped: &Mapped, scan: u64) {
+        self.remember(mapped, Verdict::Nothing, scan);
+    }
+
+    pub(super) fn remember_refused(&mut self, mapped: &Mapped, refusal: Refusal, scan: u64) {
+        self.remember(mapped, Verdict::Refused(refusal), scan);
+    }
+
+    /// Forgets all files that are this library.
+    pub(super) fn forget(&mut self, library: LibraryId) {
+        self.0.retain(|_, file| !matches!(file.verdict, Verdict::Library { id, .. } if id == library));
+    }
+
+    fn remember(&mut self, mapped: &Mapped, verdict: Verdict, scan: u64) {
+        if self.0.len() >= MAX_FILES {
+            self.make_room();
+        }
+        let remembered = Remembered { stamp: mapped.stamp, overlay: mapped.overlay, verdict, met_at: scan };
+        self.0.insert(mapped.key, remembered);
+    }
+
+    /// Forgets the half of the files that was met least recently, but no library while it is in use: it must not be
+    /// reported twice. Twins of libraries may go, since they are found to be twins again.
+    fn make_room(&mut self) {
+        let mut met: Vec<u64> = self.0.values().map(|file| file.met_at).collect();
+        met.sort_unstable();
+        let middle = met[met.len() / 2];
+        let mut kept = std::collections::HashSet::new();
+        self.0.retain(|_, file| match file.verdict {
+            Verdict::Library { id, .. } => kept.insert(id) || file.met_at > middle,
+            Verdict::Nothing | Verdict::Refused(_) => file.met_at > middle,
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn libraries_are_known_by_name() {
+        for name in
+            ["libssl.so", "libssl.so.3", "libssl.so.1.1", "libssl-35ec4a18.so.1.1", "libssl3-x64.so", "libssl.3.so"]
+        {
+            assert!(is_libssl(name.as_bytes()), "{name}");
+            assert!(may_be_openssl(name.as_bytes()), "{name}");
+        }
+        for name in ["libssl3.so", "libssl", "libcrypto.so.3", "xlibssl.so", "libssl.a", ""] {
+            assert!(!is_libssl(name.as_bytes()), "{name}");
+        }
+        assert_eq!(unprobed(b"libgnutls.so.30"), Some("GnuTLS"));
+        assert_eq!(unprobed(b"libssl3.so"), Some("NSS"));
+        assert_eq!(unprobed(b"libssl.so.3"), None);
+        assert_eq!(basename(b"/usr/lib/libssl.so.3"), b"libssl.so.3");
+        assert_eq!(basename(b""), b"");
+    }
+
+    #[test]
+    fn the_version_is_in_the_name() {
+        for (soname, expected) in [
+            ("libssl.so.3", Some("3")),
+            ("libssl.so.1.1", Some("1.1")),
+            ("libssl-35ec4a18.so.1.1", Some("1.1")),
+            ("libssl.so", None),
+            ("libssl.so.", None),
+            ("libssl.so.x\u{1b}[2J", None),
+            ("", None),
+        ] {
+            assert_eq!(version(soname.as_bytes()).as_ref().map(Label::as_str), expected, "{soname}");
+        }
+    }
+
+    #[test]
+    fn memory_of_files_is_bounded_and_keeps_libraries() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut files = Files::default();
+        let library = super::super::mapped::tests::mapped(dir.path(), 1);
+        files.remember_library(&library, &Inspection::default(), LibraryId(7), 0);
+        for inode in 2..MAX_FILES as u64 * 3 {
+            files.remember_nothing(&super::super::mapped::tests::mapped(dir.path(), inode), inode);
+            assert!(files.0.len() <= MAX_FILES);
+        }
+        assert!(matches!(files.look_up(&library, 1), Finding::Library(LibraryId(7))));
+    }
+
+    #[test]
+    fn one_file_under_two_overlays_is_one_library() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut files = Files::default();
+        let inspection = Inspection { build_id: Some(vec![1]), ..Inspection::default() };
+        let mut first = super::super::mapped::tests::mapped(dir.path(), 5);
+        first.overlay = true;
+        files.remember_library(&first, &inspection, LibraryId(7), 0);
+        let mut second = super::super::mapped::tests::mapped(dir.path(), 5);
+        second.key = super::super::mapped::tests::key(99, 5);
+        assert_eq!(files.twin(&second, &inspection), Some(LibraryId(7)));
+        let other_build = Inspection { build_id: Some(vec![2]), ..Inspection::default() };
+        assert_eq!(files.twin(&second, &other_build), None);
+        second.key = super::super::mapped::tests::key(99, 6);
+        assert_eq!(files.twin(&second, &inspection), None);
+    }
+
+    #[test]
+    fn two_files_without_an_overlay_are_two_libraries() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut files = Files::default();
+        let inspection = Inspection { build_id: Some(vec![1]), ..Inspection::default() };
+        files.remember_library(&super::super::mapped::tests::mapped(dir.path(), 5), &inspection, LibraryId(7), 0);
+        let mut second = super::super::mapped::tests::mapped(dir.path(), 5);
+        second.key = super::super::mapped::tests::key(99, 5);
+        assert_eq!(files.twin(&second, &inspection), None);
+    }
+}
