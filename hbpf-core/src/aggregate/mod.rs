@@ -1,17 +1,67 @@
 //! What happens to exchanges, added up: rates, distributions and totals for the host and for each process, model and
 //! endpoint, handed out as [`Snapshot`]s.
+//!
+//! # When an exchange counts where
+//!
+//! What is counted under a key is never moved to another, so that no total ever decreases; a key is therefore chosen
+//! only when it is known for good:
+//! - host totals: at `Opened`;
+//! - the process's own view: at the first event that shows a pid, commonly `Opened`;
+//! - the endpoint: at the event after `Opened`, commonly `RequestSent`;
+//! - provider and model: at `RequestSent`, when the request has been read, if the provider is known by then (or this
+//!   endpoint's provider is, from an earlier answer); otherwise at the next event, commonly `Headers`, since answers name
+//!   providers that requests do not.
+//!
+//! So the sums over models and over endpoints lag behind the totals by exchanges that are still being sent, or
+//! answered for the first time by an unknown server, and are equal otherwise. Exchanges whose other end is observed as
+//! well and stands for both ([`Exchange::is_mirror`]) count under their process only.
+//!
+//! # Memory
+//!
+//! Bounded by the caps on rows ([`keyed`], [`processes`]), on kept exchanges ([`requests`]) and on keys with
+//! distributions ([`stats`]), and by the number of exchanges in flight, which the engine bounds.
 
+pub mod exponential;
+
+mod distribution;
+mod keyed;
+mod processes;
+mod rates;
+mod requests;
+mod stats;
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
 use std::time::Duration;
 
+use self::distribution::{Metric, PartClock, Sample};
+use self::keyed::{EndpointKey, Keyed, ModelKey};
+use self::processes::{ProcessId, Processes};
+use self::rates::{Flow, SlotClock};
+use self::requests::EndedRing;
+use self::stats::{Clocks, Group, Pool, StatsId};
 use crate::chunk::Pid;
-use crate::exchange::{Exchange, ExchangeEvent};
-use crate::snapshot::{self, Capture, CollectionError, Host, LlmStats, Process, Requests, Snapshot};
+use crate::exchange::{Exchange, ExchangeEvent, ExchangeId, RateLimit};
+use crate::label::Label;
+use crate::snapshot::{
+    self, Capture, CollectionError, EndpointRateLimit, EndpointStats, Host, Model, Process, Snapshot,
+};
 use crate::time::{Nanos, WallClock};
+
+/// The provider of exchanges of which only the shape was recognised.
+const UNKNOWN_PROVIDER: &str = "unknown";
+
+/// Shortest window: with less, a slot would be shorter than the gaps between tokens.
+const MIN_WINDOW: Duration = Duration::from_secs(1);
+
+/// Longest window: with more, rates would no longer be of now.
+const MAX_WINDOW: Duration = Duration::from_secs(600);
 
 /// What can be chosen about the aggregation.
 #[derive(Clone, Debug)]
 pub struct AggregatorConfig {
-    /// What rates and window distributions are over.
+    /// What rates and window distributions are over; held between a second and ten minutes.
     pub window: Duration,
 }
 
@@ -26,7 +76,8 @@ impl Default for AggregatorConfig {
 pub struct HostFacts {
     /// The machine.
     pub host: Host,
-    /// Its processes; `as_client` and `as_server` are filled in by the aggregator.
+    /// Its processes, at the least those of [`Aggregator::pids`] that run; `as_client` and `as_server` are filled in
+    /// here.
     pub processes: Vec<Process>,
     /// Probes, losses and own cost.
     pub capture: Capture,
@@ -37,27 +88,216 @@ pub struct HostFacts {
 /// Adds up the events of exchanges and hands out frames.
 #[derive(Debug)]
 pub struct Aggregator {
-    config: AggregatorConfig,
-    started: Nanos,
+    window: Duration,
     sequence: u64,
-    totals: LlmStats,
+    pool: Pool,
+    totals: StatsId,
+    processes: Processes,
+    models: Keyed<ModelKey, ()>,
+    endpoints: Keyed<EndpointKey, EndpointExtra>,
+    running: HashMap<ExchangeId, Running>,
+    ended: EndedRing,
+}
+
+/// What is known of an endpoint besides its numbers.
+#[derive(Debug, Default)]
+struct EndpointExtra {
+    rate_limit: Option<(RateLimit, Option<Label>, Nanos)>,
+    /// Who serves there, once an answer has told.
+    provider: Option<Label>,
+}
+
+/// Where a running exchange is counted, and what has been counted of it.
+#[derive(Debug, Default)]
+struct Running {
+    totals: Option<StatsId>,
+    process: Option<(ProcessId, StatsId)>,
+    model: Option<StatsId>,
+    endpoint: Option<(StatsId, EndpointKey)>,
+    headers_timed: bool,
+    first_token_timed: bool,
+    first_visible_token_timed: bool,
+    stalls: u32,
+    flow: Flow,
+}
+
+impl Running {
+    fn ids(&self) -> impl Iterator<Item = StatsId> + use<> {
+        let process = self.process.map(|(_, stats)| stats);
+        let endpoint = self.endpoint.as_ref().map(|(stats, _)| *stats);
+        [self.totals, process, self.model, endpoint].into_iter().flatten()
+    }
+
+    /// Records the times of the answer that have become known.
+    fn time(&mut self, pool: &mut Pool, when: Nanos, exchange: &Exchange) {
+        let times = [
+            (&mut self.headers_timed, Metric::TimeToHeaders, exchange.time_to_headers_seconds()),
+            (&mut self.first_token_timed, Metric::TimeToFirstToken, exchange.time_to_first_token_seconds()),
+            (
+                &mut self.first_visible_token_timed,
+                Metric::TimeToFirstVisibleToken,
+                exchange.time_to_first_visible_token_seconds(),
+            ),
+        ];
+        let mut samples = [None; 3];
+        for (sample, (timed, metric, seconds)) in samples.iter_mut().zip(times) {
+            if let (false, Some(seconds)) = (*timed, seconds) {
+                *timed = true;
+                *sample = Some(Sample::new(metric, seconds, 1));
+            }
+        }
+        for sample in samples.iter().flatten() {
+            pool.record(self.ids(), when, sample);
+        }
+    }
+
+    /// Stalls that have not been counted yet.
+    fn new_stalls(&mut self, exchange: &Exchange) -> u64 {
+        let new = exchange.stalls.saturating_sub(self.stalls);
+        self.stalls = self.stalls.max(exchange.stalls);
+        u64::from(new)
+    }
 }
 
 impl Aggregator {
+    /// The most memory that distributions can take, whatever is observed: 32 MiB. See [`Self::distribution_bytes`].
+    pub const MAX_DISTRIBUTION_BYTES: usize = Pool::MAX_DISTRIBUTION_BYTES;
+
     /// An aggregator whose totals count from `started`.
     pub fn new(config: AggregatorConfig, started: Nanos) -> Self {
-        Self { config, started, sequence: 0, totals: LlmStats::default() }
+        let window = config.window.clamp(MIN_WINDOW, MAX_WINDOW);
+        let clocks = Clocks { slots: SlotClock::new(started, window), parts: PartClock::new(window) };
+        let mut pool = Pool::new(clocks);
+        let totals = pool.insert(Group::Totals, started);
+        Self {
+            window,
+            sequence: 0,
+            pool,
+            totals,
+            processes: Processes::new(),
+            models: Keyed::new(),
+            endpoints: Keyed::new(),
+            running: HashMap::new(),
+            ended: EndedRing::new(),
+        }
     }
 
-    /// Takes note of an event. The engine owes every exchange that opened an `Ended`.
-    pub fn observe(&mut self, _when: Nanos, exchange: &Exchange, event: ExchangeEvent) {
-        if event == ExchangeEvent::Opened && !exchange.is_mirror {
-            self.totals.requests_total += 1;
+    /// Takes note of an event.
+    ///
+    /// Every exchange begins with `Opened` and ends with `Ended`, once each: events outside these are left out, and an
+    /// exchange that never ends is counted as running for good.
+    pub fn observe(&mut self, when: Nanos, exchange: &Exchange, event: ExchangeEvent) {
+        match event {
+            ExchangeEvent::Opened => self.open(when, exchange),
+            ExchangeEvent::Ended => self.end(when, exchange),
+            ExchangeEvent::RequestSent => self.settle(when, exchange, false),
+            ExchangeEvent::Headers => self.headers(when, exchange),
+            ExchangeEvent::Output { tokens, gap_seconds } => self.output(when, exchange, tokens, gap_seconds),
         }
     }
 
     /// The process has ended: its row stays for a while; a later exchange under the same pid is another process.
-    pub fn process_exited(&mut self, _pid: Pid, _when: Nanos) {}
+    pub fn process_exited(&mut self, pid: Pid, when: Nanos) {
+        self.processes.exited(pid, when);
+    }
+
+    /// The processes that have exchanges and may still run: facts about them are wanted in every frame.
+    pub fn pids(&self) -> impl Iterator<Item = Pid> {
+        self.processes.pids()
+    }
+
+    fn open(&mut self, when: Nanos, exchange: &Exchange) {
+        if self.running.contains_key(&exchange.id) {
+            return;
+        }
+        let mut running = Running::default();
+        if !exchange.is_mirror {
+            self.pool.attach(self.totals, when, exchange);
+            running.totals = Some(self.totals);
+        }
+        running.process = find_process(&mut self.processes, &mut self.pool, when, exchange);
+        self.running.insert(exchange.id, running);
+    }
+
+    /// Chooses the keys that are known for good by now; all of them if `answered`.
+    fn settle(&mut self, when: Nanos, exchange: &Exchange, answered: bool) {
+        let Self { running, pool, processes, models, endpoints, .. } = self;
+        let Some(running) = running.get_mut(&exchange.id) else { return };
+        if running.process.is_none() {
+            running.process = find_process(processes, pool, when, exchange);
+        }
+        if exchange.is_mirror {
+            return;
+        }
+        let endpoint = running.endpoint.get_or_insert_with(|| {
+            let key = EndpointKey::of(exchange);
+            let stats = endpoints.resolve(key.clone(), pool, when).stats;
+            pool.attach(stats, when, exchange);
+            (stats, key)
+        });
+        if running.model.is_none() {
+            let provider = if exchange.provider.as_str() != UNKNOWN_PROVIDER {
+                exchange.provider.clone()
+            } else if let Some(told) = endpoints.get(&endpoint.1).and_then(|row| row.extra.provider.clone()) {
+                told
+            } else if answered {
+                exchange.provider.clone()
+            } else {
+                return;
+            };
+            let stats = models.resolve(ModelKey { provider, model: exchange.model.clone() }, pool, when).stats;
+            pool.attach(stats, when, exchange);
+            running.model = Some(stats);
+        }
+    }
+
+    fn headers(&mut self, when: Nanos, exchange: &Exchange) {
+        self.settle(when, exchange, true);
+        let Some(running) = self.running.get_mut(&exchange.id) else { return };
+        running.time(&mut self.pool, when, exchange);
+        if let Some((stats, key)) = &running.endpoint {
+            // Beyond the cap many ends share a row: one's word does not hold for the others.
+            if let Some(row) = self.endpoints.get_mut(key).filter(|row| row.stats == *stats) {
+                if !exchange.rate_limit.is_empty() {
+                    row.extra.rate_limit = Some((exchange.rate_limit, exchange.model.clone(), when));
+                }
+                if exchange.provider.as_str() != UNKNOWN_PROVIDER {
+                    row.extra.provider = Some(exchange.provider.clone());
+                }
+            }
+        }
+    }
+
+    fn output(&mut self, when: Nanos, exchange: &Exchange, tokens: u64, gap_seconds: Option<f64>) {
+        self.settle(when, exchange, true);
+        let Some(running) = self.running.get_mut(&exchange.id) else { return };
+        running.flow.add(self.pool.clocks().slots.at(when), tokens);
+        let stalls = running.new_stalls(exchange);
+        self.pool.output(running.ids(), when, tokens, stalls);
+        running.time(&mut self.pool, when, exchange);
+        if let Some(gap) = gap_seconds {
+            // An event with several tokens stands for as many gaps, each its part of the whole.
+            let times = tokens.max(1);
+            let sample = Sample::new(Metric::InterToken, gap / times as f64, times);
+            self.pool.record(running.ids(), when, &sample);
+        }
+    }
+
+    fn end(&mut self, when: Nanos, exchange: &Exchange) {
+        self.settle(when, exchange, true);
+        let Some(mut running) = self.running.remove(&exchange.id) else { return };
+        running.time(&mut self.pool, when, exchange);
+        for sample in stats::final_samples(exchange) {
+            self.pool.record(running.ids(), when, &sample);
+        }
+        let stalls = running.new_stalls(exchange);
+        self.pool.finish(running.ids(), when, exchange, &running.flow, stalls);
+        let process = running.process.map(|(process, _)| process);
+        if let Some(process) = process {
+            self.processes.missed(process, exchange.bytes_missed);
+        }
+        self.ended.push(exchange, process);
+    }
 
     /// One frame. `live` are the exchanges in flight. `facts` come from the host side.
     pub fn snapshot<'a>(
@@ -69,23 +309,25 @@ impl Aggregator {
     ) -> Snapshot {
         let sequence = self.sequence;
         self.sequence += 1;
-        self.totals.requests_in_flight = live.filter(|exchange| !exchange.is_mirror).count() as u64;
+        self.processes.reconcile(&facts.processes, &mut self.pool, now);
+        let live = self.count_live(live);
+        let slots = self.pool.clocks().slots;
         Snapshot {
             schema: snapshot::SCHEMA.to_owned(),
             hbpf_version: env!("CARGO_PKG_VERSION").to_owned(),
             captured_at: clock.at(now),
-            observation_started_at: clock.at(self.started),
-            observed_seconds: now.seconds_since(self.started),
-            window_seconds: self.config.window.as_secs_f64(),
+            observation_started_at: slots.started_at(clock),
+            observed_seconds: slots.observed_seconds(now),
+            window_seconds: self.window.as_secs_f64(),
             sequence,
             host: facts.host,
-            totals: self.totals.clone(),
-            processes: facts.processes,
+            totals: self.pool.frame(self.totals, now),
+            requests: self.ended.frame(live, &self.processes, now, clock),
+            processes: self.processes.frame(facts.processes, &mut self.pool, now),
             workloads: Vec::new(),
-            models: Vec::new(),
-            endpoints: Vec::new(),
+            models: self.model_rows(now),
+            endpoints: self.endpoint_rows(now, clock),
             tools: Vec::new(),
-            requests: Requests::default(),
             gpus: Vec::new(),
             engines: Vec::new(),
             capture: facts.capture,
@@ -93,4 +335,81 @@ impl Aggregator {
             errors: facts.errors,
         }
     }
+
+    /// Counts what runs under its keys, and says which process each belongs to.
+    fn count_live<'a>(&mut self, live: impl Iterator<Item = &'a Exchange>) -> Vec<(&'a Exchange, Option<ProcessId>)> {
+        self.pool.begin_frame();
+        self.processes.begin_frame();
+        let mut rows = Vec::new();
+        for exchange in live {
+            let running = self.running.get(&exchange.id);
+            let process = running.and_then(|running| running.process).map(|(process, _)| process);
+            if let Some(running) = running {
+                self.pool.in_flight(running.ids(), requests::output_so_far(exchange));
+            }
+            if let Some(process) = process {
+                self.processes.missed_live(process, exchange.bytes_missed);
+            }
+            rows.push((exchange, process));
+        }
+        rows
+    }
+
+    fn model_rows(&mut self, now: Nanos) -> Vec<Model> {
+        let mut rows: Vec<_> = self.models.iter().map(|(key, row)| (key.clone(), row.stats)).collect();
+        // The busiest first, and an order that does not change from frame to frame among equals.
+        rows.sort_by_key(|(key, stats)| {
+            (std::cmp::Reverse(self.pool[*stats].requests()), key.provider.clone(), key.model.clone())
+        });
+        let row = |(key, stats): (ModelKey, _)| Model {
+            provider: key.provider,
+            model: key.model,
+            stats: self.pool.frame(stats, now),
+        };
+        rows.into_iter().map(row).collect()
+    }
+
+    fn endpoint_rows(&mut self, now: Nanos, clock: &WallClock) -> Vec<EndpointStats> {
+        let rate_limit = |extra: &EndpointExtra| {
+            let (limit, model, when) = extra.rate_limit.clone()?;
+            Some(EndpointRateLimit {
+                model,
+                remaining_requests: limit.remaining_requests,
+                remaining_tokens: limit.remaining_tokens,
+                reset_seconds: limit.reset_seconds,
+                retry_after_seconds: limit.retry_after_seconds,
+                observed_at: clock.at(when),
+            })
+        };
+        let rows = self.endpoints.iter().map(|(key, row)| (key.clone(), row.stats, rate_limit(&row.extra)));
+        let mut rows: Vec<_> = rows.collect();
+        rows.sort_by_key(|(key, stats, _)| (std::cmp::Reverse(self.pool[*stats].requests()), key.clone()));
+        let row = |(key, stats, rate_limit): (EndpointKey, _, _)| EndpointStats {
+            host: key.host,
+            address: key.address,
+            port: key.port,
+            api: key.api,
+            tls: key.tls,
+            protocol: key.protocol,
+            stats: self.pool.frame(stats, now),
+            rate_limit,
+        };
+        rows.into_iter().map(row).collect()
+    }
+
+    /// Memory that distributions take now, in bytes.
+    pub fn distribution_bytes(&self) -> usize {
+        self.pool.distribution_bytes()
+    }
+}
+
+fn find_process(
+    processes: &mut Processes,
+    pool: &mut Pool,
+    when: Nanos,
+    exchange: &Exchange,
+) -> Option<(ProcessId, StatsId)> {
+    let (process, stats) = processes.resolve(exchange.pid?, exchange, pool, when);
+    pool.attach(stats, when, exchange);
+    Some((process, stats))
 }

@@ -1,0 +1,347 @@
+//! Distributions of latencies and sizes, over the window and since the start, in bounded memory.
+
+use std::time::Duration;
+
+use hdrhistogram::{Counter, Histogram};
+
+use super::exponential::{self, Buckets, MAX_BUCKETS, Width};
+use crate::snapshot::{Distribution, Latency, LatencyPair};
+use crate::time::Nanos;
+
+/// Precision of percentiles: one part in a hundred.
+const SIGNIFICANT_FIGURES: u8 = 2;
+
+/// The largest value that percentiles tell apart, in a metric's own unit: 71 minutes in microseconds. Larger ones are
+/// counted here; minimum, maximum and sum are exact all the same.
+const HIGHEST: u64 = u32::MAX as u64;
+
+/// Counts of a histogram that reaches to [`HIGHEST`]: 256 for the first octaves together and 128 for each of 24 more
+/// are 3328; growing doubles its space, so that it may own up to the next power of two.
+const HISTOGRAM_COUNTS: usize = 4096;
+
+/// A window is kept in this many rotating parts, each a quarter of its length: the oldest goes when a new one begins, so
+/// that what is shown spans the window and at most a quarter more.
+const WINDOW_PARTS: u64 = 5;
+
+/// What is measured of exchanges; see [`Latency`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Metric {
+    Duration,
+    TimeToHeaders,
+    TimeToFirstToken,
+    TimeToFirstVisibleToken,
+    InterToken,
+    OutputTokensPerSecond,
+    InputTokens,
+}
+
+const METRICS: usize = 7;
+
+impl Metric {
+    /// Histogram steps per unit: percentiles are no finer than one step.
+    fn steps(self) -> f64 {
+        match self {
+            Self::Duration
+            | Self::TimeToHeaders
+            | Self::TimeToFirstToken
+            | Self::TimeToFirstVisibleToken
+            | Self::InterToken => 1e6,
+            Self::OutputTokensPerSecond => 100.0,
+            Self::InputTokens => 1.0,
+        }
+    }
+}
+
+/// A measured value, with what all keys that record it need computed once.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Sample {
+    metric: Metric,
+    value: f64,
+    times: u64,
+    step: u64,
+    index: i32,
+}
+
+impl Sample {
+    /// `value`, measured `times` times.
+    pub(super) fn new(metric: Metric, value: f64, times: u64) -> Self {
+        // The conversion saturates.
+        let step = ((value * metric.steps()).round() as u64).min(HIGHEST);
+        Self { metric, value, times, step, index: exponential::index_of(value) }
+    }
+}
+
+/// Counts narrow enough to hold many.
+trait Narrow: Counter {
+    const MAX: u64;
+    fn narrow(count: u64) -> Self;
+}
+
+impl Narrow for u16 {
+    const MAX: u64 = u16::MAX as u64;
+
+    fn narrow(count: u64) -> Self {
+        Self::try_from(count).unwrap_or(Self::MAX)
+    }
+}
+
+impl Narrow for u32 {
+    const MAX: u64 = u32::MAX as u64;
+
+    fn narrow(count: u64) -> Self {
+        Self::try_from(count).unwrap_or(Self::MAX)
+    }
+}
+
+/// A set of values of one metric.
+#[derive(Debug)]
+struct Values<H: Counter, B> {
+    count: u64,
+    sum: f64,
+    min: f64,
+    max: f64,
+    histogram: Histogram<H>,
+    buckets: Buckets<B>,
+}
+
+fn empty_histogram<H: Counter>() -> Histogram<H> {
+    let mut histogram = Histogram::new(SIGNIFICANT_FIGURES).expect("two is a valid number of significant figures");
+    histogram.auto(true);
+    histogram
+}
+
+impl<H: Narrow, B: Width> Values<H, B> {
+    fn new() -> Self {
+        Self {
+            count: 0,
+            sum: 0.0,
+            min: f64::INFINITY,
+            max: f64::NEG_INFINITY,
+            histogram: empty_histogram(),
+            buckets: Buckets::new(),
+        }
+    }
+
+    fn record(&mut self, sample: &Sample) {
+        self.count += sample.times;
+        self.sum += sample.value * sample.times as f64;
+        self.min = self.min.min(sample.value);
+        self.max = self.max.max(sample.value);
+        self.buckets.record(sample.index, sample.times);
+        // A count must never reach its limit, or the percentiles would stand still: from time to time all are halved.
+        let times = sample.times.min(H::MAX / 2);
+        if self.histogram.len() + times > H::MAX {
+            self.halve();
+        }
+        self.histogram.record_n(sample.step, H::narrow(times)).expect("the histogram grows up to HIGHEST");
+    }
+
+    fn halve(&mut self) {
+        let mut halved = empty_histogram();
+        for point in self.histogram.iter_recorded() {
+            let count = H::narrow(point.count_at_value().as_u64() / 2);
+            halved.record_n(point.value_iterated_to(), count).expect("the histogram grows up to HIGHEST");
+        }
+        self.histogram = halved;
+    }
+
+    fn clear(&mut self) {
+        self.count = 0;
+        self.sum = 0.0;
+        self.min = f64::INFINITY;
+        self.max = f64::NEG_INFINITY;
+        self.histogram.reset();
+        self.buckets.clear();
+    }
+
+    fn heap_bytes(&self) -> usize {
+        // The library does not tell its capacity: assume what growing by doubling can leave.
+        self.histogram.distinct_values().next_power_of_two() * size_of::<H>() + self.buckets.heap_bytes()
+    }
+}
+
+/// What a [`Distribution`] is made from.
+struct Summary<'a, H: Counter> {
+    metric: Metric,
+    count: u64,
+    sum: f64,
+    min: f64,
+    max: f64,
+    histogram: &'a Histogram<H>,
+    buckets: Vec<(i32, u64)>,
+}
+
+impl<H: Counter> Summary<'_, H> {
+    fn distribution(self) -> Option<Distribution> {
+        if self.count == 0 {
+            return None;
+        }
+        let mut percentiles = self.histogram.value_at_quantiles([0.5, 0.9, 0.95, 0.99]).map(|step| {
+            let middle = self.histogram.median_equivalent(step);
+            (middle as f64 / self.metric.steps()).clamp(self.min, self.max)
+        });
+        let mut next = || percentiles.next().unwrap_or(self.max);
+        Some(Distribution {
+            count: self.count,
+            sum: self.sum,
+            min: self.min,
+            mean: self.sum / self.count as f64,
+            p50: next(),
+            p90: next(),
+            p95: next(),
+            p99: next(),
+            max: self.max,
+            scale: exponential::SCALE,
+            buckets: self.buckets,
+        })
+    }
+}
+
+/// One part of a window.
+#[derive(Debug)]
+struct Part {
+    number: u64,
+    values: Values<u16, u32>,
+}
+
+/// One metric of one key.
+#[derive(Debug)]
+struct Recorder {
+    since_start: Values<u32, u64>,
+    window: [Option<Box<Part>>; WINDOW_PARTS as usize],
+}
+
+impl Recorder {
+    fn new() -> Self {
+        Self { since_start: Values::new(), window: Default::default() }
+    }
+
+    fn record(&mut self, number: u64, sample: &Sample) {
+        self.since_start.record(sample);
+        let part = self.window[(number % WINDOW_PARTS) as usize]
+            .get_or_insert_with(|| Box::new(Part { number, values: Values::new() }));
+        // A late value finds its part gone and goes into the one that took its place.
+        if part.number < number {
+            part.values.clear();
+            part.number = number;
+        }
+        part.values.record(sample);
+    }
+
+    fn since_start(&self, metric: Metric) -> Option<Distribution> {
+        let Values { count, sum, min, max, ref histogram, ref buckets } = self.since_start;
+        Summary { metric, count, sum, min, max, histogram, buckets: buckets.sparse().collect() }.distribution()
+    }
+
+    fn window(&self, metric: Metric, current: u64, scratch: &mut Histogram<u32>) -> Option<Distribution> {
+        scratch.reset();
+        let (mut count, mut sum, mut min, mut max) = (0, 0.0, f64::INFINITY, f64::NEG_INFINITY);
+        let mut buckets = Vec::new();
+        let parts = self.window.iter().flatten();
+        for part in parts.filter(|part| part.values.count > 0 && part.number + WINDOW_PARTS > current) {
+            let values = &part.values;
+            count += values.count;
+            sum += values.sum;
+            min = values.min.min(min);
+            max = values.max.max(max);
+            let sparse: Vec<_> = values.buckets.sparse().collect();
+            buckets = if buckets.is_empty() { sparse } else { exponential::merge(&buckets, &sparse) };
+            for point in values.histogram.iter_recorded() {
+                let count = u32::from(point.count_at_value());
+                scratch.record_n(point.value_iterated_to(), count).expect("the histogram grows up to HIGHEST");
+            }
+        }
+        Summary { metric, count, sum, min, max, histogram: scratch, buckets }.distribution()
+    }
+}
+
+/// All distributions of one key.
+///
+/// Nothing is allocated until a metric has its first value. The bound is [`LatencyRecorder::MAX_BYTES`], 412 KiB, with
+/// all seven metrics spread over their whole range and every part of the window filled; a key that serves ordinary
+/// streams takes about a third.
+#[derive(Debug)]
+pub(super) struct LatencyRecorder {
+    metrics: [Option<Box<Recorder>>; METRICS],
+}
+
+impl LatencyRecorder {
+    /// The most memory that the distributions of one key can take.
+    pub(super) const MAX_BYTES: usize = METRICS
+        * (size_of::<Recorder>()
+            + HISTOGRAM_COUNTS * size_of::<u32>()
+            + MAX_BUCKETS.next_power_of_two() * size_of::<u64>()
+            + WINDOW_PARTS as usize
+                * (size_of::<Part>()
+                    + HISTOGRAM_COUNTS * size_of::<u16>()
+                    + MAX_BUCKETS.next_power_of_two() * size_of::<u32>()));
+
+    pub(super) fn new() -> Self {
+        Self { metrics: Default::default() }
+    }
+
+    pub(super) fn record(&mut self, parts: &PartClock, when: Nanos, sample: &Sample) {
+        self.metrics[sample.metric as usize]
+            .get_or_insert_with(|| Box::new(Recorder::new()))
+            .record(parts.number(when), sample);
+    }
+
+    /// The frame at `now`.
+    pub(super) fn frame(&self, parts: &PartClock, now: Nanos, scratch: &mut Scratch) -> LatencyPair {
+        let current = parts.number(now);
+        let recorder = |metric: Metric| self.metrics[metric as usize].as_deref();
+        LatencyPair {
+            window: latency(|metric| recorder(metric)?.window(metric, current, &mut scratch.0)),
+            since_start: latency(|metric| recorder(metric)?.since_start(metric)),
+        }
+    }
+
+    pub(super) fn heap_bytes(&self) -> usize {
+        let recorder = |recorder: &Recorder| {
+            let parts = recorder.window.iter().flatten();
+            size_of::<Recorder>()
+                + recorder.since_start.heap_bytes()
+                + parts.map(|part| size_of::<Part>() + part.values.heap_bytes()).sum::<usize>()
+        };
+        self.metrics.iter().flatten().map(|metric| recorder(metric)).sum()
+    }
+}
+
+fn latency(mut of: impl FnMut(Metric) -> Option<Distribution>) -> Latency {
+    Latency {
+        duration_seconds: of(Metric::Duration),
+        time_to_headers_seconds: of(Metric::TimeToHeaders),
+        time_to_first_token_seconds: of(Metric::TimeToFirstToken),
+        time_to_first_visible_token_seconds: of(Metric::TimeToFirstVisibleToken),
+        inter_token_seconds: of(Metric::InterToken),
+        output_tokens_per_second: of(Metric::OutputTokensPerSecond),
+        input_tokens: of(Metric::InputTokens),
+    }
+}
+
+/// Numbers the parts of windows.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct PartClock {
+    part_nanos: u64,
+}
+
+impl PartClock {
+    pub(super) fn new(window: Duration) -> Self {
+        let nanos = u64::try_from(window.as_nanos()).unwrap_or(u64::MAX);
+        Self { part_nanos: (nanos / (WINDOW_PARTS - 1)).max(1) }
+    }
+
+    fn number(&self, when: Nanos) -> u64 {
+        when.0 / self.part_nanos
+    }
+}
+
+/// A histogram in which the parts of a window are put together, used again and again.
+#[derive(Debug)]
+pub(super) struct Scratch(Histogram<u32>);
+
+impl Scratch {
+    pub(super) fn new() -> Self {
+        Self(empty_histogram())
+    }
+}

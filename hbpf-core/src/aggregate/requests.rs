@@ -1,0 +1,180 @@
+//! Rows of single exchanges: running, recent, and ended since the frame before.
+
+use std::collections::VecDeque;
+
+use jiff::Timestamp;
+
+use super::processes::{ProcessId, Processes};
+use super::stats::FinalOutput;
+use crate::exchange::Exchange;
+use crate::label::Label;
+use crate::snapshot::{Request, Requests, TokenTotals, TokensSource};
+use crate::time::{Nanos, WallClock};
+
+/// Running exchanges in a frame: more than a screen shows, few enough that a frame stays small.
+pub(super) const MAX_IN_FLIGHT: usize = 200;
+
+/// Ended exchanges that every frame repeats, for views that begin late.
+pub(super) const MAX_RECENT: usize = 100;
+
+/// Ended exchanges kept until the next frame, for those that want each one; about 1 KiB each.
+pub(super) const MAX_FINISHED: usize = 1000;
+
+/// An exchange that has ended.
+#[derive(Debug)]
+struct Ended {
+    exchange: Exchange,
+    process: Option<ProcessId>,
+    /// Start time and command of its process, once they are known.
+    identity: Option<(Option<Timestamp>, Label)>,
+}
+
+/// The exchanges that ended last.
+#[derive(Debug)]
+pub(super) struct EndedRing {
+    /// Oldest first.
+    kept: VecDeque<Ended>,
+    /// How many have ended since the frame before, kept or not.
+    since_frame: usize,
+}
+
+impl EndedRing {
+    pub(super) fn new() -> Self {
+        Self { kept: VecDeque::new(), since_frame: 0 }
+    }
+
+    pub(super) fn push(&mut self, exchange: &Exchange, process: Option<ProcessId>) {
+        if self.kept.len() >= MAX_FINISHED {
+            self.kept.pop_front();
+        }
+        self.kept.push_back(Ended { exchange: exchange.clone(), process, identity: None });
+        self.since_frame += 1;
+    }
+
+    /// The rows of a frame; the next one's `finished` begins here.
+    pub(super) fn frame(
+        &mut self,
+        mut live: Vec<(&Exchange, Option<ProcessId>)>,
+        processes: &Processes,
+        now: Nanos,
+        clock: &WallClock,
+    ) -> Requests {
+        live.sort_by_key(|(exchange, _)| (exchange.opened_at, exchange.id));
+        let in_flight_omitted = live.len().saturating_sub(MAX_IN_FLIGHT) as u64;
+        live.truncate(MAX_IN_FLIGHT);
+        let running = |&(exchange, process): &(&Exchange, Option<ProcessId>)| {
+            let identity = process.and_then(|process| processes.identity(process));
+            row(exchange, identity.as_ref(), now, clock)
+        };
+
+        for ended in &mut self.kept {
+            // A process that is gone tells nothing more: what was known in time stays with the exchange.
+            if ended.identity.is_none() {
+                ended.identity = ended.process.and_then(|process| processes.identity(process));
+            }
+        }
+        let over = |ended: &Ended| row(&ended.exchange, ended.identity.as_ref(), now, clock);
+        let finished = self.since_frame.min(self.kept.len());
+        let requests = Requests {
+            in_flight: live.iter().map(running).collect(),
+            in_flight_omitted,
+            recent: self.kept.iter().rev().take(MAX_RECENT).map(over).collect(),
+            finished: self.kept.range(self.kept.len() - finished..).map(over).collect(),
+            finished_omitted: (self.since_frame - finished) as u64,
+        };
+        self.since_frame = 0;
+        self.kept.drain(..self.kept.len().saturating_sub(MAX_RECENT));
+        requests
+    }
+}
+
+/// Output tokens of a running exchange as they stand: the greater of estimate and what was reported so far.
+pub(super) fn output_so_far(exchange: &Exchange) -> u64 {
+    exchange.estimated_output.max(exchange.usage.output.unwrap_or(0))
+}
+
+fn row(exchange: &Exchange, identity: Option<&(Option<Timestamp>, Label)>, now: Nanos, clock: &WallClock) -> Request {
+    let (start_time, command) = match identity {
+        Some((start_time, command)) => (*start_time, command.clone()),
+        None => (None, exchange.comm.clone()),
+    };
+    let (output, tokens_source) = output_and_source(exchange);
+    let until = exchange.ended_at.unwrap_or(now);
+    Request {
+        id: exchange.id.0.to_string(),
+        sequence: exchange.id.0,
+        pid: exchange.pid.map(|pid| pid.0),
+        start_time,
+        command,
+        role: exchange.role,
+        hop: None,
+        provider: exchange.provider.clone(),
+        api: exchange.api,
+        dialect: exchange.dialect,
+        model: exchange.model.clone(),
+        response_model: exchange.response_model.clone(),
+        endpoint: endpoint_label(exchange),
+        tls: exchange.tls,
+        protocol: exchange.protocol,
+        stream: exchange.stream,
+        phase: exchange.phase,
+        started_at: clock.at(exchange.opened_at),
+        age_seconds: until.seconds_since(exchange.opened_at),
+        status: exchange.status,
+        error_type: exchange.error_type.clone(),
+        finish_reason: exchange.finish_reason.clone(),
+        request_id: exchange.request_id.clone(),
+        trace_id: exchange.trace_id.clone(),
+        attempt: exchange.attempt,
+        time_to_headers_seconds: exchange.time_to_headers_seconds(),
+        time_to_first_token_seconds: exchange.time_to_first_token_seconds(),
+        time_to_first_visible_token_seconds: exchange.time_to_first_visible_token_seconds(),
+        time_since_last_token_seconds: exchange
+            .last_token_at
+            .filter(|_| !exchange.phase.is_final())
+            .map(|last| now.seconds_since(last)),
+        queue_seconds: None,
+        connect_seconds: None,
+        tls_seconds: None,
+        duration_seconds: exchange.duration_seconds(),
+        stalls: exchange.stalls,
+        tokens: TokenTotals {
+            input: exchange.usage.input,
+            output,
+            cached_input: exchange.usage.cached_input,
+            cache_creation_input: exchange.usage.cache_creation_input,
+            reasoning: exchange.usage.reasoning,
+        },
+        tokens_source,
+        cost_usd: None,
+        bytes_missed: exchange.bytes_missed,
+    }
+}
+
+fn output_and_source(exchange: &Exchange) -> (Option<u64>, TokensSource) {
+    let running = !exchange.phase.is_final();
+    match FinalOutput::of(exchange) {
+        FinalOutput::Reported(reported) if running && exchange.estimated_output > reported => {
+            (Some(exchange.estimated_output), TokensSource::Estimated)
+        }
+        FinalOutput::Reported(reported) => (Some(reported), TokensSource::Reported),
+        FinalOutput::Estimated(estimate) => (Some(estimate), TokensSource::Estimated),
+        // Embeddings have no output to report.
+        FinalOutput::Unknown if exchange.usage.input.is_some() => (None, TokensSource::Reported),
+        FinalOutput::Unknown => (None, TokensSource::Unknown),
+    }
+}
+
+/// Host or address, with the port where it is known.
+fn endpoint_label(exchange: &Exchange) -> Label {
+    let endpoint = &exchange.endpoint;
+    let text = match (&endpoint.host, endpoint.address, endpoint.port) {
+        (Some(host), _, Some(port)) => format!("{host}:{port}"),
+        (Some(host), _, None) => return host.clone(),
+        (None, Some(address), Some(port)) => std::net::SocketAddr::new(address, port).to_string(),
+        (None, Some(address), None) => address.to_string(),
+        (None, None, Some(port)) => format!(":{port}"),
+        (None, None, None) => return "unknown".into(),
+    };
+    Label::new(&text)
+}

@@ -1,0 +1,257 @@
+//! Single exchanges and what each step of theirs adds.
+
+use super::*;
+
+fn close_to(value: Option<f64>, expected: f64) -> bool {
+    value.is_some_and(|value| (value - expected).abs() <= expected.abs() * 0.02)
+}
+
+#[test]
+fn a_long_stream_shows_its_rate_while_it_runs_and_its_true_count_when_it_ends() {
+    let mut bench = Bench::new();
+    bench.open(0.0, 1, |_| {});
+    bench.sent(0.1, 1, "m");
+    bench.headers(0.2, 1, 200);
+    for event in 0..3000 {
+        bench.output(0.5 + f64::from(event) * 0.02, 1, 1);
+        if event % 500 == 499 {
+            let frame = bench.frame(0.5 + f64::from(event) * 0.02 + 0.01);
+            let process = frame.processes[0].as_client.as_ref().unwrap();
+            for stats in [&frame.totals, &frame.models[0].stats, &frame.endpoints[0].stats, process] {
+                assert!(close_to(stats.tokens_per_second.output, 50.0), "{:?}", stats.tokens_per_second);
+                assert_eq!(stats.tokens_per_second.estimated_share, Some(1.0));
+                assert_eq!(stats.tokens_in_progress.output, u64::from(event as u32) + 1);
+                assert_eq!(stats.tokens, TokenTotals::default(), "a live estimate is no total");
+            }
+        }
+    }
+    // Each event had two tokens: the rate of the window is set right, and no token of before the window comes into it.
+    bench.done(60.5, 1, 7, 6000);
+    let totals = bench.frame(60.5).totals;
+    assert!(close_to(totals.tokens_per_second.output, 100.0), "{:?}", totals.tokens_per_second);
+    assert_eq!(totals.tokens_per_second.estimated_share, Some(0.0));
+    assert_eq!(totals.tokens_per_second.input, Some(7.0 / 5.0));
+    assert_eq!((totals.tokens.input, totals.tokens.output), (Some(7), Some(6000)));
+    assert_eq!((totals.tokens_in_progress.output, totals.tokens_estimated.output), (0, 0));
+    assert_eq!(bench.frame(66.0).totals.tokens_per_second.output, Some(0.0));
+}
+
+#[test]
+fn rates_are_unknown_until_something_was_observed_and_then_over_what_was() {
+    let mut bench = Bench::new();
+    bench.open(0.1, 1, |_| {});
+    let totals = bench.frame(0.4).totals;
+    assert_eq!((totals.requests_per_second, totals.tokens_per_second), (None, TokenRates::default()));
+    assert_eq!(bench.frame(1.0).totals.requests_per_second, Some(1.0));
+    assert_eq!(bench.frame(2.0).totals.requests_per_second, Some(0.5));
+    assert_eq!(bench.frame(4.9).totals.tokens_per_second.estimated_share, None);
+    assert_eq!(bench.frame(6.0).totals.requests_per_second, Some(0.0));
+}
+
+#[test]
+fn an_answer_in_one_piece_counts_when_it_ends() {
+    let mut bench = Bench::new();
+    bench.call(6.0, 1, "m", |_| {});
+    let totals = bench.frame(8.0).totals;
+    assert_eq!(
+        totals.tokens_per_second,
+        TokenRates { input: Some(2.0), output: Some(4.0), estimated_share: Some(0.0) }
+    );
+    assert_eq!(totals.latency.since_start.output_tokens_per_second, None, "nothing flowed");
+}
+
+#[test]
+fn what_was_never_reported_is_estimated_once_it_is_final() {
+    let mut bench = Bench::new();
+    bench.open(1.0, 1, |_| {});
+    bench.sent(1.0, 1, "m");
+    bench.output(2.0, 1, 3);
+    bench.output(2.5, 1, 4);
+    bench.end(3.0, 1, Phase::Abandoned, |exchange| exchange.error_type = Some("client_cancelled".into()));
+    bench.open(3.0, 2, |_| {});
+    bench.end(3.1, 2, Phase::Failed, |_| {});
+    let totals = bench.frame(4.0).totals;
+    assert_eq!((totals.tokens.input, totals.tokens.output, totals.tokens_estimated.output), (None, Some(7), 7));
+    assert_eq!((totals.completed_total, totals.failed_total, totals.abandoned_total), (0, 1, 1));
+    assert_eq!((totals.requests_without_usage, totals.cost_unknown_requests), (2, 2));
+    assert_eq!(totals.status, BTreeMap::from([("none".to_owned(), 2)]));
+    assert_eq!(totals.error_types, BTreeMap::from([("client_cancelled".into(), 1), ("unknown".into(), 1)]));
+    assert_eq!(totals.tokens_per_second.estimated_share, Some(1.0));
+    assert_eq!(totals.tokens_per_second.output, Some(7.0 / 4.0), "counted once, as it flowed");
+}
+
+#[test]
+fn statuses_retries_stalls_and_cached_tokens_add_up() {
+    let mut bench = Bench::new();
+    bench.call(0.0, 1, "m", |_| {});
+    bench.open(1.0, 2, |exchange| exchange.attempt = Some(0));
+    bench.sent(1.0, 2, "m");
+    bench.headers(1.5, 2, 429);
+    bench.end(1.5, 2, Phase::Failed, |exchange| exchange.error_type = Some("rate_limit_error".into()));
+    bench.open(2.0, 3, |exchange| exchange.attempt = Some(1));
+    bench.sent(2.0, 3, "m");
+    bench.headers(2.5, 3, 200);
+    bench.output(3.0, 3, 1);
+    bench.output(6.0, 3, 1);
+    assert_eq!(bench.frame(6.0).totals.stalls_total, 1, "a stall counts when it is seen");
+    bench.end(6.5, 3, Phase::Done, |exchange| {
+        exchange.usage =
+            Usage { input: Some(5), output: Some(2), cached_input: Some(3), reasoning: Some(1), ..Usage::default() };
+    });
+    let totals = bench.frame(7.0).totals;
+    assert_eq!(totals.status, BTreeMap::from([("200".to_owned(), 2), ("429".to_owned(), 1)]));
+    assert_eq!(totals.error_types, BTreeMap::from([("rate_limit_error".into(), 1)]));
+    assert_eq!((totals.retries_total, totals.stalls_total, totals.requests_without_usage), (1, 1, 1));
+    assert_eq!(
+        totals.tokens,
+        TokenTotals {
+            input: Some(15),
+            output: Some(22),
+            cached_input: Some(3),
+            cache_creation_input: None,
+            reasoning: Some(1)
+        }
+    );
+}
+
+#[test]
+fn both_ends_on_one_host_count_once_except_in_their_own_rows() {
+    let mut bench = Bench::new();
+    bench.call(0.0, 1, "m", |_| {});
+    bench.call(0.0, 2, "m", |exchange| {
+        exchange.pid = Some(Pid(200));
+        exchange.role = Role::Server;
+        exchange.is_mirror = true;
+    });
+    bench.open(1.5, 3, |exchange| exchange.is_mirror = true);
+    let frame = bench.frame(2.0);
+    assert_eq!((frame.totals.requests_total, frame.totals.requests_in_flight), (1, 0));
+    assert_eq!((frame.models.len(), frame.models[0].stats.requests_total), (1, 1));
+    assert_eq!((frame.endpoints.len(), frame.endpoints[0].stats.requests_total), (1, 1));
+    assert_eq!(frame.totals.latency.since_start.duration_seconds.unwrap().count, 1);
+    let [client, server] = frame.processes.as_slice() else { panic!("{:?}", frame.processes) };
+    assert_eq!((client.pid, server.pid), (100, 200));
+    assert_eq!((client.as_client.as_ref().unwrap().requests_total, &client.as_server), (2, &None));
+    let served = server.as_server.as_ref().unwrap();
+    assert_eq!((served.requests_total, served.tokens.output, &server.as_client), (1, Some(20), &None));
+    assert_eq!(frame.requests.recent.len(), 2, "rows keep their own view");
+}
+
+#[test]
+fn a_model_counts_when_its_provider_is_known_for_good() {
+    let mut bench = Bench::new();
+    let names = |frame: &Snapshot| -> Vec<(String, u64)> {
+        frame.models.iter().map(|row| (row.provider.to_string(), row.stats.requests_total)).collect()
+    };
+    bench.open(0.0, 1, |exchange| exchange.provider = "unknown".into());
+    bench.sent(0.0, 1, "m");
+    assert_eq!(names(&bench.frame(1.0)), []);
+    bench.live.get_mut(&1).unwrap().provider = "vllm".into();
+    bench.headers(1.0, 1, 200);
+    assert_eq!(names(&bench.frame(1.0)), [("vllm".to_owned(), 1)]);
+    // The endpoint is known from now on: the next one need not wait for its answer.
+    bench.open(1.0, 2, |exchange| exchange.provider = "unknown".into());
+    bench.sent(1.0, 2, "m");
+    let frame = bench.frame(1.0);
+    assert_eq!((names(&frame), frame.models[0].stats.requests_in_flight), (vec![("vllm".to_owned(), 2)], 2));
+    // Elsewhere nobody tells: then it is unknown.
+    bench.open(1.0, 3, |exchange| {
+        exchange.provider = "unknown".into();
+        exchange.endpoint.port = Some(8000);
+    });
+    bench.sent(1.0, 3, "m");
+    bench.end(2.0, 3, Phase::Failed, |_| {});
+    assert_eq!(names(&bench.frame(2.0)), [("vllm".to_owned(), 2), ("unknown".to_owned(), 1)]);
+}
+
+#[test]
+fn a_key_once_chosen_is_kept() {
+    let mut bench = Bench::new();
+    bench.open(0.0, 1, |exchange| exchange.pid = None);
+    bench.live.get_mut(&1).unwrap().pid = Some(Pid(5));
+    bench.sent(0.0, 1, "m");
+    let exchange = bench.live.get_mut(&1).unwrap();
+    (exchange.provider, exchange.endpoint.port) = ("azure.ai.openai".into(), None);
+    (exchange.model, exchange.pid) = (Some("n".into()), Some(Pid(6)));
+    bench.headers(1.0, 1, 200);
+    bench.done(1.0, 1, 1, 1);
+    let frame = bench.frame(2.0);
+    assert_eq!((frame.models.len(), frame.endpoints.len(), frame.processes.len()), (1, 1, 1));
+    assert_eq!((frame.models[0].provider.as_str(), frame.processes[0].pid), ("openai", 5));
+    assert_eq!(frame.models[0].stats.completed_total, 1);
+}
+
+#[test]
+fn events_outside_an_exchange_are_left_out() {
+    let mut bench = Bench::new();
+    bench.open(0.0, 1, |_| {});
+    bench.open(0.0, 1, |_| {});
+    bench.done(1.0, 1, 1, 1);
+    let mut late = exchange(1);
+    late.phase = Phase::Done;
+    bench.aggregator.observe(at(1.0), &late, ExchangeEvent::Ended);
+    bench.aggregator.observe(at(1.0), &late, ExchangeEvent::Output { tokens: 5, gap_seconds: None });
+    let totals = bench.frame(2.0).totals;
+    assert_eq!((totals.requests_total, totals.completed_total, totals.tokens.output), (1, 1, Some(1)));
+}
+
+#[test]
+fn latencies_are_recorded_when_they_become_known() {
+    let mut bench = Bench::new();
+    bench.open(0.0, 1, |_| {});
+    bench.sent(0.5, 1, "m");
+    bench.headers(0.75, 1, 200);
+    bench.output(1.0, 1, 1);
+    let latency = bench.frame(1.0).totals.latency.window;
+    let first = |distribution: &Option<snapshot::Distribution>| distribution.as_ref().map(|d| (d.count, d.p50));
+    assert_eq!(first(&latency.time_to_headers_seconds), Some((1, 0.25)));
+    assert_eq!(first(&latency.time_to_first_token_seconds), Some((1, 0.5)));
+    assert_eq!(first(&latency.time_to_first_visible_token_seconds), Some((1, 0.5)));
+    assert_eq!((latency.inter_token_seconds, latency.duration_seconds), (None, None));
+    // Four tokens in one event, half a second after the first, stand for four gaps.
+    bench.output(1.5, 1, 4);
+    bench.done(2.0, 1, 12, 9);
+    let frame = bench.frame(2.0);
+    let latency = frame.totals.latency.since_start.clone();
+    assert_eq!(first(&latency.inter_token_seconds), Some((4, 0.125)));
+    assert_eq!(first(&latency.duration_seconds), Some((1, 2.0)));
+    assert_eq!(first(&latency.input_tokens), Some((1, 12.0)));
+    assert_eq!(first(&latency.output_tokens_per_second), Some((1, 16.0)));
+    assert_eq!(frame.totals.latency.window, latency, "all of it lies within the window");
+    assert_eq!(frame.models[0].stats.latency.since_start, latency);
+    assert_eq!(
+        bench.frame(10.0).totals.latency,
+        snapshot::LatencyPair { window: snapshot::Latency::default(), since_start: latency }
+    );
+}
+
+#[test]
+fn durations_without_an_answer_do_not_count() {
+    for (status, phase, counts) in [
+        (Some(200), Phase::Done, true),
+        (Some(500), Phase::Failed, true),
+        (Some(200), Phase::Abandoned, false),
+        (None, Phase::Failed, false),
+    ] {
+        let mut bench = Bench::new();
+        bench.open(0.0, 1, |exchange| exchange.status = status);
+        bench.end(1.0, 1, phase, |_| {});
+        let duration = bench.frame(1.0).totals.latency.since_start.duration_seconds;
+        assert_eq!(duration.is_some(), counts, "{status:?} {phase:?}");
+    }
+}
+
+#[test]
+fn quota_is_the_latest_word_of_an_endpoint() {
+    let mut bench = Bench::new();
+    let limited = |remaining| RateLimit { remaining_tokens: Some(remaining), ..RateLimit::default() };
+    for (id, limit) in [(1, limited(900)), (2, limited(800)), (3, RateLimit::default())] {
+        bench.open(id as f64, id, |_| {});
+        bench.sent(id as f64, id, "m");
+        bench.live.get_mut(&id).unwrap().rate_limit = limit;
+        bench.headers(id as f64, id, 200);
+    }
+    let limit = bench.frame(4.0).endpoints[0].rate_limit.clone().unwrap();
+    assert_eq!((limit.remaining_tokens, limit.remaining_requests, limit.model), (Some(800), None, Some("m".into())));
+    assert_eq!(limit.observed_at.to_string(), "2026-11-22T12:00:02Z");
+}
