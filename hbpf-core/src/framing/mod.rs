@@ -1,0 +1,21 @@
+//! How a streamed body is cut into documents: server-sent events, or one document per line.
+//!
+//! Nothing is buffered here: a document's bytes go on as they come.
+
+mod ndjson;
+mod sse;
+
+pub use ndjson::Ndjson;
+pub use sse::Sse;
+
+/// Receives the documents of a stream, piece by piece.
+pub trait Documents {
+    /// More bytes of the current document.
+    fn bytes(&mut self, bytes: &[u8]);
+
+    /// The current document is over. The next bytes belong to another.
+    fn end(&mut self);
+
+    /// The rest of the current document was not seen.
+    fn abort(&mut self);
+}

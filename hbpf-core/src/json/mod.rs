@@ -1,0 +1,12 @@
+//! An incremental JSON scanner that sees only what it was told to look for.
+//!
+//! There is no document model: a [`PathSet`] names the few places whose scalars matter, and everything else is skipped
+//! without being stored. Text that must never be kept (prompts, answers) can be asked for by length only.
+
+mod paths;
+mod scanner;
+mod tail;
+
+pub use paths::{PathSet, Want};
+pub use scanner::{Outcome, Scanner, Value, Visitor};
+pub use tail::{Tail, scan_tail};

@@ -1,0 +1,116 @@
+//! The places in a document that a scanner looks at.
+
+/// How much of a value is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Want {
+    /// The scalar itself. For names and numbers only, never for text that people or models wrote.
+    Scalar,
+    /// Of a string only its length; other values as they are. The text is never stored.
+    Length,
+}
+
+/// Index of the node that matches nothing: below it everything is skipped.
+pub(super) const NOWHERE: u16 = 0;
+
+/// Index of the node of the document itself.
+pub(super) const ROOT: u16 = 1;
+
+#[derive(Debug)]
+pub(super) struct Node<S> {
+    members: Vec<(&'static [u8], u16)>,
+    element: u16,
+    pub(super) leaf: Option<(Want, S)>,
+}
+
+impl<S> Node<S> {
+    fn new() -> Self {
+        Self { members: Vec::new(), element: NOWHERE, leaf: None }
+    }
+}
+
+/// A compiled list of paths such as `usage.prompt_tokens` or `choices[].delta.content`, each with the slot `S` that its
+/// values are reported under.
+#[derive(Debug)]
+pub struct PathSet<S> {
+    nodes: Vec<Node<S>>,
+    longest_key: usize,
+}
+
+impl<S: Copy> PathSet<S> {
+    /// Compiles a table. `[]` after a name stands for every element of the array there.
+    pub fn new(paths: &[(&'static str, Want, S)]) -> Self {
+        let mut set = Self { nodes: vec![Node::new(), Node::new()], longest_key: 0 };
+        for (path, want, slot) in paths {
+            let mut at = ROOT;
+            for step in path.split('.') {
+                let name = step.trim_end_matches("[]");
+                at = set.member_or_new(at, name.as_bytes());
+                for _ in 0..(step.len() - name.len()) / 2 {
+                    at = set.element_or_new(at);
+                }
+            }
+            set.nodes[usize::from(at)].leaf = Some((*want, *slot));
+        }
+        set
+    }
+
+    fn member_or_new(&mut self, at: u16, name: &'static [u8]) -> u16 {
+        let known = self.member(at, name);
+        if known != NOWHERE {
+            return known;
+        }
+        let new = self.add_node();
+        self.nodes[usize::from(at)].members.push((name, new));
+        self.longest_key = self.longest_key.max(name.len());
+        new
+    }
+
+    fn element_or_new(&mut self, at: u16) -> u16 {
+        let known = self.element(at);
+        if known != NOWHERE {
+            return known;
+        }
+        let new = self.add_node();
+        self.nodes[usize::from(at)].element = new;
+        new
+    }
+
+    fn add_node(&mut self) -> u16 {
+        self.nodes.push(Node::new());
+        u16::try_from(self.nodes.len() - 1).expect("path tables are written by hand and small")
+    }
+
+    pub(super) fn member(&self, at: u16, name: &[u8]) -> u16 {
+        let members = &self.nodes[usize::from(at)].members;
+        members.iter().find(|(key, _)| *key == name).map_or(NOWHERE, |(_, node)| *node)
+    }
+
+    pub(super) fn element(&self, at: u16) -> u16 {
+        self.nodes[usize::from(at)].element
+    }
+
+    pub(super) fn leaf(&self, at: u16) -> Option<(Want, S)> {
+        self.nodes[usize::from(at)].leaf
+    }
+
+    pub(super) fn longest_key(&self) -> usize {
+        self.longest_key
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_share_their_beginnings_and_may_end_inside_others() {
+        let set = PathSet::new(&[("a.b", Want::Scalar, 1), ("a.c[]", Want::Length, 2), ("a", Want::Scalar, 3)]);
+        let a = set.member(ROOT, b"a");
+        assert_eq!(set.leaf(a), Some((Want::Scalar, 3)));
+        assert_eq!(set.leaf(set.member(a, b"b")), Some((Want::Scalar, 1)));
+        assert_eq!(set.leaf(set.element(set.member(a, b"c"))), Some((Want::Length, 2)));
+        assert_eq!(set.member(a, b"x"), NOWHERE);
+        assert_eq!(set.member(NOWHERE, b"a"), NOWHERE);
+        assert_eq!(set.longest_key(), 1);
+    }
+}

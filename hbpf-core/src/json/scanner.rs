@@ -1,0 +1,607 @@
+//! One JSON document at a time, in pieces of any size.
+
+use std::fmt;
+
+use memchr::memchr2;
+
+use super::paths::{NOWHERE, PathSet, ROOT, Want};
+use crate::label::Label;
+
+/// Longest captured scalar, in bytes: what a label can hold. The rest of a longer one is dropped.
+const CAPTURE_BYTES: usize = Label::MAX_CHARS * 4;
+
+/// Containers that lie on a wanted path are tracked one by one. No API nests what matters deeper than half of this.
+const TRACKED_DEPTH: usize = 12;
+
+/// A value at a wanted path.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Value<'a> {
+    /// A string, escapes decoded, cut to what a label can hold.
+    Text(&'a [u8]),
+    /// The length in bytes of a string that is not captured, escapes counted as what they stand for.
+    Length(u64),
+    /// A number.
+    Number(f64),
+    /// `true` or `false`.
+    Bool(bool),
+    /// `null`.
+    Null,
+    /// The end of an object or array.
+    Container {
+        /// It had no members or elements.
+        is_empty: bool,
+    },
+}
+
+impl Value<'_> {
+    /// The number as a count. Negative, fractional and absurdly large numbers are none.
+    pub fn as_count(&self) -> Option<u64> {
+        // Beyond 2^53 a double no longer tells neighbours apart: no count of anything is that large.
+        const LARGEST: f64 = 9_007_199_254_740_992.0;
+        match *self {
+            Self::Number(number) if (0.0..=LARGEST).contains(&number) && number.fract() == 0.0 => Some(number as u64),
+            _ => None,
+        }
+    }
+}
+
+/// Receives what was found.
+pub trait Visitor<S> {
+    /// A container begins at a wanted path. [`Value::Container`] follows at its end.
+    fn begin(&mut self, slot: S) {
+        let _ = slot;
+    }
+
+    /// A value at a wanted path is complete. Where a key is repeated the last one counts.
+    fn value(&mut self, slot: S, value: Value<'_>);
+}
+
+/// What came of a document.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Nothing but white space.
+    Empty,
+    /// A whole value.
+    Complete,
+    /// It stopped before the value's end.
+    Incomplete,
+    /// It is no JSON.
+    Malformed,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// A value must begin.
+    BeforeValue,
+    /// After `[`: a value or the end.
+    FirstElement,
+    /// After `{`: a key or the end.
+    FirstKey,
+    /// After `,` in an object.
+    BeforeKey,
+    Key,
+    AfterKey,
+    Text,
+    /// A number, `true`, `false` or `null`.
+    Bare,
+    AfterValue,
+    /// Inside a container that nobody asked for.
+    Skip,
+    /// Inside a string within such a container.
+    SkipText,
+    Done,
+    Failed,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Escape {
+    None,
+    Backslash,
+    Unicode { digits: u8, code: u16 },
+}
+
+/// What happens to a string's bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Keep {
+    Bytes,
+    Length,
+    Nothing,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Frame {
+    node: u16,
+    is_array: bool,
+    is_empty: bool,
+}
+
+/// The scanner. [`Scanner::begin`], any number of [`Scanner::push`], [`Scanner::end`]; then again.
+pub struct Scanner<S: 'static> {
+    paths: &'static PathSet<S>,
+    state: State,
+    escape: Escape,
+    keep: Keep,
+    /// The first half of a surrogate pair.
+    high_surrogate: Option<u16>,
+    /// Where the value that is read or expected stands.
+    node: u16,
+    frames: [Frame; TRACKED_DEPTH],
+    depth: usize,
+    skip_depth: u64,
+    text_len: u64,
+    captured: usize,
+    capture: [u8; CAPTURE_BYTES],
+    seen_anything: bool,
+}
+
+impl<S> fmt::Debug for Scanner<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // What was captured stays out: a key that was just read may be anybody's.
+        f.debug_struct("Scanner").field("state", &self.state).field("depth", &self.depth).finish_non_exhaustive()
+    }
+}
+
+impl<S: Copy> Scanner<S> {
+    /// A scanner that is ready for its first document.
+    pub fn new(paths: &'static PathSet<S>) -> Self {
+        Self {
+            paths,
+            state: State::BeforeValue,
+            escape: Escape::None,
+            keep: Keep::Nothing,
+            high_surrogate: None,
+            node: ROOT,
+            frames: [Frame { node: NOWHERE, is_array: false, is_empty: true }; TRACKED_DEPTH],
+            depth: 0,
+            skip_depth: 0,
+            text_len: 0,
+            captured: 0,
+            capture: [0; CAPTURE_BYTES],
+            seen_anything: false,
+        }
+    }
+
+    /// Starts a document; what was left of the one before is forgotten.
+    pub fn begin(&mut self) {
+        self.begin_at(ROOT);
+    }
+
+    /// Starts with the value that stands at the top-level member `key` of a document.
+    pub(super) fn begin_member(&mut self, key: &[u8]) {
+        self.begin_at(self.paths.member(ROOT, key));
+    }
+
+    fn begin_at(&mut self, node: u16) {
+        self.node = node;
+        self.state = State::BeforeValue;
+        self.escape = Escape::None;
+        self.high_surrogate = None;
+        self.depth = 0;
+        self.captured = 0;
+        self.seen_anything = false;
+    }
+
+    /// The next bytes of the document.
+    pub fn push(&mut self, mut bytes: &[u8], visitor: &mut impl Visitor<S>) {
+        while !bytes.is_empty() {
+            let taken = match self.state {
+                State::BeforeValue | State::FirstElement => self.before_value(bytes, visitor),
+                State::FirstKey | State::BeforeKey => self.before_key(bytes, visitor),
+                State::Key | State::Text => self.text(bytes, visitor),
+                State::AfterKey => self.after_key(bytes),
+                State::Bare => self.bare(bytes, visitor),
+                State::AfterValue => self.after_value(bytes, visitor),
+                State::Skip => self.skip(bytes),
+                State::SkipText => self.skip_text(bytes),
+                State::Done => self.done(bytes),
+                State::Failed => return,
+            };
+            bytes = &bytes[taken..];
+        }
+    }
+
+    /// The document is over.
+    pub fn end(&mut self, visitor: &mut impl Visitor<S>) -> Outcome {
+        if self.state == State::Bare && self.depth == 0 {
+            self.finish_bare(visitor);
+        }
+        let outcome = match self.state {
+            State::Done => Outcome::Complete,
+            State::Failed => Outcome::Malformed,
+            State::BeforeValue if !self.seen_anything => Outcome::Empty,
+            _ => Outcome::Incomplete,
+        };
+        self.capture[..self.captured].fill(0);
+        self.begin();
+        outcome
+    }
+
+    /// Whether the value has ended: only white space may follow.
+    pub fn is_done(&self) -> bool {
+        self.state == State::Done
+    }
+
+    fn fail(&mut self) -> usize {
+        self.state = State::Failed;
+        1
+    }
+
+    fn before_value(&mut self, bytes: &[u8], visitor: &mut impl Visitor<S>) -> usize {
+        let byte = bytes[0];
+        if is_space(byte) {
+            return spaces(bytes);
+        }
+        if !self.seen_anything && matches!(byte, 0xef | 0xbb | 0xbf) {
+            return 1; // A byte order mark.
+        }
+        self.seen_anything = true;
+        if byte == b']' && self.state == State::FirstElement {
+            self.close(visitor);
+            return 1;
+        }
+        if let Some(frame) = self.depth.checked_sub(1).and_then(|top| self.frames.get_mut(top)) {
+            frame.is_empty = false;
+        }
+        match byte {
+            b'"' => {
+                self.keep = match self.paths.leaf(self.node) {
+                    Some((Want::Scalar, _)) => Keep::Bytes,
+                    Some((Want::Length, _)) => Keep::Length,
+                    None => Keep::Nothing,
+                };
+                self.begin_text(State::Text);
+            }
+            b'{' | b'[' => self.open(byte == b'[', visitor),
+            b'-' | b'0'..=b'9' | b't' | b'f' | b'n' => {
+                self.captured = 0;
+                self.state = State::Bare;
+                return self.bare(bytes, visitor);
+            }
+            _ => return self.fail(),
+        }
+        1
+    }
+
+    fn open(&mut self, is_array: bool, visitor: &mut impl Visitor<S>) {
+        if self.node == NOWHERE || self.depth == TRACKED_DEPTH {
+            self.skip_depth = 1;
+            self.state = State::Skip;
+            return;
+        }
+        if let Some((_, slot)) = self.paths.leaf(self.node) {
+            visitor.begin(slot);
+        }
+        self.frames[self.depth] = Frame { node: self.node, is_array, is_empty: true };
+        self.depth += 1;
+        if is_array {
+            self.node = self.paths.element(self.node);
+            self.state = State::FirstElement;
+        } else {
+            self.state = State::FirstKey;
+        }
+    }
+
+    fn close(&mut self, visitor: &mut impl Visitor<S>) {
+        self.depth -= 1;
+        let frame = self.frames[self.depth];
+        if let Some((_, slot)) = self.paths.leaf(frame.node) {
+            visitor.value(slot, Value::Container { is_empty: frame.is_empty });
+        }
+        self.value_ended();
+    }
+
+    fn value_ended(&mut self) {
+        self.state = if self.depth == 0 { State::Done } else { State::AfterValue };
+    }
+
+    fn before_key(&mut self, bytes: &[u8], visitor: &mut impl Visitor<S>) -> usize {
+        match bytes[0] {
+            b'"' => {
+                self.frames[self.depth - 1].is_empty = false;
+                self.keep = Keep::Bytes;
+                self.begin_text(State::Key);
+                1
+            }
+            b'}' if self.state == State::FirstKey => {
+                self.close(visitor);
+                1
+            }
+            byte if is_space(byte) => spaces(bytes),
+            _ => self.fail(),
+        }
+    }
+
+    fn after_key(&mut self, bytes: &[u8]) -> usize {
+        match bytes[0] {
+            b':' => {
+                self.state = State::BeforeValue;
+                1
+            }
+            byte if is_space(byte) => spaces(bytes),
+            _ => self.fail(),
+        }
+    }
+
+    fn after_value(&mut self, bytes: &[u8], visitor: &mut impl Visitor<S>) -> usize {
+        let frame = self.frames[self.depth - 1];
+        match bytes[0] {
+            b',' if frame.is_array => {
+                self.node = self.paths.element(frame.node);
+                self.state = State::BeforeValue;
+            }
+            b',' => self.state = State::BeforeKey,
+            b']' if frame.is_array => self.close(visitor),
+            b'}' if !frame.is_array => self.close(visitor),
+            byte if is_space(byte) => return spaces(bytes),
+            _ => return self.fail(),
+        }
+        1
+    }
+
+    fn done(&mut self, bytes: &[u8]) -> usize {
+        if is_space(bytes[0]) { spaces(bytes) } else { self.fail() }
+    }
+
+    fn begin_text(&mut self, state: State) {
+        self.state = state;
+        self.captured = 0;
+        self.text_len = 0;
+        self.high_surrogate = None;
+    }
+
+    fn text(&mut self, bytes: &[u8], visitor: &mut impl Visitor<S>) -> usize {
+        if self.escape != Escape::None {
+            self.escaped(bytes[0]);
+            return 1;
+        }
+        let run = memchr2(b'"', b'\\', bytes).unwrap_or(bytes.len());
+        if self.keep == Keep::Bytes && run > 0 {
+            // A raw control character is no part of a name: it is framing that was taken for content.
+            if bytes[..run].iter().any(|byte| *byte < b' ') {
+                return self.fail();
+            }
+            self.high_surrogate = None;
+        }
+        match bytes.get(run) {
+            Some(b'"') if self.keep == Keep::Bytes && self.captured == 0 => {
+                // The usual case: the whole string lies in this piece and need not be copied.
+                let whole = &bytes[..run.min(CAPTURE_BYTES)];
+                if self.state == State::Key {
+                    self.finish_key(whole);
+                } else {
+                    if let Some((_, slot)) = self.paths.leaf(self.node) {
+                        visitor.value(slot, Value::Text(whole));
+                    }
+                    self.value_ended();
+                }
+                run + 1
+            }
+            Some(b'"') => {
+                self.keep_run(&bytes[..run]);
+                self.finish_text(visitor);
+                run + 1
+            }
+            Some(_) => {
+                self.keep_run(&bytes[..run]);
+                self.escape = Escape::Backslash;
+                run + 1
+            }
+            None => {
+                self.keep_run(bytes);
+                run
+            }
+        }
+    }
+
+    fn keep_run(&mut self, run: &[u8]) {
+        match self.keep {
+            Keep::Bytes => {
+                // Of a key no more is needed than tells it from all wanted ones.
+                let cap = if self.state == State::Key { self.paths.longest_key() + 1 } else { CAPTURE_BYTES };
+                let room = cap.min(CAPTURE_BYTES).saturating_sub(self.captured).min(run.len());
+                self.capture[self.captured..self.captured + room].copy_from_slice(&run[..room]);
+                self.captured += room;
+            }
+            Keep::Length => self.text_len += run.len() as u64,
+            Keep::Nothing => {}
+        }
+    }
+
+    fn escaped(&mut self, byte: u8) {
+        match self.escape {
+            Escape::Backslash if byte == b'u' => self.escape = Escape::Unicode { digits: 0, code: 0 },
+            Escape::Backslash => {
+                self.escape = Escape::None;
+                let decoded = match byte {
+                    b'n' => b'\n',
+                    b't' => b'\t',
+                    b'r' => b'\r',
+                    b'b' => 8,
+                    b'f' => 12,
+                    b'"' | b'\\' | b'/' => byte,
+                    _ => {
+                        self.state = State::Failed;
+                        return;
+                    }
+                };
+                self.high_surrogate = None;
+                self.keep_run(&[decoded]);
+            }
+            Escape::Unicode { digits, code } => {
+                let Some(digit) = char::from(byte).to_digit(16) else {
+                    self.state = State::Failed;
+                    return;
+                };
+                let code = code << 4 | digit as u16;
+                if digits < 3 {
+                    self.escape = Escape::Unicode { digits: digits + 1, code };
+                } else {
+                    self.escape = Escape::None;
+                    self.keep_unit(code);
+                }
+            }
+            Escape::None => {}
+        }
+    }
+
+    /// Keeps one UTF-16 code unit.
+    fn keep_unit(&mut self, unit: u16) {
+        let high = self.high_surrogate.take();
+        let decoded = match (high, unit) {
+            (_, 0xd800..=0xdbff) => {
+                self.high_surrogate = Some(unit);
+                return;
+            }
+            (Some(high), 0xdc00..=0xdfff) => {
+                let code = 0x10000 + ((u32::from(high) - 0xd800) << 10 | (u32::from(unit) - 0xdc00));
+                char::from_u32(code)
+            }
+            _ => char::from_u32(u32::from(unit)),
+        };
+        let mut utf8 = [0; 4];
+        let character = decoded.unwrap_or(char::REPLACEMENT_CHARACTER);
+        self.keep_run(character.encode_utf8(&mut utf8).as_bytes());
+    }
+
+    fn finish_text(&mut self, visitor: &mut impl Visitor<S>) {
+        let length = self.captured;
+        if self.state == State::Key {
+            let frame = self.frames[self.depth - 1];
+            self.node = self.paths.member(frame.node, &self.capture[..length]);
+            self.state = State::AfterKey;
+            return;
+        }
+        if let Some((want, slot)) = self.paths.leaf(self.node) {
+            let value = match want {
+                Want::Scalar => Value::Text(&self.capture[..length]),
+                Want::Length => Value::Length(self.text_len),
+            };
+            visitor.value(slot, value);
+        }
+        self.value_ended();
+    }
+
+    fn finish_key(&mut self, key: &[u8]) {
+        let frame = self.frames[self.depth - 1];
+        self.node = self.paths.member(frame.node, key);
+        self.state = State::AfterKey;
+    }
+
+    fn bare(&mut self, bytes: &[u8], visitor: &mut impl Visitor<S>) -> usize {
+        let run = bytes.iter().position(|byte| !is_bare(*byte)).unwrap_or(bytes.len());
+        let room = CAPTURE_BYTES.saturating_sub(self.captured).min(run);
+        self.capture[self.captured..self.captured + room].copy_from_slice(&bytes[..room]);
+        self.captured += room;
+        if run < bytes.len() {
+            self.finish_bare(visitor);
+            if run == 0 && self.state != State::Failed {
+                // The delimiter belongs to what follows: hand it on at once, so that every step takes a byte.
+                return match self.state {
+                    State::Done => self.done(bytes),
+                    _ => self.after_value(bytes, visitor),
+                };
+            }
+        }
+        run.max(1)
+    }
+
+    fn finish_bare(&mut self, visitor: &mut impl Visitor<S>) {
+        let value = match &self.capture[..self.captured] {
+            b"true" => Value::Bool(true),
+            b"false" => Value::Bool(false),
+            b"null" => Value::Null,
+            digits => match parse_number(digits) {
+                Some(number) => Value::Number(number),
+                None => {
+                    self.state = State::Failed;
+                    return;
+                }
+            },
+        };
+        if let Some((_, slot)) = self.paths.leaf(self.node) {
+            visitor.value(slot, value);
+        }
+        self.value_ended();
+    }
+
+    fn skip(&mut self, bytes: &[u8]) -> usize {
+        let mut at = 0;
+        loop {
+            at += quiet_run(&bytes[at..]);
+            match bytes.get(at) {
+                None => return bytes.len(),
+                Some(b'"') => {
+                    self.state = State::SkipText;
+                    return at + 1;
+                }
+                Some(b'{' | b'[') => self.skip_depth += 1,
+                Some(b'}' | b']') => {
+                    self.skip_depth -= 1;
+                    if self.skip_depth == 0 {
+                        self.value_ended();
+                        return at + 1;
+                    }
+                }
+                Some(_) => {}
+            }
+            at += 1;
+        }
+    }
+
+    fn skip_text(&mut self, bytes: &[u8]) -> usize {
+        let mut at = 0;
+        if self.escape != Escape::None {
+            self.escape = Escape::None;
+            at = 1;
+        }
+        loop {
+            match memchr2(b'"', b'\\', &bytes[at..]) {
+                None => return bytes.len(),
+                Some(run) if bytes[at + run] == b'"' => {
+                    self.state = State::Skip;
+                    return at + run + 1;
+                }
+                Some(run) => at += run + 2,
+            }
+            if at > bytes.len() {
+                self.escape = Escape::Backslash;
+                return bytes.len();
+            }
+        }
+    }
+}
+
+fn is_space(byte: u8) -> bool {
+    matches!(byte, b' ' | b'\t' | b'\n' | b'\r')
+}
+
+fn spaces(bytes: &[u8]) -> usize {
+    bytes.iter().position(|byte| !is_space(*byte)).unwrap_or(bytes.len())
+}
+
+fn is_bare(byte: u8) -> bool {
+    matches!(byte, b'0'..=b'9' | b'-' | b'+' | b'.' | b'a'..=b'z' | b'A'..=b'Z')
+}
+
+fn parse_number(digits: &[u8]) -> Option<f64> {
+    // Rust also takes "inf", "nan" and a leading plus, which JSON does not have.
+    if !digits.iter().all(|byte| matches!(byte, b'0'..=b'9' | b'-' | b'+' | b'.' | b'e' | b'E')) || digits[0] == b'+' {
+        return None;
+    }
+    std::str::from_utf8(digits).ok()?.parse().ok()
+}
+
+/// Bytes before the next one that matters between strings: a quote, a brace or a bracket.
+fn quiet_run(bytes: &[u8]) -> usize {
+    // `[` and `{`, `]` and `}` differ in one bit; blocks let the compiler compare many bytes at once.
+    const BLOCK: usize = 32;
+    let loud = |byte: u8| (byte == b'"') | (byte | 0x20 == b'{') | (byte | 0x20 == b'}');
+    let mut at = 0;
+    for block in bytes.chunks_exact(BLOCK) {
+        if block.iter().fold(false, |any, byte| any | loud(*byte)) {
+            break;
+        }
+        at += BLOCK;
+    }
+    bytes[at..].iter().position(|byte| loud(*byte)).map_or(bytes.len(), |more| at + more)
+}
