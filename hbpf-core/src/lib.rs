@@ -14,6 +14,7 @@
 pub mod aggregate;
 pub mod body;
 pub mod chunk;
+pub mod dialect;
 pub mod exchange;
 pub mod framing;
 pub mod http1;

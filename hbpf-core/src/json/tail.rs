@@ -92,7 +92,11 @@ pub fn scan_tail<S: Copy>(bytes: &[u8], paths: &'static PathSet<S>, visitor: &mu
 }
 
 enum Step<'a> {
-    Member { key: &'a [u8], value: &'a [u8], rest: &'a [u8] },
+    Member {
+        key: &'a [u8],
+        value: &'a [u8],
+        rest: &'a [u8],
+    },
     /// The document's beginning, or the beginning of what was seen.
     End,
     /// This is not the end of a document.

@@ -1,0 +1,74 @@
+//! Anthropic Messages, as Anthropic, OpenRouter, vLLM, SGLang, llama.cpp, LM Studio and Ollama serve it.
+
+use std::sync::LazyLock;
+
+use super::definition::{COMMON_REQUEST, Count, Counts, Definition, Estimate, Proof, Slot, Target};
+use crate::exchange::{Api, Dialect, Usage};
+use crate::json::{PathSet, Want};
+
+static RESPONSE: LazyLock<PathSet<Slot>> = LazyLock::new(|| {
+    PathSet::new(&[
+        ("type", Want::Scalar, Slot::Type),
+        // A whole answer.
+        ("id", Want::Scalar, Slot::ResponseId),
+        ("model", Want::Scalar, Slot::Model),
+        ("stop_reason", Want::Scalar, Slot::FinishReason),
+        // `message_start`. Its count of output tokens is a start value that later events replace: a stream that is
+        // cut before they come has not reported its output.
+        ("message.id", Want::Scalar, Slot::ResponseId),
+        ("message.model", Want::Scalar, Slot::Model),
+        ("message.usage.input_tokens", Want::Scalar, Slot::Count(Count::Input)),
+        ("message.usage.cache_read_input_tokens", Want::Scalar, Slot::Count(Count::CacheRead)),
+        ("message.usage.cache_creation_input_tokens", Want::Scalar, Slot::Count(Count::CacheWrite)),
+        ("message.usage.cache_creation.ephemeral_5m_input_tokens", Want::Scalar, Slot::Count(Count::CacheWriteShort)),
+        ("message.usage.cache_creation.ephemeral_1h_input_tokens", Want::Scalar, Slot::Count(Count::CacheWriteLong)),
+        // `content_block_delta`. Signatures and citations are no output.
+        ("delta.text", Want::Length, Slot::Visible),
+        ("delta.partial_json", Want::Length, Slot::Visible),
+        ("delta.thinking", Want::Length, Slot::Reasoning),
+        // `message_delta`, and a whole answer's usage.
+        ("delta.stop_reason", Want::Scalar, Slot::FinishReason),
+        ("usage.input_tokens", Want::Scalar, Slot::Count(Count::Input)),
+        ("usage.output_tokens", Want::Scalar, Slot::Count(Count::Output)),
+        ("usage.cache_read_input_tokens", Want::Scalar, Slot::Count(Count::CacheRead)),
+        ("usage.cache_creation_input_tokens", Want::Scalar, Slot::Count(Count::CacheWrite)),
+        ("usage.cache_creation.ephemeral_5m_input_tokens", Want::Scalar, Slot::Count(Count::CacheWriteShort)),
+        ("usage.cache_creation.ephemeral_1h_input_tokens", Want::Scalar, Slot::Count(Count::CacheWriteLong)),
+        ("usage.output_tokens_details.thinking_tokens", Want::Scalar, Slot::Count(Count::Reasoning)),
+        ("error", Want::Length, Slot::Error),
+        ("error.type", Want::Scalar, Slot::ErrorType),
+        ("error.code", Want::Scalar, Slot::ErrorCode),
+    ])
+});
+
+/// Messages.
+pub(super) static MESSAGES: Definition = Definition {
+    dialect: Dialect::AnthropicMessages,
+    // `/messages` alone is any chat program's path.
+    targets: &[Target { suffix: "/v1/messages", api: Api::Messages, proof: Proof::Model }],
+    request: &COMMON_REQUEST,
+    response: &RESPONSE,
+    stream_default: false,
+    streams_lines: false,
+    final_type: Some("message_stop"),
+    blank_is_output: |_| false,
+    estimate: Estimate::FromBytes,
+    usage,
+};
+
+/// `input_tokens` leaves out what came from or went to the cache.
+fn usage(counts: &Counts) -> Usage {
+    let cache_write =
+        counts.get(Count::CacheWrite).or_else(|| counts.sum(&[Count::CacheWriteShort, Count::CacheWriteLong]));
+    let cache_read = counts.get(Count::CacheRead);
+    let input = counts
+        .get(Count::Input)
+        .map(|uncached| uncached.saturating_add(cache_read.unwrap_or(0)).saturating_add(cache_write.unwrap_or(0)));
+    Usage {
+        input,
+        output: counts.get(Count::Output),
+        cached_input: cache_read,
+        cache_creation_input: cache_write,
+        reasoning: counts.get(Count::Reasoning),
+    }
+}

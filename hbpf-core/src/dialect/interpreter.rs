@@ -1,0 +1,249 @@
+//! Reads the bodies of one exchange.
+
+use std::fmt;
+
+use super::definition::RequestSlot;
+use super::reading::{Events, Reading, set_label};
+use super::{Facts, Output, Recognised, definition};
+use crate::exchange::{Api, Dialect};
+use crate::framing::{Ndjson, Sse};
+use crate::http1::ResponseHead;
+use crate::json::{Outcome, Scanner, Tail, Value, Visitor, scan_tail};
+use crate::time::Nanos;
+
+/// Reads the decoded bodies of one request and its answer, as they come.
+///
+/// It stores nothing of them but the [`Facts`], and up to 8 KiB of the end of a document whose middle was not seen,
+/// until that document ends.
+pub struct Interpreter {
+    facts: Facts,
+    request: RequestReader,
+    reading: Reading,
+    body: Body,
+    status: Option<u16>,
+    /// When the last bytes of the answer came.
+    last_bytes: Option<Nanos>,
+}
+
+struct RequestReader {
+    scanner: Scanner<RequestSlot>,
+    /// There once a gap was met: from then on only the end can be read.
+    tail: Option<Tail>,
+    stream_default: bool,
+}
+
+/// How the answer's body is cut into documents.
+enum Body {
+    /// The first byte will tell. Whether the head calls it JSON is known, if there was a head.
+    Undecided {
+        is_json: bool,
+    },
+    Events(Sse),
+    Lines(Ndjson),
+    Whole,
+    /// One document with a hole in it.
+    WholeTail(Tail),
+    /// Nothing that can be read.
+    Opaque,
+}
+
+impl fmt::Debug for Interpreter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Interpreter")
+            .field("dialect", &self.reading.definition().dialect)
+            .field("facts", &self.facts)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Interpreter {
+    /// For an exchange in that dialect.
+    pub fn new(dialect: Dialect) -> Self {
+        let definition = definition(dialect);
+        Self {
+            facts: Facts::default(),
+            request: RequestReader {
+                scanner: Scanner::new(definition.request),
+                tail: None,
+                stream_default: definition.stream_default,
+            },
+            reading: Reading::new(definition),
+            body: Body::Undecided { is_json: false },
+            status: None,
+            last_bytes: None,
+        }
+    }
+
+    /// For an exchange that was recognised: knows what the path has told, too.
+    pub fn for_call(call: &Recognised) -> Self {
+        let mut interpreter = Self::new(call.dialect);
+        interpreter.facts.model.clone_from(&call.model);
+        if call.api == Api::Embeddings {
+            interpreter.request.stream_default = false;
+        }
+        interpreter
+    }
+
+    /// What is known so far.
+    pub fn facts(&self) -> &Facts {
+        &self.facts
+    }
+
+    /// The next bytes of the request's body.
+    pub fn request_bytes(&mut self, bytes: &[u8]) {
+        match &mut self.request.tail {
+            None => self.request.scanner.push(bytes, &mut RequestFinder { facts: &mut self.facts }),
+            Some(tail) => tail.push(bytes),
+        }
+    }
+
+    /// Bytes of the request's body were not seen. From now on only its end is looked at.
+    pub fn request_gap(&mut self) {
+        self.request.tail.get_or_insert_default().clear();
+    }
+
+    /// The request's body is over: model and stream flag are known now if they ever will be.
+    pub fn request_end(&mut self) {
+        let mut finder = RequestFinder { facts: &mut self.facts };
+        let outcome = self.request.scanner.end(&mut finder);
+        match self.request.tail.take() {
+            // The default holds only where it is sure that nothing was said.
+            None if outcome == Outcome::Complete => {
+                self.facts.stream.get_or_insert(self.request.stream_default);
+            }
+            None => {}
+            Some(tail) => {
+                scan_tail(tail.bytes(), self.reading.definition().request, &mut finder);
+            }
+        }
+    }
+
+    /// The answer's head.
+    pub fn response_head(&mut self, head: &ResponseHead<'_>) {
+        self.response_begins(head.status, head.header("content-type"));
+    }
+
+    /// The answer begins, with this status and content type.
+    pub fn response_begins(&mut self, status: u16, content_type: Option<&[u8]>) {
+        self.status = Some(status);
+        if status >= 400 {
+            self.facts.is_error = true;
+            self.reading.set_error_answer();
+        }
+        let content_type = content_type.unwrap_or_default().to_ascii_lowercase();
+        let says = |name: &[u8]| memchr::memmem::find(&content_type, name).is_some();
+        if says(b"event-stream") {
+            self.decide(Body::Events(Sse::new()));
+        } else if says(b"ndjson") || says(b"jsonl") || says(b"json-lines") {
+            self.decide(Body::Lines(Ndjson::new()));
+        } else {
+            self.body = Body::Undecided { is_json: says(b"json") };
+        }
+    }
+
+    /// The next bytes of the answer's body.
+    pub fn response_bytes(&mut self, when: Nanos, bytes: &[u8], out: &mut dyn FnMut(Output)) {
+        self.last_bytes = Some(when);
+        let bytes = match self.body {
+            Body::Undecided { is_json } => {
+                // White space says nothing; some servers send it to keep the connection open. Nor does a byte order mark.
+                let says_nothing = |byte: &u8| byte.is_ascii_whitespace() || matches!(byte, 0xef | 0xbb | 0xbf);
+                let Some(start) = bytes.iter().position(|byte| !says_nothing(byte)) else { return };
+                self.sniff(is_json, bytes[start]);
+                &bytes[start..]
+            }
+            _ => bytes,
+        };
+        let Self { reading, facts, body, .. } = self;
+        match body {
+            Body::Events(sse) => sse.push(bytes, &mut Events { reading, facts, when, out }),
+            Body::Lines(lines) => lines.push(bytes, &mut Events { reading, facts, when, out }),
+            Body::Whole => reading.push(facts, bytes),
+            Body::WholeTail(tail) => tail.push(bytes),
+            Body::Undecided { .. } | Body::Opaque => {}
+        }
+    }
+
+    /// Bytes of the answer's body were not seen.
+    pub fn response_gap(&mut self) {
+        if let Body::Undecided { is_json } = self.body {
+            // What comes next may be the middle of anything: only what was asked for can tell.
+            let body = match self.facts.stream {
+                Some(true) if self.reading.definition().streams_lines => Body::Lines(Ndjson::new()),
+                Some(true) => Body::Events(Sse::new()),
+                None if !is_json && !self.reading.definition().streams_lines => Body::Events(Sse::new()),
+                _ => Body::Whole,
+            };
+            self.decide(body);
+        }
+        let Self { reading, facts, body, .. } = self;
+        let mut events = Events { reading, facts, when: Nanos::default(), out: &mut |_| {} };
+        match body {
+            Body::Events(sse) => sse.gap(&mut events),
+            Body::Lines(lines) => lines.gap(&mut events),
+            Body::Whole => {
+                events.reading.whole_gap(events.facts);
+                *body = Body::WholeTail(Tail::default());
+            }
+            Body::WholeTail(tail) => tail.clear(),
+            Body::Undecided { .. } | Body::Opaque => {}
+        }
+    }
+
+    /// The answer's body is over, or was cut.
+    pub fn response_end(&mut self, when: Nanos, out: &mut dyn FnMut(Output)) {
+        let when = self.last_bytes.unwrap_or(when);
+        let Self { reading, facts, body, .. } = self;
+        match std::mem::replace(body, Body::Opaque) {
+            Body::Events(mut sse) => sse.end(&mut Events { reading, facts, when, out }),
+            Body::Lines(mut lines) => lines.end(&mut Events { reading, facts, when, out }),
+            Body::Whole => reading.whole_end(facts),
+            Body::WholeTail(tail) => reading.whole_tail(facts, tail.bytes()),
+            Body::Undecided { .. } | Body::Opaque => {}
+        }
+    }
+
+    /// Decides by the first byte of the body.
+    fn sniff(&mut self, is_json: bool, first: u8) {
+        let is_error = self.status.is_some_and(|status| status >= 400);
+        let body = match first {
+            b'{' if !is_json && !is_error && self.streams_lines() => Body::Lines(Ndjson::new()),
+            b'{' | b'[' => Body::Whole,
+            // A field's name, or a comment.
+            b'd' | b'e' | b'i' | b'r' | b':' => Body::Events(Sse::new()),
+            _ => Body::Opaque,
+        };
+        self.decide(body);
+    }
+
+    fn streams_lines(&self) -> bool {
+        self.reading.definition().streams_lines && self.facts.stream != Some(false)
+    }
+
+    fn decide(&mut self, body: Body) {
+        match body {
+            Body::Events(_) | Body::Lines(_) => self.facts.stream = Some(true),
+            // An error is one document even where a stream was asked for.
+            Body::Whole if self.status.is_some_and(|status| (200..300).contains(&status)) => {
+                self.facts.stream = Some(false);
+            }
+            _ => {}
+        }
+        self.body = body;
+    }
+}
+
+struct RequestFinder<'a> {
+    facts: &'a mut Facts,
+}
+
+impl Visitor<RequestSlot> for RequestFinder<'_> {
+    fn value(&mut self, slot: RequestSlot, value: Value<'_>) {
+        match (slot, value) {
+            (RequestSlot::Model, Value::Text(text)) => set_label(&mut self.facts.model, text),
+            (RequestSlot::Stream, Value::Bool(stream)) => self.facts.stream = Some(stream),
+            (RequestSlot::IncludeUsage, Value::Bool(wanted)) => self.facts.usage_requested = Some(wanted),
+            _ => {}
+        }
+    }
+}

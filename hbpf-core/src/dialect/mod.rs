@@ -1,0 +1,81 @@
+//! What requests and answers of model APIs say: model, tokens, timing of output, how it ended.
+//!
+//! A dialect is how bodies are to be read; who serves is the provider, and many providers speak one dialect. Each
+//! dialect is one module with one [`Definition`]: where it is served, which places in its documents matter, how its
+//! token counts add up. To add one, write its module and add a row to [`DEFINITIONS`].
+//!
+//! [`judge`] says whether a request is a model call, [`Interpreter`] reads the bodies of one exchange, and
+//! [`request_facts`] and [`response_facts`] read the headers.
+
+mod anthropic;
+mod definition;
+mod headers;
+mod interpreter;
+mod ollama;
+mod openai;
+mod provider;
+mod reading;
+mod recognise;
+
+pub use headers::{RequestHeaderFacts, ResponseHeaderFacts, request_facts, response_facts};
+pub use interpreter::Interpreter;
+pub use recognise::{JUDGE_BYTES, Judgement, Recognised, judge, target_patterns};
+
+use crate::exchange::{Dialect, Usage};
+use crate::label::Label;
+use crate::time::Nanos;
+use definition::Definition;
+
+/// Every dialect that can be read.
+static DEFINITIONS: [&Definition; 5] =
+    [&openai::CHAT, &openai::COMPLETIONS, &openai::EMBEDDINGS, &anthropic::MESSAGES, &ollama::NATIVE];
+
+fn definition(dialect: Dialect) -> &'static Definition {
+    let found = DEFINITIONS.iter().find(|definition| definition.dialect == dialect);
+    found.expect("every dialect has a row in the table; a test looks")
+}
+
+/// One event with generated output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Output {
+    /// When the bytes came that completed it.
+    pub when: Nanos,
+    /// Its tokens. Exact where the server counts along in every event; otherwise an estimate. Most dialects send one
+    /// token an event (of each choice, where several are generated). Anthropic packs several: there the running total
+    /// is the larger of the number of events and a quarter of the bytes of text, so that single events may have 0.
+    pub tokens: u64,
+    /// It is not reasoning only.
+    pub visible: bool,
+}
+
+/// What the bodies of one exchange have said so far.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Facts {
+    /// The model asked for.
+    pub model: Option<Label>,
+    /// Whether a streamed answer was asked for; once the answer has begun, whether it is one.
+    pub stream: Option<bool>,
+    /// The request asks for usage in the stream (`stream_options.include_usage`).
+    pub usage_requested: Option<bool>,
+    /// The model that answered.
+    pub response_model: Option<Label>,
+    /// Reported token counts, in normal form.
+    pub usage: Usage,
+    /// Why generation ended; of several choices, the last to end.
+    pub finish_reason: Option<Label>,
+    /// The provider's type of an error, in an error's body or in the stream.
+    pub error_type: Option<Label>,
+    /// The answer's id.
+    pub response_id: Option<Label>,
+    /// Who serves, as far as the body's shape tells. A hint: use it where nothing better is known.
+    pub provider: Option<Label>,
+    /// The dialect's own end was seen: `[DONE]`, `message_stop`, `"done":true`, or the end of a single document.
+    pub finished: bool,
+    /// The answer is an error: by status, or by an error object in the body or stream.
+    pub is_error: bool,
+    /// Documents of the answer that could not be read: cut by a gap, or no JSON.
+    pub missed_events: u64,
+}
+
+#[cfg(test)]
+mod tests;

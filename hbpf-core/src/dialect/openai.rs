@@ -1,0 +1,155 @@
+//! OpenAI chat completions, legacy completions and embeddings, as OpenAI, Azure, most vendors, vLLM, SGLang, TGI,
+//! llama.cpp, LM Studio and Ollama serve them.
+
+use std::sync::LazyLock;
+
+use super::definition::{COMMON_REQUEST, Choice, Count, Counts, Definition, Estimate, Proof, Slot, Target};
+use crate::exchange::{Api, Dialect, Usage};
+use crate::json::{PathSet, Want};
+
+type Path = (&'static str, Want, Slot);
+
+/// What all three APIs answer with, errors included.
+const COMMON: [Path; 32] = [
+    ("id", Want::Scalar, Slot::ResponseId),
+    ("model", Want::Scalar, Slot::Model),
+    ("usage.prompt_tokens", Want::Scalar, Slot::Count(Count::Input)),
+    ("usage.completion_tokens", Want::Scalar, Slot::Count(Count::Output)),
+    ("usage.total_tokens", Want::Scalar, Slot::Count(Count::Total)),
+    ("usage.prompt_tokens_details.cached_tokens", Want::Scalar, Slot::Count(Count::CacheRead)),
+    ("usage.prompt_tokens_details.cache_write_tokens", Want::Scalar, Slot::Count(Count::CacheWrite)),
+    ("usage.prompt_tokens_details.created_cache_tokens", Want::Scalar, Slot::Count(Count::CacheWrite)),
+    ("usage.created_cache_tokens", Want::Scalar, Slot::Count(Count::CacheWrite)),
+    ("usage.completion_tokens_details.reasoning_tokens", Want::Scalar, Slot::Count(Count::Reasoning)),
+    ("usage.reasoning_tokens", Want::Scalar, Slot::Count(Count::Reasoning)),
+    ("usage.prompt_cache_hit_tokens", Want::Scalar, Slot::Count(Count::CacheHit)),
+    ("usage.prompt_cache_miss_tokens", Want::Scalar, Slot::Count(Count::CacheMiss)),
+    ("usage.cost_in_usd_ticks", Want::Scalar, Slot::Vendor("x_ai")),
+    ("x_groq.usage.prompt_tokens", Want::Scalar, Slot::Count(Count::Input)),
+    ("x_groq.usage.completion_tokens", Want::Scalar, Slot::Count(Count::Output)),
+    ("x_groq.usage.total_tokens", Want::Scalar, Slot::Count(Count::Total)),
+    ("x_groq.usage.prompt_tokens_details.cached_tokens", Want::Scalar, Slot::Count(Count::CacheRead)),
+    ("x_groq.usage.completion_tokens_details.reasoning_tokens", Want::Scalar, Slot::Count(Count::Reasoning)),
+    ("x_groq.error", Want::Length, Slot::Error),
+    ("x_groq", Want::Length, Slot::Vendor("groq")),
+    ("timings.cache_n", Want::Scalar, Slot::Count(Count::TimingsCached)),
+    ("timings.prompt_n", Want::Scalar, Slot::Count(Count::TimingsPrompt)),
+    ("timings.predicted_n", Want::Scalar, Slot::Count(Count::TimingsOutput)),
+    ("timings", Want::Length, Slot::Vendor("llama.cpp")),
+    ("system_fingerprint", Want::Scalar, Slot::Fingerprint),
+    ("error", Want::Length, Slot::Error),
+    ("error.type", Want::Scalar, Slot::ErrorType),
+    ("error.code", Want::Scalar, Slot::ErrorCode),
+    // TGI has its errors' type beside the text, Mistral and older vLLM have no error object around it.
+    ("error_type", Want::Scalar, Slot::ErrorType),
+    ("type", Want::Scalar, Slot::Type),
+    ("code", Want::Scalar, Slot::TopCode),
+];
+
+fn with_common(own: &[Path]) -> PathSet<Slot> {
+    PathSet::new(&[&COMMON, own].concat())
+}
+
+static CHAT_RESPONSE: LazyLock<PathSet<Slot>> = LazyLock::new(|| {
+    with_common(&[
+        ("choices[]", Want::Length, Slot::Choice),
+        ("choices[].finish_reason", Want::Scalar, Slot::FinishReason),
+        ("choices[].delta.role", Want::Scalar, Slot::Role),
+        ("choices[].delta.content", Want::Length, Slot::Visible),
+        ("choices[].delta.refusal", Want::Length, Slot::Visible),
+        ("choices[].delta.tool_calls", Want::Length, Slot::Visible),
+        ("choices[].delta.function_call", Want::Length, Slot::Visible),
+        ("choices[].delta.audio.data", Want::Length, Slot::Visible),
+        ("choices[].delta.audio.transcript", Want::Length, Slot::Visible),
+        ("choices[].delta.reasoning", Want::Length, Slot::Reasoning),
+        ("choices[].delta.reasoning_content", Want::Length, Slot::Reasoning),
+    ])
+});
+
+static COMPLETIONS_RESPONSE: LazyLock<PathSet<Slot>> = LazyLock::new(|| {
+    with_common(&[
+        ("choices[]", Want::Length, Slot::Choice),
+        ("choices[].finish_reason", Want::Scalar, Slot::FinishReason),
+        ("choices[].text", Want::Length, Slot::Visible),
+    ])
+});
+
+static EMBEDDINGS_RESPONSE: LazyLock<PathSet<Slot>> = LazyLock::new(|| with_common(&[]));
+
+/// Chat completions.
+pub(super) static CHAT: Definition = Definition {
+    dialect: Dialect::OpenaiChat,
+    targets: &[Target { suffix: "/chat/completions", api: Api::Chat, proof: Proof::Path }],
+    request: &COMMON_REQUEST,
+    response: &CHAT_RESPONSE,
+    stream_default: false,
+    streams_lines: false,
+    final_type: None,
+    // The first event announces the role with empty content; without a role, empty content is a token.
+    blank_is_output: |choice: &Choice| !choice.has_role,
+    estimate: Estimate::PerChoice,
+    usage,
+};
+
+/// Legacy completions.
+pub(super) static COMPLETIONS: Definition = Definition {
+    dialect: Dialect::OpenaiCompletions,
+    targets: &[
+        Target { suffix: "/v1/completions", api: Api::TextCompletion, proof: Proof::Path },
+        // Azure has the deployment before it, DeepSeek `/beta`; editors' completion services look the same.
+        Target { suffix: "/completions", api: Api::TextCompletion, proof: Proof::Model },
+    ],
+    request: &COMMON_REQUEST,
+    response: &COMPLETIONS_RESPONSE,
+    stream_default: false,
+    streams_lines: false,
+    final_type: None,
+    // The last event of a choice has no text but a reason.
+    blank_is_output: |choice: &Choice| !choice.has_finish_reason,
+    estimate: Estimate::PerChoice,
+    usage,
+};
+
+/// Embeddings.
+pub(super) static EMBEDDINGS: Definition = Definition {
+    dialect: Dialect::OpenaiEmbeddings,
+    targets: &[
+        Target { suffix: "/v1/embeddings", api: Api::Embeddings, proof: Proof::Path },
+        Target { suffix: "/embeddings", api: Api::Embeddings, proof: Proof::Model },
+    ],
+    request: &COMMON_REQUEST,
+    response: &EMBEDDINGS_RESPONSE,
+    stream_default: false,
+    streams_lines: false,
+    final_type: None,
+    blank_is_output: |_| false,
+    estimate: Estimate::PerChoice,
+    usage,
+};
+
+/// Prompt and completion counts include what was cached and what was reasoning; vendors add their own names.
+fn usage(counts: &Counts) -> Usage {
+    let get = |count| counts.get(count);
+    let cached = get(Count::CacheRead).or(get(Count::CacheHit)).or(get(Count::TimingsCached));
+    let input = get(Count::Input)
+        .or_else(|| Some(get(Count::CacheHit)?.saturating_add(get(Count::CacheMiss)?)))
+        .or_else(|| Some(get(Count::TimingsPrompt)?.saturating_add(get(Count::TimingsCached).unwrap_or(0))));
+    let output = get(Count::Output).map(|output| output.saturating_add(reasoning_outside(counts, output)));
+    Usage {
+        input,
+        output: output.or(get(Count::TimingsOutput)),
+        cached_input: cached,
+        cache_creation_input: get(Count::CacheWrite),
+        reasoning: get(Count::Reasoning),
+    }
+}
+
+/// xAI counts reasoning beside the completion, not in it: the total gives it away.
+fn reasoning_outside(counts: &Counts, output: u64) -> u64 {
+    let outside = || {
+        let (input, reasoning) = (counts.get(Count::Input)?, counts.get(Count::Reasoning)?);
+        let apart = input.checked_add(output)?.checked_add(reasoning)?;
+        (counts.get(Count::Total)? == apart).then_some(reasoning)
+    };
+    outside().unwrap_or(0)
+}

@@ -1,0 +1,351 @@
+//! Reads the documents of one answer.
+
+use super::definition::{Choice, Count, Counts, Definition, Estimate, Slot};
+use super::{Facts, Output};
+use crate::framing::Documents;
+use crate::json::{Outcome, Scanner, Value, Visitor, scan_tail};
+use crate::label::Label;
+use crate::time::Nanos;
+
+/// Bytes of text to a token, for dialects whose events hold several: about what English and code have with today's
+/// vocabularies. An estimate is an estimate; reported counts replace it.
+const BYTES_PER_TOKEN: u64 = 4;
+
+/// The state that the documents of one answer share.
+pub(super) struct Reading {
+    scanner: Scanner<Slot>,
+    marker: DoneMarker,
+    found: Found,
+    counts: Counts,
+    output_events: u64,
+    output_bytes: u64,
+    estimated_tokens: u64,
+    /// The server's running count of output tokens, as of the last event with output.
+    running_count: Option<u64>,
+}
+
+/// What the current document says, until it is known to be whole: half a document counts for nothing.
+#[derive(Clone, Copy, Debug, Default)]
+struct Event {
+    counts: Counts,
+    has_counts: bool,
+    choice: Choice,
+    visible_choices: u32,
+    reasoning_choices: u32,
+    bytes: u64,
+    is_final: bool,
+    is_error: bool,
+}
+
+/// Where a scanner's findings go.
+struct Found {
+    definition: &'static Definition,
+    event: Event,
+    error_rank: ErrorRank,
+    /// The status says that the answer is an error.
+    is_error_answer: bool,
+}
+
+/// How well an error is named.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+enum ErrorRank {
+    #[default]
+    Unnamed,
+    /// There is nothing but a text.
+    Text,
+    Code,
+    /// A type beside other things, not in an error object.
+    Beside,
+    Type,
+}
+
+impl Reading {
+    pub(super) fn new(definition: &'static Definition) -> Self {
+        Self {
+            scanner: Scanner::new(definition.response),
+            marker: DoneMarker::default(),
+            found: Found {
+                definition,
+                event: Event::default(),
+                error_rank: ErrorRank::default(),
+                is_error_answer: false,
+            },
+            counts: Counts::default(),
+            output_events: 0,
+            output_bytes: 0,
+            estimated_tokens: 0,
+            running_count: None,
+        }
+    }
+
+    pub(super) fn definition(&self) -> &'static Definition {
+        self.found.definition
+    }
+
+    /// The status says that the answer is an error.
+    pub(super) fn set_error_answer(&mut self) {
+        self.found.is_error_answer = true;
+    }
+
+    /// The next bytes of the current document.
+    pub(super) fn push(&mut self, facts: &mut Facts, bytes: &[u8]) {
+        self.scanner.push(bytes, &mut Finder { facts, found: &mut self.found });
+    }
+
+    /// An answer that is one document has a hole from here on. What stood before it stands.
+    pub(super) fn whole_gap(&mut self, facts: &mut Facts) {
+        self.scanner.begin();
+        self.keep(facts);
+    }
+
+    /// An answer that is one document is over. Counts that were complete before it was cut are as good as any.
+    pub(super) fn whole_end(&mut self, facts: &mut Facts) {
+        match self.end_document(facts) {
+            Outcome::Complete => {
+                self.keep(facts);
+                facts.finished = true;
+            }
+            Outcome::Incomplete => {
+                self.keep(facts);
+            }
+            Outcome::Malformed => self.miss(facts),
+            Outcome::Empty => {}
+        }
+    }
+
+    /// The end of an answer that is one document, whose middle was not seen.
+    pub(super) fn whole_tail(&mut self, facts: &mut Facts, tail: &[u8]) {
+        let paths = self.definition().response;
+        if scan_tail(tail, paths, &mut Finder { facts: &mut *facts, found: &mut self.found }) {
+            self.keep(facts);
+            facts.finished = true;
+        } else {
+            self.miss(facts);
+        }
+    }
+
+    fn end_document(&mut self, facts: &mut Facts) -> Outcome {
+        self.scanner.end(&mut Finder { facts, found: &mut self.found })
+    }
+
+    /// Takes over what the current document said, and gives it for its output.
+    fn keep(&mut self, facts: &mut Facts) -> Event {
+        let definition = self.definition();
+        let mut event = std::mem::take(&mut self.found.event);
+        event.end_choice(definition);
+        if event.has_counts {
+            self.counts.update(&event.counts);
+            facts.usage = (definition.usage)(&self.counts);
+        }
+        facts.is_error |= event.is_error;
+        facts.finished |= event.is_final;
+        event
+    }
+
+    fn miss(&mut self, facts: &mut Facts) {
+        self.found.event = Event::default();
+        facts.missed_events += 1;
+    }
+
+    /// Tokens of an event with output.
+    fn tokens(&mut self, event: &Event) -> u64 {
+        self.output_events += 1;
+        self.output_bytes = self.output_bytes.saturating_add(event.bytes);
+        let estimate = match self.definition().estimate {
+            Estimate::PerChoice => u64::from(event.choices_with_output()),
+            Estimate::FromBytes => {
+                let total = self.output_events.max(self.output_bytes / BYTES_PER_TOKEN);
+                total.saturating_sub(self.estimated_tokens)
+            }
+        };
+        self.estimated_tokens += estimate;
+        // A server that counts along in every event is exact; a count that comes with the last event alone is not
+        // that event's own.
+        let count = event.counts.get(Count::Output);
+        let before = std::mem::replace(&mut self.running_count, count);
+        match (count, before) {
+            (Some(count), Some(before)) if count > before => count - before,
+            (Some(count), None) if self.output_events == 1 && count > 0 => count,
+            _ => estimate,
+        }
+    }
+}
+
+impl Event {
+    fn end_choice(&mut self, definition: &Definition) {
+        let choice = std::mem::take(&mut self.choice);
+        if choice.visible || (choice.blank && !choice.reasoning && (definition.blank_is_output)(&choice)) {
+            self.visible_choices += 1;
+        } else if choice.reasoning {
+            self.reasoning_choices += 1;
+        }
+    }
+
+    fn choices_with_output(&self) -> u32 {
+        self.visible_choices.saturating_add(self.reasoning_choices)
+    }
+}
+
+/// A stream's documents on their way into a [`Reading`].
+pub(super) struct Events<'a> {
+    pub(super) reading: &'a mut Reading,
+    pub(super) facts: &'a mut Facts,
+    pub(super) when: Nanos,
+    pub(super) out: &'a mut dyn FnMut(Output),
+}
+
+impl Documents for Events<'_> {
+    fn bytes(&mut self, bytes: &[u8]) {
+        self.reading.marker.push(bytes);
+        self.reading.push(self.facts, bytes);
+    }
+
+    fn end(&mut self) {
+        let outcome = self.reading.end_document(self.facts);
+        let is_marker = std::mem::take(&mut self.reading.marker).is_match();
+        match outcome {
+            Outcome::Complete => {
+                let event = self.reading.keep(self.facts);
+                if event.choices_with_output() > 0 {
+                    let tokens = self.reading.tokens(&event);
+                    (self.out)(Output { when: self.when, tokens, visible: event.visible_choices > 0 });
+                }
+            }
+            _ if is_marker => self.facts.finished = true,
+            Outcome::Empty => {}
+            Outcome::Incomplete | Outcome::Malformed => self.reading.miss(self.facts),
+        }
+    }
+
+    fn abort(&mut self) {
+        self.reading.marker = DoneMarker::default();
+        self.reading.scanner.begin();
+        self.reading.miss(self.facts);
+    }
+}
+
+/// Recognises the data `[DONE]`, which is no JSON.
+#[derive(Clone, Copy, Debug, Default)]
+struct DoneMarker {
+    seen: usize,
+    differs: bool,
+}
+
+impl DoneMarker {
+    const TEXT: &'static [u8] = b"[DONE]";
+
+    fn push(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            if self.differs {
+                return;
+            }
+            match Self::TEXT.get(self.seen) {
+                Some(expected) => {
+                    self.differs = byte != expected;
+                    self.seen += 1;
+                }
+                None => self.differs = !byte.is_ascii_whitespace(),
+            }
+        }
+    }
+
+    fn is_match(self) -> bool {
+        !self.differs && self.seen == Self::TEXT.len()
+    }
+}
+
+/// Puts values where they belong.
+struct Finder<'a> {
+    facts: &'a mut Facts,
+    found: &'a mut Found,
+}
+
+impl Visitor<Slot> for Finder<'_> {
+    fn value(&mut self, slot: Slot, value: Value<'_>) {
+        let event = &mut self.found.event;
+        match (slot, value) {
+            (Slot::Model, Value::Text(text)) => set_label(&mut self.facts.response_model, text),
+            (Slot::ResponseId, Value::Text(text)) => set_label(&mut self.facts.response_id, text),
+            (Slot::FinishReason, Value::Text(text)) => {
+                event.choice.has_finish_reason |= !text.is_empty();
+                set_label(&mut self.facts.finish_reason, text);
+            }
+            (Slot::Type, Value::Text(text)) => self.kind(text),
+            (Slot::Done, Value::Bool(true)) => event.is_final = true,
+            (Slot::Choice, Value::Container { .. }) => event.end_choice(self.found.definition),
+            (Slot::Role, Value::Text(_)) => event.choice.has_role = true,
+            (Slot::Visible, Value::Length(0)) => event.choice.blank = true,
+            (Slot::Visible, value) => event.choice.visible |= event.add_output(value),
+            (Slot::Reasoning, value) => event.choice.reasoning |= event.add_output(value),
+            (Slot::Count(count), value) => {
+                if let Some(value) = value.as_count() {
+                    event.counts.set(count, value);
+                    event.has_counts = true;
+                }
+            }
+            (Slot::Error, Value::Length(1..)) => {
+                event.is_error = true;
+                self.name_error(ErrorRank::Text, b"error");
+            }
+            (Slot::Error, Value::Container { is_empty: false }) => event.is_error = true,
+            (Slot::ErrorType, Value::Text(text)) => self.name_error(ErrorRank::Type, text),
+            (Slot::ErrorCode, value) => self.error_code(value),
+            (Slot::TopCode, value) if self.found.is_error_answer => self.error_code(value),
+            (Slot::Vendor(_), Value::Null) => {}
+            (Slot::Vendor(name), _) => set_label(&mut self.facts.provider, name.as_bytes()),
+            (Slot::Fingerprint, Value::Text(b"fp_ollama")) => set_label(&mut self.facts.provider, b"ollama"),
+            _ => {}
+        }
+    }
+}
+
+impl Event {
+    /// Whether a value is output: text of some length, tool calls, or text in parts.
+    fn add_output(&mut self, value: Value<'_>) -> bool {
+        match value {
+            Value::Length(length) => {
+                self.bytes = self.bytes.saturating_add(length);
+                length > 0
+            }
+            Value::Container { is_empty } => !is_empty,
+            _ => false,
+        }
+    }
+}
+
+impl Finder<'_> {
+    fn kind(&mut self, kind: &[u8]) {
+        if self.found.definition.final_type.is_some_and(|last| last.as_bytes() == kind) {
+            self.found.event.is_final = true;
+        }
+        if self.found.is_error_answer && kind != b"error" {
+            self.name_error(ErrorRank::Beside, kind);
+        }
+    }
+
+    fn error_code(&mut self, code: Value<'_>) {
+        match code {
+            Value::Text(text) => self.name_error(ErrorRank::Code, text),
+            code => {
+                if let Some(number) = code.as_count() {
+                    self.name_error(ErrorRank::Code, number.to_string().as_bytes());
+                }
+            }
+        }
+    }
+
+    fn name_error(&mut self, rank: ErrorRank, name: &[u8]) {
+        if rank >= self.found.error_rank && !name.is_empty() {
+            self.found.error_rank = rank;
+            set_label(&mut self.facts.error_type, name);
+        }
+    }
+}
+
+/// Sets a label, without allocating where it says so already: streams repeat id and model in every event.
+pub(super) fn set_label(label: &mut Option<Label>, text: &[u8]) {
+    let is_same = label.as_ref().is_some_and(|label| label.as_str().as_bytes() == text);
+    if !is_same && !text.is_empty() {
+        *label = Some(Label::from_bytes(text));
+    }
+}

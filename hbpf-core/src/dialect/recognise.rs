@@ -1,0 +1,292 @@
+//! Whether a request is a model call, and in which dialect.
+
+use std::sync::LazyLock;
+
+use super::DEFINITIONS;
+use super::definition::{Definition, Proof, Target};
+use super::headers::host;
+use super::provider::provider;
+use crate::body::Coding;
+use crate::exchange::{Api, Dialect};
+use crate::http1::RequestHead;
+use crate::json::{Outcome, PathSet, Scanner, Value, Visitor, Want};
+use crate::label::Label;
+
+/// A beginning of a body that is this long is always enough for a decision. What nothing has recognised does not leave
+/// the kernel beyond its first KiB, head included.
+pub const JUDGE_BYTES: usize = 1024;
+
+/// What a request's head, and the beginning of its body, say.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Judgement {
+    /// It is a model call.
+    ModelCall(Recognised),
+    /// It is something else.
+    NotModel,
+    /// More of the body must be seen.
+    NeedBody,
+}
+
+/// A model call.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Recognised {
+    /// How its bodies are read.
+    pub dialect: Dialect,
+    /// What kind of call it is.
+    pub api: Api,
+    /// Who serves: by the host's name or the dialect; `unknown` where neither tells.
+    pub provider: Label,
+    /// The model, where the path names it.
+    pub model: Option<Label>,
+    /// The path ends in one of [`target_patterns`], which the kernel side knows. If not, the path should be learned.
+    pub known_target: bool,
+}
+
+/// Ends of request paths at which model calls are served, whatever stands before them.
+///
+/// They are as short as vendors' prefixes demand, and no shorter: `/messages` or `/chat` alone would have half the web
+/// copied. Those that other services use too (`/completions`, `/api/chat`) are confirmed by the body.
+pub fn target_patterns() -> &'static [&'static str] {
+    static PATTERNS: LazyLock<Vec<&'static str>> = LazyLock::new(|| targets().map(|(_, t)| t.suffix).collect());
+    &PATTERNS
+}
+
+fn targets() -> impl Iterator<Item = (&'static Definition, &'static Target)> {
+    DEFINITIONS.iter().flat_map(|definition| definition.targets.iter().map(move |target| (*definition, target)))
+}
+
+/// Ends of paths where bodies look like a model call's and no model answers.
+const NO_CALLS: [&[u8]; 6] =
+    [b"/count_tokens", b"/input_tokens", b"/tokenize", b"/detokenize", b"/apply-template", b"/moderations"];
+
+/// Judges a request by its path, its headers, and as much of its (decoded) body as is there.
+///
+/// `port` is the serving end's. `body_complete` says that no more of the body will come.
+pub fn judge(head: &RequestHead<'_>, port: Option<u16>, body_prefix: &[u8], body_complete: bool) -> Judgement {
+    // Reading a stored answer or a model list is no call, and sockets are upgraded by GET.
+    if head.method != "POST" {
+        return Judgement::NotModel;
+    }
+    let path = head.path();
+    let trimmed = path.strip_suffix(b"/").unwrap_or(path);
+    if NO_CALLS.iter().any(|end| trimmed.ends_with(end)) {
+        return Judgement::NotModel;
+    }
+    let target = targets()
+        .filter(|(_, target)| trimmed.ends_with(target.suffix.as_bytes()))
+        .max_by_key(|(_, target)| target.suffix.len());
+    let body = Body { prefix: body_prefix, is_complete: body_complete, coding: head.content_coding() };
+    let deployment = azure_deployment(path);
+    let says_anthropic = head.header("anthropic-version").is_some();
+    let found = match target {
+        Some((definition, target)) => {
+            let is_proven = target.proof == Proof::Path
+                || deployment.is_some()
+                || (says_anthropic && definition.dialect == Dialect::AnthropicMessages);
+            let decision = if is_proven { Decision::Yes(()) } else { names_model(&body) };
+            decision.map(|()| (definition.dialect, target.api))
+        }
+        None => by_shape(head, trimmed, &body, says_anthropic),
+    };
+    match found {
+        Decision::No => Judgement::NotModel,
+        Decision::Unclear => Judgement::NeedBody,
+        Decision::Yes((dialect, api)) => Judgement::ModelCall(Recognised {
+            dialect,
+            api,
+            provider: provider(host(head).as_ref(), port, path, dialect),
+            model: deployment.map(Label::from_bytes),
+            known_target: target.is_some() && trimmed.len() == path.len(),
+        }),
+    }
+}
+
+enum Decision<T> {
+    Yes(T),
+    No,
+    Unclear,
+}
+
+impl<T> Decision<T> {
+    fn map<U>(self, with: impl FnOnce(T) -> U) -> Decision<U> {
+        match self {
+            Self::Yes(value) => Decision::Yes(with(value)),
+            Self::No => Decision::No,
+            Self::Unclear => Decision::Unclear,
+        }
+    }
+}
+
+/// The beginning of a body.
+struct Body<'a> {
+    prefix: &'a [u8],
+    is_complete: bool,
+    coding: Coding,
+}
+
+impl Body<'_> {
+    /// Whether nothing more will be seen before a decision.
+    fn is_all(&self) -> bool {
+        self.is_complete || self.prefix.len() >= JUDGE_BYTES
+    }
+
+    fn is_no_object(&self) -> bool {
+        let start = self.prefix.strip_prefix(b"\xef\xbb\xbf").unwrap_or(self.prefix).trim_ascii_start();
+        start.first().map_or(self.is_complete, |first| *first != b'{')
+    }
+}
+
+/// On a path that a model API uses, but others too: is it one?
+fn names_model(body: &Body<'_>) -> Decision<()> {
+    if body.coding == Coding::Unknown {
+        return Decision::Yes(());
+    }
+    if body.is_no_object() {
+        return Decision::No;
+    }
+    let shape = Shape::of(body.prefix);
+    if shape.model {
+        Decision::Yes(())
+    } else if body.is_complete {
+        Decision::No
+    } else if body.is_all() {
+        // The model may stand behind the prompt. Chat front ends of web applications number their conversations.
+        if shape.has_payload() && !shape.id { Decision::Yes(()) } else { Decision::No }
+    } else {
+        Decision::Unclear
+    }
+}
+
+/// On any path: does the body look like a model call's?
+fn by_shape(head: &RequestHead<'_>, path: &[u8], body: &Body<'_>, says_anthropic: bool) -> Decision<(Dialect, Api)> {
+    let content_type = head.header("content-type").unwrap_or(b"json").to_ascii_lowercase();
+    let is_json = memchr::memmem::find(&content_type, b"json").is_some();
+    if !is_json || body.coding == Coding::Unknown || body.is_no_object() {
+        return Decision::No;
+    }
+    let shape = Shape::of(body.prefix);
+    let chat = |shape: &Shape| {
+        if says_anthropic || (shape.system && shape.max_tokens) {
+            (Dialect::AnthropicMessages, Api::Messages)
+        } else {
+            (Dialect::OpenaiChat, Api::Chat)
+        }
+    };
+    let last = path.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
+    let says = |word: &[u8]| memchr::memmem::find(last, word).is_some();
+    if shape.messages && (shape.model || (shape.role && shape.content)) {
+        // Which of the two dialects it is may be told by what comes later.
+        return if says_anthropic || body.is_all() { Decision::Yes(chat(&shape)) } else { Decision::Unclear };
+    }
+    // Images are made from a prompt too, and moderation has an input: the path or another field must agree.
+    if shape.model && shape.prompt && (says(b"complet") || shape.sampling) {
+        return Decision::Yes((Dialect::OpenaiCompletions, Api::TextCompletion));
+    }
+    if shape.model && shape.input && says(b"embed") {
+        return Decision::Yes((Dialect::OpenaiEmbeddings, Api::Embeddings));
+    }
+    if body.is_all() { Decision::No } else { Decision::Unclear }
+}
+
+/// The deployment that an Azure path names, which stands for the model.
+fn azure_deployment(path: &[u8]) -> Option<&[u8]> {
+    const BEFORE: &[u8] = b"/openai/deployments/";
+    let rest = &path[memchr::memmem::find(path, BEFORE)? + BEFORE.len()..];
+    rest.split(|byte| *byte == b'/').next().filter(|deployment| !deployment.is_empty())
+}
+
+/// Which members the beginning of a body shows.
+#[derive(Default)]
+struct Shape {
+    model: bool,
+    messages: bool,
+    role: bool,
+    content: bool,
+    prompt: bool,
+    input: bool,
+    system: bool,
+    max_tokens: bool,
+    sampling: bool,
+    id: bool,
+}
+
+#[derive(Clone, Copy)]
+enum Part {
+    Model,
+    Messages,
+    Role,
+    Content,
+    Prompt,
+    Input,
+    System,
+    MaxTokens,
+    Sampling,
+    Id,
+}
+
+static SHAPE: LazyLock<PathSet<Part>> = LazyLock::new(|| {
+    PathSet::new(&[
+        ("model", Want::Length, Part::Model),
+        ("messages", Want::Length, Part::Messages),
+        ("messages[].role", Want::Length, Part::Role),
+        ("messages[].content", Want::Length, Part::Content),
+        ("prompt", Want::Length, Part::Prompt),
+        ("input", Want::Length, Part::Input),
+        ("system", Want::Length, Part::System),
+        ("max_tokens", Want::Length, Part::MaxTokens),
+        ("temperature", Want::Length, Part::Sampling),
+        ("top_p", Want::Length, Part::Sampling),
+        ("stop", Want::Length, Part::Sampling),
+        ("logprobs", Want::Length, Part::Sampling),
+        ("id", Want::Length, Part::Id),
+    ])
+});
+
+impl Shape {
+    fn of(prefix: &[u8]) -> Self {
+        let mut shape = Self::default();
+        let mut scanner = Scanner::new(&SHAPE);
+        scanner.push(prefix, &mut shape);
+        match scanner.end(&mut shape) {
+            Outcome::Malformed => Self::default(),
+            _ => shape,
+        }
+    }
+
+    fn has_payload(&self) -> bool {
+        self.messages || self.prompt || self.input
+    }
+
+    fn set(&mut self, part: Part) {
+        match part {
+            Part::Model => self.model = true,
+            Part::Messages => self.messages = true,
+            Part::Role => self.role = true,
+            Part::Content => self.content = true,
+            Part::Prompt => self.prompt = true,
+            Part::Input => self.input = true,
+            Part::System => self.system = true,
+            Part::MaxTokens => (self.max_tokens, self.sampling) = (true, true),
+            Part::Sampling => self.sampling = true,
+            Part::Id => self.id = true,
+        }
+    }
+}
+
+impl Visitor<Part> for Shape {
+    fn begin(&mut self, part: Part) {
+        // The model is a name; whatever else is an object or array here counts from its beginning: it may be long.
+        if !matches!(part, Part::Model | Part::Id) {
+            self.set(part);
+        }
+    }
+
+    fn value(&mut self, part: Part, value: Value<'_>) {
+        match (part, value) {
+            (Part::Model, Value::Length(1..)) => self.set(part),
+            (Part::Model | Part::Messages, _) => {}
+            (_, Value::Null) => {}
+            _ => self.set(part),
+        }
+    }
+}
