@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::exchange::{Api, Dialect, Phase, Protocol, Role};
 use crate::label::Label;
 
-/// The contract's name and version, in [`Snapshot::schema`].
+/// The contract's name and version, as each frame carries it.
 pub const SCHEMA: &str = "hbpf.snapshot/1";
 
 /// One frame of the model: everything the views, recordings and exporters are made from.
@@ -59,6 +59,13 @@ pub struct Snapshot {
     pub findings: Vec<Finding>,
     /// What could not be collected, and why.
     pub errors: Vec<CollectionError>,
+}
+
+impl Snapshot {
+    /// The JSON Schema of a frame, made from this very type.
+    pub fn schema() -> schemars::Schema {
+        schemars::schema_for!(Self)
+    }
 }
 
 /// Something that could not be collected.
@@ -863,3 +870,6 @@ pub enum Severity {
     /// Needs action.
     Critical,
 }
+
+#[cfg(test)]
+mod tests;

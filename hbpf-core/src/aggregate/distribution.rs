@@ -345,3 +345,117 @@ impl Scratch {
         Self(empty_histogram())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const WINDOW: Duration = Duration::from_secs(4);
+
+    fn at(seconds: f64) -> Nanos {
+        Nanos((seconds * 1e9) as u64)
+    }
+
+    fn recorder(values: &[(f64, f64, u64)], metric: Metric) -> LatencyRecorder {
+        let mut recorder = LatencyRecorder::new();
+        for (when, value, times) in values {
+            recorder.record(&PartClock::new(WINDOW), at(*when), &Sample::new(metric, *value, *times));
+        }
+        recorder
+    }
+
+    fn frame(recorder: &LatencyRecorder, now: f64) -> LatencyPair {
+        recorder.frame(&PartClock::new(WINDOW), at(now), &mut Scratch::new())
+    }
+
+    /// The value below or at which that part of the values lies, found by sorting.
+    fn oracle(values: &[(f64, f64, u64)], quantile: f64) -> f64 {
+        let each = |(_, value, times): &(f64, f64, u64)| std::iter::repeat_n(*value, *times as usize);
+        let mut sorted: Vec<f64> = values.iter().flat_map(each).collect();
+        sorted.sort_by(f64::total_cmp);
+        let rank = (quantile * sorted.len() as f64).ceil() as usize;
+        sorted[rank.clamp(1, sorted.len()) - 1]
+    }
+
+    proptest! {
+        #[test]
+        fn percentiles_are_within_one_part_in_a_hundred(
+            values in prop::collection::vec((0.0f64..4.0, -13.0f64..8.0, 1u64..5), 1..400),
+        ) {
+            let values: Vec<_> = values.into_iter().map(|(when, octave, times)| (when, octave.exp2(), times)).collect();
+            let pair = frame(&recorder(&values, Metric::TimeToFirstToken), 4.5);
+            let since_start = pair.since_start.time_to_first_token_seconds.unwrap();
+            let window = pair.window.time_to_first_token_seconds.unwrap();
+            let count: u64 = values.iter().map(|(_, _, times)| times).sum();
+            let sum: f64 = values.iter().map(|(_, value, times)| value * *times as f64).sum();
+            for d in [since_start, window] {
+                prop_assert_eq!(d.count, count);
+                prop_assert!((d.sum - sum).abs() <= 1e-9 * sum && (d.mean - sum / count as f64).abs() <= 1e-9 * sum);
+                prop_assert_eq!((d.min, d.max), (oracle(&values, 0.0), oracle(&values, 1.0)));
+                for (quantile, value) in [(0.5, d.p50), (0.9, d.p90), (0.95, d.p95), (0.99, d.p99)] {
+                    let exact = oracle(&values, quantile);
+                    // One part in a hundred, and the microsecond that is the histogram's step.
+                    prop_assert!((value - exact).abs() <= exact * 0.01 + 1e-6, "{}: {} for {}", quantile, value, exact);
+                }
+                prop_assert_eq!(d.scale, 3);
+                prop_assert_eq!(d.buckets.iter().map(|(_, count)| count).sum::<u64>(), count);
+                for (_, value, _) in &values {
+                    let index = exponential::index_of(*value);
+                    prop_assert!(d.buckets.iter().any(|(bucket, _)| *bucket == index));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_window_forgets_and_the_start_does_not() {
+        let values = [(0.5, 1.0, 1), (2.5, 2.0, 1), (4.5, 3.0, 1)];
+        let recorder = recorder(&values, Metric::Duration);
+        for (now, expected) in
+            [(4.5, Some(3)), (5.5, Some(2)), (6.9, Some(2)), (7.5, Some(1)), (8.9, Some(1)), (9.0, None)]
+        {
+            let pair = frame(&recorder, now);
+            assert_eq!(pair.window.duration_seconds.map(|d| d.count), expected, "at {now}");
+            assert_eq!(pair.since_start.duration_seconds.unwrap().count, 3);
+        }
+    }
+
+    #[test]
+    fn values_beyond_what_percentiles_tell_apart_still_have_their_extremes() {
+        for (metric, value) in [(Metric::Duration, 90_000.0), (Metric::InterToken, 0.0), (Metric::InputTokens, 1e12)] {
+            let pair = frame(&recorder(&[(1.0, value, 1)], metric), 1.0);
+            let latency = pair.since_start;
+            let all = [latency.duration_seconds, latency.inter_token_seconds, latency.input_tokens];
+            let d = all.into_iter().flatten().next().unwrap();
+            assert_eq!((d.min, d.p50, d.p99, d.max, d.sum), (value, value, value, value, value));
+        }
+    }
+
+    #[test]
+    fn narrow_counts_neither_wrap_nor_stand_still() {
+        let mut values = Values::<u16, u32>::new();
+        let sample = |value, times| Sample::new(Metric::InterToken, value, times);
+        for _ in 0..3 {
+            values.record(&sample(0.010, 40_000));
+        }
+        for _ in 0..30 {
+            values.record(&sample(0.020, 40_000));
+        }
+        assert_eq!((values.count, values.max), (1_320_000, 0.020));
+        let median = values.histogram.value_at_quantile(0.5);
+        assert!((19_900..20_200).contains(&median), "the newer and greater part decides: {median}");
+        assert!(values.histogram.len() <= u64::from(u16::MAX));
+        values.clear();
+        values.record(&sample(0.5, 1));
+        assert_eq!((values.count, values.min, values.histogram.len()), (1, 0.5, 1));
+    }
+
+    #[test]
+    fn nothing_is_allocated_before_the_first_value() {
+        assert_eq!(LatencyRecorder::new().heap_bytes(), 0);
+        let one = recorder(&[(1.0, 0.1, 1)], Metric::Duration).heap_bytes();
+        assert!((1..LatencyRecorder::MAX_BYTES / METRICS).contains(&one), "{one}");
+    }
+}

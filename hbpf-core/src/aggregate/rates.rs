@@ -202,3 +202,94 @@ impl RateRing {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const WINDOW: Duration = Duration::from_secs(5);
+    const START: Nanos = Nanos(1_000_000_007);
+
+    fn clock() -> SlotClock {
+        SlotClock::new(START, WINDOW)
+    }
+
+    fn at(millis: u64) -> Nanos {
+        START.after(Duration::from_millis(millis))
+    }
+
+    #[test]
+    fn an_even_flow_has_an_even_rate_wherever_the_frame_falls() {
+        let (clock, mut ring) = (clock(), RateRing::new());
+        let mut next = 0;
+        for millis in (0..20_000).step_by(10) {
+            ring.add_estimated(clock.at(at(millis)), 1);
+            if millis >= next && millis > 6000 {
+                let rate = ring.rates(&clock, at(millis)).output.unwrap();
+                assert!((99.0..=101.0).contains(&rate), "{rate} at {millis}");
+                next = millis + 73;
+            }
+        }
+    }
+
+    #[test]
+    fn events_that_come_late_count_where_they_belong_or_not_at_all() {
+        let (clock, mut ring) = (clock(), RateRing::new());
+        ring.add_request(clock.at(at(10_000)));
+        ring.add_request(clock.at(at(9_000)));
+        ring.add_request(clock.at(at(1_000)));
+        assert_eq!(ring.rates(&clock, at(10_100)).requests, Some(2.0 / 5.0));
+        assert_eq!(ring.rates(&clock, at(14_200)).requests, Some(1.0 / 5.0));
+    }
+
+    #[test]
+    fn the_oldest_slot_leaves_the_window_little_by_little() {
+        let (clock, mut ring) = (clock(), RateRing::new());
+        ring.add_input(clock.at(at(10_000)), 100);
+        let rate = |millis| ring.rates(&clock, at(millis)).input.unwrap();
+        assert_eq!((rate(14_900), rate(15_100), rate(15_200)), (20.0, 10.0, 0.0));
+    }
+
+    proptest! {
+        #[test]
+        fn settling_conserves_what_lies_in_the_window_and_leaves_nothing_negative(
+            flows in prop::collection::vec((prop::collection::vec((0u64..4000, 1u64..20), 1..40), 0u64..2000), 1..5),
+        ) {
+            let (clock, mut ring) = (clock(), RateRing::new());
+            let mut running = Vec::new();
+            for (events, reported) in &flows {
+                let mut flow = Flow::default();
+                for (millis, tokens) in events {
+                    flow.add(clock.at(at(*millis)), *tokens);
+                    ring.add_estimated(clock.at(at(*millis)), *tokens);
+                }
+                running.push((flow, *reported));
+            }
+            let mut expected: f64 = running.iter().map(|(flow, _)| flow.total() as f64).sum();
+            for (flow, reported) in &running {
+                ring.settle(flow, *reported);
+                expected += *reported as f64 - flow.total() as f64;
+                let output = ring.rates(&clock, at(4000)).output.unwrap() * 4.0;
+                prop_assert!((output - expected).abs() < 1e-6, "{} instead of {}", output, expected);
+                prop_assert!(ring.slots.iter().all(|slot| slot.estimated >= 0.0 && slot.reported >= 0.0));
+            }
+            let share = ring.rates(&clock, at(4000)).estimated_share;
+            prop_assert!(share.is_none() || share == Some(0.0), "{:?}", share);
+        }
+    }
+
+    #[test]
+    fn a_flow_remembers_as_far_back_as_a_ring() {
+        let clock = clock();
+        let mut flow = Flow::default();
+        for second in 0..60 {
+            flow.add(clock.at(at(second * 1000)), 10);
+        }
+        flow.add(clock.at(at(100)), 5);
+        assert_eq!(flow.total(), 605);
+        let kept: Vec<_> = flow.slots().map(|(slot, tokens)| (slot.0, tokens)).collect();
+        assert_eq!(kept, (53..60).map(|second| (second * 5 + 1, 10)).collect::<Vec<_>>());
+    }
+}

@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 
 use nix::libc;
 use seccompiler::{
-    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule, TargetArch,
-    apply_filter_all_threads,
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
+    TargetArch, apply_filter_all_threads,
 };
 
 /// Why the filter could not be installed.
@@ -161,7 +161,8 @@ fn conditional() -> Result<Vec<(i64, Vec<SeccompRule>)>, seccompiler::BackendErr
     let empty_path = libc::AT_EMPTY_PATH as u64;
     let thread = libc::CLONE_THREAD as u64;
     // Reading and setting the terminal's modes and size; not TIOCSTI, which would type into the user's shell.
-    let terminal = [libc::TCGETS, libc::TCSETS, libc::TCSETSW, libc::TCSETSF, libc::TIOCGWINSZ, libc::FIONBIO, libc::FIONREAD];
+    let terminal =
+        [libc::TCGETS, libc::TCSETS, libc::TCSETSW, libc::TCSETSF, libc::TIOCGWINSZ, libc::FIONBIO, libc::FIONREAD];
     Ok(vec![
         (libc::SYS_ioctl, terminal.into_iter().map(|call| is(1, word(), Eq, call as u64)).collect::<Result<_, _>>()?),
         (libc::SYS_mmap, vec![is(2, long(), MaskedEq(executable), 0)?]),

@@ -57,7 +57,9 @@ pub(super) fn give_up(account: Option<Account>) -> Result<(), DropError> {
         setresgid(gid, gid, gid).map_err(failed("group"))?;
         setresuid(uid, uid, uid).map_err(failed("user"))?;
         let (users, groups) = (getresuid().map_err(failed("user"))?, getresgid().map_err(failed("group"))?);
-        if [users.real, users.effective, users.saved] != [uid; 3] || [groups.real, groups.effective, groups.saved] != [gid; 3] {
+        if [users.real, users.effective, users.saved] != [uid; 3]
+            || [groups.real, groups.effective, groups.saved] != [gid; 3]
+        {
             return Err(failed("user and group")(Errno::EPERM));
         }
     }

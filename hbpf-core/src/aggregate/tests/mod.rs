@@ -1,6 +1,7 @@
 //! Tests of the aggregator as a whole, with a clock that they set.
 
 mod lifecycle;
+mod properties;
 mod rows;
 
 use std::collections::BTreeMap;
