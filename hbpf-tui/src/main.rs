@@ -1,1 +1,41 @@
-fn main() {}
+//! The `hbpf` command.
+
+mod cli;
+mod commands;
+mod feed;
+#[cfg(test)]
+mod fixture;
+mod format;
+mod live;
+mod replay;
+mod rows;
+mod summary;
+mod table;
+mod text;
+mod ui;
+
+use std::io::{self, ErrorKind};
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser};
+
+use crate::cli::{Cli, Command};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let result = match cli.command {
+        None => Cli::command().print_help().map(|()| ExitCode::SUCCESS).map_err(Into::into),
+        Some(Command::Top(arguments)) => commands::top::run(&arguments),
+        Some(Command::Snapshot(arguments)) => commands::snapshot::run(&arguments),
+        Some(Command::Doctor(arguments)) => commands::doctor::run(&arguments),
+    };
+    result.unwrap_or_else(|error| {
+        // Whoever read us has seen enough: `hbpf snapshot | head` is no error.
+        if error.chain().filter_map(|cause| cause.downcast_ref()).any(|e: &io::Error| e.kind() == ErrorKind::BrokenPipe)
+        {
+            return ExitCode::SUCCESS;
+        }
+        eprintln!("hbpf: {error:#}");
+        ExitCode::FAILURE
+    })
+}

@@ -1,0 +1,280 @@
+//! The command line. Its help texts are the manual.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use hbpf_host::protocol::Group;
+
+use crate::format;
+
+/// Shorter than this and the looking costs more than it shows.
+const MIN_INTERVAL: Duration = Duration::from_millis(100);
+/// Longer than this is a mistake of units.
+const MAX_INTERVAL: Duration = Duration::from_secs(3600);
+/// Rates over less are noise.
+pub(crate) const MIN_WINDOW: Duration = Duration::from_secs(1);
+/// What the aggregator keeps samples for.
+pub(crate) const MAX_WINDOW: Duration = Duration::from_secs(60);
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  success
+  1  it did not work; standard error says why
+  2  bad usage";
+
+#[derive(Parser, Debug)]
+#[command(
+    name = "hbpf",
+    version,
+    about = "Which process talks to which model, how fast, and what fails: live, from the kernel.",
+    long_about = "Which process talks to which model, how many tokens a second go in and out, how long people wait for \
+        them and what fails: seen live from the kernel, without touching the workload.\n\n\
+        Of traffic that is not a model call at most 1 KiB a message is looked at and dropped; the text of prompts and \
+        answers is never kept, shown or written.",
+    after_help = EXIT_CODES,
+    after_long_help = "Examples:\n  sudo hbpf top                 live view\n  sudo hbpf snapshot --json     one look, for scripts\n  \
+        sudo hbpf doctor              what can be seen here, and what mends the rest\n\n\
+        Exit codes:\n  0  success\n  1  it did not work; standard error says why\n  2  bad usage"
+)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Option<Command>,
+}
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum Command {
+    /// Live view of processes, requests, tokens and waiting times
+    #[command(
+        long_about = "Live view of the processes that talk to models or serve them: requests, tokens a second, time to \
+            first token, gaps between tokens, errors, CPU and memory. Press ? for the keys.\n\n\
+            Needs root to see model traffic. Without, it shows processes and the machine, and says what is missing.",
+        after_long_help = "Examples:\n  sudo hbpf top\n  sudo hbpf top --interval 500ms --window 10s\n  \
+            sudo hbpf top --batch -n 3 > frames.txt\n  hbpf top --replay recording.ndjson\n\n\
+            Exit codes:\n  0  left by the user, or all frames printed\n  \
+            1  no terminal, or the collection ended early; standard error says why\n  2  bad usage"
+    )]
+    Top(Top),
+    /// One look, or a stream of them, as text or JSON
+    #[command(
+        long_about = "Observes for a while and prints what it saw.\n\n\
+            Data goes to standard output, everything else to standard error. With --interval, JSON is written as one \
+            object per line (NDJSON). What could not be collected is listed in the snapshot's `errors`.\n\n\
+            Needs root to see model traffic; without, it shows processes and the machine.",
+        after_long_help = "Examples:\n  sudo hbpf snapshot\n  sudo hbpf snapshot --json --duration 10s | jq .totals.tokens\n  \
+            sudo hbpf snapshot --json --interval 1s --count 60 > minute.ndjson\n  \
+            hbpf snapshot --schema > hbpf-snapshot.schema.json\n\n\
+            Exit codes:\n  0  a snapshot was taken (its `errors` may be non-empty)\n  \
+            1  nothing could be collected\n  2  bad usage"
+    )]
+    Snapshot(SnapshotArgs),
+    /// Checks what can be seen on this machine, and says what mends the rest
+    #[command(
+        long_about = "Checks kernel, privileges, BPF features, control groups, TLS libraries and the processes that \
+            cannot be seen into, and says what mends each problem.",
+        after_long_help = "Examples:\n  sudo hbpf doctor\n  sudo hbpf doctor --json\n\n\
+            Exit codes:\n  0  all is well, or there are warnings only\n  \
+            1  at least one check failed, or the checks could not run\n  2  bad usage"
+    )]
+    Doctor(Doctor),
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Top {
+    /// Time between frames, e.g. 500ms or 2s (bare numbers are seconds; at least 100ms)
+    #[arg(short = 'd', long, visible_alias = "delay", value_name = "DURATION", default_value = "1s", value_parser = interval)]
+    pub(crate) interval: Duration,
+    /// What rates and recent waiting times are over, 1s to 60s
+    #[arg(short, long, value_name = "DURATION", default_value = "5s", value_parser = window)]
+    pub(crate) window: Duration,
+    /// Probe groups to begin with
+    #[command(flatten)]
+    pub(crate) probes: Probes,
+    /// Print plain frames to standard output instead of taking over the terminal
+    #[arg(short, long)]
+    pub(crate) batch: bool,
+    /// With --batch: how many frames; without, until interrupted
+    #[arg(short = 'n', long, value_name = "N", requires = "batch", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) count: Option<u64>,
+    /// Play a file of snapshots (as `hbpf snapshot --json --interval` writes it) instead of observing; needs no root
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["groups", "no_tls", "no_plain", "interval", "window"])]
+    pub(crate) replay: Option<PathBuf>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct SnapshotArgs {
+    /// Write JSON; the same as --format json
+    #[arg(long, conflicts_with = "format")]
+    pub(crate) json: bool,
+    /// How to write
+    #[arg(long, value_enum, value_name = "FORMAT", default_value_t = Format::Text)]
+    pub(crate) format: Format,
+    /// How long to observe before the snapshot is taken; rates are over this time, up to 60s of it
+    #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = interval, conflicts_with = "interval")]
+    pub(crate) duration: Duration,
+    /// Take a snapshot every so often instead of one; rates are over 5s, or over the interval if that is longer
+    #[arg(short = 'd', long, value_name = "DURATION", value_parser = interval)]
+    pub(crate) interval: Option<Duration>,
+    /// With --interval: how many; without, until interrupted
+    #[arg(short = 'n', long, value_name = "N", requires = "interval", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) count: Option<u64>,
+    /// Only this process; may be given more than once. Filters processes, their requests and workloads; totals,
+    /// models and endpoints stay those of the host
+    #[arg(short, long = "pid", value_name = "PID", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) pids: Vec<u32>,
+    /// Print the JSON Schema of a snapshot and exit; needs no privileges
+    #[arg(long, exclusive = true)]
+    pub(crate) schema: bool,
+    /// Probe groups to use
+    #[command(flatten)]
+    pub(crate) probes: Probes,
+}
+
+impl SnapshotArgs {
+    pub(crate) fn format(&self) -> Format {
+        if self.json { Format::Json } else { self.format }
+    }
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Doctor {
+    /// Write JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Which probe groups are on.
+#[derive(Args, Debug)]
+pub(crate) struct Probes {
+    /// Probe groups to begin with, separated by commas
+    #[arg(long, value_name = "GROUPS", value_delimiter = ',', value_parser = group, default_values = ["llm-tls", "llm-plain"])]
+    pub(crate) groups: Vec<Group>,
+    /// Leave TLS libraries alone (uprobes are what costs most)
+    #[arg(long)]
+    pub(crate) no_tls: bool,
+    /// Leave plain traffic alone
+    #[arg(long)]
+    pub(crate) no_plain: bool,
+}
+
+impl Probes {
+    /// The groups to switch on, each once, in the order in which they are shown.
+    pub(crate) fn chosen(&self) -> Vec<Group> {
+        let left_out = |group| match group {
+            Group::LlmTls => self.no_tls,
+            Group::LlmPlain => self.no_plain,
+        };
+        Group::ALL.into_iter().filter(|group| self.groups.contains(group) && !left_out(*group)).collect()
+    }
+}
+
+/// How snapshots are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// For people
+    Text,
+    /// For programs
+    Json,
+}
+
+fn group(text: &str) -> Result<Group, String> {
+    Group::ALL.into_iter().find(|group| group.name() == text).ok_or_else(|| {
+        let names = Group::ALL.map(Group::name).join(", ");
+        format!("there are {names}")
+    })
+}
+
+fn interval(text: &str) -> Result<Duration, String> {
+    duration(text, MIN_INTERVAL, MAX_INTERVAL)
+}
+
+fn window(text: &str) -> Result<Duration, String> {
+    duration(text, MIN_WINDOW, MAX_WINDOW)
+}
+
+/// `2s`, `500ms`, `1m 30s`, or a bare number of seconds.
+fn duration(text: &str, min: Duration, max: Duration) -> Result<Duration, String> {
+    let parsed = match text.trim().parse::<f64>() {
+        Ok(seconds) => Duration::try_from_secs_f64(seconds).map_err(|_| "not a length of time".to_owned())?,
+        Err(_) => humantime::parse_duration(text.trim()).map_err(|_| "write it as 500ms, 2s or 1m".to_owned())?,
+    };
+    if parsed < min {
+        return Err(format!("the minimum is {}", format::setting(min)));
+    }
+    if parsed > max {
+        return Err(format!("the maximum is {}", format::setting(max)));
+    }
+    Ok(parsed)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn top(arguments: &[&str]) -> Result<Top, clap::Error> {
+        let all = ["hbpf", "top"].iter().chain(arguments);
+        match Cli::try_parse_from(all)?.command {
+            Some(Command::Top(top)) => Ok(top),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn snapshot(arguments: &[&str]) -> Result<SnapshotArgs, clap::Error> {
+        let all = ["hbpf", "snapshot"].iter().chain(arguments);
+        match Cli::try_parse_from(all)?.command {
+            Some(Command::Snapshot(snapshot)) => Ok(snapshot),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn definition_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn durations() {
+        for (text, millis) in [("2s", 2000), ("500ms", 500), ("2", 2000), ("0.25", 250), ("1m 30s", 90_000)] {
+            assert_eq!(interval(text), Ok(Duration::from_millis(millis)), "{text}");
+        }
+        assert_eq!(interval("0"), Err("the minimum is 100ms".to_owned()));
+        assert_eq!(interval("2h"), Err("the maximum is 1h".to_owned()));
+        for nonsense in ["", "-1", "NaN", "inf", "soon", "1e300"] {
+            assert!(interval(nonsense).is_err(), "{nonsense}");
+        }
+    }
+
+    #[test]
+    fn mistakes_are_told_in_one_clear_line() {
+        let error = top(&["--interval", "0"]).unwrap_err().to_string();
+        assert!(
+            error.starts_with("error: invalid value '0' for '--interval <DURATION>': the minimum is 100ms"),
+            "{error}"
+        );
+        let error = top(&["--groups", "llm-tls,gpu"]).unwrap_err().to_string();
+        assert!(error.contains("invalid value 'gpu'") && error.contains("there are llm-tls, llm-plain"), "{error}");
+        assert!(top(&["-n", "3"]).is_err(), "a number of frames makes sense in batch mode only");
+        assert!(top(&["--replay", "x", "--no-tls"]).is_err());
+        assert!(snapshot(&["--count", "2"]).is_err());
+        assert!(snapshot(&["--duration", "2s", "--interval", "1s"]).is_err());
+        assert!(snapshot(&["--json", "--format", "text"]).is_err());
+        assert!(snapshot(&["--pid", "0"]).is_err());
+    }
+
+    #[test]
+    fn probe_groups() {
+        assert_eq!(top(&[]).unwrap().probes.chosen(), [Group::LlmTls, Group::LlmPlain]);
+        assert_eq!(top(&["--no-tls"]).unwrap().probes.chosen(), [Group::LlmPlain]);
+        assert_eq!(top(&["--groups", "llm-tls,llm-tls"]).unwrap().probes.chosen(), [Group::LlmTls]);
+    }
+
+    #[test]
+    fn snapshot_defaults() {
+        let arguments = snapshot(&[]).unwrap();
+        assert_eq!((arguments.format(), arguments.duration), (Format::Text, Duration::from_secs(2)));
+        assert_eq!(snapshot(&["--json"]).unwrap().format(), Format::Json);
+        assert_eq!(snapshot(&["--pid", "7", "-p", "9"]).unwrap().pids, [7, 9]);
+    }
+}

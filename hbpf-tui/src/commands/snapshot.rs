@@ -1,0 +1,175 @@
+//! `hbpf snapshot`: one look, or a stream of them.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use hbpf_core::snapshot::Snapshot;
+
+use super::{each_frame, print};
+use crate::cli::{Format, MAX_WINDOW, MIN_WINDOW, SnapshotArgs};
+use crate::feed::{Control, Update};
+use crate::live::{self, Options};
+use crate::rows::ProcessColumn;
+use crate::text::{self, Style};
+
+/// What rates of a stream are over, unless its frames are farther apart.
+const STREAM_WINDOW: Duration = Duration::from_secs(5);
+
+/// How long the collector may take to answer: it answers in milliseconds, unless it hangs.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+pub(crate) fn run(arguments: &SnapshotArgs) -> Result<ExitCode> {
+    if arguments.schema {
+        print(&(serde_json::to_string_pretty(&schemars::schema_for!(Snapshot))? + "\n"))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let window = arguments.interval.map_or(arguments.duration, |interval| interval.max(STREAM_WINDOW));
+    let options = Options {
+        groups: arguments.probes.chosen(),
+        window: window.clamp(MIN_WINDOW, MAX_WINDOW),
+        interval: arguments.interval,
+    };
+    let session = live::Session::begin()?;
+    let (sender, updates) = std::sync::mpsc::channel();
+    let control = session.start(options, move |update| {
+        // After the last frame nobody listens.
+        let _ = sender.send(update);
+    })?;
+    let mut told = false;
+    let mut emit = |snapshot: &Arc<Snapshot>| {
+        let mut snapshot = Snapshot::clone(snapshot);
+        let missing = keep(&mut snapshot, &arguments.pids);
+        if !missing.is_empty() && !told {
+            told = true;
+            let missing: Vec<String> = missing.iter().map(u32::to_string).collect();
+            eprintln!("hbpf: no such process: {}", missing.join(", "));
+        }
+        print(&written(&snapshot, arguments.format(), arguments.interval.is_some())?)
+    };
+    match arguments.interval {
+        Some(_) => each_frame(&updates, arguments.count, emit)?,
+        None => emit(&one(&updates, control.as_ref(), arguments.duration)?)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Lets the time pass and takes a snapshot at its end.
+fn one(updates: &Receiver<Update>, control: &dyn Control, duration: Duration) -> Result<Arc<Snapshot>> {
+    let deadline = Instant::now() + duration;
+    let mut asked = false;
+    let mut latest = None;
+    loop {
+        let patience = if asked { PATIENCE } else { deadline.saturating_duration_since(Instant::now()) };
+        match updates.recv_timeout(patience) {
+            Ok(Update::Snapshot(snapshot)) if asked => return Ok(snapshot),
+            Ok(Update::Snapshot(snapshot)) => latest = Some(snapshot),
+            Ok(Update::Ended(why)) => return latest.with_context(|| format!("nothing could be collected: {why}")),
+            Err(RecvTimeoutError::Disconnected) => return latest.context("nothing could be collected"),
+            Err(RecvTimeoutError::Timeout) if asked => bail!("nothing could be collected: no answer"),
+            Err(RecvTimeoutError::Timeout) => {
+                asked = true;
+                control.take_now();
+            }
+        }
+    }
+}
+
+/// Leaves only what is about these processes, if any are named; returns those that are not there.
+fn keep(snapshot: &mut Snapshot, pids: &[u32]) -> Vec<u32> {
+    if pids.is_empty() {
+        return Vec::new();
+    }
+    let wanted = |pid: &u32| pids.contains(pid);
+    snapshot.processes.retain(|process| wanted(&process.pid));
+    snapshot.workloads.retain(|workload| workload.pids.iter().any(wanted));
+    snapshot.engines.retain(|engine| wanted(&engine.pid));
+    let requests = &mut snapshot.requests;
+    for list in [&mut requests.in_flight, &mut requests.recent, &mut requests.finished] {
+        list.retain(|request| request.pid.as_ref().is_some_and(wanted));
+    }
+    pids.iter().copied().filter(|pid| snapshot.processes.iter().all(|process| process.pid != *pid)).collect()
+}
+
+/// A snapshot as it goes to standard output; the frames of a stream are one line of JSON each.
+fn written(snapshot: &Snapshot, format: Format, is_stream: bool) -> Result<String> {
+    Ok(match (format, is_stream) {
+        (Format::Json, true) => serde_json::to_string(snapshot)? + "\n",
+        (Format::Json, false) => serde_json::to_string_pretty(snapshot)? + "\n",
+        (Format::Text, is_stream) => {
+            let text = text::render(snapshot, Style { width: text::terminal_width(), sort: ProcessColumn::OutputRate });
+            if is_stream { text + "\n" } else { text }
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::sync::mpsc;
+
+    use hbpf_host::protocol::Group;
+
+    use super::*;
+    use crate::fixture;
+
+    #[test]
+    fn only_the_processes_asked_for_are_kept() {
+        let mut snapshot = fixture::rich();
+        let totals = snapshot.totals.clone();
+        assert_eq!(keep(&mut snapshot, &[1291, 77]), [77]);
+        assert_eq!(snapshot.processes.iter().map(|p| p.pid).collect::<Vec<_>>(), [1291]);
+        let requests = snapshot.requests.in_flight.iter().chain(&snapshot.requests.recent);
+        assert_eq!(requests.map(|r| r.pid).collect::<Vec<_>>(), [Some(1291); 2]);
+        assert_eq!(snapshot.totals, totals, "totals stay those of the host");
+        let mut whole = fixture::rich();
+        assert!(keep(&mut whole, &[]).is_empty());
+        assert_eq!(whole, fixture::rich());
+    }
+
+    #[test]
+    fn a_stream_is_one_line_a_frame_and_reads_back() {
+        let json = written(&fixture::rich(), Format::Json, true).unwrap();
+        assert_eq!(json.lines().count(), 1);
+        let back: Snapshot = serde_json::from_str(&json).unwrap();
+        assert_eq!(back.requests, fixture::rich().requests);
+        assert_eq!(back.capture, fixture::rich().capture);
+    }
+
+    /// Answers `take_now` with a marked snapshot.
+    struct Answers(mpsc::Sender<Update>, Cell<bool>);
+
+    impl Control for Answers {
+        fn set_group(&self, _: Group, _: bool) {}
+
+        fn take_now(&self) {
+            self.1.set(true);
+            let snapshot = Snapshot { sequence: 42, ..fixture::empty() };
+            self.0.send(Update::Snapshot(Arc::new(snapshot))).unwrap();
+        }
+    }
+
+    #[test]
+    fn the_snapshot_is_that_of_the_end_not_one_of_those_before() {
+        let (sender, updates) = mpsc::channel();
+        sender.send(Update::Snapshot(Arc::new(fixture::empty()))).unwrap();
+        let control = Answers(sender, Cell::new(false));
+        let snapshot = one(&updates, &control, Duration::from_millis(1)).unwrap();
+        assert_eq!(snapshot.sequence, 42);
+    }
+
+    #[test]
+    fn an_early_end_leaves_what_there_is_or_says_why_there_is_nothing() {
+        let (sender, updates) = mpsc::channel();
+        sender.send(Update::Snapshot(Arc::new(fixture::empty()))).unwrap();
+        sender.send(Update::Ended("gone".to_owned())).unwrap();
+        sender.send(Update::Ended("gone".to_owned())).unwrap();
+        let control = Answers(sender, Cell::new(false));
+        assert!(one(&updates, &control, PATIENCE).is_ok());
+        let error = one(&updates, &control, PATIENCE).unwrap_err();
+        assert_eq!(error.to_string(), "nothing could be collected: gone");
+        assert!(!control.1.get());
+    }
+}

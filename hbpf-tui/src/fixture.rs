@@ -1,0 +1,377 @@
+//! Snapshots for tests: rich, empty and unprivileged ones, the same at every run.
+
+use hbpf_core::exchange::{Api, Dialect, Phase, Protocol, Role};
+use hbpf_core::label::Label;
+use hbpf_core::snapshot::*;
+use jiff::{SignedDuration, Timestamp};
+
+/// When all fixtures were taken.
+fn now() -> Timestamp {
+    "2026-11-22T19:30:00Z".parse().expect("a time")
+}
+
+fn ago(seconds: i64) -> Timestamp {
+    now() - SignedDuration::from_secs(seconds)
+}
+
+/// A distribution of these values.
+pub(crate) fn distribution(mut values: Vec<f64>) -> Option<Distribution> {
+    const SCALE: i32 = 3;
+    values.sort_by(f64::total_cmp);
+    let (&min, &max) = (values.first()?, values.last()?);
+    let at = |q: f64| values[((values.len() - 1) as f64 * q).round() as usize];
+    let mut buckets: Vec<(i32, u64)> = Vec::new();
+    for value in &values {
+        let index = (value.log2() * f64::from(1 << SCALE)).ceil() as i32 - 1;
+        match buckets.last_mut() {
+            Some((last, count)) if *last == index => *count += 1,
+            _ => buckets.push((index, 1)),
+        }
+    }
+    let sum: f64 = values.iter().sum();
+    Some(Distribution {
+        count: values.len() as u64,
+        sum,
+        min,
+        mean: sum / values.len() as f64,
+        p50: at(0.5),
+        p90: at(0.9),
+        p95: at(0.95),
+        p99: at(0.99),
+        max,
+        scale: SCALE,
+        buckets,
+    })
+}
+
+/// Values spread around a middle with a tail to the right, without randomness.
+fn spread(middle: f64, count: usize) -> Option<Distribution> {
+    let value = |i: usize| {
+        let unit = (i as f64 * 0.618_033_988_75).fract();
+        middle * (1.0 + 0.4 * (unit - 0.5) + 4.0 * unit.powi(12))
+    };
+    distribution((1..=count).map(value).collect())
+}
+
+fn stats(requests: u64, output_rate: f64, first_token: f64) -> LlmStats {
+    let failed = requests / 40;
+    let latency = |count: usize| Latency {
+        duration_seconds: spread(first_token * 20.0, count),
+        time_to_headers_seconds: spread(first_token * 0.8, count),
+        time_to_first_token_seconds: spread(first_token, count),
+        time_to_first_visible_token_seconds: spread(first_token * 1.1, count),
+        inter_token_seconds: spread(0.02, count * 10),
+        output_tokens_per_second: spread(50.0, count),
+        input_tokens: spread(2100.0, count),
+    };
+    LlmStats {
+        requests_total: requests,
+        requests_in_flight: requests / 100,
+        requests_per_second: Some(requests as f64 / 300.0),
+        completed_total: requests - failed - requests / 100,
+        failed_total: failed,
+        abandoned_total: requests / 200,
+        retries_total: failed / 2,
+        stalls_total: 1,
+        status: [("200", requests - failed), ("429", failed)].map(|(s, n)| (s.to_owned(), n)).into(),
+        error_types: [(Label::new("rate_limit_error"), failed)].into(),
+        requests_without_usage: failed,
+        tokens: TokenTotals {
+            input: Some(requests * 2100),
+            output: Some(requests * 310),
+            cached_input: Some(requests * 1024),
+            cache_creation_input: None,
+            reasoning: Some(requests * 12),
+        },
+        tokens_estimated: TokensEstimated { input: 0, output: requests },
+        tokens_in_progress: TokensInProgress { output: requests / 3 },
+        tokens_per_second: TokenRates {
+            input: Some(output_rate * 6.0),
+            output: Some(output_rate),
+            estimated_share: (output_rate > 0.0).then_some(0.8),
+        },
+        latency: LatencyPair { window: latency(20), since_start: latency(400) },
+        ..LlmStats::default()
+    }
+}
+
+fn process(pid: u32, command: &str, user: &str, cpu: f64, resident: u64) -> Process {
+    Process {
+        pid,
+        start_time: Some(ago(i64::from(pid))),
+        parent_pid: Some(1),
+        command: command.into(),
+        executable: Some("/usr/bin/python3.13".into()),
+        user: Some(user.into()),
+        uid: Some(1000),
+        cpu_percent: Some(cpu),
+        threads: Some(8),
+        resident_bytes: Some(resident << 20),
+        ..Process::default()
+    }
+}
+
+fn seen(tls: TlsVisibility, reason: Option<&str>) -> Visibility {
+    Visibility {
+        tls,
+        reason: reason.map(str::to_owned),
+        library: matches!(tls, TlsVisibility::Attached).then(|| "/usr/lib/x86_64-linux-gnu/libssl.so.3".into()),
+        bytes_seen: 48_213_119,
+        bytes_missed: 0,
+    }
+}
+
+fn processes() -> Vec<Process> {
+    vec![
+        Process {
+            as_client: Some(stats(1240, 812.0, 0.31)),
+            visibility: seen(TlsVisibility::Attached, None),
+            ..process(41_822, "python3 rag_worker.py", "svc-rag", 38.2, 412)
+        },
+        Process {
+            as_server: Some(stats(2210, 1630.0, 0.085)),
+            visibility: seen(TlsVisibility::None, None),
+            ..process(1291, "vllm serve", "vllm", 212.4, 18_211)
+        },
+        Process {
+            as_client: Some(stats(640, 402.0, 0.4)),
+            as_server: Some(stats(700, 402.0, 0.42)),
+            visibility: seen(TlsVisibility::Partial, Some("2 of 3 connections were open before hbpf started")),
+            ..process(3310, "litellm --port 4000", "litellm", 12.0, 288)
+        },
+        Process {
+            as_client: Some(stats(39, 0.0, 1.2)),
+            visibility: seen(TlsVisibility::Attached, None),
+            exited: true,
+            cpu_percent: None,
+            ..process(52_007, "node agent.js", "dev", 0.0, 96)
+        },
+        Process {
+            visibility: seen(TlsVisibility::Blind, Some("deno carries rustls, which has no stable symbols")),
+            ..process(61_100, "deno run bot.ts", "dev", 4.4, 120)
+        },
+        process(901, "postgres", "postgres", 1.2, 96),
+        process(1, "systemd", "root", 0.0, 12),
+    ]
+}
+
+fn request(sequence: u64, pid: u32, command: &str, model: &str, phase: Phase) -> Request {
+    let streaming = phase == Phase::Streaming;
+    let failed = phase == Phase::Failed;
+    let age = 0.75 * (sequence % 23) as f64 + 0.5;
+    let started = phase != Phase::Waiting && phase != Phase::Sending && !failed;
+    Request {
+        id: format!("x{sequence}"),
+        sequence,
+        pid: Some(pid),
+        start_time: Some(ago(i64::from(pid))),
+        command: command.into(),
+        role: if pid == 1291 { Role::Server } else { Role::Client },
+        hop: None,
+        provider: if pid == 1291 { "vllm" } else { "openai" }.into(),
+        api: Api::Chat,
+        dialect: Dialect::OpenaiChat,
+        model: Some(model.into()),
+        response_model: started.then(|| model.into()),
+        endpoint: if pid == 1291 { "127.0.0.1:8000" } else { "api.openai.com:443" }.into(),
+        tls: pid != 1291,
+        protocol: Protocol::Http1,
+        stream: Some(true),
+        phase,
+        started_at: now(),
+        age_seconds: age,
+        status: if failed { Some(429) } else { started.then_some(200) },
+        error_type: failed.then(|| "rate_limit_error".into()),
+        finish_reason: (phase == Phase::Done).then(|| "stop".into()),
+        request_id: Some("req_0a1b2c3d".into()),
+        trace_id: None,
+        attempt: Some(0),
+        time_to_headers_seconds: started.then_some(0.28),
+        time_to_first_token_seconds: started.then_some(0.31),
+        time_to_first_visible_token_seconds: started.then_some(0.33),
+        time_since_last_token_seconds: streaming.then_some(if sequence == 9003 { 3.4 } else { 0.018 }),
+        queue_seconds: None,
+        connect_seconds: None,
+        tls_seconds: None,
+        duration_seconds: phase.is_final().then_some(age),
+        stalls: u32::from(sequence == 9003),
+        tokens: TokenTotals {
+            input: (phase == Phase::Done).then_some(2100),
+            output: started.then_some(40 * (sequence % 9) + 17),
+            ..TokenTotals::default()
+        },
+        tokens_source: match phase {
+            Phase::Streaming => TokensSource::Estimated,
+            Phase::Done => TokensSource::Reported,
+            _ => TokensSource::Unknown,
+        },
+        cost_usd: None,
+        bytes_missed: 0,
+    }
+}
+
+fn requests() -> Requests {
+    let (rag, vllm, proxy) = ("python3 rag_worker.py", "vllm serve", "litellm --port 4000");
+    let (mini, qwen, sonnet) = ("gpt-4o-mini", "Qwen/Qwen2.5-7B-Instruct", "claude-sonnet-4-5");
+    Requests {
+        in_flight: vec![
+            request(9001, 1291, vllm, qwen, Phase::Streaming),
+            request(9003, 41_822, rag, mini, Phase::Streaming),
+            request(9004, 3310, proxy, sonnet, Phase::Waiting),
+            request(9007, 41_822, rag, mini, Phase::Streaming),
+            request(9010, 41_822, rag, mini, Phase::Sending),
+        ],
+        in_flight_omitted: 0,
+        recent: vec![
+            request(9002, 41_822, rag, mini, Phase::Done),
+            request(9000, 41_822, rag, "gpt-4o", Phase::Failed),
+            request(8999, 1291, vllm, qwen, Phase::Done),
+            request(8998, 52_007, "node agent.js", sonnet, Phase::Abandoned),
+        ],
+        finished: Vec::new(),
+        finished_omitted: 0,
+    }
+}
+
+fn probe(group: &str, program: &str, attached_to: &str) -> Probe {
+    Probe {
+        group: group.to_owned(),
+        program: program.to_owned(),
+        attached_to: attached_to.into(),
+        state: ProbeState::On,
+        reason: None,
+        runs_total: Some(120_312),
+        run_seconds_total: Some(0.31),
+        trap_seconds_estimated: Some(0.12),
+    }
+}
+
+fn host() -> Host {
+    Host {
+        hostname: "gpu-node-7".into(),
+        kernel: "6.12.0".into(),
+        arch: "x86_64".into(),
+        cpu_count: 4,
+        cpu_percent: Some(34.0),
+        cores_percent: vec![61.0, 40.0, 22.0, 13.0],
+        load_1m: Some(2.1),
+        memory_total_bytes: Some(64 << 30),
+        memory_used_bytes: Some(21 << 30),
+        swap_used_bytes: Some(0),
+        pressure: Pressure { cpu_some_percent: Some(1.5), ..Pressure::default() },
+    }
+}
+
+fn base() -> Snapshot {
+    Snapshot {
+        schema: SCHEMA.to_owned(),
+        hbpf_version: "0.1.0".to_owned(),
+        captured_at: now(),
+        observation_started_at: ago(724),
+        observed_seconds: 724.0,
+        window_seconds: 5.0,
+        sequence: 724,
+        host: host(),
+        totals: LlmStats::default(),
+        processes: Vec::new(),
+        workloads: Vec::new(),
+        models: Vec::new(),
+        endpoints: Vec::new(),
+        tools: Vec::new(),
+        requests: Requests::default(),
+        gpus: Vec::new(),
+        engines: Vec::new(),
+        capture: Capture {
+            self_cost: SelfCost {
+                cpu_percent: Some(1.2),
+                kernel_cpu_percent: Some(0.3),
+                resident_bytes: Some(38 << 20),
+            },
+            ..Capture::default()
+        },
+        findings: Vec::new(),
+        errors: Vec::new(),
+    }
+}
+
+/// Much of everything.
+pub(crate) fn rich() -> Snapshot {
+    let model = |provider: &str, model: &str, stats: LlmStats| Model {
+        provider: provider.into(),
+        model: Some(model.into()),
+        stats,
+    };
+    Snapshot {
+        totals: stats(4100, 2844.0, 0.21),
+        processes: processes(),
+        models: vec![
+            model("vllm", "Qwen/Qwen2.5-7B-Instruct", stats(2210, 1630.0, 0.085)),
+            model("openai", "gpt-4o-mini", stats(1240, 812.0, 0.31)),
+            model("anthropic", "claude-sonnet-4-5", stats(650, 402.0, 0.42)),
+        ],
+        endpoints: vec![EndpointStats {
+            host: Some("api.openai.com".into()),
+            address: None,
+            port: Some(443),
+            api: Api::Chat,
+            tls: true,
+            protocol: Protocol::Http1,
+            stats: stats(1240, 812.0, 0.31),
+            rate_limit: Some(EndpointRateLimit {
+                model: Some("gpt-4o-mini".into()),
+                remaining_requests: Some(412),
+                remaining_tokens: Some(81_000),
+                reset_seconds: Some(12.0),
+                retry_after_seconds: None,
+                observed_at: ago(2),
+            }),
+        }],
+        requests: requests(),
+        capture: Capture {
+            probes: vec![
+                probe("llm-tls", "ssl_write_ex_return", "/usr/lib/x86_64-linux-gnu/libssl.so.3"),
+                probe("llm-tls", "ssl_read_ex_return", "/usr/lib/x86_64-linux-gnu/libssl.so.3"),
+                probe("llm-plain", "plain_ingress", "/"),
+            ],
+            chunks_total: 1_203_112,
+            bytes_total: 812_112_003,
+            messages_ignored_total: 5120,
+            lost: Lost { ring_full: LostRecords { chunks: 12, bytes: 48_112 }, desync: 2, ..Lost::default() },
+            ..base().capture
+        },
+        ..base()
+    }
+}
+
+/// The first frame: nothing was seen yet.
+pub(crate) fn empty() -> Snapshot {
+    Snapshot {
+        observed_seconds: 0.0,
+        sequence: 0,
+        host: Host { cpu_percent: None, cores_percent: Vec::new(), ..host() },
+        capture: Capture::default(),
+        ..base()
+    }
+}
+
+/// No probes may be loaded: processes and the machine alone.
+pub(crate) fn unprivileged() -> Snapshot {
+    let plain = |p: Process| Process { as_client: None, as_server: None, visibility: Visibility::default(), ..p };
+    let refused = |group: &str| Probe {
+        state: ProbeState::Failed,
+        reason: Some("loading BPF programs needs root".to_owned()),
+        runs_total: None,
+        run_seconds_total: None,
+        trap_seconds_estimated: None,
+        ..probe(group, "all", "")
+    };
+    Snapshot {
+        processes: processes().into_iter().map(plain).collect(),
+        capture: Capture { probes: vec![refused("llm-tls"), refused("llm-plain")], ..base().capture },
+        errors: vec![CollectionError {
+            source: "probes".to_owned(),
+            message: "no privileges: model traffic is not seen; run `sudo hbpf top`".to_owned(),
+        }],
+        ..base()
+    }
+}

@@ -1,0 +1,189 @@
+//! Numbers as people read them in a table: short, of bounded width, with the unknown as [`UNKNOWN`].
+
+use std::time::Duration;
+
+/// What stands where nothing is known. Never 0: that would be a claim.
+pub(crate) const UNKNOWN: &str = "-";
+
+/// Stands before a number that is, wholly or in part, an estimate.
+pub(crate) const ESTIMATE: char = '~';
+
+/// A formatted value, or [`UNKNOWN`].
+pub(crate) fn known<T>(value: Option<T>, format: impl FnOnce(T) -> String) -> String {
+    value.map_or_else(|| UNKNOWN.to_owned(), format)
+}
+
+/// The text, marked as an estimate if it is one.
+pub(crate) fn estimated(text: String, is_estimate: bool) -> String {
+    if is_estimate && text != UNKNOWN { format!("{ESTIMATE}{text}") } else { text }
+}
+
+/// A count: `999`, `12.3k`, `1.23M`; at most five characters below 10^15.
+pub(crate) fn count(value: u64) -> String {
+    if value < 1000 { value.to_string() } else { scaled(value as f64, 1000.0, &["", "k", "M", "G", "T", "P", "E"]) }
+}
+
+/// A rate per second: `0`, `0.25`, `12.3`, `1.23k`.
+pub(crate) fn rate(value: f64) -> String {
+    if !value.is_finite() {
+        return UNKNOWN.to_owned();
+    }
+    if value <= 0.0 {
+        return "0".to_owned();
+    }
+    if value < 0.005 {
+        return "<.01".to_owned();
+    }
+    scaled(value, 1000.0, &["", "k", "M", "G", "T"])
+}
+
+/// Bytes in powers of 1024: `512B`, `38.1M`.
+pub(crate) fn bytes(value: u64) -> String {
+    if value < 1024 { format!("{value}B") } else { scaled(value as f64, 1024.0, &["", "K", "M", "G", "T", "P", "E"]) }
+}
+
+/// A percentage without its sign: `0.3`, `12.5`, `340`.
+pub(crate) fn percent(value: f64) -> String {
+    if !value.is_finite() {
+        return UNKNOWN.to_owned();
+    }
+    if value < 99.95 { format!("{value:.1}") } else { format!("{value:.0}") }
+}
+
+/// A share from 0 to 1 as whole percent; a part that is neither nothing nor all never reads as 0 or 100.
+pub(crate) fn share(value: f64) -> String {
+    let percent = (value * 100.0).round().clamp(0.0, 100.0);
+    match percent as u32 {
+        0 if value > 0.0 => "<1%".to_owned(),
+        100 if value < 1.0 => ">99%".to_owned(),
+        whole => format!("{whole}%"),
+    }
+}
+
+/// A duration in seconds, three digits or so: `85us`, `1.25ms`, `120ms`, `1.24s`, `2m03s`, `1h05m`, `3d04h`.
+pub(crate) fn seconds(value: f64) -> String {
+    if !value.is_finite() || value < 0.0 {
+        return UNKNOWN.to_owned();
+    }
+    if value == 0.0 {
+        return "0s".to_owned();
+    }
+    // The limits are where rounding to the digits shown would reach the next unit.
+    if value < 0.999_5e-3 {
+        return format!("{:.0}us", value * 1e6);
+    }
+    if value < 0.999_5 {
+        return format!("{}ms", three_digits(value * 1e3));
+    }
+    if value < 59.95 {
+        return format!("{}s", three_digits(value));
+    }
+    let whole = value.round() as u64;
+    let (minutes, hours, days) = (whole / 60, whole / 3600, whole / 86_400);
+    if hours == 0 {
+        format!("{minutes}m{:02}s", whole % 60)
+    } else if days == 0 {
+        format!("{hours}h{:02}m", minutes % 60)
+    } else {
+        format!("{days}d{:02}h", hours % 24)
+    }
+}
+
+/// A duration that was chosen rather than measured: `5s`, not `5.00s`.
+pub(crate) fn chosen_seconds(value: f64) -> String {
+    if value.fract() == 0.0 && (1.0..60.0).contains(&value) { format!("{value}s") } else { seconds(value) }
+}
+
+/// A duration that a user set: `1s`, `500ms`.
+pub(crate) fn setting(value: Duration) -> String {
+    humantime::format_duration(value).to_string()
+}
+
+/// Three significant digits without trailing zeros behind the point being cut: `1.25`, `12.3`, `123`.
+fn three_digits(value: f64) -> String {
+    if value < 9.995 {
+        format!("{value:.2}")
+    } else if value < 99.95 {
+        format!("{value:.1}")
+    } else {
+        format!("{value:.0}")
+    }
+}
+
+fn scaled(value: f64, base: f64, units: &[&str]) -> String {
+    let mut value = value;
+    let mut unit = 0;
+    // 999.5 would print as 1000.
+    while value >= base - 0.5 && unit + 1 < units.len() {
+        value /= base;
+        unit += 1;
+    }
+    format!("{}{}", three_digits(value), units[unit])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_stay_short_at_every_magnitude() {
+        for (value, text) in
+            [(0, "0"), (999, "999"), (1000, "1.00k"), (12_345, "12.3k"), (999_999, "1.00M"), (1_234_567, "1.23M")]
+        {
+            assert_eq!(count(value), text);
+        }
+        for power in 0..15 {
+            for offset in [-1_i64, 0, 1] {
+                let value = 10_i64.pow(power) + offset;
+                assert!(count(value as u64).len() <= 5, "{value}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_rate_above_zero_never_reads_as_zero() {
+        for (value, text) in [(0.0, "0"), (0.001, "<.01"), (0.25, "0.25"), (12.34, "12.3"), (999.9, "1.00k")] {
+            assert_eq!(rate(value), text);
+        }
+        assert_eq!(rate(f64::NAN), UNKNOWN);
+    }
+
+    #[test]
+    fn durations_change_units_where_rounding_would_overflow() {
+        for (value, text) in [
+            (0.0, "0s"),
+            (85e-6, "85us"),
+            (999.7e-6, "1.00ms"),
+            (0.0125, "12.5ms"),
+            (0.12, "120ms"),
+            (0.999_6, "1.00s"),
+            (12.345, "12.3s"),
+            (59.96, "1m00s"),
+            (3599.9, "1h00m"),
+            (90_061.0, "1d01h"),
+        ] {
+            assert_eq!(seconds(value), text);
+        }
+    }
+
+    #[test]
+    fn shares_keep_nothing_and_all_apart_from_almost() {
+        assert_eq!(
+            [share(0.0), share(0.001), share(0.5), share(0.999), share(1.0)],
+            ["0%", "<1%", "50%", ">99%", "100%"]
+        );
+    }
+
+    #[test]
+    fn unknown_is_neither_zero_nor_an_estimate() {
+        assert_eq!(known(None, count), "-");
+        assert_eq!(estimated(known(None, count), true), "-");
+        assert_eq!(estimated(count(5), true), "~5");
+    }
+
+    #[test]
+    fn bytes_and_percent() {
+        assert_eq!([bytes(512), bytes(40_000_000), bytes(1 << 40)], ["512B", "38.1M", "1.00T"]);
+        assert_eq!([percent(0.34), percent(12.5), percent(340.2)], ["0.3", "12.5", "340"]);
+    }
+}

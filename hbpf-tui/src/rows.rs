@@ -1,0 +1,519 @@
+//! What the tables show of processes and requests: columns, cells and sort keys, for the terminal and for plain text.
+
+use std::cmp::Ordering;
+
+use hbpf_core::exchange::{Phase, Role};
+use hbpf_core::label::Label;
+use hbpf_core::snapshot::{
+    Distribution, Latency, LlmStats, Process, Request, Snapshot, TlsVisibility, TokensSource, Visibility,
+};
+use jiff::Timestamp;
+
+use crate::format::{self, UNKNOWN, estimated, known};
+use crate::table::{Align, Cell, Column, Tone};
+
+/// A pid alone is reused; with its start it names one process.
+pub(crate) type Identity = (u32, Option<Timestamp>);
+
+/// Identity of a process.
+pub(crate) fn identity(process: &Process) -> Identity {
+    (process.pid, process.start_time)
+}
+
+/// Over what latencies are shown.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Span {
+    /// The last few seconds.
+    Window,
+    /// Since hbpf began to look: steady enough to be read in a table.
+    #[default]
+    SinceStart,
+}
+
+impl Span {
+    pub(crate) fn other(self) -> Self {
+        match self {
+            Self::Window => Self::SinceStart,
+            Self::SinceStart => Self::Window,
+        }
+    }
+
+    pub(crate) fn of(self, stats: &LlmStats) -> &Latency {
+        match self {
+            Self::Window => &stats.latency.window,
+            Self::SinceStart => &stats.latency.since_start,
+        }
+    }
+}
+
+/// One process with the statistics of the role in which it is busier.
+#[derive(Clone, Copy)]
+pub(crate) struct ProcessRow<'a> {
+    /// Place in the snapshot's list.
+    pub(crate) index: usize,
+    pub(crate) process: &'a Process,
+    /// The role whose numbers stand in the row. Those of both roles are never added: a proxy would count double.
+    pub(crate) role: Option<Role>,
+    pub(crate) stats: Option<&'a LlmStats>,
+    /// The model of its latest request, and how many other models its visible requests name.
+    model: Option<(&'a Label, usize)>,
+}
+
+impl<'a> ProcessRow<'a> {
+    /// All processes of a snapshot, unsorted.
+    pub(crate) fn all(snapshot: &'a Snapshot) -> Vec<Self> {
+        let mut models: std::collections::BTreeMap<u32, Vec<&Request>> = std::collections::BTreeMap::new();
+        for request in snapshot.requests.in_flight.iter().chain(&snapshot.requests.recent) {
+            if let (Some(pid), Some(_)) = (request.pid, &request.model) {
+                models.entry(pid).or_default().push(request);
+            }
+        }
+        let row = |(index, process): (usize, &'a Process)| {
+            let role = busier_role(process);
+            let model = models.get(&process.pid).and_then(|requests| latest_model(process, requests));
+            Self { index, process, role, stats: role.and_then(|role| stats(process, role)), model }
+        };
+        snapshot.processes.iter().enumerate().map(row).collect()
+    }
+
+    /// Whether any model traffic of it was seen.
+    pub(crate) fn has_traffic(&self) -> bool {
+        self.stats.is_some()
+    }
+
+    fn role_text(&self) -> &'static str {
+        let both = self.process.as_client.is_some() && self.process.as_server.is_some();
+        match (self.role, both) {
+            (None, _) => UNKNOWN,
+            (Some(Role::Client), false) => "cli",
+            (Some(Role::Server), false) => "srv",
+            (Some(Role::Client), true) => "cli+",
+            (Some(Role::Server), true) => "srv+",
+        }
+    }
+
+    fn model_text(&self) -> String {
+        match self.model {
+            None => UNKNOWN.to_owned(),
+            Some((model, 0)) => model.to_string(),
+            Some((model, others)) => format!("{model} +{others}"),
+        }
+    }
+
+    fn latency(
+        &self,
+        span: Span,
+        which: fn(&Latency) -> Option<&Distribution>,
+        of: fn(&Distribution) -> f64,
+    ) -> Option<f64> {
+        which(span.of(self.stats?)).map(of)
+    }
+}
+
+/// The statistics of one role.
+pub(crate) fn stats(process: &Process, role: Role) -> Option<&LlmStats> {
+    match role {
+        Role::Client => process.as_client.as_ref(),
+        Role::Server => process.as_server.as_ref(),
+    }
+}
+
+fn busier_role(process: &Process) -> Option<Role> {
+    match (&process.as_client, &process.as_server) {
+        (None, None) => None,
+        (Some(_), None) => Some(Role::Client),
+        (None, Some(_)) => Some(Role::Server),
+        (Some(client), Some(server)) if client.requests_total > server.requests_total => Some(Role::Client),
+        (Some(_), Some(_)) => Some(Role::Server),
+    }
+}
+
+fn latest_model<'a>(process: &Process, requests: &[&'a Request]) -> Option<(&'a Label, usize)> {
+    // Where the start is not known on either side, the pid has to do.
+    let same =
+        |r: &&&Request| r.start_time.is_none() || process.start_time.is_none() || r.start_time == process.start_time;
+    let latest = requests.iter().filter(same).max_by_key(|r| r.sequence)?.model.as_ref()?;
+    let mut names: Vec<&Label> = requests.iter().filter(same).filter_map(|r| r.model.as_ref()).collect();
+    names.sort_unstable();
+    names.dedup();
+    Some((latest, names.len().saturating_sub(1)))
+}
+
+/// Columns of the process table, in the order in which they are shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ProcessColumn {
+    Pid,
+    User,
+    Command,
+    Role,
+    Model,
+    RequestRate,
+    InFlight,
+    OutputRate,
+    InputTotal,
+    OutputTotal,
+    FirstToken,
+    InterToken,
+    InterTokenTail,
+    Errors,
+    Cpu,
+    Memory,
+    Tls,
+}
+
+/// What a row is sorted by. Unknown comes last whichever way the order runs.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum SortKey {
+    Number(Option<f64>),
+    Text(String),
+}
+
+impl ProcessColumn {
+    pub(crate) const ALL: [Self; 17] = [
+        Self::Pid,
+        Self::User,
+        Self::Command,
+        Self::Role,
+        Self::Model,
+        Self::RequestRate,
+        Self::InFlight,
+        Self::OutputRate,
+        Self::InputTotal,
+        Self::OutputTotal,
+        Self::FirstToken,
+        Self::InterToken,
+        Self::InterTokenTail,
+        Self::Errors,
+        Self::Cpu,
+        Self::Memory,
+        Self::Tls,
+    ];
+
+    /// Layout of all columns.
+    pub(crate) fn columns() -> [Column; 17] {
+        Self::ALL.map(Self::column)
+    }
+
+    pub(crate) fn column(self) -> Column {
+        use Align::{Left, Right};
+        match self {
+            Self::Pid => Column::fixed("PID", Right, 7, 100),
+            Self::User => Column::flexible("USER", 8, 10, 30),
+            Self::Command => Column::flexible("COMMAND", 12, 48, 99),
+            Self::Role => Column::fixed("ROLE", Left, 4, 60),
+            Self::Model => Column::flexible("MODEL", 12, 36, 80),
+            Self::RequestRate => Column::fixed("REQ/S", Right, 5, 85),
+            Self::InFlight => Column::fixed("FLY", Right, 4, 75),
+            Self::OutputRate => Column::fixed("TOK/S", Right, 6, 98),
+            Self::InputTotal => Column::fixed("TOK IN", Right, 6, 50),
+            Self::OutputTotal => Column::fixed("TOKOUT", Right, 6, 70),
+            Self::FirstToken => Column::fixed("TTFT50", Right, 6, 90),
+            Self::InterToken => Column::fixed("ITL50", Right, 6, 40),
+            Self::InterTokenTail => Column::fixed("ITL99", Right, 6, 38),
+            Self::Errors => Column::fixed("ERR", Right, 4, 88),
+            Self::Cpu => Column::fixed("CPU%", Right, 5, 78),
+            Self::Memory => Column::fixed("MEM", Right, 5, 45),
+            Self::Tls => Column::flexible("TLS", 8, 8, 28),
+        }
+    }
+
+    /// Numbers are wanted from the largest down, names from A on.
+    pub(crate) fn descends_by_default(self) -> bool {
+        !matches!(self, Self::Pid | Self::User | Self::Command | Self::Role | Self::Model | Self::Tls)
+    }
+
+    pub(crate) fn key(self, row: &ProcessRow<'_>, span: Span) -> SortKey {
+        let stats = row.stats;
+        let text = |label: Option<&Label>| SortKey::Text(label.map(Label::to_string).unwrap_or_default());
+        let of_stats = |value: fn(&LlmStats) -> Option<f64>| SortKey::Number(stats.and_then(value));
+        match self {
+            Self::Pid => SortKey::Number(Some(f64::from(row.process.pid))),
+            Self::User => text(row.process.user.as_ref()),
+            Self::Command => text(Some(&row.process.command)),
+            Self::Role => SortKey::Text(row.role_text().to_owned()),
+            Self::Model => text(row.model.map(|(model, _)| model)),
+            Self::RequestRate => of_stats(|s| s.requests_per_second),
+            Self::InFlight => of_stats(|s| Some(s.requests_in_flight as f64)),
+            Self::OutputRate => of_stats(|s| s.tokens_per_second.output),
+            Self::InputTotal => of_stats(|s| s.tokens.input.map(|n| n as f64)),
+            Self::OutputTotal => of_stats(|s| s.tokens.output.map(|n| n as f64)),
+            Self::FirstToken => SortKey::Number(row.latency(span, first_token, |d| d.p50)),
+            Self::InterToken => SortKey::Number(row.latency(span, inter_token, |d| d.p50)),
+            Self::InterTokenTail => SortKey::Number(row.latency(span, inter_token, |d| d.p99)),
+            Self::Errors => of_stats(|s| Some(s.failed_total as f64)),
+            Self::Cpu => SortKey::Number(row.process.cpu_percent),
+            Self::Memory => SortKey::Number(row.process.resident_bytes.map(|n| n as f64)),
+            Self::Tls => SortKey::Text(tls_text(&row.process.visibility).to_owned()),
+        }
+    }
+
+    pub(crate) fn cell(self, row: &ProcessRow<'_>, span: Span) -> Cell {
+        let process = row.process;
+        let stats = row.stats;
+        let number = |text: Option<String>| Cell::number(text.unwrap_or_else(|| UNKNOWN.to_owned()));
+        match self {
+            Self::Pid => Cell::new(process.pid.to_string(), Tone::Plain),
+            Self::User => Cell::new(user_text(process), Tone::Dim),
+            Self::Command if process.exited => Cell::new(format!("{} (ended)", process.command), Tone::Dim),
+            Self::Command => Cell::new(process.command.as_str(), Tone::Strong),
+            Self::Role => Cell::new(row.role_text(), Tone::Dim),
+            Self::Model => {
+                let tone = if row.model.is_some() { Tone::Accent } else { Tone::Dim };
+                Cell::new(row.model_text(), tone)
+            }
+            Self::RequestRate => number(stats.and_then(|s| s.requests_per_second).map(format::rate)),
+            Self::InFlight => number(stats.map(|s| format::count(s.requests_in_flight))),
+            Self::OutputRate => number(stats.map(output_rate)),
+            Self::InputTotal => number(stats.map(input_total)),
+            Self::OutputTotal => number(stats.map(output_total)),
+            Self::FirstToken => number(row.latency(span, first_token, |d| d.p50).map(format::seconds)),
+            Self::InterToken => number(row.latency(span, inter_token, |d| d.p50).map(format::seconds)),
+            Self::InterTokenTail => number(row.latency(span, inter_token, |d| d.p99).map(format::seconds)),
+            Self::Errors => match stats.map(|s| s.failed_total) {
+                Some(errors) if errors > 0 => Cell::new(format::count(errors), Tone::Bad),
+                errors => number(errors.map(format::count)),
+            },
+            Self::Cpu => number(process.cpu_percent.map(format::percent)),
+            Self::Memory => number(process.resident_bytes.map(format::bytes)),
+            Self::Tls => Cell::new(tls_text(&process.visibility), tls_tone(process.visibility.tls)),
+        }
+    }
+
+    /// The whole row.
+    pub(crate) fn cells(row: &ProcessRow<'_>, span: Span) -> Vec<Cell> {
+        Self::ALL.map(|column| column.cell(row, span)).to_vec()
+    }
+}
+
+/// Orders rows: processes with model traffic first, then by the column, then by pid so that equals do not jump about.
+pub(crate) fn sort(rows: &mut [ProcessRow<'_>], column: ProcessColumn, descending: bool, span: Span) {
+    rows.sort_by_cached_key(|row| Ranked {
+        without_traffic: !row.has_traffic(),
+        key: column.key(row, span),
+        descending,
+        // Without traffic most columns are unknown: the busiest first.
+        cpu: if row.has_traffic() { 0.0 } else { row.process.cpu_percent.unwrap_or(0.0) },
+        identity: identity(row.process),
+    });
+}
+
+struct Ranked {
+    without_traffic: bool,
+    key: SortKey,
+    descending: bool,
+    cpu: f64,
+    identity: Identity,
+}
+
+impl Ord for Ranked {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.without_traffic
+            .cmp(&other.without_traffic)
+            .then_with(|| self.key.compare(&other.key, self.descending))
+            .then_with(|| other.cpu.total_cmp(&self.cpu))
+            .then_with(|| self.identity.cmp(&other.identity))
+    }
+}
+
+impl PartialOrd for Ranked {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Ranked {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other) == Ordering::Equal
+    }
+}
+
+impl Eq for Ranked {}
+
+impl SortKey {
+    fn compare(&self, other: &Self, descending: bool) -> Ordering {
+        let run = |order: Ordering| if descending { order.reverse() } else { order };
+        match (self, other) {
+            (Self::Number(Some(a)), Self::Number(Some(b))) => run(a.total_cmp(b)),
+            (Self::Number(a), Self::Number(b)) => b.is_some().cmp(&a.is_some()),
+            (Self::Text(a), Self::Text(b)) => a.is_empty().cmp(&b.is_empty()).then_with(|| run(a.cmp(b))),
+            // One column yields one kind of key.
+            (Self::Number(_), Self::Text(_)) => Ordering::Less,
+            (Self::Text(_), Self::Number(_)) => Ordering::Greater,
+        }
+    }
+}
+
+/// Columns of the request table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum RequestColumn {
+    Phase,
+    Age,
+    SinceToken,
+    Tokens,
+    FirstToken,
+    Model,
+    Pid,
+    Command,
+    Role,
+    Endpoint,
+    Status,
+    Error,
+}
+
+impl RequestColumn {
+    pub(crate) const ALL: [Self; 12] = [
+        Self::Phase,
+        Self::Age,
+        Self::SinceToken,
+        Self::Tokens,
+        Self::FirstToken,
+        Self::Model,
+        Self::Pid,
+        Self::Command,
+        Self::Role,
+        Self::Endpoint,
+        Self::Status,
+        Self::Error,
+    ];
+
+    /// Layout of all columns.
+    pub(crate) fn columns() -> [Column; 12] {
+        use Align::{Left, Right};
+        Self::ALL.map(|column| match column {
+            Self::Phase => Column::fixed("PHASE", Left, 9, 100),
+            Self::Age => Column::fixed("AGE", Right, 6, 99),
+            Self::SinceToken => Column::fixed("IDLE", Right, 6, 95),
+            Self::Tokens => Column::fixed("TOKOUT", Right, 6, 90),
+            Self::FirstToken => Column::fixed("TTFT", Right, 6, 70),
+            Self::Model => Column::flexible("MODEL", 12, 36, 85),
+            Self::Pid => Column::fixed("PID", Right, 7, 80),
+            Self::Command => Column::flexible("COMMAND", 10, 40, 75),
+            Self::Role => Column::fixed("ROLE", Left, 4, 50),
+            Self::Endpoint => Column::flexible("ENDPOINT", 14, 40, 55),
+            Self::Status => Column::fixed("HTTP", Right, 4, 82),
+            Self::Error => Column::flexible("END", 10, 30, 60),
+        })
+    }
+
+    pub(crate) fn cell(self, request: &Request) -> Cell {
+        match self {
+            Self::Phase => {
+                let (text, tone) = phase(request.phase);
+                Cell::new(text, tone)
+            }
+            Self::Age => Cell::number(format::seconds(request.age_seconds)),
+            Self::SinceToken => {
+                let idle = request.time_since_last_token_seconds;
+                let stalled = idle.is_some_and(|s| s > hbpf_core::exchange::Exchange::STALL.as_secs_f64());
+                let text = known(idle, format::seconds);
+                if stalled { Cell::new(text, Tone::Warn) } else { Cell::number(text) }
+            }
+            Self::Tokens => {
+                let text = known(request.tokens.output, format::count);
+                Cell::number(estimated(text, request.tokens_source == TokensSource::Estimated))
+            }
+            Self::FirstToken => Cell::number(known(request.time_to_first_token_seconds, format::seconds)),
+            Self::Model => {
+                let tone = if request.model.is_some() { Tone::Accent } else { Tone::Dim };
+                Cell::new(known(request.model.as_ref(), Label::to_string), tone)
+            }
+            Self::Pid => Cell::number(known(request.pid, |pid| pid.to_string())),
+            Self::Command => Cell::new(request.command.as_str(), Tone::Plain),
+            Self::Role => Cell::new(role_text(request.role), Tone::Dim),
+            Self::Endpoint => Cell::new(request.endpoint.as_str(), Tone::Dim),
+            Self::Status => match request.status {
+                Some(status @ 400..) => Cell::new(status.to_string(), Tone::Bad),
+                status => Cell::number(known(status, |status| status.to_string())),
+            },
+            Self::Error => match (&request.error_type, &request.finish_reason) {
+                (Some(error), _) => Cell::new(error.as_str(), Tone::Bad),
+                (None, Some(reason)) => Cell::new(reason.as_str(), Tone::Dim),
+                (None, None) => Cell::new(UNKNOWN, Tone::Dim),
+            },
+        }
+    }
+
+    /// The whole row.
+    pub(crate) fn cells(request: &Request) -> Vec<Cell> {
+        Self::ALL.map(|column| column.cell(request)).to_vec()
+    }
+}
+
+/// A phase's name and tone.
+pub(crate) fn phase(phase: Phase) -> (&'static str, Tone) {
+    match phase {
+        Phase::Sending => ("sending", Tone::Plain),
+        Phase::Waiting => ("waiting", Tone::Warn),
+        Phase::Streaming => ("streaming", Tone::Good),
+        Phase::Done => ("done", Tone::Dim),
+        Phase::Failed => ("failed", Tone::Bad),
+        Phase::Abandoned => ("abandoned", Tone::Warn),
+    }
+}
+
+/// Short name of a role.
+pub(crate) fn role_text(role: Role) -> &'static str {
+    match role {
+        Role::Client => "cli",
+        Role::Server => "srv",
+    }
+}
+
+/// The user's name, or number where it has none.
+pub(crate) fn user_text(process: &Process) -> String {
+    match (&process.user, process.uid) {
+        (Some(user), _) => user.to_string(),
+        (None, uid) => known(uid, |uid| uid.to_string()),
+    }
+}
+
+/// What can be seen of a process's TLS traffic, in a word.
+pub(crate) fn tls_text(visibility: &Visibility) -> &'static str {
+    match visibility.tls {
+        TlsVisibility::None => "no tls",
+        TlsVisibility::Attached => "seen",
+        TlsVisibility::Partial => "partial",
+        TlsVisibility::Blind => "BLIND",
+    }
+}
+
+/// The tone of that word.
+pub(crate) fn tls_tone(tls: TlsVisibility) -> Tone {
+    match tls {
+        TlsVisibility::None => Tone::Dim,
+        TlsVisibility::Attached => Tone::Good,
+        TlsVisibility::Partial => Tone::Warn,
+        TlsVisibility::Blind => Tone::Bad,
+    }
+}
+
+/// Output tokens per second, marked where any of it is estimated.
+pub(crate) fn output_rate(stats: &LlmStats) -> String {
+    let rate = &stats.tokens_per_second;
+    estimated(known(rate.output, format::rate), rate.estimated_share.is_some_and(|share| share > 0.0))
+}
+
+/// Prompt tokens of ended exchanges, marked where any of it is estimated.
+pub(crate) fn input_total(stats: &LlmStats) -> String {
+    estimated(known(stats.tokens.input, format::count), stats.tokens_estimated.input > 0)
+}
+
+/// Output tokens of ended exchanges, marked where any of it is estimated.
+pub(crate) fn output_total(stats: &LlmStats) -> String {
+    estimated(known(stats.tokens.output, format::count), stats.tokens_estimated.output > 0)
+}
+
+/// Time to first token.
+pub(crate) fn first_token(latency: &Latency) -> Option<&Distribution> {
+    latency.time_to_first_token_seconds.as_ref()
+}
+
+/// Gaps between tokens.
+pub(crate) fn inter_token(latency: &Latency) -> Option<&Distribution> {
+    latency.inter_token_seconds.as_ref()
+}
+
+/// Whole requests.
+pub(crate) fn duration(latency: &Latency) -> Option<&Distribution> {
+    latency.duration_seconds.as_ref()
+}

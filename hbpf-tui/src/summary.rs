@@ -1,0 +1,130 @@
+//! What header and plain text say of the observation itself: probe groups, losses, problems.
+
+use hbpf_core::snapshot::{Capture, Lost, ProbeState, Snapshot};
+use hbpf_host::protocol::Group;
+
+use crate::format;
+
+/// State of a group of probes as a whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum GroupState {
+    /// Nothing was said of it yet.
+    Waiting,
+    /// All its probes that are wanted are on.
+    On {
+        /// How many.
+        probes: usize,
+    },
+    /// Some are on, some failed.
+    Partial { on: usize, failed: usize },
+    /// Switched off.
+    Off,
+    /// None could be attached.
+    Failed,
+}
+
+/// State of a group.
+pub(crate) fn group_state(capture: &Capture, group: Group) -> GroupState {
+    let count = |state| capture.probes.iter().filter(|p| p.group == group.name() && p.state == state).count();
+    let (on, off, failed) = (count(ProbeState::On), count(ProbeState::Off), count(ProbeState::Failed));
+    match (on, off, failed) {
+        (0, 0, 0) => GroupState::Waiting,
+        (0, _, 0) => GroupState::Off,
+        (0, _, _) => GroupState::Failed,
+        (probes, _, 0) => GroupState::On { probes },
+        (on, _, failed) => GroupState::Partial { on, failed },
+    }
+}
+
+/// Whether anything can be said of model traffic: without probes, having seen none means nothing.
+pub(crate) fn sees_traffic(snapshot: &Snapshot) -> bool {
+    snapshot.totals.requests_total > 0 || snapshot.capture.probes.iter().any(|probe| probe.state == ProbeState::On)
+}
+
+/// Every cause of loss that has happened: its name in the snapshot and how much.
+pub(crate) fn losses(lost: &Lost) -> Vec<String> {
+    let mut out = Vec::new();
+    if lost.ring_full.chunks > 0 {
+        let (chunks, bytes) = (format::count(lost.ring_full.chunks), format::bytes(lost.ring_full.bytes));
+        out.push(format!("ring_full {chunks} ({bytes})"));
+    }
+    let counted = [
+        ("read_fault", lost.read_fault),
+        ("map_full", lost.map_full),
+        ("over_budget", lost.over_budget),
+        ("parse_gap", lost.parse_gap),
+        ("desync", lost.desync),
+    ];
+    let counted = counted.into_iter().filter(|(_, times)| *times > 0);
+    out.extend(counted.map(|(cause, times)| format!("{cause} {}", format::count(times))));
+    out
+}
+
+/// What could not be collected and why, each thing once, the most important first.
+pub(crate) fn problems(snapshot: &Snapshot) -> Vec<String> {
+    let errors = snapshot.errors.iter().map(|error| format!("{}: {}", error.source, error.message));
+    let probes = snapshot.capture.probes.iter().filter(|probe| probe.state == ProbeState::Failed).map(|probe| {
+        let place = probe.attached_to.as_str();
+        let reason = probe.reason.as_deref().unwrap_or("failed");
+        if place.is_empty() {
+            format!("{}: {reason}", probe.group)
+        } else {
+            format!("{} at {place}: {reason}", probe.group)
+        }
+    });
+    let mut out: Vec<String> = Vec::new();
+    for line in errors.chain(probes).map(|line| one_line(&line)) {
+        if !out.contains(&line) {
+            out.push(line);
+        }
+    }
+    out
+}
+
+/// Messages are one line by contract; held to it, they cannot break the layout.
+fn one_line(text: &str) -> String {
+    text.split(|c: char| c.is_control()).filter(|part| !part.is_empty()).collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixture;
+
+    #[test]
+    fn a_group_is_what_its_probes_are() {
+        let mut capture = fixture::rich().capture;
+        assert_eq!(group_state(&capture, Group::LlmTls), GroupState::On { probes: 2 });
+        capture.probes[0].state = ProbeState::Failed;
+        assert_eq!(group_state(&capture, Group::LlmTls), GroupState::Partial { on: 1, failed: 1 });
+        capture.probes[1].state = ProbeState::Off;
+        assert_eq!(group_state(&capture, Group::LlmTls), GroupState::Failed);
+        capture.probes[0].state = ProbeState::Off;
+        assert_eq!(group_state(&capture, Group::LlmTls), GroupState::Off);
+        assert_eq!(group_state(&fixture::empty().capture, Group::LlmPlain), GroupState::Waiting);
+    }
+
+    #[test]
+    fn every_loss_is_named_and_none_is_invented() {
+        assert_eq!(losses(&fixture::rich().capture.lost), ["ring_full 12 (47.0K)", "desync 2"]);
+        assert!(losses(&Lost::default()).is_empty());
+    }
+
+    #[test]
+    fn problems_are_single_lines_without_repetition() {
+        let mut snapshot = fixture::unprivileged();
+        snapshot.errors.push(snapshot.errors[0].clone());
+        snapshot
+            .errors
+            .push(hbpf_core::snapshot::CollectionError { source: "x".into(), message: "a\n\x1b[2Jb".into() });
+        assert_eq!(
+            problems(&snapshot),
+            [
+                "probes: no privileges: model traffic is not seen; run `sudo hbpf top`",
+                "x: a [2Jb",
+                "llm-tls: loading BPF programs needs root",
+                "llm-plain: loading BPF programs needs root",
+            ]
+        );
+    }
+}

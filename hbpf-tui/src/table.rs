@@ -1,0 +1,222 @@
+//! Tables whose columns give way as the width shrinks, for the terminal and for plain text alike.
+
+use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
+
+/// Between two columns.
+const GAP: usize = 1;
+
+/// Which side of its column a cell leans on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Align {
+    Left,
+    Right,
+}
+
+/// What a cell means; the theme turns it into a style, plain text ignores it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Tone {
+    #[default]
+    Plain,
+    Dim,
+    Strong,
+    Good,
+    Warn,
+    Bad,
+    Accent,
+}
+
+/// One cell.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Cell {
+    pub(crate) text: String,
+    pub(crate) tone: Tone,
+}
+
+impl Cell {
+    pub(crate) fn new(text: impl Into<String>, tone: Tone) -> Self {
+        Self { text: text.into(), tone }
+    }
+
+    /// A number: what is unknown or nothing stands back, so that the eye finds what is there.
+    pub(crate) fn number(text: String) -> Self {
+        let tone = if text == crate::format::UNKNOWN || text == "0" { Tone::Dim } else { Tone::Plain };
+        Self { text, tone }
+    }
+}
+
+/// How a column takes part in the layout.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Column {
+    pub(crate) title: &'static str,
+    pub(crate) align: Align,
+    /// Narrower than this and it is left out.
+    pub(crate) min: usize,
+    /// It takes spare width up to this.
+    pub(crate) max: usize,
+    /// The lowest goes first when width runs out.
+    pub(crate) priority: u8,
+}
+
+impl Column {
+    /// A column of one width.
+    pub(crate) const fn fixed(title: &'static str, align: Align, width: usize, priority: u8) -> Self {
+        Self { title, align, min: width, max: width, priority }
+    }
+
+    /// A column that takes spare width.
+    pub(crate) const fn flexible(title: &'static str, min: usize, max: usize, priority: u8) -> Self {
+        Self { title, align: Align::Left, min, max, priority }
+    }
+}
+
+/// A column that is shown: its place in the list given to [`fit`], its offset and its width.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Placed {
+    pub(crate) index: usize,
+    pub(crate) x: usize,
+    pub(crate) width: usize,
+}
+
+/// Chooses the columns that fit into `width` and shares out what is left.
+pub(crate) fn fit(columns: &[Column], width: usize) -> Vec<Placed> {
+    let mut kept: Vec<usize> = (0..columns.len()).collect();
+    let needed =
+        |kept: &[usize]| kept.iter().map(|&i| columns[i].min).sum::<usize>() + GAP * kept.len().saturating_sub(1);
+    while kept.len() > 1 && needed(&kept) > width {
+        // Of equals the rightmost goes first.
+        let Some(position) = (0..kept.len()).rev().min_by_key(|&k| columns[kept[k]].priority) else { break };
+        kept.remove(position);
+    }
+    let mut widths: Vec<usize> = kept.iter().map(|&i| columns[i].min.min(width)).collect();
+    let mut spare = width.saturating_sub(needed(&kept));
+    // One cell at a time in turn: columns that can grow do so evenly.
+    while spare > 0 {
+        let mut grew = false;
+        for (k, &i) in kept.iter().enumerate() {
+            if spare > 0 && widths[k] < columns[i].max {
+                widths[k] += 1;
+                spare -= 1;
+                grew = true;
+            }
+        }
+        if !grew {
+            break;
+        }
+    }
+    let mut x = 0;
+    kept.iter()
+        .zip(widths)
+        .map(|(&index, width)| {
+            let placed = Placed { index, x, width };
+            x += width + GAP;
+            placed
+        })
+        .collect()
+}
+
+/// The text cut or padded to exactly `width` terminal cells.
+pub(crate) fn fill(text: &str, width: usize, align: Align, ellipsis: char) -> String {
+    let cut = cut(text, width, ellipsis);
+    let padding = " ".repeat(width.saturating_sub(cut.width()));
+    match align {
+        Align::Left => cut + &padding,
+        Align::Right => padding + &cut,
+    }
+}
+
+/// The text cut to at most `width` terminal cells, the last of which then says that something is missing.
+pub(crate) fn cut(text: &str, width: usize, ellipsis: char) -> String {
+    if text.width() <= width {
+        return text.to_owned();
+    }
+    let mut out = String::new();
+    let mut used = 0;
+    for c in text.chars() {
+        let cells = c.width().unwrap_or(0);
+        if used + cells + 1 > width {
+            break;
+        }
+        used += cells;
+        out.push(c);
+    }
+    if width > 0 {
+        out.push(ellipsis);
+    }
+    out
+}
+
+/// Whole table as lines of plain text, without trailing blanks. `width` None: as wide as the columns may grow.
+pub(crate) fn plain(columns: &[Column], rows: &[Vec<Cell>], width: Option<usize>) -> Vec<String> {
+    let columns: Vec<Column> = (columns.iter().enumerate())
+        .map(|(i, column)| {
+            // Nothing is cut that need not be: a flexible column is as wide as its widest cell.
+            let widest = rows.iter().map(|row| row[i].text.width()).chain([column.title.width()]).max().unwrap_or(0);
+            if column.min == column.max { *column } else { Column { max: widest.max(column.min), ..*column } }
+        })
+        .collect();
+    let unbounded = || columns.iter().map(|column| column.max + GAP).sum();
+    let placed = fit(&columns, width.unwrap_or_else(unbounded));
+    let line = |text: &dyn Fn(usize) -> String| {
+        let cells = placed.iter().map(|p| fill(&text(p.index), p.width, columns[p.index].align, '+'));
+        cells.collect::<Vec<_>>().join(" ").trim_end().to_owned()
+    };
+    let title = line(&|i| columns[i].title.to_owned());
+    std::iter::once(title).chain(rows.iter().map(|row| line(&|i| row[i].text.clone()))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const COLUMNS: [Column; 4] = [
+        Column::fixed("PID", Align::Right, 5, 9),
+        Column::flexible("COMMAND", 6, 20, 8),
+        Column::flexible("MODEL", 4, 20, 2),
+        Column::fixed("ERR", Align::Right, 3, 5),
+    ];
+
+    fn names(width: usize) -> Vec<(&'static str, usize)> {
+        fit(&COLUMNS, width).iter().map(|p| (COLUMNS[p.index].title, p.width)).collect()
+    }
+
+    #[test]
+    fn the_least_important_column_goes_first() {
+        assert_eq!(names(21), [("PID", 5), ("COMMAND", 6), ("MODEL", 4), ("ERR", 3)]);
+        assert_eq!(names(20), [("PID", 5), ("COMMAND", 10), ("ERR", 3)]);
+        assert_eq!(names(15), [("PID", 5), ("COMMAND", 9)]);
+        assert_eq!(names(11), [("PID", 5)]);
+        assert_eq!(names(3), [("PID", 3)]);
+        assert_eq!(names(0), [("PID", 0)]);
+    }
+
+    #[test]
+    fn spare_width_is_shared_and_bounded() {
+        assert_eq!(names(27), [("PID", 5), ("COMMAND", 9), ("MODEL", 7), ("ERR", 3)]);
+        assert_eq!(names(500), [("PID", 5), ("COMMAND", 20), ("MODEL", 20), ("ERR", 3)]);
+    }
+
+    #[test]
+    fn no_layout_is_wider_than_the_screen() {
+        for width in 1..120 {
+            let end = fit(&COLUMNS, width).iter().map(|p| p.x + p.width).max();
+            assert!(end.is_some_and(|end| end <= width), "{width}: {end:?}");
+        }
+    }
+
+    #[test]
+    fn wide_characters_are_never_cut_in_half() {
+        assert_eq!(fill("模型模型", 5, Align::Left, '…'), "模型…");
+        assert_eq!(fill("模型模型", 4, Align::Left, '…'), "模… ");
+        assert_eq!(fill("ab", 4, Align::Right, '…'), "  ab");
+        assert_eq!(fill("ab", 0, Align::Left, '…'), "");
+    }
+
+    #[test]
+    fn plain_tables_keep_long_cells_whole() {
+        let long = "a-model-name-that-is-longer-than-its-column";
+        let row = ["1", "python", long, "0"].map(|text| Cell::new(text, Tone::Plain)).to_vec();
+        let lines = plain(&COLUMNS, &[row], None);
+        assert!(lines[1].contains(long), "{lines:?}");
+        assert!(lines.iter().all(|line| line.trim_end() == line));
+    }
+}

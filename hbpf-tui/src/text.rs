@@ -1,0 +1,309 @@
+//! A snapshot as plain text, for `hbpf snapshot` and `hbpf top --batch`.
+
+use std::fmt::Write as _;
+
+use hbpf_core::label::Label;
+use hbpf_core::snapshot::{Distribution, EndpointStats, Latency, LlmStats, Snapshot};
+use hbpf_host::protocol::Group;
+
+use crate::format::{self, UNKNOWN, known};
+use crate::rows::{self, ProcessColumn, ProcessRow, RequestColumn, Span};
+use crate::summary::{self, GroupState};
+use crate::table::{self, Align, Cell, Column, Tone};
+
+/// Most processes without model traffic that are listed: those that use most CPU.
+const IDLE_PROCESSES: usize = 10;
+
+/// How a snapshot is written.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Style {
+    /// Columns to keep to; None writes every column in full.
+    pub(crate) width: Option<usize>,
+    /// What processes are sorted by.
+    pub(crate) sort: ProcessColumn,
+}
+
+/// Columns of the terminal that standard output is; None where it is none, and nothing needs to be cut.
+pub(crate) fn terminal_width() -> Option<usize> {
+    use std::io::IsTerminal;
+    if !std::io::stdout().is_terminal() {
+        return None;
+    }
+    crossterm::terminal::size().ok().map(|(width, _)| usize::from(width)).filter(|width| *width > 0)
+}
+
+/// The snapshot as lines, ending with a line break.
+pub(crate) fn render(snapshot: &Snapshot, style: Style) -> String {
+    let mut out = String::new();
+    head(&mut out, snapshot);
+    processes(&mut out, snapshot, style);
+    models(&mut out, snapshot, style.width);
+    endpoints(&mut out, snapshot, style.width);
+    let requests = &snapshot.requests;
+    let rows = |requests: &[hbpf_core::snapshot::Request]| requests.iter().map(RequestColumn::cells).collect();
+    let more = if requests.in_flight_omitted > 0 {
+        format!(" ({} more not listed)", requests.in_flight_omitted)
+    } else {
+        String::new()
+    };
+    let columns = RequestColumn::columns();
+    section(&mut out, &format!("Requests in flight{more}"), &columns, rows(&requests.in_flight), style.width);
+    section(&mut out, "Recent requests", &columns, rows(&requests.recent), style.width);
+    out
+}
+
+fn head(out: &mut String, snapshot: &Snapshot) {
+    let host = &snapshot.host;
+    let window = format::chosen_seconds(snapshot.window_seconds);
+    let mut line = |name: &str, parts: &[String]| {
+        let parts: Vec<&str> = parts.iter().map(String::as_str).filter(|part| !part.is_empty()).collect();
+        // Writing to a String cannot fail.
+        let _ = writeln!(out, "{name:<10}{}", parts.join("  "));
+    };
+    line(
+        "hbpf",
+        &[
+            snapshot.hbpf_version.clone(),
+            format!("{} ({}, {}, {} CPUs)", host.hostname, host.kernel, host.arch, host.cpu_count),
+            format!("{:.0}", snapshot.captured_at),
+            format!("observed {}", format::seconds(snapshot.observed_seconds)),
+            format!("window {window}"),
+        ],
+    );
+    line(
+        "host",
+        &[
+            format!("cpu {}", known(host.cpu_percent, |p| format::percent(p) + "%")),
+            format!("load {}", known(host.load_1m, |l| format!("{l:.2}"))),
+            format!(
+                "memory {} of {}",
+                known(host.memory_used_bytes, format::bytes),
+                known(host.memory_total_bytes, format::bytes)
+            ),
+        ],
+    );
+    let totals = &snapshot.totals;
+    if summary::sees_traffic(snapshot) {
+        line("requests", &request_counts(totals));
+        line("tokens", &token_counts(totals));
+        for (name, span) in [(format!("last {window}"), Span::Window), ("since start".to_owned(), Span::SinceStart)] {
+            line("latency", &latencies(&name, span.of(totals)));
+        }
+    } else {
+        line("requests", &["unknown: no probes are on".to_owned()]);
+    }
+    let groups = Group::ALL.map(|group| {
+        let state = match summary::group_state(&snapshot.capture, group) {
+            GroupState::Waiting => "waiting".to_owned(),
+            GroupState::On { probes } => format!("on ({probes})"),
+            GroupState::Partial { on, failed } => format!("on ({on}), {failed} failed"),
+            GroupState::Off => "off".to_owned(),
+            GroupState::Failed => "failed".to_owned(),
+        };
+        format!("{} {state}", group.name())
+    });
+    line("probes", &groups);
+    let mut losses = summary::losses(&snapshot.capture.lost);
+    if losses.is_empty() {
+        losses.push("nothing".to_owned());
+    }
+    line("lost", &losses);
+    let own = &snapshot.capture.self_cost;
+    line(
+        "own cost",
+        &[
+            format!("cpu {}", known(own.cpu_percent, |p| format::percent(p) + "%")),
+            format!("kernel {}", known(own.kernel_cpu_percent, |p| format::percent(p) + "%")),
+            format!("memory {}", known(own.resident_bytes, format::bytes)),
+        ],
+    );
+    for problem in summary::problems(snapshot) {
+        line("problem", &[problem]);
+    }
+    for finding in &snapshot.findings {
+        line("finding", &[format!("{}: {}", finding.subject, finding.title), finding.advice.clone()]);
+    }
+}
+
+fn request_counts(totals: &LlmStats) -> Vec<String> {
+    let status = totals.status.iter().map(|(status, n)| format!("{status}:{}", format::count(*n)));
+    let status = status.collect::<Vec<_>>().join(" ");
+    vec![
+        format!("{}/s", known(totals.requests_per_second, format::rate)),
+        format!("in flight {}", totals.requests_in_flight),
+        format!("total {}", totals.requests_total),
+        format!("done {}", totals.completed_total),
+        format!("failed {}", totals.failed_total),
+        format!("abandoned {}", totals.abandoned_total),
+        format!("retries {}", totals.retries_total),
+        if status.is_empty() { status } else { format!("http {status}") },
+    ]
+}
+
+fn token_counts(totals: &LlmStats) -> Vec<String> {
+    let tokens = &totals.tokens;
+    let part =
+        |name: &str, value: Option<u64>| value.map_or_else(String::new, |v| format!("{name} {}", format::count(v)));
+    vec![
+        format!("out {}/s", rows::output_rate(totals)),
+        format!("in {}/s", known(totals.tokens_per_second.input, format::rate)),
+        format!("total out {}", rows::output_total(totals)),
+        format!("total in {}", rows::input_total(totals)),
+        part("cached", tokens.cached_input),
+        part("reasoning", tokens.reasoning),
+        part("in progress ~", Some(totals.tokens_in_progress.output).filter(|n| *n > 0)).replace("~ ", "~"),
+        if totals.requests_without_usage > 0 {
+            format!("{} requests never reported", totals.requests_without_usage)
+        } else {
+            String::new()
+        },
+    ]
+}
+
+fn latencies(name: &str, latency: &Latency) -> Vec<String> {
+    let one = |name: &str, distribution: Option<&Distribution>| match distribution {
+        None => format!("{name} {UNKNOWN}"),
+        Some(d) => {
+            let [p50, p90, p99] = [d.p50, d.p90, d.p99].map(format::seconds);
+            format!("{name} p50 {p50} p90 {p90} p99 {p99}")
+        }
+    };
+    vec![
+        format!("{name:<11}"),
+        one("first token", rows::first_token(latency)),
+        one("| inter-token", rows::inter_token(latency)),
+        one("| request", rows::duration(latency)),
+    ]
+}
+
+fn section(out: &mut String, title: &str, columns: &[Column], rows: Vec<Vec<Cell>>, width: Option<usize>) {
+    if rows.is_empty() {
+        return;
+    }
+    let _ = write!(out, "\n{title}\n");
+    for line in table::plain(columns, &rows, width) {
+        out.push_str(&line);
+        out.push('\n');
+    }
+}
+
+fn processes(out: &mut String, snapshot: &Snapshot, style: Style) {
+    let mut all = ProcessRow::all(snapshot);
+    rows::sort(&mut all, style.sort, style.sort.descends_by_default(), Span::SinceStart);
+    let busy = all.iter().filter(|row| row.has_traffic()).count();
+    let shown = all.len().min(busy + IDLE_PROCESSES);
+    let title = match all.len() - shown {
+        0 => "Processes".to_owned(),
+        rest => format!("Processes ({rest} without model traffic not listed)"),
+    };
+    let cells = all[..shown].iter().map(|row| ProcessColumn::cells(row, Span::SinceStart)).collect();
+    section(out, &title, &ProcessColumn::columns(), cells, style.width);
+}
+
+/// Columns about a set of exchanges, behind those that name the set.
+fn stats_columns() -> [Column; 8] {
+    use Align::Right;
+    [
+        Column::fixed("REQUESTS", Right, 8, 60),
+        Column::fixed("REQ/S", Right, 5, 70),
+        Column::fixed("FLY", Right, 4, 40),
+        Column::fixed("ERR", Right, 4, 80),
+        Column::fixed("TOK/S", Right, 6, 90),
+        Column::fixed("TOK IN", Right, 6, 50),
+        Column::fixed("TOKOUT", Right, 6, 55),
+        Column::fixed("TTFT50", Right, 6, 75),
+    ]
+}
+
+fn stats_cells(stats: &LlmStats) -> [Cell; 8] {
+    [
+        format::count(stats.requests_total),
+        known(stats.requests_per_second, format::rate),
+        format::count(stats.requests_in_flight),
+        format::count(stats.failed_total),
+        rows::output_rate(stats),
+        rows::input_total(stats),
+        rows::output_total(stats),
+        known(rows::first_token(&stats.latency.since_start).map(|d| d.p50), format::seconds),
+    ]
+    .map(Cell::number)
+}
+
+fn models(out: &mut String, snapshot: &Snapshot, width: Option<usize>) {
+    let names = [Column::flexible("PROVIDER", 10, 20, 65), Column::flexible("MODEL", 16, 48, 100)];
+    let columns: Vec<Column> = names.into_iter().chain(stats_columns()).collect();
+    let row = |model: &hbpf_core::snapshot::Model| {
+        let name = known(model.model.as_ref(), Label::to_string);
+        let names = [model.provider.to_string(), name].map(|text| Cell::new(text, Tone::Plain));
+        names.into_iter().chain(stats_cells(&model.stats)).collect()
+    };
+    section(out, "Models", &columns, snapshot.models.iter().map(row).collect(), width);
+}
+
+fn endpoints(out: &mut String, snapshot: &Snapshot, width: Option<usize>) {
+    let names = [
+        Column::flexible("ENDPOINT", 16, 48, 100),
+        Column::fixed("TLS", Align::Left, 3, 30),
+        Column::fixed("LEFT", Align::Right, 6, 20),
+    ];
+    let columns: Vec<Column> = names.into_iter().chain(stats_columns()).collect();
+    let row = |endpoint: &EndpointStats| {
+        let tls = if endpoint.tls { "yes" } else { "no" };
+        let left = endpoint.rate_limit.as_ref().and_then(|limit| limit.remaining_tokens);
+        let names = [endpoint_name(endpoint), tls.to_owned(), known(left, format::count)];
+        names.map(|text| Cell::new(text, Tone::Plain)).into_iter().chain(stats_cells(&endpoint.stats)).collect()
+    };
+    section(out, "Endpoints", &columns, snapshot.endpoints.iter().map(row).collect(), width);
+}
+
+/// Host, or address where no name is known, with the port.
+fn endpoint_name(endpoint: &EndpointStats) -> String {
+    let address = endpoint.address.map(|address| match address {
+        std::net::IpAddr::V4(address) => address.to_string(),
+        std::net::IpAddr::V6(address) => format!("[{address}]"),
+    });
+    let name = endpoint.host.as_ref().map(Label::to_string).or(address).unwrap_or_else(|| UNKNOWN.to_owned());
+    match endpoint.port {
+        Some(port) => format!("{name}:{port}"),
+        None => name,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixture;
+
+    const FULL: Style = Style { width: None, sort: ProcessColumn::OutputRate };
+
+    #[test]
+    fn rich() {
+        insta::assert_snapshot!(render(&fixture::rich(), FULL));
+    }
+
+    #[test]
+    fn rich_in_80_columns() {
+        let text = render(&fixture::rich(), Style { width: Some(80), ..FULL });
+        let tables = text.split_once("\n\n").expect("a head and tables").1;
+        assert!(tables.lines().all(|line| line.chars().count() <= 80), "{tables}");
+        insta::assert_snapshot!(tables);
+    }
+
+    #[test]
+    fn unprivileged() {
+        insta::assert_snapshot!(render(&fixture::unprivileged(), FULL));
+    }
+
+    #[test]
+    fn what_is_unknown_is_not_shown_as_zero() {
+        let mut snapshot = fixture::empty();
+        assert!(render(&snapshot, FULL).contains("requests  unknown: no probes are on"));
+        snapshot.capture = fixture::rich().capture;
+        snapshot.capture.self_cost = Default::default();
+        let text = render(&snapshot, FULL);
+        assert!(text.contains("host      cpu -  "), "{text}");
+        assert!(text.contains("requests  -/s  in flight 0"), "{text}");
+        assert!(text.contains("tokens    out -/s  in -/s  total out -  total in -\n"), "{text}");
+        assert!(text.contains("own cost  cpu -  kernel -  memory -"), "{text}");
+    }
+}

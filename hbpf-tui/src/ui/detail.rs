@@ -1,0 +1,304 @@
+//! One process, or one request, in full.
+
+use hbpf_core::exchange::Role;
+use hbpf_core::label::Label;
+use hbpf_core::snapshot::{Distribution, LlmStats, Process, Request, TokensSource};
+use ratatui::layout::Rect;
+
+use super::chart::{self, Histogram};
+use super::layout;
+use super::paint::{Painter, Piece};
+use super::state::State;
+use crate::format::{self, UNKNOWN, estimated, known};
+use crate::rows::{self, Identity, ProcessRow, Span};
+use crate::table::Tone;
+
+/// Between two histograms.
+const HISTOGRAM_GAP: u16 = 2;
+
+/// A named value.
+type Fact = (&'static str, String, Tone);
+
+pub(crate) fn process(painter: &mut Painter<'_>, area: Rect, state: &State, wanted: &Identity) {
+    let rows = state.snapshot().map(ProcessRow::all).unwrap_or_default();
+    let Some(row) = rows.iter().find(|row| rows::identity(row.process) == *wanted) else {
+        painter.rule(layout::line(area, 0), &format!("Process {}", wanted.0), "", true);
+        let style = painter.theme.tone(Tone::Dim);
+        painter.text(layout::line(area, 1), 1, "it has ended and its numbers have expired; Esc goes back", style);
+        return;
+    };
+    let process = row.process;
+    let role = state.shown_role(row);
+    let stats = role.and_then(|role| rows::stats(process, role));
+    let lines = process_facts(process, stats);
+    let areas = layout::detail(area, lines.len() as u16);
+    painter.rule(layout::line(areas.facts, 0), &title(process, role), &notes(process, role), true);
+    for (index, facts) in (1_u16..).zip(&lines) {
+        fact_line(painter, layout::line(areas.facts, index), facts);
+    }
+    match stats {
+        Some(stats) => histograms(painter, areas.histograms, stats, state.span),
+        None => {
+            let style = painter.theme.tone(Tone::Dim);
+            painter.text(layout::line(areas.histograms, 0), 1, "no model traffic of this process was seen", style);
+        }
+    }
+    let own = |request: &&Request| {
+        request.pid == Some(process.pid)
+            && (request.start_time.is_none()
+                || process.start_time.is_none()
+                || request.start_time == process.start_time)
+    };
+    let requests: Vec<&Request> = state.requests().filter(own).collect();
+    painter.rule(layout::line(areas.requests, 0), &format!("Its requests {}", requests.len()), "", false);
+    let height = usize::from(areas.requests.height.saturating_sub(2));
+    let top = state.scroll.min(requests.len().saturating_sub(height));
+    super::tables::request_rows(painter, areas.requests, &requests, top, None);
+}
+
+fn title(process: &Process, role: Option<Role>) -> String {
+    let role = match role {
+        None => "",
+        Some(Role::Client) => " as client",
+        Some(Role::Server) => " as server",
+    };
+    format!("{} {}{role}", process.pid, process.command)
+}
+
+fn notes(process: &Process, role: Option<Role>) -> String {
+    match role {
+        Some(_) if process.as_client.is_some() && process.as_server.is_some() => "s shows its other role".to_owned(),
+        _ => String::new(),
+    }
+}
+
+fn process_facts(process: &Process, stats: Option<&LlmStats>) -> Vec<Vec<Fact>> {
+    let plain = |name, text: String| (name, text, Tone::Plain);
+    let started = process.start_time.map(|time| time.strftime("%Y-%m-%d %H:%M:%S").to_string());
+    let visibility = &process.visibility;
+    let mut lines = vec![
+        vec![
+            plain("user", rows::user_text(process)),
+            plain("parent", known(process.parent_pid, |pid| pid.to_string())),
+            plain("started", started.unwrap_or_else(|| UNKNOWN.to_owned())),
+            plain("program", known(process.executable.as_ref(), Label::to_string)),
+        ],
+        vec![
+            plain("cpu", known(process.cpu_percent, |p| format::percent(p) + "%")),
+            plain("memory", known(process.resident_bytes, format::bytes)),
+            plain("threads", known(process.threads, |n| n.to_string())),
+            ("tls", rows::tls_text(visibility).to_owned(), rows::tls_tone(visibility.tls)),
+            plain("library", known(visibility.library.as_ref(), Label::to_string)),
+            plain("seen", format::bytes(visibility.bytes_seen)),
+        ],
+    ];
+    if visibility.bytes_missed > 0 {
+        lines[1].push(("missed", format::bytes(visibility.bytes_missed), Tone::Bad));
+    }
+    if let Some(reason) = &visibility.reason {
+        lines.push(vec![("why not all", reason.replace(char::is_control, " "), Tone::Warn)]);
+    }
+    if let Some(stats) = stats {
+        lines.push(request_facts(stats));
+        lines.push(token_facts(stats));
+        let errors = stats.error_types.iter().filter(|(_, n)| **n > 0);
+        let errors: Vec<String> = errors.map(|(name, n)| format!("{name} {}", format::count(*n))).collect();
+        let statuses: Vec<String> = stats.status.iter().map(|(s, n)| format!("{s}: {}", format::count(*n))).collect();
+        if !statuses.is_empty() || !errors.is_empty() {
+            let tone = if errors.is_empty() { Tone::Dim } else { Tone::Bad };
+            let errors = if errors.is_empty() { "none".to_owned() } else { errors.join(", ") };
+            lines.push(vec![plain("http", statuses.join("  ")), ("errors", errors, tone)]);
+        }
+    }
+    lines
+}
+
+fn request_facts(stats: &LlmStats) -> Vec<Fact> {
+    let alarm = |value, tone| if value > 0 { tone } else { Tone::Dim };
+    vec![
+        ("requests", format::count(stats.requests_total), Tone::Plain),
+        ("per second", known(stats.requests_per_second, format::rate), Tone::Plain),
+        ("in flight", format::count(stats.requests_in_flight), Tone::Plain),
+        ("failed", format::count(stats.failed_total), alarm(stats.failed_total, Tone::Bad)),
+        ("abandoned", format::count(stats.abandoned_total), alarm(stats.abandoned_total, Tone::Warn)),
+        ("retries", format::count(stats.retries_total), alarm(stats.retries_total, Tone::Warn)),
+        ("stalls", format::count(stats.stalls_total), alarm(stats.stalls_total, Tone::Warn)),
+    ]
+}
+
+fn token_facts(stats: &LlmStats) -> Vec<Fact> {
+    let count = |value| known(value, format::count);
+    let tokens = &stats.tokens;
+    vec![
+        ("tokens in", rows::input_total(stats), Tone::Plain),
+        ("cached", count(tokens.cached_input), Tone::Plain),
+        ("cache written", count(tokens.cache_creation_input), Tone::Plain),
+        ("out", rows::output_total(stats), Tone::Plain),
+        ("reasoning", count(tokens.reasoning), Tone::Plain),
+        ("running", estimated(format::count(stats.tokens_in_progress.output), true), Tone::Plain),
+        ("out/s", rows::output_rate(stats), Tone::Plain),
+    ]
+}
+
+/// Names dim, values as they are, as many as fit.
+fn fact_line(painter: &mut Painter<'_>, area: Rect, facts: &[Fact]) {
+    let mut pieces = vec![painter.piece(" ", Tone::Plain)];
+    for (name, value, tone) in facts {
+        pieces.push(painter.piece(format!("{name} "), Tone::Dim));
+        pieces.push(painter.piece(format!("{value}  "), *tone));
+    }
+    painter.pieces(area, &pieces);
+}
+
+fn histograms(painter: &mut Painter<'_>, area: Rect, stats: &LlmStats, span: Span) {
+    let latency = span.of(stats);
+    let span = match span {
+        Span::Window => "window",
+        Span::SinceStart => "since start",
+    };
+    let panels = [
+        ("First token", rows::first_token(latency)),
+        ("Inter-token", rows::inter_token(latency)),
+        ("Whole request", rows::duration(latency)),
+    ];
+    let count = panels.len() as u16;
+    let width = area.width.saturating_sub(HISTOGRAM_GAP * (count - 1)) / count;
+    for (index, (title, distribution)) in (0_u16..).zip(panels) {
+        let x = area.x.saturating_add(index * (width + HISTOGRAM_GAP));
+        // The last panel takes what the division left over.
+        let width = if index + 1 == count { area.right().saturating_sub(x) } else { width };
+        histogram(painter, Rect { x, width, ..area }, title, span, distribution);
+    }
+}
+
+fn histogram(painter: &mut Painter<'_>, area: Rect, title: &str, span: &str, distribution: Option<&Distribution>) {
+    painter.rule(layout::line(area, 0), title, span, false);
+    let Some(d) = distribution.filter(|d| d.count > 0) else {
+        let style = painter.theme.tone(Tone::Dim);
+        painter.text(layout::line(area, 1), 1, "nothing measured", style);
+        return;
+    };
+    let pair =
+        |a: (&'static str, f64), b: (&'static str, f64)| [a, b].map(|(n, v)| (n, format::seconds(v), Tone::Strong));
+    let counts = [("n", format::count(d.count), Tone::Plain), ("mean", format::seconds(d.mean), Tone::Plain)];
+    let numbers = [pair(("p50", d.p50), ("p90", d.p90)), pair(("p99", d.p99), ("max", d.max)), counts];
+    for (line, facts) in (1_u16..).zip(&numbers) {
+        aligned_facts(painter, layout::line(area, line), facts);
+    }
+    // Bars, axis, marks.
+    let above = 1 + numbers.len() as u16;
+    let height = area.height.saturating_sub(above + 2);
+    let Some(histogram) = Histogram::new(d, usize::from(area.width.saturating_sub(2))) else { return };
+    let rows = chart::bars(&histogram.values(), usize::from(height), &painter.theme.symbols.bars);
+    for (line, row) in (above..).zip(&rows) {
+        painter.text(layout::line(area, line), 1, row, painter.theme.bar());
+    }
+    axis(painter, area, above + height, d, &histogram);
+}
+
+/// Facts in columns of one width, so that they line up with those of the line below.
+fn aligned_facts(painter: &mut Painter<'_>, area: Rect, facts: &[Fact]) {
+    const COLUMN: usize = 13;
+    const NAME: usize = 5;
+    for (i, (name, value, tone)) in facts.iter().enumerate() {
+        painter.text(area, 1 + i * COLUMN, name, painter.theme.tone(Tone::Dim));
+        painter.text(area, 1 + i * COLUMN + NAME, value, painter.theme.tone(*tone));
+    }
+}
+
+/// The axis with the percentiles on it, and its bounds below.
+fn axis(painter: &mut Painter<'_>, area: Rect, line: u16, d: &Distribution, histogram: &Histogram) {
+    let dim = painter.theme.tone(Tone::Dim);
+    let strong = painter.theme.tone(Tone::Strong);
+    let length = histogram.columns.len();
+    let axis = layout::line(area, line);
+    painter.text(axis, 1, &painter.theme.symbols.rule.to_string().repeat(length), dim);
+    // A percentile stands in its column; where it would cover the one before, it is left out.
+    let mut free_from = 0;
+    for (name, value) in [("50", d.p50), ("90", d.p90), ("99", d.p99)] {
+        if let Some(column) = histogram.column_of(value).filter(|column| *column >= free_from) {
+            painter.text(axis, 1 + column, name, strong);
+            free_from = column + name.len();
+        }
+    }
+    let below = layout::line(area, line + 1);
+    let (low, high) = (format::seconds(histogram.low), format::seconds(histogram.high));
+    painter.text(below, 1, &low, dim);
+    let high_at = length.saturating_sub(high.len());
+    if high_at > low.len() {
+        painter.text(below, 1 + high_at, &high, dim);
+    }
+}
+
+pub(crate) fn request(painter: &mut Painter<'_>, area: Rect, state: &State, wanted: &str) {
+    let Some(request) = state.requests().find(|request| request.id == wanted) else {
+        painter.rule(layout::line(area, 0), &format!("Request {wanted}"), "", true);
+        let style = painter.theme.tone(Tone::Dim);
+        painter.text(layout::line(area, 1), 1, "it has ended and is no longer listed; Esc goes back", style);
+        return;
+    };
+    painter.rule(layout::line(area, 0), &format!("Request {}", request.id), "", true);
+    let facts = whole_request(request);
+    let height = usize::from(area.height.saturating_sub(1));
+    let top = state.scroll.min(facts.len().saturating_sub(height));
+    for (line, (name, value, tone)) in (1_u16..).zip(facts.iter().skip(top).take(height)) {
+        let pieces = [
+            painter.piece(format!(" {name:<20}"), Tone::Dim),
+            Piece { text: value.clone(), style: painter.theme.tone(*tone) },
+        ];
+        painter.pieces(layout::line(area, line), &pieces);
+    }
+}
+
+fn whole_request(request: &Request) -> Vec<Fact> {
+    let label = |label: &Option<Label>| known(label.as_ref(), Label::to_string);
+    let seconds = |value| known(value, format::seconds);
+    let tokens = |value| {
+        let text = known(value, |n: u64| n.to_string());
+        estimated(text, request.tokens_source == TokensSource::Estimated)
+    };
+    let (phase, tone) = rows::phase(request.phase);
+    let yes = |value: bool| if value { "yes" } else { "no" }.to_owned();
+    let process = format!("{} {}", known(request.pid, |pid| pid.to_string()), request.command);
+    let source = match request.tokens_source {
+        TokensSource::Reported => "reported by the server",
+        TokensSource::Estimated => "estimated from output events",
+        TokensSource::Unknown => "unknown",
+    };
+    let error_tone = if request.error_type.is_some() { Tone::Bad } else { Tone::Plain };
+    let facts = [
+        ("process", process),
+        ("role", rows::role_text(request.role).replace("cli", "client").replace("srv", "server")),
+        ("provider", request.provider.to_string()),
+        ("model", label(&request.model)),
+        ("answered by", label(&request.response_model)),
+        ("endpoint", request.endpoint.to_string()),
+        ("tls", yes(request.tls)),
+        ("streamed", known(request.stream, yes)),
+        ("started", request.started_at.strftime("%Y-%m-%d %H:%M:%S%.3f UTC").to_string()),
+        ("age", format::seconds(request.age_seconds)),
+        ("headers after", seconds(request.time_to_headers_seconds)),
+        ("first token after", seconds(request.time_to_first_token_seconds)),
+        ("first visible after", seconds(request.time_to_first_visible_token_seconds)),
+        ("since last token", seconds(request.time_since_last_token_seconds)),
+        ("stalls", request.stalls.to_string()),
+        ("duration", seconds(request.duration_seconds)),
+        ("tokens in", tokens(request.tokens.input)),
+        ("cached", tokens(request.tokens.cached_input)),
+        ("tokens out", tokens(request.tokens.output)),
+        ("reasoning", tokens(request.tokens.reasoning)),
+        ("tokens are", source.to_owned()),
+        ("finish reason", label(&request.finish_reason)),
+        ("attempt", known(request.attempt, |n| n.to_string())),
+        ("request id", label(&request.request_id)),
+        ("trace id", label(&request.trace_id)),
+        ("bytes missed", format::bytes(request.bytes_missed)),
+    ];
+    let mut all = vec![
+        ("phase", phase.to_owned(), tone),
+        ("status", known(request.status, |s| s.to_string()), error_tone),
+        ("error", label(&request.error_type), error_tone),
+    ];
+    all.extend(facts.map(|(name, value)| (name, value, Tone::Plain)));
+    all
+}

@@ -1,0 +1,79 @@
+//! Draws the state. Reads nothing else and changes nothing.
+
+use ratatui::buffer::Buffer;
+use ratatui::layout::Rect;
+
+use super::paint::{Painter, Piece, width};
+use super::state::{Overlay, Page, State};
+use super::theme::Theme;
+use super::{detail, header, layout, overlay, tables, totals};
+use crate::table::Tone;
+
+/// One frame.
+pub(crate) fn draw(buffer: &mut Buffer, state: &State, theme: &Theme) {
+    let mut painter = Painter { buffer, theme };
+    let size = (painter.buffer.area.width, painter.buffer.area.height);
+    let areas = layout::page(size, header::height(state));
+    header::draw(&mut painter, areas.header, state);
+    match (&state.overlay, &state.page) {
+        (Some(overlay), _) => overlay::draw(&mut painter, areas.body, state, *overlay),
+        (None, Page::Main) => {
+            let main = layout::main(areas.body, state.focus);
+            totals::draw(&mut painter, main.totals, state);
+            tables::processes(&mut painter, main.processes, state);
+            tables::requests(&mut painter, main.requests, state);
+        }
+        (None, Page::Process(identity)) => detail::process(&mut painter, areas.body, state, identity),
+        (None, Page::Request(id)) => detail::request(&mut painter, areas.body, state, id),
+    }
+    footer(&mut painter, areas.footer, state);
+}
+
+/// The keys that make sense here, the most useful first, as many as fit.
+fn footer(painter: &mut Painter<'_>, area: Rect, state: &State) {
+    let keys: &[(&str, &str)] = match (&state.overlay, &state.page) {
+        (Some(Overlay::Help | Overlay::Problems), _) => &[("Esc", "close"), ("Up Down", "scroll"), ("q", "quit")],
+        (None, Page::Main) => &[
+            ("?", "help"),
+            ("q", "quit"),
+            ("Enter", "details"),
+            ("Tab", "focus"),
+            ("< >", "sort"),
+            ("r", "reverse"),
+            ("Space", "pause"),
+            ("w", "window"),
+            ("a", "idle"),
+            ("1 2", "probes"),
+            ("e", "problems"),
+        ],
+        (None, Page::Process(_)) => &[
+            ("?", "help"),
+            ("q", "quit"),
+            ("Esc", "back"),
+            ("w", "window or since start"),
+            ("s", "other role"),
+            ("Space", "pause"),
+            ("Up Down", "scroll"),
+        ],
+        (None, Page::Request(_)) => &[("?", "help"), ("q", "quit"), ("Esc", "back"), ("Up Down", "scroll")],
+    };
+    let mut pieces = vec![painter.piece(" ", Tone::Plain)];
+    for (key, text) in keys {
+        let next = [
+            Piece { text: (*key).to_owned(), style: painter.theme.key() },
+            painter.piece(format!(" {text}  "), Tone::Plain),
+        ];
+        if width(&pieces) + width(&next) > usize::from(area.width) + 2 {
+            break;
+        }
+        pieces.extend(next);
+    }
+    painter.pieces(area, &pieces);
+}
+
+/// Draws into a whole frame.
+pub(crate) fn frame(frame: &mut ratatui::Frame<'_>, state: &State, theme: &Theme) {
+    let area: Rect = frame.area();
+    debug_assert_eq!((area.x, area.y), (0, 0));
+    draw(frame.buffer_mut(), state, theme);
+}

@@ -1,0 +1,173 @@
+//! The lines on top: where this is, how it is watched, what is missing.
+
+use hbpf_core::snapshot::{Capture, Host, ProbeState, Snapshot};
+use hbpf_host::protocol::Group;
+use ratatui::layout::Rect;
+
+use super::layout;
+use super::paint::{Painter, Piece, width};
+use super::state::{Source, State};
+use crate::format::{self, known};
+use crate::summary::{self, GroupState};
+use crate::table::Tone;
+
+/// Identity, probes and cost, machine.
+const FIXED_LINES: u16 = 3;
+
+/// Lines that the header needs now.
+pub(crate) fn height(state: &State) -> u16 {
+    let of_snapshot = state.snapshot().map_or(0, |snapshot| {
+        let lost = !summary::losses(&snapshot.capture.lost).is_empty();
+        u16::from(lost) + u16::from(!summary::problems(snapshot).is_empty())
+    });
+    FIXED_LINES + u16::from(state.ended.is_some()) + of_snapshot
+}
+
+pub(crate) fn draw(painter: &mut Painter<'_>, area: Rect, state: &State) {
+    let snapshot = state.snapshot();
+    identity(painter, layout::line(area, 0), state);
+    let capture = snapshot.map(|snapshot| &snapshot.capture);
+    probes(painter, layout::line(area, 1), state, capture);
+    machine(painter, layout::line(area, 2), snapshot.map(|snapshot| &snapshot.host));
+    let mut next = FIXED_LINES;
+    if let Some(why) = &state.ended {
+        let text = match state.source {
+            Source::Replay => format!(" {why}"),
+            Source::Live => format!(" collection has ended: {why}"),
+        };
+        let piece = painter.piece(text, if state.source == Source::Live { Tone::Bad } else { Tone::Warn });
+        painter.pieces(layout::line(area, next), &[piece]);
+        next += 1;
+    }
+    if let Some(snapshot) = snapshot {
+        let losses = summary::losses(&snapshot.capture.lost);
+        if !losses.is_empty() {
+            let piece = painter.piece(format!(" LOST {}", losses.join(", ")), Tone::Bad);
+            painter.pieces(layout::line(area, next), &[piece]);
+            next += 1;
+        }
+        problem(painter, layout::line(area, next), snapshot);
+    }
+}
+
+fn identity(painter: &mut Painter<'_>, area: Rect, state: &State) {
+    let snapshot = state.snapshot();
+    let (mode, tone) = match (state.paused_seconds(), &state.source) {
+        (Some(age), _) => (format!(" PAUSED {} ago ", format::seconds(age.round())), Tone::Warn),
+        (None, Source::Replay) => (" REPLAY ".to_owned(), Tone::Accent),
+        (None, Source::Live) if state.ended.is_some() => (" ENDED ".to_owned(), Tone::Bad),
+        (None, Source::Live) => (" LIVE ".to_owned(), Tone::Good),
+    };
+    let mode = Piece { text: mode, style: painter.theme.mode(tone) };
+    let mut left = vec![painter.piece(format!(" hbpf {}  ", env!("CARGO_PKG_VERSION")), Tone::Strong)];
+    if let Some(snapshot) = snapshot {
+        left.push(painter.piece(format!("{}  ", snapshot.host.hostname), Tone::Accent));
+    }
+    left.push(mode);
+    let right = match snapshot {
+        None => Vec::new(),
+        Some(snapshot) => {
+            let observed = format!("observed {}  ", format::seconds(snapshot.observed_seconds.floor()));
+            let time = snapshot.captured_at.strftime("%H:%M:%S UTC ").to_string();
+            vec![painter.piece(observed, Tone::Dim), painter.piece(time, Tone::Plain)]
+        }
+    };
+    painter.both_ends(area, &left, &right);
+}
+
+fn probes(painter: &mut Painter<'_>, area: Rect, state: &State, capture: Option<&Capture>) {
+    let mut pieces = vec![painter.piece(" ", Tone::Plain)];
+    for (index, group) in Group::ALL.into_iter().enumerate() {
+        let state_now = capture.map_or(GroupState::Waiting, |capture| summary::group_state(capture, group));
+        let (text, tone) = match (state.wanted[index], state_now) {
+            (Some(true), _) => ("starting".to_owned(), Tone::Warn),
+            (Some(false), _) => ("stopping".to_owned(), Tone::Warn),
+            (None, GroupState::Waiting) => ("waiting".to_owned(), Tone::Dim),
+            (None, GroupState::On { .. }) => ("on".to_owned(), Tone::Good),
+            (None, GroupState::Partial { on, failed }) => (format!("{on} on, {failed} failed"), Tone::Warn),
+            (None, GroupState::Off) => ("off".to_owned(), Tone::Warn),
+            (None, GroupState::Failed) => ("FAILED".to_owned(), Tone::Bad),
+        };
+        pieces.push(Piece { text: (index + 1).to_string(), style: painter.theme.key() });
+        pieces.push(painter.piece(format!(" {} ", group.name()), Tone::Plain));
+        pieces.push(painter.piece(text + "  ", tone));
+    }
+    if let Some(capture) = capture {
+        // What was lost has a line of its own.
+        if capture.probes.iter().any(|probe| probe.state == ProbeState::On) && summary::losses(&capture.lost).is_empty()
+        {
+            pieces.push(painter.piece(" lost 0", Tone::Dim));
+        }
+    }
+    let right = capture.map(|capture| own_cost(painter, capture)).unwrap_or_default();
+    painter.both_ends(area, &pieces, &right);
+}
+
+fn own_cost(painter: &Painter<'_>, capture: &Capture) -> Vec<Piece> {
+    let own = &capture.self_cost;
+    let percent = |value| known(value, |p| format::percent(p) + "%");
+    let cpu = percent(own.cpu_percent);
+    let kernel = percent(own.kernel_cpu_percent);
+    let memory = known(own.resident_bytes, format::bytes);
+    vec![painter.piece(format!("own cpu {cpu} bpf {kernel} mem {memory} "), Tone::Dim)]
+}
+
+fn machine(painter: &mut Painter<'_>, area: Rect, host: Option<&Host>) {
+    let Some(host) = host else {
+        let text = " waiting for the first sample; probes are being attached";
+        let piece = painter.piece(text, Tone::Dim);
+        painter.pieces(area, &[piece]);
+        return;
+    };
+    let memory_percent = match (host.memory_used_bytes, host.memory_total_bytes) {
+        (Some(used), Some(total)) if total > 0 => Some(used as f64 * 100.0 / total as f64),
+        _ => None,
+    };
+    let cpu = known(host.cpu_percent, |p| format!("{p:.0}%"));
+    let memory =
+        format!("{}/{}", known(host.memory_used_bytes, format::bytes), known(host.memory_total_bytes, format::bytes));
+    let load = known(host.load_1m, |load| format!("{load:.2}"));
+    let texts =
+        [format!(" cpu {cpu:>4} "), format!("  mem {memory} "), format!("  load {load}  {} cpus", host.cpu_count)];
+    // What the words leave is shared by the two meters.
+    let words: usize = texts.iter().map(String::len).sum();
+    let meter_width = usize::from(area.width).saturating_sub(words + 2).min(80) / 2;
+    let [cpu, memory, load] = texts;
+    let mut pieces = vec![painter.piece(cpu, Tone::Plain)];
+    pieces.extend(meter(painter, host.cpu_percent, meter_width));
+    pieces.push(painter.piece(memory, Tone::Plain));
+    pieces.extend(meter(painter, memory_percent, meter_width));
+    pieces.push(painter.piece(load, Tone::Plain));
+    painter.pieces(area, &pieces);
+}
+
+/// A meter, red from 90 % on; nothing where it would be too short to read.
+fn meter(painter: &Painter<'_>, percent: Option<f64>, cells: usize) -> Vec<Piece> {
+    if cells < 4 {
+        return Vec::new();
+    }
+    let [full, free] = painter.theme.symbols.meter.map(String::from);
+    let percent = percent.filter(|p| p.is_finite()).unwrap_or(0.0).clamp(0.0, 100.0);
+    let used = (percent / 100.0 * cells as f64).round() as usize;
+    let tone = match percent {
+        90.0.. => Tone::Bad,
+        70.0.. => Tone::Warn,
+        _ => Tone::Good,
+    };
+    vec![painter.piece(full.repeat(used), tone), painter.piece(free.repeat(cells - used), Tone::Dim)]
+}
+
+fn problem(painter: &mut Painter<'_>, area: Rect, snapshot: &Snapshot) {
+    let problems = summary::problems(snapshot);
+    let Some(first) = problems.first() else { return };
+    let key = Piece { text: "e".to_owned(), style: painter.theme.key() };
+    let right = match problems.len() - 1 {
+        0 => vec![key, painter.piece(" details ", Tone::Dim)],
+        more => vec![key, painter.piece(format!(" +{more} more "), Tone::Dim)],
+    };
+    // The message gives way, not the key that shows it whole.
+    let room = usize::from(area.width).saturating_sub(width(&right) + 1);
+    let text = crate::table::cut(&format!(" ! {first}"), room, painter.theme.symbols.ellipsis);
+    let left = [painter.piece(text, Tone::Warn)];
+    painter.both_ends(area, &left, &right);
+}

@@ -1,0 +1,46 @@
+//! Keys to actions.
+
+use crossterm::event::{Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
+
+use super::state::{Action, Motion, Overlay};
+
+/// What an event of the terminal asks for.
+pub(crate) fn action(event: &Event) -> Option<Action> {
+    match event {
+        Event::Resize(width, height) => Some(Action::Resize(*width, *height)),
+        Event::Key(key) if key.kind != KeyEventKind::Release => of_key(key),
+        _ => None,
+    }
+}
+
+fn of_key(key: &KeyEvent) -> Option<Action> {
+    if key.modifiers.contains(KeyModifiers::CONTROL) {
+        return match key.code {
+            KeyCode::Char('c') => Some(Action::Quit),
+            _ => None,
+        };
+    }
+    Some(match key.code {
+        KeyCode::Char('q') | KeyCode::F(10) => Action::Quit,
+        KeyCode::Char(' ' | 'p') => Action::TogglePause,
+        KeyCode::Char(digit @ '1'..='9') => Action::ToggleGroup(digit as usize - '1' as usize),
+        KeyCode::Char('?' | 'h') | KeyCode::F(1) => Action::Show(Overlay::Help),
+        KeyCode::Char('e') => Action::Show(Overlay::Problems),
+        KeyCode::Up | KeyCode::Char('k') => Action::Move(Motion::Up),
+        KeyCode::Down | KeyCode::Char('j') => Action::Move(Motion::Down),
+        KeyCode::PageUp => Action::Move(Motion::PageUp),
+        KeyCode::PageDown => Action::Move(Motion::PageDown),
+        KeyCode::Home | KeyCode::Char('g') => Action::Move(Motion::Home),
+        KeyCode::End | KeyCode::Char('G') => Action::Move(Motion::End),
+        KeyCode::Tab | KeyCode::BackTab => Action::SwitchFocus,
+        KeyCode::Enter => Action::Open,
+        KeyCode::Esc | KeyCode::Backspace => Action::Back,
+        KeyCode::Char('>' | '.') | KeyCode::Right => Action::SortRight,
+        KeyCode::Char('<' | ',') | KeyCode::Left => Action::SortLeft,
+        KeyCode::Char('r' | 'I') => Action::SortInvert,
+        KeyCode::Char('w') => Action::ToggleSpan,
+        KeyCode::Char('s') => Action::ToggleRole,
+        KeyCode::Char('a') => Action::ToggleIdle,
+        _ => return None,
+    })
+}

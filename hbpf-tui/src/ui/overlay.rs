@@ -1,0 +1,123 @@
+//! What is shown over a page: the keys, and the problems in full.
+
+use ratatui::layout::Rect;
+use ratatui::widgets::{Clear, Widget};
+
+use super::layout;
+use super::paint::{Painter, Piece};
+use super::state::{Overlay, State};
+use crate::summary;
+use crate::table::Tone;
+
+/// Keys and what they do; an empty key continues the line above or explains.
+const HELP: [(&str, &str); 29] = [
+    ("Up Down PgUp PgDn", "move the selection (also k j); Home follows the top row"),
+    ("Enter", "details of the selected process or request"),
+    ("Esc", "back"),
+    ("Tab", "switch between processes and requests"),
+    ("< >", "sort by the column to the left or right"),
+    ("r", "reverse the order"),
+    ("a", "show or hide processes without model traffic"),
+    ("w", "latencies over the window or since the start"),
+    ("s", "in a process's details: its other role"),
+    ("1 2", "switch a group of probes on or off"),
+    ("Space p", "freeze the view; collection goes on"),
+    ("e", "problems and findings in full"),
+    ("? h F1", "this help"),
+    ("q F10 Ctrl-C", "quit"),
+    ("", ""),
+    ("-", "not known: never the same as 0"),
+    ("~", "estimated, at least in part"),
+    ("ROLE", "cli sends requests, srv answers them; with + it does both,"),
+    ("", "and the numbers are those of the busier role, never the sum"),
+    ("REQ/S FLY", "requests a second, requests in flight"),
+    ("TOK/S", "output tokens a second, as they flow"),
+    ("TOK IN, TOKOUT", "tokens of ended requests since the start"),
+    ("TTFT50 ITL50 ITL99", "time to first token, gaps between tokens: median, 99th percentile"),
+    ("ERR", "requests that failed"),
+    ("CPU%", "100 is one core"),
+    ("TLS", "no tls: it loads no TLS library; seen: its traffic can be read"),
+    ("", "partial, BLIND: not all, or none; the details say why"),
+    ("IDLE", "time since the latest token of a running answer"),
+    ("END", "error, or why the answer ended"),
+];
+
+pub(crate) fn draw(painter: &mut Painter<'_>, area: Rect, state: &State, overlay: Overlay) {
+    let (title, lines) = match overlay {
+        Overlay::Help => ("Keys and columns", help(painter)),
+        Overlay::Problems => ("Problems and findings", problems(painter, state)),
+    };
+    Clear.render(area.intersection(painter.buffer.area), painter.buffer);
+    painter.rule(layout::line(area, 0), title, "Esc closes", true);
+    let height = usize::from(area.height.saturating_sub(1));
+    let top = state.scroll.min(lines.len().saturating_sub(height));
+    for (line, pieces) in (1_u16..).zip(lines.iter().skip(top).take(height)) {
+        painter.pieces(layout::line(area, line), pieces);
+    }
+}
+
+fn help(painter: &Painter<'_>) -> Vec<Vec<Piece>> {
+    let line = |(key, text): &(&str, &str)| {
+        vec![Piece { text: format!(" {key:<19}"), style: painter.theme.key() }, painter.piece(*text, Tone::Plain)]
+    };
+    HELP.iter().map(line).collect()
+}
+
+fn problems(painter: &Painter<'_>, state: &State) -> Vec<Vec<Piece>> {
+    let Some(snapshot) = state.snapshot() else { return Vec::new() };
+    let mut texts: Vec<(String, Tone)> = Vec::new();
+    texts.extend(summary::problems(snapshot).into_iter().map(|text| (text, Tone::Warn)));
+    for finding in &snapshot.findings {
+        texts.push((format!("{}: {}", finding.subject, finding.title), Tone::Warn));
+        texts.push((finding.advice.clone(), Tone::Plain));
+    }
+    if texts.is_empty() {
+        texts.push(("none".to_owned(), Tone::Dim));
+    }
+    let width = usize::from(state.size.0).saturating_sub(2).max(1);
+    texts
+        .iter()
+        .flat_map(|(text, tone)| wrap(text, width).into_iter().map(|line| (line, *tone)))
+        .map(|(line, tone)| vec![painter.piece(format!(" {line}"), tone)])
+        .collect()
+}
+
+/// Breaks text between words, or within a word that is longer than a line.
+fn wrap(text: &str, width: usize) -> Vec<String> {
+    use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
+    let mut lines = vec![String::new()];
+    for word in text.split_whitespace() {
+        let used = lines.last().map_or(0, |line| line.width());
+        if used > 0 && used + 1 + word.width() <= width {
+            if let Some(line) = lines.last_mut() {
+                line.push(' ');
+            }
+        } else if used > 0 {
+            lines.push(String::new());
+        }
+        for c in word.chars() {
+            let used = lines.last().map_or(0, |line| line.width());
+            if used > 0 && used + c.width().unwrap_or(0) > width {
+                lines.push(String::new());
+            }
+            if let Some(line) = lines.last_mut() {
+                line.push(c);
+            }
+        }
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::wrap;
+
+    #[test]
+    fn text_is_broken_between_words_and_never_lost() {
+        assert_eq!(wrap("no privileges: run sudo", 10), ["no", "privileges", ": run sudo"]);
+        assert_eq!(wrap("a bb ccc", 4), ["a bb", "ccc"]);
+        assert_eq!(wrap("abcdefgh", 3), ["abc", "def", "gh"]);
+        assert_eq!(wrap("模型", 1), ["模", "型"]);
+        assert_eq!(wrap("", 5), [""]);
+    }
+}

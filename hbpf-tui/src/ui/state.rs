@@ -1,0 +1,388 @@
+//! All that the view depends on, and the one function that changes it.
+
+use std::sync::Arc;
+
+use hbpf_core::exchange::Role;
+use hbpf_core::snapshot::{Request, Snapshot};
+use hbpf_host::protocol::Group;
+
+use super::history::History;
+use super::layout::{self, MainAreas};
+use crate::feed::Update;
+use crate::rows::{self, Identity, ProcessColumn, ProcessRow, Span};
+use crate::summary::{self, GroupState};
+
+/// Where the snapshots come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Source {
+    /// This machine, now.
+    Live,
+    /// A recording.
+    Replay,
+}
+
+/// What fills the screen below the header.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Page {
+    Main,
+    Process(Identity),
+    Request(String),
+}
+
+/// What lies over the page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Overlay {
+    Help,
+    Problems,
+}
+
+/// Which table has the keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Focus {
+    Processes,
+    Requests,
+}
+
+/// A move of the selection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Motion {
+    Up,
+    Down,
+    PageUp,
+    PageDown,
+    Home,
+    End,
+}
+
+/// What can happen.
+#[derive(Clone, Debug)]
+pub(crate) enum Action {
+    Update(Update),
+    Resize(u16, u16),
+    Quit,
+    TogglePause,
+    /// By place in [`Group::ALL`].
+    ToggleGroup(usize),
+    Move(Motion),
+    SwitchFocus,
+    Open,
+    Back,
+    SortRight,
+    SortLeft,
+    SortInvert,
+    ToggleSpan,
+    ToggleRole,
+    ToggleIdle,
+    Show(Overlay),
+}
+
+/// What is to be done outside of the state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Effect {
+    None,
+    Quit,
+    SetGroup(Group, bool),
+}
+
+/// A snapshot and what went before.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Frame {
+    pub(crate) snapshot: Option<Arc<Snapshot>>,
+    pub(crate) history: History,
+}
+
+/// A selection that follows its row, and the first row shown.
+#[derive(Clone, Debug)]
+pub(crate) struct Cursor<K> {
+    /// None: the top row, whichever that is.
+    pub(crate) selected: Option<K>,
+    /// Row of the selection.
+    pub(crate) row: usize,
+    /// First row shown.
+    pub(crate) top: usize,
+}
+
+impl<K> Default for Cursor<K> {
+    fn default() -> Self {
+        Self { selected: None, row: 0, top: 0 }
+    }
+}
+
+impl<K: Clone + PartialEq> Cursor<K> {
+    fn move_by(&mut self, motion: Motion, keys: &[K], page: usize) {
+        let last = keys.len().saturating_sub(1);
+        let page = page.max(1);
+        let row = match motion {
+            Motion::Up => self.row.saturating_sub(1),
+            Motion::Down => self.row.saturating_add(1),
+            Motion::PageUp => self.row.saturating_sub(page),
+            Motion::PageDown => self.row.saturating_add(page),
+            Motion::Home => 0,
+            Motion::End => last,
+        };
+        self.row = row.min(last);
+        // At the top the selection stays at the top, as before the first move.
+        self.selected = if motion == Motion::Home { None } else { keys.get(self.row).cloned() };
+    }
+
+    /// Finds the selection in its new place and scrolls it into view. A selected row that is gone leaves the
+    /// selection where it was.
+    fn settle(&mut self, keys: &[K], height: usize) {
+        if let Some(selected) = &self.selected {
+            match keys.iter().position(|key| key == selected) {
+                Some(row) => self.row = row,
+                None => {
+                    self.row = self.row.min(keys.len().saturating_sub(1));
+                    self.selected = keys.get(self.row).cloned();
+                }
+            }
+        } else {
+            self.row = 0;
+        }
+        self.top = self.top.min(self.row).max((self.row + 1).saturating_sub(height.max(1)));
+        self.top = self.top.min(keys.len().saturating_sub(height));
+    }
+}
+
+/// The state of the view.
+pub(crate) struct State {
+    pub(crate) size: (u16, u16),
+    pub(crate) source: Source,
+    /// The newest frame.
+    newest: Frame,
+    /// The frame that stands while paused.
+    frozen: Option<Frame>,
+    /// Why nothing more will come.
+    pub(crate) ended: Option<String>,
+    /// Group switches whose effect no snapshot has shown yet.
+    pub(crate) wanted: [Option<bool>; Group::ALL.len()],
+    pub(crate) page: Page,
+    pub(crate) overlay: Option<Overlay>,
+    /// First line shown of what is longer than the screen: overlays and the lists of a page.
+    pub(crate) scroll: usize,
+    pub(crate) focus: Focus,
+    pub(crate) sort: ProcessColumn,
+    pub(crate) descending: bool,
+    /// Whether processes without model traffic are listed.
+    pub(crate) show_idle: bool,
+    pub(crate) span: Span,
+    /// In the detail of a process with both roles: show the other one.
+    pub(crate) other_role: bool,
+    /// The shown processes: indices into the snapshot's, in order.
+    pub(crate) order: Vec<usize>,
+    pub(crate) processes: Cursor<Identity>,
+    pub(crate) requests: Cursor<String>,
+}
+
+impl State {
+    pub(crate) fn new(source: Source, size: (u16, u16)) -> Self {
+        Self {
+            size,
+            source,
+            newest: Frame::default(),
+            frozen: None,
+            ended: None,
+            wanted: [None; Group::ALL.len()],
+            page: Page::Main,
+            overlay: None,
+            scroll: 0,
+            focus: Focus::Processes,
+            sort: ProcessColumn::OutputRate,
+            descending: ProcessColumn::OutputRate.descends_by_default(),
+            show_idle: true,
+            span: Span::default(),
+            other_role: false,
+            order: Vec::new(),
+            processes: Cursor::default(),
+            requests: Cursor::default(),
+        }
+    }
+
+    /// What is shown: the newest frame, or the one at which the view was paused.
+    pub(crate) fn frame(&self) -> &Frame {
+        self.frozen.as_ref().unwrap_or(&self.newest)
+    }
+
+    pub(crate) fn snapshot(&self) -> Option<&Snapshot> {
+        self.frame().snapshot.as_deref()
+    }
+
+    /// How far the view lies behind the newest frame; None while it is live.
+    pub(crate) fn paused_seconds(&self) -> Option<f64> {
+        let frozen = self.frozen.as_ref()?;
+        let (Some(shown), Some(newest)) = (&frozen.snapshot, &self.newest.snapshot) else { return Some(0.0) };
+        Some(newest.captured_at.duration_since(shown.captured_at).as_secs_f64().max(0.0))
+    }
+
+    /// Requests in the order of their table: in flight, then ended ones.
+    pub(crate) fn requests(&self) -> impl Iterator<Item = &Request> {
+        let requests = self.snapshot().map(|snapshot| &snapshot.requests);
+        requests.into_iter().flat_map(|requests| requests.in_flight.iter().chain(&requests.recent))
+    }
+
+    /// Changes the state; what is to be done elsewhere is returned.
+    pub(crate) fn apply(&mut self, action: Action) -> Effect {
+        let mut effect = Effect::None;
+        match action {
+            Action::Update(Update::Snapshot(snapshot)) => self.take(snapshot),
+            Action::Update(Update::Ended(why)) => self.ended = Some(why),
+            Action::Resize(width, height) => self.size = (width, height),
+            Action::Quit => return Effect::Quit,
+            Action::TogglePause => {
+                self.frozen = if self.frozen.is_some() { None } else { Some(self.newest.clone()) };
+            }
+            Action::ToggleGroup(index) => effect = self.toggle_group(index),
+            Action::Move(motion) => self.move_selection(motion),
+            Action::SwitchFocus => {
+                self.focus = match self.focus {
+                    Focus::Processes => Focus::Requests,
+                    Focus::Requests => Focus::Processes,
+                };
+            }
+            Action::Open => self.open(),
+            Action::Back => {
+                if self.overlay.take().is_none() {
+                    self.page = Page::Main;
+                }
+                self.scroll = 0;
+            }
+            Action::SortRight => self.sort_by(1),
+            Action::SortLeft => self.sort_by(ProcessColumn::ALL.len() - 1),
+            Action::SortInvert => self.descending = !self.descending,
+            Action::ToggleSpan => self.span = self.span.other(),
+            Action::ToggleRole => self.other_role = !self.other_role,
+            Action::ToggleIdle => self.show_idle = !self.show_idle,
+            Action::Show(overlay) => {
+                self.overlay = if self.overlay == Some(overlay) { None } else { Some(overlay) };
+                self.scroll = 0;
+            }
+        }
+        self.settle();
+        effect
+    }
+
+    fn take(&mut self, snapshot: Arc<Snapshot>) {
+        for (group, wanted) in Group::ALL.into_iter().zip(&mut self.wanted) {
+            // A failed attempt has been answered as well.
+            let settled = match summary::group_state(&snapshot.capture, group) {
+                GroupState::On { .. } => *wanted == Some(true),
+                GroupState::Off => *wanted == Some(false),
+                GroupState::Partial { .. } | GroupState::Failed => true,
+                GroupState::Waiting => false,
+            };
+            if settled {
+                *wanted = None;
+            }
+        }
+        self.newest.history.push(&snapshot);
+        self.newest.snapshot = Some(snapshot);
+    }
+
+    fn toggle_group(&mut self, index: usize) -> Effect {
+        let Some(&group) = Group::ALL.get(index) else { return Effect::None };
+        if self.source != Source::Live || self.ended.is_some() {
+            return Effect::None;
+        }
+        // Toggled is the newest state, also while an older one is shown.
+        let capture = self.newest.snapshot.as_deref().map(|snapshot| summary::group_state(&snapshot.capture, group));
+        let is_on = matches!(capture, Some(GroupState::On { .. } | GroupState::Partial { .. }));
+        let on = !self.wanted[index].unwrap_or(is_on);
+        self.wanted[index] = Some(on);
+        Effect::SetGroup(group, on)
+    }
+
+    fn move_selection(&mut self, motion: Motion) {
+        if self.overlay.is_some() || self.page != Page::Main {
+            let page = usize::from(self.size.1).saturating_sub(layout::PAGE_OVERLAP).max(1);
+            self.scroll = match motion {
+                Motion::Up => self.scroll.saturating_sub(1),
+                Motion::Down => self.scroll.saturating_add(1),
+                Motion::PageUp => self.scroll.saturating_sub(page),
+                Motion::PageDown => self.scroll.saturating_add(page),
+                Motion::Home => 0,
+                Motion::End => usize::MAX,
+            };
+            return;
+        }
+        let areas = self.main_areas();
+        match self.focus {
+            Focus::Processes => {
+                let keys = self.process_keys();
+                self.processes.move_by(motion, &keys, areas.process_rows());
+            }
+            Focus::Requests => {
+                let keys = self.request_keys();
+                self.requests.move_by(motion, &keys, areas.request_rows());
+            }
+        }
+    }
+
+    fn open(&mut self) {
+        if self.overlay.is_some() || self.page != Page::Main {
+            return;
+        }
+        let page = match self.focus {
+            Focus::Processes => self.process_keys().get(self.processes.row).copied().map(Page::Process),
+            Focus::Requests => self.request_keys().get(self.requests.row).cloned().map(Page::Request),
+        };
+        if let Some(page) = page {
+            self.page = page;
+            self.scroll = 0;
+            self.other_role = false;
+        }
+    }
+
+    /// Moves the sort column by `steps` to the right, around the end, among the columns that are shown.
+    fn sort_by(&mut self, steps: usize) {
+        let shown = layout::process_columns(usize::from(self.size.0));
+        let shown: Vec<ProcessColumn> = shown.iter().map(|placed| ProcessColumn::ALL[placed.index]).collect();
+        let position = shown.iter().position(|column| *column == self.sort).unwrap_or(0);
+        // Backwards is forwards all but one way around.
+        let steps = if steps == 1 { 1 } else { shown.len().saturating_sub(1) };
+        if let Some(column) = shown.get((position + steps) % shown.len().max(1)) {
+            self.sort = *column;
+            self.descending = column.descends_by_default();
+        }
+    }
+
+    pub(crate) fn main_areas(&self) -> MainAreas {
+        layout::main(layout::page(self.size, super::header::height(self)).body, self.focus)
+    }
+
+    fn process_keys(&self) -> Vec<Identity> {
+        let Some(snapshot) = self.snapshot() else { return Vec::new() };
+        self.order.iter().filter_map(|&i| snapshot.processes.get(i)).map(rows::identity).collect()
+    }
+
+    fn request_keys(&self) -> Vec<String> {
+        self.requests().map(|request| request.id.clone()).collect()
+    }
+
+    /// Brings what follows from the rest up to date: order of rows, places of the selections.
+    fn settle(&mut self) {
+        self.order = match self.snapshot() {
+            None => Vec::new(),
+            Some(snapshot) => {
+                let mut all = ProcessRow::all(snapshot);
+                all.retain(|row| self.show_idle || row.has_traffic());
+                rows::sort(&mut all, self.sort, self.descending, self.span);
+                all.iter().map(|row| row.index).collect()
+            }
+        };
+        let areas = self.main_areas();
+        let keys = self.process_keys();
+        self.processes.settle(&keys, areas.process_rows());
+        let keys = self.request_keys();
+        self.requests.settle(&keys, areas.request_rows());
+    }
+
+    /// The role shown of a process: the busier, or the other where the user asked for it.
+    pub(crate) fn shown_role(&self, row: &ProcessRow<'_>) -> Option<Role> {
+        let other = match row.role? {
+            Role::Client => Role::Server,
+            Role::Server => Role::Client,
+        };
+        let has_other = rows::stats(row.process, other).is_some();
+        if self.other_role && has_other { Some(other) } else { row.role }
+    }
+}

@@ -1,0 +1,129 @@
+//! The process table and the request table.
+
+use hbpf_core::snapshot::Request;
+use ratatui::layout::Rect;
+
+use super::layout;
+use super::paint::Painter;
+use super::state::{Focus, State};
+use crate::rows::{ProcessColumn, ProcessRow, RequestColumn, Span};
+use crate::summary;
+use crate::table::{self, Cell, Column, Placed, Tone};
+
+/// What an empty table of requests says.
+const NOTHING_YET: &str = "no requests to models seen yet";
+/// The same where none can be seen.
+const NOTHING_SEEN: &str = "requests to models are not seen: no probes are on";
+
+pub(crate) fn processes(painter: &mut Painter<'_>, area: Rect, state: &State) {
+    let rows = state.snapshot().map(ProcessRow::all).unwrap_or_default();
+    let busy = rows.iter().filter(|row| row.has_traffic()).count();
+    let focused = state.focus == Focus::Processes;
+    let symbols = &painter.theme.symbols;
+    let arrow = if state.descending { symbols.descending } else { symbols.ascending };
+    let latency = match state.span {
+        Span::Window => "latency over the window",
+        Span::SinceStart => "latency since start",
+    };
+    let notes = format!("{} {arrow}{}{latency}", state.sort.column().title, symbols.separator);
+    let blind = state.snapshot().is_some_and(|snapshot| !summary::sees_traffic(snapshot));
+    let title = match (rows.len() - busy, state.show_idle) {
+        (all, _) if blind => format!("Processes {all}"),
+        (0, _) => format!("Processes {busy}"),
+        (idle, true) => format!("Processes {busy} with model traffic, {idle} without"),
+        (idle, false) => format!("Processes {busy} with model traffic ({idle} hidden)"),
+    };
+    painter.rule(layout::line(area, 0), &title, &notes, focused);
+    let columns = ProcessColumn::columns();
+    let placed = layout::process_columns(usize::from(area.width));
+    let sorted = ProcessColumn::ALL.iter().position(|column| *column == state.sort);
+    head(painter, layout::line(area, 1), &columns, &placed, sorted);
+    let cursor = &state.processes;
+    let height = usize::from(area.height.saturating_sub(2));
+    let shown = state.order.iter().enumerate().skip(cursor.top).take(height);
+    for (line, (position, &index)) in (2_u16..).zip(shown) {
+        let Some(row) = rows.get(index) else { continue };
+        let style = (focused && position == cursor.row).then(|| painter.theme.selected());
+        let line = layout::line(area, line);
+        for place in &placed {
+            let cell = ProcessColumn::ALL[place.index].cell(row, state.span);
+            // What has no model traffic stands back.
+            let cell = if row.has_traffic() { cell } else { Cell { tone: faded(cell.tone), ..cell } };
+            body_cell(painter, line, &columns, place, &cell, style);
+        }
+    }
+}
+
+fn faded(tone: Tone) -> Tone {
+    match tone {
+        Tone::Bad | Tone::Warn => tone,
+        _ => Tone::Dim,
+    }
+}
+
+pub(crate) fn requests(painter: &mut Painter<'_>, area: Rect, state: &State) {
+    let requests: Vec<&Request> = state.requests().collect();
+    let focused = state.focus == Focus::Requests;
+    let listed = state.snapshot().map(|snapshot| &snapshot.requests);
+    let (in_flight, omitted) = listed.map_or((0, 0), |r| (r.in_flight.len(), r.in_flight_omitted));
+    let omitted = if omitted > 0 { format!(" (+{omitted} not listed)") } else { String::new() };
+    let recent = requests.len() - in_flight;
+    let title = format!("Requests {in_flight} in flight{omitted}, {recent} recent");
+    painter.rule(layout::line(area, 0), &title, "", focused);
+    request_rows(painter, area, &requests, state.requests.top, focused.then_some(state.requests.row));
+    if requests.is_empty() {
+        let style = painter.theme.tone(Tone::Dim);
+        let text = match state.snapshot() {
+            Some(snapshot) if !summary::sees_traffic(snapshot) => NOTHING_SEEN,
+            _ => NOTHING_YET,
+        };
+        painter.text(layout::line(area, 2), 1, text, style);
+    }
+}
+
+/// Column names on the area's second line and rows below.
+pub(crate) fn request_rows(
+    painter: &mut Painter<'_>,
+    area: Rect,
+    requests: &[&Request],
+    top: usize,
+    selected: Option<usize>,
+) {
+    let columns = RequestColumn::columns();
+    let placed = table::fit(&columns, usize::from(area.width));
+    head(painter, layout::line(area, 1), &columns, &placed, None);
+    let height = usize::from(area.height.saturating_sub(2));
+    let shown = requests.iter().enumerate().skip(top).take(height);
+    for (line, (position, request)) in (2_u16..).zip(shown) {
+        let style = (selected == Some(position)).then(|| painter.theme.selected());
+        for place in &placed {
+            let cell = RequestColumn::ALL[place.index].cell(request);
+            let cell = if request.phase.is_final() { Cell { tone: faded(cell.tone), ..cell } } else { cell };
+            body_cell(painter, layout::line(area, line), &columns, place, &cell, style);
+        }
+    }
+}
+
+fn head(painter: &mut Painter<'_>, area: Rect, columns: &[Column], placed: &[Placed], sorted: Option<usize>) {
+    for place in placed {
+        let column = columns[place.index];
+        let style = painter.theme.table_head(sorted == Some(place.index));
+        let text = table::fill(column.title, place.width, column.align, painter.theme.symbols.ellipsis);
+        painter.text(area, place.x, &text, style);
+    }
+}
+
+fn body_cell(
+    painter: &mut Painter<'_>,
+    area: Rect,
+    columns: &[Column],
+    place: &Placed,
+    cell: &Cell,
+    selected: Option<ratatui::style::Style>,
+) {
+    painter.cell(area, place.x, place.width, columns[place.index].align, cell, selected);
+    if let Some(style) = selected {
+        // A selected row is one bar: its gaps, and what lies behind its last column, belong to it.
+        painter.text(area, place.x + place.width, " ", style);
+    }
+}

@@ -1,0 +1,73 @@
+//! Takes the terminal over and gives it back, whatever happens.
+
+use std::io::{self, Stdout, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crossterm::{cursor, execute, terminal};
+use ratatui::Terminal;
+use ratatui::backend::CrosstermBackend;
+
+/// Whether the terminal is in our hands: giving it back twice would undo what the shell has set since.
+static TAKEN: AtomicBool = AtomicBool::new(false);
+
+/// The terminal, ours until dropped.
+pub(crate) struct Screen {
+    terminal: Terminal<CrosstermBackend<Stdout>>,
+}
+
+impl Screen {
+    /// Takes the terminal over: raw mode, alternate screen, no cursor. A panic anywhere gives it back before the
+    /// message is printed, so that it can be read.
+    pub(crate) fn take() -> io::Result<Self> {
+        let default_hook = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            let was_taken = give_back();
+            default_hook(info);
+            // Without this thread the view would be drawn on without news, into the user's own screen.
+            if was_taken {
+                std::process::exit(101);
+            }
+        }));
+        TAKEN.store(true, Ordering::SeqCst);
+        let result = (|| {
+            terminal::enable_raw_mode()?;
+            execute!(io::stdout(), terminal::EnterAlternateScreen, cursor::Hide)?;
+            Terminal::new(CrosstermBackend::new(io::stdout()))
+        })();
+        match result {
+            Ok(terminal) => Ok(Self { terminal }),
+            Err(error) => {
+                give_back();
+                Err(error)
+            }
+        }
+    }
+
+    /// Draws one frame.
+    pub(crate) fn draw(&mut self, draw: impl FnOnce(&mut ratatui::Frame<'_>)) -> io::Result<()> {
+        self.terminal.draw(draw).map(|_| ())
+    }
+
+    /// Width and height.
+    pub(crate) fn size(&self) -> io::Result<(u16, u16)> {
+        self.terminal.size().map(|size| (size.width, size.height))
+    }
+}
+
+impl Drop for Screen {
+    fn drop(&mut self) {
+        give_back();
+    }
+}
+
+/// Gives the terminal back if it is ours; says whether it was. Errors are of no use to anyone here.
+fn give_back() -> bool {
+    let was_taken = TAKEN.swap(false, Ordering::SeqCst);
+    if was_taken {
+        let mut stdout = io::stdout();
+        let _ = execute!(stdout, terminal::LeaveAlternateScreen, cursor::Show);
+        let _ = terminal::disable_raw_mode();
+        let _ = stdout.flush();
+    }
+    was_taken
+}

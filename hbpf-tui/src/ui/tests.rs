@@ -1,0 +1,325 @@
+//! Screens as they are drawn, and the state behind them.
+
+use std::sync::Arc;
+
+use hbpf_core::snapshot::Snapshot;
+use hbpf_host::protocol::Group;
+use ratatui::Terminal;
+use ratatui::backend::TestBackend;
+use ratatui::buffer::Buffer;
+use ratatui::layout::Rect;
+use ratatui::style::{Color, Modifier};
+
+use super::draw;
+use super::state::{Action, Effect, Focus, Motion, Overlay, Page, Source, State};
+use super::theme::{Environment, Theme};
+use crate::feed::Update;
+use crate::fixture;
+use crate::rows::ProcessColumn;
+
+const UTF8: Environment = Environment { no_color: false, utf8: true };
+
+fn update(state: &mut State, snapshot: Snapshot) {
+    state.apply(Action::Update(Update::Snapshot(Arc::new(snapshot))));
+}
+
+/// A view that has watched load rise and fall for a while.
+fn watched(size: (u16, u16)) -> State {
+    let mut state = State::new(Source::Live, size);
+    let rich = fixture::rich();
+    for i in 0..90_u32 {
+        let mut snapshot = rich.clone();
+        let swing = 0.6 + 0.4 * (f64::from(i) * 0.21).sin();
+        let totals = &mut snapshot.totals;
+        let scale = |value: Option<f64>| value.map(|value| value * swing);
+        totals.requests_per_second = scale(totals.requests_per_second);
+        totals.tokens_per_second.output = scale(totals.tokens_per_second.output);
+        totals.tokens_per_second.input = if i % 7 == 0 { None } else { scale(totals.tokens_per_second.input) };
+        update(&mut state, snapshot);
+    }
+    update(&mut state, rich);
+    state
+}
+
+fn with(size: (u16, u16), snapshot: Snapshot) -> State {
+    let mut state = State::new(Source::Live, size);
+    update(&mut state, snapshot);
+    state
+}
+
+fn terminal(state: &State, environment: &Environment) -> Terminal<TestBackend> {
+    let mut terminal = Terminal::new(TestBackend::new(state.size.0, state.size.1)).unwrap();
+    let theme = Theme::new(environment);
+    terminal.draw(|frame| draw::frame(frame, state, &theme)).unwrap();
+    terminal
+}
+
+fn screen(state: &State) -> String {
+    let buffer = terminal(state, &UTF8).backend().buffer().clone();
+    let line = |y| (0..buffer.area.width).map(|x| buffer[(x, y)].symbol()).collect::<String>().trim_end().to_owned();
+    (0..buffer.area.height).map(line).collect::<Vec<_>>().join("\n")
+}
+
+const SIZES: [(u16, u16); 3] = [(80, 24), (120, 40), (200, 60)];
+
+#[test]
+fn main_page() {
+    for size in SIZES {
+        insta::assert_snapshot!(format!("main_{}x{}", size.0, size.1), screen(&watched(size)));
+    }
+}
+
+#[test]
+fn process_page() {
+    for size in SIZES {
+        let mut state = watched(size);
+        // The proxy: both roles, partly visible.
+        state.apply(Action::Move(Motion::Down));
+        state.apply(Action::Move(Motion::Down));
+        state.apply(Action::Open);
+        insta::assert_snapshot!(format!("process_{}x{}", size.0, size.1), screen(&state));
+    }
+}
+
+#[test]
+fn before_the_first_sample() {
+    insta::assert_snapshot!(screen(&State::new(Source::Live, (80, 24))));
+}
+
+#[test]
+fn nothing_seen_yet() {
+    insta::assert_snapshot!(screen(&with((80, 24), fixture::empty())));
+}
+
+#[test]
+fn without_privileges() {
+    insta::assert_snapshot!(screen(&with((80, 24), fixture::unprivileged())));
+}
+
+#[test]
+fn request_page_help_and_problems() {
+    let mut state = watched((80, 24));
+    state.apply(Action::SwitchFocus);
+    state.apply(Action::Move(Motion::Down));
+    state.apply(Action::Open);
+    insta::assert_snapshot!("request", screen(&state));
+    state.apply(Action::Show(Overlay::Help));
+    insta::assert_snapshot!("help", screen(&state));
+    let mut state = with((80, 24), fixture::unprivileged());
+    state.apply(Action::Show(Overlay::Problems));
+    insta::assert_snapshot!("problems", screen(&state));
+}
+
+#[test]
+fn ascii_terminals_get_ascii() {
+    let buffer = terminal(&watched((120, 40)), &Environment::default()).backend().buffer().clone();
+    assert!(buffer.content.iter().all(|cell| cell.symbol().is_ascii()));
+    // The bars must still show something.
+    assert!(buffer.content.iter().any(|cell| cell.symbol() == "#"));
+}
+
+#[test]
+fn no_size_panics() {
+    let actions: [&[Action]; 6] = [
+        &[],
+        &[Action::SwitchFocus, Action::Move(Motion::End)],
+        &[Action::Open, Action::Move(Motion::End)],
+        &[Action::SwitchFocus, Action::Open],
+        &[Action::Show(Overlay::Help), Action::Move(Motion::End)],
+        &[Action::Show(Overlay::Problems), Action::TogglePause],
+    ];
+    let sizes = || (1..=40).flat_map(|width| (1..=20).map(move |height| (width, height)));
+    let theme = Theme::new(&UTF8);
+    for snapshot in [Some(fixture::rich()), Some(fixture::unprivileged()), None] {
+        for actions in actions {
+            let mut state = State::new(Source::Live, (80, 24));
+            if let Some(snapshot) = &snapshot {
+                update(&mut state, snapshot.clone());
+            }
+            for action in actions {
+                state.apply(action.clone());
+            }
+            for size in sizes().chain([(79, 24), (132, 1), (1, 80), (300, 100)]) {
+                state.apply(Action::Resize(size.0, size.1));
+                let mut buffer = Buffer::empty(Rect::new(0, 0, size.0, size.1));
+                draw::draw(&mut buffer, &state, &theme);
+            }
+            // Between a change of size and the news of it the screen is another than the state thinks.
+            let mut buffer = Buffer::empty(Rect::new(0, 0, 7, 3));
+            draw::draw(&mut buffer, &state, &theme);
+        }
+    }
+}
+
+/// The first cell of a text on the screen.
+fn cell_of(terminal: &Terminal<TestBackend>, text: &str) -> ratatui::buffer::Cell {
+    let buffer = terminal.backend().buffer();
+    for y in 0..buffer.area.height {
+        let line: Vec<&str> = (0..buffer.area.width).map(|x| buffer[(x, y)].symbol()).collect();
+        if let Some(at) = line.concat().find(text) {
+            let x = line.concat()[..at].chars().count() as u16;
+            return buffer[(x, y)].clone();
+        }
+    }
+    panic!("{text:?} is not on the screen");
+}
+
+#[test]
+fn styles_say_what_matters() {
+    let colored = terminal(&watched((200, 60)), &UTF8);
+    assert_eq!(cell_of(&colored, "LOST").fg, Color::Red);
+    assert_eq!(cell_of(&colored, "BLIND").fg, Color::Red);
+    assert!(cell_of(&colored, "LIVE").modifier.contains(Modifier::REVERSED));
+    assert!(cell_of(&colored, "1291").modifier.contains(Modifier::REVERSED), "the top row is selected");
+    assert!(cell_of(&colored, "postgres").modifier.contains(Modifier::DIM));
+
+    let plain = terminal(&watched((120, 40)), &Environment { no_color: true, utf8: true });
+    let buffer = plain.backend().buffer();
+    assert!(buffer.content.iter().all(|cell| cell.fg == Color::Reset && cell.bg == Color::Reset));
+    assert!(cell_of(&plain, "1291").modifier.contains(Modifier::REVERSED), "selection shows without colours");
+}
+
+fn selected_pid(state: &State) -> u32 {
+    let index = state.order[state.processes.row];
+    state.snapshot().unwrap().processes[index].pid
+}
+
+#[test]
+fn the_selection_follows_its_process_not_its_row() {
+    let mut state = watched((80, 24));
+    assert_eq!(selected_pid(&state), 1291, "most output tokens a second first");
+    state.apply(Action::Move(Motion::Down));
+    assert_eq!(selected_pid(&state), 41_822);
+    let mut snapshot = fixture::rich();
+    snapshot.processes[0].as_client.as_mut().unwrap().tokens_per_second.output = Some(99_999.0);
+    snapshot.processes.reverse();
+    update(&mut state, snapshot.clone());
+    assert_eq!((selected_pid(&state), state.processes.row), (41_822, 0));
+    // The pid is taken by another process: that is not the one selected.
+    let process = snapshot.processes.iter_mut().find(|process| process.pid == 41_822).unwrap();
+    process.start_time = None;
+    process.as_client = None;
+    update(&mut state, snapshot);
+    assert_ne!(selected_pid(&state), 41_822);
+}
+
+#[test]
+fn unsorted_until_moved_the_selection_stays_on_top() {
+    let mut state = watched((80, 24));
+    let mut snapshot = fixture::rich();
+    snapshot.processes[0].as_client.as_mut().unwrap().tokens_per_second.output = Some(99_999.0);
+    update(&mut state, snapshot);
+    assert_eq!((selected_pid(&state), state.processes.row), (41_822, 0));
+}
+
+#[test]
+fn sorting_moves_through_the_shown_columns_and_keeps_the_unknown_last() {
+    let mut state = watched((200, 60));
+    let pids = |state: &State| -> Vec<u32> {
+        state.order.iter().map(|&index| state.snapshot().unwrap().processes[index].pid).collect()
+    };
+    assert_eq!(pids(&state), [1291, 41_822, 3310, 52_007, 61_100, 901, 1]);
+    state.apply(Action::SortInvert);
+    assert_eq!(pids(&state)[..4], [52_007, 3310, 41_822, 1291], "no traffic stays below whichever way");
+    while state.sort != ProcessColumn::Cpu {
+        state.apply(Action::SortRight);
+    }
+    assert_eq!(pids(&state), [1291, 41_822, 3310, 52_007, 61_100, 901, 1]);
+    state.apply(Action::SortInvert);
+    assert_eq!(pids(&state), [3310, 41_822, 1291, 52_007, 1, 901, 61_100], "the one without a number last");
+    state.apply(Action::SortLeft);
+    assert_eq!(state.sort, ProcessColumn::Errors);
+
+    let mut narrow = watched((80, 24));
+    for _ in 0..ProcessColumn::ALL.len() {
+        narrow.apply(Action::SortRight);
+        assert!(screen(&narrow).contains(narrow.sort.column().title), "{:?}", narrow.sort);
+    }
+}
+
+#[test]
+fn pausing_freezes_the_view_while_collection_goes_on() {
+    let mut state = watched((80, 24));
+    state.apply(Action::TogglePause);
+    let body = |screen: &str| screen.split_once('\n').expect("lines").1.to_owned();
+    let before = screen(&state);
+    assert!(before.contains("PAUSED 0s ago"), "{before}");
+    let mut later = fixture::rich();
+    later.captured_at += jiff::SignedDuration::from_secs(75);
+    later.totals.tokens_per_second.output = Some(7.0);
+    update(&mut state, later);
+    let after = screen(&state);
+    assert!(after.contains("PAUSED 1m15s ago"), "{after}");
+    assert_eq!(body(&after), body(&before));
+    state.apply(Action::TogglePause);
+    let live = screen(&state);
+    assert!(live.contains("LIVE") && live.contains("~7.00/s"), "{live}");
+}
+
+#[test]
+fn probe_groups_are_toggled_from_what_they_are_now() {
+    let mut state = watched((80, 24));
+    assert_eq!(state.apply(Action::ToggleGroup(0)), Effect::SetGroup(Group::LlmTls, false));
+    assert!(screen(&state).contains("1 llm-tls stopping"));
+    assert_eq!(state.apply(Action::ToggleGroup(0)), Effect::SetGroup(Group::LlmTls, true), "pressed again: back");
+    assert_eq!(state.apply(Action::ToggleGroup(7)), Effect::None);
+    state.apply(Action::ToggleGroup(0));
+    let mut off = fixture::rich();
+    for probe in &mut off.capture.probes[..2] {
+        probe.state = hbpf_core::snapshot::ProbeState::Off;
+    }
+    update(&mut state, off);
+    assert!(screen(&state).contains("1 llm-tls off"));
+    assert_eq!(state.apply(Action::ToggleGroup(0)), Effect::SetGroup(Group::LlmTls, true));
+
+    let mut replay = State::new(Source::Replay, (80, 24));
+    update(&mut replay, fixture::rich());
+    assert_eq!(replay.apply(Action::ToggleGroup(0)), Effect::None, "a recording has no probes");
+}
+
+#[test]
+fn pages_open_and_close() {
+    let mut state = watched((80, 24));
+    state.apply(Action::Open);
+    assert!(matches!(state.page, Page::Process((1291, Some(_)))));
+    state.apply(Action::Show(Overlay::Help));
+    state.apply(Action::Back);
+    assert!(matches!(state.page, Page::Process(_)), "the overlay closes first");
+    let mut gone = fixture::rich();
+    gone.processes.retain(|process| process.pid != 1291);
+    update(&mut state, gone);
+    assert!(screen(&state).contains("it has ended and its numbers have expired"));
+    state.apply(Action::Back);
+    assert_eq!(state.page, Page::Main);
+    state.apply(Action::SwitchFocus);
+    assert_eq!(state.focus, Focus::Requests);
+}
+
+#[test]
+fn a_proxy_shows_each_role_apart() {
+    let mut state = watched((120, 40));
+    while selected_pid(&state) != 3310 {
+        state.apply(Action::Move(Motion::Down));
+    }
+    state.apply(Action::Open);
+    assert!(screen(&state).contains("as server") && screen(&state).contains("requests 700"));
+    state.apply(Action::ToggleRole);
+    assert!(screen(&state).contains("as client") && screen(&state).contains("requests 640"));
+}
+
+#[test]
+fn an_end_of_the_collection_is_said_and_the_last_view_stays() {
+    let mut state = watched((80, 24));
+    state.apply(Action::Update(Update::Ended("the helper is gone".to_owned())));
+    let screen = screen(&state);
+    assert!(screen.contains("ENDED") && screen.contains("collection has ended: the helper is gone"), "{screen}");
+    assert!(screen.contains("vllm serve"));
+}
+
+#[test]
+fn idle_processes_can_be_hidden() {
+    let mut state = watched((80, 24));
+    state.apply(Action::ToggleIdle);
+    let screen = screen(&state);
+    assert!(!screen.contains("postgres") && screen.contains("(3 hidden)"), "{screen}");
+}

@@ -1,0 +1,177 @@
+//! Colours and symbols by role, as far as the terminal and the user want them.
+
+use ratatui::style::{Color, Modifier, Style};
+
+use crate::table::Tone;
+
+/// What the environment says of the terminal.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Environment {
+    /// NO_COLOR is set and not empty.
+    pub(crate) no_color: bool,
+    /// The locale's encoding is UTF-8.
+    pub(crate) utf8: bool,
+}
+
+impl Environment {
+    /// Reads NO_COLOR and the locale.
+    pub(crate) fn read(variable: impl Fn(&str) -> Option<String>) -> Self {
+        let set = |name: &str| variable(name).filter(|value| !value.is_empty());
+        // The order in which the C library looks.
+        let locale = ["LC_ALL", "LC_CTYPE", "LANG"].into_iter().find_map(set).unwrap_or_default().to_lowercase();
+        Self { no_color: set("NO_COLOR").is_some(), utf8: locale.contains("utf-8") || locale.contains("utf8") }
+    }
+}
+
+/// Characters to draw with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Symbols {
+    /// Horizontal rule.
+    pub(crate) rule: char,
+    /// Bars of rising height, from nothing to full.
+    pub(crate) bars: [char; 9],
+    /// The used and the free part of a meter.
+    pub(crate) meter: [char; 2],
+    pub(crate) ascending: char,
+    pub(crate) descending: char,
+    pub(crate) ellipsis: char,
+    pub(crate) separator: &'static str,
+    /// Whether text may hold more than ASCII.
+    pub(crate) unicode: bool,
+}
+
+const UNICODE: Symbols = Symbols {
+    rule: '─',
+    bars: [' ', '▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'],
+    meter: ['■', '·'],
+    ascending: '▲',
+    descending: '▼',
+    ellipsis: '…',
+    separator: " · ",
+    unicode: true,
+};
+
+const ASCII: Symbols = Symbols {
+    rule: '-',
+    // Two heights in a cell are all that ASCII can show.
+    bars: [' ', '.', '.', ':', ':', '|', '|', '#', '#'],
+    meter: ['#', '.'],
+    ascending: '^',
+    descending: 'v',
+    ellipsis: '+',
+    separator: " | ",
+    unicode: false,
+};
+
+/// Styles by role.
+#[derive(Clone, Debug)]
+pub(crate) struct Theme {
+    color: bool,
+    pub(crate) symbols: Symbols,
+}
+
+impl Theme {
+    pub(crate) fn new(environment: &Environment) -> Self {
+        Self { color: !environment.no_color, symbols: if environment.utf8 { UNICODE } else { ASCII } }
+    }
+
+    /// Without colours none is set at all: crossterm turns colours under NO_COLOR into resets, which undo reverse video.
+    fn style(&self, color: Option<Color>, modifier: Modifier) -> Style {
+        let style = Style::new().add_modifier(modifier);
+        match color {
+            Some(color) if self.color => style.fg(color),
+            _ => style,
+        }
+    }
+
+    pub(crate) fn tone(&self, tone: Tone) -> Style {
+        match tone {
+            Tone::Plain => Style::new(),
+            Tone::Dim => self.style(None, Modifier::DIM),
+            Tone::Strong => self.style(None, Modifier::BOLD),
+            Tone::Good => self.style(Some(Color::Green), Modifier::empty()),
+            Tone::Warn => self.style(Some(Color::Yellow), Modifier::empty()),
+            Tone::Bad => self.style(Some(Color::Red), Modifier::BOLD),
+            Tone::Accent => self.style(Some(Color::Cyan), Modifier::empty()),
+        }
+    }
+
+    /// The title of a panel; the one that has the keys stands out.
+    pub(crate) fn title(&self, focused: bool) -> Style {
+        if focused { self.style(Some(Color::Cyan), Modifier::BOLD) } else { self.style(None, Modifier::BOLD) }
+    }
+
+    pub(crate) fn table_head(&self, sorted: bool) -> Style {
+        let modifier = if sorted { Modifier::REVERSED } else { Modifier::UNDERLINED };
+        self.style(None, modifier)
+    }
+
+    /// The selected row: reverse video alone is visible with any palette, and without one.
+    pub(crate) fn selected(&self) -> Style {
+        self.style(None, Modifier::REVERSED)
+    }
+
+    pub(crate) fn key(&self) -> Style {
+        self.style(Some(Color::Cyan), Modifier::BOLD)
+    }
+
+    /// The word that says whether what is shown is live.
+    pub(crate) fn mode(&self, tone: Tone) -> Style {
+        self.tone(tone).add_modifier(Modifier::BOLD | Modifier::REVERSED)
+    }
+
+    pub(crate) fn spark(&self) -> Style {
+        self.style(Some(Color::Green), Modifier::empty())
+    }
+
+    pub(crate) fn bar(&self) -> Style {
+        self.style(Some(Color::Blue), Modifier::empty())
+    }
+
+    /// The text as this terminal can show it.
+    pub(crate) fn text<'a>(&self, text: &'a str) -> std::borrow::Cow<'a, str> {
+        if self.symbols.unicode || text.is_ascii() {
+            return text.into();
+        }
+        text.chars().map(|c| if c.is_ascii() { c } else { '?' }).collect::<String>().into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn environment(variables: &[(&str, &str)]) -> Environment {
+        Environment::read(|name| variables.iter().find(|(n, _)| *n == name).map(|(_, value)| (*value).to_owned()))
+    }
+
+    #[test]
+    fn the_locale_is_looked_up_as_the_c_library_does() {
+        assert!(environment(&[("LANG", "en_US.UTF-8")]).utf8);
+        assert!(environment(&[("LC_ALL", ""), ("LANG", "C.utf8")]).utf8);
+        assert!(!environment(&[("LC_ALL", "C"), ("LANG", "en_US.UTF-8")]).utf8);
+        assert!(!environment(&[]).utf8);
+    }
+
+    #[test]
+    fn no_color_leaves_modifiers_alone() {
+        let colored = Theme::new(&environment(&[("NO_COLOR", ""), ("LANG", "C.UTF-8")]));
+        let plain = Theme::new(&environment(&[("NO_COLOR", "1"), ("LANG", "C.UTF-8")]));
+        assert_eq!(colored.tone(Tone::Bad).fg, Some(Color::Red));
+        for style in
+            [plain.tone(Tone::Bad), plain.title(true), plain.key(), plain.spark(), plain.bar(), plain.mode(Tone::Good)]
+        {
+            assert_eq!((style.fg, style.bg), (None, None));
+        }
+        assert!(plain.selected().add_modifier.contains(Modifier::REVERSED));
+    }
+
+    #[test]
+    fn an_ascii_terminal_gets_ascii() {
+        let theme = Theme::new(&Environment::default());
+        assert_eq!(theme.text("modèle 模型"), "mod?le ??");
+        let s = &theme.symbols;
+        let all = [s.rule, s.ascending, s.descending, s.ellipsis];
+        assert!(all.iter().chain(&s.bars).chain(&s.meter).all(char::is_ascii) && s.separator.is_ascii());
+    }
+}
