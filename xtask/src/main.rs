@@ -1,12 +1,18 @@
 //! The project's chores.
 
 mod build_ebpf;
+mod demo;
+mod setup;
+mod test;
+mod tools;
+
+use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
 #[derive(Parser)]
-#[command(about = "The project's chores")]
+#[command(name = "cargo xtask", about = "The project's chores")]
 struct Arguments {
     #[command(subcommand)]
     command: Chore,
@@ -14,12 +20,22 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Chore {
+    /// Show hbpf on a stand-in model server and real clients.
+    Demo(demo::Arguments),
+    /// Run all checks and tests.
+    Test(test::Arguments),
+    /// Install what only some end-to-end tests need, into target/.
+    Setup(setup::Arguments),
     /// Build the eBPF objects and write them with their manifest to hbpf-ebpf/dist.
     BuildEbpf(build_ebpf::Arguments),
 }
 
-fn main() -> Result<()> {
+fn main() -> Result<ExitCode> {
     match Arguments::parse().command {
-        Chore::BuildEbpf(arguments) => build_ebpf::run(&arguments),
+        Chore::Demo(arguments) => demo::run_chore(&arguments)?,
+        Chore::Test(arguments) => return test::run_chore(&arguments),
+        Chore::Setup(arguments) => setup::run_chore(&arguments)?,
+        Chore::BuildEbpf(arguments) => build_ebpf::run(&arguments)?,
     }
+    Ok(ExitCode::SUCCESS)
 }

@@ -41,9 +41,12 @@ struct Args {
     /// Serve TLS here; port 0 takes a free one
     #[arg(long, default_value = "127.0.0.1:0", value_name = "ADDRESS")]
     tls: SocketAddr,
-    /// Write the certificate authority here, for clients to verify with; without it there is no TLS
-    #[arg(long, value_name = "FILE")]
-    ca_file: Option<PathBuf>,
+    /// Write ca.pem, for clients to verify with, and the server's certificate here; without it there is no TLS
+    #[arg(long, value_name = "DIRECTORY")]
+    certificates: Option<PathBuf>,
+    /// Stop when standard input is closed, so as not to outlive whoever started it
+    #[arg(long)]
+    stop_with_stdin: bool,
     /// Write one JSON line per exchange here
     #[arg(long, value_name = "FILE")]
     record: Option<PathBuf>,
@@ -55,11 +58,19 @@ fn main() -> anyhow::Result<()> {
     let args = Args::parse();
     let server = Server::new(args.defaults, Record::create(args.record.as_deref())?);
     let plain = listen(args.plain)?;
-    let tls = args.ca_file.as_deref().map(|ca| anyhow::Ok((listen(args.tls)?, tls::config(ca)?))).transpose()?;
+    let tls = args.certificates.as_deref().map(|to| anyhow::Ok((listen(args.tls)?, tls::config(to)?))).transpose()?;
 
     // Whoever started this server learns from this line that it is ready, and where.
     let tls_address = tls.as_ref().map(|(listener, _)| listener.local_addr()).transpose()?;
     println!("{}", json!({"plain": plain.local_addr()?, "tls": tls_address, "pid": std::process::id()}));
+
+    if args.stop_with_stdin {
+        thread::spawn(|| {
+            // An end and an error mean the same: nobody is there any more.
+            let _ = io::copy(&mut io::stdin(), &mut io::sink());
+            std::process::exit(0);
+        });
+    }
 
     let connections = Arc::new(AtomicU64::new(0));
     let tls_thread = tls.map(|(listener, config)| {

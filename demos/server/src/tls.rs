@@ -8,9 +8,9 @@ use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, 
 use rustls::ServerConfig;
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 
-/// Makes an authority and a certificate for this host's loopback names, and writes the authority to `ca_file`, with
-/// which clients verify.
-pub(crate) fn config(ca_file: &Path) -> anyhow::Result<Arc<ServerConfig>> {
+/// Makes an authority and a certificate for this host's loopback names, and writes them to `directory`: `ca.pem`, with
+/// which clients verify, and `server.pem` and `server-key.pem`, with which another server can stand under the same name.
+pub(crate) fn config(directory: &Path) -> anyhow::Result<Arc<ServerConfig>> {
     let ca_key = KeyPair::generate()?;
     let mut ca = CertificateParams::new(Vec::new())?;
     ca.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
@@ -18,13 +18,16 @@ pub(crate) fn config(ca_file: &Path) -> anyhow::Result<Arc<ServerConfig>> {
     ca.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     ca.distinguished_name.push(DnType::CommonName, "hbpf demo authority");
     let ca_cert = ca.self_signed(&ca_key)?;
-    std::fs::write(ca_file, ca_cert.pem()).with_context(|| format!("cannot write {}", ca_file.display()))?;
+    write(directory, "ca.pem", &ca_cert.pem())?;
 
     let leaf_key = KeyPair::generate()?;
     let mut leaf = CertificateParams::new(vec!["localhost".into(), "127.0.0.1".into(), "::1".into()])?;
     leaf.distinguished_name.push(DnType::CommonName, "localhost");
     leaf.use_authority_key_identifier_extension = true;
     let leaf_cert = leaf.signed_by(&leaf_key, &Issuer::from_params(&ca, &ca_key))?;
+
+    write(directory, "server.pem", &leaf_cert.pem())?;
+    write(directory, "server-key.pem", &leaf_key.serialize_pem())?;
 
     let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(leaf_key.serialize_der()));
     let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -35,4 +38,9 @@ pub(crate) fn config(ca_file: &Path) -> anyhow::Result<Arc<ServerConfig>> {
     // Clients that offer HTTP/2 are told that there is none.
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(Arc::new(config))
+}
+
+fn write(directory: &Path, name: &str, text: &str) -> anyhow::Result<()> {
+    let path = directory.join(name);
+    std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
 }

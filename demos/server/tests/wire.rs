@@ -2,7 +2,6 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
-use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use serde_json::{Value, json};
@@ -21,8 +20,8 @@ impl Server {
             .args(arguments)
             .arg("--record")
             .arg(directory.path().join("record.jsonl"))
-            .arg("--ca-file")
-            .arg(directory.path().join("ca.pem"))
+            .arg("--certificates")
+            .arg(directory.path())
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
@@ -132,8 +131,11 @@ fn same_seed_same_numbers() {
 }
 
 #[test]
-fn the_authority_is_written_for_clients() {
+fn certificates_are_written_for_clients_and_other_servers() {
     let server = Server::start(&[]);
-    let path: &Path = server.directory.path();
-    assert!(std::fs::read_to_string(path.join("ca.pem")).unwrap().contains("BEGIN CERTIFICATE"));
+    for (name, holds) in
+        [("ca.pem", "BEGIN CERTIFICATE"), ("server.pem", "BEGIN CERTIFICATE"), ("server-key.pem", "PRIVATE KEY")]
+    {
+        assert!(std::fs::read_to_string(server.directory.path().join(name)).unwrap().contains(holds), "{name}");
+    }
 }

@@ -1,0 +1,168 @@
+//! `test`: everything that is checked, in one command.
+
+use std::env;
+use std::path::Path;
+use std::process::{Command, ExitCode};
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+
+use crate::tools::{cargo, is_root, root, run, works};
+use crate::{build_ebpf, setup};
+
+/// How long the demo's smoke test lasts.
+const DEMO_SECONDS: &str = "5";
+
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    /// Also rebuild the eBPF objects, run the long suites and check licences; installs what these need into target/
+    #[arg(long)]
+    full: bool,
+}
+
+/// What a step came to, if it did not fail.
+enum Outcome {
+    Passed,
+    /// It cannot run here, and why.
+    Skipped(String),
+}
+
+type Step = (&'static str, Box<dyn Fn() -> Result<Outcome>>);
+
+/// What this run is to cover.
+#[derive(Clone, Copy)]
+struct Scope {
+    full: bool,
+    /// On a CI machine what should run must run.
+    ci: bool,
+}
+
+pub(crate) fn run_chore(arguments: &Arguments) -> Result<ExitCode> {
+    let ci = env::var("CI").is_ok_and(|value| value == "true");
+    let scope = Scope { full: arguments.full, ci };
+    let (mut passed, mut failed, mut skipped) = (0, 0, 0);
+    let mut lines = Vec::new();
+    for (name, step) in steps(scope) {
+        println!("==> {name}");
+        let started = Instant::now();
+        let said = match step() {
+            Ok(Outcome::Passed) => {
+                passed += 1;
+                "passed".to_owned()
+            }
+            Ok(Outcome::Skipped(why)) => {
+                skipped += 1;
+                format!("skipped: {why}")
+            }
+            Err(error) => {
+                failed += 1;
+                format!("FAILED: {error:#}")
+            }
+        };
+        let line = format!("{name}: {said} ({:.0} s)", started.elapsed().as_secs_f64());
+        println!("    {line}");
+        lines.push(line);
+    }
+    println!("\n{}", lines.join("\n"));
+    println!("{passed} passed, {failed} failed, {skipped} skipped");
+    Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn steps(scope: Scope) -> Vec<Step> {
+    let mut steps: Vec<Step> = vec![
+        ("format", Box::new(|| command(&mut cargo(&["fmt", "--all", "--check"])))),
+        ("eBPF objects match their sources", Box::new(|| build_ebpf::check().map(|()| Outcome::Passed))),
+        (
+            "lints",
+            Box::new(|| {
+                command(&mut cargo(&["clippy", "--quiet", "--workspace", "--all-targets", "--", "-D", "warnings"]))
+            }),
+        ),
+        ("unit and integration tests", Box::new(move || tests(scope, &["--workspace", "--exclude", "hbpf-e2e"]))),
+        (
+            "documentation",
+            Box::new(|| {
+                let mut doc = cargo(&["doc", "--quiet", "--workspace", "--no-deps"]);
+                command(doc.env("RUSTDOCFLAGS", "-D warnings"))
+            }),
+        ),
+    ];
+    if scope.full || scope.ci {
+        steps.push((
+            "clients for the end-to-end tests",
+            Box::new(move || setup::environment(scope.full).map(|()| Outcome::Passed)),
+        ));
+    }
+    steps.push(("end-to-end tests", Box::new(move || end_to_end(scope))));
+    steps.push(("demo", Box::new(|| command(&mut own(&["demo", "--dev", "--no-ui", "--seconds", DEMO_SECONDS])))));
+    if scope.full {
+        steps.push(("eBPF objects rebuilt", Box::new(move || rebuilt(scope))));
+        steps.push(("licences and duplicate versions", Box::new(deny)));
+    }
+    steps
+}
+
+fn command(command: &mut Command) -> Result<Outcome> {
+    run(command).map(|()| Outcome::Passed)
+}
+
+/// Ourselves.
+fn own(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env::current_exe().unwrap_or_else(|_| "xtask".into()));
+    command.args(arguments);
+    command
+}
+
+fn tests(scope: Scope, what: &[&str]) -> Result<Outcome> {
+    let mut test = cargo(&["test", "--quiet"]);
+    test.args(what);
+    if scope.ci {
+        test.env("HBPF_REQUIRE_BPF", "1");
+    }
+    command(&mut test)
+}
+
+fn end_to_end(scope: Scope) -> Result<Outcome> {
+    if !is_root() && !scope.ci {
+        return Ok(Outcome::Skipped("loading probes needs root: run `sudo -E cargo xtask test`".into()));
+    }
+    if !setup::python(&root().join("target/venv")).is_file() {
+        println!("    without Python SDK clients, as there is no target/venv: `cargo xtask setup` makes it");
+    }
+    let mut test = cargo(&["test", "--quiet", "--package", "hbpf-e2e"]);
+    if scope.ci {
+        test.env("HBPF_REQUIRE_BPF", "1").env("HBPF_REQUIRE_CLIENTS", "1");
+    }
+    if scope.full {
+        test.env("HBPF_FULL", "1");
+    }
+    command(&mut test)
+}
+
+/// Rebuilds the objects. With another toolchain than the recorded one the bytes differ; then what was built has to pass
+/// the tests that load objects.
+fn rebuilt(scope: Scope) -> Result<Outcome> {
+    if !scope.ci && !works(Command::new("bpf-linker").arg("--version")) {
+        return Ok(Outcome::Skipped("no eBPF toolchain: CONTRIBUTING.md says how to install one".into()));
+    }
+    let verified = build_ebpf::verify()?;
+    println!("    {verified}");
+    let build_ebpf::Verified::OtherToolchain { objects, .. } = verified else { return Ok(Outcome::Passed) };
+    if !is_root() && !scope.ci {
+        return Ok(Outcome::Skipped("rebuilt with another toolchain, and loading the objects needs root".into()));
+    }
+    load_rebuilt(&objects).context("the rebuilt objects do not pass")
+}
+
+fn load_rebuilt(objects: &Path) -> Result<Outcome> {
+    let mut test = cargo(&["test", "--quiet", "--package", "hbpf-host"]);
+    command(test.env("HBPF_EBPF_OBJECTS", objects).env("HBPF_REQUIRE_BPF", "1"))
+}
+
+fn deny() -> Result<Outcome> {
+    if !works(cargo(&["deny", "--version"]).stdin(std::process::Stdio::null())) {
+        return Ok(Outcome::Skipped("cargo-deny is not installed: `cargo install --locked cargo-deny`".into()));
+    }
+    // Advisories need a database from the network; they are checked where there is one.
+    command(&mut cargo(&["deny", "--offline", "check", "bans", "licenses", "sources"]))
+}
