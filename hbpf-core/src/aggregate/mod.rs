@@ -18,8 +18,8 @@
 //!
 //! # Memory
 //!
-//! Bounded by the caps on rows ([`keyed`], [`processes`]), on kept exchanges ([`requests`]) and on keys with
-//! distributions ([`stats`]), and by the number of exchanges in flight, which the engine bounds.
+//! Bounded by caps on the rows of each table, on kept exchanges and on the keys that have distributions
+//! ([`Aggregator::MAX_DISTRIBUTION_BYTES`]), and by the number of exchanges in flight, which the engine bounds.
 
 pub mod exponential;
 

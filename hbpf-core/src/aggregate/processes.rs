@@ -15,6 +15,9 @@ use crate::time::Nanos;
 /// How long the row of a process that is gone stands after its last exchange.
 const KEEP_GONE: Duration = Duration::from_secs(60);
 
+/// A process that the host side does not know for so long has ended; it may take a frame or two to look up a new one.
+const LOOK_UP: Duration = Duration::from_secs(2);
+
 /// Rows besides "other": more processes of one host than can be looked at; a row takes about 5 KiB.
 pub(super) const CAP: usize = 1024;
 
@@ -63,11 +66,11 @@ impl Row {
         self.exited_at.or(self.missing_since)
     }
 
-    /// Whether the host side may mean this process by a process of that start time.
-    fn may_have_started_at(&self, start_time: Option<Timestamp>) -> bool {
-        match (self.identity.as_ref().and_then(|identity| identity.start_time), start_time) {
+    /// Whether the host side may mean this process by that one.
+    fn may_be(&self, process: &Process) -> bool {
+        match (self.identity.as_ref().and_then(|identity| identity.start_time), process.start_time) {
             (Some(known), Some(given)) => known.duration_since(given).abs() <= START_TIME_JITTER,
-            _ => true,
+            _ => self.exited_at.is_none() || process.exited,
         }
     }
 }
@@ -93,7 +96,7 @@ impl Processes {
         pool: &mut Pool,
         now: Nanos,
     ) -> (ProcessId, StatsId) {
-        let id = match self.current.get(&pid).copied() {
+        let id = match self.current.get(&pid).copied().or_else(|| self.exited_since(pid, exchange.opened_at)) {
             Some(id) => id,
             None if self.make_room(pool, now) => self.insert(pid, exchange.comm.clone()),
             None => match self.current.get(&OTHER_PID) {
@@ -107,6 +110,12 @@ impl Processes {
             Role::Server => &mut row.as_server,
         };
         (id, *side.get_or_insert_with(|| pool.insert(Group::Processes, now)))
+    }
+
+    /// The process that had the pid at that moment and has ended since: news of an exit may overtake captured bytes.
+    fn exited_since(&self, pid: Pid, moment: Nanos) -> Option<ProcessId> {
+        let of_pid = self.rows.iter().rev().filter(|(_, row)| row.pid == pid);
+        of_pid.filter(|(_, row)| row.exited_at.is_some_and(|exited| exited >= moment)).map(|(id, _)| *id).next()
     }
 
     fn insert(&mut self, pid: Pid, comm: Label) -> ProcessId {
@@ -193,15 +202,17 @@ impl Processes {
         let mut taken_over = Vec::new();
         let mut expired = Vec::new();
         for (id, row) in &mut self.rows {
+            // An exit that nobody told happened at some time after the last exchange.
+            let last_seen = row.idle_since(pool).unwrap_or(now);
             match facts.get(&row.pid.0) {
-                Some(process) if row.may_have_started_at(process.start_time) => {
+                Some(process) if row.may_be(process) => {
                     row.missing_since = None;
                     row.identity = Some(Box::new(identity_of(process)));
                     if process.exited && row.exited_at.is_none() {
-                        taken_over.push((row.pid, now));
+                        taken_over.push((row.pid, last_seen));
                     }
                 }
-                Some(_) if row.exited_at.is_none() => taken_over.push((row.pid, now)),
+                Some(_) if row.exited_at.is_none() => taken_over.push((row.pid, last_seen)),
                 _ if row.pid == OTHER_PID => {}
                 _ => {
                     row.missing_since.get_or_insert(now);
@@ -227,14 +238,11 @@ impl Processes {
         // A pid's newest row comes first: if the host side speaks of anyone, then of that one.
         for row in self.rows.values().rev() {
             let known = match known.entry(row.pid.0) {
-                std::collections::hash_map::Entry::Occupied(entry)
-                    if row.may_have_started_at(entry.get().start_time) =>
-                {
-                    Some(entry.remove())
-                }
+                std::collections::hash_map::Entry::Occupied(entry) if row.may_be(entry.get()) => Some(entry.remove()),
                 _ => None,
             };
-            let gone = known.is_none() && row.pid != OTHER_PID;
+            let missing = row.missing_since.is_some_and(|since| now.since(since) >= LOOK_UP);
+            let gone = known.is_none() && missing;
             let mut process = known.unwrap_or_else(|| match &row.identity {
                 Some(identity) => (**identity).clone(),
                 None => Process { pid: row.pid.0, command: row.comm.clone(), ..Process::default() },

@@ -55,7 +55,8 @@ fn a_process_that_was_never_looked_up_has_a_row_by_its_name() {
     bench.call(0.0, 1, "m", |exchange| exchange.comm = "curl".into());
     let frame = bench.frame(2.0);
     let row = &frame.processes[0];
-    assert_eq!((row.command.as_str(), row.exited, row.start_time), ("curl", true, None));
+    assert_eq!((row.command.as_str(), row.exited, row.start_time), ("curl", false, None));
+    assert!(bench.frame(4.0).processes[0].exited, "time enough to look it up has passed");
     assert_eq!(frame.requests.recent[0].command.as_str(), "curl");
     assert_eq!(pids(&bench.frame(61.0)), [100]);
     assert!(pids(&bench.frame(63.0)).is_empty());
@@ -89,6 +90,32 @@ fn a_pid_in_new_hands_is_another_process() {
         let commands: Vec<_> = frame.requests.recent.iter().map(|row| row.command.as_str()).collect();
         assert_eq!(commands, ["new", "new", "old"], "told: {told}");
     }
+}
+
+#[test]
+fn an_exit_that_overtakes_an_exchange_makes_no_second_process() {
+    let mut bench = Bench::new();
+    bench.call(0.0, 1, "m", |_| {});
+    bench.aggregator.process_exited(Pid(100), at(3.0));
+    bench.call(2.0, 2, "m", |_| {});
+    let requests = |frame: &Snapshot| -> Vec<(bool, u64)> {
+        frame.processes.iter().map(|row| (row.exited, row.as_client.as_ref().unwrap().requests_total)).collect()
+    };
+    assert_eq!(requests(&bench.frame(4.0)), [(true, 2)]);
+    bench.call(4.0, 3, "m", |_| {});
+    assert_eq!(requests(&bench.frame(5.0)).len(), 2);
+}
+
+#[test]
+fn a_process_that_ended_before_it_was_looked_up_does_not_take_the_next_ones_name() {
+    let mut bench = Bench::new();
+    bench.call(0.0, 1, "m", |exchange| exchange.comm = "curl".into());
+    bench.aggregator.process_exited(Pid(100), at(1.5));
+    bench.facts.processes = vec![process(100, "2026-11-22T12:00:02Z", "new")];
+    let frame = bench.frame(3.0);
+    let rows: Vec<_> = frame.processes.iter().map(|row| (row.command.as_str(), row.exited)).collect();
+    assert_eq!(rows, [("curl", true), ("new", false)]);
+    assert_eq!(frame.requests.recent[0].command.as_str(), "curl");
 }
 
 #[test]
