@@ -161,10 +161,12 @@ fn conditional() -> Result<Vec<(i64, Vec<SeccompRule>)>, seccompiler::BackendErr
     let empty_path = libc::AT_EMPTY_PATH as u64;
     let thread = libc::CLONE_THREAD as u64;
     // Reading and setting the terminal's modes and size; not TIOCSTI, which would type into the user's shell.
-    let terminal =
-        [libc::TCGETS, libc::TCSETS, libc::TCSETSW, libc::TCSETSF, libc::TIOCGWINSZ, libc::FIONBIO, libc::FIONREAD];
+    // rustix, and new C libraries, use the second form of the calls and do not fall back from EPERM.
+    let old = [libc::TCGETS, libc::TCSETS, libc::TCSETSW, libc::TCSETSF];
+    let new = [libc::TCGETS2, libc::TCSETS2, libc::TCSETSW2, libc::TCSETSF2];
+    let terminal = old.into_iter().chain(new).chain([libc::TIOCGWINSZ, libc::FIONBIO, libc::FIONREAD]);
     Ok(vec![
-        (libc::SYS_ioctl, terminal.into_iter().map(|call| is(1, word(), Eq, call as u64)).collect::<Result<_, _>>()?),
+        (libc::SYS_ioctl, terminal.map(|call| is(1, word(), Eq, call as u64)).collect::<Result<_, _>>()?),
         (libc::SYS_mmap, vec![is(2, long(), MaskedEq(executable), 0)?]),
         (libc::SYS_mprotect, vec![is(2, long(), MaskedEq(executable), 0)?]),
         (libc::SYS_clone, vec![is(0, long(), MaskedEq(thread), thread)?]),
