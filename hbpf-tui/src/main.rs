@@ -9,6 +9,7 @@ mod format;
 mod live;
 mod replay;
 mod rows;
+mod sets;
 mod summary;
 mod table;
 mod text;

@@ -2,14 +2,14 @@
 
 use std::fmt::Write as _;
 
-use hbpf_core::label::Label;
-use hbpf_core::snapshot::{Distribution, EndpointStats, Latency, LlmStats, Snapshot};
+use hbpf_core::snapshot::{Distribution, Latency, LlmStats, Snapshot};
 use hbpf_host::protocol::Group;
 
 use crate::format::{self, UNKNOWN, known};
 use crate::rows::{self, ProcessColumn, ProcessRow, RequestColumn, Span};
+use crate::sets;
 use crate::summary::{self, GroupState};
-use crate::table::{self, Align, Cell, Column, Tone};
+use crate::table::{self, Cell, Column};
 
 /// Most processes without model traffic that are listed: those that use most CPU.
 const IDLE_PROCESSES: usize = 10;
@@ -200,73 +200,14 @@ fn processes(out: &mut String, snapshot: &Snapshot, style: Style) {
     section(out, &title, &ProcessColumn::columns(), cells, style.width);
 }
 
-/// Columns about a set of exchanges, behind those that name the set.
-fn stats_columns() -> [Column; 8] {
-    use Align::Right;
-    [
-        Column::fixed("REQUESTS", Right, 8, 60),
-        Column::fixed("REQ/S", Right, 5, 70),
-        Column::fixed("FLY", Right, 4, 40),
-        Column::fixed("ERR", Right, 4, 80),
-        Column::fixed("TOK/S", Right, 6, 90),
-        Column::fixed("TOK IN", Right, 6, 50),
-        Column::fixed("TOKOUT", Right, 6, 55),
-        Column::fixed("TTFT50", Right, 6, 75),
-    ]
-}
-
-fn stats_cells(stats: &LlmStats) -> [Cell; 8] {
-    [
-        format::count(stats.requests_total),
-        known(stats.requests_per_second, format::rate),
-        format::count(stats.requests_in_flight),
-        format::count(stats.failed_total),
-        rows::output_rate(stats),
-        rows::input_total(stats),
-        rows::output_total(stats),
-        known(rows::first_token(&stats.latency.since_start).map(|d| d.p50), format::seconds),
-    ]
-    .map(Cell::number)
-}
-
 fn models(out: &mut String, snapshot: &Snapshot, width: Option<usize>) {
-    let names = [Column::flexible("PROVIDER", 10, 20, 65), Column::flexible("MODEL", 16, 48, 100)];
-    let columns: Vec<Column> = names.into_iter().chain(stats_columns()).collect();
-    let row = |model: &hbpf_core::snapshot::Model| {
-        let name = known(model.model.as_ref(), Label::to_string);
-        let names = [model.provider.to_string(), name].map(|text| Cell::new(text, Tone::Plain));
-        names.into_iter().chain(stats_cells(&model.stats)).collect()
-    };
-    section(out, "Models", &columns, snapshot.models.iter().map(row).collect(), width);
+    let cells = snapshot.models.iter().map(sets::model_cells).collect();
+    section(out, "Models", &sets::model_columns(), cells, width);
 }
 
 fn endpoints(out: &mut String, snapshot: &Snapshot, width: Option<usize>) {
-    let names = [
-        Column::flexible("ENDPOINT", 16, 48, 100),
-        Column::fixed("TLS", Align::Left, 3, 30),
-        Column::fixed("LEFT", Align::Right, 6, 20),
-    ];
-    let columns: Vec<Column> = names.into_iter().chain(stats_columns()).collect();
-    let row = |endpoint: &EndpointStats| {
-        let tls = if endpoint.tls { "yes" } else { "no" };
-        let left = endpoint.rate_limit.as_ref().and_then(|limit| limit.remaining_tokens);
-        let names = [endpoint_name(endpoint), tls.to_owned(), known(left, format::count)];
-        names.map(|text| Cell::new(text, Tone::Plain)).into_iter().chain(stats_cells(&endpoint.stats)).collect()
-    };
-    section(out, "Endpoints", &columns, snapshot.endpoints.iter().map(row).collect(), width);
-}
-
-/// Host, or address where no name is known, with the port.
-fn endpoint_name(endpoint: &EndpointStats) -> String {
-    let address = endpoint.address.map(|address| match address {
-        std::net::IpAddr::V4(address) => address.to_string(),
-        std::net::IpAddr::V6(address) => format!("[{address}]"),
-    });
-    let name = endpoint.host.as_ref().map(Label::to_string).or(address).unwrap_or_else(|| UNKNOWN.to_owned());
-    match endpoint.port {
-        Some(port) => format!("{name}:{port}"),
-        None => name,
-    }
+    let cells = snapshot.endpoints.iter().map(sets::endpoint_cells).collect();
+    section(out, "Endpoints", &sets::endpoint_columns(), cells, width);
 }
 
 #[cfg(test)]

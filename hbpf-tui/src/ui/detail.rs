@@ -7,7 +7,7 @@ use ratatui::layout::Rect;
 
 use super::chart::{self, Histogram};
 use super::layout;
-use super::paint::{Painter, Piece};
+use super::paint::{self, Painter, Piece};
 use super::state::State;
 use crate::format::{self, UNKNOWN, estimated, known};
 use crate::rows::{self, Identity, ProcessRow, Span};
@@ -15,6 +15,9 @@ use crate::table::Tone;
 
 /// Between two histograms.
 const HISTOGRAM_GAP: u16 = 2;
+
+/// A value cut to less says nothing.
+const MIN_CUT_VALUE: usize = 8;
 
 /// A named value.
 type Fact = (&'static str, String, Tone);
@@ -32,7 +35,12 @@ pub(crate) fn process(painter: &mut Painter<'_>, area: Rect, state: &State, want
     let stats = role.and_then(|role| rows::stats(process, role));
     let lines = process_facts(process, stats);
     let areas = layout::detail(area, lines.len() as u16);
-    painter.rule(layout::line(areas.facts, 0), &title(process, role), &notes(process, role), true);
+    painter.rule(
+        layout::line(areas.facts, 0),
+        &title(process, role),
+        &notes(process, role, state.span, painter.theme.symbols.separator),
+        true,
+    );
     for (index, facts) in (1_u16..).zip(&lines) {
         fact_line(painter, layout::line(areas.facts, index), facts);
     }
@@ -43,17 +51,38 @@ pub(crate) fn process(painter: &mut Painter<'_>, area: Rect, state: &State, want
             painter.text(layout::line(areas.histograms, 0), 1, "no model traffic of this process was seen", style);
         }
     }
+    let requests = requests_of(state, process);
+    painter.rule(layout::line(areas.requests, 0), &format!("Its requests {}", requests.len()), "", false);
+    let height = usize::from(areas.requests.height.saturating_sub(2));
+    let top = state.scroll.min(requests.len().saturating_sub(height));
+    super::tables::request_rows(painter, areas.requests, &requests, top, None);
+}
+
+fn requests_of<'a>(state: &'a State, process: &Process) -> Vec<&'a Request> {
     let own = |request: &&Request| {
         request.pid == Some(process.pid)
             && (request.start_time.is_none()
                 || process.start_time.is_none()
                 || request.start_time == process.start_time)
     };
-    let requests: Vec<&Request> = state.requests().filter(own).collect();
-    painter.rule(layout::line(areas.requests, 0), &format!("Its requests {}", requests.len()), "", false);
+    state.requests().filter(own).collect()
+}
+
+/// How far the page of a process can be scrolled.
+pub(crate) fn process_scroll(area: Rect, state: &State, wanted: &Identity) -> usize {
+    let rows = state.snapshot().map(ProcessRow::all).unwrap_or_default();
+    let Some(row) = rows.iter().find(|row| rows::identity(row.process) == *wanted) else { return 0 };
+    let stats = state.shown_role(row).and_then(|role| rows::stats(row.process, role));
+    let areas = layout::detail(area, process_facts(row.process, stats).len() as u16);
     let height = usize::from(areas.requests.height.saturating_sub(2));
-    let top = state.scroll.min(requests.len().saturating_sub(height));
-    super::tables::request_rows(painter, areas.requests, &requests, top, None);
+    requests_of(state, row.process).len().saturating_sub(height)
+}
+
+/// How far the page of a request can be scrolled.
+pub(crate) fn request_scroll(area: Rect, state: &State, wanted: &str) -> usize {
+    let request = state.requests().find(|request| request.id == wanted);
+    let lines = request.map_or(0, |request| whole_request(request).len());
+    lines.saturating_sub(usize::from(area.height.saturating_sub(1)))
 }
 
 fn title(process: &Process, role: Option<Role>) -> String {
@@ -65,10 +94,17 @@ fn title(process: &Process, role: Option<Role>) -> String {
     format!("{} {}{role}", process.pid, process.command)
 }
 
-fn notes(process: &Process, role: Option<Role>) -> String {
+fn notes(process: &Process, role: Option<Role>, span: Span, separator: &str) -> String {
+    let span = match span {
+        Span::Window => "latency over the window",
+        Span::SinceStart => "latency since start",
+    };
     match role {
-        Some(_) if process.as_client.is_some() && process.as_server.is_some() => "s shows its other role".to_owned(),
-        _ => String::new(),
+        None => String::new(),
+        Some(_) if process.as_client.is_some() && process.as_server.is_some() => {
+            format!("{span}{separator}s: other role")
+        }
+        Some(_) => span.to_owned(),
     }
 }
 
@@ -88,13 +124,13 @@ fn process_facts(process: &Process, stats: Option<&LlmStats>) -> Vec<Vec<Fact>> 
             plain("memory", known(process.resident_bytes, format::bytes)),
             plain("threads", known(process.threads, |n| n.to_string())),
             ("tls", rows::tls_text(visibility).to_owned(), rows::tls_tone(visibility.tls)),
-            plain("library", known(visibility.library.as_ref(), Label::to_string)),
             plain("seen", format::bytes(visibility.bytes_seen)),
         ],
     ];
     if visibility.bytes_missed > 0 {
         lines[1].push(("missed", format::bytes(visibility.bytes_missed), Tone::Bad));
     }
+    lines[1].push(plain("library", known(visibility.library.as_ref(), Label::to_string)));
     if let Some(reason) = &visibility.reason {
         lines.push(vec![("why not all", reason.replace(char::is_control, " "), Tone::Warn)]);
     }
@@ -115,9 +151,12 @@ fn process_facts(process: &Process, stats: Option<&LlmStats>) -> Vec<Vec<Fact>> 
 
 fn request_facts(stats: &LlmStats) -> Vec<Fact> {
     let alarm = |value, tone| if value > 0 { tone } else { Tone::Dim };
+    let requests = match stats.requests_per_second {
+        Some(rate) => format!("{} at {}/s", format::count(stats.requests_total), format::rate(rate)),
+        None => format::count(stats.requests_total),
+    };
     vec![
-        ("requests", format::count(stats.requests_total), Tone::Plain),
-        ("per second", known(stats.requests_per_second, format::rate), Tone::Plain),
+        ("requests", requests, Tone::Plain),
         ("in flight", format::count(stats.requests_in_flight), Tone::Plain),
         ("failed", format::count(stats.failed_total), alarm(stats.failed_total, Tone::Bad)),
         ("abandoned", format::count(stats.abandoned_total), alarm(stats.abandoned_total, Tone::Warn)),
@@ -129,33 +168,38 @@ fn request_facts(stats: &LlmStats) -> Vec<Fact> {
 fn token_facts(stats: &LlmStats) -> Vec<Fact> {
     let count = |value| known(value, format::count);
     let tokens = &stats.tokens;
+    let progress = stats.tokens_in_progress.output;
+    let output = format!("{} at {}/s", rows::output_total(stats), rows::output_rate(stats));
     vec![
-        ("tokens in", rows::input_total(stats), Tone::Plain),
+        ("tokens out", output, Tone::Plain),
+        ("in", rows::input_total(stats), Tone::Plain),
         ("cached", count(tokens.cached_input), Tone::Plain),
-        ("cache written", count(tokens.cache_creation_input), Tone::Plain),
-        ("out", rows::output_total(stats), Tone::Plain),
+        ("running", estimated(format::count(progress), progress > 0), Tone::Plain),
         ("reasoning", count(tokens.reasoning), Tone::Plain),
-        ("running", estimated(format::count(stats.tokens_in_progress.output), true), Tone::Plain),
-        ("out/s", rows::output_rate(stats), Tone::Plain),
+        ("cache written", count(tokens.cache_creation_input), Tone::Plain),
     ]
 }
 
-/// Names dim, values as they are, as many as fit.
+/// Names dim, values as they are. What does not fit is left out whole; only the last value of a line, which is its
+/// longest, may be cut.
 fn fact_line(painter: &mut Painter<'_>, area: Rect, facts: &[Fact]) {
+    let room = usize::from(area.width);
     let mut pieces = vec![painter.piece(" ", Tone::Plain)];
-    for (name, value, tone) in facts {
-        pieces.push(painter.piece(format!("{name} "), Tone::Dim));
-        pieces.push(painter.piece(format!("{value}  "), *tone));
+    for (index, (name, value, tone)) in facts.iter().enumerate() {
+        let pair = [painter.piece(format!("{name} "), Tone::Dim), painter.piece(value.as_str(), *tone)];
+        let used = paint::width(&pieces);
+        let fits = used + paint::width(&pair) <= room;
+        let worth_cutting = index + 1 == facts.len() && used + pair[0].width() + MIN_CUT_VALUE <= room;
+        if fits || worth_cutting {
+            pieces.extend(pair);
+            pieces.push(painter.piece("  ", Tone::Plain));
+        }
     }
     painter.pieces(area, &pieces);
 }
 
 fn histograms(painter: &mut Painter<'_>, area: Rect, stats: &LlmStats, span: Span) {
     let latency = span.of(stats);
-    let span = match span {
-        Span::Window => "window",
-        Span::SinceStart => "since start",
-    };
     let panels = [
         ("First token", rows::first_token(latency)),
         ("Inter-token", rows::inter_token(latency)),
@@ -167,12 +211,12 @@ fn histograms(painter: &mut Painter<'_>, area: Rect, stats: &LlmStats, span: Spa
         let x = area.x.saturating_add(index * (width + HISTOGRAM_GAP));
         // The last panel takes what the division left over.
         let width = if index + 1 == count { area.right().saturating_sub(x) } else { width };
-        histogram(painter, Rect { x, width, ..area }, title, span, distribution);
+        histogram(painter, Rect { x, width, ..area }, title, distribution);
     }
 }
 
-fn histogram(painter: &mut Painter<'_>, area: Rect, title: &str, span: &str, distribution: Option<&Distribution>) {
-    painter.rule(layout::line(area, 0), title, span, false);
+fn histogram(painter: &mut Painter<'_>, area: Rect, title: &str, distribution: Option<&Distribution>) {
+    painter.rule(layout::line(area, 0), title, "", false);
     let Some(d) = distribution.filter(|d| d.count > 0) else {
         let style = painter.theme.tone(Tone::Dim);
         painter.text(layout::line(area, 1), 1, "nothing measured", style);

@@ -23,10 +23,23 @@ pub(crate) fn draw(buffer: &mut Buffer, state: &State, theme: &Theme) {
             tables::processes(&mut painter, main.processes, state);
             tables::requests(&mut painter, main.requests, state);
         }
+        (None, Page::Models) => tables::models(&mut painter, areas.body, state),
         (None, Page::Process(identity)) => detail::process(&mut painter, areas.body, state, identity),
         (None, Page::Request(id)) => detail::request(&mut painter, areas.body, state, id),
     }
     footer(&mut painter, areas.footer, state);
+}
+
+/// How far what is shown can be scrolled.
+pub(crate) fn scroll_limit(state: &State) -> usize {
+    let area = layout::page(state.size, header::height(state)).body;
+    match (&state.overlay, &state.page) {
+        (Some(overlay), _) => overlay::scroll(area, state, *overlay),
+        (None, Page::Main) => 0,
+        (None, Page::Models) => tables::models_scroll(area, state),
+        (None, Page::Process(identity)) => detail::process_scroll(area, state, identity),
+        (None, Page::Request(id)) => detail::request_scroll(area, state, id),
+    }
 }
 
 /// The keys that make sense here, the most useful first, as many as fit.
@@ -39,9 +52,10 @@ fn footer(painter: &mut Painter<'_>, area: Rect, state: &State) {
             ("Enter", "details"),
             ("Tab", "focus"),
             ("< >", "sort"),
-            ("r", "reverse"),
+            ("m", "models"),
             ("Space", "pause"),
             ("w", "window"),
+            ("r", "reverse"),
             ("a", "idle"),
             ("1 2", "probes"),
             ("e", "problems"),
@@ -55,7 +69,9 @@ fn footer(painter: &mut Painter<'_>, area: Rect, state: &State) {
             ("Space", "pause"),
             ("Up Down", "scroll"),
         ],
-        (None, Page::Request(_)) => &[("?", "help"), ("q", "quit"), ("Esc", "back"), ("Up Down", "scroll")],
+        (None, Page::Models | Page::Request(_)) => {
+            &[("?", "help"), ("q", "quit"), ("Esc", "back"), ("Up Down", "scroll")]
+        }
     };
     let mut pieces = vec![painter.piece(" ", Tone::Plain)];
     for (key, text) in keys {

@@ -40,6 +40,7 @@ fn of_key(key: &KeyEvent) -> Option<Action> {
         KeyCode::Char('r' | 'I') => Action::SortInvert,
         KeyCode::Char('w') => Action::ToggleSpan,
         KeyCode::Char('s') => Action::ToggleRole,
+        KeyCode::Char('m') => Action::ToggleModels,
         KeyCode::Char('a') => Action::ToggleIdle,
         _ => return None,
     })

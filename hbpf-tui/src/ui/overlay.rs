@@ -10,7 +10,7 @@ use crate::summary;
 use crate::table::Tone;
 
 /// Keys and what they do; an empty key continues the line above or explains.
-const HELP: [(&str, &str); 29] = [
+const HELP: [(&str, &str); 31] = [
     ("Up Down PgUp PgDn", "move the selection (also k j); Home follows the top row"),
     ("Enter", "details of the selected process or request"),
     ("Esc", "back"),
@@ -20,6 +20,7 @@ const HELP: [(&str, &str); 29] = [
     ("a", "show or hide processes without model traffic"),
     ("w", "latencies over the window or since the start"),
     ("s", "in a process's details: its other role"),
+    ("m", "models and endpoints"),
     ("1 2", "switch a group of probes on or off"),
     ("Space p", "freeze the view; collection goes on"),
     ("e", "problems and findings in full"),
@@ -38,6 +39,7 @@ const HELP: [(&str, &str); 29] = [
     ("CPU%", "100 is one core"),
     ("TLS", "no tls: it loads no TLS library; seen: its traffic can be read"),
     ("", "partial, BLIND: not all, or none; the details say why"),
+    ("LEFT", "tokens left of an endpoint's quota, by its latest answer"),
     ("IDLE", "time since the latest token of a running answer"),
     ("END", "error, or why the answer ended"),
 ];
@@ -63,7 +65,21 @@ fn help(painter: &Painter<'_>) -> Vec<Vec<Piece>> {
     HELP.iter().map(line).collect()
 }
 
+/// How far an overlay can be scrolled.
+pub(crate) fn scroll(area: Rect, state: &State, overlay: Overlay) -> usize {
+    let lines = match overlay {
+        Overlay::Help => HELP.len(),
+        Overlay::Problems => problem_lines(state).len(),
+    };
+    lines.saturating_sub(usize::from(area.height.saturating_sub(1)))
+}
+
 fn problems(painter: &Painter<'_>, state: &State) -> Vec<Vec<Piece>> {
+    let line = |(text, tone): (String, Tone)| vec![painter.piece(format!(" {text}"), tone)];
+    problem_lines(state).into_iter().map(line).collect()
+}
+
+fn problem_lines(state: &State) -> Vec<(String, Tone)> {
     let Some(snapshot) = state.snapshot() else { return Vec::new() };
     let mut texts: Vec<(String, Tone)> = Vec::new();
     texts.extend(summary::problems(snapshot).into_iter().map(|text| (text, Tone::Warn)));
@@ -75,11 +91,8 @@ fn problems(painter: &Painter<'_>, state: &State) -> Vec<Vec<Piece>> {
         texts.push(("none".to_owned(), Tone::Dim));
     }
     let width = usize::from(state.size.0).saturating_sub(2).max(1);
-    texts
-        .iter()
-        .flat_map(|(text, tone)| wrap(text, width).into_iter().map(|line| (line, *tone)))
-        .map(|(line, tone)| vec![painter.piece(format!(" {line}"), tone)])
-        .collect()
+    let wrapped = |(text, tone): &(String, Tone)| wrap(text, width).into_iter().map(|line| (line, *tone)).collect();
+    texts.iter().flat_map::<Vec<_>, _>(wrapped).collect()
 }
 
 /// Breaks text between words, or within a word that is longer than a line.

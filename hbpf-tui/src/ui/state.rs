@@ -6,6 +6,7 @@ use hbpf_core::exchange::Role;
 use hbpf_core::snapshot::{Request, Snapshot};
 use hbpf_host::protocol::Group;
 
+use super::draw;
 use super::history::History;
 use super::layout::{self, MainAreas};
 use crate::feed::Update;
@@ -25,6 +26,7 @@ pub(crate) enum Source {
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Page {
     Main,
+    Models,
     Process(Identity),
     Request(String),
 }
@@ -73,6 +75,7 @@ pub(crate) enum Action {
     ToggleSpan,
     ToggleRole,
     ToggleIdle,
+    ToggleModels,
     Show(Overlay),
 }
 
@@ -252,6 +255,10 @@ impl State {
             Action::ToggleSpan => self.span = self.span.other(),
             Action::ToggleRole => self.other_role = !self.other_role,
             Action::ToggleIdle => self.show_idle = !self.show_idle,
+            Action::ToggleModels => {
+                self.page = if self.page == Page::Models { Page::Main } else { Page::Models };
+                self.scroll = 0;
+            }
             Action::Show(overlay) => {
                 self.overlay = if self.overlay == Some(overlay) { None } else { Some(overlay) };
                 self.scroll = 0;
@@ -369,6 +376,7 @@ impl State {
                 all.iter().map(|row| row.index).collect()
             }
         };
+        self.scroll = self.scroll.min(draw::scroll_limit(self));
         let areas = self.main_areas();
         let keys = self.process_keys();
         self.processes.settle(&keys, areas.process_rows());

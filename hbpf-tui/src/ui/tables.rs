@@ -1,12 +1,13 @@
 //! The process table and the request table.
 
-use hbpf_core::snapshot::Request;
+use hbpf_core::snapshot::{Request, Snapshot};
 use ratatui::layout::Rect;
 
 use super::layout;
 use super::paint::Painter;
 use super::state::{Focus, State};
 use crate::rows::{ProcessColumn, ProcessRow, RequestColumn, Span};
+use crate::sets;
 use crate::summary;
 use crate::table::{self, Cell, Column, Placed, Tone};
 
@@ -100,6 +101,46 @@ pub(crate) fn request_rows(
             let cell = RequestColumn::ALL[place.index].cell(request);
             let cell = if request.phase.is_final() { Cell { tone: faded(cell.tone), ..cell } } else { cell };
             body_cell(painter, layout::line(area, line), &columns, place, &cell, style);
+        }
+    }
+}
+
+/// Models, and below them endpoints; both scroll.
+pub(crate) fn models(painter: &mut Painter<'_>, area: Rect, state: &State) {
+    let Some(snapshot) = state.snapshot() else { return };
+    let models = snapshot.models.iter().map(sets::model_cells).collect::<Vec<_>>();
+    let endpoints = snapshot.endpoints.iter().map(sets::endpoint_cells).collect::<Vec<_>>();
+    let [top, rest] = models_areas(area, snapshot);
+    set(painter, top, &format!("Models {}", models.len()), &sets::model_columns(), &models, state.scroll);
+    set(painter, rest, &format!("Endpoints {}", endpoints.len()), &sets::endpoint_columns(), &endpoints, state.scroll);
+}
+
+/// Each table gets what it needs, or half.
+fn models_areas(area: Rect, snapshot: &Snapshot) -> [Rect; 2] {
+    let wanted = |rows: usize| u16::try_from(rows).unwrap_or(u16::MAX).saturating_add(3);
+    let free = area.height.saturating_sub(wanted(snapshot.endpoints.len()));
+    let height = wanted(snapshot.models.len()).min(free.max(area.height / 2));
+    let mut rest = area;
+    [layout::split_top(&mut rest, height), rest]
+}
+
+/// How far the models page can be scrolled.
+pub(crate) fn models_scroll(area: Rect, state: &State) -> usize {
+    let Some(snapshot) = state.snapshot() else { return 0 };
+    let [top, rest] = models_areas(area, snapshot);
+    let hidden = |area: Rect, rows: usize| rows.saturating_sub(usize::from(area.height.saturating_sub(2)));
+    hidden(top, snapshot.models.len()).max(hidden(rest, snapshot.endpoints.len()))
+}
+
+fn set(painter: &mut Painter<'_>, area: Rect, title: &str, columns: &[Column], rows: &[Vec<Cell>], scroll: usize) {
+    painter.rule(layout::line(area, 0), title, "", true);
+    let placed = table::fit(columns, usize::from(area.width));
+    head(painter, layout::line(area, 1), columns, &placed, None);
+    let height = usize::from(area.height.saturating_sub(2));
+    let top = scroll.min(rows.len().saturating_sub(height));
+    for (line, row) in (2_u16..).zip(rows.iter().skip(top).take(height)) {
+        for place in &placed {
+            body_cell(painter, layout::line(area, line), columns, place, &row[place.index], None);
         }
     }
 }

@@ -82,6 +82,15 @@ fn process_page() {
 }
 
 #[test]
+fn models_page() {
+    let mut state = watched((80, 24));
+    state.apply(Action::ToggleModels);
+    insta::assert_snapshot!(screen(&state));
+    state.apply(Action::Back);
+    assert_eq!(state.page, Page::Main);
+}
+
+#[test]
 fn before_the_first_sample() {
     insta::assert_snapshot!(screen(&State::new(Source::Live, (80, 24))));
 }
@@ -120,7 +129,8 @@ fn ascii_terminals_get_ascii() {
 
 #[test]
 fn no_size_panics() {
-    let actions: [&[Action]; 6] = [
+    let actions: [&[Action]; 7] = [
+        &[Action::ToggleModels, Action::Move(Motion::End)],
         &[],
         &[Action::SwitchFocus, Action::Move(Motion::End)],
         &[Action::Open, Action::Move(Motion::End)],
@@ -302,9 +312,9 @@ fn a_proxy_shows_each_role_apart() {
         state.apply(Action::Move(Motion::Down));
     }
     state.apply(Action::Open);
-    assert!(screen(&state).contains("as server") && screen(&state).contains("requests 700"));
+    assert!(screen(&state).contains("as server") && screen(&state).contains("requests 700 "));
     state.apply(Action::ToggleRole);
-    assert!(screen(&state).contains("as client") && screen(&state).contains("requests 640"));
+    assert!(screen(&state).contains("as client") && screen(&state).contains("requests 640 "));
 }
 
 #[test]
@@ -314,6 +324,20 @@ fn an_end_of_the_collection_is_said_and_the_last_view_stays() {
     let screen = screen(&state);
     assert!(screen.contains("ENDED") && screen.contains("collection has ended: the helper is gone"), "{screen}");
     assert!(screen.contains("vllm serve"));
+}
+
+#[test]
+fn scrolling_ends_where_the_text_ends() {
+    let mut state = watched((80, 24));
+    state.apply(Action::Show(Overlay::Help));
+    let top = screen(&state);
+    state.apply(Action::Move(Motion::End));
+    let end = screen(&state);
+    assert!(!top.contains("why the answer ended") && end.contains("why the answer ended"), "{end}");
+    state.apply(Action::Move(Motion::Up));
+    assert_ne!(screen(&state), end, "one step back is one step back");
+    state.apply(Action::Move(Motion::Home));
+    assert_eq!(screen(&state), top);
 }
 
 #[test]

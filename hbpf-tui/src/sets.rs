@@ -1,0 +1,85 @@
+//! What the tables show of models and endpoints: sets of exchanges with their statistics.
+
+use hbpf_core::label::Label;
+use hbpf_core::snapshot::{EndpointStats, LlmStats, Model};
+
+use crate::format::{self, UNKNOWN, known};
+use crate::rows;
+use crate::table::{Align, Cell, Column, Tone};
+
+/// Columns about a set of exchanges, behind those that name the set.
+fn stats_columns() -> [Column; 8] {
+    use Align::Right;
+    [
+        Column::fixed("REQUESTS", Right, 8, 60),
+        Column::fixed("REQ/S", Right, 5, 70),
+        Column::fixed("FLY", Right, 4, 40),
+        Column::fixed("ERR", Right, 4, 80),
+        Column::fixed("TOK/S", Right, 6, 90),
+        Column::fixed("TOK IN", Right, 6, 50),
+        Column::fixed("TOKOUT", Right, 6, 55),
+        Column::fixed("TTFT50", Right, 6, 75),
+    ]
+}
+
+fn stats_cells(stats: &LlmStats) -> [Cell; 8] {
+    [
+        format::count(stats.requests_total),
+        known(stats.requests_per_second, format::rate),
+        format::count(stats.requests_in_flight),
+        format::count(stats.failed_total),
+        rows::output_rate(stats),
+        rows::input_total(stats),
+        rows::output_total(stats),
+        known(rows::first_token(&stats.latency.since_start).map(|d| d.p50), format::seconds),
+    ]
+    .map(Cell::number)
+}
+
+/// Columns of the model table.
+pub(crate) fn model_columns() -> Vec<Column> {
+    let names = [Column::flexible("PROVIDER", 10, 20, 65), Column::flexible("MODEL", 20, 48, 100)];
+    names.into_iter().chain(stats_columns()).collect()
+}
+
+/// A model's row.
+pub(crate) fn model_cells(model: &Model) -> Vec<Cell> {
+    let name = known(model.model.as_ref(), Label::to_string);
+    let names = [Cell::new(model.provider.as_str(), Tone::Plain), Cell::new(name, Tone::Accent)];
+    names.into_iter().chain(stats_cells(&model.stats)).collect()
+}
+
+/// Columns of the endpoint table.
+pub(crate) fn endpoint_columns() -> Vec<Column> {
+    let names = [
+        Column::flexible("ENDPOINT", 22, 48, 100),
+        Column::fixed("TLS", Align::Left, 3, 30),
+        Column::fixed("LEFT", Align::Right, 6, 20),
+    ];
+    names.into_iter().chain(stats_columns()).collect()
+}
+
+/// An endpoint's row.
+pub(crate) fn endpoint_cells(endpoint: &EndpointStats) -> Vec<Cell> {
+    let tls = if endpoint.tls { "yes" } else { "no" };
+    let left = endpoint.rate_limit.as_ref().and_then(|limit| limit.remaining_tokens);
+    let names = [
+        Cell::new(endpoint_name(endpoint), Tone::Strong),
+        Cell::new(tls, Tone::Plain),
+        Cell::number(known(left, format::count)),
+    ];
+    names.into_iter().chain(stats_cells(&endpoint.stats)).collect()
+}
+
+/// Host, or address where no name is known, with the port.
+fn endpoint_name(endpoint: &EndpointStats) -> String {
+    let address = endpoint.address.map(|address| match address {
+        std::net::IpAddr::V4(address) => address.to_string(),
+        std::net::IpAddr::V6(address) => format!("[{address}]"),
+    });
+    let name = endpoint.host.as_ref().map(Label::to_string).or(address).unwrap_or_else(|| UNKNOWN.to_owned());
+    match endpoint.port {
+        Some(port) => format!("{name}:{port}"),
+        None => name,
+    }
+}
