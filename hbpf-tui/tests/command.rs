@@ -1,0 +1,168 @@
+//! The built `hbpf` as a user runs it: exit codes, what goes to which stream, and the terminal it gives back.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Command, ExitStatus, Output, Stdio};
+
+use nix::pty::{Winsize, openpty};
+use nix::sys::signal::{Signal, kill};
+use nix::sys::termios::{Termios, tcgetattr};
+use nix::unistd::Pid;
+
+/// A recording of two frames, ten milliseconds apart.
+const RECORDING: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/two-frames.ndjson");
+
+fn hbpf(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_hbpf"));
+    command.args(arguments).env("LANG", "C.UTF-8").env_remove("LC_ALL").env_remove("NO_COLOR").stdin(Stdio::null());
+    command
+}
+
+fn output(arguments: &[&str]) -> Output {
+    hbpf(arguments).output().expect("hbpf runs")
+}
+
+fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).expect("UTF-8")
+}
+
+#[test]
+fn without_arguments_it_explains_itself() {
+    let output = output(&[]);
+    assert!(output.status.success());
+    assert!(text(&output.stdout).contains("Usage: hbpf") && output.stderr.is_empty());
+}
+
+#[test]
+fn a_mistake_is_bad_usage_and_leaves_standard_output_alone() {
+    for arguments in
+        [&["top", "--interval", "0"][..], &["snapshot", "--format", "xml"], &["snapshot", "-n", "0"], &["tpo"]]
+    {
+        let output = output(arguments);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+        assert!(output.stdout.is_empty() && text(&output.stderr).starts_with("error: "), "{arguments:?}");
+    }
+}
+
+#[test]
+fn the_schema_needs_nothing() {
+    let output = output(&["snapshot", "--schema"]);
+    assert!(output.status.success());
+    assert!(text(&output.stdout).contains("\"tokens_in_progress\""));
+}
+
+#[test]
+fn batch_plays_a_recording_as_plain_text() {
+    let output = output(&["top", "--batch", "--replay", RECORDING]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let frames = text(&output.stdout);
+    assert_eq!(frames.matches("\nProcesses").count(), 2);
+    assert!(!frames.contains('\u{1b}'), "no terminal control");
+    let one = self::output(&["top", "--batch", "-n", "1", "--replay", RECORDING]);
+    assert_eq!(text(&one.stdout).matches("\nProcesses").count(), 1);
+}
+
+#[test]
+fn what_cannot_be_played_is_an_error() {
+    let output = output(&["top", "--batch", "--replay", "/nonexistent"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).starts_with("hbpf: cannot open /nonexistent"), "{}", text(&output.stderr));
+    let mut file = tempfile::NamedTempFile::new().expect("a file");
+    file.write_all(b"{}\n").expect("written");
+    let path = file.path().to_str().expect("a path");
+    let output = self::output(&["top", "--batch", "--replay", path]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("line 1 is not a snapshot"), "{}", text(&output.stderr));
+}
+
+#[test]
+fn the_live_view_wants_a_terminal_and_says_what_to_use_without() {
+    let output = output(&["top", "--replay", RECORDING]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(output.stdout.is_empty() && text(&output.stderr).contains("--batch"));
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_error() {
+    let mut child = hbpf(&["top", "--batch", "--replay", RECORDING])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("hbpf runs");
+    drop(child.stdout.take());
+    let output = child.wait_with_output().expect("hbpf ends");
+    assert!(output.status.success(), "{:?}", output.status);
+    assert_eq!(text(&output.stderr), "");
+}
+
+/// A terminal with `hbpf` on it.
+struct Session {
+    child: std::process::Child,
+    screen: BufReader<File>,
+    keyboard: File,
+    /// Kept open, so that the terminal outlives its user.
+    terminal: OwnedFd,
+    before: Termios,
+}
+
+impl Session {
+    fn start() -> Self {
+        let size = Winsize { ws_row: 24, ws_col: 80, ws_xpixel: 0, ws_ypixel: 0 };
+        let pty = openpty(Some(&size), None).expect("a pseudo terminal");
+        let before = tcgetattr(&pty.slave).expect("its modes");
+        let end = || Stdio::from(pty.slave.try_clone().expect("a descriptor"));
+        let child =
+            hbpf(&["top", "--replay", RECORDING]).stdin(end()).stdout(end()).stderr(end()).spawn().expect("hbpf runs");
+        let keyboard = File::from(pty.master.try_clone().expect("a descriptor"));
+        let screen = BufReader::new(File::from(pty.master));
+        let mut session = Self { child, screen, keyboard, terminal: pty.slave, before };
+        session.read_until("end of the recording");
+        assert_ne!(tcgetattr(&session.terminal).expect("modes"), session.before, "raw mode is on");
+        session
+    }
+
+    /// Reads what is drawn until a text has come.
+    fn read_until(&mut self, wanted: &str) {
+        let mut seen = Vec::new();
+        while !String::from_utf8_lossy(&seen).contains(wanted) {
+            // Escape sequences split the output finely enough for this to return after each.
+            let read = self.screen.read_until(0x1b, &mut seen).expect("output");
+            assert!(read > 0, "the terminal was closed before {wanted:?} came");
+        }
+    }
+
+    /// Waits for the end, and checks that the terminal is as it was.
+    fn ended(mut self) -> ExitStatus {
+        let status = self.child.wait().expect("it ends");
+        assert_eq!(tcgetattr(&self.terminal).expect("modes"), self.before, "the modes are restored");
+        drop(self.terminal);
+        // With its last user gone, reading ends (with an error, on Linux) behind what was written.
+        let mut rest = Vec::new();
+        let _ = self.screen.read_to_end(&mut rest);
+        let rest = String::from_utf8_lossy(&rest).into_owned();
+        let left = rest.rfind("\u{1b}[?1049l").expect("the alternate screen is left");
+        assert!(rest[left..].contains("\u{1b}[?25h"), "the cursor is back: {rest:?}");
+        status
+    }
+}
+
+#[test]
+fn the_terminal_is_given_back_when_the_user_leaves() {
+    for key in [&b"q"[..], b"\x03"] {
+        let mut session = Session::start();
+        session.keyboard.write_all(key).expect("a key");
+        assert_eq!(session.ended().code(), Some(0));
+    }
+}
+
+#[test]
+fn the_terminal_is_given_back_on_signals() {
+    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
+        let session = Session::start();
+        kill(Pid::from_raw(session.child.id() as i32), signal).expect("a signal");
+        let status = session.ended();
+        assert_eq!((status.signal(), status.code()), (None, Some(0)), "{signal}");
+    }
+}
