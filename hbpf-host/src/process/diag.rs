@@ -1,0 +1,173 @@
+//! Socket inodes, from the kernel's socket diagnosis or from the tables under `/proc/PID/net`.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::Path;
+
+use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, socket};
+
+use super::files;
+
+/// Longest table that is read, at 150 bytes a connection.
+const MAX_TABLE_BYTES: usize = 16 * 1024 * 1024;
+
+/// `TCP_LISTEN`: a look-up that finds no connection answers with the listener.
+const LISTEN: u8 = 10;
+
+/// Both ends of a connection, this side first. IPv4 within IPv6 is written as IPv4.
+pub(super) type Ends = (SocketAddr, SocketAddr);
+
+pub(super) fn ends(local: SocketAddr, remote: SocketAddr) -> Ends {
+    let plain = |address: SocketAddr| SocketAddr::new(address.ip().to_canonical(), address.port());
+    (plain(local), plain(remote))
+}
+
+/// A question to the kernel about one connection in this process's network namespace.
+#[derive(Debug)]
+pub(super) struct Diag(OwnedFd);
+
+impl Diag {
+    pub(super) fn open() -> Option<Self> {
+        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+        socket(AddressFamily::Netlink, SockType::Datagram, flags, SockProtocol::NetlinkSockDiag).ok().map(Self)
+    }
+
+    /// Inode of the connection's socket. A cookie of 0 is not compared.
+    pub(super) fn inode(&self, ends: Ends, cookie: u64) -> Option<u64> {
+        // What answers an earlier question that was given up is not for this one.
+        let mut buffer = [0; 1024];
+        let fd = self.0.as_raw_fd();
+        while recv(fd, &mut buffer, MsgFlags::MSG_DONTWAIT).is_ok() {}
+        send(fd, &request(ends, cookie), MsgFlags::MSG_DONTWAIT).ok()?;
+        // The kernel answers within the call above.
+        let length = recv(fd, &mut buffer, MsgFlags::MSG_DONTWAIT).ok()?;
+        response(buffer.get(..length)?, cookie)
+    }
+}
+
+const HEADER_BYTES: usize = 16;
+const SOCK_DIAG_BY_FAMILY: u16 = 20;
+const NLM_F_REQUEST: u16 = 1;
+
+/// `nlmsghdr` and `inet_diag_req_v2`
+fn request((local, remote): Ends, cookie: u64) -> Vec<u8> {
+    const BYTES: u32 = 16 + 56;
+    let mut message = Vec::with_capacity(BYTES as usize);
+    message.extend(BYTES.to_ne_bytes());
+    message.extend(SOCK_DIAG_BY_FAMILY.to_ne_bytes());
+    message.extend(NLM_F_REQUEST.to_ne_bytes());
+    message.extend([0; 8]);
+    let family = if local.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    message.extend([family as u8, SockProtocol::Tcp as u8, 0, 0]);
+    // Of whatever state.
+    message.extend(u32::MAX.to_ne_bytes());
+    message.extend(local.port().to_be_bytes());
+    message.extend(remote.port().to_be_bytes());
+    message.extend(address(local.ip()));
+    message.extend(address(remote.ip()));
+    message.extend([0; 4]);
+    let cookie = if cookie == 0 { u64::MAX } else { cookie };
+    message.extend((cookie as u32).to_ne_bytes());
+    message.extend(((cookie >> 32) as u32).to_ne_bytes());
+    message
+}
+
+fn address(ip: IpAddr) -> [u8; 16] {
+    match ip {
+        IpAddr::V4(ip) => {
+            let mut bytes = [0; 16];
+            bytes[..4].copy_from_slice(&ip.octets());
+            bytes
+        }
+        IpAddr::V6(ip) => ip.octets(),
+    }
+}
+
+/// `nlmsghdr` and `inet_diag_msg`
+fn response(message: &[u8], cookie: u64) -> Option<u64> {
+    let word = |at: usize| Some(u32::from_ne_bytes(message.get(at..at + 4)?.try_into().ok()?));
+    let kind = u16::from_ne_bytes(message.get(4..6)?.try_into().ok()?);
+    let state = *message.get(HEADER_BYTES + 1)?;
+    if kind != SOCK_DIAG_BY_FAMILY || state == LISTEN {
+        return None;
+    }
+    let (low, high) = (word(HEADER_BYTES + 44)?, word(HEADER_BYTES + 48)?);
+    let is_it = cookie == 0 || cookie == u64::from(low) | u64::from(high) << 32;
+    let inode = u64::from(word(HEADER_BYTES + 68)?);
+    // A connection that nobody holds any more has none.
+    (is_it && inode != 0).then_some(inode)
+}
+
+/// All connections in the network namespace of a process that are asked for, with their inodes.
+pub(super) fn from_tables(root: &Path, pid: u32, wanted: &mut HashMap<Ends, Option<u64>>) {
+    for table in ["tcp", "tcp6"] {
+        let path = files::process(root, pid).join("net").join(table);
+        let Ok(contents) = files::read(&path, MAX_TABLE_BYTES) else { continue };
+        for (ends, inode) in files::lines(&contents.bytes).filter_map(connection) {
+            if let Some(place) = wanted.get_mut(&ends) {
+                *place = Some(inode);
+            }
+        }
+    }
+}
+
+/// `NUMBER: LOCAL REMOTE STATE QUEUES TIMER RETRANSMITS USER TIMEOUT INODE ..`
+fn connection(line: &[u8]) -> Option<(Ends, u64)> {
+    let mut fields = files::fields(line);
+    let (local, remote) = (end(fields.nth(1)?)?, end(fields.next()?)?);
+    let state = fields.next()?;
+    let inode = fields.nth(5).and_then(files::number)?;
+    (state != b"0A" && inode != 0).then_some((ends(local, remote), inode))
+}
+
+/// Address and port in hexadecimal; the address in words of the machine's own byte order.
+fn end(field: &[u8]) -> Option<SocketAddr> {
+    let colon = field.iter().position(|byte| *byte == b':')?;
+    let hexadecimal = |digits: &[u8]| u32::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok();
+    let word = |at: usize| Some(hexadecimal(field.get(at..at + 8)?)?.to_ne_bytes());
+    let port = u16::try_from(hexadecimal(&field[colon + 1..])?).ok()?;
+    let ip = match colon {
+        8 => IpAddr::V4(Ipv4Addr::from(word(0)?)),
+        32 => {
+            let words = [word(0)?, word(8)?, word(16)?, word(24)?];
+            IpAddr::V6(Ipv6Addr::from(<[u8; 16]>::try_from(words.as_flattened()).ok()?))
+        }
+        _ => return None,
+    };
+    Some(SocketAddr::new(ip, port))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[cfg(target_endian = "little")]
+    fn table_lines_are_read() {
+        let four =
+            b"   3: 0100007F:1F90 0200000A:C350 01 00000000:00000000 00:00000000 00000000  1000        0 4711 1 0 20 4";
+        let (local, remote) = ("127.0.0.1:8080".parse().unwrap(), "10.0.0.2:50000".parse().unwrap());
+        assert_eq!(connection(four), Some(((local, remote), 4711)));
+        let mapped =
+            b"1: 0000000000000000FFFF00000100007F:1F90 0000000000000000FFFF00000200000A:C350 01 0:0 0:0 0 0 0 4712 1";
+        assert_eq!(connection(mapped), Some(((local, remote), 4712)), "IPv4 within IPv6");
+        let six =
+            b"1: 00000000000000000000000001000000:1F90 00000000000000000000000001000000:C350 01 0:0 0:0 0 0 0 4713 1";
+        assert_eq!(connection(six), Some((("[::1]:8080".parse().unwrap(), "[::1]:50000".parse().unwrap()), 4713)));
+        let listener = b"3: 0100007F:1F90 00000000:0000 0A 0:0 0:0 0 0 0 4711 1";
+        let time_wait = b"3: 0100007F:1F90 0200000A:C350 06 0:0 0:0 0 0 0 0 1";
+        let junk: [&[u8]; 6] = [listener, time_wait, b"", b"a: b c d", b"1: :1 :2 01 0 0 0 0 0 5", &[0xff; 300]];
+        for line in junk {
+            assert_eq!(connection(line), None, "{}", String::from_utf8_lossy(line));
+        }
+    }
+
+    #[test]
+    fn an_error_or_a_short_answer_is_none() {
+        for length in [0, 4, 16, 20, 80, 84] {
+            assert_eq!(response(&vec![0; length], 0), None);
+            assert_eq!(response(&vec![0xff; length], 0), None);
+        }
+    }
+}

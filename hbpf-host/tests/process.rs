@@ -1,0 +1,244 @@
+//! Facts about real processes, and the owners of real sockets.
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::time::Instant;
+
+use hbpf_host::process::Table;
+use hbpf_host::protocol::SocketQuery;
+
+fn table() -> Table {
+    Table::new(PathBuf::from("/proc"))
+}
+
+fn own_pid() -> u32 {
+    std::process::id()
+}
+
+/// A Python process with which lines are exchanged.
+struct Python {
+    child: Child,
+    input: ChildStdin,
+    output: BufReader<ChildStdout>,
+}
+
+impl Python {
+    fn start(script: &str) -> Option<Self> {
+        let mut command = Command::new("python3");
+        command.args(["-c", script]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.spawn().inspect_err(|error| eprintln!("skipped: python3: {error}")).ok()?;
+        let (input, output) = (child.stdin.take()?, BufReader::new(child.stdout.take()?));
+        Some(Self { child, input, output })
+    }
+
+    fn read(&mut self) -> String {
+        let mut line = String::new();
+        self.output.read_line(&mut line).unwrap();
+        line.trim().to_owned()
+    }
+
+    fn go(&mut self) {
+        self.input.write_all(b"go\n").unwrap();
+    }
+}
+
+impl Drop for Python {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn a_child_is_described_until_it_executes_another_program() {
+    let script = "import sys, os\nprint('ready', flush=True); sys.stdin.readline()\nos.execv('/bin/sh', ['sh', '-c', 'echo there; read x'])";
+    let Some(mut python) = Python::start(script) else { return };
+    assert_eq!(python.read(), "ready");
+    let (mut table, pid) = (table(), python.child.id());
+    let before = table.describe(pid).unwrap();
+    assert!(before.command.as_str().starts_with("python3") && before.command.as_str().ends_with(" -c"), "{before:?}");
+    assert_eq!((before.pid, before.parent_pid, before.uid), (pid, own_pid(), nix::unistd::geteuid().as_raw()));
+    let user = nix::unistd::User::from_uid(nix::unistd::geteuid()).unwrap().map(|user| user.name);
+    assert_eq!(before.user.map(|user| user.as_str().to_owned()), user);
+
+    python.go();
+    assert_eq!(python.read(), "there");
+    let after = table.describe(pid).unwrap();
+    assert_eq!((after.command.as_str(), after.start_time_ns), ("sh -c", before.start_time_ns));
+    assert_ne!(after.executable, before.executable);
+
+    drop(python);
+    assert_eq!(table.describe(pid), None);
+    assert!(table.sample(&[pid], false).is_empty());
+}
+
+#[test]
+fn kernel_threads_and_nobody_are_not_described() {
+    let mut table = table();
+    assert_eq!(table.describe(0), None);
+    assert_eq!(table.describe(u32::MAX), None);
+    let samples = table.sample(&[own_pid(), own_pid(), u32::MAX], true);
+    assert_eq!(samples.iter().filter(|sample| sample.pid == own_pid()).count(), 1);
+    assert!(samples.iter().all(|sample| sample.cpu_percent.is_none()), "first sample");
+}
+
+#[test]
+fn cpu_percent_is_what_the_child_itself_counts() {
+    let script = "import os, sys\ncpu = lambda: sum(os.times()[:2])\nstart = cpu(); print(start, flush=True); sys.stdin.readline()\n\
+                  while cpu() < start + 0.5: pass\nprint(cpu(), flush=True); sys.stdin.readline()";
+    let Some(mut python) = Python::start(script) else { return };
+    let (mut table, pid) = (table(), python.child.id());
+    let idle: f64 = python.read().parse().unwrap();
+
+    let outer = Instant::now();
+    assert_eq!(table.sample(&[pid], false)[0].cpu_percent, None);
+    let inner = Instant::now();
+    python.go();
+    let busy: f64 = python.read().parse().unwrap();
+    let inner = inner.elapsed().as_secs_f64();
+    let sample = table.sample(&[pid], false)[0].clone();
+    let outer = outer.elapsed().as_secs_f64();
+
+    // The time between the two samples is only known to lie between these two; ticks are 10 ms.
+    let percent = sample.cpu_percent.unwrap();
+    let (least, most) = (percent / 100.0 * inner - 0.05, percent / 100.0 * outer + 0.05);
+    assert!(
+        (least..=most).contains(&(busy - idle)),
+        "{percent} % of {inner}..{outer} s, {} s by its own count",
+        busy - idle
+    );
+    assert!(sample.resident_bytes > 1_000_000 && sample.threads == 1);
+    assert_eq!(table.sample(&[pid], false)[0].cpu_percent, Some(percent), "too soon for another");
+}
+
+#[test]
+fn the_machine_has_shares_from_the_second_sample_on() {
+    let mut table = table();
+    let first = table.host_sample();
+    assert_eq!((first.cpu_percent, first.cores_percent.len()), (None, 0));
+    // Ticks only pass with time: as long as this takes.
+    let second = loop {
+        let host = table.host_sample();
+        if host.cpu_percent.is_some() {
+            break host;
+        }
+        std::thread::yield_now();
+    };
+    assert_eq!(second.cores_percent.len(), second.cpu_count as usize);
+    assert!(second.cores_percent.iter().chain(&second.cpu_percent).all(|percent| (0.0..=100.0).contains(percent)));
+}
+
+fn cookie(socket: &impl AsFd) -> u64 {
+    let mut cookie = 0u64;
+    let mut length = size_of::<u64>() as nix::libc::socklen_t;
+    let fd = std::os::fd::AsRawFd::as_raw_fd(&socket.as_fd());
+    // SAFETY: both pointers are to locals of the sizes that SO_COOKIE and the length argument ask for.
+    let result = unsafe {
+        nix::libc::getsockopt(
+            fd,
+            nix::libc::SOL_SOCKET,
+            nix::libc::SO_COOKIE,
+            (&raw mut cookie).cast(),
+            &raw mut length,
+        )
+    };
+    assert_eq!(result, 0);
+    cookie
+}
+
+fn query(socket: &TcpStream, hint: u32) -> SocketQuery {
+    let (local, remote) = (socket.local_addr().unwrap(), socket.peer_addr().unwrap());
+    SocketQuery { cookie: cookie(socket), hint, local, remote }
+}
+
+#[test]
+fn both_ends_of_a_connection_have_owners() {
+    for address in ["127.0.0.1:0", "[::1]:0"] {
+        let Ok(listener) = TcpListener::bind(address) else {
+            eprintln!("skipped: cannot listen at {address}");
+            continue;
+        };
+        let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (server, _) = listener.accept().unwrap();
+        for socket in [&client, &server] {
+            for hint in [own_pid(), 0, 1] {
+                let query = query(socket, hint);
+                assert_eq!(table().find_owners(&[query]), [(query.cookie, own_pid())], "{address}, hint {hint}");
+            }
+            let other =
+                SocketQuery { cookie: cookie(socket), remote: "127.0.0.1:1".parse().unwrap(), ..query(socket, 0) };
+            assert_eq!(table().find_owners(&[other]), []);
+        }
+    }
+}
+
+#[test]
+fn an_ipv4_connection_to_an_ipv6_socket_has_owners() {
+    let Ok(listener) = TcpListener::bind("[::]:0") else {
+        eprintln!("skipped: no IPv6");
+        return;
+    };
+    let port = listener.local_addr().unwrap().port();
+    let Ok(client) = TcpStream::connect(("127.0.0.1", port)) else {
+        eprintln!("skipped: IPv6 sockets take no IPv4 here");
+        return;
+    };
+    let (server, _) = listener.accept().unwrap();
+    assert!(server.peer_addr().unwrap().is_ipv6());
+    let mapped = query(&server, 0);
+    let plain = |address: SocketAddr| SocketAddr::new(address.ip().to_canonical(), address.port());
+    let unmapped = SocketQuery { local: plain(mapped.local), remote: plain(mapped.remote), ..mapped };
+    for query in [mapped, unmapped, query(&client, 0)] {
+        assert_eq!(table().find_owners(&[query]), [(query.cookie, own_pid())]);
+    }
+}
+
+/// A server that hands each connection to a child; `parent_closes` says whether it then lets go of it itself.
+fn forking_server(parent_closes: bool) -> Option<(Python, u16)> {
+    let close = if parent_closes { "c.close()" } else { "pass" };
+    let script = format!(
+        "import os, socket, sys\ns = socket.create_server(('127.0.0.1', 0)); print(s.getsockname()[1], flush=True)\n\
+         c, _ = s.accept()\npid = os.fork()\nif pid == 0:\n    print(os.getpid(), flush=True); os.read(0, 1); os._exit(0)\n\
+         {close}\nos.waitpid(pid, 0)"
+    );
+    let mut python = Python::start(&script)?;
+    let port = python.read().parse().unwrap();
+    Some((python, port))
+}
+
+#[test]
+fn a_forked_child_owns_what_was_accepted_for_it() {
+    for parent_closes in [true, false] {
+        let Some((mut server, port)) = forking_server(parent_closes) else { return };
+        let client = TcpStream::connect(("127.0.0.1", port)).unwrap();
+        let child: u32 = server.read().parse().unwrap();
+        let (local, remote) = (client.peer_addr().unwrap(), client.local_addr().unwrap());
+        let query = SocketQuery { cookie: 0, hint: server.child.id(), local, remote };
+        assert_eq!(table().find_owners(&[query]), [(0, child)], "parent closes: {parent_closes}");
+        // Lets the child end, and then the parent.
+        server.go();
+        server.child.wait().unwrap();
+    }
+}
+
+#[test]
+fn a_closed_connection_has_no_owner_and_a_list_is_answered_as_one() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let pairs: Vec<_> = (0..20).map(|_| (TcpStream::connect(address).unwrap(), listener.accept().unwrap().0)).collect();
+    let mut queries: Vec<SocketQuery> =
+        pairs.iter().flat_map(|(client, server)| [query(client, 0), query(server, own_pid())]).collect();
+    queries.insert(7, SocketQuery { cookie: 1, hint: 0, local: address, remote: "127.0.0.1:1".parse().unwrap() });
+    let mut table = table();
+    let mut owners = table.find_owners(&queries);
+    owners.sort_unstable();
+    let mut expected: Vec<(u64, u32)> =
+        queries.iter().filter(|query| query.cookie != 1).map(|q| (q.cookie, own_pid())).collect();
+    expected.sort_unstable();
+    assert_eq!(owners, expected);
+    drop(pairs);
+    assert_eq!(table.find_owners(&queries), []);
+}
