@@ -15,6 +15,7 @@ pub mod aggregate;
 pub mod body;
 pub mod chunk;
 pub mod dialect;
+pub mod engine;
 pub mod exchange;
 pub mod framing;
 pub mod http1;

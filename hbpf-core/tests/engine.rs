@@ -1,0 +1,428 @@
+//! The engine from pieces of streams to exchanges: the states in which exchanges end, judgement, gaps, both ends.
+
+use hbpf_core::chunk::{
+    Action, Capture, Chunk, Close, ConnectionKey, Direction, Origin, Pid, Segment, Source, Verdict,
+};
+use hbpf_core::engine::{Engine, Observer};
+use hbpf_core::exchange::{Dialect, Exchange, ExchangeEvent, Phase, Role};
+use hbpf_core::time::Nanos;
+
+const MS: u64 = 1_000_000;
+const CANARY: &str = "xyzzy-canary-text";
+
+#[derive(Default)]
+struct Log {
+    events: Vec<(Nanos, Exchange, ExchangeEvent)>,
+    verdicts: Vec<Verdict>,
+    learned: Vec<String>,
+    owners_wanted: Vec<ConnectionKey>,
+}
+
+impl Observer for Log {
+    fn exchange(&mut self, when: Nanos, exchange: &Exchange, event: ExchangeEvent) {
+        self.events.push((when, exchange.clone(), event));
+    }
+    fn verdict(&mut self, verdict: Verdict) {
+        self.verdicts.push(verdict);
+    }
+    fn learned(&mut self, path: &str) {
+        self.learned.push(path.to_owned());
+    }
+    fn owner_wanted(&mut self, connection: ConnectionKey, _: &Origin) {
+        self.owners_wanted.push(connection);
+    }
+}
+
+impl Log {
+    fn ended(&self) -> Vec<&Exchange> {
+        self.events
+            .iter()
+            .filter(|(_, _, event)| *event == ExchangeEvent::Ended)
+            .map(|(_, exchange, _)| exchange)
+            .collect()
+    }
+
+    fn actions(&self) -> Vec<Action> {
+        self.verdicts.iter().map(|verdict| verdict.action).collect()
+    }
+}
+
+/// One endpoint that feeds the engine as the kernel side would.
+struct Wire {
+    key: ConnectionKey,
+    origin: Origin,
+    request: Direction,
+    offsets: [u64; 2],
+    message: u32,
+    capture: Capture,
+    now: u64,
+}
+
+impl Wire {
+    fn tls(pid: u32, request: Direction) -> Self {
+        let key = ConnectionKey { source: Source::Tls, pid, handle: 0x7000, generation: 1 };
+        let origin = Origin {
+            pid: Some(Pid(pid)),
+            owner_is_certain: true,
+            comm: *b"python3\0\0\0\0\0\0\0\0\0",
+            ..Origin::default()
+        };
+        Self { key, origin, request, offsets: [0; 2], message: 0, capture: Capture::Positive, now: 1000 * MS }
+    }
+
+    fn send(&mut self, engine: &mut Engine, log: &mut Log, direction: Direction, bytes: &[u8], begins: bool) {
+        self.now += MS;
+        if begins {
+            self.message += 1;
+        }
+        let chunk = Chunk {
+            when: Nanos(self.now),
+            connection: self.key,
+            origin: &self.origin,
+            direction,
+            offset: self.offsets[direction.index()],
+            original_len: bytes.len() as u64,
+            bytes,
+            message: self.message,
+            begins_message: begins,
+            capture: self.capture,
+            follows_thinning: false,
+            ends_stream: false,
+        };
+        engine.chunk(&chunk, log);
+        self.offsets[direction.index()] += bytes.len() as u64;
+    }
+
+    fn request(&mut self, engine: &mut Engine, log: &mut Log, text: &str) {
+        self.send(engine, log, self.request, text.as_bytes(), true);
+    }
+
+    fn answer(&mut self, engine: &mut Engine, log: &mut Log, text: &str) {
+        self.send(engine, log, self.request.opposite(), text.as_bytes(), false);
+    }
+
+    fn close(&mut self, engine: &mut Engine, log: &mut Log, how: Close) {
+        self.now += MS;
+        engine.close(self.key, how, Nanos(self.now), log);
+    }
+}
+
+fn post(path: &str, body: &str) -> String {
+    format!(
+        "POST {path} HTTP/1.1\r\nHost: llm.example:8443\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    )
+}
+
+fn chat(stream: bool) -> String {
+    let body = format!(r#"{{"model":"m-1","messages":[{{"role":"user","content":"{CANARY}"}}],"stream":{stream}}}"#);
+    post("/v1/chat/completions", &body)
+}
+
+fn json(status: &str, body: &str) -> String {
+    format!("HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}", body.len())
+}
+
+fn chunked(text: &str) -> String {
+    format!("{:x}\r\n{text}\r\n", text.len())
+}
+
+const SSE_HEAD: &str = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n";
+
+fn token(text: &str) -> String {
+    chunked(&format!(
+        "data: {{\"object\":\"chat.completion.chunk\",\"model\":\"m-1-x\",\"choices\":[{{\"index\":0,\"delta\":{{\"content\":\"{text}\"}}}}]}}\n\n"
+    ))
+}
+
+const DONE_JSON: &str = r#"{"object":"chat.completion","model":"m-1-x","choices":[{"index":0,"message":{"role":"assistant","content":"hello"},"finish_reason":"stop"}],"usage":{"prompt_tokens":9,"completion_tokens":3,"total_tokens":12,"prompt_tokens_details":{"cached_tokens":4}}}"#;
+
+#[test]
+fn a_streamed_call_is_timed_and_counted() {
+    let (mut engine, mut log) = (Engine::new(), Log::default());
+    let mut wire = Wire::tls(7, Direction::Sent);
+    wire.request(&mut engine, &mut log, &chat(true));
+    wire.answer(&mut engine, &mut log, SSE_HEAD);
+    for _ in 0..3 {
+        wire.answer(&mut engine, &mut log, &token("hi"));
+    }
+    assert_eq!(engine.in_flight().count(), 1);
+    let usage = "data: {\"choices\":[],\"usage\":{\"prompt_tokens\":9,\"completion_tokens\":3}}\n\ndata: [DONE]\n\n";
+    wire.answer(&mut engine, &mut log, &chunked(usage));
+    wire.answer(&mut engine, &mut log, "0\r\n\r\n");
+    let ended = log.ended();
+    assert_eq!(ended.len(), 1);
+    let exchange = ended[0];
+    assert_eq!(exchange.phase, Phase::Done);
+    assert_eq!((exchange.role, exchange.pid), (Role::Client, Some(Pid(7))));
+    assert_eq!(exchange.model.as_ref().unwrap().as_str(), "m-1");
+    assert_eq!(exchange.response_model.as_ref().unwrap().as_str(), "m-1-x");
+    assert_eq!(exchange.endpoint.host.as_ref().unwrap().as_str(), "llm.example");
+    assert_eq!(exchange.endpoint.port, Some(8443));
+    assert_eq!(exchange.stream, Some(true));
+    assert_eq!((exchange.usage.input, exchange.usage.output), (Some(9), Some(3)));
+    assert_eq!(exchange.output_events, 3);
+    assert!((exchange.time_to_first_token_seconds().unwrap() - 0.002).abs() < 1e-9);
+    assert!((exchange.time_to_headers_seconds().unwrap() - 0.001).abs() < 1e-9);
+    assert_eq!(engine.in_flight().count(), 0);
+    let kinds: Vec<_> = log.events.iter().map(|(_, _, event)| std::mem::discriminant(event)).collect();
+    assert_eq!(kinds.len(), 7, "opened, request sent, headers, three outputs, ended");
+    assert!(!format!("{:?}", log.events).contains(CANARY));
+    assert!(log.verdicts.is_empty(), "the kernel captured it already");
+}
+
+#[test]
+fn a_plain_call_reports_usage() {
+    let (mut engine, mut log) = (Engine::new(), Log::default());
+    let mut wire = Wire::tls(7, Direction::Received);
+    wire.request(&mut engine, &mut log, &chat(false));
+    wire.answer(&mut engine, &mut log, &json("200 OK", DONE_JSON));
+    let exchange = log.ended()[0];
+    assert_eq!((exchange.phase, exchange.role), (Phase::Done, Role::Server));
+    assert_eq!((exchange.usage.input, exchange.usage.output, exchange.usage.cached_input), (Some(9), Some(3), Some(4)));
+    assert_eq!(exchange.finish_reason.as_ref().unwrap().as_str(), "stop");
+    assert_eq!(exchange.first_token_at, None);
+}
+
+#[test]
+fn http_errors_end_as_failed_with_the_providers_type() {
+    let (mut engine, mut log) = (Engine::new(), Log::default());
+    let mut wire = Wire::tls(7, Direction::Sent);
+    wire.request(&mut engine, &mut log, &chat(true));
+    let body = r#"{"error":{"message":"slow down","type":"rate_limit_error","code":null}}"#;
+    wire.answer(&mut engine, &mut log, &json("429 Too Many Requests", body));
+    wire.request(&mut engine, &mut log, &chat(true));
+    wire.answer(&mut engine, &mut log, "HTTP/1.1 503 \r\nContent-Length: 0\r\n\r\n");
+    let ended = log.ended();
+    assert_eq!((ended[0].phase, ended[0].status), (Phase::Failed, Some(429)));
+    assert_eq!(ended[0].error_type.as_ref().unwrap().as_str(), "rate_limit_error");
+    assert_eq!(ended[1].error_type.as_ref().unwrap().as_str(), "503");
+}
+
+/// Runs a stream of two tokens that ends in a way of its own, and gives phase and error type.
+fn ending(request: Direction, finish: impl FnOnce(&mut Wire, &mut Engine, &mut Log)) -> (Phase, Option<String>) {
+    let (mut engine, mut log) = (Engine::new(), Log::default());
+    let mut wire = Wire::tls(7, request);
+    wire.request(&mut engine, &mut log, &chat(true));
+    wire.answer(&mut engine, &mut log, SSE_HEAD);
+    wire.answer(&mut engine, &mut log, &token("a"));
+    wire.answer(&mut engine, &mut log, &token("b"));
+    finish(&mut wire, &mut engine, &mut log);
+    assert_eq!(engine.in_flight().count(), 0);
+    let ended = log.ended();
+    assert_eq!(ended.len(), 1);
+    assert_eq!(ended[0].estimated_output, 2);
+    (ended[0].phase, ended[0].error_type.as_ref().map(ToString::to_string))
+}
+
+#[test]
+fn every_way_to_end_has_its_state() {
+    use Direction::{Received, Sent};
+    let abandoned = |reason: &str| (Phase::Abandoned, Some(reason.to_owned()));
+    let failed = |reason: &str| (Phase::Failed, Some(reason.to_owned()));
+    let close = |how| move |wire: &mut Wire, engine: &mut Engine, log: &mut Log| wire.close(engine, log, how);
+    assert_eq!(ending(Sent, close(Close::Released)), abandoned("client_cancelled"));
+    assert_eq!(ending(Sent, close(Close::Reset(Sent))), abandoned("client_cancelled"));
+    assert_eq!(ending(Sent, close(Close::Reset(Received))), failed("connection_reset"));
+    assert_eq!(ending(Sent, close(Close::ProcessExited)), abandoned("client_exited"));
+    assert_eq!(ending(Received, close(Close::ProcessExited)), failed("server_exited"));
+    let after_done = |wire: &mut Wire, engine: &mut Engine, log: &mut Log| {
+        wire.answer(engine, log, &chunked("data: [DONE]\n\n"));
+        wire.close(engine, log, Close::Released);
+    };
+    assert_eq!(ending(Sent, after_done), (Phase::Done, None));
+    let in_stream_error = |wire: &mut Wire, engine: &mut Engine, log: &mut Log| {
+        wire.answer(engine, log, &chunked("data: {\"error\":{\"type\":\"server_error\",\"message\":\"x\"}}\n\n"));
+        wire.answer(engine, log, "0\r\n\r\n");
+    };
+    assert_eq!(ending(Sent, in_stream_error), failed("server_error"));
+    let exit = |wire: &mut Wire, engine: &mut Engine, log: &mut Log| {
+        engine.process_exited(Pid(7), Nanos(wire.now), log);
+    };
+    assert_eq!(ending(Sent, exit), abandoned("client_exited"));
+}
+
+#[test]
+fn other_traffic_is_ignored_message_by_message() {
+    let (mut engine, mut log) = (Engine::new(), Log::default());
+    let mut wire = Wire::tls(7, Direction::Sent);
+    for _ in 0..3 {
+        wire.capture = Capture::Awaiting;
+        wire.request(&mut engine, &mut log, "GET /health HTTP/1.1\r\nHost: x\r\n\r\n");
+        // The kernel copies nothing of the answer; were it to, it would be dropped.
+        wire.offsets[1] += 5000;
+        wire.capture = Capture::Positive;
+        wire.request(&mut engine, &mut log, &chat(false));
+        wire.answer(&mut engine, &mut log, &json("200 OK", DONE_JSON));
+    }
+    assert_eq!(log.actions(), [Action::Ignore; 3]);
+    assert_eq!(log.verdicts.iter().map(|verdict| verdict.message).collect::<Vec<_>>(), [1, 3, 5]);
+    let ended = log.ended();
+    assert_eq!(ended.len(), 3);
+    assert!(ended.iter().all(|exchange| exchange.phase == Phase::Done && exchange.usage.output == Some(3)));
+    assert!(ended.iter().all(|exchange| exchange.bytes_missed == 0));
+    assert_eq!(engine.counters(), Default::default());
+}
+
+#[test]
+fn an_unknown_path_is_recognised_by_its_body_and_learned() {
+    let (mut engine, mut log) = (Engine::new(), Log::default());
+    let mut wire = Wire::tls(7, Direction::Sent);
+    wire.capture = Capture::Awaiting;
+    let body = r#"{"model":"m-1","messages":[{"role":"user","content":"x"}]}"#;
+    let request = post("/internal/llm?key=secret", body);
+    let (head, rest) = request.split_at(request.find("\r\n\r\n").unwrap() + 4);
+    wire.request(&mut engine, &mut log, head);
+    assert!(log.verdicts.is_empty());
+    wire.send(&mut engine, &mut log, Direction::Sent, rest.as_bytes(), false);
+    assert_eq!(log.actions(), [Action::Capture]);
+    assert_eq!(log.learned, ["/internal/llm"]);
+    wire.answer(&mut engine, &mut log, &json("200 OK", DONE_JSON));
+    let exchange = log.ended()[0];
+    assert_eq!((exchange.dialect, exchange.usage.input), (Dialect::OpenaiChat, Some(9)));
+    assert_eq!(exchange.model.as_ref().unwrap().as_str(), "m-1");
+}
+
+#[test]
+fn a_thinned_prompt_still_gives_the_model() {
+    let (mut engine, mut log) = (Engine::new(), Log::default());
+    let mut wire = Wire::tls(7, Direction::Sent);
+    let prompt = "p".repeat(300_000);
+    let body = format!(r#"{{"messages":[{{"role":"user","content":"{prompt}"}}],"model":"m-late","stream":false}}"#);
+    let request = post("/v1/chat/completions", &body);
+    let (head, tail) = (&request[..16_384], &request[request.len() - 4096..]);
+    wire.request(&mut engine, &mut log, head);
+    let chunk = Chunk {
+        when: Nanos(wire.now),
+        connection: wire.key,
+        origin: &wire.origin,
+        direction: Direction::Sent,
+        offset: (request.len() - 4096) as u64,
+        original_len: 4096,
+        bytes: tail.as_bytes(),
+        message: 1,
+        begins_message: false,
+        capture: Capture::Positive,
+        follows_thinning: true,
+        ends_stream: false,
+    };
+    engine.chunk(&chunk, &mut log);
+    wire.answer(&mut engine, &mut log, &json("200 OK", DONE_JSON));
+    let exchange = log.ended()[0];
+    assert_eq!(exchange.model.as_ref().unwrap().as_str(), "m-late");
+    assert_eq!((exchange.phase, exchange.bytes_missed), (Phase::Done, 0));
+    assert_eq!(engine.counters().parse_gaps, 0);
+}
+
+#[test]
+fn a_lost_piece_is_counted_and_the_next_message_is_read() {
+    let (mut engine, mut log) = (Engine::new(), Log::default());
+    let mut wire = Wire::tls(7, Direction::Sent);
+    wire.request(&mut engine, &mut log, &chat(true));
+    wire.answer(&mut engine, &mut log, SSE_HEAD);
+    wire.answer(&mut engine, &mut log, &token("a"));
+    // Lost: tokens, usage and the end of the answer.
+    wire.offsets[1] += 1000;
+    wire.request(&mut engine, &mut log, &chat(false));
+    wire.answer(&mut engine, &mut log, &json("200 OK", DONE_JSON));
+    let ended = log.ended();
+    assert_eq!(ended.len(), 2, "{ended:#?}");
+    let whole = ended.iter().find(|exchange| exchange.usage.output == Some(3)).expect("the second is read right");
+    assert_eq!(whole.phase, Phase::Done);
+    assert_eq!(engine.counters().parse_gaps, 1);
+}
+
+#[test]
+fn both_ends_of_one_exchange_count_once() {
+    let (mut engine, mut log) = (Engine::new(), Log::default());
+    let mut client = Wire::tls(7, Direction::Sent);
+    let mut server = Wire::tls(8, Direction::Received);
+    for _ in 0..2 {
+        client.request(&mut engine, &mut log, &chat(false));
+        server.request(&mut engine, &mut log, &chat(false));
+        server.answer(&mut engine, &mut log, &json("200 OK", DONE_JSON));
+        client.answer(&mut engine, &mut log, &json("200 OK", DONE_JSON));
+    }
+    let ended = log.ended();
+    assert_eq!(ended.len(), 4);
+    assert_eq!(ended.iter().filter(|exchange| !exchange.is_mirror).count(), 2);
+    assert!(ended.iter().all(|exchange| exchange.is_mirror == (exchange.role == Role::Server)));
+}
+
+#[test]
+fn an_uncertain_owner_is_asked_for_before_anything_is_reported() {
+    let (mut engine, mut log) = (Engine::new(), Log::default());
+    let mut wire = Wire::tls(7, Direction::Received);
+    wire.origin.owner_is_certain = false;
+    wire.request(&mut engine, &mut log, &chat(false));
+    wire.answer(&mut engine, &mut log, &json("200 OK", DONE_JSON));
+    assert_eq!(log.owners_wanted, [wire.key]);
+    assert!(log.events.is_empty());
+    engine.set_owner(wire.key, Some(Pid(99)), &mut log);
+    assert_eq!(log.events.len(), 4);
+    assert!(log.events.iter().all(|(_, exchange, _)| exchange.pid == Some(Pid(99))));
+    wire.request(&mut engine, &mut log, &chat(false));
+    assert_eq!((log.owners_wanted.len(), log.events.len()), (1, 6), "once per connection");
+
+    let mut nobody = Wire::tls(8, Direction::Received);
+    nobody.key.handle = 0x8000;
+    nobody.origin.owner_is_certain = false;
+    nobody.request(&mut engine, &mut log, &chat(false));
+    assert_eq!(log.events.len(), 6);
+    engine.tick(Nanos(nobody.now + 600 * MS), &mut log);
+    assert_eq!(log.events.len(), 8, "nobody was found in time: reported with the presumed owner");
+    assert_eq!(log.events[7].1.pid, Some(Pid(8)));
+}
+
+#[test]
+fn tcp_segments_out_of_order_make_the_same_exchange() {
+    let (mut engine, mut log) = (Engine::new(), Log::default());
+    let key = ConnectionKey { source: Source::Tcp, pid: 0, handle: 5, generation: 0 };
+    let remote = ("127.0.0.1".parse().unwrap(), 8000);
+    let origin = Origin { pid: Some(Pid(7)), owner_is_certain: true, remote: Some(remote), ..Origin::default() };
+    let mut now = 1000 * MS;
+    let mut segment = |engine: &mut Engine, direction, sequence: u32, bytes: &[u8], begins| {
+        now += MS;
+        let segment = Segment {
+            when: Nanos(now),
+            connection: key,
+            origin: &origin,
+            direction,
+            sequence,
+            acknowledgement: 0,
+            original_len: bytes.len() as u32,
+            bytes,
+            message: 1,
+            begins_message: begins,
+            capture: Capture::Positive,
+            follows_thinning: false,
+            fin: false,
+            rst: false,
+        };
+        engine.segment(&segment, &mut log);
+    };
+    let start = u32::MAX - 20;
+    let request = chat(false);
+    segment(&mut engine, Direction::Sent, start, request.as_bytes(), true);
+    let answer = json("200 OK", DONE_JSON);
+    let (first, second) = answer.as_bytes().split_at(50);
+    segment(&mut engine, Direction::Received, start, &first[..10], false);
+    segment(&mut engine, Direction::Received, start.wrapping_add(50), second, false);
+    segment(&mut engine, Direction::Received, start.wrapping_add(10), &first[10..], false);
+    segment(&mut engine, Direction::Received, start, first, false);
+    let exchange = log.ended()[0];
+    assert_eq!((exchange.phase, exchange.usage.input), (Phase::Done, Some(9)));
+    assert_eq!(exchange.endpoint.port, Some(8000));
+    assert!(!exchange.tls);
+}
+
+#[test]
+fn an_upgraded_or_http2_connection_is_left_alone() {
+    let (mut engine, mut log) = (Engine::new(), Log::default());
+    let mut wire = Wire::tls(7, Direction::Sent);
+    wire.capture = Capture::Awaiting;
+    wire.request(&mut engine, &mut log, "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
+    assert_eq!(log.actions(), [Action::Opaque]);
+    wire.request(&mut engine, &mut log, &chat(false));
+    assert!(log.events.is_empty());
+}
