@@ -138,6 +138,9 @@ impl Connection {
         let side = if chunk.direction == request_direction { Side::Request } else { Side::Response };
         if begins {
             self.begin_message(chunk, gap, shared, observer);
+            if matches!(self.messages.state, State::Opaque) {
+                return;
+            }
         } else {
             if !self.messages.is_followed() {
                 return;
@@ -198,8 +201,10 @@ impl Connection {
             }
             self.feed(shared, observer, |http, sink| http.message_begins(chunk.when, sink));
         } else {
-            // What came before was not followed to its end: the parser starts afresh.
+            // What came before was not followed to its end: the parser starts afresh, and answers that were not
+            // copied are no gap.
             self.http = Http1::new();
+            self.expected[chunk.direction.opposite().index()] = None;
         }
         self.messages.current = chunk.message;
         self.messages.awaited = chunk.capture == Capture::Awaiting;
@@ -413,7 +418,7 @@ impl Sink<'_> {
             dialect: recognised.dialect,
             model: recognised.model,
             response_model: None,
-            endpoint: endpoint(facts.host.as_deref(), self.key.source, role, self.origin),
+            endpoint: endpoint(facts.host, head.header("host"), self.key.source, role, self.origin),
             tls: self.key.source == Source::Tls,
             protocol: Protocol::Http1,
             stream: None,
@@ -552,47 +557,38 @@ fn comm_label(comm: &[u8; 16]) -> Label {
 }
 
 /// The serving end: its name from the `Host` header, its address from the socket.
-fn endpoint(host: Option<&str>, source: Source, role: Role, origin: &Origin) -> Endpoint {
+fn endpoint(name: Option<Label>, header: Option<&[u8]>, source: Source, role: Role, origin: &Origin) -> Endpoint {
     let socket = match role {
         Role::Client => origin.remote,
         Role::Server => origin.local,
     };
-    let (name, port) = host.map_or((None, None), split_host);
     // A `Host` header leaves out the scheme's own port.
     let implied = (source == Source::Tls && name.is_some()).then_some(443);
     Endpoint {
-        host: name.map(Label::new),
+        host: name,
         address: socket.map(|(address, _)| address),
-        port: socket.map(|(_, port)| port).or(port).or(implied),
+        port: socket.map(|(_, port)| port).or_else(|| port_of(header?)).or(implied),
     }
 }
 
-/// Splits `name:port`, `[v6]:port` and `name`.
-fn split_host(host: &str) -> (Option<&str>, Option<u16>) {
-    if host.is_empty() {
-        return (None, None);
-    }
-    let name_end = host.rfind(']').map_or(0, |bracket| bracket + 1);
-    match host[name_end..].rfind(':') {
-        Some(colon) => {
-            let (name, port) = host.split_at(name_end + colon);
-            (Some(name), port[1..].parse().ok())
-        }
-        None => (Some(host), None),
-    }
+/// The port in `name:port` and `[v6]:port`.
+fn port_of(host: &[u8]) -> Option<u16> {
+    let host = std::str::from_utf8(host).ok()?;
+    let behind_address = host.rsplit(']').next()?;
+    behind_address.rsplit_once(':')?.1.parse().ok()
 }
 
 #[cfg(test)]
 mod tests {
-    use super::split_host;
+    use super::port_of;
 
     #[test]
-    fn host_headers_split_into_name_and_port() {
-        assert_eq!(split_host("api.openai.com"), (Some("api.openai.com"), None));
-        assert_eq!(split_host("localhost:8443"), (Some("localhost"), Some(8443)));
-        assert_eq!(split_host("[::1]:80"), (Some("[::1]"), Some(80)));
-        assert_eq!(split_host("[::1]"), (Some("[::1]"), None));
-        assert_eq!(split_host("a:b"), (Some("a"), None));
-        assert_eq!(split_host(""), (None, None));
+    fn the_port_of_a_host_header() {
+        assert_eq!(port_of(b"api.openai.com"), None);
+        assert_eq!(port_of(b"localhost:8443"), Some(8443));
+        assert_eq!(port_of(b"[::1]:80"), Some(80));
+        assert_eq!(port_of(b"[::1]"), None);
+        assert_eq!(port_of(b"a:b"), None);
+        assert_eq!(port_of(b""), None);
     }
 }

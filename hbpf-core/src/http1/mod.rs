@@ -473,6 +473,12 @@ impl Http1 {
         bytes: &[u8],
         sink: &mut dyn HttpSink,
     ) -> usize {
+        // The end of this answer fell into the gap, for the next one begins: its request was not held for pipelined.
+        if side == Side::Response && !self.waiting.is_empty() && bytes.starts_with(b"HTTP/1.") {
+            self.finish(side, self.response.last_seen, false, sink);
+            self.response.state = State::Head(PartialHead { is_guess: true, ..PartialHead::default() });
+            return 0;
+        }
         let end = terminator.find(bytes);
         let used = end.unwrap_or(bytes.len());
         report_body(side, self.half(side).exchange, when, &bytes[..used], sink);
