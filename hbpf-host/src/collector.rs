@@ -101,7 +101,7 @@ impl Collector {
     fn command(&self, command: Command) {
         // A worker that has ended has said so.
         let _ = self.commands.send(command);
-        let _ = self.wake.arm();
+        let _ = self.wake.write(1);
     }
 }
 
@@ -263,18 +263,12 @@ impl Worker {
         let now = now();
         let gathering = now < self.gathering_until;
         let ticking = !self.engine.is_idle() || self.sampling.is_some();
-        let until = [
-            ticking.then_some(self.next_tick),
-            gathering.then_some(self.gathering_until),
-            self.next_sample,
-        ];
+        let until = [ticking.then_some(self.next_tick), gathering.then_some(self.gathering_until), self.next_sample];
         let until = until.into_iter().flatten().min();
         let helper_events =
             if self.helper.wants_write() { PollFlags::POLLIN | PollFlags::POLLOUT } else { PollFlags::POLLIN };
-        let mut fds = vec![
-            PollFd::new(self.wake.as_fd(), PollFlags::POLLIN),
-            PollFd::new(self.helper.as_fd(), helper_events),
-        ];
+        let mut fds =
+            vec![PollFd::new(self.wake.as_fd(), PollFlags::POLLIN), PollFd::new(self.helper.as_fd(), helper_events)];
         if let Some(ring) = &self.ring
             && !gathering
         {
@@ -400,7 +394,10 @@ impl Worker {
         if let Some(sampling) = &self.sampling {
             if now.since(sampling.since) >= SAMPLE_PATIENCE {
                 self.sampling = None;
-                self.note_error("helper", "the helper took too long over a sample; CPU and memory are stale".to_owned());
+                self.note_error(
+                    "helper",
+                    "the helper took too long over a sample; CPU and memory are stale".to_owned(),
+                );
                 self.hand_out();
             }
         } else if let (Some(next), Some(interval)) = (self.next_sample, self.interval)

@@ -5,9 +5,8 @@ use std::time::Duration;
 
 use hbpf_core::aggregate::HostFacts;
 use hbpf_core::engine::Counters;
-use hbpf_core::label::Label;
 use hbpf_core::snapshot::{
-    Capture, CollectionError, Host, Lost, LostRecords, Probe, ProbeState, Process, SelfCost, TlsVisibility, Visibility,
+    Capture, CollectionError, Host, Lost, LostRecords, Probe, ProbeState, Process, SelfCost, Visibility,
 };
 use hbpf_core::time::{Nanos, WallClock};
 use hbpf_ebpf::counter;
@@ -217,6 +216,9 @@ fn boot_time(clock: &WallClock) -> Timestamp {
 
 #[cfg(test)]
 mod tests {
+    use hbpf_core::label::Label;
+    use hbpf_core::snapshot::TlsVisibility;
+
     use super::*;
     use crate::protocol::Group;
 

@@ -4,7 +4,10 @@
 //! /proc; the other side gives them up, reads the shared ring ([`ring::EventRing`]) and talks to the helper through
 //! [`privsep::HelperClient`].
 
+pub mod collector;
+mod decode;
 pub mod discover;
+mod facts;
 mod helper;
 pub mod privsep;
 pub mod process;
