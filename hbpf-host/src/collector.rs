@@ -419,8 +419,7 @@ impl Worker {
 
     /// Asks who the processes are that will be shown; they have their names from the next snapshot on.
     fn describe_unknown(&mut self) -> Result<(), CollectError> {
-        let talking = self.engine.in_flight().filter_map(|exchange| exchange.pid.map(|pid| pid.0));
-        let unknown = self.facts.unknown(talking);
+        let unknown = self.facts.unknown(self.sink.aggregator.pids().map(|pid| pid.0));
         if !unknown.is_empty() {
             self.helper.send(Request::Describe(unknown))?;
         }
