@@ -10,6 +10,7 @@ pub mod discover;
 mod facts;
 mod helper;
 pub mod privsep;
+mod probes;
 pub mod process;
 pub mod protocol;
 pub mod ring;

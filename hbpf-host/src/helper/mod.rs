@@ -1,19 +1,344 @@
-//! The privileged helper process.
+//! The privileged helper: the process that owns everything in the kernel and reads what only root may read.
+//!
+//! It parses no captured bytes. It is one thread that waits for requests, starts and ends of processes, and the clock, and
+//! ends when the other side has gone; the kernel then takes all probes out, for they are descriptors of this process.
 
-use std::os::fd::OwnedFd;
+mod outbox;
+mod rescan;
 
-use crate::protocol::Request;
-use crate::socket::Socket;
+use std::os::fd::{AsFd, OwnedFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use hbpf_core::label::Label;
+use hbpf_ebpf::{LifecycleEvent, lifecycle};
+use nix::errno::Errno;
+use nix::libc;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::prctl;
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
+
+use crate::discover::{Changes, Libraries};
+use crate::privsep;
+use crate::probes::{ProbeError, Probes};
+use crate::process::{Table, self_usage};
+use crate::protocol::{Group, MAX_PROCESSES, MAX_VERDICTS, ProcessInfo, Reply, Request, Status};
+use crate::socket::{Socket, SocketError};
+use outbox::Outbox;
+use rescan::Rescans;
+
+/// How often all processes are looked at for new TLS libraries: for those that were loaded late.
+const SCAN_INTERVAL: Duration = Duration::from_secs(5);
+
+/// The same just after switching on: a scan looks at a bounded number of new processes, and at first all are new. It
+/// doubles with each scan.
+const FIRST_SCAN_INTERVAL: Duration = Duration::from_millis(250);
+
+/// Scans made at once when switching on: the libraries of most hosts are found in two.
+const SCANS_AT_ATTACH: usize = 4;
+
+/// Starts and ends of processes handled before requests are looked at again.
+const LIFECYCLE_BATCH: usize = 256;
+
+/// Requests handled before starts and ends of processes are looked at again.
+const REQUEST_BATCH: usize = 64;
 
 /// Runs the helper until the other side has gone.
 pub(crate) fn main(socket: OwnedFd) -> ! {
-    let mut socket = Socket::new(socket);
-    loop {
-        let mut ready = [nix::poll::PollFd::new(std::os::fd::AsFd::as_fd(&socket), nix::poll::PollFlags::POLLIN)];
-        let _ = nix::poll::poll(&mut ready, nix::poll::PollTimeout::NONE);
-        if socket.receive::<Request>().is_err() {
-            // SAFETY: ending is always sound.
-            unsafe { nix::libc::_exit(0) }
+    detach_from_terminal();
+    let mut outbox = Outbox::new(Socket::new(socket));
+    // A panic must reach the user, who sees nothing of this process's standard error.
+    let place = std::sync::Arc::new(std::sync::Mutex::new(String::new()));
+    let seen = place.clone();
+    std::panic::set_hook(Box::new(move |panic| {
+        if let (Ok(mut place), Some(location)) = (seen.lock(), panic.location()) {
+            *place = location.to_string();
+        }
+    }));
+    let ended = catch_unwind(AssertUnwindSafe(|| Helper::new(&mut outbox).run()));
+    if ended.is_err() {
+        let place = place.lock().map(|place| place.clone()).unwrap_or_default();
+        outbox.error("helper", &format!("the helper process failed at {place}; please report it"));
+    }
+    // SAFETY: this process has one thread and nothing to clean up that the kernel does not clean up.
+    unsafe { libc::_exit(i32::from(ended.is_err())) }
+}
+
+/// The terminal's signals and its output are the other side's business.
+fn detach_from_terminal() {
+    let _ = nix::unistd::setsid();
+    let ignore = SigAction::new(SigHandler::SigIgn, SaFlags::empty(), SigSet::empty());
+    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT, Signal::SIGTSTP, Signal::SIGPIPE] {
+        // SAFETY: ignoring a signal runs no code of ours.
+        let _ = unsafe { sigaction(signal, &ignore) };
+    }
+    if let Ok(null) = std::fs::File::options().read(true).write(true).open("/dev/null") {
+        // A held pipe would keep its reader waiting for our end.
+        let _ = nix::unistd::dup2_stdin(&null);
+        let _ = nix::unistd::dup2_stdout(&null);
+        let _ = nix::unistd::dup2_stderr(&null);
+    }
+    let _ = prctl::set_dumpable(false);
+    let _ = prctl::set_no_new_privs();
+}
+
+/// State of the helper.
+struct Helper<'a> {
+    outbox: &'a mut Outbox,
+    probes: Probes,
+    libraries: Libraries,
+    processes: Table,
+    rescans: Rescans,
+    next_scan: Instant,
+    scan_interval: Duration,
+}
+
+impl<'a> Helper<'a> {
+    fn new(outbox: &'a mut Outbox) -> Self {
+        Self {
+            outbox,
+            probes: Probes::new(),
+            libraries: Libraries::new(PathBuf::from("/proc")),
+            processes: Table::new(PathBuf::from("/proc")),
+            rescans: Rescans::default(),
+            next_scan: Instant::now(),
+            scan_interval: SCAN_INTERVAL,
         }
     }
+
+    fn run(&mut self) {
+        loop {
+            self.wait();
+            match self.handle_requests() {
+                Ok(true) => {}
+                Ok(false) | Err(SocketError::Closed) => return,
+                Err(error) => {
+                    self.outbox.error("helper", &error.to_string());
+                    return;
+                }
+            }
+            self.handle_lifecycle();
+            self.handle_time(Instant::now());
+            if matches!(self.outbox.flush(), Err(SocketError::Closed)) {
+                return;
+            }
+        }
+    }
+
+    /// Waits until there is something to do.
+    fn wait(&mut self) {
+        let now = Instant::now();
+        let wake = self.rescans.next().map_or(self.next_scan, |next| next.min(self.next_scan));
+        // Rounded up: a millisecond too early would make us turn in circles until it has passed.
+        let left = wake.saturating_duration_since(now) + Duration::from_millis(1);
+        let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+        let mut wanted = PollFlags::empty();
+        wanted.set(PollFlags::POLLIN, !self.outbox.is_full());
+        wanted.set(PollFlags::POLLOUT, self.outbox.wants_write());
+        let mut ready = vec![PollFd::new(self.outbox.as_fd(), wanted)];
+        ready.extend(self.probes.lifecycle_fd().map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
+        match poll(&mut ready, timeout) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(error) => panic!("poll: {error}"),
+        }
+    }
+
+    /// Handles what has been asked for; `false` when we are to end.
+    fn handle_requests(&mut self) -> Result<bool, SocketError> {
+        for _ in 0..REQUEST_BATCH {
+            // While the other side does not read, what it asks for waits in the socket, and then with it.
+            if self.outbox.is_full() {
+                return Ok(!self.outbox.is_hung_up());
+            }
+            match self.outbox.receive()? {
+                None => return Ok(true),
+                Some(Request::Shutdown) => return Ok(false),
+                Some(request) => self.handle(request),
+            }
+        }
+        Ok(true)
+    }
+
+    fn handle(&mut self, request: Request) {
+        match request {
+            Request::Attach(groups) => self.attach(&groups),
+            Request::Detach(groups) => {
+                groups.iter().take(Group::ALL.len()).for_each(|group| self.probes.detach(*group));
+                self.send_status();
+            }
+            Request::Verdicts(verdicts) => {
+                for verdict in verdicts.iter().take(MAX_VERDICTS) {
+                    let result = self.probes.verdict(verdict);
+                    self.report(result);
+                }
+            }
+            Request::Learn(path) => {
+                let result = self.probes.learn(&path);
+                self.report(result);
+            }
+            Request::Sample { sequence, mut pids, all } => {
+                pids.truncate(MAX_PROCESSES);
+                self.sample(sequence, &pids, all);
+            }
+            Request::Describe(pids) => self.describe(pids.into_iter().take(MAX_PROCESSES)),
+            Request::FindOwners(mut queries) => {
+                queries.truncate(MAX_PROCESSES);
+                let owners = self.processes.find_owners(&queries);
+                self.outbox.send(Reply::Owners(owners));
+            }
+            Request::Shutdown => {}
+        }
+    }
+
+    fn attach(&mut self, groups: &[Group]) {
+        if let Some(problem) = missing_privileges() {
+            self.outbox.error("probes", &problem);
+            self.send_status();
+            return;
+        }
+        if groups.contains(&Group::LlmTls) {
+            for _ in 0..SCANS_AT_ATTACH {
+                let changes = self.libraries.scan();
+                self.apply(changes);
+            }
+            self.scan_interval = FIRST_SCAN_INTERVAL;
+            self.next_scan = Instant::now() + self.scan_interval;
+        }
+        for group in groups.iter().take(Group::ALL.len()) {
+            match self.probes.attach(*group) {
+                Ok(None) => {}
+                Ok(Some(ring)) => self.outbox.send_ring(ring.bytes, ring.fd),
+                Err(error) => self.outbox.error(group.name(), &error.to_string()),
+            }
+        }
+        self.report_library_errors();
+        self.send_status();
+    }
+
+    fn sample(&mut self, sequence: u64, pids: &[u32], all: bool) {
+        self.outbox.send(Reply::Host(Box::new(self.processes.host_sample())));
+        for part in self.processes.sample(pids, all).chunks(MAX_PROCESSES) {
+            self.outbox.send(Reply::Samples(part.to_vec()));
+        }
+        self.send_status();
+        self.outbox.send(Reply::SampleEnd { sequence });
+    }
+
+    fn send_status(&mut self) {
+        let (helper_cpu_seconds, helper_resident_bytes) = self_usage();
+        let status = Status {
+            probes: self.probes.status(),
+            counters: self.probes.counters(),
+            helper_cpu_seconds,
+            helper_resident_bytes,
+        };
+        self.outbox.send_status(status);
+    }
+
+    fn describe(&mut self, pids: impl Iterator<Item = u32>) {
+        let found: Vec<_> = pids.filter_map(|pid| self.look_up(pid)).collect();
+        self.send_processes(found);
+    }
+
+    fn look_up(&mut self, pid: u32) -> Option<ProcessInfo> {
+        let mut info = self.processes.describe(pid)?;
+        (info.tls, info.tls_reason, info.tls_library) = self.libraries.visibility(pid);
+        Some(info)
+    }
+
+    fn send_processes(&mut self, mut processes: Vec<ProcessInfo>) {
+        while !processes.is_empty() {
+            let rest = processes.split_off(processes.len().min(outbox::PROCESSES_PER_MESSAGE));
+            self.outbox.send(Reply::Processes(processes));
+            processes = rest;
+        }
+    }
+
+    fn handle_lifecycle(&mut self) {
+        let events = self.probes.read_lifecycle(LIFECYCLE_BATCH);
+        let mut started = Vec::new();
+        for event in events {
+            self.handle_event(&event, &mut started);
+        }
+        self.describe(started.into_iter());
+    }
+
+    fn handle_event(&mut self, event: &LifecycleEvent, started: &mut Vec<u32>) {
+        let LifecycleEvent { kind, pid, timestamp_ns, comm } = *event;
+        let length = comm.iter().position(|byte| *byte == 0).unwrap_or(comm.len());
+        self.outbox.send(Reply::Lifecycle { kind, pid, timestamp_ns, comm: Label::from_bytes(&comm[..length]) });
+        match kind {
+            lifecycle::EXEC => {
+                self.processes.note_exec(pid);
+                self.rescans.started(pid, Instant::now());
+                started.push(pid);
+            }
+            lifecycle::EXIT => {
+                self.processes.note_exit(pid);
+                self.libraries.forget(pid);
+                self.rescans.ended(pid);
+                started.retain(|other| *other != pid);
+            }
+            _ => {}
+        }
+    }
+
+    fn handle_time(&mut self, now: Instant) {
+        // Without uprobes there is no hurry to find libraries; attaching scans them all.
+        let tls = self.probes.is_on(Group::LlmTls);
+        for pid in self.rescans.due(now) {
+            if tls {
+                let before = self.libraries.visibility(pid);
+                let changes = self.libraries.scan_pid(pid);
+                self.apply(changes);
+                if self.libraries.visibility(pid) != before {
+                    self.describe(std::iter::once(pid));
+                }
+            }
+        }
+        if now >= self.next_scan {
+            if tls {
+                let changes = self.libraries.scan();
+                self.apply(changes);
+            }
+            self.scan_interval = (self.scan_interval * 2).min(SCAN_INTERVAL);
+            self.next_scan = now + self.scan_interval;
+        }
+    }
+
+    fn apply(&mut self, changes: Changes) {
+        if changes.added.is_empty() && changes.removed.is_empty() {
+            return;
+        }
+        // First those that go: a file that has been written over is in both lists.
+        changes.removed.into_iter().for_each(|id| self.probes.remove_library(id));
+        let added: Vec<_> = changes.added.iter().map(|library| library.id).collect();
+        changes.added.into_iter().for_each(|library| self.probes.add_library(library));
+        self.report_library_errors();
+        let users: Vec<u32> = added.iter().flat_map(|id| self.libraries.users(id)).collect();
+        self.describe(users.into_iter());
+        self.send_status();
+    }
+
+    fn report_library_errors(&mut self) {
+        for error in self.probes.take_library_errors() {
+            self.outbox.error(Group::LlmTls.name(), &error.to_string());
+        }
+    }
+
+    fn report(&mut self, result: Result<(), ProbeError>) {
+        if let Err(error) = result {
+            self.outbox.error("probes", &error.to_string());
+        }
+    }
+}
+
+/// What this process lacks to attach probes, and what mends it; `None` if it lacks nothing.
+pub(crate) fn missing_privileges() -> Option<String> {
+    let missing = privsep::capabilities().map_or_else(|_| vec!["capabilities"], |held| held.missing_for_probes());
+    if missing.is_empty() {
+        return None;
+    }
+    Some(format!("probes need {}, which this process lacks; run `sudo hbpf top`", missing.join(", ")))
 }

@@ -11,6 +11,7 @@ use nix::unistd::{ForkResult, fork};
 pub use crate::socket::SocketError;
 pub use client::HelperClient;
 pub use confine::{ConfineError, confine};
+pub(crate) use credentials::capabilities;
 pub use credentials::{Account, DropError};
 
 use crate::{helper, socket};

@@ -1,0 +1,199 @@
+//! What the helper says, and what it leaves unsaid while nobody listens.
+
+use std::collections::HashSet;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use crate::protocol::{ProbeStatus, Reply, Request, Status};
+use crate::socket::{Socket, SocketError};
+
+/// Processes described in one message: their strings are bounded, and so this many stay below the message limit.
+pub(super) const PROCESSES_PER_MESSAGE: usize = 16;
+
+/// Messages that may wait before the dispensable ones are dropped and no more requests are taken.
+const MAX_WAITING: usize = 256;
+
+/// Most places in one status: their labels are bounded, and so this many stay below the message limit.
+const MAX_PROBES: usize = 128;
+
+/// Longest text of an error.
+const MAX_ERROR_CHARS: usize = 500;
+
+/// Most different errors that are told: each is one line that the user sees.
+const MAX_ERRORS: usize = 200;
+
+/// The helper's end of the conversation.
+pub(super) struct Outbox {
+    socket: Socket,
+    told: HashSet<String>,
+    dropped: bool,
+}
+
+impl Outbox {
+    pub(super) fn new(socket: Socket) -> Self {
+        Self { socket, told: HashSet::new(), dropped: false }
+    }
+
+    pub(super) fn wants_write(&self) -> bool {
+        self.socket.backlog() > 0
+    }
+
+    /// Whether the other side has not read for so long that nothing more is taken from it.
+    pub(super) fn is_full(&self) -> bool {
+        self.socket.backlog() >= MAX_WAITING
+    }
+
+    /// Whether the other side has gone, without reading what it has sent.
+    pub(super) fn is_hung_up(&self) -> bool {
+        let mut ready = [PollFd::new(self.socket.as_fd(), PollFlags::empty())];
+        poll(&mut ready, PollTimeout::ZERO).is_ok()
+            && ready[0].revents().is_some_and(|events| events.intersects(PollFlags::POLLHUP | PollFlags::POLLERR))
+    }
+
+    pub(super) fn receive(&mut self) -> Result<Option<Request>, SocketError> {
+        // A descriptor that comes with a request is none that we asked for; it is closed here.
+        Ok(self.socket.receive()?.map(|(request, _)| request))
+    }
+
+    pub(super) fn flush(&mut self) -> Result<(), SocketError> {
+        self.socket.flush()
+    }
+
+    /// Sends what may be dropped while the other side does not read: it is told anew, or is of the moment.
+    pub(super) fn send(&mut self, reply: Reply) {
+        if self.is_full() {
+            if !std::mem::replace(&mut self.dropped, true) {
+                self.error("helper", "the display does not keep up: samples and process starts are missing");
+            }
+            return;
+        }
+        self.send_always(&reply, None);
+    }
+
+    /// Sends the state of the probes, cut to what fits a message.
+    pub(super) fn send_status(&mut self, mut status: Status) {
+        if status.probes.len() > MAX_PROBES {
+            status.probes = summarised(status.probes);
+            status.probes.truncate(MAX_PROBES);
+        }
+        self.send_always(&Reply::Status(Box::new(status)), None);
+    }
+
+    /// Hands over the ring of captured records.
+    pub(super) fn send_ring(&mut self, bytes: u32, fd: OwnedFd) {
+        self.send_always(&Reply::Ring { bytes }, Some(fd));
+    }
+
+    /// Tells an error, each one once.
+    pub(super) fn error(&mut self, source: &str, message: &str) {
+        let message: String = message.chars().take(MAX_ERROR_CHARS).collect();
+        if self.told.len() >= MAX_ERRORS || !self.told.insert(format!("{source}: {message}")) {
+            return;
+        }
+        self.send_always(&Reply::Error { source: source.into(), message }, None);
+    }
+
+    fn send_always(&mut self, reply: &Reply, descriptor: Option<OwnedFd>) {
+        // That the other side has gone is found out when reading from it.
+        if let Err(SocketError::Malformed(why)) = self.socket.send(reply, descriptor) {
+            self.error("helper", &format!("a reply was too long: {why}"));
+        }
+    }
+}
+
+/// One entry per program and library: what a library's probes have in common is said once.
+fn summarised(probes: Vec<ProbeStatus>) -> Vec<ProbeStatus> {
+    let mut kept: Vec<ProbeStatus> = Vec::new();
+    let mut places: HashSet<String> = HashSet::new();
+    let mut programs: HashSet<String> = HashSet::new();
+    for probe in probes {
+        let new_place = places.insert(probe.attached_to.to_string());
+        let new_program = programs.insert(probe.program.clone());
+        if probe.failed || new_place || new_program {
+            kept.push(probe);
+        }
+    }
+    kept
+}
+
+impl AsFd for Outbox {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::Group;
+    use crate::socket;
+    use hbpf_core::label::Label;
+
+    fn outbox() -> (Outbox, Socket) {
+        let (ours, theirs) = socket::pair().unwrap();
+        (Outbox::new(Socket::new(ours)), Socket::new(theirs))
+    }
+
+    fn all(outbox: &mut Outbox, other: &mut Socket) -> Vec<Reply> {
+        let mut seen = Vec::new();
+        loop {
+            match other.receive().unwrap() {
+                Some((reply, _)) => seen.push(reply),
+                None if outbox.wants_write() => outbox.flush().unwrap(),
+                None => return seen,
+            }
+        }
+    }
+
+    #[test]
+    fn samples_are_dropped_but_the_ring_and_the_status_are_not() {
+        let (mut outbox, mut other) = outbox();
+        let mut sent = 0;
+        while !outbox.is_full() {
+            outbox.send(Reply::SampleEnd { sequence: sent });
+            sent += 1;
+        }
+        outbox.send(Reply::SampleEnd { sequence: u64::MAX });
+        outbox.send_status(Status::default());
+        let (reader, _writer) = std::io::pipe().unwrap();
+        outbox.send_ring(4096, reader.into());
+        let seen = all(&mut outbox, &mut other);
+        assert!(!seen.contains(&Reply::SampleEnd { sequence: u64::MAX }));
+        assert_eq!(seen.iter().filter(|reply| matches!(reply, Reply::SampleEnd { .. })).count() as u64, sent);
+        assert!(seen.iter().any(|reply| matches!(reply, Reply::Error { .. })), "the loss is told");
+        assert!(matches!(seen[seen.len() - 2..], [Reply::Status(_), Reply::Ring { bytes: 4096 }]));
+    }
+
+    #[test]
+    fn an_error_is_told_once() {
+        let (mut outbox, mut other) = outbox();
+        for _ in 0..3 {
+            outbox.error("a", "x");
+            outbox.error("a", "y");
+        }
+        assert_eq!(all(&mut outbox, &mut other).len(), 2);
+    }
+
+    #[test]
+    fn a_status_of_many_libraries_fits_a_message() {
+        let (mut outbox, mut other) = outbox();
+        let probes = (0..400).flat_map(|library| {
+            (0..11).map(move |program| ProbeStatus {
+                group: Group::LlmTls,
+                program: format!("ssl_{program}"),
+                attached_to: Label::new(&format!("/{library}/{}", "é".repeat(Label::MAX_CHARS))),
+                off_because: None,
+                failed: false,
+                runs: Some(u64::MAX),
+                run_time_ns: Some(u64::MAX),
+            })
+        });
+        outbox.send_status(Status { probes: probes.collect(), ..Status::default() });
+        let replies = all(&mut outbox, &mut other);
+        let [Reply::Status(status)] = &replies[..] else { panic!("{replies:?}") };
+        assert_eq!(status.probes.len(), MAX_PROBES);
+        let programs: HashSet<_> = status.probes.iter().map(|probe| &probe.program).collect();
+        assert_eq!(programs.len(), 11);
+    }
+}

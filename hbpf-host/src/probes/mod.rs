@@ -1,0 +1,467 @@
+//! The programs in the kernel: loading them, putting them in place by groups, and taking all of it back.
+//!
+//! Nothing is pinned: programs, maps and links live exactly as long as the descriptors of this process.
+
+pub(crate) mod cgroup;
+mod object;
+pub(crate) mod raw;
+mod tls;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::error::Error;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use aya::maps::{HashMap, MapData, PerCpuArray, RingBuf};
+use aya::programs::{
+    CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSock, CgroupSockAddr, Program, ProgramError, RawTracePoint,
+};
+use aya::sys::{Stats, enable_stats};
+use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
+use hbpf_core::label::Label;
+use hbpf_ebpf::{EVENTS_RING_BYTES, LifecycleEvent, counter, target};
+
+use crate::discover::{Library, LibraryId};
+use crate::protocol::{FlowVerdict, Group, MAX_LEARNED_TARGETS, MAX_TARGET_BYTES, ProbeStatus};
+use tls::Tls;
+
+/// Longest text of an error that is handed on: a verifier's log has thousands of lines.
+const MAX_ERROR_CHARS: usize = 300;
+
+/// Programs at the root of cgroup v2. The first two see the payload; the others say whose socket it is, and so come first
+/// when attaching.
+const CGROUP_PROGRAMS: [&str; 6] = ["sock_create", "sock_release", "connect4", "connect6", "tcp_ingress", "tcp_egress"];
+
+/// Programs on process starts and ends, needed by every group, and their tracepoints.
+const LIFECYCLE_PROGRAMS: [(&str, &str); 2] =
+    [("process_exec", "sched_process_exec"), ("process_exit", "sched_process_exit")];
+
+/// Why something could not be put in place. One line, for the user to see.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct ProbeError(String);
+
+impl ProbeError {
+    fn new(what: &str, error: &dyn Error) -> Self {
+        Self(format!("{what}: {}", one_line(error)))
+    }
+}
+
+/// The ring of captured records, for the side that reads it.
+#[derive(Debug)]
+pub(crate) struct Ring {
+    pub(crate) fd: OwnedFd,
+    pub(crate) bytes: u32,
+}
+
+enum State {
+    Off,
+    On,
+    Failed(String),
+}
+
+/// Everything of ours in the kernel.
+pub(crate) struct Probes {
+    loaded: Option<Loaded>,
+    tls: Tls,
+    states: BTreeMap<Group, State>,
+    /// Hashes of learned request-targets; they outlive the maps.
+    learned: BTreeSet<u64>,
+    cgroup: Option<Label>,
+}
+
+/// What exists while any group is on.
+struct Loaded {
+    ebpf: Ebpf,
+    lifecycle: RingBuf<MapData>,
+    verdicts: HashMap<MapData, Key, Value>,
+    targets: HashMap<MapData, u64, u8>,
+    counters: PerCpuArray<MapData, u64>,
+    /// While it is open, the kernel counts runs and run time of programs.
+    _stats: Option<OwnedFd>,
+}
+
+impl Probes {
+    pub(crate) fn new() -> Self {
+        let states = Group::ALL.into_iter().map(|group| (group, State::Off)).collect();
+        Self { loaded: None, tls: Tls::default(), states, learned: BTreeSet::new(), cgroup: None }
+    }
+
+    pub(crate) fn is_on(&self, group: Group) -> bool {
+        matches!(self.states[&group], State::On)
+    }
+
+    fn any_on(&self) -> bool {
+        self.states.values().any(|state| matches!(state, State::On))
+    }
+
+    /// Puts a group in place. The ring comes back when it has been made for this.
+    pub(crate) fn attach(&mut self, group: Group) -> Result<Option<Ring>, ProbeError> {
+        if self.is_on(group) {
+            return Ok(None);
+        }
+        let result = self.try_attach(group);
+        match &result {
+            Ok(_) => self.states.insert(group, State::On),
+            Err(error) => self.states.insert(group, State::Failed(error.to_string())),
+        };
+        if result.is_err() {
+            self.take_out(group);
+        }
+        result
+    }
+
+    fn try_attach(&mut self, group: Group) -> Result<Option<Ring>, ProbeError> {
+        let ring = match self.loaded {
+            Some(_) => None,
+            None => Some(self.load()?),
+        };
+        let loaded = self.loaded.as_mut().expect("loaded above");
+        match group {
+            Group::LlmTls => self.tls.attach(&mut loaded.ebpf)?,
+            Group::LlmPlain => self.cgroup = Some(attach_cgroup(&mut loaded.ebpf)?),
+        }
+        Ok(ring)
+    }
+
+    /// Failures to put probes into single libraries since the last call; they do not fail the group.
+    pub(crate) fn take_library_errors(&mut self) -> Vec<ProbeError> {
+        self.tls.take_errors()
+    }
+
+    /// Takes a group out, and everything with the last one.
+    pub(crate) fn detach(&mut self, group: Group) {
+        self.states.insert(group, State::Off);
+        self.take_out(group);
+    }
+
+    fn take_out(&mut self, group: Group) {
+        if let Some(loaded) = &mut self.loaded {
+            match group {
+                Group::LlmTls => self.tls.detach(&mut loaded.ebpf),
+                Group::LlmPlain => CGROUP_PROGRAMS.iter().for_each(|name| unload(&mut loaded.ebpf, name)),
+            }
+        }
+        if !self.any_on() {
+            self.loaded = None;
+        }
+    }
+
+    /// Loads the maps and what all groups need.
+    fn load(&mut self) -> Result<Ring, ProbeError> {
+        let mut loader = EbpfLoader::new();
+        loader.verifier_log_level(VerifierLogLevel::STATS).allow_unsupported_maps();
+        let mut ebpf = loader.load(object::BYTES).map_err(|error| ProbeError::new("loading the object", &error))?;
+        let events = map(&mut ebpf, "EVENTS")?;
+        let aya::maps::Map::RingBuf(events) = events else {
+            return Err(ProbeError("map EVENTS: not a ring".into()));
+        };
+        let fd = events.fd().as_fd().try_clone_to_owned().map_err(|error| ProbeError::new("map EVENTS", &error))?;
+        let mut targets: HashMap<_, u64, u8> = typed(&mut ebpf, "TARGETS")?;
+        let builtin = hbpf_core::dialect::target_patterns().iter().map(|pattern| target::hash(pattern.as_bytes()));
+        for hash in builtin.chain(self.learned.iter().copied()) {
+            targets.insert(hash, 1, 0).map_err(|error| ProbeError::new("map TARGETS", &error))?;
+        }
+        let loaded = Loaded {
+            lifecycle: typed(&mut ebpf, "LIFECYCLE")?,
+            verdicts: typed(&mut ebpf, "VERDICTS")?,
+            targets,
+            counters: typed(&mut ebpf, "COUNTERS")?,
+            // Costs are shown as unknown without it.
+            _stats: enable_stats(Stats::RunTime).ok(),
+            ebpf,
+        };
+        let loaded = self.loaded.insert(loaded);
+        for (name, tracepoint) in LIFECYCLE_PROGRAMS {
+            let program: &mut RawTracePoint = program(&mut loaded.ebpf, name)?;
+            program.load().and_then(|()| program.attach(tracepoint)).map_err(|error| ProbeError::new(name, &error))?;
+        }
+        Ok(Ring { fd, bytes: EVENTS_RING_BYTES })
+    }
+
+    /// Puts probes into a library, now or when the group is switched on.
+    pub(crate) fn add_library(&mut self, library: Library) {
+        let on = self.is_on(Group::LlmTls);
+        let ebpf = self.loaded.as_mut().filter(|_| on).map(|loaded| &mut loaded.ebpf);
+        self.tls.add(library, ebpf);
+    }
+
+    /// Takes the probes out of a library that nobody uses any more.
+    pub(crate) fn remove_library(&mut self, id: LibraryId) {
+        self.tls.remove(id);
+    }
+
+    /// Tells the kernel a judgement.
+    pub(crate) fn verdict(&mut self, verdict: &FlowVerdict) -> Result<(), ProbeError> {
+        // Nothing is loaded when the groups were switched off while the verdict travelled.
+        let Some(loaded) = &mut self.loaded else { return Ok(()) };
+        let pid = if verdict.source == hbpf_ebpf::source::TLS { verdict.pid } else { 0 };
+        let key = Key(hbpf_ebpf::FlowKey {
+            handle: verdict.handle,
+            generation: verdict.generation,
+            pid,
+            source: verdict.source.into(),
+        });
+        let value = Value(hbpf_ebpf::Verdict { message: verdict.message, action: verdict.action });
+        loaded.verdicts.insert(key, value, 0).map_err(|error| ProbeError::new("map VERDICTS", &error))
+    }
+
+    /// Captures messages to this request-target from their first byte from now on.
+    pub(crate) fn learn(&mut self, path: &str) -> Result<(), ProbeError> {
+        // A pattern of one character would match nearly every path.
+        let fits =
+            (2..=MAX_TARGET_BYTES).contains(&path.len()) && path.starts_with('/') && !path.contains(['?', '#', ' ']);
+        let hash = target::hash(path.as_bytes());
+        if !fits || self.learned.len() >= MAX_LEARNED_TARGETS || !self.learned.insert(hash) {
+            return Ok(());
+        }
+        match &mut self.loaded {
+            Some(loaded) => loaded.targets.insert(hash, 1, 0).map_err(|error| ProbeError::new("map TARGETS", &error)),
+            None => Ok(()),
+        }
+    }
+
+    /// To poll for starts and ends of processes.
+    pub(crate) fn lifecycle_fd(&self) -> Option<BorrowedFd<'_>> {
+        self.loaded.as_ref().map(|loaded| loaded.lifecycle.as_fd())
+    }
+
+    /// Starts and ends of processes, at most `limit` of them.
+    pub(crate) fn read_lifecycle(&mut self, limit: usize) -> Vec<LifecycleEvent> {
+        let Some(loaded) = &mut self.loaded else { return Vec::new() };
+        let next = || loaded.lifecycle.next().map(|record| decode_lifecycle(&record));
+        std::iter::from_fn(next).take(limit).flatten().collect()
+    }
+
+    /// Counters summed over CPUs; `None` while nothing is loaded.
+    pub(crate) fn counters(&self) -> Option<[u64; counter::COUNT as usize]> {
+        let counters = &self.loaded.as_ref()?.counters;
+        let mut sums = [0; counter::COUNT as usize];
+        for (index, sum) in (0..).zip(&mut sums) {
+            *sum = counters.get(&index, 0).ok()?.iter().sum();
+        }
+        Some(sums)
+    }
+
+    /// Every program at every place.
+    pub(crate) fn status(&self) -> Vec<ProbeStatus> {
+        let mut list = Vec::new();
+        for (group, state) in &self.states {
+            match state {
+                State::Off => list.push(absent(*group, "off".into(), false)),
+                State::Failed(why) => list.push(absent(*group, why.clone(), true)),
+                State::On => self.status_of(*group, &mut list),
+            }
+        }
+        list
+    }
+
+    fn status_of(&self, group: Group, list: &mut Vec<ProbeStatus>) {
+        let Some(loaded) = &self.loaded else { return };
+        match group {
+            Group::LlmTls => self.tls.status(&loaded.ebpf, list),
+            Group::LlmPlain => {
+                let place = self.cgroup.clone().unwrap_or_default();
+                list.extend(CGROUP_PROGRAMS.map(|name| present(group, name, place.clone(), &loaded.ebpf)));
+            }
+        }
+        // Shown once, with the first group that is on.
+        if self.states.iter().find(|(_, state)| matches!(state, State::On)).map(|(first, _)| *first) == Some(group) {
+            list.extend(LIFECYCLE_PROGRAMS.map(|(name, place)| present(group, name, Label::new(place), &loaded.ebpf)));
+        }
+    }
+}
+
+fn absent(group: Group, why: String, failed: bool) -> ProbeStatus {
+    let program = match group {
+        Group::LlmTls => "ssl_*",
+        Group::LlmPlain => "tcp_*",
+    };
+    ProbeStatus {
+        group,
+        program: program.into(),
+        attached_to: Label::default(),
+        off_because: Some(why),
+        failed,
+        runs: None,
+        run_time_ns: None,
+    }
+}
+
+fn present(group: Group, name: &str, place: Label, ebpf: &Ebpf) -> ProbeStatus {
+    let info = ebpf.program(name).and_then(|program| program.info().ok());
+    ProbeStatus {
+        group,
+        program: name.into(),
+        attached_to: place,
+        off_because: None,
+        failed: false,
+        runs: info.as_ref().map(|info| info.run_count()),
+        run_time_ns: info.map(|info| info.run_time().as_nanos() as u64),
+    }
+}
+
+fn attach_cgroup(ebpf: &mut Ebpf) -> Result<Label, ProbeError> {
+    let root = cgroup::open_root().map_err(|error| ProbeError(error.to_string()))?;
+    for name in CGROUP_PROGRAMS {
+        let program = ebpf.program_mut(name).ok_or_else(|| missing(name))?;
+        attach_cgroup_program(program, name, &root.fd).map_err(|error| {
+            if is_refused(&error) {
+                let text = format!(
+                    "{name}: the root of cgroup v2 refuses another program, for one is attached to it exclusively; \
+                     `sudo hbpf doctor` names it"
+                );
+                return ProbeError(text);
+            }
+            ProbeError::new(name, &error)
+        })?;
+    }
+    Ok(root.place)
+}
+
+fn attach_cgroup_program(program: &mut Program, name: &str, root: &OwnedFd) -> Result<(), ProgramError> {
+    // The kernel treats every link as one that allows others beside it.
+    let mode = CgroupAttachMode::Single;
+    match program {
+        Program::CgroupSkb(program) => {
+            let hook = if name == "tcp_ingress" { CgroupSkbAttachType::Ingress } else { CgroupSkbAttachType::Egress };
+            program.load()?;
+            CgroupSkb::attach(program, root, hook, mode).map(drop)
+        }
+        Program::CgroupSock(program) => {
+            program.load()?;
+            CgroupSock::attach(program, root, mode).map(drop)
+        }
+        Program::CgroupSockAddr(program) => {
+            program.load()?;
+            CgroupSockAddr::attach(program, root, mode).map(drop)
+        }
+        _ => Err(ProgramError::UnexpectedProgramType),
+    }
+}
+
+/// Whether attaching (not loading) was not permitted.
+fn is_refused(error: &ProgramError) -> bool {
+    let ProgramError::SyscallError(error) = error else { return false };
+    error.call == "bpf_link_create" && error.io_error.raw_os_error() == Some(nix::libc::EPERM)
+}
+
+fn missing(name: &str) -> ProbeError {
+    ProbeError(format!("{name}: not in the object"))
+}
+
+fn program<'a, P>(ebpf: &'a mut Ebpf, name: &str) -> Result<P, ProbeError>
+where
+    P: TryFrom<&'a mut Program, Error = ProgramError>,
+{
+    let program = ebpf.program_mut(name).ok_or_else(|| missing(name))?;
+    P::try_from(program).map_err(|error| ProbeError::new(name, &error))
+}
+
+/// Takes a program out of the kernel, with all its links.
+fn unload(ebpf: &mut Ebpf, name: &str) {
+    // A program that is not loaded says so; it is what was wanted.
+    let _ = match ebpf.program_mut(name) {
+        Some(Program::UProbe(program)) => program.unload(),
+        Some(Program::CgroupSkb(program)) => program.unload(),
+        Some(Program::CgroupSock(program)) => program.unload(),
+        Some(Program::CgroupSockAddr(program)) => program.unload(),
+        _ => Ok(()),
+    };
+}
+
+fn map(ebpf: &mut Ebpf, name: &str) -> Result<aya::maps::Map, ProbeError> {
+    ebpf.take_map(name).ok_or_else(|| ProbeError(format!("map {name}: not in the object")))
+}
+
+fn typed<M>(ebpf: &mut Ebpf, name: &str) -> Result<M, ProbeError>
+where
+    M: TryFrom<aya::maps::Map, Error = aya::maps::MapError>,
+{
+    M::try_from(map(ebpf, name)?).map_err(|error| ProbeError::new(&format!("map {name}"), &error))
+}
+
+fn decode_lifecycle(record: &[u8]) -> Option<LifecycleEvent> {
+    let (kind, rest) = record.split_first_chunk()?;
+    let (pid, rest) = rest.split_first_chunk()?;
+    let (timestamp, rest) = rest.split_first_chunk()?;
+    let comm = *rest.first_chunk()?;
+    Some(LifecycleEvent {
+        kind: u32::from_ne_bytes(*kind),
+        pid: u32::from_ne_bytes(*pid),
+        timestamp_ns: u64::from_ne_bytes(*timestamp),
+        comm,
+    })
+}
+
+/// An error with its causes, in one line of bounded length.
+fn one_line(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let more = cause.to_string();
+        // Some errors say their cause themselves.
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        source = cause.source();
+    }
+    let words: Vec<&str> = text.split_whitespace().collect();
+    let line = words.join(" ");
+    match line.char_indices().nth(MAX_ERROR_CHARS) {
+        Some((end, _)) => format!("{}…", &line[..end]),
+        None => line,
+    }
+}
+
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+struct Key(hbpf_ebpf::FlowKey);
+
+// SAFETY: two `u64` and two `u32` without padding.
+unsafe impl aya::Pod for Key {}
+
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+struct Value(hbpf_ebpf::Verdict);
+
+// SAFETY: two `u32` without padding.
+unsafe impl aya::Pod for Value {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn learned_targets_are_bounded_and_checked() {
+        let mut probes = Probes::new();
+        for bad in ["", "/", "v1/chat", "/a?key=secret", "/a b", &format!("/{}", "x".repeat(MAX_TARGET_BYTES))] {
+            probes.learn(bad).unwrap();
+        }
+        assert!(probes.learned.is_empty());
+        for number in 0..2 * MAX_LEARNED_TARGETS {
+            probes.learn(&format!("/model/{number}")).unwrap();
+        }
+        assert_eq!(probes.learned.len(), MAX_LEARNED_TARGETS);
+        assert!(probes.learned.contains(&target::hash(b"/model/0")));
+    }
+
+    #[test]
+    fn lifecycle_records_are_decoded_whole_or_not_at_all() {
+        let mut bytes = Vec::new();
+        bytes.extend(2u32.to_ne_bytes());
+        bytes.extend(77u32.to_ne_bytes());
+        bytes.extend(5u64.to_ne_bytes());
+        bytes.extend(*b"python3\0\0\0\0\0\0\0\0\0");
+        let event = decode_lifecycle(&bytes).unwrap();
+        assert_eq!((event.kind, event.pid, event.timestamp_ns, &event.comm[..7]), (2, 77, 5, &b"python3"[..]));
+        assert!(decode_lifecycle(&bytes[..31]).is_none());
+    }
+
+    #[test]
+    fn errors_are_one_line_of_bounded_length() {
+        let error = std::io::Error::other("first\n  second ".repeat(100));
+        let line = one_line(&error);
+        assert!(line.starts_with("first second first") && line.ends_with('…') && !line.contains('\n'));
+        assert_eq!(line.chars().count(), MAX_ERROR_CHARS + 1);
+    }
+}

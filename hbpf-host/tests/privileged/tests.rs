@@ -1,0 +1,284 @@
+//! The tests.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use crate::driver::{Talker, eventually};
+use crate::kernel::{Held, held_by, is_dead, status, still_loaded};
+
+/// A request-target that the built-in patterns know.
+const TARGET: &str = "/v1/chat/completions";
+
+type Test = (&'static str, fn());
+
+pub(crate) const ALL: &[Test] = &[
+    ("the_other_side_is_confined", the_other_side_is_confined),
+    ("without_privileges_samples_are_taken_and_attaching_says_what_mends_it", without_privileges),
+    ("plaintext_of_tls_is_seen_at_both_ends", plaintext_of_tls_is_seen_at_both_ends),
+    ("a_library_loaded_late_is_probed", a_library_loaded_late_is_probed),
+    ("plain_http_is_seen_from_both_ends", plain_http_is_seen_from_both_ends),
+    ("no_packet_is_refused", no_packet_is_refused),
+    ("detaching_leaves_nothing", detaching_leaves_nothing),
+    ("groups_come_and_go_separately", groups_come_and_go_separately),
+    ("a_killed_helper_leaves_nothing", a_killed_helper_leaves_nothing),
+    ("a_killed_front_end_leaves_nothing", a_killed_front_end_leaves_nothing),
+    ("the_terminal_signals_end_only_the_front_end", the_terminal_signals_end_only_the_front_end),
+    ("samples_are_complete", samples_are_complete),
+];
+
+/// A process that has a TLS library loaded.
+fn tls_user() -> Talker {
+    let mut user = Talker::python("peer.py", &["client"]);
+    user.tell("import");
+    user.expect_start("imported");
+    user
+}
+
+/// The process under test with its groups attached, and its helper.
+fn attached(groups: &str) -> (Talker, u32) {
+    let mut subject = Talker::subject(&[]);
+    let helper = subject.expect_start("helper ").parse().unwrap();
+    subject.tell(&format!("attach {groups}"));
+    subject.expect_start("ring");
+    // A status that counts comes when all groups have been dealt with.
+    subject.expect("status", |line| line.starts_with("status") && !line.contains("programs=0"));
+    subject.tell("sample 1");
+    subject.expect_start("sample-end 1");
+    let trouble: Vec<_> =
+        subject.said().iter().filter(|line| line.starts_with("error") || line.starts_with("probe-failed")).collect();
+    assert!(trouble.is_empty(), "{trouble:#?}");
+    (subject, helper)
+}
+
+fn certificate() -> (tempfile::TempDir, PathBuf, PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    let (certificate, key) = (folder.path().join("cert.pem"), folder.path().join("key.pem"));
+    let arguments =
+        ["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=localhost", "-keyout"];
+    let output = Command::new("openssl").args(arguments).arg(&key).arg("-out").arg(&certificate).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    (folder, certificate, key)
+}
+
+fn secure_server() -> (tempfile::TempDir, Talker, String) {
+    let (folder, certificate, key) = certificate();
+    let mut server = Talker::python("peer.py", &["server", certificate.to_str().unwrap(), key.to_str().unwrap()]);
+    let port = server.expect_start("port ");
+    (folder, server, port)
+}
+
+fn plain_server() -> (Talker, String) {
+    let mut server = Talker::python("peer.py", &["server"]);
+    let port = server.expect_start("port ");
+    (server, port)
+}
+
+/// Does a request and returns the client's port.
+fn request(client: &mut Talker, scheme: &str, port: &str, size: usize) -> String {
+    client.tell(&format!("{scheme} {port} {TARGET} {size}"));
+    client.expect_start("done intact")
+}
+
+fn the_other_side_is_confined() {
+    let mut subject = Talker::subject(&["confined"]);
+    let helper: u32 = subject.expect_start("helper ").parse().unwrap();
+    assert_eq!(subject.expect_start("allowed "), "[]", "a confined process can do this");
+    assert_eq!(subject.expect_start("thread "), "42");
+    let pid = subject.pid();
+    for (key, wanted) in [("NoNewPrivs", "1"), ("Seccomp", "2"), ("Groups", "")] {
+        assert_eq!(status(pid, key), wanted, "{key}");
+    }
+    for set in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
+        assert_eq!(status(pid, set), "0000000000000000", "{set}");
+    }
+    for ids in ["Uid", "Gid"] {
+        let ids = status(pid, ids);
+        assert!(ids.split(' ').all(|id| id != "0"), "{ids}");
+    }
+    assert_ne!(status(helper, "CapEff"), "0000000000000000", "the helper keeps its privileges");
+    // It still does its work: the ring is mapped and read after all of that.
+    subject.tell("attach all");
+    subject.expect_start("ring");
+    subject.tell("sample 3");
+    subject.expect_start("sample-end 3");
+}
+
+fn without_privileges() {
+    let mut subject = Talker::subject(&["unprivileged"]);
+    subject.tell("attach all");
+    let error = subject.expect_start("error probes:");
+    for part in ["CAP_BPF", "CAP_PERFMON", "CAP_NET_ADMIN", "sudo hbpf"] {
+        assert!(error.contains(part), "{error}");
+    }
+    subject.tell("sample 5");
+    subject.expect_start("sample-end 5");
+}
+
+fn plaintext_of_tls_is_seen_at_both_ends() {
+    let (_folder, mut server, port) = secure_server();
+    let mut client = tls_user();
+    let (mut subject, _) = attached("tls");
+    request(&mut client, "https", &port, 100);
+    let marks = [
+        (client.pid(), 0, "POST /v1/chat/completions"),
+        (server.pid(), 1, "POST /v1/chat/completions"),
+        (client.pid(), 1, "answer-to-client"),
+        (server.pid(), 0, "answer-to-client"),
+    ];
+    for_all(
+        &mut subject,
+        &marks.map(|(pid, direction, text)| {
+            (format!("record tls kind=1 direction={direction} pid={pid} "), text.to_owned())
+        }),
+    );
+    client.finish();
+    server.finish();
+}
+
+fn a_library_loaded_late_is_probed() {
+    let (mut subject, _) = attached("tls");
+    let (_folder, _server, port) = secure_server();
+    // It starts without TLS; hbpf must notice when it loads the library.
+    let mut client = Talker::python("peer.py", &["client"]);
+    client.expect_start("ready");
+    let pid = client.pid();
+    subject.expect("its start", |line| line.starts_with(&format!("lifecycle 1 {pid} ")));
+    client.tell("import");
+    client.expect_start("imported");
+    subject.expect("its library", |line| line.starts_with(&format!("process {pid} Attached")));
+    request(&mut client, "https", &port, 100);
+    for_all(&mut subject, &[(format!("record tls kind=1 direction=0 pid={pid} "), TARGET.to_owned())]);
+    client.finish();
+    subject.expect("its end", |line| line.starts_with(&format!("lifecycle 2 {pid} ")));
+}
+
+fn plain_http_is_seen_from_both_ends() {
+    let (_server, port) = plain_server();
+    let (mut subject, _) = attached("plain");
+    let mut client = Talker::python("peer.py", &["client"]);
+    let mine = request(&mut client, "http", &port, 100);
+    let wanted = [
+        (0, &mine, &port, TARGET),
+        (1, &port, &mine, TARGET),
+        (1, &mine, &port, "answer-to"),
+        (0, &port, &mine, "answer-to"),
+    ];
+    let wanted = wanted.map(|(direction, local, remote, text)| {
+        (format!("record tcp kind=1 direction={direction} "), format!(" local={local} remote={remote} "), text)
+    });
+    let mut missing: Vec<_> = wanted.iter().collect();
+    while !missing.is_empty() {
+        let line = subject.expect(&format!("{missing:?}"), |line| line.starts_with("record tcp kind=1"));
+        missing
+            .retain(|(start, ports, text)| !(line.starts_with(start) && line.contains(ports) && line.contains(text)));
+    }
+}
+
+/// Waits until for each pair there was a line with that start and that text.
+fn for_all(subject: &mut Talker, wanted: &[(String, String)]) {
+    let mut missing: Vec<_> = wanted.iter().collect();
+    while !missing.is_empty() {
+        let line = subject.expect(&format!("{missing:?}"), |line| line.starts_with("record "));
+        missing.retain(|(start, text)| !(line.starts_with(start.as_str()) && line.contains(text.as_str())));
+    }
+}
+
+fn no_packet_is_refused() {
+    let (_server, port) = plain_server();
+    let (_folder, _secure, secure_port) = secure_server();
+    let (mut subject, _) = attached("all");
+    let mut client = Talker::python("peer.py", &["client"]);
+    for _ in 0..3 {
+        request(&mut client, "http", &port, 16 << 20);
+        request(&mut client, "https", &secure_port, 16 << 20);
+    }
+    subject.tell("sample 9");
+    subject.expect_start("sample-end 9");
+    assert!(!subject.said().iter().any(|line| line.starts_with("malformed")));
+}
+
+fn detaching_leaves_nothing() {
+    let _user = tls_user();
+    let (mut subject, helper) = attached("all");
+    let held = held_by(helper);
+    assert!(held.programs.len() > 8 && held.links > 8, "{held:?}");
+    assert_eq!(still_loaded(&held.programs), held.programs);
+    subject.tell("detach all");
+    subject.expect("status", |line| line.starts_with("status programs=0") && line.contains("counted=false"));
+    assert_eq!(held_by(helper), Held::default());
+    eventually("programs go", || still_loaded(&held.programs).is_empty());
+    // And all of it can be put back.
+    subject.tell("attach all");
+    subject.expect_start("ring");
+    subject.expect("status", |line| line.starts_with("status") && line.contains("counted=true"));
+    assert_eq!(held_by(helper).programs.len(), held.programs.len());
+}
+
+fn groups_come_and_go_separately() {
+    let _user = tls_user();
+    let (mut subject, helper) = attached("plain");
+    let plain = held_by(helper);
+    subject.tell("attach tls");
+    subject.tell("sample 2");
+    subject.expect_start("sample-end 2");
+    let both = held_by(helper);
+    assert!(both.programs.is_superset(&plain.programs) && both.programs.len() > plain.programs.len(), "{both:?}");
+    subject.tell("detach plain");
+    subject.tell("sample 3");
+    subject.expect_start("sample-end 3");
+    let tls = held_by(helper);
+    // Starts and ends of processes are watched by either.
+    assert_eq!(tls.programs.len(), both.programs.len() - plain.programs.len() + 2);
+    subject.tell("detach tls");
+    subject.expect("status", |line| line.starts_with("status programs=0"));
+    assert_eq!(held_by(helper), Held::default());
+}
+
+fn a_killed_helper_leaves_nothing() {
+    let _user = tls_user();
+    let (mut subject, helper) = attached("all");
+    let held = held_by(helper);
+    kill(helper);
+    subject.expect_start("closed");
+    eventually("programs go", || still_loaded(&held.programs).is_empty());
+}
+
+fn a_killed_front_end_leaves_nothing() {
+    let _user = tls_user();
+    let (subject, helper) = attached("all");
+    let held = held_by(helper);
+    kill(subject.pid());
+    eventually("the helper ends", || is_dead(helper));
+    eventually("programs go", || still_loaded(&held.programs).is_empty());
+}
+
+fn the_terminal_signals_end_only_the_front_end() {
+    let _user = tls_user();
+    let (mut subject, helper) = attached("all");
+    for signal in [nix::sys::signal::SIGINT, nix::sys::signal::SIGTERM, nix::sys::signal::SIGHUP] {
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(helper as i32), signal).unwrap();
+    }
+    subject.tell("sample 4");
+    subject.expect_start("sample-end 4");
+    let held = held_by(helper);
+    // Its orderly end waits for the helper's.
+    subject.tell("quit");
+    subject.finish();
+    assert!(is_dead(helper));
+    eventually("programs go", || still_loaded(&held.programs).is_empty());
+}
+
+fn samples_are_complete() {
+    let (mut subject, _) = attached("all");
+    subject.tell("sample 6");
+    subject.expect_start("host ");
+    let count: usize = subject.expect_start("samples ").parse().unwrap();
+    assert!(count > 0);
+    let status = subject.expect_start("status ");
+    assert!(!status.contains("runs=0"), "the kernel counts runs while groups are on: {status}");
+    subject.expect_start("sample-end 6");
+}
+
+fn kill(pid: u32) {
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid as i32), nix::sys::signal::SIGKILL).unwrap();
+}
