@@ -9,7 +9,7 @@ use super::provider::provider;
 use crate::body::Coding;
 use crate::exchange::{Api, Dialect};
 use crate::http1::RequestHead;
-use crate::json::{Outcome, PathSet, Scanner, Value, Visitor, Want};
+use crate::json::{Kind, Outcome, PathSet, Scanner, Value, Visitor, Want};
 use crate::label::Label;
 
 /// A beginning of a body that is this long is always enough for a decision. What nothing has recognised does not leave
@@ -144,7 +144,7 @@ fn names_model(body: &Body<'_>) -> Decision<()> {
     if body.is_no_object() {
         return Decision::No;
     }
-    let shape = Shape::of(body.prefix);
+    let Some(shape) = Shape::of(body.prefix) else { return Decision::No };
     if shape.model {
         Decision::Yes(())
     } else if body.is_complete {
@@ -164,7 +164,7 @@ fn by_shape(head: &RequestHead<'_>, path: &[u8], body: &Body<'_>, says_anthropic
     if !is_json || body.coding == Coding::Unknown || body.is_no_object() {
         return Decision::No;
     }
-    let shape = Shape::of(body.prefix);
+    let Some(shape) = Shape::of(body.prefix) else { return Decision::No };
     let chat = |shape: &Shape| {
         if says_anthropic || (shape.system && shape.max_tokens) {
             (Dialect::AnthropicMessages, Api::Messages)
@@ -243,14 +243,12 @@ static SHAPE: LazyLock<PathSet<Part>> = LazyLock::new(|| {
 });
 
 impl Shape {
-    fn of(prefix: &[u8]) -> Self {
+    /// `None` for what is no JSON.
+    fn of(prefix: &[u8]) -> Option<Self> {
         let mut shape = Self::default();
         let mut scanner = Scanner::new(&SHAPE);
         scanner.push(prefix, &mut shape);
-        match scanner.end(&mut shape) {
-            Outcome::Malformed => Self::default(),
-            _ => shape,
-        }
+        (scanner.end(&mut shape) != Outcome::Malformed).then_some(shape)
     }
 
     fn has_payload(&self) -> bool {
@@ -274,10 +272,12 @@ impl Shape {
 }
 
 impl Visitor<Part> for Shape {
-    fn begin(&mut self, part: Part) {
-        // The model is a name; whatever else is an object or array here counts from its beginning: it may be long.
-        if !matches!(part, Part::Model | Part::Id) {
-            self.set(part);
+    fn begin(&mut self, part: Part, kind: Kind) {
+        match (part, kind) {
+            // The model is a name, and whole before it counts.
+            (Part::Model | Part::Id, _) | (Part::Messages, Kind::Text) => {}
+            // Whatever else begins may be long.
+            _ => self.set(part),
         }
     }
 

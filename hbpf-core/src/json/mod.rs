@@ -8,5 +8,8 @@ mod scanner;
 mod tail;
 
 pub use paths::{PathSet, Want};
-pub use scanner::{Outcome, Scanner, Value, Visitor};
+pub use scanner::{Kind, Outcome, Scanner, Value, Visitor};
 pub use tail::{Tail, scan_tail};
+
+#[cfg(test)]
+mod tests;

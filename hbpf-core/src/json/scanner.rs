@@ -45,11 +45,20 @@ impl Value<'_> {
     }
 }
 
+/// What begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A string.
+    Text,
+    /// An object or array.
+    Container,
+}
+
 /// Receives what was found.
 pub trait Visitor<S> {
-    /// A container begins at a wanted path. [`Value::Container`] follows at its end.
-    fn begin(&mut self, slot: S) {
-        let _ = slot;
+    /// A string, object or array begins at a wanted path. Its value follows at its end, which may be far away.
+    fn begin(&mut self, slot: S, kind: Kind) {
+        let _ = (slot, kind);
     }
 
     /// A value at a wanted path is complete. Where a key is repeated the last one counts.
@@ -245,8 +254,10 @@ impl<S: Copy> Scanner<S> {
         match byte {
             b'"' => {
                 self.keep = match self.paths.leaf(self.node) {
-                    Some((Want::Scalar, _)) => Keep::Bytes,
-                    Some((Want::Length, _)) => Keep::Length,
+                    Some((want, slot)) => {
+                        visitor.begin(slot, Kind::Text);
+                        if want == Want::Scalar { Keep::Bytes } else { Keep::Length }
+                    }
                     None => Keep::Nothing,
                 };
                 self.begin_text(State::Text);
@@ -269,7 +280,7 @@ impl<S: Copy> Scanner<S> {
             return;
         }
         if let Some((_, slot)) = self.paths.leaf(self.node) {
-            visitor.begin(slot);
+            visitor.begin(slot, Kind::Container);
         }
         self.frames[self.depth] = Frame { node: self.node, is_array, is_empty: true };
         self.depth += 1;

@@ -1,0 +1,273 @@
+//! Which requests are model calls, and what headers tell.
+
+use super::super::*;
+use crate::exchange::{Api, RateLimit};
+use crate::http1::{RequestHead, ResponseHead};
+
+fn judged(head: &str, port: Option<u16>, body: &str, complete: bool) -> Judgement {
+    let text = format!("{}\r\n\r\n", head.trim().replace('\n', "\r\n"));
+    let (head, _) = RequestHead::parse(text.as_bytes()).unwrap().unwrap();
+    judge(&head, port, body.as_bytes(), complete)
+}
+
+/// Dialect, API, provider, model and whether the kernel knows the path; or what else.
+fn summary(judgement: &Judgement) -> String {
+    match judgement {
+        Judgement::ModelCall(call) => {
+            let model = call.model.as_ref().map_or("-", Label::as_str);
+            let known = if call.known_target { "known" } else { "new" };
+            format!("{:?} {:?} {} {model} {known}", call.dialect, call.api, call.provider)
+        }
+        Judgement::NotModel => "no".to_owned(),
+        Judgement::NeedBody => "more".to_owned(),
+    }
+}
+
+#[test]
+fn judgements() {
+    let long = format!(r#"{{"messages":[{{"role":"user","content":"{}"#, "x".repeat(1100));
+    let vercel = format!(r#"{{"id":"1","messages":[{{"role":"user","content":"{}"#, "x".repeat(1100));
+    // Head, body, whether it is complete, verdict.
+    let cases: &[(&str, &str, bool, &str)] = &[
+        // The path alone.
+        ("POST /v1/chat/completions HTTP/1.1\nHost: api.openai.com", "", false, "OpenaiChat Chat openai - known"),
+        (
+            "POST /litellm/v1/chat/completions?key=CANARY HTTP/1.1\nHost: localhost:4000",
+            "",
+            false,
+            "OpenaiChat Chat unknown - known",
+        ),
+        (
+            "POST http://api.groq.com/openai/v1/chat/completions HTTP/1.1\nHost: api.groq.com",
+            "",
+            false,
+            "OpenaiChat Chat groq - known",
+        ),
+        ("POST /chat/completions/ HTTP/1.1\nHost: API.DeepSeek.com:443", "", false, "OpenaiChat Chat deepseek - new"),
+        (
+            "POST /v1/completions HTTP/1.1\nHost: [::1]:8000",
+            "",
+            false,
+            "OpenaiCompletions TextCompletion unknown - known",
+        ),
+        ("POST /v1/embeddings HTTP/1.1\nHost: x", "", false, "OpenaiEmbeddings Embeddings unknown - known"),
+        (
+            "POST /openai/deployments/my-gpt/chat/completions?api-version=2026-01-01 HTTP/1.1\nHost: r.openai.azure.com",
+            "",
+            false,
+            "OpenaiChat Chat azure.ai.openai my-gpt known",
+        ),
+        (
+            "POST /openai/deployments/e/embeddings HTTP/1.1\nHost: r.services.ai.azure.com",
+            "",
+            false,
+            "OpenaiEmbeddings Embeddings azure.ai.openai e known",
+        ),
+        (
+            "POST /v1/messages HTTP/1.1\nHost: api.anthropic.com\nanthropic-version: 2026-10-21",
+            "",
+            false,
+            "AnthropicMessages Messages anthropic - known",
+        ),
+        // The path and a model.
+        ("POST /v1/messages HTTP/1.1\nHost: x", "", false, "more"),
+        ("POST /v1/messages HTTP/1.1\nHost: x", r#"{"max_tokens":1,"#, false, "more"),
+        (
+            "POST /v1/messages HTTP/1.1\nHost: x",
+            r#"{"max_tokens":1,"model":"m","#,
+            false,
+            "AnthropicMessages Messages unknown - known",
+        ),
+        ("POST /v1/messages HTTP/1.1\nHost: x", r#"{"to":"a","text":"b"}"#, true, "no"),
+        ("POST /api/chat HTTP/1.1\nHost: localhost:11434", r#"{"model":"m""#, false, "Ollama Chat ollama - known"),
+        ("POST /api/chat HTTP/1.1\nHost: localhost:11434", &long, false, "Ollama Chat ollama - known"),
+        ("POST /api/chat HTTP/1.1\nHost: app.example", &vercel, false, "no"),
+        ("POST /api/chat HTTP/1.1\nHost: app.example", r#"{"messages":[]}"#, true, "no"),
+        (
+            "POST /api/generate HTTP/1.1\nHost: x\nContent-Type: application/x-www-form-urlencoded",
+            r#" {"model":"m","#,
+            false,
+            "Ollama TextCompletion ollama - known",
+        ),
+        ("POST /api/generate HTTP/1.1\nHost: x", "name=value&model=x", false, "no"),
+        ("POST /api/embed HTTP/1.1\nHost: x", r#"{"model":"m","input":"#, false, "Ollama Embeddings ollama - known"),
+        (
+            "POST /api/embeddings HTTP/1.1\nHost: x",
+            r#"{"model":"m","prompt":"#,
+            false,
+            "Ollama Embeddings ollama - known",
+        ),
+        (
+            "POST /beta/completions HTTP/1.1\nHost: api.deepseek.com",
+            r#"{"model":"m","#,
+            false,
+            "OpenaiCompletions TextCompletion deepseek - known",
+        ),
+        ("POST /ide/completions HTTP/1.1\nHost: x", r#"{"cursor":3}"#, true, "no"),
+        // The shape alone.
+        ("POST /ask HTTP/1.1\nHost: x\nContent-Type: application/json", "", false, "more"),
+        ("POST /ask HTTP/1.1\nHost: x\nContent-Type: application/json", r#"{"model":"m","mess"#, false, "more"),
+        (
+            "POST /ask HTTP/1.1\nHost: x\nContent-Type: application/json",
+            r#"{"model":"m","messages":[]}"#,
+            true,
+            "OpenaiChat Chat unknown - new",
+        ),
+        ("POST /ask HTTP/1.1\nHost: x\nContent-Type: application/json", &long, false, "OpenaiChat Chat unknown - new"),
+        (
+            "POST /ask HTTP/1.1\nHost: x\nanthropic-version: 2023-06-01",
+            r#"{"model":"m","messages":["#,
+            false,
+            "AnthropicMessages Messages unknown - new",
+        ),
+        (
+            "POST /ask HTTP/1.1\nHost: x",
+            r#"{"model":"m","max_tokens":9,"system":"s","messages":[]}"#,
+            true,
+            "AnthropicMessages Messages unknown - new",
+        ),
+        ("POST /ask HTTP/1.1\nHost: x", r#"{"model":"m","prompt":"p","max_tokens":9"#, false, "more"),
+        (
+            "POST /ask HTTP/1.1\nHost: x",
+            r#"{"model":"m","prompt":"p","max_tokens":9}"#,
+            true,
+            "OpenaiCompletions TextCompletion unknown - new",
+        ),
+        (
+            "POST /embed-it HTTP/1.1\nHost: x",
+            r#"{"model":"m","input":["a"]}"#,
+            true,
+            "OpenaiEmbeddings Embeddings unknown - new",
+        ),
+        ("POST /v1/images/generations HTTP/1.1\nHost: x", r#"{"model":"m","prompt":"p","n":1}"#, true, "no"),
+        ("POST /v1/responses HTTP/1.1\nHost: x", r#"{"model":"m","input":"a"}"#, true, "no"),
+        ("POST /v1/messages/count_tokens HTTP/1.1\nHost: x", r#"{"model":"m","messages":[]}"#, true, "no"),
+        ("POST /chat HTTP/1.1\nHost: x", r#"{"messages":[{"id":1,"text":"hello"}]}"#, true, "no"),
+        ("POST /orders HTTP/1.1\nHost: x", r#"{"model":"T","year":1908}"#, true, "no"),
+        // What can never be one.
+        ("GET /v1/chat/completions HTTP/1.1\nHost: x", "", true, "no"),
+        ("GET /health HTTP/1.1\nHost: x", "", true, "no"),
+        ("POST /upload HTTP/1.1\nHost: x\nContent-Type: multipart/form-data; boundary=x", "", false, "no"),
+        ("POST /x HTTP/1.1\nHost: x\nContent-Type: application/json", "[1,2]", false, "no"),
+        ("POST /x HTTP/1.1\nHost: x\nContent-Type: application/json", "", true, "no"),
+        ("POST /x HTTP/1.1\nHost: x\nContent-Type: application/json", "{{{{", false, "no"),
+    ];
+    for (head, body, complete, expected) in cases {
+        let found = summary(&judged(head, Some(443), body, *complete));
+        assert_eq!(found, *expected, "{head}\n\n{:.80}", body);
+    }
+}
+
+#[test]
+fn a_beginning_of_the_stated_length_is_always_enough() {
+    let bodies = [
+        format!(r#"{{"a":"{}"#, "x".repeat(JUDGE_BYTES)),
+        format!(r#"{{"model":"m","prompt":"{}"#, "x".repeat(JUDGE_BYTES)),
+        format!(r#"{{"messages":[{{"content":"{}"#, "x".repeat(JUDGE_BYTES)),
+        " ".repeat(JUDGE_BYTES),
+    ];
+    for path in ["/x", "/api/chat", "/v1/messages", "/completions", "/v1/chat/completions"] {
+        for body in &bodies {
+            let head = format!("POST {path} HTTP/1.1\nHost: x");
+            assert_ne!(judged(&head, None, body, false), Judgement::NeedBody, "{path} {}", &body[..20]);
+        }
+    }
+}
+
+#[test]
+fn the_kernel_can_find_every_pattern() {
+    for pattern in target_patterns() {
+        assert!(pattern.starts_with(['/', ':']) && pattern.len() > 8, "{pattern}");
+    }
+    assert!(target_patterns().contains(&"/chat/completions"));
+}
+
+fn request_of(lines: &str) -> RequestHeaderFacts {
+    let text = format!("POST /x HTTP/1.1\r\n{}\r\n\r\n", lines.replace('\n', "\r\n"));
+    request_facts(&RequestHead::parse(text.as_bytes()).unwrap().unwrap().0)
+}
+
+fn response_of(lines: &str) -> ResponseHeaderFacts {
+    let text = format!("HTTP/1.1 429 \r\n{}\r\n\r\n", lines.replace('\n', "\r\n"));
+    response_facts(&ResponseHead::parse(text.as_bytes()).unwrap().unwrap().0)
+}
+
+#[test]
+fn request_headers() {
+    let facts = request_of(
+        "Host: api.example.com:8443\nx-stainless-retry-count: 2\ntraceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01\nAuthorization: CANARY",
+    );
+    assert_eq!(facts.host.as_ref().map(Label::as_str), Some("api.example.com"));
+    assert_eq!(facts.attempt, Some(2));
+    assert_eq!(facts.trace_id.as_ref().map(Label::as_str), Some("0af7651916cd43dd8448eb211c80319c"));
+    assert!(!format!("{facts:?}").contains("CANARY"));
+    for (host, expected) in [("[::1]:80", Some("::1")), ("a b", None), ("", None), ("x/../y", None), ("h", Some("h"))] {
+        assert_eq!(request_of(&format!("Host: {host}")).host.as_ref().map(Label::as_str), expected, "{host}");
+    }
+    for invalid in [
+        "00-00000000000000000000000000000000-b7ad6b7169203331-01",
+        "00-0af7651916cd43dd8448eb211c80319c-0000000000000000-01",
+        "00-0AF7651916CD43DD8448EB211C80319C-b7ad6b7169203331-01",
+        "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01-extra",
+        "ff-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+        "00-short-b7ad6b7169203331-01",
+        "CANARY",
+    ] {
+        assert_eq!(request_of(&format!("traceparent: {invalid}")), RequestHeaderFacts::default(), "{invalid}");
+    }
+    assert_eq!(request_of("x-stainless-retry-count: -1").attempt, None);
+}
+
+#[test]
+fn response_headers() {
+    // Headers; request id, requests, tokens, reset, retry after, provider.
+    type Row<'a> = (&'a str, Option<&'a str>, Option<u64>, Option<u64>, Option<f64>, Option<f64>, Option<&'a str>);
+    #[rustfmt::skip]
+    let cases: &[Row<'_>] = &[
+        ("x-request-id: req_1\nopenai-processing-ms: 12\nx-ratelimit-remaining-requests: 9\nx-ratelimit-remaining-tokens: 1000\nx-ratelimit-reset-requests: 132ms\nx-ratelimit-reset-tokens: 6m0.5s\nretry-after: 20\nretry-after-ms: 1500",
+            Some("req_1"), Some(9), Some(1000), Some(360.5), Some(1.5), Some("openai")),
+        ("request-id: req_011\ndate: Sun, 22 Nov 2026 10:00:00 GMT\nanthropic-ratelimit-requests-remaining: 49\nanthropic-ratelimit-tokens-remaining: 5000\nanthropic-ratelimit-requests-reset: 2026-11-22T10:00:01Z\nanthropic-ratelimit-tokens-reset: 2026-11-22T10:00:42Z\nretry-after: Sun, 22 Nov 2026 10:01:00 GMT",
+            Some("req_011"), Some(49), Some(5000), Some(42.0), Some(60.0), Some("anthropic")),
+        // Without a date of the server's own, its times cannot be told from ours.
+        ("anthropic-ratelimit-input-tokens-remaining: 7\nanthropic-ratelimit-tokens-reset: 2026-11-22T10:00:42Z\nretry-after: Sun, 22 Nov 2026 10:01:00 GMT",
+            None, None, Some(7), None, None, None),
+        ("date: Sun, 22 Nov 2026 10:00:00 GMT\nretry-after: Sun, 22 Nov 2026 09:00:00 GMT", None, None, None, None, Some(0.0), None),
+        ("apim-request-id: 8f5d\nopenai-processing-ms: 1", Some("8f5d"), None, None, None, None, Some("azure.ai.openai")),
+        ("server: llama.cpp", None, None, None, None, None, Some("llama.cpp")),
+        ("x-litellm-call-id: 1\nopenai-version: 2020", None, None, None, None, None, Some("litellm")),
+        ("x-ratelimit-remaining-requests: many\nx-ratelimit-reset-tokens: soon\nretry-after: -5\nx-request-id: with space", None, None, None, None, None, None),
+        ("x-ratelimit-reset-tokens: 1h2m3s\nretry-after: 1e3", None, None, None, Some(3723.0), None, None),
+    ];
+    for (lines, id, requests, tokens, reset, retry, provider) in cases {
+        let facts = response_of(lines);
+        assert_eq!(facts.request_id.as_ref().map(Label::as_str), *id, "{lines}");
+        assert_eq!(facts.provider.as_ref().map(Label::as_str), *provider, "{lines}");
+        let expected = RateLimit {
+            remaining_requests: *requests,
+            remaining_tokens: *tokens,
+            reset_seconds: *reset,
+            retry_after_seconds: *retry,
+        };
+        assert_eq!(facts.rate_limit, expected, "{lines}");
+    }
+}
+
+#[test]
+fn what_the_path_tells_reaches_the_facts() {
+    let call = |head: &str, body: &str| match judged(head, None, body, false) {
+        Judgement::ModelCall(call) => call,
+        other => panic!("{other:?}"),
+    };
+    let azure = call("POST /openai/deployments/d/chat/completions HTTP/1.1\nHost: r.openai.azure.com", "");
+    let mut interpreter = Interpreter::for_call(&azure);
+    interpreter.request_bytes(br#"{"messages":[]}"#);
+    interpreter.request_end();
+    assert_eq!(interpreter.facts().model.as_ref().map(Label::as_str), Some("d"));
+    // Embeddings are never streamed, though Ollama streams by default.
+    let embed = call("POST /api/embed HTTP/1.1\nHost: x", r#"{"model":"m","#);
+    assert_eq!((embed.api, embed.dialect), (Api::Embeddings, Dialect::Ollama));
+    let mut interpreter = Interpreter::for_call(&embed);
+    interpreter.request_bytes(br#"{"model":"m","input":"x"}"#);
+    interpreter.request_end();
+    assert_eq!(interpreter.facts().stream, Some(false));
+}

@@ -1,0 +1,567 @@
+//! Answers in the shapes that servers and SDKs exchange, with made-up content.
+
+use crate::exchange::Dialect;
+
+/// An answer and what must be read from it. Text that must never show up contains `CANARY`.
+pub(super) struct Case {
+    pub(super) name: &'static str,
+    pub(super) dialect: Dialect,
+    pub(super) request: &'static str,
+    pub(super) status: u16,
+    pub(super) content_type: Option<&'static str>,
+    pub(super) body: &'static str,
+    pub(super) expected: Expected<'static>,
+}
+
+#[derive(Debug, PartialEq)]
+pub(super) struct Expected<'a> {
+    pub(super) model: Option<&'a str>,
+    pub(super) response_model: Option<&'a str>,
+    pub(super) id: Option<&'a str>,
+    pub(super) stream: Option<bool>,
+    /// Input, output, cached, cache creation, reasoning.
+    pub(super) usage: [Option<u64>; 5],
+    pub(super) finish: Option<&'a str>,
+    pub(super) error: Option<&'a str>,
+    pub(super) is_error: bool,
+    pub(super) finished: bool,
+    pub(super) missed: u64,
+    pub(super) provider: Option<&'a str>,
+    /// Tokens and visibility of each output event.
+    pub(super) outputs: &'a [(u64, bool)],
+}
+
+const ASKS: &str = r#"{"model":"m","stream":true,"messages":[{"role":"user","content":"CANARY prompt"}]}"#;
+const ASKS_PLAIN: &str = r#"{"model":"m","messages":[{"role":"user","content":"CANARY prompt"}]}"#;
+const SSE: Option<&str> = Some("text/event-stream");
+const JSON: Option<&str> = Some("application/json");
+const UNKNOWN: [Option<u64>; 5] = [None; 5];
+
+/// A finished stream of model `m` that says nothing of itself.
+const STREAMED: Expected<'static> = Expected {
+    model: Some("m"),
+    response_model: None,
+    id: None,
+    stream: Some(true),
+    usage: UNKNOWN,
+    finish: None,
+    error: None,
+    is_error: false,
+    finished: true,
+    missed: 0,
+    provider: None,
+    outputs: &[],
+};
+
+/// Likewise, in one document.
+const PLAIN: Expected<'static> = Expected { stream: Some(false), ..STREAMED };
+
+/// One event a token.
+const VISIBLE: (u64, bool) = (1, true);
+const REASONING: (u64, bool) = (1, false);
+
+pub(super) const ALL: &[Case] = &[
+    Case {
+        name: "OpenAI chat stream with usage",
+        dialect: Dialect::OpenaiChat,
+        request: ASKS,
+        status: 200,
+        content_type: SSE,
+        body: r#"data: {"id":"chatcmpl-1","object":"chat.completion.chunk","created":1,"model":"m-2026","choices":[{"index":0,"delta":{"role":"assistant","content":"","refusal":null},"finish_reason":null}],"usage":null,"obfuscation":"CANARY"}
+
+data: {"id":"chatcmpl-1","object":"chat.completion.chunk","created":1,"model":"m-2026","choices":[{"index":0,"delta":{"content":"CANARY \"}]}"},"finish_reason":null}],"usage":null}
+
+data: {"id":"chatcmpl-1","object":"chat.completion.chunk","created":1,"model":"m-2026","choices":[{"index":0,"delta":{"content":"\u0043ANARY"},"finish_reason":null}],"usage":null}
+
+data: {"id":"chatcmpl-1","object":"chat.completion.chunk","created":1,"model":"m-2026","choices":[{"index":0,"delta":{},"finish_reason":"stop"}],"usage":null}
+
+data: {"id":"chatcmpl-1","object":"chat.completion.chunk","created":1,"model":"m-2026","choices":[],"usage":{"prompt_tokens":1009,"completion_tokens":2,"total_tokens":1011,"prompt_tokens_details":{"cached_tokens":1000,"audio_tokens":0,"cache_write_tokens":5},"completion_tokens_details":{"reasoning_tokens":0}}}
+
+data: [DONE]
+
+"#,
+        expected: Expected {
+            response_model: Some("m-2026"),
+            id: Some("chatcmpl-1"),
+            usage: [Some(1009), Some(2), Some(1000), Some(5), Some(0)],
+            finish: Some("stop"),
+            outputs: &[VISIBLE, VISIBLE],
+            ..STREAMED
+        },
+    },
+    Case {
+        name: "llama-cpp-python: no usage in the stream, role in an event of its own",
+        dialect: Dialect::OpenaiChat,
+        request: ASKS,
+        status: 200,
+        content_type: SSE,
+        body: r#": ping - 2026-11-22 10:00:00
+
+data: {"id": "chatcmpl-2", "model": "m", "choices": [{"index": 0, "delta": {"role": "assistant"}, "logprobs": null, "finish_reason": null}]}
+
+data: {"id": "chatcmpl-2", "model": "m", "choices": [{"index": 0, "delta": {"content": "CANARY"}, "logprobs": null, "finish_reason": null}]}
+
+data: {"id": "chatcmpl-2", "model": "m", "choices": [{"index": 0, "delta": {}, "logprobs": null, "finish_reason": "length"}]}
+
+data: [DONE]
+
+"#,
+        expected: Expected {
+            response_model: Some("m"),
+            id: Some("chatcmpl-2"),
+            finish: Some("length"),
+            outputs: &[VISIBLE],
+            ..STREAMED
+        },
+    },
+    Case {
+        name: "vLLM: reasoning, then an empty token, then text, counted along",
+        dialect: Dialect::OpenaiChat,
+        request: ASKS,
+        status: 200,
+        content_type: Some("text/event-stream; charset=utf-8"),
+        body: r#"data: {"id":"c","model":"q","choices":[{"index":0,"delta":{"role":"assistant","content":""},"finish_reason":null}],"usage":{"prompt_tokens":7,"total_tokens":7,"completion_tokens":0}}
+
+data: {"id":"c","model":"q","choices":[{"index":0,"delta":{"reasoning":"CANARY"},"finish_reason":null}],"usage":{"prompt_tokens":7,"total_tokens":9,"completion_tokens":2}}
+
+data: {"id":"c","model":"q","choices":[{"index":0,"delta":{"content":""},"finish_reason":null}],"usage":{"prompt_tokens":7,"total_tokens":10,"completion_tokens":3}}
+
+data: {"id":"c","model":"q","choices":[{"index":0,"delta":{"content":"CANARY"},"finish_reason":"stop"}],"usage":{"prompt_tokens":7,"total_tokens":12,"completion_tokens":5}}
+
+data: {"id":"c","model":"q","choices":[],"usage":{"prompt_tokens":7,"total_tokens":12,"completion_tokens":5}}
+
+data: [DONE]
+
+"#,
+        expected: Expected {
+            response_model: Some("q"),
+            id: Some("c"),
+            usage: [Some(7), Some(5), None, None, None],
+            finish: Some("stop"),
+            outputs: &[(2, false), VISIBLE, (2, true)],
+            ..STREAMED
+        },
+    },
+    Case {
+        name: "several choices, interleaved and together",
+        dialect: Dialect::OpenaiChat,
+        request: ASKS,
+        status: 200,
+        content_type: SSE,
+        body: r#"data: {"choices":[{"index":0,"delta":{"content":"CANARY"}}]}
+
+data: {"choices":[{"index":1,"delta":{"content":"CANARY"}}]}
+
+data: {"choices":[{"index":0,"delta":{"content":"CANARY"}},{"index":1,"delta":{"reasoning_content":"CANARY"}},{"index":2,"delta":{"role":"assistant","content":""}}]}
+
+data: [DONE]
+
+"#,
+        expected: Expected { outputs: &[VISIBLE, VISIBLE, (2, true)], ..STREAMED },
+    },
+    Case {
+        name: "nothing but tool calls",
+        dialect: Dialect::OpenaiChat,
+        request: ASKS,
+        status: 200,
+        content_type: SSE,
+        body: r#"data: {"choices":[{"index":0,"delta":{"role":"assistant","content":null,"tool_calls":[]}}]}
+
+data: {"choices":[{"index":0,"delta":{"tool_calls":[{"index":0,"id":"call_1","type":"function","function":{"name":"CANARY","arguments":""}}]}}]}
+
+data: {"choices":[{"index":0,"delta":{"tool_calls":[{"index":0,"function":{"arguments":"{\"CANARY\":"}}]}}]}
+
+data: {"choices":[{"index":0,"delta":{},"finish_reason":"tool_calls"}]}
+
+data: [DONE]
+
+"#,
+        expected: Expected { finish: Some("tool_calls"), outputs: &[VISIBLE, VISIBLE], ..STREAMED },
+    },
+    Case {
+        name: "Groq, DeepSeek-like reasoning, keep-alive comments",
+        dialect: Dialect::OpenaiChat,
+        request: ASKS,
+        status: 200,
+        content_type: SSE,
+        body: r#": keep-alive
+
+: keep-alive
+
+data: {"id":"g","model":"l","x_groq":{"id":"req_1"},"choices":[{"index":0,"delta":{"role":"assistant","content":""}}]}
+
+data: {"id":"g","model":"l","choices":[{"index":0,"delta":{"reasoning_content":"CANARY"}}]}
+
+data: {"id":"g","model":"l","choices":[{"index":0,"delta":{"content":"CANARY"}}]}
+
+data: {"id":"g","model":"l","choices":[{"index":0,"delta":{},"finish_reason":"stop"}],"x_groq":{"id":"req_1","usage":{"queue_time":0.01,"prompt_tokens":11,"completion_tokens":2,"total_tokens":13}}}
+
+data: [DONE]
+
+"#,
+        expected: Expected {
+            response_model: Some("l"),
+            id: Some("g"),
+            usage: [Some(11), Some(2), None, None, None],
+            finish: Some("stop"),
+            provider: Some("groq"),
+            outputs: &[REASONING, VISIBLE],
+            ..STREAMED
+        },
+    },
+    Case {
+        name: "an error in a stream under 200",
+        dialect: Dialect::OpenaiChat,
+        request: ASKS,
+        status: 200,
+        content_type: SSE,
+        body: r#"data: {"choices":[{"index":0,"delta":{"content":"CANARY"}}],"error":null}
+
+data: {"error":{"message":"CANARY","type":"server_error","param":null,"code":500}}
+
+data: [DONE]
+
+"#,
+        expected: Expected { error: Some("server_error"), is_error: true, outputs: &[VISIBLE], ..STREAMED },
+    },
+    Case {
+        name: "a stream that is cut amid an event",
+        dialect: Dialect::OpenaiChat,
+        request: ASKS,
+        status: 200,
+        content_type: SSE,
+        body: r#"data: {"choices":[{"index":0,"delta":{"content":"CANARY"}}]}
+
+data: {"choices":[{"index":0,"delta":{"content":"CAN"#,
+        expected: Expected { finished: false, missed: 1, outputs: &[VISIBLE], ..STREAMED },
+    },
+    Case {
+        name: "chunk framing that strayed into an event",
+        dialect: Dialect::OpenaiChat,
+        request: ASKS,
+        status: 200,
+        content_type: SSE,
+        body: "data: {\"choices\":[{\"delta\":{\"content\":\"a\"}}]}\n\n\r\n1f\r\ndata: {\"choices\":[{\"delta\":{\"content\":\"CAN\r\n2a\r\nARY\"}}]}\n\ndata: {\"choices\":[{\"delta\":{\"content\":\"c\"}}]}\n\n",
+        expected: Expected { finished: false, missed: 1, outputs: &[VISIBLE, VISIBLE], ..STREAMED },
+    },
+    Case {
+        name: "llama.cpp: timings instead of usage",
+        dialect: Dialect::OpenaiChat,
+        request: ASKS,
+        status: 200,
+        content_type: SSE,
+        body: r#"data: {"choices":[{"finish_reason":null,"index":0,"delta":{"role":"assistant","content":null}}],"system_fingerprint":"b1-abc"}
+
+data: {"choices":[{"finish_reason":null,"index":0,"delta":{"content":"CANARY"}}]}
+
+data: {"choices":[{"finish_reason":"stop","index":0,"delta":{}}],"timings":{"cache_n":30,"prompt_n":5,"prompt_ms":10.5,"predicted_n":2,"predicted_ms":20.25}}
+
+data: [DONE]
+
+"#,
+        expected: Expected {
+            usage: [Some(35), Some(2), Some(30), None, None],
+            finish: Some("stop"),
+            provider: Some("llama.cpp"),
+            outputs: &[VISIBLE],
+            ..STREAMED
+        },
+    },
+    Case {
+        name: "OpenAI chat in one document",
+        dialect: Dialect::OpenaiChat,
+        request: ASKS_PLAIN,
+        status: 200,
+        content_type: JSON,
+        body: r#"
+
+{
+  "id": "chatcmpl-3", "object": "chat.completion", "model": "m-2026",
+  "choices": [{"index": 0, "message": {"role": "assistant", "content": "CANARY", "usage": {"prompt_tokens": 99999}}, "finish_reason": "stop"}],
+  "usage": {"prompt_tokens": 9, "completion_tokens": 12, "total_tokens": 21, "completion_tokens_details": {"reasoning_tokens": 4}}
+}
+"#,
+        expected: Expected {
+            response_model: Some("m-2026"),
+            id: Some("chatcmpl-3"),
+            usage: [Some(9), Some(12), None, None, Some(4)],
+            finish: Some("stop"),
+            ..PLAIN
+        },
+    },
+    Case {
+        name: "DeepSeek: hits and misses make the prompt",
+        dialect: Dialect::OpenaiChat,
+        request: ASKS_PLAIN,
+        status: 200,
+        content_type: JSON,
+        body: r#"{"choices":[],"usage":{"prompt_cache_hit_tokens":64,"prompt_cache_miss_tokens":6,"completion_tokens":3}}"#,
+        expected: Expected { usage: [Some(70), Some(3), Some(64), None, None], ..PLAIN },
+    },
+    Case {
+        name: "xAI: reasoning beside the completion",
+        dialect: Dialect::OpenaiChat,
+        request: ASKS_PLAIN,
+        status: 200,
+        content_type: JSON,
+        body: r#"{"usage":{"prompt_tokens":10,"completion_tokens":5,"total_tokens":115,"completion_tokens_details":{"reasoning_tokens":100},"cost_in_usd_ticks":12345}}"#,
+        expected: Expected { usage: [Some(10), Some(105), None, None, Some(100)], provider: Some("x_ai"), ..PLAIN },
+    },
+    Case {
+        name: "counts that are none",
+        dialect: Dialect::OpenaiChat,
+        request: ASKS_PLAIN,
+        status: 200,
+        content_type: JSON,
+        body: r#"{"usage":{"prompt_tokens":-3,"completion_tokens":1.5,"total_tokens":1e300,"prompt_tokens_details":{"cached_tokens":"7"}},"system_fingerprint":"fp_ollama"}"#,
+        expected: Expected { provider: Some("ollama"), ..PLAIN },
+    },
+    Case {
+        name: "a 429 of OpenAI",
+        dialect: Dialect::OpenaiChat,
+        request: ASKS,
+        status: 429,
+        content_type: JSON,
+        body: r#"{"error":{"message":"CANARY","type":"insufficient_quota","param":null,"code":"rate_limit_exceeded"}}"#,
+        expected: Expected { error: Some("insufficient_quota"), is_error: true, ..STREAMED },
+    },
+    Case {
+        name: "an error with a code only",
+        dialect: Dialect::OpenaiChat,
+        request: ASKS,
+        status: 404,
+        content_type: JSON,
+        body: r#"{"error":{"code":404,"message":"CANARY"}}"#,
+        expected: Expected { error: Some("404"), is_error: true, ..STREAMED },
+    },
+    Case {
+        name: "an error without an error object",
+        dialect: Dialect::OpenaiChat,
+        request: ASKS,
+        status: 400,
+        content_type: JSON,
+        body: r#"{"object":"error","message":"CANARY","type":"BadRequestError","param":null,"code":400}"#,
+        expected: Expected { error: Some("BadRequestError"), is_error: true, ..STREAMED },
+    },
+    Case {
+        name: "TGI is overloaded",
+        dialect: Dialect::OpenaiChat,
+        request: ASKS,
+        status: 429,
+        content_type: JSON,
+        body: r#"{"error":"CANARY","error_type":"overloaded"}"#,
+        expected: Expected { error: Some("overloaded"), is_error: true, ..STREAMED },
+    },
+    Case {
+        name: "a gateway's error page",
+        dialect: Dialect::OpenaiChat,
+        request: ASKS,
+        status: 502,
+        content_type: Some("text/html"),
+        body: "<html>CANARY</html>",
+        expected: Expected { is_error: true, finished: false, ..STREAMED },
+    },
+    Case {
+        name: "legacy completions, streamed",
+        dialect: Dialect::OpenaiCompletions,
+        request: r#"{"model":"m","prompt":"CANARY","stream":true}"#,
+        status: 200,
+        content_type: SSE,
+        body: r#"data: {"id":"cmpl-1","object":"text_completion","model":"m","choices":[{"text":"CANARY","index":0,"finish_reason":null}]}
+
+data: {"id":"cmpl-1","object":"text_completion","model":"m","choices":[{"text":"","index":0,"finish_reason":null}]}
+
+data: {"id":"cmpl-1","object":"text_completion","model":"m","choices":[{"text":"","index":0,"finish_reason":"length"}]}
+
+data: {"id":"cmpl-1","object":"text_completion","model":"m","choices":[],"usage":{"prompt_tokens":3,"completion_tokens":2,"total_tokens":5}}
+
+data: [DONE]
+
+"#,
+        expected: Expected {
+            response_model: Some("m"),
+            id: Some("cmpl-1"),
+            usage: [Some(3), Some(2), None, None, None],
+            finish: Some("length"),
+            outputs: &[VISIBLE, VISIBLE],
+            ..STREAMED
+        },
+    },
+    Case {
+        name: "embeddings",
+        dialect: Dialect::OpenaiEmbeddings,
+        request: r#"{"model":"m","input":["CANARY","CANARY"]}"#,
+        status: 200,
+        content_type: JSON,
+        body: r#"{"object":"list","data":[{"object":"embedding","index":0,"embedding":[0.1,-2e-3]},{"object":"embedding","index":1,"embedding":"CANARY=="}],"model":"e","usage":{"prompt_tokens":8,"total_tokens":8}}"#,
+        expected: Expected { response_model: Some("e"), usage: [Some(8), None, None, None, None], ..PLAIN },
+    },
+    Case {
+        name: "Anthropic stream: thinking, text, a tool, padding",
+        dialect: Dialect::AnthropicMessages,
+        request: ASKS,
+        status: 200,
+        content_type: SSE,
+        body: r#"event: message_start
+data: {"type":"message_start","message":{"id":"msg_1","type":"message","role":"assistant","model":"claude-x","content":[],"stop_reason":null,"usage":{"input_tokens":13,"cache_creation_input_tokens":100,"cache_read_input_tokens":2000,"output_tokens":2,"service_tier":"standard"}}   }
+
+event: content_block_start
+data: {"type":"content_block_start","index":0,"content_block":{"type":"thinking","thinking":"CANARY","signature":""}}
+
+event: ping
+data: {"type": "ping"}
+
+event: content_block_delta
+data: {"type":"content_block_delta","index":0,"delta":{"type":"thinking_delta","thinking":"CANARY"}      }
+
+event: content_block_delta
+data: {"type":"content_block_delta","index":0,"delta":{"type":"signature_delta","signature":"CANARY"}}
+
+event: content_block_stop
+data: {"type":"content_block_stop","index":0}
+
+event: content_block_delta
+data: {"type":"content_block_delta","index":1,"delta":{"type":"text_delta","text":"CANARY, twenty bytes."}}
+
+event: content_block_delta
+data: {"type":"content_block_delta","index":2,"delta":{"type":"input_json_delta","partial_json":""}}
+
+event: content_block_delta
+data: {"type":"content_block_delta","index":2,"delta":{"type":"input_json_delta","partial_json":"{\"a\":1}"}}
+
+event: message_delta
+data: {"type":"message_delta","delta":{"stop_reason":"tool_use","stop_sequence":null},"usage":{"input_tokens":13,"cache_creation_input_tokens":100,"cache_read_input_tokens":2000,"output_tokens":57,"output_tokens_details":{"thinking_tokens":40}}  }
+
+event: message_stop
+data: {"type":"message_stop"       }
+
+"#,
+        expected: Expected {
+            response_model: Some("claude-x"),
+            id: Some("msg_1"),
+            usage: [Some(2113), Some(57), Some(2000), Some(100), Some(40)],
+            finish: Some("tool_use"),
+            // 6 bytes, then 21, then 7: running totals 1, 6 and 8.
+            outputs: &[(1, false), (5, true), (2, true)],
+            ..STREAMED
+        },
+    },
+    Case {
+        name: "an Anthropic stream cut before its counts",
+        dialect: Dialect::AnthropicMessages,
+        request: ASKS,
+        status: 200,
+        content_type: SSE,
+        body: r#"event: message_start
+data: {"type":"message_start","message":{"id":"msg_2","model":"claude-x","usage":{"input_tokens":13,"output_tokens":2}}}
+
+event: content_block_delta
+data: {"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":"CANARY"}}
+
+event: error
+data: {"type":"error","error":{"type":"overloaded_error","message":"CANARY"}}
+
+"#,
+        expected: Expected {
+            response_model: Some("claude-x"),
+            id: Some("msg_2"),
+            usage: [Some(13), None, None, None, None],
+            error: Some("overloaded_error"),
+            is_error: true,
+            finished: false,
+            outputs: &[VISIBLE],
+            ..STREAMED
+        },
+    },
+    Case {
+        name: "Anthropic in one document",
+        dialect: Dialect::AnthropicMessages,
+        request: ASKS_PLAIN,
+        status: 200,
+        content_type: JSON,
+        body: r#"{"id":"msg_3","type":"message","role":"assistant","model":"claude-x","content":[{"type":"text","text":"CANARY"}],"stop_reason":"end_turn","stop_sequence":null,"usage":{"input_tokens":5,"cache_read_input_tokens":null,"cache_creation":{"ephemeral_5m_input_tokens":7,"ephemeral_1h_input_tokens":3},"output_tokens":9}}"#,
+        expected: Expected {
+            response_model: Some("claude-x"),
+            id: Some("msg_3"),
+            usage: [Some(15), Some(9), None, Some(10), None],
+            finish: Some("end_turn"),
+            ..PLAIN
+        },
+    },
+    Case {
+        name: "an error of Anthropic",
+        dialect: Dialect::AnthropicMessages,
+        request: ASKS,
+        status: 529,
+        content_type: JSON,
+        body: r#"{"type":"error","error":{"type":"overloaded_error","message":"CANARY"},"request_id":"req_1"}"#,
+        expected: Expected { error: Some("overloaded_error"), is_error: true, ..STREAMED },
+    },
+    Case {
+        name: "Ollama chat: thinking, text, a tool",
+        dialect: Dialect::Ollama,
+        request: ASKS_PLAIN,
+        status: 200,
+        content_type: Some("application/x-ndjson"),
+        body: r#"{"model":"llama3.2","created_at":"2026-01-01T00:00:00Z","message":{"role":"assistant","content":"","thinking":"CANARY"},"done":false}
+{"model":"llama3.2","message":{"role":"assistant","content":"CANARY"},"done":false}
+{"model":"llama3.2","message":{"role":"assistant","content":"","tool_calls":[{"function":{"name":"CANARY"}}]},"done":false}
+{"model":"llama3.2","message":{"role":"assistant","content":""},"done":true,"done_reason":"stop","total_duration":812000000,"prompt_eval_count":26,"eval_count":3}
+"#,
+        expected: Expected {
+            response_model: Some("llama3.2"),
+            usage: [Some(26), Some(3), None, None, None],
+            finish: Some("stop"),
+            outputs: &[REASONING, VISIBLE, VISIBLE],
+            ..STREAMED
+        },
+    },
+    Case {
+        name: "Ollama generate, and an error in the stream",
+        dialect: Dialect::Ollama,
+        request: r#"{"model":"m","prompt":"CANARY"}"#,
+        status: 200,
+        content_type: Some("application/x-ndjson"),
+        body: "{\"model\":\"o\",\"response\":\"CANARY\",\"done\":false}\n{\"error\":\"CANARY\"}\n",
+        expected: Expected {
+            response_model: Some("o"),
+            error: Some("error"),
+            is_error: true,
+            finished: false,
+            outputs: &[VISIBLE],
+            ..STREAMED
+        },
+    },
+    Case {
+        name: "Ollama in one document",
+        dialect: Dialect::Ollama,
+        request: r#"{"model":"m","stream":false,"prompt":"CANARY"}"#,
+        status: 200,
+        content_type: JSON,
+        body: r#"{"model":"o","response":"CANARY","done":true,"done_reason":"length","context":[1,2,3],"eval_count":9}"#,
+        expected: Expected {
+            response_model: Some("o"),
+            usage: [None, Some(9), None, None, None],
+            finish: Some("length"),
+            ..PLAIN
+        },
+    },
+    Case {
+        name: "Ollama embed",
+        dialect: Dialect::Ollama,
+        request: r#"{"model":"m","input":"CANARY"}"#,
+        status: 200,
+        content_type: JSON,
+        body: r#"{"model":"o","embeddings":[[0.1,0.2]],"total_duration":14143917,"load_duration":1019500,"prompt_eval_count":8}"#,
+        expected: Expected { response_model: Some("o"), usage: [Some(8), None, None, None, None], ..PLAIN },
+    },
+    Case {
+        name: "Ollama does not know the model",
+        dialect: Dialect::Ollama,
+        request: ASKS_PLAIN,
+        status: 404,
+        content_type: JSON,
+        body: r#"{"error":"model 'CANARY' not found"}"#,
+        expected: Expected { error: Some("error"), is_error: true, ..STREAMED },
+    },
+];
