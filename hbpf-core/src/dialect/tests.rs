@@ -127,8 +127,9 @@ fn without_a_head_the_first_byte_tells() {
 fn requests_say_model_and_stream() {
     let prompt = "CANARY ".repeat(3000);
     // Dialect, request, bytes at each end that were seen (all if `None`), model, stream, usage wanted.
+    type Row<'a> = (Dialect, String, Option<(usize, usize)>, Option<&'a str>, Option<bool>, Option<bool>);
     #[rustfmt::skip]
-    let cases: &[(Dialect, String, Option<(usize, usize)>, Option<&str>, Option<bool>, Option<bool>)] = &[
+    let cases: &[Row<'_>] = &[
         (Dialect::OpenaiChat, r#"{"model":"m","messages":[]}"#.into(), None, Some("m"), Some(false), None),
         (Dialect::OpenaiChat, r#"{"messages":[],"model":"m","stream":true,"stream_options":{"include_usage":true}}"#.into(), None, Some("m"), Some(true), Some(true)),
         (Dialect::Ollama, r#"{"model":"m","messages":[]}"#.into(), None, Some("m"), Some(true), None),

@@ -6,10 +6,12 @@
 mod paths;
 mod scanner;
 mod tail;
+mod value;
 
 pub use paths::{PathSet, Want};
-pub use scanner::{Kind, Outcome, Scanner, Value, Visitor};
+pub use scanner::Scanner;
 pub use tail::{Tail, scan_tail};
+pub use value::{Kind, Outcome, Value, Visitor};
 
 #[cfg(test)]
 mod tests;

@@ -3,7 +3,8 @@
 use std::fmt;
 
 use super::paths::PathSet;
-use super::scanner::{Outcome, Scanner, Visitor};
+use super::scanner::Scanner;
+use super::value::{Outcome, Visitor};
 
 /// Bytes kept of a document's end. The kernel side copies no more than this of a piece that it thins.
 const TAIL_BYTES: usize = 4096;
