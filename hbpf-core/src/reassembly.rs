@@ -78,4 +78,11 @@ impl Reassembler {
     pub fn desyncs(&self) -> u64 {
         self.desyncs
     }
+
+    /// The most that either direction holds: bytes and pieces.
+    #[cfg(test)]
+    fn held(&self) -> (usize, usize) {
+        let (sent, received) = (self.sent.held(), self.received.held());
+        (sent.0.max(received.0), sent.1.max(received.1))
+    }
 }

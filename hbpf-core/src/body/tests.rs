@@ -181,9 +181,9 @@ fn what_is_no_body_of_its_coding_is_said_so() {
 #[test]
 fn bombs_are_cut_off() {
     let zeros = "\0".repeat(1 << 20);
-    for (way, coding) in WAYS {
+    for (way, coding) in &WAYS[..5] {
         let bomb = encode(way, &[zeros.as_str(); 65], false).concat();
-        let mut decoder = BodyDecoder::new(coding);
+        let mut decoder = BodyDecoder::new(*coding);
         let (mut total, mut largest) = (0, 0);
         let result = decoder.push(&bomb, &mut |bytes| {
             total += bytes.len() as u64;

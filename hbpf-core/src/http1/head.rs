@@ -257,3 +257,100 @@ fn decimal(digits: &[u8]) -> Option<u64> {
     }
     digits.iter().try_fold(0_u64, |value, digit| value.checked_mul(10)?.checked_add(u64::from(digit - b'0')))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Framing, NotHttp, RequestHead, ResponseHead};
+    use crate::body::Coding;
+
+    fn request(text: &str) -> RequestHead<'_> {
+        RequestHead::parse(text.as_bytes()).unwrap().unwrap().0
+    }
+
+    fn response(text: &str) -> ResponseHead<'_> {
+        ResponseHead::parse(text.as_bytes()).unwrap().unwrap().0
+    }
+
+    #[test]
+    fn paths_have_no_query_and_no_host() {
+        for (target, path) in [
+            ("/v1/chat/completions", "/v1/chat/completions"),
+            ("/v1beta/models/m:generateContent?key=secret", "/v1beta/models/m:generateContent"),
+            ("http://host:8000/v1/messages?beta=true", "/v1/messages"),
+            ("http://host", "/"),
+            ("http://host?x=/y", "/"),
+            ("/proxy?to=http://host/v1", "/proxy"),
+            ("*", "*"),
+            ("host:443", "host:443"),
+        ] {
+            let text = format!("GET {target} HTTP/1.1\r\n\r\n");
+            assert_eq!(String::from_utf8_lossy(request(&text).path()), path);
+            assert_eq!(request(&text).target, target.as_bytes());
+        }
+    }
+
+    #[test]
+    fn headers_are_found_in_any_case() {
+        let head = request("POST / HTTP/1.1\r\nHost: a\r\nhOST: b\r\nX:\r\nCONTENT-ENCODING: GZIP\r\n\r\n");
+        assert_eq!(head.header("host"), Some(&b"a"[..]));
+        assert_eq!(head.header("X"), Some(&b""[..]));
+        assert_eq!(head.header("y"), None);
+        assert_eq!(head.content_coding(), Coding::Gzip);
+    }
+
+    #[test]
+    fn codings() {
+        for (value, coding) in [
+            ("identity", Coding::Identity),
+            ("br", Coding::Brotli),
+            ("identity, zstd", Coding::Zstd),
+            ("gzip, br", Coding::Unknown),
+            ("", Coding::Identity),
+        ] {
+            let text = format!("HTTP/1.1 200 OK\r\nContent-Encoding: {value}\r\n\r\n");
+            assert_eq!(response(&text).content_coding(), coding, "{value}");
+        }
+    }
+
+    #[test]
+    fn framing_follows_rfc_9112() {
+        let cases = [
+            ("204 No Content\r\nContent-Length: 5", Ok(Framing::Empty)),
+            ("200 OK", Ok(Framing::UntilClose)),
+            ("200 OK\r\nContent-Length: 5", Ok(Framing::Length(5))),
+            ("200 OK\r\nContent-Length: 0", Ok(Framing::Empty)),
+            ("200 OK\r\nContent-Length: 5\r\nContent-Length: 5", Ok(Framing::Length(5))),
+            ("200 OK\r\nContent-Length: 5\r\nContent-Length: 6", Err(NotHttp)),
+            ("200 OK\r\nContent-Length: -1", Err(NotHttp)),
+            ("200 OK\r\nContent-Length: 99999999999999999999", Err(NotHttp)),
+            ("200 OK\r\nContent-Length: 5\r\nTransfer-Encoding: Chunked", Ok(Framing::Chunked)),
+            ("200 OK\r\nTransfer-Encoding: chunked, gzip", Ok(Framing::UntilClose)),
+            ("200 OK\r\nTransfer-Encoding:\r\n chunked", Ok(Framing::Chunked)),
+        ];
+        for (lines, framing) in cases {
+            assert_eq!(response(&format!("HTTP/1.1 {lines}\r\n\r\n")).framing(), framing, "{lines}");
+        }
+        assert_eq!(request("POST / HTTP/1.1\r\n\r\n").framing(), Ok(Framing::Empty));
+        assert_eq!(request("POST / HTTP/1.1\r\nTransfer-Encoding: gzip\r\n\r\n").framing(), Err(NotHttp));
+    }
+
+    #[test]
+    fn too_many_headers_are_no_head() {
+        let text = format!("GET / HTTP/1.1\r\n{}\r\n", "a: b\r\n".repeat(super::MAX_HEADERS + 1));
+        assert_eq!(RequestHead::parse(text.as_bytes()).unwrap_err(), NotHttp);
+    }
+
+    #[test]
+    fn debug_output_keeps_secrets() {
+        let head = request("GET /a?key=canary HTTP/1.1\r\nAuthorization: canary\r\n\r\n");
+        assert!(!format!("{head:?}").contains("canary"));
+        assert_eq!(
+            head.fingerprint(),
+            request("GET /a?key=canary HTTP/1.1\r\nAuthorization: canary\r\n\r\n").fingerprint()
+        );
+        assert_ne!(
+            head.fingerprint(),
+            request("GET /a?key=canary HTTP/1.1\r\nAuthorization: other\r\n\r\n").fingerprint()
+        );
+    }
+}

@@ -112,7 +112,7 @@ enum State {
     Ended,
 }
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct PartialHead {
     buffered: Vec<u8>,
     end: HeadEnd,
@@ -560,6 +560,13 @@ impl PartialHead {
             length += 1;
         }
         scan::can_begin(side, &beginning[..length])
+    }
+}
+
+impl std::fmt::Debug for PartialHead {
+    /// What is buffered may be a key.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PartialHead").field("buffered", &self.buffered.len()).finish_non_exhaustive()
     }
 }
 

@@ -61,7 +61,6 @@ struct Piece<'a> {
     follows_thinning: bool,
 }
 
-#[derive(Debug)]
 struct Held {
     when: Nanos,
     connection: ConnectionKey,
@@ -83,7 +82,7 @@ impl OneWay {
         if self.has_ended {
             return 0;
         }
-        let piece = Piece::new(segment, unwrap(segment.sequence, next, segment.begins_message));
+        let piece = Piece::new(segment, self.unwrap(segment.sequence, segment.begins_message));
         if segment.rst {
             return self.reset(piece, out);
         }
@@ -112,7 +111,7 @@ impl OneWay {
     /// Whether the segment lies where one of this stream can lie.
     pub(super) fn is_plausible(&self, segment: &Segment<'_>) -> bool {
         let Some(next) = self.next else { return true };
-        let offset = unwrap(segment.sequence, next, segment.begins_message);
+        let offset = self.unwrap(segment.sequence, segment.begins_message);
         segment.begins_message
             || segment.direction == Direction::Sent
             || (next.saturating_sub(PLAUSIBLE_BEHIND)..=next.max(self.acknowledged) + PLAUSIBLE_AHEAD).contains(&offset)
@@ -120,11 +119,11 @@ impl OneWay {
 
     /// Takes the acknowledgement that a segment of the *other* direction carries.
     pub(super) fn acknowledge(&mut self, segment: &Segment<'_>, out: &mut dyn FnMut(Chunk<'_>)) -> Desyncs {
-        let Some(next) = self.next else {
+        if self.next.is_none() {
             self.early_acknowledgement = Some(segment.acknowledgement);
             return 0;
-        };
-        let acknowledged = unwrap(segment.acknowledgement, next, segment.begins_message);
+        }
+        let acknowledged = self.unwrap(segment.acknowledgement, segment.begins_message);
         self.acknowledged = self.acknowledged.max(acknowledged);
         let mut desyncs = 0;
         while self.held.front().is_some_and(|held| held.offset <= self.acknowledged) {
@@ -159,6 +158,13 @@ impl OneWay {
         self.held.iter().chain(&self.fin).map(|held| held.when).min()
     }
 
+    /// Bytes and pieces held.
+    #[cfg(test)]
+    pub(super) fn held(&self) -> (usize, usize) {
+        assert_eq!(self.held_bytes, self.held.iter().map(|held| held.bytes.len()).sum::<usize>());
+        (self.held_bytes, self.held.len())
+    }
+
     /// Settles where the stream starts, and says what is expected next.
     fn start(&mut self, segment: &Segment<'_>) -> u64 {
         *self.next.get_or_insert_with(|| {
@@ -172,6 +178,17 @@ impl OneWay {
 
     fn position(&self) -> u64 {
         self.next.unwrap_or(ORIGIN_OF_OFFSETS)
+    }
+
+    /// The 64-bit offset of a sequence number.
+    ///
+    /// What belongs to the beginning of a message may follow gigabytes that were of no interest; so there nearly all
+    /// of the number space lies ahead.
+    fn unwrap(&self, sequence: u32, begins_message: bool) -> u64 {
+        let near = self.position().max(self.acknowledged);
+        let ahead = u64::from(sequence.wrapping_sub(near as u32));
+        let reach = if begins_message { (1 << 32) - PLAUSIBLE_BEHIND } else { 1 << 31 };
+        if ahead < reach { near + ahead } else { (near + ahead).saturating_sub(1 << 32) }
     }
 
     /// Whether the hole before a piece need not be waited for.
@@ -430,12 +447,9 @@ impl Held {
     }
 }
 
-/// The 64-bit offset of a sequence number near `next`.
-///
-/// What belongs to the beginning of a message may follow gigabytes that were of no interest; so there nearly all of
-/// the number space lies ahead.
-fn unwrap(sequence: u32, next: u64, begins_message: bool) -> u64 {
-    let ahead = u64::from(sequence.wrapping_sub(next as u32));
-    let reach = if begins_message { (1 << 32) - PLAUSIBLE_BEHIND } else { 1 << 31 };
-    if ahead < reach { next + ahead } else { (next + ahead).saturating_sub(1 << 32) }
+impl std::fmt::Debug for Held {
+    /// The bytes are somebody's text.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Held").field("offset", &self.offset).field("len", &self.original_len).finish_non_exhaustive()
+    }
 }
