@@ -1,9 +1,51 @@
-use aya_ebpf::{macros::*, programs::*};
+//! Processes that begin a program or end.
+
+use aya_ebpf::{
+    helpers::{bpf_get_current_pid_tgid, bpf_ktime_get_ns},
+    macros::raw_tracepoint,
+    programs::RawTracePointContext,
+};
+use hbpf_ebpf::{LifecycleEvent, counter, lifecycle};
+
+use crate::{
+    emit,
+    maps::{LIFECYCLE, TLS_CALLS},
+};
+
+/// `sched_process_exec(struct task_struct *p, pid_t old_pid, struct linux_binprm *bprm)`
 #[raw_tracepoint(tracepoint = "sched_process_exec")]
 pub fn process_exec(_ctx: RawTracePointContext) -> i32 {
+    emit_event(lifecycle::EXEC);
     0
 }
+
+/// `sched_process_exit(struct task_struct *p)`, from Linux 6.16 on with `bool group_dead`
+///
+/// Which thread is the last cannot be told on every kernel without knowing its structures; the first thread's end
+/// stands for the process's. Where it ends before others (rare), user space finds the process still in /proc.
 #[raw_tracepoint(tracepoint = "sched_process_exit")]
 pub fn process_exit(_ctx: RawTracePointContext) -> i32 {
+    let thread = bpf_get_current_pid_tgid();
+    // A thread that is killed inside a call never returns from it. Most threads have no entry.
+    let _ = TLS_CALLS.remove(&thread);
+    if thread as u32 == (thread >> 32) as u32 {
+        emit_event(lifecycle::EXIT);
+    }
     0
+}
+
+#[inline(always)]
+fn emit_event(kind: u32) {
+    let Some(mut entry) = LIFECYCLE.reserve::<LifecycleEvent>(0) else {
+        // User space looks through /proc on a timer as well: only the count matters.
+        emit::count(counter::RING_FULL_CHUNKS, 1);
+        return;
+    };
+    // SAFETY: the entry is memory for an event, every field of which is written.
+    let event = unsafe { &mut *entry.as_mut_ptr() };
+    event.kind = kind;
+    event.pid = (bpf_get_current_pid_tgid() >> 32) as u32;
+    event.timestamp_ns = unsafe { bpf_ktime_get_ns() };
+    emit::write_comm(&mut event.comm);
+    entry.submit(0);
 }

@@ -4,8 +4,13 @@
 #![no_main]
 #![feature(asm_experimental_arch)]
 
+mod emit;
+mod flow;
 mod lifecycle;
 mod maps;
+mod number;
+mod packet;
+mod target;
 mod tcp;
 mod tls;
 

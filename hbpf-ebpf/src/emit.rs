@@ -1,0 +1,162 @@
+//! Records into the ring, each of the smallest class that holds its bytes, and the counters.
+
+use aya_ebpf::helpers::{bpf_ktime_get_ns, generated::bpf_get_current_comm};
+use hbpf_ebpf::{BEGINNING_BYTES, RECORD_CLASSES, RecordHeader, TAIL_BYTES, counter, flags, kind};
+
+use crate::{
+    flow::{EMITTED, Piece, RECORDS_PER_COMPRESSED_PIECE, Source, State},
+    maps::{COUNTERS, EVENTS},
+    number::{add_atomically, bounded, forgotten},
+};
+
+#[repr(C)]
+struct Record<const N: usize> {
+    header: RecordHeader,
+    payload: [u8; N],
+}
+
+/// Emits of the piece what has been decided on, in as few records as that needs.
+#[inline(never)]
+pub fn emit<S: Source>(source: S, state: &mut S::State, piece: &mut Piece) {
+    const LARGEST: u32 = RECORD_CLASSES[3] as u32;
+    // The verifier would follow every decision and every number of bytes through all that comes now.
+    let unknown = piece.timestamp_ns;
+    let whole = forgotten(piece.whole, unknown);
+    let tail = forgotten(piece.tail, unknown);
+    piece.flags = forgotten(piece.flags.into(), unknown) as u16;
+    let mut at = 0;
+    for _ in 0..RECORDS_PER_COMPRESSED_PIECE {
+        if whole.wrapping_sub(at) <= LARGEST {
+            break;
+        }
+        emit_record::<S, { RECORD_CLASSES[3] }>(source, state, piece, at, LARGEST);
+        at = forgotten(at + LARGEST, unknown);
+    }
+    let left = whole.saturating_sub(at);
+    if left > RECORD_CLASSES[2] as u32 {
+        emit_record::<S, { RECORD_CLASSES[3] }>(source, state, piece, at, left);
+    } else if left > RECORD_CLASSES[1] as u32 {
+        emit_record::<S, { RECORD_CLASSES[2] }>(source, state, piece, at, left);
+    } else if left > RECORD_CLASSES[0] as u32 {
+        emit_record::<S, { RECORD_CLASSES[1] }>(source, state, piece, at, left);
+    } else if left > 0 {
+        emit_record::<S, { RECORD_CLASSES[0] }>(source, state, piece, at, left);
+    }
+    if tail > 0 {
+        let at = piece.len.wrapping_sub(tail);
+        if at > whole {
+            piece.flags |= flags::THINNED;
+        }
+        emit_record::<S, { TAIL_BYTES as usize }>(source, state, piece, at, tail);
+    }
+}
+
+/// Emits the bytes that a flow has held back, at most as many as the smallest class holds.
+#[inline(always)]
+pub fn emit_held<S: Source>(source: S, state: &mut S::State, piece: &mut Piece) {
+    emit_record::<S, { RECORD_CLASSES[0] }>(source, state, piece, 0, piece.held);
+}
+
+/// Emits what has been decided on of a message that is not followed: its beginning.
+#[inline(always)]
+pub fn emit_beginning<S: Source>(source: S, state: &mut S::State, piece: &mut Piece) {
+    emit_record::<S, { BEGINNING_BYTES as usize }>(source, state, piece, 0, piece.whole);
+}
+
+/// Emits a record without bytes that says by its flags how a direction has ended.
+#[inline(never)]
+pub fn emit_end<S: Source>(source: S, state: &mut S::State, flags: u16, direction: u8, offset: u64) {
+    let Some(mut entry) = EVENTS.reserve::<RecordHeader>(0) else { return count(counter::RING_FULL_CHUNKS, 1) };
+    // SAFETY: the entry is memory for a header, every field of which is written.
+    let header = unsafe { &mut *entry.as_mut_ptr() };
+    describe_mark(source, state, header);
+    header.kind = kind::DATA;
+    header.direction = direction;
+    header.flags |= flags;
+    header.offset = offset;
+    entry.submit(0);
+}
+
+/// Emits the record of the flow's end.
+#[inline(never)]
+pub fn emit_close<S: Source>(source: S, state: &mut S::State) {
+    let Some(mut entry) = EVENTS.reserve::<RecordHeader>(0) else { return count(counter::RING_FULL_CHUNKS, 1) };
+    // SAFETY: the entry is memory for a header, every field of which is written.
+    let header = unsafe { &mut *entry.as_mut_ptr() };
+    describe_mark(source, state, header);
+    header.kind = kind::CLOSE;
+    header.direction = 0;
+    header.offset = 0;
+    entry.submit(0);
+}
+
+#[inline(never)]
+fn emit_record<S: Source, const N: usize>(source: S, state: &mut S::State, piece: &mut Piece, from: u32, len: u32) {
+    let Some(mut entry) = EVENTS.reserve::<Record<N>>(0) else {
+        count(counter::RING_FULL_CHUNKS, 1);
+        count(counter::RING_FULL_BYTES, len);
+        return;
+    };
+    // SAFETY: the entry is memory for a record; every field of its header is written, and as much of the payload as
+    // the header says.
+    let record = unsafe { &mut *entry.as_mut_ptr() };
+    record.header.flags = piece.flags;
+    describe(source, state, &mut record.header);
+    record.header.kind = kind::DATA;
+    record.header.direction = piece.direction;
+    record.header.timestamp_ns = piece.timestamp_ns;
+    record.header.ack = piece.ack;
+    record.header.offset = piece.offset + u64::from(from);
+    record.header.original_len = len + piece.left_out;
+    if source.read(piece, from, record.payload.as_mut_ptr(), bounded::<N>(len)) {
+        record.header.captured_len = len;
+        count(counter::BYTES, len);
+    } else {
+        record.header.captured_len = 0;
+        count(counter::READ_FAULT, 1);
+    }
+    entry.submit(0);
+    count(counter::CHUNKS, 1);
+    // Only the first record of a message begins it.
+    piece.flags &= !flags::BEGIN;
+}
+
+/// Writes the fields of a header that no bytes follow.
+#[inline(always)]
+fn describe_mark<S: Source>(source: S, state: &mut S::State, header: &mut RecordHeader) {
+    header.flags = 0;
+    // SAFETY: a helper without arguments.
+    header.timestamp_ns = unsafe { bpf_ktime_get_ns() };
+    header.original_len = 0;
+    header.captured_len = 0;
+    header.ack = 0;
+    describe(source, state, header);
+}
+
+/// Writes the fields of the header that do not depend on the piece. The source may add to its flags.
+#[inline(always)]
+fn describe<S: Source>(source: S, state: &mut S::State, header: &mut RecordHeader) {
+    let flow = state.flow();
+    flow.marks |= EMITTED;
+    header.source = flow.key.source as u8;
+    header.reserved = 0;
+    header.handle = flow.key.handle;
+    header.generation = flow.key.generation;
+    header.message = flow.message;
+    source.describe(state, header);
+}
+
+/// Adds to one of [`counter`]'s counters.
+#[inline(always)]
+pub fn count(which: u32, value: u32) {
+    if let Some(number) = COUNTERS.get_ptr_mut(which) {
+        add_atomically(number, u64::from(value));
+    }
+}
+
+/// Writes the name of the thread that is running.
+#[inline(always)]
+pub fn write_comm(comm: &mut [u8; 16]) {
+    // SAFETY: the destination is as long as the helper is told; where there is no name the helper writes zeros.
+    unsafe { bpf_get_current_comm(comm.as_mut_ptr().cast(), 16) };
+}

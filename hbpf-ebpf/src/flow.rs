@@ -1,0 +1,416 @@
+//! The state machine of one flow: which of its bytes leave the kernel.
+//!
+//! It is the same for TLS calls and TCP segments; what differs between them is behind [`Source`]. Everything that must
+//! outlive a call lies in map memory, so that the frames of the programs stay small.
+
+use hbpf_ebpf::{
+    BEGINNING_BYTES, COMPRESSED_REQUEST_BYTES, FlowKey, HEAD_BYTES, RECORD_CLASSES, REQUEST_HEAD_BYTES, RecordHeader,
+    TAIL_BYTES, action, counter, flags,
+};
+
+use crate::{
+    emit,
+    maps::VERDICTS_BY_FLOW,
+    number::{bounded, masked},
+    target::{self, Found},
+};
+
+/// No beginning has been seen yet.
+const IDLE: u8 = 0;
+/// A request line has begun and is not complete.
+const BEGINNING: u8 = 1;
+/// The beginning of a message that no pattern recognised has gone to user space, which has not answered yet.
+const AWAITING: u8 = 2;
+/// A model call: both directions are copied.
+pub const CAPTURE: u8 = 3;
+/// Not a model call: nothing is copied until the next message begins.
+const IGNORE: u8 = 4;
+/// Nothing is copied any more.
+const OPAQUE: u8 = 5;
+
+/// Value of [`Flow::request_side`] and [`Flow::last_side`] before the first piece.
+const NO_SIDE: u8 = 0;
+
+/// User space has seen something of this flow and waits for its end.
+pub const EMITTED: u8 = 1 << 0;
+/// The body of the request under way is compressed.
+const COMPRESSED: u8 = 1 << 1;
+/// Of the answer under way only the tail of each piece is needed.
+const THIN: u8 = 1 << 2;
+
+/// How many bytes tell a beginning from other bytes: the longest method and its space.
+const SNIFFED_BYTES: usize = 8;
+
+/// Records of the largest class that one piece may become. What is beyond is dropped but for its tail.
+const RECORDS_PER_PIECE: u32 = 8;
+
+/// The same for a compressed request, of which nothing can be left out. The verifier follows each of them, so that a
+/// call that moves all of [`COMPRESSED_REQUEST_BYTES`] at once is out of reach; segments and TLS records are not as big.
+pub const RECORDS_PER_COMPRESSED_PIECE: u32 = 16;
+
+const LARGEST_RECORD: u32 = RECORD_CLASSES[3] as u32;
+
+/// Answer pieces up to this size are copied without asking for a verdict: events of a stream are smaller.
+const UNASKED_ANSWER_BYTES: u32 = 2048;
+
+/// What is remembered of a flow. All zeros is a flow of which nothing has been seen.
+#[repr(C)]
+pub struct Flow {
+    pub key: FlowKey,
+    pub mode: u8,
+    /// The direction of requests, plus one.
+    request_side: u8,
+    /// The direction of the piece before, plus one.
+    last_side: u8,
+    pub marks: u8,
+    /// Client messages that have begun.
+    pub message: u32,
+    /// Bytes of the request under way.
+    request_seen: u32,
+    /// Bytes of the request under way that have been emitted without a match.
+    beginning_emitted: u32,
+    /// Bytes of the request line that are held back until it is complete.
+    held: u32,
+    zero: u32,
+    /// When the first of the held bytes was seen.
+    held_since_ns: u64,
+}
+
+impl Flow {
+    /// A flow of which nothing has been seen.
+    pub const fn new(key: FlowKey) -> Self {
+        Self {
+            key,
+            mode: IDLE,
+            request_side: NO_SIDE,
+            last_side: NO_SIDE,
+            marks: 0,
+            message: 0,
+            request_seen: 0,
+            beginning_emitted: 0,
+            held: 0,
+            zero: 0,
+            held_since_ns: 0,
+        }
+    }
+}
+
+/// A run of bytes that was seen at once: what one TLS call moved, or the payload of one segment.
+#[repr(C)]
+pub struct Piece {
+    pub timestamp_ns: u64,
+    /// Stream offset of the first byte.
+    pub offset: u64,
+    pub len: u32,
+    /// TCP: acknowledgement number.
+    pub ack: u32,
+    /// TCP: where the payload begins in the packet.
+    pub payload_at: u32,
+    /// How many bytes from the first on are to be emitted.
+    pub whole: u32,
+    /// How many bytes up to the last are to be emitted besides.
+    pub tail: u32,
+    /// How many bytes the last record of `whole` stands for beyond those it holds.
+    pub left_out: u32,
+    /// How many bytes that the flow has held back are to be emitted first.
+    pub held: u32,
+    pub flags: u16,
+    pub direction: u8,
+    pub zero: [u8; 5],
+}
+
+impl Piece {
+    /// A piece of which nothing is to be emitted yet.
+    pub const fn new(timestamp_ns: u64, offset: u64, len: u32, direction: u8) -> Self {
+        Self {
+            timestamp_ns,
+            offset,
+            len,
+            ack: 0,
+            payload_at: 0,
+            whole: 0,
+            tail: 0,
+            left_out: 0,
+            held: 0,
+            flags: 0,
+            direction,
+            zero: [0; 5],
+        }
+    }
+}
+
+/// A map value that holds a flow and room for the beginning of a message.
+pub trait State {
+    fn flow(&mut self) -> &mut Flow;
+
+    /// Room for [`HEAD_BYTES`] and, where pieces are appended, as much again: the verifier adds up the largest place
+    /// and the largest length.
+    fn head(&mut self) -> *mut u8;
+}
+
+/// Where the bytes of a piece are to be had.
+pub trait Source: Copy {
+    type State: State;
+
+    /// The bytes of the piece that a flow has held back, as a source.
+    type Held: Source<State = Self::State>;
+
+    /// Whether pieces are TCP segments.
+    const TCP: bool;
+
+    /// Copies `len` bytes of the piece, beginning at `from`. The caller has proved to the verifier that they fit.
+    fn read(self, piece: &Piece, from: u32, to: *mut u8, len: u64) -> bool;
+
+    /// The bytes in the state's head.
+    fn held(state: &mut Self::State) -> Self::Held;
+
+    /// Fills in what the record's header says about the endpoint.
+    fn describe(self, state: &mut Self::State, header: &mut RecordHeader);
+}
+
+/// Looks at the next piece of a flow and emits what is to be had of it. A piece that repeats bytes already seen, or
+/// part of them, changes nothing.
+#[inline(always)]
+pub fn observe<S: Source>(source: S, state: &mut S::State, piece: &mut Piece, repeated: bool) {
+    if !repeated {
+        decide(source, state, piece);
+    } else if state.flow().mode == CAPTURE {
+        take(piece, RECORDS_PER_PIECE * LARGEST_RECORD);
+    }
+    if !S::TCP && piece.held > 0 {
+        emit_held::<S>(state, piece);
+    }
+    if piece.whole + piece.tail > 0 {
+        emit::emit(source, state, piece);
+    }
+}
+
+/// Looks at a piece that cannot be assigned to a flow: it is the beginning of a message or nothing.
+#[inline(always)]
+pub fn observe_alone<S: Source>(source: S, state: &mut S::State, piece: &mut Piece) {
+    if matches!(sniff(source, state, piece), Sniffed::Request) {
+        piece.flags |= flags::BEGIN;
+        piece.whole = piece.len.min(BEGINNING_BYTES);
+        piece.left_out = piece.len - piece.whole;
+        emit::emit_beginning(source, state, piece);
+    }
+}
+
+/// Emits the bytes that were held back while the request line was incomplete, stamped with the time of the first.
+#[inline(always)]
+fn emit_held<S: Source>(state: &mut S::State, piece: &mut Piece) {
+    let held = u64::from(piece.held);
+    let left_out = piece.left_out;
+    core::mem::swap(&mut piece.timestamp_ns, &mut state.flow().held_since_ns);
+    piece.offset -= held;
+    piece.left_out = 0;
+    emit::emit_held(S::held(state), state, piece);
+    piece.left_out = left_out;
+    piece.offset += held;
+    core::mem::swap(&mut piece.timestamp_ns, &mut state.flow().held_since_ns);
+}
+
+/// Takes the flow a step further and notes in the piece what of it is to be emitted.
+#[inline(never)]
+fn decide<S: Source>(source: S, state: &mut S::State, piece: &mut Piece) {
+    let flow = state.flow();
+    let side = side(piece);
+    let turned = flow.last_side != side;
+    flow.last_side = side;
+    if flow.mode == OPAQUE {
+        return;
+    }
+    if turned && (flow.request_side == NO_SIDE || flow.request_side == side) {
+        match sniff(source, state, piece) {
+            Sniffed::Request => begin(state.flow(), piece),
+            Sniffed::TlsHello => begin_tls(state.flow(), piece),
+            Sniffed::Nothing => {}
+        }
+    }
+    let mode = state.flow().mode;
+    match mode {
+        BEGINNING => read_request_line(source, state, piece),
+        AWAITING => obey_verdict(state.flow()),
+        CAPTURE if is_long_answer(state.flow(), piece) => obey_verdict(state.flow()),
+        _ => {}
+    }
+    let (mode, is_request) = (state.flow().mode, state.flow().request_side == side);
+    match mode {
+        AWAITING if is_request => take_beginning(state.flow(), piece),
+        CAPTURE if is_request => take_request(source, state, piece),
+        CAPTURE => take_answer(state.flow(), piece),
+        _ => {}
+    }
+}
+
+#[inline(always)]
+fn side(piece: &Piece) -> u8 {
+    piece.direction + 1
+}
+
+enum Sniffed {
+    Nothing,
+    Request,
+    TlsHello,
+}
+
+/// Whether the piece looks like the beginning of a client's message.
+#[inline(always)]
+fn sniff<S: Source>(source: S, state: &mut S::State, piece: &Piece) -> Sniffed {
+    let head = state.head();
+    let len = piece.len.min(SNIFFED_BYTES as u32);
+    if !source.read(piece, 0, head, bounded::<SNIFFED_BYTES>(len)) {
+        emit::count(counter::READ_FAULT, 1);
+        return Sniffed::Nothing;
+    }
+    // SAFETY: the head is room for that much and lies at a multiple of eight.
+    let word = unsafe { head.cast::<u64>().read() };
+    if S::TCP && target::is_client_hello(word, len) {
+        Sniffed::TlsHello
+    } else if target::is_request(word, len) {
+        Sniffed::Request
+    } else {
+        Sniffed::Nothing
+    }
+}
+
+/// The piece begins a TLS handshake: user space wants its server name, and the rest is not readable.
+#[inline(always)]
+fn begin_tls(flow: &mut Flow, piece: &mut Piece) {
+    flow.mode = OPAQUE;
+    flow.message = flow.message.wrapping_add(1);
+    flow.beginning_emitted = 0;
+    piece.flags |= flags::BEGIN | flags::TLS_HELLO;
+    take_beginning(flow, piece);
+}
+
+/// The piece begins a request, or may: it is shorter than a method.
+#[inline(always)]
+fn begin(flow: &mut Flow, piece: &Piece) {
+    flow.mode = BEGINNING;
+    flow.request_side = side(piece);
+    flow.marks &= EMITTED;
+    flow.message = flow.message.wrapping_add(1);
+    flow.request_seen = 0;
+    flow.beginning_emitted = 0;
+    flow.held = 0;
+    flow.held_since_ns = piece.timestamp_ns;
+}
+
+/// Adds the piece to the request line and decides once the target is complete.
+#[inline(never)]
+fn read_request_line<S: Source>(source: S, state: &mut S::State, piece: &mut Piece) {
+    let flow = state.flow();
+    if flow.request_side != side(piece) {
+        // An answer to half a request line.
+        flow.mode = IGNORE;
+        return;
+    }
+    let held = if S::TCP { 0 } else { flow.held.min(HEAD_BYTES as u32 - 1) };
+    let taken = piece.len.min(HEAD_BYTES as u32 - held);
+    // SAFETY: `held` is less than HEAD_BYTES, and behind it is room for as much again.
+    let place = unsafe { state.head().add(masked::<HEAD_BYTES>(held) as usize) };
+    let mut found = Found::Incomplete;
+    if source.read(piece, 0, place, bounded::<HEAD_BYTES>(taken)) {
+        found = target::find(state.head(), held + taken);
+    } else {
+        emit::count(counter::READ_FAULT, 1);
+    }
+    let flow = state.flow();
+    // Some servers read a byte at a time. (Some TLS clients write so; over TCP that is not worth remembering.)
+    if !S::TCP && found == Found::Incomplete && held + taken < HEAD_BYTES as u32 {
+        flow.held = held + taken;
+        return;
+    }
+    flow.mode = if found == Found::Match { CAPTURE } else { AWAITING };
+    flow.request_seen = held;
+    flow.beginning_emitted = held;
+    piece.held = held;
+    piece.flags |= flags::BEGIN;
+}
+
+/// Whether the piece is worth asking whether its answer is needed whole.
+#[inline(always)]
+fn is_long_answer(flow: &Flow, piece: &Piece) -> bool {
+    flow.request_side != side(piece) && piece.len > UNASKED_ANSWER_BYTES && flow.marks & THIN == 0
+}
+
+/// Takes the verdict about the message under way over into the flow, if there is one.
+#[inline(always)]
+fn obey_verdict(flow: &mut Flow) {
+    // SAFETY: an entry that is replaced while it is read can only be about another message or mix two actions.
+    let Some(verdict) = (unsafe { VERDICTS_BY_FLOW.get(&flow.key) }) else { return };
+    if verdict.message != flow.message {
+        return;
+    }
+    match verdict.action {
+        action::IGNORE => {
+            flow.mode = IGNORE;
+            emit::count(counter::MESSAGES_IGNORED, 1);
+        }
+        action::CAPTURE => flow.mode = CAPTURE,
+        action::THIN_RESPONSE => {
+            flow.mode = CAPTURE;
+            flow.marks |= THIN;
+        }
+        action::OPAQUE => flow.mode = OPAQUE,
+        _ => {}
+    }
+}
+
+/// A piece of a message that nothing has recognised.
+#[inline(always)]
+fn take_beginning(flow: &mut Flow, piece: &mut Piece) {
+    flow.request_seen = flow.request_seen.saturating_add(piece.len);
+    let len = piece.len.min(BEGINNING_BYTES.saturating_sub(flow.beginning_emitted));
+    flow.beginning_emitted += len;
+    piece.whole = len;
+    piece.left_out = piece.len - len;
+}
+
+/// A piece of a model call's request: whole near its beginning, then only the tail.
+#[inline(never)]
+fn take_request<S: Source>(source: S, state: &mut S::State, piece: &mut Piece) {
+    let seen = state.flow().request_seen;
+    let may_begin_body = seen > 0 && seen < REQUEST_HEAD_BYTES && piece.len >= 4;
+    if may_begin_body && source.read(piece, 0, state.head(), 4) {
+        // SAFETY: the head is room for that much and lies at a multiple of eight.
+        let magic = unsafe { state.head().cast::<u32>().read() };
+        if target::is_compressed(magic) {
+            state.flow().marks |= COMPRESSED;
+        }
+    }
+    let flow = state.flow();
+    flow.request_seen = seen.saturating_add(piece.len);
+    let (budget, most) = if flow.marks & COMPRESSED != 0 {
+        (COMPRESSED_REQUEST_BYTES, RECORDS_PER_COMPRESSED_PIECE * LARGEST_RECORD)
+    } else {
+        (REQUEST_HEAD_BYTES, RECORDS_PER_PIECE * LARGEST_RECORD)
+    };
+    take(piece, budget.saturating_sub(seen).min(most));
+}
+
+/// A piece of a model call's answer.
+#[inline(always)]
+fn take_answer(flow: &Flow, piece: &mut Piece) {
+    if flow.marks & THIN != 0 {
+        take(piece, 0);
+    } else if piece.len > RECORDS_PER_PIECE * LARGEST_RECORD {
+        emit::count(counter::OVER_BUDGET, 1);
+        take(piece, RECORDS_PER_PIECE * LARGEST_RECORD - TAIL_BYTES);
+    } else {
+        take(piece, piece.len);
+    }
+}
+
+/// Emits up to `whole` bytes of the piece's beginning and the tail of what remains.
+#[inline(always)]
+fn take(piece: &mut Piece, whole: u32) {
+    piece.flags |= flags::CAPTURE;
+    piece.whole = piece.len.min(whole);
+    let rest = piece.len - piece.whole;
+    piece.tail = rest.min(TAIL_BYTES);
+    if rest > piece.tail {
+        emit::count(counter::THINNED_BYTES, rest - piece.tail);
+    }
+}

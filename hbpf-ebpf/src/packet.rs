@@ -1,0 +1,179 @@
+//! The headers of an IP packet that carries TCP.
+
+use core::{arch::asm, mem::offset_of};
+
+use aya_ebpf::{bindings::__sk_buff, helpers::generated::bpf_skb_load_bytes};
+use hbpf_ebpf::flags;
+
+/// `ETH_P_IP` in network order, as the context has it.
+const ETHERTYPE_IPV4: u32 = 0x0800_u16.to_be() as u32;
+
+const IPV6_HEADER_BYTES: u32 = 40;
+const TCP_HEADER_BYTES: u32 = 20;
+
+const PROTOCOL_TCP: u8 = 6;
+
+/// IPv6 extension headers that may stand before TCP: hop-by-hop, routing, destination options.
+const EXTENSIONS: [u8; 3] = [0, 43, 60];
+
+/// More extension headers than that are not followed; none at all is usual.
+const MOST_EXTENSIONS: u32 = 4;
+
+const FIN: u8 = 1 << 0;
+const SYN: u8 = 1 << 1;
+const RST: u8 = 1 << 2;
+
+/// What is needed of the headers.
+pub struct Headers {
+    /// Of the first byte of payload.
+    pub sequence: u32,
+    pub acknowledgement: u32,
+    pub payload_at: u32,
+    pub payload_len: u32,
+    /// [`flags::FIN`] and [`flags::RST`].
+    pub ends: u16,
+    /// The sender's.
+    pub remote_port: u16,
+}
+
+impl Headers {
+    /// None for what is not TCP, or not the whole of its headers.
+    #[inline(always)]
+    pub fn read(skb: *mut __sk_buff) -> Option<Self> {
+        let tcp_at = if is_ipv4(skb) { behind_ipv4(skb)? } else { behind_ipv6(skb)? };
+        let mut tcp = [0; TCP_HEADER_BYTES as usize];
+        if !load::<{ TCP_HEADER_BYTES as usize }>(skb, tcp_at, tcp.as_mut_ptr()) {
+            return None;
+        }
+        let payload_at = tcp_at + u32::from(tcp[12] >> 4) * 4;
+        // SAFETY: the context is a packet. Its own length counts: that in the IP header is 0 for very big ones.
+        let payload_len = unsafe { (*skb).len }.checked_sub(payload_at)?;
+        let mut ends = 0;
+        if tcp[13] & FIN != 0 {
+            ends |= flags::FIN;
+        }
+        if tcp[13] & RST != 0 {
+            ends |= flags::RST;
+        }
+        // A SYN takes a sequence number itself; data may follow it (fast open).
+        let syn = u32::from(tcp[13] & SYN != 0);
+        Some(Self {
+            sequence: u32::from_be_bytes([tcp[4], tcp[5], tcp[6], tcp[7]]).wrapping_add(syn),
+            acknowledgement: u32::from_be_bytes([tcp[8], tcp[9], tcp[10], tcp[11]]),
+            payload_at,
+            payload_len,
+            ends,
+            remote_port: u16::from_be_bytes([tcp[0], tcp[1]]),
+        })
+    }
+}
+
+/// Whether the packet is IPv4. One to an IPv6 socket may be, too.
+#[inline(always)]
+pub fn is_ipv4(skb: *mut __sk_buff) -> bool {
+    // SAFETY: the context is a packet.
+    unsafe { (*skb).protocol == ETHERTYPE_IPV4 }
+}
+
+/// The 32-bit field of the context at byte `AT`.
+///
+/// The verifier wants a context's fields addressed from its beginning; the compiler would share one address for the
+/// words of an array.
+#[inline(always)]
+fn field<const AT: usize>(skb: *mut __sk_buff) -> u32 {
+    let word: u64;
+    // SAFETY: a load from the context, which the verifier checks.
+    unsafe { asm!("{word} = *(u32 *)({skb} + {at})", word = out(reg) word, skb = in(reg) skb, at = const AT) };
+    word as u32
+}
+
+/// Port of the packet's socket on this side.
+#[inline(always)]
+pub fn local_port(skb: *mut __sk_buff) -> u16 {
+    field::<{ offset_of!(__sk_buff, local_port) }>(skb) as u16
+}
+
+/// Addresses and ports of a packet's socket. IPv4 addresses are in the first word.
+pub struct Ends {
+    /// 4 or 6, as the packet is: an IPv6 socket that serves IPv4 has an IPv4 address too.
+    pub family: u8,
+    pub local_address: [u32; 4],
+    pub remote_address: [u32; 4],
+    pub local_port: u16,
+    pub remote_port: u16,
+}
+
+impl Ends {
+    /// As the socket has them.
+    #[inline(always)]
+    pub fn of_socket(skb: *mut __sk_buff) -> Self {
+        const LOCAL_V4: usize = offset_of!(__sk_buff, local_ip4);
+        const LOCAL: usize = offset_of!(__sk_buff, local_ip6);
+        const REMOTE_V4: usize = offset_of!(__sk_buff, remote_ip4);
+        const REMOTE: usize = offset_of!(__sk_buff, remote_ip6);
+        const REMOTE_PORT: usize = offset_of!(__sk_buff, remote_port);
+        let local_port = local_port(skb);
+        // This port, unlike the local one, is in network order and in the upper half.
+        let remote_port = u32::from_be(field::<REMOTE_PORT>(skb)) as u16;
+        if is_ipv4(skb) {
+            let local_address = [field::<LOCAL_V4>(skb), 0, 0, 0];
+            let remote_address = [field::<REMOTE_V4>(skb), 0, 0, 0];
+            Self { family: 4, local_address, remote_address, local_port, remote_port }
+        } else {
+            let local_address = [
+                field::<LOCAL>(skb),
+                field::<{ LOCAL + 4 }>(skb),
+                field::<{ LOCAL + 8 }>(skb),
+                field::<{ LOCAL + 12 }>(skb),
+            ];
+            let remote_address = [
+                field::<REMOTE>(skb),
+                field::<{ REMOTE + 4 }>(skb),
+                field::<{ REMOTE + 8 }>(skb),
+                field::<{ REMOTE + 12 }>(skb),
+            ];
+            Self { family: 6, local_address, remote_address, local_port, remote_port }
+        }
+    }
+}
+
+/// Copies `N` bytes of the packet, which begins with the IP header.
+#[inline(always)]
+pub fn load<const N: usize>(skb: *mut __sk_buff, at: u32, to: *mut u8) -> bool {
+    // SAFETY: the helper checks the packet's end; the caller has room for N bytes.
+    unsafe { bpf_skb_load_bytes(skb.cast(), at, to.cast(), N as u32) == 0 }
+}
+
+#[inline(always)]
+fn behind_ipv4(skb: *mut __sk_buff) -> Option<u32> {
+    let mut header = [0; 10];
+    if !load::<10>(skb, 0, header.as_mut_ptr()) || header[9] != PROTOCOL_TCP {
+        return None;
+    }
+    // A fragment other than the first has no TCP header.
+    if u16::from_be_bytes([header[6], header[7]]) & 0x1fff != 0 {
+        return None;
+    }
+    Some(u32::from(header[0] & 0x0f) * 4)
+}
+
+#[inline(always)]
+fn behind_ipv6(skb: *mut __sk_buff) -> Option<u32> {
+    let mut next = 0_u8;
+    if !load::<1>(skb, 6, &raw mut next) {
+        return None;
+    }
+    let mut at = IPV6_HEADER_BYTES;
+    for _ in 0..MOST_EXTENSIONS {
+        if !EXTENSIONS.contains(&next) {
+            break;
+        }
+        let mut extension = [0_u8; 2];
+        if !load::<2>(skb, at, extension.as_mut_ptr()) {
+            return None;
+        }
+        next = extension[0];
+        at += (u32::from(extension[1]) + 1) * 8;
+    }
+    (next == PROTOCOL_TCP).then_some(at)
+}
