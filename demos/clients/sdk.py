@@ -26,6 +26,7 @@ def arguments():
     parser.add_argument("--streamed", type=int, default=10, metavar="N")
     parser.add_argument("--plain", type=int, default=5, metavar="N")
     parser.add_argument("--concurrency", type=int, default=16, metavar="N")
+    parser.add_argument("--max-tokens", type=int, default=10_000, metavar="N")
     parser.add_argument("--retries", type=int, default=0, metavar="N")
     parser.add_argument("--endless", action="store_true", help="again and again, until standard input is closed")
     parser.add_argument("--go", action="store_true", help="begin at once, do not wait for a line")
@@ -64,8 +65,16 @@ class Counts:
                 self.totals[name] += number
 
     def openai(self, usage):
-        cached = usage.prompt_tokens_details.cached_tokens
+        details = usage.prompt_tokens_details
+        cached = details.cached_tokens if details else 0
         self.add(answers=1, input=usage.prompt_tokens, output=usage.completion_tokens, cached=cached)
+
+    def openai_stream(self, usages):
+        """Some servers never say."""
+        if usages:
+            self.openai(usages[-1])
+        else:
+            self.add(answers=1)
 
     def anthropic(self, usage):
         cached, written = usage.cache_read_input_tokens or 0, usage.cache_creation_input_tokens or 0
@@ -75,19 +84,18 @@ class Counts:
 
 def openai_arguments(options, streamed):
     extra = {"stream": True, "stream_options": {"include_usage": True}} if streamed else {}
-    return {"model": options.model, "messages": PROMPT, **extra}
+    return {"model": options.model, "messages": PROMPT, "max_tokens": options.max_tokens, **extra}
 
 
 def anthropic_arguments(options):
-    return {"model": options.model, "messages": PROMPT, "max_tokens": 10_000}
+    return {"model": options.model, "messages": PROMPT, "max_tokens": options.max_tokens}
 
 
 def one_sync(client, options, streamed, counts):
     if options.api == "openai":
         answer = client.chat.completions.create(**openai_arguments(options, streamed))
         if streamed:
-            usages = [chunk.usage for chunk in answer if chunk.usage]
-            counts.openai(usages[-1])
+            counts.openai_stream([chunk.usage for chunk in answer if chunk.usage])
         else:
             counts.openai(answer.usage)
     elif streamed:
@@ -101,8 +109,7 @@ async def one_async(client, options, streamed, counts):
     if options.api == "openai":
         answer = await client.chat.completions.create(**openai_arguments(options, streamed))
         if streamed:
-            usages = [chunk.usage async for chunk in answer if chunk.usage]
-            counts.openai(usages[-1])
+            counts.openai_stream([chunk.usage async for chunk in answer if chunk.usage])
         else:
             counts.openai(answer.usage)
     elif streamed:

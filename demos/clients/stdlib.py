@@ -14,7 +14,6 @@ import threading
 from urllib.parse import urlsplit
 
 PROMPT = [{"role": "user", "content": os.environ.get("HBPF_DEMO_PROMPT", "Say something about bees.")}]
-STATIC_BYTES = 20_000
 
 
 def arguments():
@@ -27,6 +26,7 @@ def arguments():
     parser.add_argument("--threads", type=int, default=1, metavar="N")
     parser.add_argument("--count", type=int, metavar="N", help="calls per thread; without it, no end")
     parser.add_argument("--between", action="store_true", help="a health check and a static file before each call")
+    parser.add_argument("--static-bytes", type=int, default=20_000, metavar="N", help="size of that static file")
     parser.add_argument("--before", action="store_true", help="one call per connection already before {ready} is said")
     parser.add_argument("--leave-after", type=int, metavar="N", help="close the connection after so many events")
     parser.add_argument("--query", default="", help="query string of every call")
@@ -91,7 +91,7 @@ class Client:
             try:
                 if self.options.between:
                     self.get("/health")
-                    self.get(f"/static/bundle.js?bytes={STATIC_BYTES}")
+                    self.get(f"/static/bundle.js?bytes={self.options.static_bytes}")
                 status = self.call(number)
             except (http.client.HTTPException, OSError) as error:
                 status = type(error).__name__

@@ -25,6 +25,9 @@ pub(crate) struct Defaults {
     /// Share of requests that fail with 429, 500, an error in the stream or a cut connection
     #[arg(long, default_value_t = 0.0, value_name = "0..1")]
     fault_share: f64,
+    /// Text of each token, instead of words about bees
+    #[arg(long, value_name = "WORD")]
+    word: Option<String>,
     /// Seed of the numbers that a request leaves open
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -168,7 +171,7 @@ impl Defaults {
             fault: body.fault().or(model.fault()).unwrap_or(fault),
             retry_after: pick(|w| w.retry_after),
             gzip: body.gzip || model.gzip,
-            word: body.word.clone(),
+            word: body.word.clone().or_else(|| self.word.clone()),
         }
     }
 
@@ -217,7 +220,7 @@ mod tests {
     use super::*;
 
     fn defaults() -> Defaults {
-        Defaults { ttft: 200, rate: 50.0, tokens: None, fault_share: 0.0, seed: 7 }
+        Defaults { ttft: 200, rate: 50.0, tokens: None, fault_share: 0.0, word: None, seed: 7 }
     }
 
     #[test]

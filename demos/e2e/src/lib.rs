@@ -1,0 +1,52 @@
+//! What the end-to-end tests share: the programs under test, a stand-in server with its own record, clients, and hbpf
+//! itself, whose frames are read as they come.
+//!
+//! hbpf looks at the whole host, so tests look at their own server's port only, and one test runs at a time.
+//!
+//! The functions here panic where a test is to fail: they are called by tests only.
+
+mod client;
+mod observer;
+mod programs;
+mod server;
+mod truth;
+
+pub use client::Client;
+pub use observer::{Observer, loaded_programs};
+pub use programs::{full, programs, python, python_with, script};
+pub use server::Server;
+pub use truth::{Entry, Outcome, Sums, percentile};
+
+use std::fs;
+use std::io::Write;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+/// How long anything may take before a test gives up. Generous: a loaded machine is no failure.
+pub const DEADLINE: Duration = Duration::from_secs(60);
+
+/// Lets one test at a time observe the host. `None` where it cannot be observed; then the reason has been printed.
+#[must_use]
+pub fn host() -> Option<MutexGuard<'static, ()>> {
+    static HOST: Mutex<()> = Mutex::new(());
+    let guard = HOST.lock().unwrap_or_else(PoisonError::into_inner);
+    if nix::unistd::geteuid().is_root() {
+        return Some(guard);
+    }
+    skip("HBPF_REQUIRE_BPF", "loading probes needs root");
+    None
+}
+
+/// Says why a test does not run, past the test runner's capture of output. Fails it where `variable` demands that it run.
+pub fn skip(variable: &str, why: &str) {
+    assert!(std::env::var_os(variable).is_none_or(|value| value != "1"), "{why}, and {variable}=1");
+    let test = std::thread::current().name().unwrap_or("test").to_owned();
+    // Standard error may be closed; the test has no opinion on that.
+    let _ = writeln!(std::io::stderr(), "{test} skipped: {why}");
+}
+
+/// The processes that `pid` has forked and that live.
+pub fn children(pid: u32) -> Vec<u32> {
+    let path = format!("/proc/{pid}/task/{pid}/children");
+    fs::read_to_string(path).unwrap_or_default().split_whitespace().filter_map(|pid| pid.parse().ok()).collect()
+}

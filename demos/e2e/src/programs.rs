@@ -1,0 +1,61 @@
+//! The programs that the tests run.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+
+/// What is tested, as built by the cargo that runs the tests.
+pub struct Programs {
+    /// `hbpf`.
+    pub hbpf: PathBuf,
+    /// `hbpf-demo-server`.
+    pub server: PathBuf,
+}
+
+/// Builds the programs once per test binary: cargo hands a package the binaries of its own only.
+pub fn programs() -> &'static Programs {
+    static PROGRAMS: OnceLock<Programs> = OnceLock::new();
+    PROGRAMS.get_or_init(|| {
+        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+        // The whole workspace, so that features are those of `cargo test --workspace` and nothing is built twice.
+        let built = Command::new(cargo).args(["build", "--quiet", "--workspace"]).current_dir(root()).status();
+        assert!(built.is_ok_and(|status| status.success()), "the programs under test do not build");
+        // Tests lie in target/debug/deps.
+        let own = std::env::current_exe().expect("a test knows where it lies");
+        let directory = own.parent().and_then(Path::parent).expect("tests lie two directories below the target");
+        Programs { hbpf: directory.join("hbpf"), server: directory.join("hbpf-demo-server") }
+    })
+}
+
+/// A client script.
+pub fn script(name: &str) -> PathBuf {
+    root().join("demos").join(name)
+}
+
+/// Python, the environment that `cargo xtask setup` makes before any other; `None` (and said) where there is none.
+pub fn python() -> Option<PathBuf> {
+    python_with("ssl")
+}
+
+/// Python that has this module.
+pub fn python_with(module: &str) -> Option<PathBuf> {
+    let found = [root().join("target/venv/bin/python"), PathBuf::from("python3")].into_iter().find(|python| {
+        let mut command = Command::new(python);
+        command.args(["-c", &format!("import {module}")]).stdin(Stdio::null()).stderr(Stdio::null());
+        command.status().is_ok_and(|status| status.success())
+    });
+    if found.is_none() {
+        let why = format!("there is no Python with the module {module}: `cargo xtask setup` installs it");
+        crate::skip("HBPF_REQUIRE_CLIENTS", &why);
+    }
+    found
+}
+
+/// Whether the long suites are to run.
+pub fn full() -> bool {
+    std::env::var_os("HBPF_FULL").is_some_and(|value| value == "1")
+}
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
