@@ -124,7 +124,7 @@ fn process_facts(process: &Process, stats: Option<&LlmStats>) -> Vec<Vec<Fact>> 
             plain("memory", known(process.resident_bytes, format::bytes)),
             plain("threads", known(process.threads, |n| n.to_string())),
             ("tls", rows::tls_text(visibility).to_owned(), rows::tls_tone(visibility.tls)),
-            plain("seen", format::bytes(visibility.bytes_seen)),
+            plain("bytes seen", format::bytes(visibility.bytes_seen)),
         ],
     ];
     if visibility.bytes_missed > 0 {

@@ -13,7 +13,9 @@ use crate::table::{self, Cell, Column, Placed, Tone};
 
 /// What an empty table of requests says.
 const NOTHING_YET: &str = "no requests to models seen yet";
-/// The same where none can be seen.
+/// What an empty table of processes says; it is empty only while those without model traffic are hidden.
+const NO_PROCESS: &str = "no process has talked to a model yet; a shows the others";
+/// What an empty table of requests says where none can be seen.
 const NOTHING_SEEN: &str = "requests to models are not seen: no probes are on";
 
 pub(crate) fn processes(painter: &mut Painter<'_>, area: Rect, state: &State) {
@@ -39,6 +41,10 @@ pub(crate) fn processes(painter: &mut Painter<'_>, area: Rect, state: &State) {
     let placed = layout::process_columns(usize::from(area.width));
     let sorted = ProcessColumn::ALL.iter().position(|column| *column == state.sort);
     head(painter, layout::line(area, 1), &columns, &placed, sorted);
+    if state.order.is_empty() && state.snapshot().is_some() {
+        let style = painter.theme.tone(Tone::Dim);
+        painter.text(layout::line(area, 2), 1, NO_PROCESS, style);
+    }
     let cursor = &state.processes;
     let height = usize::from(area.height.saturating_sub(2));
     let shown = state.order.iter().enumerate().skip(cursor.top).take(height);
