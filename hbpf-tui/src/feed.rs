@@ -1,18 +1,8 @@
 //! Where the views get their snapshots from: the collector, or a recording.
 
-use std::sync::Arc;
-
-use hbpf_core::snapshot::Snapshot;
 use hbpf_host::protocol::Group;
 
-/// What a source of snapshots says.
-#[derive(Clone, Debug)]
-pub(crate) enum Update {
-    /// A new frame.
-    Snapshot(Arc<Snapshot>),
-    /// Nothing more will come, and why.
-    Ended(String),
-}
+pub(crate) use hbpf_host::collector::Update;
 
 /// What can be asked of a source while it runs.
 pub(crate) trait Control {

@@ -1,20 +1,11 @@
 //! This machine as a source of snapshots.
 
-use std::time::Duration;
-
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
+use hbpf_host::collector::{Collector, Options, Update};
 use hbpf_host::privsep::{self, HelperClient, SplitOptions};
 use hbpf_host::protocol::Group;
 
-use crate::feed::{Control, Update};
-
-/// How to collect.
-#[derive(Clone, Debug)]
-pub(crate) struct Options {
-    pub(crate) groups: Vec<Group>,
-    pub(crate) window: Duration,
-    pub(crate) interval: Option<Duration>,
-}
+use crate::feed::Control;
 
 /// The privileged helper, split off, and this process without privileges.
 pub(crate) struct Session {
@@ -33,8 +24,19 @@ impl Session {
     pub(crate) fn start(
         self,
         options: Options,
-        _deliver: impl FnMut(Update) + Send + 'static,
+        deliver: impl FnMut(Update) + Send + 'static,
     ) -> Result<Box<dyn Control>> {
-        bail!("the collector is not part of this build ({} {options:?})", self.helper.helper_pid())
+        let collector = Collector::start(self.helper, options, deliver).context("cannot start the collection")?;
+        Ok(Box::new(collector))
+    }
+}
+
+impl Control for Collector {
+    fn set_group(&self, group: Group, on: bool) {
+        Self::set_group(self, group, on);
+    }
+
+    fn take_now(&self) {
+        Self::take_now(self);
     }
 }

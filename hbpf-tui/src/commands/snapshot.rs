@@ -7,11 +7,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use hbpf_core::snapshot::Snapshot;
+use hbpf_host::collector::Options;
 
 use super::{each_frame, print};
 use crate::cli::{Format, MAX_WINDOW, MIN_WINDOW, SnapshotArgs};
 use crate::feed::{Control, Update};
-use crate::live::{self, Options};
+use crate::live;
 use crate::rows::ProcessColumn;
 use crate::text::{self, Style};
 

@@ -7,12 +7,13 @@ use std::sync::mpsc;
 use std::thread;
 
 use anyhow::{Context, Result, bail};
+use hbpf_host::collector::Options;
 use hbpf_host::privsep;
 
 use super::{each_frame, print};
 use crate::cli::Top;
 use crate::feed::Update;
-use crate::live::{self, Options};
+use crate::live;
 use crate::replay::{self, Recording};
 use crate::rows::ProcessColumn;
 use crate::text::{self, Style};

@@ -13,7 +13,9 @@ use crate::table::{self, Cell, Column, Placed, Tone};
 
 /// What an empty table of requests says.
 const NOTHING_YET: &str = "no requests to models seen yet";
-/// What an empty table of processes says; it is empty only while those without model traffic are hidden.
+/// What an empty table of processes says.
+const NO_SAMPLE: &str = "no processes sampled yet";
+/// The same while those without model traffic are hidden.
 const NO_PROCESS: &str = "no process has talked to a model yet; a shows the others";
 /// What an empty table of requests says where none can be seen.
 const NOTHING_SEEN: &str = "requests to models are not seen: no probes are on";
@@ -43,7 +45,8 @@ pub(crate) fn processes(painter: &mut Painter<'_>, area: Rect, state: &State) {
     head(painter, layout::line(area, 1), &columns, &placed, sorted);
     if state.order.is_empty() && state.snapshot().is_some() {
         let style = painter.theme.tone(Tone::Dim);
-        painter.text(layout::line(area, 2), 1, NO_PROCESS, style);
+        let text = if state.show_idle { NO_SAMPLE } else { NO_PROCESS };
+        painter.text(layout::line(area, 2), 1, text, style);
     }
     let cursor = &state.processes;
     let height = usize::from(area.height.saturating_sub(2));
