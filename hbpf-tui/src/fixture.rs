@@ -370,7 +370,7 @@ pub(crate) fn unprivileged() -> Snapshot {
         capture: Capture { probes: vec![refused("llm-tls"), refused("llm-plain")], ..base().capture },
         errors: vec![CollectionError {
             source: "probes".to_owned(),
-            message: "no privileges: model traffic is not seen; run `sudo hbpf top`".to_owned(),
+            message: "probes need CAP_BPF and CAP_PERFMON, which this process lacks; run `sudo hbpf top`".to_owned(),
         }],
         ..base()
     }

@@ -217,6 +217,11 @@ impl ProcessColumn {
         }
     }
 
+    /// Whether it is about the process itself rather than its model traffic.
+    pub(crate) fn is_of_machine(self) -> bool {
+        matches!(self, Self::Pid | Self::User | Self::Command | Self::Cpu | Self::Memory | Self::Tls)
+    }
+
     /// Numbers are wanted from the largest down, names from A on.
     pub(crate) fn descends_by_default(self) -> bool {
         !matches!(self, Self::Pid | Self::User | Self::Command | Self::Role | Self::Model | Self::Tls)

@@ -41,6 +41,11 @@ pub(crate) fn sees_traffic(snapshot: &Snapshot) -> bool {
     snapshot.totals.requests_total > 0 || snapshot.capture.probes.iter().any(|probe| probe.state == ProbeState::On)
 }
 
+/// Whether it is settled that nothing will be seen of model traffic, unlike at the start.
+pub(crate) fn is_blind(snapshot: &Snapshot) -> bool {
+    !snapshot.capture.probes.is_empty() && !sees_traffic(snapshot)
+}
+
 /// Every cause of loss that has happened: its name in the snapshot and how much.
 pub(crate) fn losses(lost: &Lost) -> Vec<String> {
     let mut out = Vec::new();
@@ -120,7 +125,7 @@ mod tests {
         assert_eq!(
             problems(&snapshot),
             [
-                "probes: no privileges: model traffic is not seen; run `sudo hbpf top`",
+                "probes: probes need CAP_BPF and CAP_PERFMON, which this process lacks; run `sudo hbpf top`",
                 "x: a [2Jb",
                 "llm-tls: loading BPF programs needs root",
                 "llm-plain: loading BPF programs needs root",

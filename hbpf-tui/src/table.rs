@@ -145,6 +145,31 @@ pub(crate) fn cut(text: &str, width: usize, ellipsis: char) -> String {
     out
 }
 
+/// Breaks text between words, or within a word that is longer than a line.
+pub(crate) fn wrap(text: &str, width: usize) -> Vec<String> {
+    let mut lines = vec![String::new()];
+    for word in text.split_whitespace() {
+        let used = lines.last().map_or(0, |line| line.width());
+        if used > 0 && used + 1 + word.width() <= width {
+            if let Some(line) = lines.last_mut() {
+                line.push(' ');
+            }
+        } else if used > 0 {
+            lines.push(String::new());
+        }
+        for c in word.chars() {
+            let used = lines.last().map_or(0, |line| line.width());
+            if used > 0 && used + c.width().unwrap_or(0) > width {
+                lines.push(String::new());
+            }
+            if let Some(line) = lines.last_mut() {
+                line.push(c);
+            }
+        }
+    }
+    lines
+}
+
 /// Whole table as lines of plain text, without trailing blanks. `width` None: as wide as the columns may grow.
 pub(crate) fn plain(columns: &[Column], rows: &[Vec<Cell>], width: Option<usize>) -> Vec<String> {
     let columns: Vec<Column> = (columns.iter().enumerate())
@@ -218,5 +243,14 @@ mod tests {
         let lines = plain(&COLUMNS, &[row], None);
         assert!(lines[1].contains(long), "{lines:?}");
         assert!(lines.iter().all(|line| line.trim_end() == line));
+    }
+
+    #[test]
+    fn text_is_broken_between_words_and_never_lost() {
+        assert_eq!(wrap("no privileges: run sudo", 10), ["no", "privileges", ": run sudo"]);
+        assert_eq!(wrap("a bb ccc", 4), ["a bb", "ccc"]);
+        assert_eq!(wrap("abcdefgh", 3), ["abc", "def", "gh"]);
+        assert_eq!(wrap("模型", 1), ["模", "型"]);
+        assert_eq!(wrap("", 5), [""]);
     }
 }

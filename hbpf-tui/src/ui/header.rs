@@ -5,20 +5,24 @@ use hbpf_host::protocol::Group;
 use ratatui::layout::Rect;
 
 use super::layout;
-use super::paint::{Painter, Piece, width};
+use super::paint::{Painter, Piece};
 use super::state::{Source, State};
 use crate::format::{self, known};
 use crate::summary::{self, GroupState};
-use crate::table::Tone;
+use crate::table::{self, Tone};
 
 /// Identity, probes and cost, machine.
 const FIXED_LINES: u16 = 3;
+
+/// Most lines that a problem gets: enough for what failed and what mends it on a narrow screen.
+const PROBLEM_LINES: usize = 2;
 
 /// Lines that the header needs now.
 pub(crate) fn height(state: &State) -> u16 {
     let of_snapshot = state.snapshot().map_or(0, |snapshot| {
         let lost = !summary::losses(&snapshot.capture.lost).is_empty();
-        u16::from(lost) + u16::from(!summary::problems(snapshot).is_empty())
+        let problem = problem_lines(snapshot, usize::from(state.size.0)).map_or(0, |(lines, _)| lines.len());
+        u16::from(lost) + problem as u16
     });
     FIXED_LINES + u16::from(state.ended.is_some()) + of_snapshot
 }
@@ -46,7 +50,9 @@ pub(crate) fn draw(painter: &mut Painter<'_>, area: Rect, state: &State) {
             painter.pieces(layout::line(area, next), &[piece]);
             next += 1;
         }
-        problem(painter, layout::line(area, next), snapshot);
+        let mut rest = area;
+        layout::split_top(&mut rest, next);
+        problem(painter, rest, snapshot);
     }
 }
 
@@ -157,17 +163,34 @@ fn meter(painter: &Painter<'_>, percent: Option<f64>, cells: usize) -> Vec<Piece
     vec![painter.piece(full.repeat(used), tone), painter.piece(free.repeat(cells - used), Tone::Dim)]
 }
 
+/// The most important problem, with what mends it, on as many lines as it needs up to [`PROBLEM_LINES`], and the key
+/// that shows the rest.
 fn problem(painter: &mut Painter<'_>, area: Rect, snapshot: &Snapshot) {
+    let Some((lines, more)) = problem_lines(snapshot, usize::from(area.width)) else { return };
+    for (index, line) in (0_u16..).zip(&lines) {
+        let key = Piece { text: "e".to_owned(), style: painter.theme.key() };
+        let right = if index == 0 { vec![key, painter.piece(more.as_str(), Tone::Dim)] } else { Vec::new() };
+        let mark = if index == 0 { " ! " } else { "   " };
+        let left = [painter.piece(format!("{mark}{line}"), Tone::Warn)];
+        painter.both_ends(layout::line(area, index), &left, &right);
+    }
+}
+
+/// The lines of the most important problem, and what to say of the others.
+fn problem_lines(snapshot: &Snapshot, width: usize) -> Option<(Vec<String>, String)> {
+    const MARK: usize = 3;
     let problems = summary::problems(snapshot);
-    let Some(first) = problems.first() else { return };
-    let key = Piece { text: "e".to_owned(), style: painter.theme.key() };
-    let right = match problems.len() - 1 {
-        0 => vec![key, painter.piece(" details ", Tone::Dim)],
-        more => vec![key, painter.piece(format!(" +{more} more "), Tone::Dim)],
+    let first = problems.first()?;
+    let more = match problems.len() - 1 {
+        0 => " details ".to_owned(),
+        more => format!(" +{more} more "),
     };
-    // The message gives way, not the key that shows it whole.
-    let room = usize::from(area.width).saturating_sub(width(&right) + 1);
-    let text = crate::table::cut(&format!(" ! {first}"), room, painter.theme.symbols.ellipsis);
-    let left = [painter.piece(text, Tone::Warn)];
-    painter.both_ends(area, &left, &right);
+    // The key, and a gap before it.
+    let room = width.saturating_sub(MARK + more.len() + 2).max(1);
+    let mut lines = table::wrap(first, room);
+    if lines.len() > PROBLEM_LINES {
+        let rest = lines.split_off(PROBLEM_LINES - 1).join(" ");
+        lines.push(table::cut(&rest, room, '+'));
+    }
+    Some((lines, more))
 }

@@ -4,7 +4,7 @@ use ratatui::layout::Rect;
 
 use super::state::Focus;
 use crate::rows::ProcessColumn;
-use crate::table::{self, Placed};
+use crate::table::{self, Column, Placed};
 
 /// Lines of the page before that stay in view when paging.
 pub(crate) const PAGE_OVERLAP: usize = 2;
@@ -94,9 +94,14 @@ pub(crate) fn detail(body: Rect, facts: u16) -> DetailAreas {
     DetailAreas { facts, histograms, requests: rest }
 }
 
-/// The process columns that a screen of this width shows.
-pub(crate) fn process_columns(width: usize) -> Vec<Placed> {
-    table::fit(&ProcessColumn::columns(), width)
+/// The process columns that a screen of this width shows, as places in [`ProcessColumn::ALL`]. Where no traffic can be
+/// seen its columns would only take room from those that say something.
+pub(crate) fn process_columns(width: usize, blind: bool) -> Vec<Placed> {
+    let wanted = |index: &usize| !blind || ProcessColumn::ALL[*index].is_of_machine();
+    let wanted: Vec<usize> = (0..ProcessColumn::ALL.len()).filter(wanted).collect();
+    let columns: Vec<Column> = wanted.iter().map(|&index| ProcessColumn::ALL[index].column()).collect();
+    let placed = table::fit(&columns, width).into_iter();
+    placed.map(|place| Placed { index: wanted[place.index], ..place }).collect()
 }
 
 /// Cuts up to `height` lines off the top of an area.

@@ -7,7 +7,7 @@ use super::layout;
 use super::paint::{Painter, Piece};
 use super::state::{Overlay, State};
 use crate::summary;
-use crate::table::Tone;
+use crate::table::{self, Tone};
 
 /// Keys and what they do; an empty key continues the line above or explains.
 const HELP: [(&str, &str); 31] = [
@@ -91,46 +91,7 @@ fn problem_lines(state: &State) -> Vec<(String, Tone)> {
         texts.push(("none".to_owned(), Tone::Dim));
     }
     let width = usize::from(state.size.0).saturating_sub(2).max(1);
-    let wrapped = |(text, tone): &(String, Tone)| wrap(text, width).into_iter().map(|line| (line, *tone)).collect();
+    let wrapped =
+        |(text, tone): &(String, Tone)| table::wrap(text, width).into_iter().map(|line| (line, *tone)).collect();
     texts.iter().flat_map::<Vec<_>, _>(wrapped).collect()
-}
-
-/// Breaks text between words, or within a word that is longer than a line.
-fn wrap(text: &str, width: usize) -> Vec<String> {
-    use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
-    let mut lines = vec![String::new()];
-    for word in text.split_whitespace() {
-        let used = lines.last().map_or(0, |line| line.width());
-        if used > 0 && used + 1 + word.width() <= width {
-            if let Some(line) = lines.last_mut() {
-                line.push(' ');
-            }
-        } else if used > 0 {
-            lines.push(String::new());
-        }
-        for c in word.chars() {
-            let used = lines.last().map_or(0, |line| line.width());
-            if used > 0 && used + c.width().unwrap_or(0) > width {
-                lines.push(String::new());
-            }
-            if let Some(line) = lines.last_mut() {
-                line.push(c);
-            }
-        }
-    }
-    lines
-}
-
-#[cfg(test)]
-mod tests {
-    use super::wrap;
-
-    #[test]
-    fn text_is_broken_between_words_and_never_lost() {
-        assert_eq!(wrap("no privileges: run sudo", 10), ["no", "privileges", ": run sudo"]);
-        assert_eq!(wrap("a bb ccc", 4), ["a bb", "ccc"]);
-        assert_eq!(wrap("abcdefgh", 3), ["abc", "def", "gh"]);
-        assert_eq!(wrap("模型", 1), ["模", "型"]);
-        assert_eq!(wrap("", 5), [""]);
-    }
 }

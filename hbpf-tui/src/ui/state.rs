@@ -251,7 +251,10 @@ impl State {
             }
             Action::SortRight => self.sort_by(1),
             Action::SortLeft => self.sort_by(ProcessColumn::ALL.len() - 1),
-            Action::SortInvert => self.descending = !self.descending,
+            Action::SortInvert => {
+                let (column, descending) = self.order_by();
+                (self.sort, self.descending) = (column, !descending);
+            }
             Action::ToggleSpan => self.span = self.span.other(),
             Action::ToggleRole => self.other_role = !self.other_role,
             Action::ToggleIdle => self.show_idle = !self.show_idle,
@@ -341,14 +344,28 @@ impl State {
 
     /// Moves the sort column by `steps` to the right, around the end, among the columns that are shown.
     fn sort_by(&mut self, steps: usize) {
-        let shown = layout::process_columns(usize::from(self.size.0));
+        let shown = layout::process_columns(usize::from(self.size.0), self.is_blind());
         let shown: Vec<ProcessColumn> = shown.iter().map(|placed| ProcessColumn::ALL[placed.index]).collect();
-        let position = shown.iter().position(|column| *column == self.sort).unwrap_or(0);
+        let position = shown.iter().position(|column| *column == self.order_by().0).unwrap_or(0);
         // Backwards is forwards all but one way around.
         let steps = if steps == 1 { 1 } else { shown.len().saturating_sub(1) };
         if let Some(column) = shown.get((position + steps) % shown.len().max(1)) {
             self.sort = *column;
             self.descending = column.descends_by_default();
+        }
+    }
+
+    pub(crate) fn is_blind(&self) -> bool {
+        self.snapshot().is_some_and(summary::is_blind)
+    }
+
+    /// The column that orders the processes, and whether from the largest down. By traffic that cannot be seen nothing
+    /// can be ordered.
+    pub(crate) fn order_by(&self) -> (ProcessColumn, bool) {
+        if self.is_blind() && !self.sort.is_of_machine() {
+            (ProcessColumn::Cpu, true)
+        } else {
+            (self.sort, self.descending)
         }
     }
 
@@ -372,7 +389,8 @@ impl State {
             Some(snapshot) => {
                 let mut all = ProcessRow::all(snapshot);
                 all.retain(|row| self.show_idle || row.has_traffic());
-                rows::sort(&mut all, self.sort, self.descending, self.span);
+                let (column, descending) = self.order_by();
+                rows::sort(&mut all, column, descending, self.span);
                 all.iter().map(|row| row.index).collect()
             }
         };

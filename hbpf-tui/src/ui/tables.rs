@@ -25,13 +25,17 @@ pub(crate) fn processes(painter: &mut Painter<'_>, area: Rect, state: &State) {
     let busy = rows.iter().filter(|row| row.has_traffic()).count();
     let focused = state.focus == Focus::Processes;
     let symbols = &painter.theme.symbols;
-    let arrow = if state.descending { symbols.descending } else { symbols.ascending };
+    let (sort, descending) = state.order_by();
+    let arrow = if descending { symbols.descending } else { symbols.ascending };
     let latency = match state.span {
         Span::Window => "latency over the window",
         Span::SinceStart => "latency since start",
     };
-    let notes = format!("{} {arrow}{}{latency}", state.sort.column().title, symbols.separator);
-    let blind = state.snapshot().is_some_and(|snapshot| !summary::sees_traffic(snapshot));
+    let blind = state.is_blind();
+    let notes = match blind {
+        true => format!("{} {arrow}", sort.column().title),
+        false => format!("{} {arrow}{}{latency}", sort.column().title, symbols.separator),
+    };
     let title = match (rows.len() - busy, state.show_idle) {
         (all, _) if blind => format!("Processes {all}"),
         (0, _) => format!("Processes {busy}"),
@@ -40,8 +44,8 @@ pub(crate) fn processes(painter: &mut Painter<'_>, area: Rect, state: &State) {
     };
     painter.rule(layout::line(area, 0), &title, &notes, focused);
     let columns = ProcessColumn::columns();
-    let placed = layout::process_columns(usize::from(area.width));
-    let sorted = ProcessColumn::ALL.iter().position(|column| *column == state.sort);
+    let placed = layout::process_columns(usize::from(area.width), blind);
+    let sorted = ProcessColumn::ALL.iter().position(|column| *column == sort);
     head(painter, layout::line(area, 1), &columns, &placed, sorted);
     if state.order.is_empty() && state.snapshot().is_some() {
         let style = painter.theme.tone(Tone::Dim);
