@@ -246,3 +246,114 @@ impl<'data> ReadRef<'data> for Bounded<'data> {
         self.data.read_bytes_at_until(range, delimiter)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    fn inspect_bytes(bytes: &[u8]) -> Result<Inspection, Refusal> {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(bytes).unwrap();
+        inspect(&file, bytes.len() as u64)
+    }
+
+    /// A library with TLS functions where there is one, else this very program.
+    fn sample() -> Vec<u8> {
+        let libraries = ["/usr/lib/x86_64-linux-gnu/libssl.so.3", "/usr/lib/aarch64-linux-gnu/libssl.so.3"];
+        let found = libraries.iter().find_map(|path| std::fs::read(path).ok());
+        found.unwrap_or_else(|| std::fs::read("/proc/self/exe").unwrap())
+    }
+
+    #[test]
+    fn what_is_no_elf_is_refused() {
+        assert_eq!(inspect_bytes(b""), Err(Refusal::Malformed));
+        assert_eq!(inspect_bytes(&[0; 4096]), Err(Refusal::Malformed));
+        assert_eq!(inspect_bytes(b"\x7fELF"), Err(Refusal::Malformed));
+        let mut sample = sample();
+        sample[18] ^= 0x55;
+        assert_eq!(inspect_bytes(&sample), Err(Refusal::OtherMachine));
+        let empty = tempfile::tempfile().unwrap();
+        assert_eq!(inspect(&empty, MAX_FILE_BYTES + 1), Err(Refusal::TooLarge));
+    }
+
+    #[test]
+    fn an_empty_file_of_great_size_is_not_read_whole() {
+        let mut header = sample();
+        header.truncate(64);
+        // Section headers said to be as many as can be, anywhere in a file that is one hole.
+        header[40..48].copy_from_slice(&64u64.to_ne_bytes());
+        header[60..62].copy_from_slice(&0u16.to_ne_bytes());
+        let mut section = [0; 64];
+        section[32..40].copy_from_slice(&(MAX_FILE_BYTES / 64 - 2).to_ne_bytes());
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&[header.as_slice(), &section].concat()).unwrap();
+        file.set_len(MAX_FILE_BYTES).unwrap();
+        assert_eq!(inspect(&file, MAX_FILE_BYTES), Err(Refusal::Malformed));
+    }
+
+    #[test]
+    fn a_file_that_lies_gives_at_most_places_within_its_code() {
+        let sample = sample();
+        let true_places = inspect_bytes(&sample).unwrap().symbols;
+        // Everything that leads to other things: headers at the beginning and at the end, and symbols in between.
+        let mut random = 0x9e37_79b9_7f4a_7c15u64;
+        let mut next = |below: usize| {
+            random ^= random << 13;
+            random ^= random >> 7;
+            random ^= random << 17;
+            random as usize % below
+        };
+        for round in 0..400 {
+            let mut bytes = sample.clone();
+            for _ in 0..8 {
+                let at = match round % 3 {
+                    0 => next(1024),
+                    1 => bytes.len() - 1 - next(2048),
+                    _ => next(64 * 1024),
+                };
+                bytes[at] = [0, 1, 0x7f, 0x80, 0xff, next(256) as u8][next(6)];
+            }
+            if round % 5 == 0 {
+                bytes.truncate(next(sample.len()));
+            }
+            if let Ok(found) = inspect_bytes(&bytes) {
+                assert!(found.symbols.len() <= MAX_PLACES);
+                assert!(found.symbols.iter().all(|(_, offset)| *offset < bytes.len() as u64));
+            }
+        }
+        assert_eq!(inspect_bytes(&sample).unwrap().symbols, true_places);
+    }
+
+    #[test]
+    fn places_must_be_code_within_the_file() {
+        let endian = NativeEndian;
+        let segment = |flags, offset: u64, address: u64, size: u64| {
+            let (segment, _) = object::from_bytes::<Segment>(&[0; size_of::<Segment>()]).unwrap();
+            let mut segment = *segment;
+            segment.p_type.set(endian, elf::PT_LOAD);
+            segment.p_flags.set(endian, flags);
+            segment.p_offset.set(endian, offset);
+            segment.p_vaddr.set(endian, address);
+            segment.p_filesz.set(endian, size);
+            segment
+        };
+        let segments = [segment(elf::PF_R, 0, 0, 0x1000), segment(elf::PF_R | elf::PF_X, 0x1000, 0x40_1000, 0x1000)];
+        assert_eq!(file_offset(&segments, 0x40_1010, 0x2000), Some(0x1010));
+        assert_eq!(file_offset(&segments, 0x10, 0x2000), None, "data");
+        assert_eq!(file_offset(&segments, 0x40_2000, 0x4000), None, "behind the segment");
+        assert_eq!(file_offset(&segments, 0x40_1010, 0x1000), None, "behind the file");
+        let overflowing = [segment(elf::PF_X, u64::MAX, 0x1000, 0x1000)];
+        assert_eq!(file_offset(&overflowing, 0x1010, u64::MAX), None);
+    }
+
+    #[test]
+    fn names_match_whole() {
+        assert_eq!(Symbol::at(b"SSL_read\0"), Some(Symbol::SslRead));
+        assert_eq!(Symbol::at(b"SSL_write_ex2\0x"), Some(Symbol::SslWriteEx2));
+        for other in [&b"SSL_read"[..], b"SSL_reader\0", b"xSSL_read\0", b"SSL_\0", b"", b"SSL_peek\0"] {
+            assert_eq!(Symbol::at(other), None);
+        }
+    }
+}

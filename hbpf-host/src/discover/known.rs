@@ -157,6 +157,7 @@ impl Files {
 
 #[cfg(test)]
 mod tests {
+    use super::super::mapped::tests::{key, mapped};
     use super::*;
 
     #[test]
@@ -196,10 +197,10 @@ mod tests {
     fn memory_of_files_is_bounded_and_keeps_libraries() {
         let dir = tempfile::tempdir().unwrap();
         let mut files = Files::default();
-        let library = super::super::mapped::tests::mapped(dir.path(), 1);
+        let library = mapped(dir.path(), 1);
         files.remember_library(&library, &Inspection::default(), LibraryId(7), 0);
         for inode in 2..MAX_FILES as u64 * 3 {
-            files.remember_nothing(&super::super::mapped::tests::mapped(dir.path(), inode), inode);
+            files.remember_nothing(&mapped(dir.path(), inode), inode);
             assert!(files.0.len() <= MAX_FILES);
         }
         assert!(matches!(files.look_up(&library, 1), Finding::Library(LibraryId(7))));
@@ -210,15 +211,15 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mut files = Files::default();
         let inspection = Inspection { build_id: Some(vec![1]), ..Inspection::default() };
-        let mut first = super::super::mapped::tests::mapped(dir.path(), 5);
+        let mut first = mapped(dir.path(), 5);
         first.overlay = true;
         files.remember_library(&first, &inspection, LibraryId(7), 0);
-        let mut second = super::super::mapped::tests::mapped(dir.path(), 5);
-        second.key = super::super::mapped::tests::key(99, 5);
+        let mut second = mapped(dir.path(), 5);
+        second.key = key(99, 5);
         assert_eq!(files.twin(&second, &inspection), Some(LibraryId(7)));
         let other_build = Inspection { build_id: Some(vec![2]), ..Inspection::default() };
         assert_eq!(files.twin(&second, &other_build), None);
-        second.key = super::super::mapped::tests::key(99, 6);
+        second.key = key(99, 6);
         assert_eq!(files.twin(&second, &inspection), None);
     }
 
@@ -227,9 +228,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mut files = Files::default();
         let inspection = Inspection { build_id: Some(vec![1]), ..Inspection::default() };
-        files.remember_library(&super::super::mapped::tests::mapped(dir.path(), 5), &inspection, LibraryId(7), 0);
-        let mut second = super::super::mapped::tests::mapped(dir.path(), 5);
-        second.key = super::super::mapped::tests::key(99, 5);
+        files.remember_library(&mapped(dir.path(), 5), &inspection, LibraryId(7), 0);
+        let mut second = mapped(dir.path(), 5);
+        second.key = key(99, 5);
         assert_eq!(files.twin(&second, &inspection), None);
     }
 }

@@ -13,6 +13,8 @@ mod elf;
 mod known;
 mod mapped;
 mod maps;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt;
@@ -31,7 +33,8 @@ use maps::{Mapping, Maps};
 
 pub use elf::Symbol;
 
-/// Maps read per call: about 20 ms at 80 us each.
+/// Maps read per call: about 20 ms at 80 us each. Measured with 270 processes: 25 ms of CPU for the first scan, which
+/// also looks into every program, and 5 ms for each that follows.
 const MAPS_PER_SCAN: usize = 256;
 
 /// How many of those new processes may take, so that a storm of short-lived ones does not hide the others.

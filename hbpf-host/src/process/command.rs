@@ -280,7 +280,8 @@ fn word(text: &str) -> Option<String> {
 
 fn is_word(text: &str) -> bool {
     let is_ordinary = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-' | ':' | '+');
-    !text.is_empty() && text.len() <= MAX_WORD_BYTES && text.chars().all(is_ordinary)
+    let has_letter = text.bytes().any(|byte| byte.is_ascii_alphabetic());
+    has_letter && text.len() <= MAX_WORD_BYTES && text.chars().all(is_ordinary)
 }
 
 /// Whether a word could be, or name, a secret. Says yes too often rather than too rarely.
@@ -372,6 +373,7 @@ mod tests {
             (&["node", "--strange", "value.js"], "node value.js"),
             (&["java", "-Xmx4g", "-Dapi.key=x", "-cp", "/a:/b", "com.example.Main", "x"], "java com.example.Main"),
             (&["java", "-jar", "/srv/app.jar", "--password=x"], "java -jar app.jar"),
+            (&["bash", "/dev/fd/3"], "bash"),
             (&["bash", "-c", "curl -H 'Authorization: Bearer x'"], "bash -c"),
             (&["/bin/sh", "/etc/init.d/thing", "start"], "sh thing start"),
             (&["ruby", "-I", "lib", "app.rb"], "ruby app.rb"),
