@@ -147,7 +147,7 @@ pub(crate) struct Doctor {
 #[derive(Args, Debug)]
 pub(crate) struct Probes {
     /// Probe groups to begin with, separated by commas
-    #[arg(long, value_name = "GROUPS", value_delimiter = ',', value_parser = group, default_values = ["llm-tls", "llm-plain"])]
+    #[arg(long, value_name = "GROUPS", value_delimiter = ',', value_parser = group, default_value = "llm-tls,llm-plain")]
     pub(crate) groups: Vec<Group>,
     /// Leave TLS libraries alone (uprobes are what costs most)
     #[arg(long)]

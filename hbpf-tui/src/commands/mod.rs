@@ -7,21 +7,28 @@ pub(crate) mod top;
 use std::io::{self, Write};
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
+use std::time::Duration;
 
 use anyhow::{Result, bail};
 use hbpf_core::snapshot::Snapshot;
 
 use crate::feed::Update;
 
-/// Hands frames to `emit` until there were `count` of them, or for ever.
+/// Timers are never exact.
+const ABOUT: f64 = 0.9;
+
+/// Hands frames to `emit` until there were `count` of them, or for ever. Frames from before about one interval has
+/// passed are left out: rates need two samples, and a first frame without any has misled many a script.
 fn each_frame(
     updates: &Receiver<Update>,
+    interval: Duration,
     count: Option<u64>,
     mut emit: impl FnMut(&Arc<Snapshot>) -> Result<()>,
 ) -> Result<()> {
     let mut left = count;
     while left != Some(0) {
         match updates.recv() {
+            Ok(Update::Snapshot(snapshot)) if snapshot.observed_seconds < interval.as_secs_f64() * ABOUT => continue,
             Ok(Update::Snapshot(snapshot)) => emit(&snapshot)?,
             Ok(Update::Ended(why)) => bail!("collection has ended: {why}"),
             Err(_) => bail!("collection has ended"),
@@ -46,11 +53,15 @@ mod tests {
     use super::*;
     use crate::fixture;
 
+    const INTERVAL: Duration = Duration::from_secs(1);
+
     #[test]
     fn as_many_frames_as_asked_for() {
         let (sender, updates) = mpsc::channel();
+        // Too early to know any rate.
+        sender.send(Update::Snapshot(Arc::new(fixture::empty()))).unwrap();
         for _ in 0..3 {
-            sender.send(Update::Snapshot(Arc::new(fixture::empty()))).unwrap();
+            sender.send(Update::Snapshot(Arc::new(fixture::rich()))).unwrap();
         }
         sender.send(Update::Ended("the helper is gone".to_owned())).unwrap();
         let mut frames = 0;
@@ -58,8 +69,8 @@ mod tests {
             frames += 1;
             Ok(())
         };
-        each_frame(&updates, Some(2), &mut emit).unwrap();
-        let error = each_frame(&updates, None, &mut emit).unwrap_err();
+        each_frame(&updates, INTERVAL, Some(2), &mut emit).unwrap();
+        let error = each_frame(&updates, INTERVAL, None, &mut emit).unwrap_err();
         assert_eq!(error.to_string(), "collection has ended: the helper is gone");
         assert_eq!(frames, 3);
     }

@@ -51,7 +51,7 @@ pub(crate) fn run(arguments: &SnapshotArgs) -> Result<ExitCode> {
         print(&written(&snapshot, arguments.format(), arguments.interval.is_some())?)
     };
     match arguments.interval {
-        Some(_) => each_frame(&updates, arguments.count, emit)?,
+        Some(interval) => each_frame(&updates, interval, arguments.count, emit)?,
         None => emit(&one(&updates, control.as_ref(), arguments.duration)?)?,
     }
     Ok(ExitCode::SUCCESS)

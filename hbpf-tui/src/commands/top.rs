@@ -5,6 +5,7 @@ use std::io::BufReader;
 use std::process::ExitCode;
 use std::sync::mpsc;
 use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use hbpf_host::collector::Options;
@@ -76,6 +77,11 @@ fn show(start: Start<'_>) -> Result<ExitCode> {
 
 fn batch(start: Start<'_>, count: Option<u64>) -> Result<ExitCode> {
     let is_recording = matches!(start, Start::Recording(_));
+    // A recording is shown as it is.
+    let interval = match start {
+        Start::Live(_, arguments) => arguments.interval,
+        Start::Recording(_) => Duration::ZERO,
+    };
     let (sender, updates) = mpsc::channel();
     // Control is kept: dropping it would end the collection.
     let _control = start.start(move |update| {
@@ -83,7 +89,7 @@ fn batch(start: Start<'_>, count: Option<u64>) -> Result<ExitCode> {
         let _ = sender.send(update);
     })?;
     let style = Style { width: text::terminal_width(), sort: ProcessColumn::OutputRate };
-    let result = each_frame(&updates, count, |snapshot| print(&(text::render(snapshot, style) + "\n")));
+    let result = each_frame(&updates, interval, count, |snapshot| print(&(text::render(snapshot, style) + "\n")));
     match result {
         // A recording has an end; to reach it is what was asked for.
         Err(error) if is_recording && error.to_string().ends_with(replay::END) => Ok(ExitCode::SUCCESS),
