@@ -1,7 +1,8 @@
 //! One connection: its pieces are put in order, its messages judged, its exchanges followed.
 
+use crate::body::Coding;
 use crate::chunk::{Action, Capture, Chunk, Close, ConnectionKey, Direction, Origin, Pid, Segment, Source, Verdict};
-use crate::dialect::{Judgement, Recognised, judge, request_facts};
+use crate::dialect::{Interpreter, Judgement, Recognised, judge, request_facts};
 use crate::exchange::{Endpoint, Exchange, ExchangeEvent, Phase, Protocol, RateLimit, Role, Usage};
 use crate::http1::{Http1, HttpSink, RequestHead, ResponseHead, Side};
 use crate::label::Label;
@@ -16,6 +17,10 @@ const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0";
 
 /// Most exchanges in flight on one HTTP/1 connection. Pipelining clients send a handful.
 const MAX_PIPELINED: usize = 256;
+
+/// From this length on only the tails of an answer's pieces are copied: far above what a chat answer takes, and more
+/// than is under way in the kernel before it learns of it.
+const LONG_DOCUMENT_BYTES: u64 = 256 * 1024;
 
 /// Bytes of a request kept while it is judged: its head and the beginning of its body, as much as the kernel side
 /// copies of a message that nothing recognised yet.
@@ -407,6 +412,7 @@ impl Sink<'_> {
         }
         let role = role_of(self.request_direction);
         let facts = request_facts(head);
+        let interpreter = Interpreter::for_call(&recognised);
         let exchange = Exchange {
             id: self.shared.next_id(),
             pid: self.origin.pid,
@@ -443,7 +449,7 @@ impl Sink<'_> {
             rate_limit: RateLimit::default(),
             bytes_missed: 0,
         };
-        let mut tracked = Tracked::new(number, exchange, head, self.origin.owner_is_certain);
+        let mut tracked = Tracked::new(number, exchange, interpreter, head, self.origin.owner_is_certain);
         if tracked.is_held() && !self.shared.unsettled.contains_key(&self.key) {
             self.shared.unsettled.insert(self.key, Unsettled { since: when, ended: Vec::new() });
             self.observer.owner_wanted(self.key, self.origin);
@@ -510,6 +516,9 @@ impl HttpSink for Sink<'_> {
     fn response_head(&mut self, exchange: u64, when: Nanos, head: &ResponseHead<'_>) {
         if let Some(tracked) = self.messages.find(exchange) {
             tracked.response_head(when, head, self.observer);
+            if is_long_document(head) {
+                self.tell_kernel(Action::ThinResponse);
+            }
         }
     }
 
@@ -549,6 +558,15 @@ impl HttpSink for Sink<'_> {
             self.ignore();
         }
     }
+}
+
+/// Whether the answer is one plain JSON document so long that its middle, vectors or images, need not be copied.
+fn is_long_document(head: &ResponseHead<'_>) -> bool {
+    let is_json = head.header("content-type").is_some_and(|kind| kind.starts_with(b"application/json"));
+    is_json
+        && head.status == 200
+        && head.content_coding() == Coding::Identity
+        && head.content_length().is_some_and(|length| length >= LONG_DOCUMENT_BYTES)
 }
 
 fn comm_label(comm: &[u8; 16]) -> Label {

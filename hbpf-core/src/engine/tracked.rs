@@ -40,10 +40,16 @@ pub(super) struct Tracked {
 }
 
 impl Tracked {
-    pub(super) fn new(number: u64, exchange: Exchange, head: &RequestHead<'_>, owner_is_certain: bool) -> Self {
+    pub(super) fn new(
+        number: u64,
+        exchange: Exchange,
+        interpreter: Interpreter,
+        head: &RequestHead<'_>,
+        owner_is_certain: bool,
+    ) -> Self {
         Self {
             number,
-            interpreter: Interpreter::new(exchange.dialect),
+            interpreter,
             request_body: BodyDecoder::new(head.content_coding()),
             response_body: BodyDecoder::new(crate::body::Coding::Identity),
             held: (!owner_is_certain).then(Vec::new),
