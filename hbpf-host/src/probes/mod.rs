@@ -151,8 +151,8 @@ impl Probes {
         let mut loader = EbpfLoader::new();
         loader.verifier_log_level(VerifierLogLevel::STATS).allow_unsupported_maps();
         let mut ebpf = loader.load(object::BYTES).map_err(|error| ProbeError::new("loading the object", &error))?;
-        let events = map(&mut ebpf, "EVENTS")?;
-        let aya::maps::Map::RingBuf(events) = events else {
+        // Not taken out of the object: programs loaded later refer to its descriptor.
+        let Some(aya::maps::Map::RingBuf(events)) = ebpf.map("EVENTS") else {
             return Err(ProbeError("map EVENTS: not a ring".into()));
         };
         let fd = events.fd().as_fd().try_clone_to_owned().map_err(|error| ProbeError::new("map EVENTS", &error))?;
