@@ -4,7 +4,7 @@ use aya_ebpf::helpers::{bpf_ktime_get_ns, generated::bpf_get_current_comm};
 use hbpf_ebpf::{BEGINNING_BYTES, RECORD_CLASSES, RecordHeader, TAIL_BYTES, counter, flags, kind};
 
 use crate::{
-    flow::{EMITTED, Piece, RECORDS_PER_COMPRESSED_PIECE, Source, State},
+    flow::{EMITTED, Piece, Source, State},
     maps::{COUNTERS, EVENTS},
     number::{add_atomically, bounded, forgotten},
 };
@@ -25,7 +25,7 @@ pub fn emit<S: Source>(source: S, state: &mut S::State, piece: &mut Piece) {
     let tail = forgotten(piece.tail, unknown);
     piece.flags = forgotten(piece.flags.into(), unknown) as u16;
     let mut at = 0;
-    for _ in 0..RECORDS_PER_COMPRESSED_PIECE {
+    for _ in 1..S::MOST_RECORDS {
         if whole.wrapping_sub(at) <= LARGEST {
             break;
         }

@@ -42,11 +42,7 @@ const THIN: u8 = 1 << 2;
 const SNIFFED_BYTES: usize = 8;
 
 /// Records of the largest class that one piece may become. What is beyond is dropped but for its tail.
-const RECORDS_PER_PIECE: u32 = 8;
-
-/// The same for a compressed request, of which nothing can be left out. The verifier follows each of them, so that a
-/// call that moves all of [`COMPRESSED_REQUEST_BYTES`] at once is out of reach; segments and TLS records are not as big.
-pub const RECORDS_PER_COMPRESSED_PIECE: u32 = 16;
+pub const RECORDS_PER_PIECE: u32 = 8;
 
 const LARGEST_RECORD: u32 = RECORD_CLASSES[3] as u32;
 
@@ -157,6 +153,10 @@ pub trait Source: Copy {
 
     /// Whether pieces are TCP segments.
     const TCP: bool;
+
+    /// Records of the largest class that a piece may become at most. The verifier follows each of them, and takes half
+    /// a second for sixteen of a segment's.
+    const MOST_RECORDS: u32;
 
     /// Copies `len` bytes of the piece, beginning at `from`. The caller has proved to the verifier that they fit.
     fn read(self, piece: &Piece, from: u32, to: *mut u8, len: u64) -> bool;
@@ -383,7 +383,7 @@ fn take_request<S: Source>(source: S, state: &mut S::State, piece: &mut Piece) {
     let flow = state.flow();
     flow.request_seen = seen.saturating_add(piece.len);
     let (budget, most) = if flow.marks & COMPRESSED != 0 {
-        (COMPRESSED_REQUEST_BYTES, RECORDS_PER_COMPRESSED_PIECE * LARGEST_RECORD)
+        (COMPRESSED_REQUEST_BYTES, S::MOST_RECORDS * LARGEST_RECORD)
     } else {
         (REQUEST_HEAD_BYTES, RECORDS_PER_PIECE * LARGEST_RECORD)
     };

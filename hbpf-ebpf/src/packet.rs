@@ -5,6 +5,8 @@ use core::{arch::asm, mem::offset_of};
 use aya_ebpf::{bindings::__sk_buff, helpers::generated::bpf_skb_load_bytes};
 use hbpf_ebpf::flags;
 
+use crate::number::forgotten;
+
 /// `ETH_P_IP` in network order, as the context has it.
 const ETHERTYPE_IPV4: u32 = 0x0800_u16.to_be() as u32;
 
@@ -19,9 +21,10 @@ const EXTENSIONS: [u8; 3] = [0, 43, 60];
 /// More extension headers than that are not followed; none at all is usual.
 const MOST_EXTENSIONS: u32 = 4;
 
-const FIN: u8 = 1 << 0;
-const SYN: u8 = 1 << 1;
-const RST: u8 = 1 << 2;
+// Where the flags are in their byte.
+const FIN_BIT: u16 = 0;
+const SYN_BIT: u16 = 1;
+const RST_BIT: u16 = 2;
 
 /// What is needed of the headers.
 pub struct Headers {
@@ -45,24 +48,20 @@ impl Headers {
         if !load::<{ TCP_HEADER_BYTES as usize }>(skb, tcp_at, tcp.as_mut_ptr()) {
             return None;
         }
-        let payload_at = tcp_at + u32::from(tcp[12] >> 4) * 4;
+        let sequence = u32::from_be_bytes([tcp[4], tcp[5], tcp[6], tcp[7]]);
+        // How the headers add up matters to nothing that follows, and the verifier need not follow each way.
+        let payload_at = forgotten(tcp_at + u32::from(tcp[12] >> 4) * 4, sequence.into());
         // SAFETY: the context is a packet. Its own length counts: that in the IP header is 0 for very big ones.
         let payload_len = unsafe { (*skb).len }.checked_sub(payload_at)?;
-        let mut ends = 0;
-        if tcp[13] & FIN != 0 {
-            ends |= flags::FIN;
-        }
-        if tcp[13] & RST != 0 {
-            ends |= flags::RST;
-        }
+        let bits = u16::from(tcp[13]);
         // A SYN takes a sequence number itself; data may follow it (fast open).
-        let syn = u32::from(tcp[13] & SYN != 0);
+        let syn = u32::from(bits >> SYN_BIT & 1);
         Some(Self {
-            sequence: u32::from_be_bytes([tcp[4], tcp[5], tcp[6], tcp[7]]).wrapping_add(syn),
+            sequence: sequence.wrapping_add(syn),
             acknowledgement: u32::from_be_bytes([tcp[8], tcp[9], tcp[10], tcp[11]]),
             payload_at,
             payload_len,
-            ends,
+            ends: (bits >> FIN_BIT & 1) * flags::FIN | (bits >> RST_BIT & 1) * flags::RST,
             remote_port: u16::from_be_bytes([tcp[0], tcp[1]]),
         })
     }

@@ -302,6 +302,7 @@ impl Source for Segment {
     type State = Socket;
     type Held = Self;
     const TCP: bool = true;
+    const MOST_RECORDS: u32 = flow::RECORDS_PER_PIECE;
 
     #[inline(always)]
     fn read(self, piece: &Piece, from: u32, to: *mut u8, len: u64) -> bool {
@@ -330,6 +331,7 @@ impl Source for DeferredSegment {
     type State = Deferred;
     type Held = Self;
     const TCP: bool = true;
+    const MOST_RECORDS: u32 = flow::RECORDS_PER_PIECE;
 
     #[inline(always)]
     fn read(self, piece: &Piece, from: u32, to: *mut u8, len: u64) -> bool {
@@ -368,6 +370,7 @@ impl Source for Released {
     type State = Socket;
     type Held = Self;
     const TCP: bool = true;
+    const MOST_RECORDS: u32 = flow::RECORDS_PER_PIECE;
 
     #[inline(always)]
     fn read(self, _piece: &Piece, _from: u32, _to: *mut u8, _len: u64) -> bool {

@@ -271,6 +271,7 @@ impl Source for UserBuffer {
     type State = Connection;
     type Held = Held;
     const TCP: bool = false;
+    const MOST_RECORDS: u32 = 2 * flow::RECORDS_PER_PIECE;
 
     #[inline(always)]
     fn read(self, _piece: &Piece, from: u32, to: *mut u8, len: u64) -> bool {
@@ -294,6 +295,7 @@ impl Source for Held {
     type State = Connection;
     type Held = Held;
     const TCP: bool = false;
+    const MOST_RECORDS: u32 = 2 * flow::RECORDS_PER_PIECE;
 
     #[inline(always)]
     fn read(self, _piece: &Piece, from: u32, to: *mut u8, len: u64) -> bool {

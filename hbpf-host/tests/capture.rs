@@ -1,0 +1,299 @@
+//! The committed programs at work: real sockets and real TLS, records as they come out of the ring.
+
+mod support;
+
+use std::{
+    io::{Read, Write},
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream},
+    process::{Command, Stdio},
+    thread,
+};
+
+use hbpf_ebpf::{BEGINNING_BYTES, REQUEST_HEAD_BYTES, TAIL_BYTES, action, counter, direction, flags, source};
+use support::{Kernel, Record};
+
+const MODEL_PATH: &str = "/v1/chat/completions";
+
+/// A connection over loopback, both ends in this process.
+fn connection(address: SocketAddr) -> (TcpStream, TcpStream, u16) {
+    let listener = TcpListener::bind(address).expect("a loopback address can be bound");
+    let address = listener.local_addr().expect("a bound socket has an address");
+    let client = TcpStream::connect(address).expect("loopback connects");
+    let (server, _) = listener.accept().expect("loopback accepts");
+    client.set_nodelay(true).expect("a TCP option");
+    server.set_nodelay(true).expect("a TCP option");
+    (client, server, address.port())
+}
+
+/// Sends and waits until the other end has all of it, so that the records are in the ring.
+fn transfer(from: &mut TcpStream, to: &mut TcpStream, bytes: &[u8]) {
+    let mut reader = to.try_clone().expect("a descriptor");
+    let len = bytes.len();
+    let received = thread::spawn(move || {
+        let mut received = vec![0; len];
+        reader.read_exact(&mut received).expect("loopback delivers");
+        received
+    });
+    from.write_all(bytes).expect("loopback takes");
+    assert_eq!(received.join().expect("the reader ends"), bytes, "a program has changed or refused a packet");
+}
+
+fn request(path: &str, body: &[u8]) -> Vec<u8> {
+    let head = format!("POST {path}?key=1 HTTP/1.1\r\nHost: test\r\nContent-Length: {}\r\n\r\n", body.len());
+    [head.as_bytes(), body].concat()
+}
+
+/// The payload of records of one direction, put where their offsets say, beginning at the first.
+fn stream(records: &[&Record], direction: u8) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let mut first = None;
+    for record in records.iter().filter(|record| !record.is_close() && record.header.direction == direction) {
+        let first = *first.get_or_insert(record.header.offset);
+        let at = usize::try_from(record.header.offset - first).expect("offsets grow");
+        bytes.resize(bytes.len().max(at + record.payload.len()), b'?');
+        bytes[at..at + record.payload.len()].copy_from_slice(&record.payload);
+    }
+    bytes
+}
+
+#[test]
+fn a_model_call_is_seen_whole_from_both_ends() {
+    let Some(mut kernel) = Kernel::load() else { return };
+    kernel.target(MODEL_PATH);
+    kernel.attach_tcp();
+    for address in [SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), SocketAddr::from((Ipv6Addr::LOCALHOST, 0))] {
+        let (mut client, mut server, port) = connection(address);
+        let request = request(&format!("/proxy{MODEL_PATH}"), b"{\"model\":\"m\"}");
+        let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello";
+        transfer(&mut client, &mut server, &request);
+        transfer(&mut server, &mut client, &answer[..20]);
+        transfer(&mut server, &mut client, &answer[20..]);
+        drop(client);
+        let mut rest = Vec::new();
+        server.read_to_end(&mut rest).expect("the client has closed");
+        drop(server);
+
+        let records = kernel.records_of_port(port);
+        let handles = support::handles(&records);
+        assert_eq!(handles.len(), 2, "client and server have a socket each");
+        for records in handles {
+            let is_client = records[0].header.remote_port == port;
+            let (requests, answers) =
+                if is_client { (direction::SENT, direction::RECEIVED) } else { (direction::RECEIVED, direction::SENT) };
+            assert_eq!(stream(&records, requests), request);
+            assert_eq!(stream(&records, answers), answer);
+            let first = &records[0].header;
+            assert_eq!(first.source, source::TCP);
+            assert_eq!(first.address_family, if address.is_ipv4() { 4 } else { 6 });
+            assert_eq!(first.pid, std::process::id());
+            assert_eq!(first.flags & flags::INHERITED_OWNER != 0, !is_client, "an accepted socket has an heir's owner");
+            assert_eq!(first.flags & (flags::BEGIN | flags::CAPTURE), flags::BEGIN | flags::CAPTURE);
+            assert_eq!(records.iter().filter(|record| record.header.flags & flags::BEGIN != 0).count(), 1);
+            assert!(records.iter().all(|record| record.header.message == 1));
+            let fins = records.iter().filter(|record| record.header.flags & flags::FIN != 0).count();
+            assert_eq!(fins, 2, "each end closes");
+            assert_eq!(records.iter().filter(|record| record.is_close()).count(), 1);
+            let whole = if address.is_ipv4() { 4 } else { 16 };
+            let expected: Vec<u8> = match address {
+                SocketAddr::V4(_) => Ipv4Addr::LOCALHOST.octets().to_vec(),
+                SocketAddr::V6(_) => Ipv6Addr::LOCALHOST.octets().to_vec(),
+            };
+            assert_eq!(first.local_address[..whole], expected);
+            assert_eq!(first.remote_address[..whole], expected);
+        }
+    }
+}
+
+#[test]
+fn of_other_messages_only_the_beginning_leaves_the_kernel() {
+    let Some(mut kernel) = Kernel::load() else { return };
+    kernel.target(MODEL_PATH);
+    kernel.attach_tcp();
+    let (mut client, mut server, port) = connection((Ipv4Addr::LOCALHOST, 0).into());
+    let other = request("/upload", &[b'x'; 5000]);
+    let model = request(MODEL_PATH, b"{}");
+    let answer = b"HTTP/1.1 204 No Content\r\n\r\n";
+    transfer(&mut client, &mut server, &other);
+    transfer(&mut server, &mut client, answer);
+    transfer(&mut client, &mut server, &model);
+    transfer(&mut server, &mut client, answer);
+
+    let records = kernel.records_of_port(port);
+    for records in support::handles(&records) {
+        let of =
+            |message| records.iter().copied().filter(|record| record.header.message == message).collect::<Vec<_>>();
+        let first: usize = of(1).iter().map(|record| record.payload.len()).sum();
+        assert_eq!(first, BEGINNING_BYTES as usize);
+        assert!(of(1).iter().all(|record| record.header.flags & flags::CAPTURE == 0));
+        assert!(of(1).iter().all(|record| record.payload != answer), "an answer nobody asked for has left the kernel");
+        let (requests, answers) = match of(2)[0].header.direction {
+            direction::SENT => (direction::SENT, direction::RECEIVED),
+            _ => (direction::RECEIVED, direction::SENT),
+        };
+        assert_eq!(stream(&of(2), requests), model);
+        assert_eq!(stream(&of(2), answers), answer);
+    }
+}
+
+#[test]
+fn verdicts_are_obeyed_for_their_message_only() {
+    let Some(mut kernel) = Kernel::load() else { return };
+    kernel.attach_tcp();
+    let (mut client, mut server, port) = connection((Ipv4Addr::LOCALHOST, 0).into());
+    for (message, action, expected) in [(1, action::IGNORE, 0), (2, action::CAPTURE, 1), (3, action::OPAQUE, 0)] {
+        transfer(&mut client, &mut server, &request("/unknown", b""));
+        let begun = kernel.records_of_port(port);
+        assert_eq!(begun.len(), 2, "message {message} is shown at both ends");
+        for record in &begun {
+            assert_eq!(record.header.message, message);
+            kernel.verdict(&record.header, action);
+        }
+        transfer(&mut server, &mut client, b"HTTP/1.1 204 No Content\r\n\r\n");
+        assert_eq!(kernel.records_of_port(port).len(), 2 * expected, "after action {action}");
+    }
+    assert_eq!(kernel.counter(counter::MESSAGES_IGNORED), 2);
+    transfer(&mut client, &mut server, &request("/unknown", b""));
+    assert_eq!(kernel.records_of_port(port).len(), 0, "an opaque flow is never looked at again");
+}
+
+#[test]
+fn of_a_long_request_head_and_tails_are_copied() {
+    let Some(mut kernel) = Kernel::load() else { return };
+    kernel.target(MODEL_PATH);
+    kernel.attach_tcp();
+    let (mut client, mut server, port) = connection((Ipv4Addr::LOCALHOST, 0).into());
+    let body: Vec<u8> = (0..300_000_u32).map(|n| b'a' + (n % 23) as u8).collect();
+    let long = request(MODEL_PATH, &body);
+    transfer(&mut client, &mut server, &long);
+
+    let records = kernel.records_of_port(port);
+    let mut copied = 0;
+    for records in support::handles(&records) {
+        let way = records[0].header.direction;
+        let seen = stream(&records, way);
+        assert_eq!(seen.len(), long.len(), "the last piece's tail is there");
+        assert_eq!(seen[..REQUEST_HEAD_BYTES as usize], long[..REQUEST_HEAD_BYTES as usize]);
+        let tail = long.len() - TAIL_BYTES as usize;
+        let unseen = seen.iter().zip(&long).filter(|(seen, sent)| seen != sent).count();
+        assert!(seen.iter().zip(&long).all(|(seen, sent)| seen == sent || *seen == b'?'));
+        assert!(unseen > 0, "nothing was left out");
+        assert_eq!(seen[tail..], long[tail..]);
+        assert!(records.iter().any(|record| record.header.flags & flags::THINNED != 0));
+        copied += seen.len() - unseen;
+    }
+    assert_eq!(
+        copied as u64 + kernel.counter(counter::THINNED_BYTES),
+        2 * long.len() as u64,
+        "every byte is accounted for"
+    );
+}
+
+#[test]
+fn a_compressed_request_and_a_long_answer_are_copied_whole() {
+    let Some(mut kernel) = Kernel::load() else { return };
+    kernel.target(MODEL_PATH);
+    kernel.attach_tcp();
+    let (mut client, mut server, port) = connection((Ipv4Addr::LOCALHOST, 0).into());
+    let mut body = vec![7; 200_000];
+    body[..2].copy_from_slice(&[0x1f, 0x8b]);
+    body[2] = 8;
+    let long = request(MODEL_PATH, &body);
+    let head = long.len() - body.len();
+    transfer(&mut client, &mut server, &long[..head]);
+    transfer(&mut client, &mut server, &long[head..]);
+    let answer = vec![b'z'; 200_000];
+    transfer(&mut server, &mut client, &answer);
+    let records = kernel.records_of_port(port);
+    for records in support::handles(&records) {
+        let way = records[0].header.direction;
+        assert_eq!(stream(&records, way), long);
+        assert_eq!(stream(&records, 1 - way), answer);
+    }
+    assert_eq!(kernel.counter(counter::THINNED_BYTES), 0);
+}
+
+#[test]
+fn of_a_tls_connection_only_the_hello_leaves_the_kernel() {
+    let Some(mut kernel) = Kernel::load() else { return };
+    kernel.target(MODEL_PATH);
+    kernel.attach_tcp();
+    let (mut client, mut server, port) = connection((Ipv4Addr::LOCALHOST, 0).into());
+    let mut hello = vec![0x16, 3, 1, 2, 0, 1];
+    hello.resize(517, 9);
+    transfer(&mut client, &mut server, &hello);
+    transfer(&mut server, &mut client, &[0x16, 3, 3, 0, 1, 2]);
+    transfer(&mut client, &mut server, &request(MODEL_PATH, b""));
+    let records = kernel.records_of_port(port);
+    assert_eq!(records.len(), 2, "one at each end");
+    for record in &records {
+        assert_eq!(record.header.flags & flags::TLS_HELLO, flags::TLS_HELLO);
+        assert_eq!(record.payload, hello);
+    }
+}
+
+#[test]
+fn a_connection_that_is_older_than_the_programs_is_picked_up_at_its_next_message() {
+    let Some(mut kernel) = Kernel::load() else { return };
+    kernel.target(MODEL_PATH);
+    let (mut client, mut server, port) = connection((Ipv4Addr::LOCALHOST, 0).into());
+    let request = request(MODEL_PATH, b"{}");
+    transfer(&mut client, &mut server, &request);
+    kernel.attach_tcp();
+    transfer(&mut server, &mut client, b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+    assert_eq!(kernel.records_of_port(port).len(), 0, "the rest of a message whose beginning nobody has seen");
+    transfer(&mut client, &mut server, &request);
+    let records = kernel.records_of_port(port);
+    for records in support::handles(&records) {
+        assert_eq!(stream(&records, records[0].header.direction), request);
+        assert_eq!(records[0].header.pid, 0, "who owns it is not known here");
+    }
+}
+
+#[test]
+fn tls_is_seen_at_the_library_with_requests_read_byte_by_byte() {
+    let Some(mut kernel) = Kernel::load() else { return };
+    let Some((python, library)) = support::python_with_shared_openssl() else { return };
+    kernel.target(MODEL_PATH);
+    kernel.attach_tls(&library);
+    let places = tempfile::tempdir().expect("a temporary directory");
+    let (key, certificate) = (places.path().join("key"), places.path().join("certificate"));
+    let made = Command::new("openssl")
+        .args(["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=localhost", "-keyout"])
+        .arg(&key)
+        .arg("-out")
+        .arg(&certificate)
+        .stderr(Stdio::null())
+        .status();
+    assert!(made.is_ok_and(|status| status.success()), "openssl makes a certificate");
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/tls_pair.py");
+    let output = Command::new(python).arg(script).arg(&certificate).arg(&key).output().expect("python runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8(output.stdout).expect("text");
+    let mut lines = text.lines();
+    let pid: u32 = lines.next().and_then(|line| line.parse().ok()).expect("the pid");
+
+    let records: Vec<Record> = kernel.records().into_iter().filter(|record| record.header.pid == pid).collect();
+    let health = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n".to_vec();
+    let call = request(MODEL_PATH, b"{\"model\":\"m\"}");
+    let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello".to_vec();
+    let flows = support::handles(&records);
+    assert_eq!(flows.len(), 2, "client and server");
+    for records in flows {
+        let first = &records[0].header;
+        assert_eq!((first.source, first.generation != 0), (source::TLS, true));
+        let of =
+            |message| records.iter().copied().filter(|record| record.header.message == message).collect::<Vec<_>>();
+        let way = first.direction;
+        assert_eq!(stream(&of(1), way), health);
+        assert!(of(1).iter().all(|record| record.header.direction == way), "an answer nobody asked for");
+        assert_eq!(stream(&of(2), way), call);
+        assert_eq!(stream(&of(2), 1 - way), answer);
+        let begins: Vec<_> = records.iter().filter(|record| record.header.flags & flags::BEGIN != 0).collect();
+        assert_eq!(begins.len(), 2);
+        assert!(
+            of(2).iter().filter(|record| !record.is_close()).all(|record| record.header.flags & flags::CAPTURE != 0)
+        );
+        assert_eq!(records.iter().filter(|record| record.is_close()).count(), 1, "the connection object is freed");
+        assert!(records.windows(2).all(|pair| pair[0].header.timestamp_ns <= pair[1].header.timestamp_ns));
+    }
+}
