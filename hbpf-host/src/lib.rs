@@ -7,6 +7,7 @@
 pub mod collector;
 mod decode;
 pub mod discover;
+pub mod doctor;
 mod facts;
 mod helper;
 pub mod privsep;

@@ -202,3 +202,157 @@ unsafe impl Send for Mapping {}
 fn page_bytes() -> usize {
     nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).ok().flatten().map_or(4096, |bytes| bytes as usize)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nix::sys::memfd::{MFdFlags, memfd_create};
+    use std::fs::File;
+    use std::os::unix::fs::FileExt;
+
+    /// A file laid out as the kernel lays out a ring: our page, the producer's, and the data twice.
+    struct Fake {
+        file: File,
+        data: usize,
+        produced: u64,
+    }
+
+    impl Fake {
+        fn new() -> (Self, EventRing) {
+            let data = 64 * 1024;
+            let file = File::from(memfd_create(c"ring", MFdFlags::empty()).unwrap());
+            file.set_len((2 * page_bytes() + 2 * data) as u64).unwrap();
+            let ring = EventRing::from_fd(file.try_clone().unwrap().into(), data as u32).unwrap();
+            (Self { file, data, produced: 0 }, ring)
+        }
+
+        fn write(&self, position: u64, bytes: &[u8]) {
+            for (index, byte) in bytes.iter().enumerate() {
+                let offset = (position as usize + index) % self.data;
+                for copy in [0, self.data] {
+                    self.file.write_at(&[*byte], (2 * page_bytes() + copy + offset) as u64).unwrap();
+                }
+            }
+        }
+
+        fn publish(&self) {
+            self.file.write_at(&self.produced.to_ne_bytes(), page_bytes() as u64).unwrap();
+        }
+
+        /// Adds a record and returns its position.
+        fn push(&mut self, prefix: u32, body: &[u8]) -> u64 {
+            let position = self.produced;
+            self.write(position, &prefix.to_ne_bytes());
+            self.write(position + RECORD_PREFIX_BYTES, body);
+            let length = u64::from(prefix & !(BUSY | DISCARDED));
+            self.produced += (RECORD_PREFIX_BYTES + length).next_multiple_of(8);
+            self.publish();
+            position
+        }
+
+        fn record(&mut self, payload: &[u8]) -> u64 {
+            let body = record(payload.len() as u32, payload);
+            self.push(body.len() as u32, &body)
+        }
+
+        fn consumed(&self) -> u64 {
+            let mut bytes = [0; 8];
+            self.file.read_exact_at(&mut bytes, 0).unwrap();
+            u64::from_ne_bytes(bytes)
+        }
+    }
+
+    /// A record of the smallest class that claims this many bytes of payload.
+    fn record(captured: u32, payload: &[u8]) -> Vec<u8> {
+        let class = RECORD_CLASSES.into_iter().find(|class| *class >= payload.len()).unwrap();
+        let mut bytes = vec![0; size_of::<RecordHeader>() + class];
+        bytes[0] = hbpf_ebpf::kind::DATA;
+        bytes[std::mem::offset_of!(RecordHeader, captured_len)..][..4].copy_from_slice(&captured.to_ne_bytes());
+        bytes[size_of::<RecordHeader>()..][..payload.len()].copy_from_slice(payload);
+        bytes
+    }
+
+    fn payloads(ring: &mut EventRing) -> Vec<Vec<u8>> {
+        let mut seen = Vec::new();
+        ring.read(&mut |header, payload| {
+            assert_eq!(header.kind, hbpf_ebpf::kind::DATA);
+            seen.push(payload.to_vec());
+        });
+        seen
+    }
+
+    #[test]
+    fn records_are_read_in_place_across_the_end_of_the_ring() {
+        let (mut fake, mut ring) = Fake::new();
+        for round in 0..100u32 {
+            let payload = vec![round as u8; 5000];
+            fake.record(&payload);
+            assert_eq!(payloads(&mut ring), [payload]);
+            assert_eq!(fake.consumed(), fake.produced);
+        }
+        assert!(fake.produced > 10 * fake.data as u64);
+        assert_eq!(ring.malformed(), 0);
+    }
+
+    #[test]
+    fn a_busy_record_holds_back_those_behind_it() {
+        let (mut fake, mut ring) = Fake::new();
+        fake.record(b"first");
+        let body = record(6, b"second");
+        let busy = fake.push(body.len() as u32 | BUSY, &body);
+        fake.record(b"third");
+        assert_eq!(payloads(&mut ring), [b"first"]);
+        assert_eq!(fake.consumed(), busy);
+        fake.write(busy, &(body.len() as u32).to_ne_bytes());
+        assert_eq!(payloads(&mut ring), [&b"second"[..], b"third"]);
+    }
+
+    #[test]
+    fn discarded_records_are_passed_over() {
+        let (mut fake, mut ring) = Fake::new();
+        fake.push(368 | DISCARDED, &record(4, b"none"));
+        fake.record(b"some");
+        assert_eq!(payloads(&mut ring), [b"some"]);
+        assert_eq!((fake.consumed(), ring.malformed()), (fake.produced, 0));
+    }
+
+    #[test]
+    fn lengths_that_contradict_each_other_are_counted_not_believed() {
+        let (mut fake, mut ring) = Fake::new();
+        // More captured than the record holds; a record shorter than a header; one longer than the largest class.
+        let lying = record(257, b"lie");
+        fake.push(lying.len() as u32, &lying);
+        fake.push(16, &[1; 16]);
+        fake.push(MAX_RECORD_BYTES as u32 + 8, &[1; 8]);
+        fake.record(b"true");
+        assert_eq!(payloads(&mut ring), [b"true"]);
+        assert_eq!(ring.malformed(), 3);
+        // A length beyond the ring: what follows cannot be found, so all that is there is given up.
+        fake.push(BUSY >> 2, &[]);
+        fake.produced = fake.consumed() + 4096;
+        fake.publish();
+        assert!(payloads(&mut ring).is_empty());
+        assert_eq!((ring.malformed(), fake.consumed()), (4, fake.produced));
+        fake.record(b"after");
+        assert_eq!(payloads(&mut ring), [b"after"]);
+    }
+
+    #[test]
+    fn a_batch_is_bounded() {
+        let (mut fake, mut ring) = Fake::new();
+        let body = [0u8; 8];
+        for _ in 0..BATCH_RECORDS + 10 {
+            fake.push(8, &body);
+        }
+        assert_eq!(ring.read(&mut |_, _| {}), Batch { records: BATCH_RECORDS, more: true });
+        assert_eq!(ring.read(&mut |_, _| {}), Batch { records: 10, more: false });
+    }
+
+    #[test]
+    fn sizes_that_no_ring_has_are_refused() {
+        for size in [0, 1, 4095, 4096 * 3, u32::MAX] {
+            let file = File::from(memfd_create(c"ring", MFdFlags::empty()).unwrap());
+            assert!(matches!(EventRing::from_fd(file.into(), size), Err(RingError::Size(_))), "{size}");
+        }
+    }
+}

@@ -166,7 +166,7 @@ fn conditional() -> Result<Vec<(i64, Vec<SeccompRule>)>, seccompiler::BackendErr
     let new = [libc::TCGETS2, libc::TCSETS2, libc::TCSETSW2, libc::TCSETSF2];
     let terminal = old.into_iter().chain(new).chain([libc::TIOCGWINSZ, libc::FIONBIO, libc::FIONREAD]);
     Ok(vec![
-        (libc::SYS_ioctl, terminal.map(|call| is(1, word(), Eq, call as u64)).collect::<Result<_, _>>()?),
+        (libc::SYS_ioctl, terminal.map(|call| is(1, word(), Eq, call)).collect::<Result<_, _>>()?),
         (libc::SYS_mmap, vec![is(2, long(), MaskedEq(executable), 0)?]),
         (libc::SYS_mprotect, vec![is(2, long(), MaskedEq(executable), 0)?]),
         (libc::SYS_clone, vec![is(0, long(), MaskedEq(thread), thread)?]),

@@ -18,6 +18,9 @@ pub(crate) const ARGUMENT: &str = "subject";
 
 /// Runs until standard input ends or says `quit`, or the helper has gone.
 pub(crate) fn run(options: &[String]) {
+    if options.iter().any(|option| option == "doctor") {
+        return examine();
+    }
     if options.iter().any(|option| option == "unprivileged") {
         let nobody = 65534;
         nix::unistd::setgroups(&[]).unwrap();
@@ -33,6 +36,19 @@ pub(crate) fn run(options: &[String]) {
         say(&format!("thread {}", thread.join().unwrap()));
     }
     Subject { client, ring: None, answered: HashSet::new() }.run();
+}
+
+fn examine() {
+    let found = hbpf_host::doctor::examine();
+    for check in &found.checks {
+        say(&format!("check {:?} {}: {} {:?}", check.outcome, check.name, check.detail, check.advice));
+    }
+    for library in &found.libraries {
+        for user in &library.users {
+            say(&format!("user {} of {} with {} functions", user.pid, library.path, library.functions));
+        }
+    }
+    say(&format!("worst {:?}", found.worst()));
 }
 
 struct Subject {

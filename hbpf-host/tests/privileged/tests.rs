@@ -24,6 +24,7 @@ pub(crate) const ALL: &[Test] = &[
     ("a_killed_front_end_leaves_nothing", a_killed_front_end_leaves_nothing),
     ("the_terminal_signals_end_only_the_front_end", the_terminal_signals_end_only_the_front_end),
     ("samples_are_complete", samples_are_complete),
+    ("the_doctor_tries_everything", the_doctor_tries_everything),
 ];
 
 /// A process that has a TLS library loaded.
@@ -281,4 +282,22 @@ fn samples_are_complete() {
 
 fn kill(pid: u32) {
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid as i32), nix::sys::signal::SIGKILL).unwrap();
+}
+
+fn the_doctor_tries_everything() {
+    let user = tls_user();
+    let mut doctor = Talker::subject(&["doctor"]);
+    let said = doctor.finish();
+    let check = |name: &str| {
+        said.iter().find(|line| line.starts_with("check") && line.contains(&format!(" {name}: "))).unwrap()
+    };
+    for name in ["kernel", "privileges", "cgroup v2", "llm-tls", "llm-plain", "BPF statistics"] {
+        assert!(check(name).starts_with("check Ok"), "{}", check(name));
+    }
+    for name in ["BTF", "unprivileged BPF", "tracefs", "other programs", "GPU library"] {
+        assert!(!check(name).contains(" Fail "), "{}", check(name));
+    }
+    assert!(check("llm-tls").contains("attached and detached again"), "{}", check("llm-tls"));
+    let of_user = format!("user {} of ", user.pid());
+    assert!(said.iter().any(|line| line.starts_with(&of_user) && line.contains("libssl")), "{said:#?}");
 }
