@@ -30,7 +30,10 @@ const GATHER: Duration = Duration::from_millis(5);
 const TICK: Duration = Duration::from_millis(100);
 
 /// How long the helper may take over a sample before the snapshot goes out without it.
-const SAMPLE_PATIENCE: Duration = Duration::from_secs(2);
+const SAMPLE_PATIENCE: Duration = Duration::from_secs(3);
+
+/// What a snapshot without a fresh sample says. Loading the probes can keep the helper that long on a slow machine.
+const LATE_SAMPLE: &str = "the helper is busy; CPU and memory are those of the sample before";
 
 /// Most distinct collection errors kept; each is a line that a user reads.
 const MAX_ERRORS: usize = 32;
@@ -313,7 +316,7 @@ impl Worker {
                         self.drain_ring();
                         self.engine.process_exited(Pid(pid), Nanos(timestamp_ns), &mut self.sink);
                         self.sink.aggregator.process_exited(Pid(pid), Nanos(timestamp_ns));
-                        self.facts.forget(pid);
+                        self.facts.exited(pid);
                     }
                 }
                 Reply::Owners(owners) => {
@@ -328,7 +331,7 @@ impl Worker {
                         self.sampling = None;
                         self.facts.sample_complete();
                         self.describe_unknown()?;
-                        self.hand_out();
+                        self.hand_out(None);
                     }
                 }
                 Reply::Processes(processes) => self.facts.describe(processes),
@@ -394,11 +397,8 @@ impl Worker {
         if let Some(sampling) = &self.sampling {
             if now.since(sampling.since) >= SAMPLE_PATIENCE {
                 self.sampling = None;
-                self.note_error(
-                    "helper",
-                    "the helper took too long over a sample; CPU and memory are stale".to_owned(),
-                );
-                self.hand_out();
+                let late = CollectionError { source: "helper".to_owned(), message: LATE_SAMPLE.to_owned() };
+                self.hand_out(Some(late));
             }
         } else if let (Some(next), Some(interval)) = (self.next_sample, self.interval)
             && now >= next
@@ -426,13 +426,15 @@ impl Worker {
         Ok(())
     }
 
-    fn hand_out(&mut self) {
+    /// `passing` is an error of this frame only.
+    fn hand_out(&mut self, passing: Option<CollectionError>) {
         self.drain_ring();
         let now = now();
         let clock = WallClock { monotonic: now, wall: jiff::Timestamp::now() };
         let counters = self.engine.counters();
         let malformed = self.ring.as_ref().map_or(0, EventRing::malformed);
-        let facts = self.facts.host_facts(&clock, counters, malformed, self.errors.clone());
+        let errors = self.errors.iter().cloned().chain(passing).collect();
+        let facts = self.facts.host_facts(&clock, counters, malformed, errors);
         let snapshot = self.sink.aggregator.snapshot(now, &clock, self.engine.in_flight(), facts);
         (self.deliver)(Update::Snapshot(Arc::new(snapshot)));
     }

@@ -21,6 +21,9 @@ const MAX_BYSTANDERS: usize = 200;
 /// Most process descriptions kept; as many processes as anyone has seen on one host talking to models, and bystanders.
 const MAX_INFOS: usize = 8192;
 
+/// Most descriptions of ended processes kept until the next frame. Beyond it a row shows the process's name alone.
+const MAX_DEPARTED: usize = 4096;
+
 /// Latest word on everything that is not model traffic.
 pub(crate) struct Facts {
     helper_pid: u32,
@@ -29,6 +32,8 @@ pub(crate) struct Facts {
     samples: HashMap<u32, ProcessSample>,
     /// Of the sample that is under way.
     incoming: HashMap<u32, ProcessSample>,
+    /// Descriptions of processes that have ended since the frame before: their rows may still lack a name.
+    departed: Vec<ProcessInfo>,
     status: Status,
     status_at: Option<Nanos>,
     /// Of one core, between the two latest statuses.
@@ -43,6 +48,7 @@ impl Facts {
             infos: HashMap::new(),
             samples: HashMap::new(),
             incoming: HashMap::new(),
+            departed: Vec::new(),
             status: Status::default(),
             status_at: None,
             kernel_cpu_percent: None,
@@ -78,9 +84,14 @@ impl Facts {
         self.status_at = Some(now);
     }
 
-    pub(crate) fn forget(&mut self, pid: u32) {
+    /// The process has ended.
+    pub(crate) fn exited(&mut self, pid: u32) {
         self.samples.remove(&pid);
-        self.infos.remove(&pid);
+        if let Some(info) = self.infos.remove(&pid)
+            && self.departed.len() < MAX_DEPARTED
+        {
+            self.departed.push(info);
+        }
     }
 
     /// Processes that will be shown and are not described yet.
@@ -118,37 +129,18 @@ impl Facts {
         let shown: HashSet<u32> =
             self.bystanders().map(|sample| sample.pid).chain(self.infos.keys().copied()).collect();
         let boot = boot_time(clock);
-        let processes = shown.into_iter().filter_map(|pid| self.process(pid, boot)).collect();
+        let living = shown.into_iter().filter_map(|pid| self.infos.get(&pid)).filter(|info| !self.is_stale(info));
+        let mut processes: Vec<_> = living.map(|info| process(info, self.samples.get(&info.pid), boot)).collect();
+        let departed = self.departed.drain(..).map(|info| Process { exited: true, ..process(&info, None, boot) });
+        // A pid may be in new hands already: the living one is shown.
+        let pids: HashSet<u32> = processes.iter().map(|process| process.pid).collect();
+        processes.extend(departed.filter(|process| !pids.contains(&process.pid)));
         HostFacts {
             host: self.host.clone().unwrap_or_default(),
             processes,
             capture: self.capture(engine, malformed_records),
             errors,
         }
-    }
-
-    fn process(&self, pid: u32, boot: Timestamp) -> Option<Process> {
-        let info = self.infos.get(&pid).filter(|info| !self.is_stale(info))?;
-        let sample = self.samples.get(&pid);
-        Some(Process {
-            pid,
-            start_time: boot.checked_add(Duration::from_nanos(info.start_time_ns)).ok(),
-            parent_pid: Some(info.parent_pid),
-            command: info.command.clone(),
-            executable: info.executable.clone(),
-            user: info.user.clone(),
-            uid: Some(info.uid),
-            cpu_percent: sample.and_then(|sample| sample.cpu_percent),
-            threads: sample.map(|sample| sample.threads),
-            resident_bytes: sample.map(|sample| sample.resident_bytes),
-            visibility: Visibility {
-                tls: info.tls,
-                reason: info.tls_reason.clone(),
-                library: info.tls_library.clone(),
-                ..Visibility::default()
-            },
-            ..Process::default()
-        })
     }
 
     fn capture(&self, engine: Counters, malformed_records: u64) -> Capture {
@@ -179,6 +171,28 @@ impl Facts {
         let cpu = ours.iter().flatten().filter_map(|sample| sample.cpu_percent).reduce(|a, b| a + b);
         let resident = ours.iter().flatten().map(|sample| sample.resident_bytes).reduce(|a, b| a + b);
         SelfCost { cpu_percent: cpu, kernel_cpu_percent: self.kernel_cpu_percent, resident_bytes: resident }
+    }
+}
+
+fn process(info: &ProcessInfo, sample: Option<&ProcessSample>, boot: Timestamp) -> Process {
+    Process {
+        pid: info.pid,
+        start_time: boot.checked_add(Duration::from_nanos(info.start_time_ns)).ok(),
+        parent_pid: Some(info.parent_pid),
+        command: info.command.clone(),
+        executable: info.executable.clone(),
+        user: info.user.clone(),
+        uid: Some(info.uid),
+        cpu_percent: sample.and_then(|sample| sample.cpu_percent),
+        threads: sample.map(|sample| sample.threads),
+        resident_bytes: sample.map(|sample| sample.resident_bytes),
+        visibility: Visibility {
+            tls: info.tls,
+            reason: info.tls_reason.clone(),
+            library: info.tls_library.clone(),
+            ..Visibility::default()
+        },
+        ..Process::default()
     }
 }
 

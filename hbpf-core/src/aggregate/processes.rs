@@ -253,7 +253,8 @@ impl Processes {
             process.as_server = row.as_server.map(|side| pool.frame(side, now));
             processes.push(process);
         }
-        processes.extend(known.into_values());
+        // News of the departed is for their rows; without one they are nobody's concern.
+        processes.extend(known.into_values().filter(|process| !process.exited));
         sort(&mut processes);
         processes
     }
