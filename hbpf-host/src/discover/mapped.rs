@@ -46,7 +46,7 @@ pub(super) enum Refusal {
     Fuse,
     #[error("lies on a file system that cannot be told")]
     UnknownFileSystem,
-    #[error("cannot be opened through /proc/PID/map_files ({0})")]
+    #[error("cannot be opened ({0})")]
     Open(nix::errno::Errno),
     #[error("is no regular file")]
     NotRegular,
@@ -73,23 +73,7 @@ impl<'a> Opener<'a> {
         self.check_file_system(pid, mapping.device)?;
         let path =
             files::process(self.root, pid).join("map_files").join(format!("{:x}-{:x}", mapping.start, mapping.end));
-        // First without opening the file itself: opening a device or a FIFO may do things.
-        let place = open(&path, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty()).map_err(Refusal::Open)?;
-        let place = File::from(place);
-        let metadata = place.metadata().map_err(|_| Refusal::NotRegular)?;
-        if !metadata.is_file() {
-            return Err(Refusal::NotRegular);
-        }
-        let again = PathBuf::from(format!("/proc/self/fd/{}", place.as_raw_fd()));
-        let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
-        let file: OwnedFd = open(&again, flags, Mode::empty()).map_err(Refusal::Open)?;
-        let overlay = fstatfs(&file).is_ok_and(|stat| stat.filesystem_type() == OVERLAYFS_SUPER_MAGIC);
-        Ok(Mapped {
-            file: file.into(),
-            key: FileKey { device: metadata.dev(), inode: metadata.ino() },
-            stamp: Stamp { size: metadata.size(), modified: (metadata.mtime(), metadata.mtime_nsec()) },
-            overlay,
-        })
+        open_regular(&path)
     }
 
     /// Refuses what a FUSE server, which any user may run, would answer for: it could keep the helper waiting for ever
@@ -121,6 +105,27 @@ impl<'a> Opener<'a> {
             if is_fuse { &mut self.fuse } else { &mut self.plain }.insert(device);
         }
     }
+}
+
+/// Opens a regular file for reading, and nothing else.
+pub(super) fn open_regular(path: &Path) -> Result<Mapped, Refusal> {
+    // First without opening the file itself: opening a device or a FIFO may do things.
+    let place = open(path, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty()).map_err(Refusal::Open)?;
+    let place = File::from(place);
+    let metadata = place.metadata().map_err(|_| Refusal::NotRegular)?;
+    if !metadata.is_file() {
+        return Err(Refusal::NotRegular);
+    }
+    let again = PathBuf::from(format!("/proc/self/fd/{}", place.as_raw_fd()));
+    let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
+    let file: OwnedFd = open(&again, flags, Mode::empty()).map_err(Refusal::Open)?;
+    let overlay = fstatfs(&file).is_ok_and(|stat| stat.filesystem_type() == OVERLAYFS_SUPER_MAGIC);
+    Ok(Mapped {
+        file: file.into(),
+        key: FileKey { device: metadata.dev(), inode: metadata.ino() },
+        stamp: Stamp { size: metadata.size(), modified: (metadata.mtime(), metadata.mtime_nsec()) },
+        overlay,
+    })
 }
 
 /// Device of a line of a mount table, and whether it is FUSE.

@@ -28,7 +28,7 @@ use hbpf_core::snapshot::TlsVisibility;
 use crate::process::files;
 use crate::process::stat::{Image, Stat};
 use known::{Files, Finding};
-use mapped::Opener;
+use mapped::{Mapped, Opener};
 use maps::{Mapping, Maps};
 
 pub use elf::Symbol;
@@ -64,6 +64,16 @@ const MAX_CANDIDATES: usize = 16;
 
 /// Libraries at a time. A host with a hundred different container images has about that many.
 const MAX_LIBRARIES: usize = 512;
+
+/// Entries read per system directory; a full one has some thousands.
+const MAX_ENTRIES: usize = 65_536;
+
+/// Where distributions keep shared libraries.
+pub fn system_directories() -> Vec<PathBuf> {
+    let multiarch = format!("/usr/lib/{}-linux-gnu", std::env::consts::ARCH);
+    let fixed = ["/usr/lib64", "/usr/lib", "/usr/local/lib64", "/usr/local/lib"];
+    std::iter::once(multiarch.as_str()).chain(fixed).map(PathBuf::from).collect()
+}
 
 /// Names one library file for as long as [`Libraries`] knows it. Never used again for another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -118,6 +128,8 @@ struct InUse {
     path: Label,
     users: BTreeSet<u32>,
     unused_since: Option<Instant>,
+    /// It stays without users: see [`Libraries::scan_installed`].
+    installed: bool,
 }
 
 /// What is remembered of a process.
@@ -190,6 +202,30 @@ impl Libraries {
             self.cursor = *pid;
         }
         self.drop_unused(&mut changes);
+        changes
+    }
+
+    /// Looks for libraries where the system keeps them, used or not: probes that wait in them see the first call of a
+    /// command that lives for 50 ms, and cost nothing while nobody calls.
+    pub fn scan_installed(&mut self, directories: &[PathBuf]) -> Changes {
+        let mut changes = Changes::default();
+        for directory in directories {
+            let Ok(entries) = std::fs::read_dir(directory) else { continue };
+            for entry in entries.take(MAX_ENTRIES).flatten() {
+                let path = entry.path();
+                if !known::is_libssl(entry.file_name().as_encoded_bytes()) {
+                    continue;
+                }
+                // What cannot be read now is said when a process uses it.
+                let Ok(file) = mapped::open_regular(&path) else { continue };
+                let path = path.as_os_str().as_encoded_bytes();
+                if let Ok(Some(id)) = self.identify_file(file, path, &mut changes)
+                    && let Some(library) = self.libraries.get_mut(&id)
+                {
+                    library.installed = true;
+                }
+            }
+        }
         changes
     }
 
@@ -329,6 +365,15 @@ impl Libraries {
         changes: &mut Changes,
     ) -> Result<Option<LibraryId>, String> {
         let mapped = opener.open(pid, mapping).map_err(|refusal| refusal.to_string())?;
+        self.identify_file(mapped, &mapping.path, changes)
+    }
+
+    fn identify_file(
+        &mut self,
+        mapped: Mapped,
+        path: &[u8],
+        changes: &mut Changes,
+    ) -> Result<Option<LibraryId>, String> {
         match self.files.look_up(&mapped, self.scans) {
             Finding::Library(id) => return Ok(Some(id)),
             Finding::Nothing => return Ok(None),
@@ -360,8 +405,9 @@ impl Libraries {
         self.last_id += 1;
         let id = LibraryId(self.last_id);
         self.files.remember_library(&mapped, &inspection, id, self.scans);
-        let path = Label::from_bytes(&mapping.path);
-        self.libraries.insert(id, InUse { path: path.clone(), users: BTreeSet::new(), unused_since: None });
+        let path = Label::from_bytes(path);
+        let library = InUse { path: path.clone(), users: BTreeSet::new(), unused_since: None, installed: false };
+        self.libraries.insert(id, library);
         changes.added.push(Library {
             id,
             path,
@@ -394,7 +440,7 @@ impl Libraries {
         let now = Instant::now();
         let mut unused = Vec::new();
         for (id, library) in &mut self.libraries {
-            if library.users.is_empty() {
+            if library.users.is_empty() && !library.installed {
                 let since = *library.unused_since.get_or_insert(now);
                 if now.duration_since(since) >= self.linger {
                     unused.push(*id);

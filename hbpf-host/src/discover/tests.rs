@@ -121,3 +121,26 @@ fn many_processes_take_several_scans() {
         assert!(libraries.processes.len() > before, "each scan gets on");
     }
 }
+
+#[test]
+fn an_installed_library_waits_for_users_and_what_only_looks_like_one_does_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let lib = dir.path().join("lib");
+    fs::create_dir(&lib).unwrap();
+    fs::write(lib.join("libssl.so.junk"), "not an ELF file").unwrap();
+    fifo(&lib.join("libssl.so.9"));
+    let real =
+        system_directories().into_iter().map(|directory| directory.join("libssl.so.3")).find(|path| path.exists());
+    let Some(real) = real else { return println!("skipped: no libssl.so.3 is installed here") };
+    fs::copy(real, lib.join("libssl.so.3")).unwrap();
+    std::os::unix::fs::symlink("libssl.so.3", lib.join("libssl.so")).unwrap();
+
+    let mut libraries = Libraries::new(dir.path().join("proc"));
+    libraries.set_linger(Duration::ZERO);
+    let directories = [lib, dir.path().join("missing")];
+    let changes = libraries.scan_installed(&directories);
+    assert_eq!(changes.added.len(), 1);
+    assert!(changes.added[0].symbols.iter().any(|(symbol, _)| *symbol == Symbol::SslWrite));
+    assert!(libraries.scan().removed.is_empty(), "it has no users and stays");
+    assert!(libraries.scan_installed(&directories).added.is_empty());
+}

@@ -19,7 +19,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::prctl;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 
-use crate::discover::{Changes, Libraries};
+use crate::discover::{Changes, Libraries, system_directories};
 use crate::privsep;
 use crate::probes::{ProbeError, Probes};
 use crate::process::{Table, self_usage};
@@ -198,6 +198,8 @@ impl<'a> Helper<'a> {
             return;
         }
         if groups.contains(&Group::LlmTls) {
+            let changes = self.libraries.scan_installed(&system_directories());
+            self.apply(changes);
             for _ in 0..SCANS_AT_ATTACH {
                 let changes = self.libraries.scan();
                 self.apply(changes);
