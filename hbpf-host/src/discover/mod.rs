@@ -218,8 +218,9 @@ impl Libraries {
                 }
                 // What cannot be read now is said when a process uses it.
                 let Ok(file) = mapped::open_regular(&path) else { continue };
-                let path = path.as_os_str().as_encoded_bytes();
-                if let Ok(Some(id)) = self.identify_file(file, path, &mut changes)
+                // Under the name that the maps of its users show, not that of a link to it.
+                let path = path.canonicalize().unwrap_or(path).into_os_string().into_encoded_bytes();
+                if let Ok(Some(id)) = self.identify_file(file, &path, &mut changes)
                     && let Some(library) = self.libraries.get_mut(&id)
                 {
                     library.installed = true;
