@@ -426,3 +426,33 @@ fn an_upgraded_or_http2_connection_is_left_alone() {
     wire.request(&mut engine, &mut log, &chat(false));
     assert!(log.events.is_empty());
 }
+
+#[test]
+fn an_exchange_whose_end_was_lost_is_given_up_in_the_end() {
+    for (ends_stream, patience) in [(true, 60), (false, 45 * 60)] {
+        let (mut engine, mut log) = (Engine::new(), Log::default());
+        let mut wire = Wire::tls(7, Direction::Received);
+        wire.request(&mut engine, &mut log, &chat(true));
+        let fin = Chunk {
+            when: Nanos(wire.now),
+            connection: wire.key,
+            origin: &wire.origin,
+            direction: Direction::Received,
+            offset: wire.offsets[1],
+            original_len: 0,
+            bytes: &[],
+            message: 1,
+            begins_message: false,
+            capture: Capture::Positive,
+            follows_thinning: false,
+            ends_stream,
+        };
+        engine.chunk(&fin, &mut log);
+        engine.tick(Nanos(wire.now + (patience - 1) * 1000 * MS), &mut log);
+        assert_eq!(engine.in_flight().count(), 1);
+        engine.tick(Nanos(wire.now + patience * 1000 * MS), &mut log);
+        assert_eq!(engine.in_flight().count(), 0);
+        assert_eq!(log.ended()[0].error_type.as_ref().unwrap().as_str(), "lost_sight");
+        assert_eq!(engine.counters().exchanges_given_up, 1);
+    }
+}

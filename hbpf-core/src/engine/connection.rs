@@ -94,6 +94,12 @@ impl Connection {
         self.last_heard
     }
 
+    /// The client has ended its half. It may still read an answer; if none comes it has left, and the news of that was
+    /// lost.
+    pub(super) fn is_half_closed(&self) -> bool {
+        self.request_direction.is_some_and(|direction| self.ended[direction.index()])
+    }
+
     pub(super) fn is_busy(&self) -> bool {
         !self.messages.active.is_empty()
     }
@@ -552,8 +558,14 @@ impl HttpSink for Sink<'_> {
         self.tell_kernel(Action::Opaque);
     }
 
-    fn desync(&mut self, _side: Side) {
+    fn desync(&mut self, side: Side) {
         self.shared.counters.desyncs += 1;
+        if side == Side::Response
+            && let Some(tracked) = self.messages.active.first_mut()
+        {
+            // The head of this answer was never seen: one byte at the least, more cannot be told.
+            tracked.exchange.bytes_missed = tracked.exchange.bytes_missed.max(1);
+        }
         if self.messages.active.is_empty() {
             self.ignore();
         }

@@ -27,6 +27,9 @@ const IDLE_CONNECTION: Duration = Duration::from_secs(120);
 /// half hour for which some vendors hold a call.
 const SILENT_EXCHANGE: Duration = Duration::from_secs(45 * 60);
 
+/// The same once its client has ended its half of the connection: few clients do so and go on to wait.
+const HALF_CLOSED_EXCHANGE: Duration = Duration::from_secs(60);
+
 /// How long an exchange waits to learn its process before it is reported with the one that is presumed.
 const OWNER_PATIENCE: Duration = Duration::from_millis(500);
 
@@ -147,7 +150,8 @@ impl Engine {
         self.connections.retain(|_, connection| {
             let silence = now.since(connection.last_heard());
             if connection.is_busy() {
-                if silence >= SILENT_EXCHANGE {
+                let patience = if connection.is_half_closed() { HALF_CLOSED_EXCHANGE } else { SILENT_EXCHANGE };
+                if silence >= patience {
                     connection.give_up(now, shared, observer);
                 }
                 true

@@ -29,7 +29,7 @@ const MAX_ERROR_CHARS: usize = 300;
 
 /// Programs at the root of cgroup v2. The first two see the payload; the others say whose socket it is, and so come first
 /// when attaching.
-const CGROUP_PROGRAMS: [&str; 6] = ["sock_create", "sock_release", "connect4", "connect6", "tcp_ingress", "tcp_egress"];
+const CGROUP_PROGRAMS: [&str; 6] = ["sock_create", "sock_release", "connect4", "connect6", "tcp_egress", "tcp_ingress"];
 
 /// Programs on process starts and ends, needed by every group, and their tracepoints.
 const LIFECYCLE_PROGRAMS: [(&str, &str); 2] =
@@ -302,6 +302,12 @@ fn present(group: Group, name: &str, place: Label, ebpf: &Ebpf) -> ProbeStatus {
 
 fn attach_cgroup(ebpf: &mut Ebpf) -> Result<Label, ProbeError> {
     let root = cgroup::open_root().map_err(|error| ProbeError(error.to_string()))?;
+    // Loading takes tenths of a second. All are loaded before the first is attached: a request seen without its answer
+    // would be taken for one that waits.
+    for name in CGROUP_PROGRAMS {
+        let program = ebpf.program_mut(name).ok_or_else(|| missing(name))?;
+        load_cgroup_program(program).map_err(|error| ProbeError::new(name, &error))?;
+    }
     for name in CGROUP_PROGRAMS {
         let program = ebpf.program_mut(name).ok_or_else(|| missing(name))?;
         attach_cgroup_program(program, name, &root.fd).map_err(|error| {
@@ -318,23 +324,25 @@ fn attach_cgroup(ebpf: &mut Ebpf) -> Result<Label, ProbeError> {
     Ok(root.place)
 }
 
+fn load_cgroup_program(program: &mut Program) -> Result<(), ProgramError> {
+    match program {
+        Program::CgroupSkb(program) => program.load(),
+        Program::CgroupSock(program) => program.load(),
+        Program::CgroupSockAddr(program) => program.load(),
+        _ => Err(ProgramError::UnexpectedProgramType),
+    }
+}
+
 fn attach_cgroup_program(program: &mut Program, name: &str, root: &OwnedFd) -> Result<(), ProgramError> {
     // The kernel treats every link as one that allows others beside it.
     let mode = CgroupAttachMode::Single;
     match program {
         Program::CgroupSkb(program) => {
             let hook = if name == "tcp_ingress" { CgroupSkbAttachType::Ingress } else { CgroupSkbAttachType::Egress };
-            program.load()?;
             CgroupSkb::attach(program, root, hook, mode).map(drop)
         }
-        Program::CgroupSock(program) => {
-            program.load()?;
-            CgroupSock::attach(program, root, mode).map(drop)
-        }
-        Program::CgroupSockAddr(program) => {
-            program.load()?;
-            CgroupSockAddr::attach(program, root, mode).map(drop)
-        }
+        Program::CgroupSock(program) => CgroupSock::attach(program, root, mode).map(drop),
+        Program::CgroupSockAddr(program) => CgroupSockAddr::attach(program, root, mode).map(drop),
         _ => Err(ProgramError::UnexpectedProgramType),
     }
 }
