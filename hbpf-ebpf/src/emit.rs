@@ -19,11 +19,15 @@ struct Record<const N: usize> {
 #[inline(never)]
 pub fn emit<S: Source>(source: S, state: &mut S::State, piece: &mut Piece) {
     const LARGEST: u32 = RECORD_CLASSES[3] as u32;
-    // The verifier would follow every decision and every number of bytes through all that comes now.
+    // The verifier would follow every way of deciding, and every number of bytes, through all that comes now.
     let unknown = piece.timestamp_ns;
-    let whole = forgotten(piece.whole, unknown);
-    let tail = forgotten(piece.tail, unknown);
+    piece.whole = forgotten(piece.whole, unknown);
+    piece.tail = forgotten(piece.tail, unknown);
+    piece.len = forgotten(piece.len, unknown);
+    piece.left_out = forgotten(piece.left_out, unknown);
+    piece.held = forgotten(piece.held, unknown);
     piece.flags = forgotten(piece.flags.into(), unknown) as u16;
+    let (whole, tail) = (piece.whole, piece.tail);
     let mut at = 0;
     for _ in 1..S::MOST_RECORDS {
         if whole.wrapping_sub(at) <= LARGEST {

@@ -2,6 +2,9 @@
 
 mod support;
 
+#[path = "support/kernel.rs"]
+mod kernel;
+
 use std::{
     io::{Read, Write},
     net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream},
@@ -10,7 +13,7 @@ use std::{
 };
 
 use hbpf_ebpf::{BEGINNING_BYTES, REQUEST_HEAD_BYTES, TAIL_BYTES, action, counter, direction, flags, source};
-use support::{Kernel, Record};
+use kernel::{Kernel, Record};
 
 const MODEL_PATH: &str = "/v1/chat/completions";
 
@@ -74,7 +77,7 @@ fn a_model_call_is_seen_whole_from_both_ends() {
         drop(server);
 
         let records = kernel.records_of_port(port);
-        let handles = support::handles(&records);
+        let handles = kernel::handles(&records);
         assert_eq!(handles.len(), 2, "client and server have a socket each");
         for records in handles {
             let is_client = records[0].header.remote_port == port;
@@ -119,7 +122,7 @@ fn of_other_messages_only_the_beginning_leaves_the_kernel() {
     transfer(&mut server, &mut client, answer);
 
     let records = kernel.records_of_port(port);
-    for records in support::handles(&records) {
+    for records in kernel::handles(&records) {
         let of =
             |message| records.iter().copied().filter(|record| record.header.message == message).collect::<Vec<_>>();
         let first: usize = of(1).iter().map(|record| record.payload.len()).sum();
@@ -168,7 +171,7 @@ fn of_a_long_request_head_and_tails_are_copied() {
 
     let records = kernel.records_of_port(port);
     let mut copied = 0;
-    for records in support::handles(&records) {
+    for records in kernel::handles(&records) {
         let way = records[0].header.direction;
         let seen = stream(&records, way);
         assert_eq!(seen.len(), long.len(), "the last piece's tail is there");
@@ -204,7 +207,7 @@ fn a_compressed_request_and_a_long_answer_are_copied_whole() {
     let answer = vec![b'z'; 200_000];
     transfer(&mut server, &mut client, &answer);
     let records = kernel.records_of_port(port);
-    for records in support::handles(&records) {
+    for records in kernel::handles(&records) {
         let way = records[0].header.direction;
         assert_eq!(stream(&records, way), long);
         assert_eq!(stream(&records, 1 - way), answer);
@@ -243,7 +246,7 @@ fn a_connection_that_is_older_than_the_programs_is_picked_up_at_its_next_message
     assert_eq!(kernel.records_of_port(port).len(), 0, "the rest of a message whose beginning nobody has seen");
     transfer(&mut client, &mut server, &request);
     let records = kernel.records_of_port(port);
-    for records in support::handles(&records) {
+    for records in kernel::handles(&records) {
         assert_eq!(stream(&records, records[0].header.direction), request);
         assert_eq!(records[0].header.pid, 0, "who owns it is not known here");
     }
@@ -252,7 +255,7 @@ fn a_connection_that_is_older_than_the_programs_is_picked_up_at_its_next_message
 #[test]
 fn tls_is_seen_at_the_library_with_requests_read_byte_by_byte() {
     let Some(mut kernel) = Kernel::load() else { return };
-    let Some((python, library)) = support::python_with_shared_openssl() else { return };
+    let Some((python, library)) = kernel::python_with_shared_openssl() else { return };
     kernel.target(MODEL_PATH);
     kernel.attach_tls(&library);
     let places = tempfile::tempdir().expect("a temporary directory");
@@ -276,7 +279,7 @@ fn tls_is_seen_at_the_library_with_requests_read_byte_by_byte() {
     let health = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n".to_vec();
     let call = request(MODEL_PATH, b"{\"model\":\"m\"}");
     let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello".to_vec();
-    let flows = support::handles(&records);
+    let flows = kernel::handles(&records);
     assert_eq!(flows.len(), 2, "client and server");
     for records in flows {
         let first = &records[0].header;

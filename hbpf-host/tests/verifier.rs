@@ -21,26 +21,33 @@ use aya_obj::{
 /// preempted uprobes would share.
 const PRIVATE_STACK_BYTES: u32 = 64;
 
-/// What the kernel allows all frames together.
-const STACK_BYTES: u32 = 512;
-
 /// `BPF_LOG_STATS`: only the numbers, and also when the program is accepted.
 const LOG_STATS: u32 = 4;
 
 /// Loading must not take long: the verifier's work is what delays the first record. The kernel's own limit is a million.
-const MOST_INSTRUCTIONS: u32 = 400_000;
+const MOST_INSTRUCTIONS: u32 = 300_000;
 
 #[test]
 fn every_program_loads_within_its_stack() {
     if !support::can_load() {
         return;
     }
-    let bytes = support::object();
-    let mut loaded = Ebpf::load(&bytes).expect("the maps are created");
+    // The objects for other architectures differ in where they find a function's arguments: what this kernel's verifier
+    // says of them says almost all.
+    for architecture in ["x86_64", "aarch64"] {
+        let bytes = support::object(architecture);
+        let mut loaded = Ebpf::load(&bytes).expect("the maps are created");
+        check_stacks(&bytes, &loaded);
+        if architecture == std::env::consts::ARCH {
+            load_as_the_loader_does(&mut loaded);
+        }
+    }
+}
+
+fn check_stacks(bytes: &[u8], loaded: &Ebpf) {
     let maps: Vec<(String, i32)> =
         loaded.maps().map(|(name, map)| (name.to_owned(), descriptor(map).as_fd().as_raw_fd())).collect();
-
-    let mut object = Object::parse(&bytes).expect("the object is one");
+    let mut object = Object::parse(bytes).expect("the object is one");
     let text: HashSet<usize> = object.functions.keys().map(|(section, _)| *section).collect();
     let definitions = object.maps.clone();
     object
@@ -50,23 +57,23 @@ fn every_program_loads_within_its_stack() {
 
     for (name, program) in &object.programs {
         let instructions = &object.functions[&program.function_key()].instructions;
-        let uprobe = matches!(program.section, ProgramSection::UProbe { .. } | ProgramSection::URetProbe { .. });
         let log = load(&program.section, instructions, &program.license);
         let frames = frames(&log);
         let processed: u32 = number_after(&log, "processed ");
-        println!(
-            "{name}: frames {frames:?}, {processed} instructions verified in {} us",
-            number_after(&log, "verification time ")
-        );
+        println!("{name}: frames {frames:?}, {processed} instructions verified");
         assert!(processed < MOST_INSTRUCTIONS, "{name} takes the verifier {processed} instructions");
-        assert!(frames.iter().sum::<u32>() <= 2 * STACK_BYTES, "{name}: {frames:?}");
-        let raw_tracepoint = matches!(program.section, ProgramSection::RawTracePoint);
-        if uprobe || raw_tracepoint {
+        let may_be_private = matches!(
+            program.section,
+            ProgramSection::UProbe { .. } | ProgramSection::URetProbe { .. } | ProgramSection::RawTracePoint
+        );
+        if may_be_private {
             let largest = frames.iter().copied().max().unwrap_or_default();
             assert!(largest < PRIVATE_STACK_BYTES, "{name} has a frame of {largest} bytes: {log}");
         }
     }
+}
 
+fn load_as_the_loader_does(loaded: &mut Ebpf) {
     for (name, program) in loaded.programs_mut() {
         let loaded = match program {
             Program::UProbe(program) => program.load(),

@@ -18,7 +18,7 @@ const TARGET: &str = "bpfel-unknown-none";
 
 /// The flags that decide the objects' bytes, besides the path mappings. Part of the source hash.
 ///
-/// `target-cpu=v3` is what every kernel with a BPF ring buffer (5.8) runs; the linker wants debug information for BTF.
+/// Every kernel with a BPF ring buffer (5.8) runs v3; the linker wants debug information to make BTF of.
 const RUSTFLAGS: [&str; 4] = ["-Clinker=bpf-linker", "-Clink-arg=--btf", "-Ctarget-cpu=v3", "-Cdebuginfo=2"];
 
 /// The packages whose versions in Cargo.lock are part of the source hash.
@@ -255,7 +255,13 @@ fn rustflags(toolchain: &Toolchain) -> Result<Vec<String>> {
         .context("neither CARGO_HOME nor a home directory is known")?;
     let sysroot = command_output(Command::new(&toolchain.rustc).args(["--print", "sysroot"]))?;
     let mut flags: Vec<String> = RUSTFLAGS.map(str::to_owned).into();
-    let places = [(root(), "hbpf"), (cargo_home, "cargo"), (PathBuf::from(sysroot), "rust")];
+    let mut places = vec![(root(), "hbpf"), (PathBuf::from(sysroot), "rust")];
+    // Where packages are unpacked depends on the registry that they came from, too.
+    let unpacked = cargo_home.join("registry/src");
+    places.push((cargo_home, "cargo"));
+    for registry in fs::read_dir(unpacked).into_iter().flatten().flatten() {
+        places.push((registry.path(), "packages"));
+    }
     for (place, name) in places {
         flags.push(format!("--remap-path-prefix={}={name}", place.display()));
     }

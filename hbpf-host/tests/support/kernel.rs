@@ -1,0 +1,178 @@
+//! The committed object, loaded and attached without the helper, and its records.
+
+use std::{collections::BTreeMap, env, fs::File, path::PathBuf, process::Command};
+
+use aya::{
+    Ebpf, Pod,
+    maps::{HashMap, MapData, PerCpuArray, RingBuf},
+    programs::{
+        CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSock, CgroupSockAddr, UProbe, uprobe::UProbeScope,
+    },
+};
+use hbpf_ebpf::{FlowKey, RecordHeader, Verdict, kind, target};
+
+use crate::support;
+
+/// A record of the ring.
+pub struct Record {
+    pub header: RecordHeader,
+    pub payload: Vec<u8>,
+}
+
+impl Record {
+    pub fn is_close(&self) -> bool {
+        self.header.kind == kind::CLOSE
+    }
+}
+
+/// Records by the flow that they belong to, each flow's in their order.
+pub fn handles(records: &[Record]) -> Vec<Vec<&Record>> {
+    let mut flows: BTreeMap<u64, Vec<&Record>> = BTreeMap::new();
+    for record in records {
+        flows.entry(record.header.handle).or_default().push(record);
+    }
+    flows.into_values().collect()
+}
+
+/// A Python whose ssl module uses a shared libssl, and that library.
+pub fn python_with_shared_openssl() -> Option<(&'static str, PathBuf)> {
+    let program = "import ssl; print(next(l.split()[-1] for l in open('/proc/self/maps') if '/libssl' in l))";
+    let Ok(output) = Command::new("python3").args(["-c", program]).output() else {
+        support::skip("python3 is not installed")?;
+        return None;
+    };
+    let path = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+    if path.is_empty() {
+        support::skip("python3 does not use a shared libssl")?;
+    }
+    Some(("python3", path.into()))
+}
+
+/// The programs, loaded, and their maps.
+pub struct Kernel {
+    ebpf: Ebpf,
+    events: RingBuf<MapData>,
+    verdicts: HashMap<MapData, Bytes<24>, Bytes<8>>,
+    targets: HashMap<MapData, u64, u8>,
+    counters: PerCpuArray<MapData, u64>,
+}
+
+/// A map's key or value as it lies in memory.
+#[derive(Clone, Copy)]
+#[repr(C, align(8))]
+struct Bytes<const N: usize>([u8; N]);
+
+// SAFETY: bytes without padding (N is a multiple of eight in all uses), for which every pattern is valid.
+unsafe impl<const N: usize> Pod for Bytes<N> {}
+
+impl Kernel {
+    /// None where the test cannot run.
+    pub fn load() -> Option<Self> {
+        if !support::can_load() {
+            return None;
+        }
+        let mut ebpf = Ebpf::load(&support::object(env::consts::ARCH)).expect("the maps are created");
+        let mut take = |name: &str| ebpf.take_map(name).unwrap_or_else(|| panic!("no map {name}"));
+        let events = RingBuf::try_from(take("EVENTS")).expect("EVENTS is a ring");
+        let verdicts = HashMap::try_from(take("VERDICTS")).expect("VERDICTS is a hash map");
+        let targets = HashMap::try_from(take("TARGETS")).expect("TARGETS is a hash map");
+        let counters = PerCpuArray::try_from(take("COUNTERS")).expect("COUNTERS is a per-CPU array");
+        Some(Self { ebpf, events, verdicts, targets, counters })
+    }
+
+    pub fn target(&mut self, pattern: &str) {
+        self.targets.insert(target::hash(pattern.as_bytes()), 1, 0).expect("TARGETS takes a pattern");
+    }
+
+    pub fn verdict(&mut self, judged: &RecordHeader, action: u32) {
+        let key = FlowKey {
+            handle: judged.handle,
+            generation: judged.generation,
+            pid: if judged.source == hbpf_ebpf::source::TLS { judged.pid } else { 0 },
+            source: judged.source.into(),
+        };
+        let verdict = Verdict { message: judged.message, action };
+        // SAFETY: both are integers without padding and as long as their bytes.
+        let (key, verdict) = unsafe {
+            (std::mem::transmute::<FlowKey, Bytes<24>>(key), std::mem::transmute::<Verdict, Bytes<8>>(verdict))
+        };
+        self.verdicts.insert(key, verdict, 0).expect("VERDICTS takes a verdict");
+    }
+
+    pub fn counter(&self, which: u32) -> u64 {
+        self.counters.get(&which, 0).expect("the counter exists").iter().sum()
+    }
+
+    /// What is in the ring.
+    pub fn records(&mut self) -> Vec<Record> {
+        let mut records = Vec::new();
+        while let Some(item) = self.events.next() {
+            let (header, payload) = item.split_at(size_of::<RecordHeader>());
+            // SAFETY: the record begins with a header, which is integers throughout.
+            let header: RecordHeader = unsafe { std::ptr::read_unaligned(header.as_ptr().cast()) };
+            let captured = usize::try_from(header.captured_len).expect("lengths fit");
+            records.push(Record { header, payload: payload[..captured].to_vec() });
+        }
+        records
+    }
+
+    /// What is in the ring of the flows that have `port` at one of their ends, with those flows' ends.
+    pub fn records_of_port(&mut self, port: u16) -> Vec<Record> {
+        let records = self.records();
+        let has_port = |record: &&Record| record.header.local_port == port || record.header.remote_port == port;
+        let handles: Vec<u64> = records.iter().filter(has_port).map(|record| record.header.handle).collect();
+        records.into_iter().filter(|record| handles.contains(&record.header.handle)).collect()
+    }
+
+    pub fn attach_tcp(&mut self) {
+        let cgroup = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"]
+            .iter()
+            .find(|place| std::path::Path::new(place).join("cgroup.controllers").exists())
+            .expect("cgroup v2 is mounted");
+        let cgroup = File::open(cgroup).expect("cgroup v2 can be opened");
+        for name in ["sock_create", "sock_release"] {
+            let program: &mut CgroupSock = self.program(name);
+            program.load().expect("the program loads");
+            program.attach(&cgroup, CgroupAttachMode::Single).expect("the program attaches");
+        }
+        for name in ["connect4", "connect6"] {
+            let program: &mut CgroupSockAddr = self.program(name);
+            program.load().expect("the program loads");
+            program.attach(&cgroup, CgroupAttachMode::Single).expect("the program attaches");
+        }
+        for (name, kind) in [("tcp_egress", CgroupSkbAttachType::Egress), ("tcp_ingress", CgroupSkbAttachType::Ingress)]
+        {
+            let program: &mut CgroupSkb = self.program(name);
+            program.load().expect("the program loads");
+            program.attach(&cgroup, kind, CgroupAttachMode::Single).expect("the program attaches");
+        }
+    }
+
+    pub fn attach_tls(&mut self, library: &std::path::Path) {
+        for (name, symbol) in [
+            ("ssl_read", "SSL_read"),
+            ("ssl_read_return", "SSL_read"),
+            ("ssl_read_ex", "SSL_read_ex"),
+            ("ssl_read_ex_return", "SSL_read_ex"),
+            ("ssl_write", "SSL_write"),
+            ("ssl_write_return", "SSL_write"),
+            ("ssl_write_ex", "SSL_write_ex"),
+            ("ssl_write_ex_return", "SSL_write_ex"),
+            ("ssl_free", "SSL_free"),
+            ("ssl_new_return", "SSL_new"),
+        ] {
+            let program: &mut UProbe = self.program(name);
+            program.load().expect("the program loads");
+            program.attach(symbol, library, UProbeScope::AllProcesses).expect("the program attaches");
+        }
+    }
+
+    fn program<'a, T>(&'a mut self, name: &str) -> &'a mut T
+    where
+        &'a mut T: TryFrom<&'a mut aya::programs::Program>,
+        <&'a mut T as TryFrom<&'a mut aya::programs::Program>>::Error: std::fmt::Debug,
+    {
+        let program = self.ebpf.program_mut(name).unwrap_or_else(|| panic!("no program {name}"));
+        program.try_into().expect("the program is of its type")
+    }
+}
