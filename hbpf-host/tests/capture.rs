@@ -253,6 +253,42 @@ fn a_connection_that_is_older_than_the_programs_is_picked_up_at_its_next_message
 }
 
 #[test]
+fn a_request_that_arrives_before_its_server_accepts_is_shown_with_its_addresses() {
+    let Some(mut kernel) = Kernel::load() else { return };
+    kernel.target(MODEL_PATH);
+    kernel.attach_tcp();
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a loopback address can be bound");
+    kernel::defer_accept(&listener);
+    let port = listener.local_addr().expect("a bound socket has an address").port();
+    let mut client = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).expect("loopback connects");
+    let request = request(MODEL_PATH, b"{}");
+    client.write_all(&request).expect("loopback takes");
+    let (mut server, _) = listener.accept().expect("the request lets the server accept");
+    let mut received = vec![0; request.len()];
+    server.read_exact(&mut received).expect("loopback delivers");
+    assert_eq!(received, request);
+
+    let records = kernel.records_of_port(port);
+    let at_listener: Vec<_> = records.iter().filter(|record| record.header.flags & flags::LISTENER != 0).collect();
+    assert_eq!(at_listener.len(), 1);
+    let (header, payload) = (&at_listener[0].header, &at_listener[0].payload);
+    assert_eq!(*payload, request);
+    assert_eq!(header.flags & flags::BEGIN, flags::BEGIN);
+    assert_eq!((header.message, header.direction), (0, direction::RECEIVED), "no flow has begun at the listener");
+    assert_eq!(header.local_port, port);
+    assert_eq!(header.remote_port, client.local_addr().expect("it is connected").port());
+    assert_eq!(header.local_address[..4], Ipv4Addr::LOCALHOST.octets());
+    assert_eq!(header.remote_address[..4], Ipv4Addr::LOCALHOST.octets());
+
+    transfer(&mut server, &mut client, b"HTTP/1.1 204 No Content\r\n\r\n");
+    transfer(&mut client, &mut server, &request);
+    let records = kernel.records_of_port(port);
+    let at_server: Vec<_> = records.iter().filter(|record| record.header.local_port == port).collect();
+    assert_eq!(stream(&at_server, direction::RECEIVED), request, "the accepted socket is followed from here on");
+    assert!(at_server.iter().all(|record| record.header.handle != header.handle));
+}
+
+#[test]
 fn tls_is_seen_at_the_library_with_requests_read_byte_by_byte() {
     let Some(mut kernel) = Kernel::load() else { return };
     let Some((python, library)) = kernel::python_with_shared_openssl() else { return };

@@ -48,6 +48,24 @@ pub fn python_with_shared_openssl() -> Option<(&'static str, PathBuf)> {
     Some(("python3", path.into()))
 }
 
+/// Has connections accepted only when their first bytes have arrived, as Apache and nginx do.
+pub fn defer_accept(listener: &std::net::TcpListener) {
+    use nix::libc;
+    use std::os::fd::AsRawFd;
+    let seconds: libc::c_int = 5;
+    // SAFETY: the option's value is an integer that outlives the call.
+    let set = unsafe {
+        libc::setsockopt(
+            listener.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_DEFER_ACCEPT,
+            (&raw const seconds).cast(),
+            size_of_val(&seconds) as libc::socklen_t,
+        )
+    };
+    assert_eq!(set, 0, "{}", std::io::Error::last_os_error());
+}
+
 /// The programs, loaded, and their maps.
 pub struct Kernel {
     ebpf: Ebpf,
