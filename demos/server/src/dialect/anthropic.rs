@@ -45,6 +45,7 @@ fn usage(behaviour: &Behaviour, output: u32) -> Value {
         "cache_creation_input_tokens": behaviour.cache_written,
         "cache_read_input_tokens": behaviour.cached,
         "output_tokens": output,
+        "output_tokens_details": {"thinking_tokens": behaviour.reasoning.min(output)},
         "service_tier": "standard",
     })
 }
