@@ -68,9 +68,14 @@ impl Observer {
     pub fn until_tls_of(&mut self, pid: u32) {
         let library = tls_library(pid);
         let name = library.file_name().expect("a library has a name").to_string_lossy().into_owned();
+        self.until_library(&name);
+    }
+
+    /// Waits for a TLS library with this in its name to be probed.
+    pub fn until_library(&mut self, name: &str) {
         self.until(&format!("{name} is probed"), |frame| {
             let mut probes = frame.capture.probes.iter().filter(|probe| probe.group == "llm-tls");
-            probes.any(|probe| probe.state == ProbeState::On && probe.attached_to.as_str().contains(&name))
+            probes.any(|probe| probe.state == ProbeState::On && probe.attached_to.as_str().contains(name))
         });
     }
 
