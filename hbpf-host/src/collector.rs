@@ -403,7 +403,9 @@ impl Worker {
         } else if let (Some(next), Some(interval)) = (self.next_sample, self.interval)
             && now >= next
         {
-            self.next_sample = Some(next.after(interval).max(now));
+            // After a delay the pace starts anew: samples close to each other say nothing.
+            let due = next.after(interval);
+            self.next_sample = Some(if due > now { due } else { now.after(interval) });
             self.request_sample(now)?;
         }
         Ok(())
