@@ -14,19 +14,19 @@ use hbpf_ebpf::{FlowKey, RecordHeader, Verdict, kind, target};
 use crate::support;
 
 /// A record of the ring.
-pub struct Record {
-    pub header: RecordHeader,
-    pub payload: Vec<u8>,
+pub(crate) struct Record {
+    pub(crate) header: RecordHeader,
+    pub(crate) payload: Vec<u8>,
 }
 
 impl Record {
-    pub fn is_close(&self) -> bool {
+    pub(crate) fn is_close(&self) -> bool {
         self.header.kind == kind::CLOSE
     }
 }
 
 /// Records by the flow that they belong to, each flow's in their order.
-pub fn handles(records: &[Record]) -> Vec<Vec<&Record>> {
+pub(crate) fn handles(records: &[Record]) -> Vec<Vec<&Record>> {
     let mut flows: BTreeMap<u64, Vec<&Record>> = BTreeMap::new();
     for record in records {
         flows.entry(record.header.handle).or_default().push(record);
@@ -35,7 +35,7 @@ pub fn handles(records: &[Record]) -> Vec<Vec<&Record>> {
 }
 
 /// A Python whose ssl module uses a shared libssl, and that library.
-pub fn python_with_shared_openssl() -> Option<(&'static str, PathBuf)> {
+pub(crate) fn python_with_shared_openssl() -> Option<(&'static str, PathBuf)> {
     let program = "import ssl; print(next(l.split()[-1] for l in open('/proc/self/maps') if '/libssl' in l))";
     let Ok(output) = Command::new("python3").args(["-c", program]).output() else {
         support::skip("python3 is not installed")?;
@@ -49,7 +49,7 @@ pub fn python_with_shared_openssl() -> Option<(&'static str, PathBuf)> {
 }
 
 /// Has connections accepted only when their first bytes have arrived, as Apache and nginx do.
-pub fn defer_accept(listener: &std::net::TcpListener) {
+pub(crate) fn defer_accept(listener: &std::net::TcpListener) {
     use nix::libc;
     use std::os::fd::AsRawFd;
     let seconds: libc::c_int = 5;
@@ -67,7 +67,7 @@ pub fn defer_accept(listener: &std::net::TcpListener) {
 }
 
 /// The programs, loaded, and their maps.
-pub struct Kernel {
+pub(crate) struct Kernel {
     ebpf: Ebpf,
     events: RingBuf<MapData>,
     verdicts: HashMap<MapData, Bytes<24>, Bytes<8>>,
@@ -85,7 +85,7 @@ unsafe impl<const N: usize> Pod for Bytes<N> {}
 
 impl Kernel {
     /// None where the test cannot run.
-    pub fn load() -> Option<Self> {
+    pub(crate) fn load() -> Option<Self> {
         if !support::can_load() {
             return None;
         }
@@ -98,11 +98,11 @@ impl Kernel {
         Some(Self { ebpf, events, verdicts, targets, counters })
     }
 
-    pub fn target(&mut self, pattern: &str) {
+    pub(crate) fn target(&mut self, pattern: &str) {
         self.targets.insert(target::hash(pattern.as_bytes()), 1, 0).expect("TARGETS takes a pattern");
     }
 
-    pub fn verdict(&mut self, judged: &RecordHeader, action: u32) {
+    pub(crate) fn verdict(&mut self, judged: &RecordHeader, action: u32) {
         let key = FlowKey {
             handle: judged.handle,
             generation: judged.generation,
@@ -117,12 +117,12 @@ impl Kernel {
         self.verdicts.insert(key, verdict, 0).expect("VERDICTS takes a verdict");
     }
 
-    pub fn counter(&self, which: u32) -> u64 {
+    pub(crate) fn counter(&self, which: u32) -> u64 {
         self.counters.get(&which, 0).expect("the counter exists").iter().sum()
     }
 
     /// What is in the ring.
-    pub fn records(&mut self) -> Vec<Record> {
+    pub(crate) fn records(&mut self) -> Vec<Record> {
         let mut records = Vec::new();
         while let Some(item) = self.events.next() {
             let (header, payload) = item.split_at(size_of::<RecordHeader>());
@@ -135,14 +135,14 @@ impl Kernel {
     }
 
     /// What is in the ring of the flows that have `port` at one of their ends, with those flows' ends.
-    pub fn records_of_port(&mut self, port: u16) -> Vec<Record> {
+    pub(crate) fn records_of_port(&mut self, port: u16) -> Vec<Record> {
         let records = self.records();
         let has_port = |record: &&Record| record.header.local_port == port || record.header.remote_port == port;
         let handles: Vec<u64> = records.iter().filter(has_port).map(|record| record.header.handle).collect();
         records.into_iter().filter(|record| handles.contains(&record.header.handle)).collect()
     }
 
-    pub fn attach_tcp(&mut self) {
+    pub(crate) fn attach_tcp(&mut self) {
         let cgroup = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"]
             .iter()
             .find(|place| std::path::Path::new(place).join("cgroup.controllers").exists())
@@ -166,7 +166,7 @@ impl Kernel {
         }
     }
 
-    pub fn attach_tls(&mut self, library: &std::path::Path) {
+    pub(crate) fn attach_tls(&mut self, library: &std::path::Path) {
         for (name, symbol) in [
             ("ssl_read", "SSL_read"),
             ("ssl_read_return", "SSL_read"),

@@ -3,7 +3,7 @@
 use std::{env, path::PathBuf};
 
 /// The object for an architecture: the committed one, or one at the place that `HBPF_EBPF_OBJECTS` names.
-pub fn object(architecture: &str) -> Vec<u8> {
+pub(crate) fn object(architecture: &str) -> Vec<u8> {
     let path = env::var_os("HBPF_EBPF_OBJECTS")
         .map_or_else(|| PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../hbpf-ebpf/dist")), PathBuf::from)
         .join(format!("hbpf.{architecture}.o"));
@@ -11,12 +11,12 @@ pub fn object(architecture: &str) -> Vec<u8> {
 }
 
 /// Whether programs can be loaded at all; says why not, unless the run insists.
-pub fn can_load() -> bool {
+pub(crate) fn can_load() -> bool {
     nix::unistd::geteuid().is_root() || skip("loading eBPF programs needs root").is_some()
 }
 
 /// Says why a test does not run, unless it has to.
-pub fn skip(reason: &str) -> Option<()> {
+pub(crate) fn skip(reason: &str) -> Option<()> {
     assert!(env::var_os("HBPF_REQUIRE_BPF").is_none(), "{reason}");
     eprintln!("skipped: {reason}");
     None
