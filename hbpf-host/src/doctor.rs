@@ -1,7 +1,12 @@
 //! What works on this machine, found out by trying, and what mends the rest.
+//!
+//! It reads files under /proc and /sys and attaches probes for a moment, all of which the helper does too, and nothing
+//! that probes have captured. So it runs in the privileged process itself.
 
 mod gpu;
 mod machine;
+mod root;
+mod trial;
 
 use std::path::PathBuf;
 
@@ -9,11 +14,9 @@ use hbpf_core::label::Label;
 use hbpf_core::snapshot::TlsVisibility;
 use serde::Serialize;
 
-use crate::discover::{Libraries, Library, LibraryId};
-use crate::helper::missing_privileges;
-use crate::probes::{Probes, cgroup};
+use crate::discover::{Libraries, Library, LibraryId, system_directories};
+use crate::privsep;
 use crate::process::Table;
-use crate::protocol::Group;
 
 /// Processes that one scan of all gets through at least; see [`Libraries::scan`].
 const PROCESSES_PER_SCAN: usize = 128;
@@ -66,7 +69,7 @@ pub struct Named {
     pub command: Label,
 }
 
-/// A TLS library in use.
+/// A TLS library into which probes can be put.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct LibraryUse {
     /// Its path as its first user sees it.
@@ -75,7 +78,7 @@ pub struct LibraryUse {
     pub version: Option<Label>,
     /// Functions in which probes can be put.
     pub functions: usize,
-    /// Who uses it.
+    /// Who uses it. An installed library is probed without users too: the next command may be one.
     pub users: Vec<Named>,
 }
 
@@ -109,72 +112,44 @@ impl Doctor {
     }
 }
 
-/// Looks into everything, and for a moment attaches each group of probes. Needs the privileges that the helper needs, and
-/// says so where they are missing.
+/// Looks into everything, and for a moment attaches each group of probes. Needs the privileges that the helper needs;
+/// without them it says so, and finds out what it can.
 pub fn examine() -> Doctor {
+    let capabilities = privsep::capabilities().ok();
+    let may_probe = capabilities.is_some_and(|held| held.missing_for_probes().is_empty());
     let mut examiner = Examiner::new();
-    let mut checks =
-        vec![machine::kernel(), privileges(), machine::btf(), machine::unprivileged_bpf(), machine::tracefs()];
-    checks.push(cgroup_root());
     let found = examiner.scan();
     let libraries = examiner.libraries(&found);
-    if missing_privileges().is_none() {
-        checks.extend(try_probes(found));
-        checks.push(machine::others_at_the_root());
+    let blind = examiner.blind();
+
+    let mut checks = vec![machine::kernel(&machine::Disk), machine::privileges(capabilities)];
+    checks.extend(machine::checks(&machine::Disk));
+    checks.push(root::reach(may_probe));
+    if may_probe {
+        let others = root::others();
+        checks.extend(trial::probes(found, others.outcome == Outcome::Fail));
+        checks.push(others);
     }
+    checks.push(visibility(&libraries, &blind));
     checks.push(gpu::library());
-    Doctor { checks, libraries, blind: examiner.blind() }
+    Doctor { checks, libraries, blind }
 }
 
-fn privileges() -> Check {
-    match missing_privileges() {
-        None => Check::new("privileges", Outcome::Ok, "all capabilities that probes need"),
-        Some(missing) => Check::new("privileges", Outcome::Fail, missing).advise("sudo hbpf doctor"),
-    }
-}
-
-fn cgroup_root() -> Check {
-    match cgroup::open_root() {
-        Ok(root) => Check::new("cgroup v2", Outcome::Ok, format!("the host's root: {}", root.place)),
-        Err(error) => Check::new("cgroup v2", Outcome::Fail, error.to_string())
-            .advise("plain HTTP is not seen without it; run hbpf on the host, with systemd.unified_cgroup_hierarchy=1 if need be"),
-    }
-}
-
-/// Attaches each group for a moment.
-fn try_probes(libraries: Vec<Library>) -> Vec<Check> {
-    let mut probes = Probes::new();
-    let count = libraries.len();
-    libraries.into_iter().for_each(|library| probes.add_library(library));
-    let mut checks = Vec::new();
-    for group in Group::ALL {
-        let name = group.name();
-        let result = probes.attach(group).map(drop);
-        let errors = probes.take_library_errors();
-        checks.push(match result {
-            Err(error) => Check::new(name, Outcome::Fail, error.to_string()).advise(
-                "the kernel must have BPF, BPF_SYSCALL, CGROUP_BPF, PERF_EVENTS and UPROBES built in, not locked down",
-            ),
-            Ok(()) if !errors.is_empty() => {
-                let texts: Vec<String> = errors.iter().map(ToString::to_string).collect();
-                Check::new(name, Outcome::Warn, texts.join("; "))
-            }
-            Ok(()) => {
-                let places =
-                    probes.status().iter().filter(|probe| probe.group == group && probe.off_because.is_none()).count();
-                let detail = match group {
-                    Group::LlmTls => format!("attached and detached again: {places} programs, {count} TLS libraries"),
-                    Group::LlmPlain => format!("attached and detached again: {places} programs"),
-                };
-                Check::new(name, Outcome::Ok, detail)
-            }
-        });
-        if group == Group::LlmPlain {
-            checks.push(machine::statistics());
+fn visibility(libraries: &[LibraryUse], blind: &[Blind]) -> Check {
+    const NAME: &str = "TLS traffic";
+    let mut users: Vec<u32> = libraries.iter().flat_map(|library| &library.users).map(|user| user.pid).collect();
+    users.sort_unstable();
+    users.dedup();
+    let seen = match users.len().saturating_sub(blind.iter().filter(|blind| !blind.wholly).count()) {
+        1 => "1 process uses a TLS library that can be probed".to_owned(),
+        seen => format!("{seen} processes use a TLS library that can be probed"),
+    };
+    match blind.len() {
+        0 => Check::new(NAME, Outcome::Ok, seen),
+        blind => {
+            Check::new(NAME, Outcome::Warn, format!("{seen}, {blind} cannot be seen into or in part only (below)"))
         }
-        probes.detach(group);
     }
-    checks
 }
 
 /// Looks at processes.
@@ -194,9 +169,9 @@ impl Examiner {
         }
     }
 
-    /// All libraries in use.
+    /// All libraries, installed or in use.
     fn scan(&mut self) -> Vec<Library> {
-        let mut found = Vec::new();
+        let mut found = self.libraries.scan_installed(&system_directories()).added;
         for _ in 0..(self.pids.len().div_ceil(PROCESSES_PER_SCAN) + 1).min(MAX_SCANS) {
             let changes = self.libraries.scan();
             found.retain(|library: &Library| !changes.removed.contains(&library.id));
@@ -232,5 +207,33 @@ impl Examiner {
 
     fn name(&mut self, pid: u32) -> Option<Named> {
         self.processes.describe(pid).map(|info| Named { pid, command: info.command })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn named(pid: u32) -> Named {
+        Named { pid, command: "x".into() }
+    }
+
+    #[test]
+    fn a_process_counts_once_and_as_seen_only_if_wholly() {
+        let library = |users: &[u32]| LibraryUse {
+            path: "/lib/libssl.so.3".into(),
+            version: None,
+            functions: 7,
+            users: users.iter().copied().map(named).collect(),
+        };
+        let libraries = [library(&[7, 8]), library(&[8, 9])];
+        let check = visibility(&libraries, &[]);
+        assert_eq!(check.outcome, Outcome::Ok);
+        assert_eq!(check.detail, "3 processes use a TLS library that can be probed");
+        let blind = |pid, wholly| Blind { process: named(pid), wholly, reason: "GnuTLS".into() };
+        let check = visibility(&libraries, &[blind(9, false), blind(10, true)]);
+        assert_eq!(check.outcome, Outcome::Warn);
+        assert!(check.detail.starts_with("2 processes use ") && check.detail.contains(", 2 cannot be"), "{check:?}");
+        assert!(visibility(&[library(&[1])], &[]).detail.starts_with("1 process uses"));
     }
 }

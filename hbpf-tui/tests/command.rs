@@ -97,6 +97,17 @@ fn a_reader_that_goes_away_is_no_error() {
     assert_eq!(text(&output.stderr), "");
 }
 
+#[test]
+fn the_doctor_fails_exactly_where_a_check_does() {
+    let output = output(&["doctor", "--json"]);
+    let found: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON and nothing else");
+    let checks = found["checks"].as_array().expect("checks");
+    let failed = checks.iter().any(|check| check["outcome"] == "fail");
+    assert_eq!(output.status.code(), Some(i32::from(failed)), "{checks:#?}");
+    assert!(checks.iter().any(|check| check["name"] == "kernel"));
+    assert_eq!(text(&output.stderr), "");
+}
+
 /// A terminal with `hbpf` on it.
 struct Session {
     child: std::process::Child,

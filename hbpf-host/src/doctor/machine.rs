@@ -1,29 +1,53 @@
-//! The kernel and how it is set up.
+//! The kernel, how it is set up, and what this process may do.
 
-use std::collections::BTreeMap;
-use std::os::fd::AsFd;
 use std::path::Path;
 
-use aya::sys::{Stats, enable_stats};
-
 use super::{Check, Outcome};
-use crate::probes::{cgroup, raw};
+use crate::privsep::Capabilities;
 
 /// The first kernel with ring buffers.
 const OLDEST: (u32, u32) = (5, 8);
 
-/// Hooks of a control group at which hbpf attaches: `enum bpf_attach_type` and a name.
-const HOOKS: [(u32, &str); 6] =
-    [(0, "ingress"), (1, "egress"), (2, "sock_create"), (34, "sock_release"), (10, "connect4"), (11, "connect6")];
+/// The oldest kernel that hbpf was tried on.
+const OLDEST_TRIED: (u32, u32) = (5, 10);
 
-pub(super) fn kernel() -> Check {
-    let release = read("/proc/sys/kernel/osrelease").unwrap_or_else(|| "unknown".into());
+/// The file system, as far as it is looked at.
+pub(super) trait Look {
+    fn read(&self, path: &str) -> Option<String>;
+    fn exists(&self, path: &str) -> bool;
+}
+
+/// The real one.
+pub(super) struct Disk;
+
+impl Look for Disk {
+    fn read(&self, path: &str) -> Option<String> {
+        std::fs::read_to_string(path).ok().map(|text| text.trim().to_owned())
+    }
+
+    fn exists(&self, path: &str) -> bool {
+        Path::new(path).exists()
+    }
+}
+
+/// How the kernel is set up.
+pub(super) fn checks(files: &impl Look) -> Vec<Check> {
+    let mut checks = vec![btf(files)];
+    checks.extend(lockdown(files));
+    checks.extend([uprobes(files), unprivileged_bpf(files), tracefs(files)]);
+    checks
+}
+
+pub(super) fn kernel(files: &impl Look) -> Check {
+    let release = files.read("/proc/sys/kernel/osrelease").unwrap_or_else(|| "unknown".into());
     let detail = format!("Linux {release} on {}", std::env::consts::ARCH);
+    let needed = format!("hbpf needs Linux {}.{} or newer", OLDEST.0, OLDEST.1);
     match version(&release) {
-        Some(version) if version < OLDEST => Check::new("kernel", Outcome::Fail, detail)
-            .advise(format!("hbpf needs Linux {}.{} or newer", OLDEST.0, OLDEST.1)),
+        Some(version) if version < OLDEST => Check::new("kernel", Outcome::Fail, detail).advise(needed),
+        Some(version) if version < OLDEST_TRIED => Check::new("kernel", Outcome::Warn, detail)
+            .advise(format!("hbpf was tried on Linux {}.{} and newer only", OLDEST_TRIED.0, OLDEST_TRIED.1)),
         Some(_) => Check::new("kernel", Outcome::Ok, detail),
-        None => Check::new("kernel", Outcome::Warn, detail),
+        None => Check::new("kernel", Outcome::Warn, detail).advise(needed),
     }
 }
 
@@ -32,16 +56,54 @@ fn version(release: &str) -> Option<(u32, u32)> {
     Some((numbers.next()??, numbers.next()??))
 }
 
-pub(super) fn btf() -> Check {
-    if Path::new("/sys/kernel/btf/vmlinux").exists() {
-        return Check::new("BTF", Outcome::Ok, "/sys/kernel/btf/vmlinux");
+pub(super) fn privileges(held: Option<Capabilities>) -> Check {
+    const NAME: &str = "privileges";
+    const ADVICE: &str = "sudo hbpf doctor";
+    let Some(held) = held else {
+        return Check::new(NAME, Outcome::Fail, "the kernel does not say what this process may do").advise(ADVICE);
+    };
+    let missing = held.missing_for_probes();
+    if !missing.is_empty() {
+        let detail = format!("without {}, so no probes were tried", missing.join(", "));
+        return Check::new(NAME, Outcome::Fail, detail).advise(ADVICE);
     }
-    Check::new("BTF", Outcome::Warn, "no /sys/kernel/btf/vmlinux").advise("use a kernel with CONFIG_DEBUG_INFO_BTF")
+    if !held.may_look_into_others() {
+        return Check::new(NAME, Outcome::Warn, "without CAP_SYS_PTRACE, TLS libraries of other users are not found")
+            .advise(ADVICE);
+    }
+    Check::new(NAME, Outcome::Ok, "all that probes need")
 }
 
-pub(super) fn unprivileged_bpf() -> Check {
+fn btf(files: &impl Look) -> Check {
+    let path = "/sys/kernel/btf/vmlinux";
+    if files.exists(path) {
+        return Check::new("BTF", Outcome::Ok, path);
+    }
+    Check::new("BTF", Outcome::Warn, format!("no {path}; socket storage may be refused"))
+        .advise("use a kernel with CONFIG_DEBUG_INFO_BTF")
+}
+
+fn lockdown(files: &impl Look) -> Option<Check> {
+    let modes = files.read("/sys/kernel/security/lockdown")?;
+    let mode = modes.split('[').nth(1)?.split(']').next()?;
+    Some(match mode {
+        "confidentiality" => Check::new("lockdown", Outcome::Fail, "confidentiality: BPF programs may not read memory")
+            .advise("boot with lockdown=integrity, or without"),
+        mode => Check::new("lockdown", Outcome::Ok, mode),
+    })
+}
+
+fn uprobes(files: &impl Look) -> Check {
+    if files.exists("/sys/bus/event_source/devices/uprobe/type") {
+        return Check::new("uprobes", Outcome::Ok, "the kernel offers them");
+    }
+    Check::new("uprobes", Outcome::Fail, "the kernel offers none, so TLS traffic stays unseen")
+        .advise("use a kernel with CONFIG_UPROBE_EVENTS")
+}
+
+fn unprivileged_bpf(files: &impl Look) -> Check {
     let name = "unprivileged BPF";
-    match read("/proc/sys/kernel/unprivileged_bpf_disabled").as_deref() {
+    match files.read("/proc/sys/kernel/unprivileged_bpf_disabled").as_deref() {
         Some("0") => Check::new(name, Outcome::Warn, "any user may load BPF programs; hbpf does not need that")
             .advise("sysctl kernel.unprivileged_bpf_disabled=2"),
         Some(_) => Check::new(name, Outcome::Ok, "disabled, as it should be; hbpf does not need it"),
@@ -49,60 +111,42 @@ pub(super) fn unprivileged_bpf() -> Check {
     }
 }
 
-pub(super) fn tracefs() -> Check {
-    let mounted = ["/sys/kernel/tracing/events", "/sys/kernel/debug/tracing/events"];
-    let state = if mounted.iter().any(|path| Path::new(path).exists()) { "mounted" } else { "not mounted" };
-    Check::new("tracefs", Outcome::Ok, format!("{state}; not needed"))
-}
-
-pub(super) fn statistics() -> Check {
-    match enable_stats(Stats::RunTime) {
-        Ok(_) => Check::new("BPF statistics", Outcome::Ok, "the cost of probes can be measured"),
-        Err(error) => {
-            Check::new("BPF statistics", Outcome::Warn, format!("the cost of probes is not known: {}", error.io_error))
-        }
-    }
-}
-
-/// Programs of others at the root of cgroup v2. One that does not share keeps ours out.
-pub(super) fn others_at_the_root() -> Check {
-    let name = "other programs";
-    let Ok(root) = cgroup::open_root() else {
-        return Check::new(name, Outcome::Warn, "the root of cgroup v2 cannot be opened");
+fn tracefs(files: &impl Look) -> Check {
+    let detail = match mounted(files, "tracefs") {
+        Some(place) => format!("mounted at {place}; not needed"),
+        None => "not mounted; not needed".into(),
     };
-    let names: BTreeMap<u32, String> = aya::programs::loaded_programs()
-        .flatten()
-        .map(|program| (program.id(), program.name_as_str().unwrap_or_default().to_owned()))
-        .collect();
-    let (mut shared, mut exclusive) = (Vec::new(), Vec::new());
-    for (hook, hook_name) in HOOKS {
-        let Ok(attached) = raw::attached(root.fd.as_fd(), hook) else { continue };
-        let list = if attached.shared { &mut shared } else { &mut exclusive };
-        for id in attached.programs {
-            list.push(format!("{hook_name}: {} (id {id})", names.get(&id).map_or("unnamed", String::as_str)));
-        }
-    }
-    if !exclusive.is_empty() {
-        let detail = format!("attached to the root of cgroup v2 without sharing it: {}", exclusive.join(", "));
-        return Check::new(name, Outcome::Fail, detail).advise(
-            "plain HTTP is not seen while they are attached; have their owner attach them with BPF_F_ALLOW_MULTI",
-        );
-    }
-    let detail = if shared.is_empty() {
-        "none at the root of cgroup v2".into()
-    } else {
-        format!("beside ours: {}", shared.join(", "))
-    };
-    Check::new(name, Outcome::Ok, detail)
+    Check::new("tracefs", Outcome::Ok, detail)
 }
 
-fn read(path: &str) -> Option<String> {
-    std::fs::read_to_string(path).ok().map(|text| text.trim().to_owned())
+/// Where a file system of a type is mounted first.
+fn mounted(files: &impl Look, kind: &str) -> Option<String> {
+    let mounts = files.read("/proc/self/mounts")?;
+    let mut lines = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>());
+    lines.find_map(|fields| (fields.get(2) == Some(&kind)).then(|| fields[1].to_owned()))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::version;
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    struct Fake(BTreeMap<&'static str, &'static str>);
+
+    impl Look for Fake {
+        fn read(&self, path: &str) -> Option<String> {
+            self.0.get(path).map(|text| (*text).to_owned())
+        }
+
+        fn exists(&self, path: &str) -> bool {
+            self.0.contains_key(path)
+        }
+    }
+
+    fn fake(files: &[(&'static str, &'static str)]) -> Fake {
+        Fake(files.iter().copied().collect())
+    }
 
     #[test]
     fn versions_of_distributions_are_read() {
@@ -110,5 +154,55 @@ mod tests {
         assert_eq!(version("5.4.0-150-generic"), Some((5, 4)));
         assert_eq!(version("6.1-rc3"), Some((6, 1)));
         assert_eq!(version("unknown"), None);
+    }
+
+    #[test]
+    fn old_kernels_are_refused_and_untried_ones_pointed_out() {
+        let outcome = |release| kernel(&fake(&[("/proc/sys/kernel/osrelease", release)])).outcome;
+        assert_eq!(outcome("5.4.0-150-generic"), Outcome::Fail);
+        assert_eq!(outcome("5.8.18"), Outcome::Warn);
+        assert_eq!(outcome("5.10.0-30-amd64"), Outcome::Ok);
+        assert_eq!(outcome("6.18.44-custom"), Outcome::Ok);
+        assert_eq!(kernel(&fake(&[])).outcome, Outcome::Warn);
+    }
+
+    #[test]
+    fn a_bare_kernel_says_what_it_lacks() {
+        let checks = checks(&fake(&[("/sys/kernel/security/lockdown", "none integrity [confidentiality]")]));
+        let outcomes: Vec<_> = checks.iter().map(|check| (check.name, check.outcome)).collect();
+        assert_eq!(
+            outcomes,
+            [
+                ("BTF", Outcome::Warn),
+                ("lockdown", Outcome::Fail),
+                ("uprobes", Outcome::Fail),
+                ("unprivileged BPF", Outcome::Ok),
+                ("tracefs", Outcome::Ok)
+            ]
+        );
+        assert!(checks.iter().all(|check| (check.outcome == Outcome::Ok) == check.advice.is_none()));
+    }
+
+    #[test]
+    fn missing_privileges_are_named() {
+        let with = |effective| privileges(Some(Capabilities::with_effective(effective)));
+        assert_eq!(with(u64::MAX).outcome, Outcome::Ok);
+        let none = with(0);
+        assert_eq!(none.outcome, Outcome::Fail);
+        assert!(none.detail.contains("CAP_BPF, CAP_PERFMON, CAP_NET_ADMIN"), "{none:?}");
+        // CAP_SYS_ADMIN and CAP_NET_ADMIN, as before Linux 5.8.
+        let no_ptrace = with(1 << 21 | 1 << 12);
+        assert_eq!(no_ptrace.outcome, Outcome::Warn);
+        assert!(no_ptrace.detail.contains("CAP_SYS_PTRACE"), "{no_ptrace:?}");
+        assert_eq!(privileges(None).outcome, Outcome::Fail);
+    }
+
+    #[test]
+    fn mounts_are_found_by_type() {
+        let mounts = "proc /proc proc rw 0 0\ntracefs /sys/kernel/tracing tracefs rw 0 0\nx /a tmpfs cgroup2 0 0";
+        let files = fake(&[("/proc/self/mounts", mounts)]);
+        assert_eq!(mounted(&files, "tracefs").as_deref(), Some("/sys/kernel/tracing"));
+        assert_eq!(mounted(&files, "cgroup2"), None);
+        assert_eq!(tracefs(&files).detail, "mounted at /sys/kernel/tracing; not needed");
     }
 }

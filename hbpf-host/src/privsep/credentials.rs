@@ -121,6 +121,8 @@ impl Capabilities {
     const NET_ADMIN: u32 = 12;
     /// What stood for the first two before Linux 5.8, and still does.
     const SYS_ADMIN: u32 = 21;
+    /// Memory maps of processes of other users.
+    const SYS_PTRACE: u32 = 19;
 
     fn any(self) -> bool {
         self.effective | self.permitted | self.inheritable != 0
@@ -128,6 +130,11 @@ impl Capabilities {
 
     fn has(self, capability: u32) -> bool {
         self.effective >> capability & 1 == 1
+    }
+
+    /// Whether it may be found out which libraries processes of other users have loaded.
+    pub(crate) fn may_look_into_others(self) -> bool {
+        self.has(Self::SYS_PTRACE)
     }
 
     /// Names of the capabilities that probes need and this process lacks.
@@ -139,6 +146,11 @@ impl Capabilities {
             ("CAP_NET_ADMIN", self.has(Self::NET_ADMIN)),
         ];
         needed.into_iter().filter(|(_, held)| !held).map(|(name, _)| name).collect()
+    }
+
+    #[cfg(test)]
+    pub(crate) fn with_effective(effective: u64) -> Self {
+        Self { effective, permitted: 0, inheritable: 0 }
     }
 }
 
@@ -171,7 +183,7 @@ mod tests {
 
     #[test]
     fn missing_capabilities_are_named() {
-        let with = |effective| Capabilities { effective, permitted: 0, inheritable: 0 }.missing_for_probes();
+        let with = |effective| Capabilities::with_effective(effective).missing_for_probes();
         assert_eq!(with(0), ["CAP_BPF", "CAP_PERFMON", "CAP_NET_ADMIN"]);
         assert_eq!(with(1 << 39 | 1 << 12), ["CAP_PERFMON"]);
         assert!(with(1 << 21 | 1 << 12).is_empty());

@@ -11,8 +11,8 @@ use nix::unistd::{ForkResult, fork};
 pub use crate::socket::SocketError;
 pub use client::HelperClient;
 pub use confine::{ConfineError, confine};
-pub(crate) use credentials::capabilities;
 pub use credentials::{Account, DropError};
+pub(crate) use credentials::{Capabilities, capabilities};
 
 use crate::{helper, socket};
 
@@ -23,10 +23,11 @@ pub struct SplitOptions {
     pub account: Option<Account>,
 }
 
-/// Why the process could not be split.
+/// Why the process could not be split, or its privileges not be given up.
 #[derive(Debug, thiserror::Error)]
 pub enum SplitError {
-    /// Fork copies only the calling thread: whatever another one holds stays locked for ever.
+    /// Fork copies only the calling thread: whatever another one holds stays locked for ever. Nor do others give up
+    /// capabilities with it.
     #[error("the process has {0} threads already")]
     Threads(usize),
     /// The operating system refused.
@@ -41,10 +42,7 @@ pub enum SplitError {
 ///
 /// To be called before any thread starts and before anything is opened or printed. The helper never returns from here.
 pub fn split(options: &SplitOptions) -> Result<HelperClient, SplitError> {
-    let threads = std::fs::read_dir("/proc/self/task").map_or(1, Iterator::count);
-    if threads > 1 {
-        return Err(SplitError::Threads(threads));
-    }
+    require_one_thread()?;
     let (ours, theirs) = socket::pair()?;
     // SAFETY: this is the only thread, so the child's memory is as consistent as ours.
     match unsafe { fork() }.map_err(io::Error::from)? {
@@ -59,4 +57,17 @@ pub fn split(options: &SplitOptions) -> Result<HelperClient, SplitError> {
             Ok(client)
         }
     }
+}
+
+/// Gives up all privileges of the calling process without a helper, for what needs them in its beginning only.
+///
+/// To be called before any thread starts.
+pub fn renounce(options: &SplitOptions) -> Result<(), SplitError> {
+    require_one_thread()?;
+    Ok(credentials::give_up(options.account)?)
+}
+
+fn require_one_thread() -> Result<(), SplitError> {
+    let threads = std::fs::read_dir("/proc/self/task").map_or(1, Iterator::count);
+    if threads > 1 { Err(SplitError::Threads(threads)) } else { Ok(()) }
 }

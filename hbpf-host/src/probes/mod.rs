@@ -29,7 +29,8 @@ const MAX_ERROR_CHARS: usize = 300;
 
 /// Programs at the root of cgroup v2. The first two see the payload; the others say whose socket it is, and so come first
 /// when attaching.
-const CGROUP_PROGRAMS: [&str; 6] = ["sock_create", "sock_release", "connect4", "connect6", "tcp_egress", "tcp_ingress"];
+pub(crate) const CGROUP_PROGRAMS: [&str; 6] =
+    ["sock_create", "sock_release", "connect4", "connect6", "tcp_egress", "tcp_ingress"];
 
 /// Programs on process starts and ends, needed by every group, and their tracepoints.
 const LIFECYCLE_PROGRAMS: [(&str, &str); 2] =

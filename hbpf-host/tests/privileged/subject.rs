@@ -6,26 +6,28 @@ use std::io::{Read, Write as _};
 use std::os::fd::AsFd;
 
 use hbpf_ebpf::{RecordHeader, source};
-use hbpf_host::privsep::{HelperClient, SocketError, SplitOptions, confine, split};
+use hbpf_host::privsep::{HelperClient, SocketError, SplitOptions, confine, renounce, split};
 use hbpf_host::protocol::{Group, Reply, Request};
 use hbpf_host::ring::EventRing;
 use nix::errno::Errno;
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
+use crate::kernel::{held_by, status};
+
 /// First argument of a process under test.
 pub(crate) const ARGUMENT: &str = "subject";
 
 /// Runs until standard input ends or says `quit`, or the helper has gone.
 pub(crate) fn run(options: &[String]) {
-    if options.iter().any(|option| option == "doctor") {
-        return examine();
-    }
     if options.iter().any(|option| option == "unprivileged") {
         let nobody = 65534;
         nix::unistd::setgroups(&[]).unwrap();
         nix::unistd::setgid(nobody.into()).unwrap();
         nix::unistd::setuid(nobody.into()).unwrap();
+    }
+    if options.iter().any(|option| option == "doctor") {
+        return examine();
     }
     let client = split(&SplitOptions::default()).unwrap();
     say(&format!("helper {}", client.helper_pid()));
@@ -48,7 +50,11 @@ fn examine() {
             say(&format!("user {} of {} with {} functions", user.pid, library.path, library.functions));
         }
     }
+    say(&format!("programs left {}", held_by(std::process::id()).programs.len()));
     say(&format!("worst {:?}", found.worst()));
+    renounce(&SplitOptions::default()).unwrap();
+    let privileged = status(std::process::id(), "CapEff") != "0000000000000000";
+    say(&format!("still {privileged} {}", nix::unistd::geteuid().is_root()));
 }
 
 struct Subject {

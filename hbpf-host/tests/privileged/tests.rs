@@ -25,6 +25,7 @@ pub(crate) const ALL: &[Test] = &[
     ("the_terminal_signals_end_only_the_front_end", the_terminal_signals_end_only_the_front_end),
     ("samples_are_complete", samples_are_complete),
     ("the_doctor_tries_everything", the_doctor_tries_everything),
+    ("the_doctor_says_what_is_missing", the_doctor_says_what_is_missing),
 ];
 
 /// A process that has a TLS library loaded.
@@ -291,13 +292,27 @@ fn the_doctor_tries_everything() {
     let check = |name: &str| {
         said.iter().find(|line| line.starts_with("check") && line.contains(&format!(" {name}: "))).unwrap()
     };
-    for name in ["kernel", "privileges", "cgroup v2", "llm-tls", "llm-plain", "BPF statistics"] {
+    for name in ["kernel", "privileges", "uprobes", "cgroup v2", "llm-tls", "llm-plain", "own cost"] {
         assert!(check(name).starts_with("check Ok"), "{}", check(name));
     }
-    for name in ["BTF", "unprivileged BPF", "tracefs", "other programs", "GPU library"] {
+    for name in ["BTF", "unprivileged BPF", "tracefs", "other programs", "TLS traffic", "GPU library"] {
         assert!(!check(name).contains(" Fail "), "{}", check(name));
     }
-    assert!(check("llm-tls").contains("attached and detached again"), "{}", check("llm-tls"));
+    for name in ["llm-tls", "llm-plain"] {
+        let detail = check(name);
+        assert!(detail.contains("tried and taken out again") && !detail.contains(" 0 probes"), "{detail}");
+    }
     let of_user = format!("user {} of ", user.pid());
     assert!(said.iter().any(|line| line.starts_with(&of_user) && line.contains("libssl")), "{said:#?}");
+    assert!(said.iter().any(|line| line == "programs left 0"), "{said:#?}");
+    assert!(said.iter().any(|line| line == "still false false"), "privileges are given up after it: {said:#?}");
+}
+
+fn the_doctor_says_what_is_missing() {
+    let said = Talker::subject(&["doctor", "unprivileged"]).finish();
+    let privileges = said.iter().find(|line| line.contains(" privileges: ")).unwrap();
+    assert!(privileges.starts_with("check Fail") && privileges.contains("CAP_BPF"), "{privileges}");
+    assert!(privileges.contains("sudo hbpf doctor"), "{privileges}");
+    assert!(said.iter().all(|line| !line.contains("llm-tls")), "nothing is tried in vain: {said:#?}");
+    assert!(said.iter().any(|line| line == "worst Fail"), "{said:#?}");
 }

@@ -58,7 +58,7 @@ pub(crate) fn run(arguments: &SnapshotArgs) -> Result<ExitCode> {
 }
 
 /// Lets the time pass and takes a snapshot at its end.
-pub(super) fn one(updates: &Receiver<Update>, control: &dyn Control, duration: Duration) -> Result<Arc<Snapshot>> {
+fn one(updates: &Receiver<Update>, control: &dyn Control, duration: Duration) -> Result<Arc<Snapshot>> {
     let deadline = Instant::now() + duration;
     let mut asked = false;
     let mut latest = None;
