@@ -4,7 +4,7 @@
 //! nothing is left behind even if we are killed.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, IsTerminal};
+use std::io::{BufRead, BufReader, BufWriter, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
+use serde_json::Value;
 
 use crate::setup;
 use crate::tools::{cargo, is_root, root, run, works};
@@ -23,6 +24,12 @@ const RECORDING: &str = "demos/recording.ndjson";
 /// Models asked for; their names tell the server how to answer.
 const MODELS: [&str; 4] =
     ["demo-fast-90tps-150ms", "demo-steady-50tps-350ms", "demo-slow-15tps-900ms-40tok", "demo-thinks-12think"];
+/// Calls of one curl: each process is a row for a while, and the table should not be all curl.
+const CALLS_PER_CURL: usize = 6;
+/// Requests that a shared recording keeps in a frame: more than a screen shows, and a tenth of what there is.
+const SHARED_REQUESTS: usize = 24;
+/// Digits behind the first that numbers of a shared recording keep.
+const SHARED_DIGITS: usize = 3;
 /// How long without `--seconds` when there is no terminal to draw on.
 const DEFAULT_SECONDS: u64 = 10;
 
@@ -69,14 +76,84 @@ pub(crate) fn run_chore(arguments: &Arguments) -> Result<()> {
     let seconds = arguments.seconds.unwrap_or(DEFAULT_SECONDS);
     let mut hbpf = privileged.command(&programs.hbpf);
     if let Some(file) = &arguments.record {
-        let file = File::create(file).with_context(|| format!("cannot write {}", file.display()))?;
-        hbpf.args(["snapshot", "--json", "--interval", "1s", "--count", &seconds.to_string()]).stdout(file);
+        hbpf.args(["snapshot", "--json", "--interval", "1s", "--count", &seconds.to_string()]);
+        return record(&mut hbpf, file);
     } else if with_ui {
         hbpf.arg("top");
     } else {
         hbpf.args(["snapshot", "--duration", &format!("{seconds}s")]);
     }
     run(&mut hbpf)
+}
+
+/// Writes the frames that a command prints to a file, without what tells of the machine they were taken on.
+fn record(hbpf: &mut Command, file: &Path) -> Result<()> {
+    let mut out = BufWriter::new(File::create(file).with_context(|| format!("cannot write {}", file.display()))?);
+    let mut child = hbpf.stdout(Stdio::piped()).spawn().context("cannot run hbpf")?;
+    for line in BufReader::new(child.stdout.take().context("its output is piped")?).lines() {
+        let mut frame: Value = serde_json::from_str(&line?)?;
+        make_shareable(&mut frame);
+        serde_json::to_writer(&mut out, &frame)?;
+        out.write_all(b"\n")?;
+    }
+    let status = child.wait()?;
+    ensure!(status.success(), "hbpf ended with {status}");
+    Ok(out.flush()?)
+}
+
+/// Leaves out processes that have nothing to do with the demo, and names of host, users and directories.
+fn make_shareable(frame: &mut Value) {
+    frame["host"]["hostname"] = "demo".into();
+    let processes = frame["processes"].as_array_mut().map(std::mem::take).unwrap_or_default();
+    let talks = |process: &Value| !(process["as_client"].is_null() && process["as_server"].is_null());
+    frame["processes"] = processes.into_iter().filter(talks).map(without_places).collect();
+    for left_out in ["errors", "workloads"] {
+        frame[left_out] = Value::Array(Vec::new());
+    }
+    frame["requests"]["finished"] = Value::Array(Vec::new());
+    if let Some(recent) = frame["requests"]["recent"].as_array_mut() {
+        recent.truncate(SHARED_REQUESTS);
+    }
+    // The page of models and endpoints shows percentiles only.
+    for rows in ["models", "endpoints"] {
+        for row in frame[rows].as_array_mut().into_iter().flatten() {
+            without_buckets(&mut row["stats"]["latency"]);
+        }
+    }
+    rounded(frame);
+}
+
+/// Floating point numbers to [`SHARED_DIGITS`] digits: all that a view shows.
+fn rounded(value: &mut Value) {
+    match value {
+        Value::Object(members) => members.values_mut().for_each(rounded),
+        Value::Array(items) => items.iter_mut().for_each(rounded),
+        Value::Number(number) if number.is_f64() => {
+            let short = number.as_f64().and_then(|number| format!("{number:.SHARED_DIGITS$e}").parse::<f64>().ok());
+            *value = short.into();
+        }
+        _ => {}
+    }
+}
+
+fn without_buckets(value: &mut Value) {
+    match value {
+        Value::Object(members) => {
+            members.remove("buckets").map(|_| members.insert("buckets".to_owned(), Value::Array(Vec::new())));
+            members.values_mut().for_each(without_buckets);
+        }
+        Value::Array(items) => items.iter_mut().for_each(without_buckets),
+        _ => {}
+    }
+}
+
+fn without_places(mut process: Value) -> Value {
+    let name = process["executable"].as_str().and_then(|path| path.rsplit('/').next());
+    process["executable"] = name.map_or(Value::Null, |name| format!("/usr/bin/{name}").into());
+    for place in ["user", "uid", "workload", "unit", "container", "cgroup"] {
+        process[place] = Value::Null;
+    }
+    process
 }
 
 /// What was built.
@@ -207,7 +284,14 @@ impl Load {
             if works(Command::new(&python).args(["-c", &format!("import {sdk}")])) {
                 let mut client = Command::new(&python);
                 client.arg(root().join("demos/clients/sdk.py")).args(["--api", sdk, "--mode", "async", "--base-url"]);
-                client.arg(&tls).arg("--ca").arg(ca).args(["--concurrency", "4", "--retries", "2", "--endless"]);
+                client.arg(&tls).arg("--ca").arg(ca).args([
+                    "--concurrency",
+                    "4",
+                    "--retries",
+                    "2",
+                    "--go",
+                    "--endless",
+                ]);
                 client.args(["--model", MODELS[1]]).stdout(Stdio::null());
                 self.spawn(&mut client)?;
                 self.say(&format!("the {sdk} Python SDK over TLS, asyncio"));
@@ -215,7 +299,7 @@ impl Load {
         }
         if works(Command::new("curl").arg("--version")) {
             self.curl = Some(curl_loop(&tls, ca, Arc::clone(&self.over)));
-            self.say("curl over TLS, a new process for each call");
+            self.say(&format!("curl over TLS, a new process for every {CALLS_PER_CURL} calls"));
         }
         ensure!(self.children.len() > 1 || self.curl.is_some(), "neither python3 nor curl is here to be a client");
         Ok(())
@@ -265,11 +349,40 @@ fn curl_loop(url: &str, ca: &Path, over: Arc<AtomicBool>) -> JoinHandle<()> {
                 r#"{{"model":"{model}","stream":true,"stream_options":{{"include_usage":true}},"messages":[{{"role":"user","content":"Say something about bees."}}]}}"#
             );
             let mut curl = Command::new("curl");
-            curl.args(["--silent", "--no-buffer", "--max-time", "60", "--data", &body, "--cacert"]).arg(&ca).arg(&url);
+            curl.args(["--silent", "--no-buffer", "--max-time", "120", "--data", &body, "--cacert"])
+                .arg(&ca)
+                .args([&url; CALLS_PER_CURL]);
             if !works(&mut curl) {
                 // A call that was told to fail; without a pause a server that is gone would make this spin.
                 thread::sleep(Duration::from_millis(200));
             }
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::make_shareable;
+
+    #[test]
+    fn a_shared_frame_says_nothing_of_the_machine_and_of_others() {
+        let mut frame = json!({
+            "host": {"hostname": "SECRET", "cpu_percent": 12.345_678},
+            "processes": [
+                {"command": "python", "executable": "/home/SECRET/bin/python3", "user": "SECRET", "as_client": {}},
+                {"command": "SECRET", "as_client": null, "as_server": null},
+            ],
+            "models": [{"stats": {"latency": {"window": {"x": {"p50": 1.0, "buckets": [[1, 2]]}}}}}],
+            "requests": {"finished": ["SECRET"], "recent": ["kept"]},
+            "errors": [{"message": "SECRET"}],
+        });
+        make_shareable(&mut frame);
+        assert!(!frame.to_string().contains("SECRET"), "{frame}");
+        assert_eq!(frame["processes"][0]["executable"], "/usr/bin/python3");
+        assert_eq!(frame["host"]["cpu_percent"], 12.35);
+        assert_eq!(frame["models"][0]["stats"]["latency"]["window"]["x"], json!({"p50": 1.0, "buckets": []}));
+        assert_eq!(frame["requests"]["recent"], json!(["kept"]));
+    }
 }

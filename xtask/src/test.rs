@@ -95,6 +95,7 @@ fn steps(scope: Scope) -> Vec<Step> {
     }
     steps.push(("end-to-end tests", Box::new(move || end_to_end(scope))));
     steps.push(("demo", Box::new(|| command(&mut own(&["demo", "--dev", "--no-ui", "--seconds", DEMO_SECONDS])))));
+    steps.push(("bundled recording", Box::new(|| command(&mut own(&["demo", "--dev", "--no-ui", "--recording"])))));
     if scope.full {
         steps.push(("eBPF objects rebuilt", Box::new(move || rebuilt(scope))));
         steps.push(("licences and duplicate versions", Box::new(deny)));
