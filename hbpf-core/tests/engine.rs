@@ -333,6 +333,41 @@ fn a_lost_piece_is_counted_and_the_next_message_is_read() {
 }
 
 #[test]
+fn a_client_that_leaves_behind_a_lost_answer_has_not_given_up() {
+    let (mut engine, mut log) = (Engine::new(), Log::default());
+    let mut wire = Wire::tls(42, Direction::Sent);
+    wire.request(&mut engine, &mut log, &chat(true));
+    wire.offsets[Direction::Received.index()] += SSE_HEAD.len() as u64;
+    wire.answer(&mut engine, &mut log, &token("a"));
+    wire.close(&mut engine, &mut log, Close::ProcessExited);
+    let ended = log.ended();
+    assert_eq!((ended.len(), ended[0].phase, ended[0].status), (1, Phase::Done, None));
+    assert!(ended[0].bytes_missed > 0);
+}
+
+#[test]
+fn a_call_whose_head_is_too_long_is_lost_and_counted() {
+    let (mut engine, mut log) = (Engine::new(), Log::default());
+    let mut wire = Wire::tls(42, Direction::Sent);
+    wire.request(&mut engine, &mut log, "POST /v1/chat/completions HTTP/1.1\r\nX-Long: aaaa");
+    wire.offsets[Direction::Sent.index()] += 50_000;
+    wire.send(&mut engine, &mut log, Direction::Sent, b"aaaa\r\nContent-Length: 2\r\n\r\n{}", false);
+    assert_eq!(engine.counters().parse_gaps, 1);
+    wire.answer(&mut engine, &mut log, &json("200 OK", DONE_JSON));
+    wire.request(&mut engine, &mut log, &chat(false));
+    wire.answer(&mut engine, &mut log, &json("200 OK", DONE_JSON));
+    assert_eq!((log.ended().len(), log.ended()[0].phase), (1, Phase::Done));
+
+    // Of what nobody knows, too little is copied for a long head: that is no loss.
+    let mut other = Wire::tls(43, Direction::Sent);
+    other.capture = Capture::Awaiting;
+    other.request(&mut engine, &mut log, "GET /page HTTP/1.1\r\nCookie: aaaa");
+    other.offsets[Direction::Sent.index()] += 50_000;
+    other.send(&mut engine, &mut log, Direction::Sent, b"aaaa\r\n\r\n", false);
+    assert_eq!(engine.counters().parse_gaps, 1);
+}
+
+#[test]
 fn both_ends_of_one_exchange_count_once() {
     let (mut engine, mut log) = (Engine::new(), Log::default());
     let mut client = Wire::tls(7, Direction::Sent);

@@ -236,7 +236,11 @@ impl Connection {
         shared: &mut Shared,
         observer: &mut dyn Observer,
     ) {
-        if !on_purpose && let Some(tracked) = self.messages.affected_by_gap(side) {
+        if self.messages.has_half_a_head(side) {
+            // The kernel side knows its target, so a model call is lost here: its head is longer than what is copied.
+            shared.counters.parse_gaps += 1;
+            self.messages.state = State::Ignored;
+        } else if !on_purpose && let Some(tracked) = self.messages.affected_by_gap(side) {
             tracked.exchange.bytes_missed += len;
             shared.counters.parse_gaps += 1;
         }
@@ -321,6 +325,12 @@ impl Messages {
 
     fn find(&mut self, number: u64) -> Option<&mut Tracked> {
         self.active.iter_mut().find(|tracked| tracked.number == number)
+    }
+
+    /// Whether the head of a request with a known target is under way, with nothing else on the connection.
+    fn has_half_a_head(&self, side: Side) -> bool {
+        let is_in_head = matches!(self.state, State::Judging(None)) && !self.awaited;
+        side == Side::Request && is_in_head && self.active.is_empty()
     }
 
     /// The exchange whose bytes are missing: requests are written last to first, answers come first to last.

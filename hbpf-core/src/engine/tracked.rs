@@ -188,8 +188,10 @@ fn verdict(exchange: &Exchange, facts: &Facts, outcome: Outcome) -> (Phase, Opti
         Outcome::Complete => (Phase::Done, None),
         // SDKs close as soon as they have read the dialect's own end.
         _ if facts.finished => (Phase::Done, None),
-        // The end was among the bytes that were lost: nothing says that the answer itself was cut.
-        Outcome::Cut if exchange.bytes_missed > 0 => (Phase::Done, None),
+        // The end was among the bytes that were lost: nothing says that the answer itself was cut, or not waited for.
+        Outcome::Cut | Outcome::ClientLeft(_) if exchange.bytes_missed > 0 && exchange.request_sent_at.is_some() => {
+            (Phase::Done, None)
+        }
         Outcome::Cut => failed("incomplete_response"),
         Outcome::ClientLeft(reason) => (Phase::Abandoned, Some(reason.into())),
         Outcome::ServerLeft(reason) => failed(reason),
