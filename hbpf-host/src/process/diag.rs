@@ -99,26 +99,52 @@ fn response(message: &[u8], cookie: u64) -> Option<u64> {
     (is_it && inode != 0).then_some(inode)
 }
 
-/// All connections in the network namespace of a process that are asked for, with their inodes.
-pub(super) fn from_tables(root: &Path, pid: u32, wanted: &mut HashMap<Ends, Option<u64>>) {
+/// All connections in the network namespace of a process that are asked for, with their inodes; and to each address
+/// that is asked for, the sockets that listen there.
+pub(super) fn from_tables(
+    root: &Path,
+    pid: u32,
+    wanted: &mut HashMap<Ends, Option<u64>>,
+    listeners: &mut HashMap<SocketAddr, Vec<u64>>,
+) {
     for table in ["tcp", "tcp6"] {
         let path = files::process(root, pid).join("net").join(table);
         let Ok(contents) = files::read(&path, MAX_TABLE_BYTES) else { continue };
-        for (ends, inode) in files::lines(&contents.bytes).filter_map(connection) {
-            if let Some(place) = wanted.get_mut(&ends) {
-                *place = Some(inode);
+        for row in files::lines(&contents.bytes).filter_map(row) {
+            if !row.listens {
+                if let Some(place) = wanted.get_mut(&row.ends) {
+                    *place = Some(row.inode);
+                }
+                continue;
+            }
+            let at = row.ends.0;
+            for (_, inodes) in listeners.iter_mut().filter(|(address, _)| takes(at, **address)) {
+                inodes.push(row.inode);
             }
         }
     }
 }
 
+/// Whether what listens `at` that address takes connections to `address`.
+fn takes(at: SocketAddr, address: SocketAddr) -> bool {
+    at.port() == address.port() && (at.ip() == address.ip() || at.ip().is_unspecified())
+}
+
+/// A line of a table.
+#[derive(Debug, PartialEq, Eq)]
+struct Row {
+    ends: Ends,
+    listens: bool,
+    inode: u64,
+}
+
 /// `NUMBER: LOCAL REMOTE STATE QUEUES TIMER RETRANSMITS USER TIMEOUT INODE ..`
-fn connection(line: &[u8]) -> Option<(Ends, u64)> {
+fn row(line: &[u8]) -> Option<Row> {
     let mut fields = files::fields(line);
     let (local, remote) = (end(fields.nth(1)?)?, end(fields.next()?)?);
-    let state = fields.next()?;
+    let listens = fields.next()? == b"0A";
     let inode = fields.nth(5).and_then(files::number)?;
-    (state != b"0A" && inode != 0).then_some((ends(local, remote), inode))
+    (inode != 0).then_some(Row { ends: ends(local, remote), listens, inode })
 }
 
 /// Address and port in hexadecimal; the address in words of the machine's own byte order.
@@ -141,6 +167,21 @@ fn end(field: &[u8]) -> Option<SocketAddr> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn connection(line: &[u8]) -> Option<(Ends, u64)> {
+        row(line).filter(|row| !row.listens).map(|row| (row.ends, row.inode))
+    }
+
+    #[test]
+    fn listeners_take_what_comes_to_their_address() {
+        let at = |at: &str, address: &str| takes(at.parse().unwrap(), address.parse().unwrap());
+        assert!(at("127.0.0.1:80", "127.0.0.1:80"));
+        assert!(at("0.0.0.0:80", "127.0.0.1:80"));
+        assert!(at("[::]:80", "127.0.0.1:80"), "both families");
+        assert!(at("[::]:80", "[::1]:80"));
+        assert!(!at("127.0.0.1:80", "127.0.0.2:80"));
+        assert!(!at("0.0.0.0:80", "127.0.0.1:81"));
+    }
 
     #[test]
     #[cfg(target_endian = "little")]

@@ -4,6 +4,8 @@
 //! prefork server not the process that answers. The descriptor tables under `/proc/PID/fd` know better.
 
 use std::collections::{HashMap, HashSet};
+use std::hash::Hash;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -21,6 +23,10 @@ const MAX_NAMESPACES: usize = 32;
 /// How long an answer, and the tree of processes, is taken for true.
 const FRESH: Duration = Duration::from_secs(1);
 
+/// How long who listens at an address is taken for true. Finding out means to read all tables of connections, and
+/// servers whose connections are over before they can be looked up have many of them.
+const LISTENER_FRESH: Duration = Duration::from_secs(60);
+
 /// Answers kept.
 const MAX_ANSWERS: usize = 4096;
 
@@ -33,6 +39,8 @@ const SHARE: f64 = 0.05;
 pub(super) struct Owners {
     diag: Option<Diag>,
     answers: HashMap<u64, Answer>,
+    /// Who accepts the connections to an address.
+    listeners: HashMap<SocketAddr, Answer>,
     tree: Option<(Instant, HashMap<u32, Vec<u32>>)>,
     budget: Budget,
 }
@@ -42,6 +50,24 @@ struct Answer {
     pid: u32,
     start_ticks: u64,
     when: Instant,
+}
+
+impl Answer {
+    /// The process, if it is still the same and the answer not old.
+    fn if_true(&self, root: &Path, fresh: Duration) -> Option<u32> {
+        let is_fresh = self.when.elapsed() < fresh;
+        (is_fresh && Stat::read(root, self.pid)?.start_ticks == self.start_ticks).then_some(self.pid)
+    }
+}
+
+fn remember<K: Eq + Hash>(answers: &mut HashMap<K, Answer>, fresh: Duration, key: K, (pid, start_ticks): (u32, u64)) {
+    if answers.len() >= MAX_ANSWERS {
+        answers.retain(|_, answer| answer.when.elapsed() < fresh);
+        if answers.len() >= MAX_ANSWERS {
+            answers.clear();
+        }
+    }
+    answers.insert(key, Answer { pid, start_ticks, when: Instant::now() });
 }
 
 /// A socket that is looked for.
@@ -55,11 +81,11 @@ impl Owners {
     pub(super) fn find(&mut self, root: &Path, queries: &[SocketQuery]) -> Vec<(u64, u32)> {
         self.budget.begin();
         let queries = &queries[..queries.len().min(MAX_PROCESSES)];
-        let mut owners = Vec::new();
+        let mut owners = HashMap::new();
         let mut open = Vec::new();
         for wanted in self.inodes(root, queries) {
             match self.remembered(root, wanted.inode) {
-                Some(pid) => owners.push((wanted.cookie, pid)),
+                Some(pid) => _ = owners.insert(wanted.cookie, pid),
                 None => open.push(wanted),
             }
         }
@@ -79,12 +105,47 @@ impl Owners {
         for wanted in open {
             let held_by = holders.get(&wanted.inode).map_or(&[][..], Vec::as_slice);
             if let Some((pid, start_ticks)) = choose(root, wanted.hint, held_by) {
-                owners.push((wanted.cookie, pid));
-                self.remember(wanted.inode, pid, start_ticks);
+                owners.insert(wanted.cookie, pid);
+                remember(&mut self.answers, FRESH, wanted.inode, (pid, start_ticks));
             }
         }
+        // Where there is a hint, it is what remains.
+        let unknown: Vec<&SocketQuery> =
+            queries.iter().filter(|query| query.hint == 0 && !owners.contains_key(&query.cookie)).collect();
+        self.add_listening(root, &unknown, &mut owners);
         self.budget.end();
-        owners
+        owners.into_iter().collect()
+    }
+
+    /// For connections that nobody holds any more: who listens where they were accepted. Where several do, nobody.
+    fn add_listening(&mut self, root: &Path, unknown: &[&SocketQuery], owners: &mut HashMap<u64, u32>) {
+        let local = |query: &SocketQuery| diag::ends(query.local, query.remote).0;
+        let mut listeners: HashMap<SocketAddr, Vec<u64>> = HashMap::new();
+        for query in unknown.iter().filter(|query| self.remembered_listener(root, local(query)).is_none()) {
+            listeners.insert(local(query), Vec::new());
+        }
+        if !listeners.is_empty() {
+            for (pid, _) in self.namespaces(root, &[], true) {
+                diag::from_tables(root, pid, &mut HashMap::new(), &mut listeners);
+            }
+            let inodes: HashSet<u64> = listeners.values().flatten().copied().collect();
+            let mut holders = HashMap::new();
+            if !inodes.is_empty() {
+                self.search(root, &files::pids(root), &inodes, &mut holders);
+            }
+            for (address, inodes) in listeners {
+                let mut candidates = inodes.iter().map(|inode| listener(root, holders.get(inode)?));
+                let Some(Some(first)) = candidates.next() else { continue };
+                if candidates.all(|other| other == Some(first)) {
+                    remember(&mut self.listeners, LISTENER_FRESH, address, first);
+                }
+            }
+        }
+        for query in unknown {
+            if let Some(pid) = self.remembered_listener(root, local(query)) {
+                owners.insert(query.cookie, pid);
+            }
+        }
     }
 
     /// Sockets that have an inode, which is to say: that someone holds.
@@ -97,12 +158,23 @@ impl Owners {
         for query in queries {
             let ends = diag::ends(query.local, query.remote);
             match self.diag.as_ref().and_then(|diag| diag.inode(ends, query.cookie)) {
-                Some(inode) => found.push(Wanted { cookie: query.cookie, hint: query.hint, inode }),
+                Some(inode) => {
+                    let hint = Some(query.hint).filter(|hint| *hint != 0);
+                    let hint = hint.or_else(|| self.remembered_listener(root, ends.0)).unwrap_or(0);
+                    found.push(Wanted { cookie: query.cookie, hint, inode });
+                }
+                // Who is known to listen there is so in all network namespaces.
+                None if query.hint == 0 && self.remembered_listener(root, ends.0).is_some() => {}
                 None => elsewhere.push((query, ends)),
             }
         }
         // Socket diagnosis speaks for one network namespace; the others are asked through a process within.
-        let namespaces = if elsewhere.is_empty() { Vec::new() } else { self.namespaces(root, &elsewhere) };
+        let namespaces = if elsewhere.is_empty() {
+            Vec::new()
+        } else {
+            let hints: Vec<u32> = elsewhere.iter().map(|(query, _)| query.hint).collect();
+            self.namespaces(root, &hints, hints.contains(&0))
+        };
         for (pid, everyone) in namespaces {
             if !self.budget.is_left() {
                 break;
@@ -110,7 +182,7 @@ impl Owners {
             let asked = |query: &SocketQuery| everyone || query.hint == pid;
             let mut wanted: HashMap<Ends, Option<u64>> =
                 elsewhere.iter().filter(|(query, _)| asked(query)).map(|(_, ends)| (*ends, None)).collect();
-            diag::from_tables(root, pid, &mut wanted);
+            diag::from_tables(root, pid, &mut wanted, &mut HashMap::new());
             elsewhere.retain(|(query, ends)| {
                 let Some(inode) = wanted.get(ends).copied().flatten().filter(|_| asked(query)) else { return true };
                 found.push(Wanted { cookie: query.cookie, hint: query.hint, inode });
@@ -122,10 +194,10 @@ impl Owners {
 
     /// One process in each network namespace to look in, and whether for everything that is asked or only for what it
     /// is itself the hint of: the same addresses can be in use in two namespaces.
-    fn namespaces(&mut self, root: &Path, queries: &[(&SocketQuery, Ends)]) -> Vec<(u32, bool)> {
-        let hints: HashSet<u32> = queries.iter().map(|(query, _)| query.hint).filter(|hint| *hint != 0).collect();
+    fn namespaces(&mut self, root: &Path, hints: &[u32], everyone: bool) -> Vec<(u32, bool)> {
+        let hints: HashSet<u32> = hints.iter().copied().filter(|hint| *hint != 0).collect();
         let mut places: Vec<(u32, bool)> = hints.into_iter().map(|hint| (hint, false)).collect();
-        if queries.iter().any(|(query, _)| query.hint == 0) {
+        if everyone {
             let mut seen = HashSet::new();
             for pid in files::pids(root) {
                 if seen.len() == MAX_NAMESPACES || !self.budget.is_left() {
@@ -141,18 +213,11 @@ impl Owners {
     }
 
     fn remembered(&self, root: &Path, inode: u64) -> Option<u32> {
-        let answer = self.answers.get(&inode).filter(|answer| answer.when.elapsed() < FRESH)?;
-        (Stat::read(root, answer.pid)?.start_ticks == answer.start_ticks).then_some(answer.pid)
+        self.answers.get(&inode)?.if_true(root, FRESH)
     }
 
-    fn remember(&mut self, inode: u64, pid: u32, start_ticks: u64) {
-        if self.answers.len() >= MAX_ANSWERS {
-            self.answers.retain(|_, answer| answer.when.elapsed() < FRESH);
-            if self.answers.len() >= MAX_ANSWERS {
-                self.answers.clear();
-            }
-        }
-        self.answers.insert(inode, Answer { pid, start_ticks, when: Instant::now() });
+    fn remembered_listener(&self, root: &Path, local: SocketAddr) -> Option<u32> {
+        self.listeners.get(&local)?.if_true(root, LISTENER_FRESH)
     }
 
     /// A process and all its descendants.
@@ -216,6 +281,12 @@ fn choose(root: &Path, hint: u32, held_by: &[u32]) -> Option<(u32, u64)> {
         return started.min_by_key(|(pid, start)| (*start, *pid));
     }
     started.max_by_key(|(pid, start)| (*pid != hint, *start, *pid))
+}
+
+/// Of those that hold a listening socket, the one that serves it: not the init process that opened it for another.
+fn listener(root: &Path, held_by: &[u32]) -> Option<(u32, u64)> {
+    let others: Vec<u32> = held_by.iter().copied().filter(|pid| *pid != 1).collect();
+    choose(root, 0, if others.is_empty() { held_by } else { &others })
 }
 
 /// CPU time in stock.
@@ -320,6 +391,27 @@ mod tests {
         table(root, 10, CONNECTION);
         assert_eq!(owner(root, 10), Some(50));
         assert_eq!(owner(root, 99), None, "a hint that is gone");
+    }
+
+    #[test]
+    #[cfg(target_endian = "little")]
+    fn a_connection_that_is_over_was_its_listeners() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path();
+        process(root, 10, 1, 100, &[800]);
+        process(root, 11, 10, 200, &[800]);
+        fs::create_dir_all(root.join("10/ns")).unwrap();
+        std::os::unix::fs::symlink("net:[1]", root.join("10/ns/net")).unwrap();
+        table(root, 10, "junk\n 1: 00000000:1F90 00000000:0000 0A 0:0 0:0 0 0 0 800 1\n");
+        assert_eq!(owner(root, 0), Some(10));
+        assert_eq!(owner(root, 11), None, "the kernel has named the process already");
+
+        // The same port in another network namespace: it may have been either.
+        process(root, 20, 1, 100, &[900]);
+        fs::create_dir_all(root.join("20/ns")).unwrap();
+        std::os::unix::fs::symlink("net:[2]", root.join("20/ns/net")).unwrap();
+        table(root, 20, "junk\n 1: 00000000:1F90 00000000:0000 0A 0:0 0:0 0 0 0 900 1\n");
+        assert_eq!(owner(root, 0), None);
     }
 
     #[test]
