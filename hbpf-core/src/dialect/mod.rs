@@ -1,8 +1,8 @@
 //! What requests and answers of model APIs say: model, tokens, timing of output, how it ended.
 //!
 //! A dialect is how bodies are to be read; who serves is the provider, and many providers speak one dialect. Each
-//! dialect is one module with one [`Definition`]: where it is served, which places in its documents matter, how its
-//! token counts add up. To add one, write its module and add a row to [`DEFINITIONS`].
+//! dialect is one module with one `Definition`: where it is served, which places in its documents matter, how its
+//! token counts add up. To add one, write its module and add a row to `DEFINITIONS`.
 //!
 //! [`judge`] says whether a request is a model call, [`Interpreter`] reads the bodies of one exchange, and
 //! [`request_facts`] and [`response_facts`] read the headers.

@@ -46,7 +46,7 @@ impl Tail {
         self.bytes.clear();
     }
 
-    /// What it holds, of which the last [`TAIL_BYTES`] are sure to be there if there were as many.
+    /// What it holds, of which the last `TAIL_BYTES` are sure to be there if there were as many.
     pub fn bytes(&self) -> &[u8] {
         &self.bytes
     }
