@@ -82,7 +82,7 @@ fn steps(scope: Scope) -> Vec<Step> {
         (
             "documentation",
             Box::new(|| {
-                let mut doc = cargo(&["doc", "--quiet", "--workspace", "--no-deps"]);
+                let mut doc = cargo(&["doc", "--quiet", "--workspace", "--no-deps", "--document-private-items"]);
                 command(doc.env("RUSTDOCFLAGS", "-D warnings"))
             }),
         ),
