@@ -52,6 +52,13 @@ pub(crate) struct Arguments {
     record: Option<PathBuf>,
 }
 
+impl Arguments {
+    /// For so many seconds, or the recording, without a terminal.
+    pub(crate) fn for_test(seconds: Option<u64>) -> Self {
+        Self { no_ui: true, seconds, dev: true, recording: seconds.is_none(), record: None }
+    }
+}
+
 pub(crate) fn run_chore(arguments: &Arguments) -> Result<()> {
     let programs = build(arguments.dev)?;
     let with_ui = !arguments.no_ui && arguments.record.is_none() && std::io::stdout().is_terminal();

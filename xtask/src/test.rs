@@ -8,10 +8,10 @@ use std::{env, fs};
 use anyhow::{Context, Result};
 
 use crate::tools::{cargo, is_root, root, run, works};
-use crate::{build_ebpf, setup};
+use crate::{build_ebpf, demo, setup};
 
 /// How long the demo's smoke test lasts.
-const DEMO_SECONDS: &str = "5";
+const DEMO_SECONDS: u64 = 5;
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
@@ -83,7 +83,7 @@ fn steps(scope: Scope) -> Vec<Step> {
             "documentation",
             Box::new(|| {
                 let mut doc = cargo(&["doc", "--quiet", "--workspace", "--no-deps", "--document-private-items"]);
-                command(doc.env("RUSTDOCFLAGS", "-D warnings"))
+                command(doc.env("RUSTDOCFLAGS", "-D warnings -A rustdoc::private-intra-doc-links"))
             }),
         ),
     ];
@@ -94,8 +94,8 @@ fn steps(scope: Scope) -> Vec<Step> {
         ));
     }
     steps.push(("end-to-end tests", Box::new(move || end_to_end(scope))));
-    steps.push(("demo", Box::new(|| command(&mut own(&["demo", "--dev", "--no-ui", "--seconds", DEMO_SECONDS])))));
-    steps.push(("bundled recording", Box::new(|| command(&mut own(&["demo", "--dev", "--no-ui", "--recording"])))));
+    steps.push(("demo", Box::new(|| demo(Some(DEMO_SECONDS)))));
+    steps.push(("bundled recording", Box::new(|| demo(None))));
     if scope.full {
         steps.push(("eBPF objects rebuilt", Box::new(move || rebuilt(scope))));
         steps.push(("licences and duplicate versions", Box::new(deny)));
@@ -107,11 +107,9 @@ fn command(command: &mut Command) -> Result<Outcome> {
     run(command).map(|()| Outcome::Passed)
 }
 
-/// Ourselves.
-fn own(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env::current_exe().unwrap_or_else(|_| "xtask".into()));
-    command.args(arguments);
-    command
+/// Shows the demo for so long, or the recording, without a terminal.
+fn demo(seconds: Option<u64>) -> Result<Outcome> {
+    demo::run_chore(&demo::Arguments::for_test(seconds)).map(|()| Outcome::Passed)
 }
 
 fn tests(scope: Scope, what: &[&str]) -> Result<Outcome> {

@@ -9,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::Instant;
 
-use hbpf_core::snapshot::{ProbeState, Request, Snapshot};
+use hbpf_core::snapshot::{LlmStats, ProbeState, Request, Snapshot};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -150,10 +150,14 @@ impl Observer {
         let Some(frame) = &self.latest else { return format!("no frame came; standard error:\n{errors}") };
         let capture = &frame.capture;
         let not_on: Vec<_> = capture.probes.iter().filter(|probe| probe.state != ProbeState::On).collect();
+        let requests = |stats: &Option<LlmStats>| stats.as_ref().map(|stats| stats.requests_total);
+        let talking =
+            frame.processes.iter().filter(|process| process.as_client.is_some() || process.as_server.is_some());
+        let rows: Vec<_> = talking.map(|row| (row.pid, requests(&row.as_client), requests(&row.as_server))).collect();
         let part = |value: Result<String, serde_json::Error>| value.unwrap_or_default();
         format!(
             "standard error:\n{errors}\nprobes: {}\n{} chunks, {} bytes, {} messages ignored, lost: {:?}\nendpoints: {}\n\
-             in flight: {}\nerrors: {}",
+             processes (pid, as client, as server): {rows:?}\nin flight: {}\nerrors: {}",
             part(serde_json::to_string(&not_on)),
             capture.chunks_total,
             capture.bytes_total,

@@ -35,9 +35,13 @@ fn plain_http_of_every_dialect() {
     assert_eq!(seen, truth);
 
     // Both ends are here: each keeps its own view, and the sum above counts each exchange once.
-    let frame = observer.next_frame();
+    let frame = observer.until("both ends have seen all", |frame| {
+        let ends = [Sums::of_client(frame, client.pid()), Sums::of_server(frame, server.pid())];
+        ends.iter().all(|end| end.ended() >= truth.requests)
+    });
     assert_eq!(Sums::of_client(&frame, client.pid()), truth);
     assert_eq!(Sums::of_server(&frame, server.pid()), truth);
+    assert_eq!(Sums::at_port(&frame, server.plain.port()), truth, "the second end was counted again");
     observer.assert_nothing_lost();
     observer.stop();
 }

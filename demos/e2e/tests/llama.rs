@@ -63,10 +63,14 @@ fn exact_tokens_from_both_ends() {
     let seen = observer.until_ended(port, CALLS);
     assert_eq!((seen.requests, seen.completed, seen.estimated), (CALLS as u64, CALLS as u64, 0));
     assert_eq!((Some(seen.input), Some(seen.output)), (said["input"].as_u64(), said["output"].as_u64()));
-    let frame = observer.next_frame();
-    for side in [Sums::of_client(&frame, plain.pid()), Sums::of_server(&frame, llama.0.id())] {
-        assert_eq!((side.requests, side.input, side.output), (seen.requests, seen.input, seen.output));
+    let frame = observer.until("both ends have seen all", |frame| {
+        let ends = [Sums::of_client(frame, plain.pid()), Sums::of_server(frame, llama.0.id())];
+        ends.iter().all(|end| end.ended() >= seen.requests)
+    });
+    for end in [Sums::of_client(&frame, plain.pid()), Sums::of_server(&frame, llama.0.id())] {
+        assert_eq!((end.requests, end.input, end.output), (seen.requests, seen.input, seen.output));
     }
+    assert_eq!(Sums::at_port(&frame, port), seen, "the second end was counted again");
 
     // This server's streams never carry usage: their tokens are estimates, and say so.
     let mut streamed = client(CALLS, 0);

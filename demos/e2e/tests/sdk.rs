@@ -32,7 +32,8 @@ fn exact_totals(sdk: &str, mode: &str) {
     assert_eq!(said["input"], truth.input, "the stand-in server and the SDK disagree");
     assert_eq!(said["output"], truth.output, "the stand-in server and the SDK disagree");
 
-    let frame = observer.next_frame();
+    let frame = observer
+        .until("the client's row has all", |frame| Sums::of_client(frame, client.pid()).ended() >= truth.requests);
     assert_eq!(Sums::of_client(&frame, client.pid()), truth);
     observer.assert_nothing_lost();
     let incomplete = observer.finished.iter().filter(|request| request.bytes_missed > 0).count();
