@@ -284,6 +284,69 @@ fn an_unknown_path_is_recognised_by_its_body_and_learned() {
 }
 
 #[test]
+fn of_a_long_call_to_an_unknown_path_one_kib_is_enough() {
+    const COPIED: usize = 1024;
+    for cut_is_told in [true, false] {
+        let (mut engine, mut log) = (Engine::new(), Log::default());
+        let mut wire = Wire::tls(7, Direction::Sent);
+        let prompt = "p".repeat(5000);
+        let body = format!(r#"{{"model":"m-1","messages":[{{"role":"user","content":"{prompt}"}}]}}"#);
+        let request = post("/internal/llm", &body);
+        wire.capture = Capture::Awaiting;
+        wire.now += MS;
+        wire.message = 1;
+        let chunk = Chunk {
+            when: Nanos(wire.now),
+            connection: wire.key,
+            origin: &wire.origin,
+            direction: Direction::Sent,
+            offset: 0,
+            // What a later call has written is not even mentioned.
+            original_len: if cut_is_told { request.len() as u64 } else { COPIED as u64 },
+            bytes: &request.as_bytes()[..COPIED],
+            message: 1,
+            begins_message: true,
+            capture: Capture::Awaiting,
+            follows_thinning: false,
+            ends_stream: false,
+        };
+        engine.chunk(&chunk, &mut log);
+        assert_eq!(log.actions(), [Action::Capture], "cut is told: {cut_is_told}");
+        assert_eq!(log.learned, ["/internal/llm"]);
+        wire.offsets[0] = request.len() as u64;
+        wire.answer(&mut engine, &mut log, &json("200 OK", DONE_JSON));
+        let ended = log.ended();
+        assert_eq!((ended[0].phase, ended[0].usage.input), (Phase::Done, Some(9)));
+        assert_eq!(ended[0].model.as_ref().unwrap().as_str(), "m-1");
+        assert_eq!(ended[0].bytes_missed, if cut_is_told { (request.len() - COPIED) as u64 } else { 0 });
+
+        // Learned, it is captured from the first byte, and nothing more is to be told.
+        wire.capture = Capture::Positive;
+        wire.request(&mut engine, &mut log, &request);
+        wire.answer(&mut engine, &mut log, &json("200 OK", DONE_JSON));
+        assert_eq!((log.actions().len(), log.learned.len(), log.ended().len()), (1, 1, 2));
+    }
+}
+
+#[test]
+fn what_lies_behind_the_judged_beginning_is_read_too() {
+    let (mut engine, mut log) = (Engine::new(), Log::default());
+    let mut wire = Wire::tls(7, Direction::Sent);
+    let prompt = "p".repeat(40_000);
+    let body = format!(r#"{{"messages":[{{"role":"user","content":"{prompt}"}}],"model":"m-late","stream":false}}"#);
+    let request =
+        post("/internal/llm", &body).replace("\r\n\r\n", &format!("\r\nCookie: {}\r\n\r\n", "c".repeat(2000)));
+    // A long head and some bytes of the body, and then all the rest at once.
+    let (first, rest) = request.split_at(request.len() - body.len() + 30);
+    wire.request(&mut engine, &mut log, first);
+    wire.send(&mut engine, &mut log, Direction::Sent, rest.as_bytes(), false);
+    wire.answer(&mut engine, &mut log, &json("200 OK", DONE_JSON));
+    let exchange = log.ended()[0];
+    assert_eq!(exchange.model.as_ref().unwrap().as_str(), "m-late");
+    assert_eq!((exchange.stream, exchange.bytes_missed), (Some(false), 0));
+}
+
+#[test]
 fn a_thinned_prompt_still_gives_the_model() {
     let (mut engine, mut log) = (Engine::new(), Log::default());
     let mut wire = Wire::tls(7, Direction::Sent);

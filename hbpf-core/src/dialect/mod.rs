@@ -19,7 +19,7 @@ mod recognise;
 
 pub use headers::{RequestHeaderFacts, ResponseHeaderFacts, request_facts, response_facts};
 pub use interpreter::Interpreter;
-pub use recognise::{JUDGE_BYTES, Judgement, Recognised, judge, target_patterns};
+pub use recognise::{Extent, JUDGE_BYTES, Judgement, Recognised, judge, target_patterns};
 
 use crate::exchange::{Dialect, Usage};
 use crate::label::Label;

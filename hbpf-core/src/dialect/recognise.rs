@@ -27,6 +27,17 @@ pub enum Judgement {
     NeedBody,
 }
 
+/// How much of a request's body there is to judge by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Extent {
+    /// Its beginning; more may come.
+    Beginning,
+    /// Its beginning, and no more of it will be seen before a decision.
+    Cut,
+    /// All of it.
+    Whole,
+}
+
 /// A model call.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Recognised {
@@ -61,8 +72,8 @@ const NO_CALLS: [&[u8]; 6] =
 
 /// Judges a request by its path, its headers, and as much of its (decoded) body as is there.
 ///
-/// `port` is the serving end's. `body_complete` says that no more of the body will come.
-pub fn judge(head: &RequestHead<'_>, port: Option<u16>, body_prefix: &[u8], body_complete: bool) -> Judgement {
+/// `port` is the serving end's. Only a body of which more may come needs more.
+pub fn judge(head: &RequestHead<'_>, port: Option<u16>, body_prefix: &[u8], extent: Extent) -> Judgement {
     // Reading a stored answer or a model list is no call, and sockets are upgraded by GET.
     if head.method != "POST" {
         return Judgement::NotModel;
@@ -75,7 +86,7 @@ pub fn judge(head: &RequestHead<'_>, port: Option<u16>, body_prefix: &[u8], body
     let target = targets()
         .filter(|(_, target)| trimmed.ends_with(target.suffix.as_bytes()))
         .max_by_key(|(_, target)| target.suffix.len());
-    let body = Body { prefix: body_prefix, is_complete: body_complete, coding: head.content_coding() };
+    let body = Body { prefix: body_prefix, extent, coding: head.content_coding() };
     let deployment = azure_deployment(path);
     let says_anthropic = head.header("anthropic-version").is_some();
     let found = match target {
@@ -120,19 +131,23 @@ impl<T> Decision<T> {
 /// The beginning of a body.
 struct Body<'a> {
     prefix: &'a [u8],
-    is_complete: bool,
+    extent: Extent,
     coding: Coding,
 }
 
 impl Body<'_> {
     /// Whether nothing more will be seen before a decision.
     fn is_all(&self) -> bool {
-        self.is_complete || self.prefix.len() >= JUDGE_BYTES
+        self.extent != Extent::Beginning || self.prefix.len() >= JUDGE_BYTES
+    }
+
+    fn is_complete(&self) -> bool {
+        self.extent == Extent::Whole
     }
 
     fn is_no_object(&self) -> bool {
         let start = self.prefix.strip_prefix(b"\xef\xbb\xbf").unwrap_or(self.prefix).trim_ascii_start();
-        start.first().map_or(self.is_complete, |first| *first != b'{')
+        start.first().map_or(self.is_complete(), |first| *first != b'{')
     }
 }
 
@@ -147,7 +162,7 @@ fn names_model(body: &Body<'_>) -> Decision<()> {
     let Some(shape) = Shape::of(body.prefix) else { return Decision::No };
     if shape.model {
         Decision::Yes(())
-    } else if body.is_complete {
+    } else if body.is_complete() {
         Decision::No
     } else if body.is_all() {
         // The model may stand behind the prompt. Chat front ends of web applications number their conversations.

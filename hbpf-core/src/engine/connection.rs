@@ -2,7 +2,7 @@
 
 use crate::body::Coding;
 use crate::chunk::{Action, Capture, Chunk, Close, ConnectionKey, Direction, Origin, Pid, Segment, Source, Verdict};
-use crate::dialect::{Interpreter, Judgement, Recognised, judge, request_facts};
+use crate::dialect::{Extent, Interpreter, JUDGE_BYTES, Judgement, Recognised, judge, request_facts};
 use crate::exchange::{Endpoint, Exchange, ExchangeEvent, Phase, Protocol, RateLimit, Role, Usage};
 use crate::http1::{Http1, HttpSink, RequestHead, ResponseHead, Side};
 use crate::label::Label;
@@ -15,16 +15,9 @@ use super::{Observer, Shared, Unsettled};
 /// What HTTP/2 connections begin with; they are not read.
 const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0";
 
-/// Most exchanges in flight on one HTTP/1 connection. Pipelining clients send a handful.
-const MAX_PIPELINED: usize = 256;
-
 /// From this length on only the tails of an answer's pieces are copied: far above what a chat answer takes, and more
 /// than is under way in the kernel before it learns of it.
 const LONG_DOCUMENT_BYTES: u64 = 256 * 1024;
-
-/// Bytes of a request kept while it is judged: its head and the beginning of its body, as much as the kernel side
-/// copies of a message that nothing recognised yet.
-const MAX_JUDGED_BYTES: usize = 16 * 1024;
 
 /// One endpoint of one connection.
 pub(super) struct Connection {
@@ -50,6 +43,7 @@ struct Messages {
     current: u32,
     /// The kernel side waits for a verdict on it.
     awaited: bool,
+    /// Exchanges in flight. The HTTP parser ends the oldest of more than it lets wait for their answers.
     active: Vec<Tracked>,
 }
 
@@ -398,13 +392,14 @@ impl Sink<'_> {
     ) {
         match judgement {
             Judgement::ModelCall(recognised) => {
+                // What the kernel side captured by itself it knows already.
                 if self.messages.awaited {
                     self.tell_kernel(Action::Capture);
-                }
-                if !recognised.known_target
-                    && let Ok(path) = std::str::from_utf8(head.path())
-                {
-                    self.observer.learned(path);
+                    if !recognised.known_target
+                        && let Ok(path) = std::str::from_utf8(head.path())
+                    {
+                        self.observer.learned(path);
+                    }
                 }
                 self.open(recognised, number, started, when, head);
                 if !body.is_empty()
@@ -423,9 +418,6 @@ impl Sink<'_> {
 
     fn open(&mut self, recognised: Recognised, number: u64, started: Nanos, when: Nanos, head: &RequestHead<'_>) {
         self.messages.state = State::ModelCall;
-        if self.messages.active.len() >= MAX_PIPELINED {
-            return;
-        }
         let role = role_of(self.request_direction);
         let facts = request_facts(head);
         let interpreter = Interpreter::for_call(&recognised);
@@ -474,21 +466,33 @@ impl Sink<'_> {
         self.messages.active.push(tracked);
     }
 
-    /// Judges again with more of the body.
-    fn judge_body(&mut self, number: u64, when: Nanos, bytes: &[u8], complete: bool) {
+    /// Judges again with more of the body; `extent` says how much of it that makes.
+    fn judge_body(&mut self, number: u64, when: Nanos, bytes: &[u8], extent: Extent) {
         let State::Judging(judged) = &mut self.messages.state else { return };
         let Some(mut judged) = judged.take_if(|judged| judged.number == number) else { return };
-        let room = MAX_JUDGED_BYTES.saturating_sub(judged.body.len());
-        judged.body.extend_from_slice(&bytes[..bytes.len().min(room)]);
-        let complete = complete || judged.body.len() >= MAX_JUDGED_BYTES;
+        // What is not needed for the decision is not kept for it either.
+        let (kept, rest) = bytes.split_at(bytes.len().min(JUDGE_BYTES.saturating_sub(judged.body.len())));
+        judged.body.extend_from_slice(kept);
         let Judged { started, head, body, .. } = judged;
+        // So much is all that the kernel side copies of a message that it does not know, head included.
+        let is_spent = self.messages.awaited && head.len() + body.len() >= JUDGE_BYTES;
+        let extent = if is_spent && extent == Extent::Beginning { Extent::Cut } else { extent };
         let Ok(Some((head, _))) = RequestHead::parse(&head) else { return self.ignore() };
-        let judgement = judge(&head, self.server_port(), &body, complete);
-        let judgement = match judgement {
-            Judgement::NeedBody if complete => Judgement::NotModel,
-            other => other,
-        };
+        let judgement = judge(&head, self.server_port(), &body, extent);
         self.decide(judgement, number, started, when, &head, &body);
+        if let Some(tracked) = self.messages.find(number) {
+            tracked.request_body(rest);
+        }
+    }
+
+    /// Judges by what there is, if that message still awaits it: its body has a gap.
+    fn judge_cut(&mut self, number: u64) -> bool {
+        let State::Judging(Some(Judged { started, number: judged, .. })) = &self.messages.state else { return false };
+        if *judged != number {
+            return false;
+        }
+        self.judge_body(number, *started, &[], Extent::Cut);
+        true
     }
 
     fn server_port(&self) -> Option<u16> {
@@ -502,7 +506,7 @@ impl Sink<'_> {
 
 impl HttpSink for Sink<'_> {
     fn request_head(&mut self, exchange: u64, when: Nanos, started: Nanos, head: &RequestHead<'_>) {
-        let judgement = judge(head, self.server_port(), &[], false);
+        let judgement = judge(head, self.server_port(), &[], Extent::Beginning);
         self.decide(judgement, exchange, started, when, head, &[]);
     }
 
@@ -510,18 +514,25 @@ impl HttpSink for Sink<'_> {
         if let Some(tracked) = self.messages.find(exchange) {
             tracked.request_body(bytes);
         } else {
-            self.judge_body(exchange, when, bytes, false);
+            self.judge_body(exchange, when, bytes, Extent::Beginning);
         }
     }
 
-    fn request_body_gap(&mut self, exchange: u64, _len: Option<u64>) {
+    fn request_body_gap(&mut self, exchange: u64, len: Option<u64>) {
+        if self.judge_cut(exchange)
+            && let Some(tracked) = self.messages.find(exchange)
+        {
+            // What the kernel side kept back until there was a verdict.
+            tracked.exchange.bytes_missed += len.unwrap_or(1);
+            self.shared.counters.parse_gaps += 1;
+        }
         if let Some(tracked) = self.messages.find(exchange) {
             tracked.request_gap();
         }
     }
 
     fn request_end(&mut self, exchange: u64, when: Nanos, _complete: bool) {
-        self.judge_body(exchange, when, &[], true);
+        self.judge_body(exchange, when, &[], Extent::Whole);
         if let Some(tracked) = self.messages.find(exchange)
             && tracked.exchange.request_sent_at.is_none()
         {

@@ -39,7 +39,7 @@ pub trait Observer {
     fn exchange(&mut self, when: Nanos, exchange: &Exchange, event: ExchangeEvent);
     /// The kernel side shall treat a message so.
     fn verdict(&mut self, verdict: Verdict);
-    /// A model answered at this request-target (path without query), which no built-in pattern covers.
+    /// A model was called at this request-target (path without query), which no pattern of the kernel side covers.
     fn learned(&mut self, path: &str);
     /// A model call was found on a connection whose owner is uncertain: [`Engine::set_owner`] is awaited.
     fn owner_wanted(&mut self, connection: ConnectionKey, origin: &Origin);

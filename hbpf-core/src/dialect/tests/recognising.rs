@@ -7,7 +7,7 @@ use crate::http1::{RequestHead, ResponseHead};
 fn judged(head: &str, port: Option<u16>, body: &str, complete: bool) -> Judgement {
     let text = format!("{}\r\n\r\n", head.trim().replace('\n', "\r\n"));
     let (head, _) = RequestHead::parse(text.as_bytes()).unwrap().unwrap();
-    judge(&head, port, body.as_bytes(), complete)
+    judge(&head, port, body.as_bytes(), if complete { Extent::Whole } else { Extent::Beginning })
 }
 
 /// Dialect, API, provider, model and whether the kernel knows the path; or what else.
@@ -170,6 +170,13 @@ fn a_beginning_of_the_stated_length_is_always_enough() {
         for body in &bodies {
             let head = format!("POST {path} HTTP/1.1\nHost: x");
             assert_ne!(judged(&head, None, body, false), Judgement::NeedBody, "{path} {}", &body[..20]);
+            // However little it is: nothing more would come.
+            let text = format!("POST {path} HTTP/1.1\r\nHost: x\r\n\r\n");
+            let (head, _) = RequestHead::parse(text.as_bytes()).unwrap().unwrap();
+            for length in 0..40 {
+                let cut = judge(&head, None, &body.as_bytes()[..length], Extent::Cut);
+                assert_ne!(cut, Judgement::NeedBody, "{path} {}", &body[..length]);
+            }
         }
     }
 }
