@@ -124,7 +124,7 @@ pub struct Segment<'a> {
     pub direction: Direction,
     /// TCP sequence number of the first byte.
     pub sequence: u32,
-    /// TCP acknowledgement number.
+    /// TCP acknowledgement number; 0 where it is not known.
     pub acknowledgement: u32,
     /// Payload bytes of the segment from `sequence` on.
     pub original_len: u32,

@@ -50,8 +50,9 @@ impl Reassembler {
             Direction::Sent => (&mut self.sent, &mut self.received),
             Direction::Received => (&mut self.received, &mut self.sent),
         };
-        // What comes from nowhere proves nothing; a reset may carry no acknowledgement at all.
-        if !segment.rst && way.is_plausible(segment) {
+        // What comes from nowhere proves nothing; a reset may carry no acknowledgement at all, nor do the kernel side's
+        // marks of an end. (A genuine 0 is one of 2^32, and others follow it.)
+        if !segment.rst && segment.acknowledgement != 0 && way.is_plausible(segment) {
             // What the other side had to see before it sent this comes first.
             self.desyncs += other.acknowledge(segment, out);
         }

@@ -287,6 +287,20 @@ fn ends_without_bytes() {
 }
 
 #[test]
+fn a_mark_without_an_acknowledgement_acknowledges_nothing() {
+    let start = u32::MAX - 10;
+    let (out, _) = run(&[
+        Seen::received(start, b"ab"),
+        Seen::received(start + 4, b"ef").at(1),
+        Seen::sent(7, b"").at(2).fin().acknowledging(0),
+        Seen::received(start + 2, b"cd").at(3),
+    ]);
+    let expected = [(start, "@0 ab"), (7, "@2  ends"), (start + 2, "@3 cd"), (start + 4, "@3 ef")];
+    let way = |sequence| if sequence == 7 { "Sent" } else { "Received" };
+    assert_eq!(out, expected.map(|(sequence, rest)| format!("{} {sequence}{rest}", way(sequence))));
+}
+
+#[test]
 fn a_reset_from_elsewhere_is_counted_only() {
     for sequence in [5, 12 + (1 << 30)] {
         let (out, reassembler) = run(&[Seen::received(10, b"ab"), Seen::received(sequence, b"").rst()]);
