@@ -102,19 +102,22 @@ impl Outbox {
     }
 }
 
-/// One entry per program and library: what a library's probes have in common is said once.
+/// One entry per program and one per library: what a library's probes have in common is said once. Programs come first,
+/// so that no group is cut off.
 fn summarised(probes: Vec<ProbeStatus>) -> Vec<ProbeStatus> {
-    let mut kept: Vec<ProbeStatus> = Vec::new();
+    let (mut of_programs, mut of_places) = (Vec::new(), Vec::new());
     let mut places: HashSet<String> = HashSet::new();
     let mut programs: HashSet<String> = HashSet::new();
     for probe in probes {
         let new_place = places.insert(probe.attached_to.to_string());
-        let new_program = programs.insert(probe.program.clone());
-        if probe.failed || new_place || new_program {
-            kept.push(probe);
+        if programs.insert(probe.program.clone()) {
+            of_programs.push(probe);
+        } else if probe.failed || new_place {
+            of_places.push(probe);
         }
     }
-    kept
+    of_programs.append(&mut of_places);
+    of_programs
 }
 
 impl AsFd for Outbox {
@@ -189,11 +192,22 @@ mod tests {
                 run_time_ns: Some(u64::MAX),
             })
         });
-        outbox.send_status(Status { probes: probes.collect(), ..Status::default() });
+        let plain = ProbeStatus {
+            group: Group::LlmPlain,
+            program: "tcp_egress".into(),
+            attached_to: Label::new("/sys/fs/cgroup"),
+            off_because: None,
+            failed: false,
+            runs: None,
+            run_time_ns: None,
+        };
+        let probes = probes.chain([plain.clone()]).collect();
+        outbox.send_status(Status { probes, ..Status::default() });
         let replies = all(&mut outbox, &mut other);
         let [Reply::Status(status)] = &replies[..] else { panic!("{replies:?}") };
         assert_eq!(status.probes.len(), MAX_PROBES);
         let programs: HashSet<_> = status.probes.iter().map(|probe| &probe.program).collect();
-        assert_eq!(programs.len(), 11);
+        assert_eq!(programs.len(), 12);
+        assert!(status.probes.contains(&plain), "the last group is there as well");
     }
 }
