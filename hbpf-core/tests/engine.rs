@@ -554,3 +554,16 @@ fn an_exchange_whose_end_was_lost_is_given_up_in_the_end() {
         assert_eq!(engine.counters().exchanges_given_up, 1);
     }
 }
+
+#[test]
+fn what_can_be_seen_no_longer_is_no_longer_in_flight() {
+    let (mut engine, mut log) = (Engine::new(), Log::default());
+    let mut tls = Wire::tls(7, Direction::Sent);
+    tls.request(&mut engine, &mut log, &chat(true));
+    engine.lose_sight(Source::Tcp, Nanos(tls.now), &mut log);
+    assert_eq!(engine.in_flight().count(), 1);
+    engine.lose_sight(Source::Tls, Nanos(tls.now), &mut log);
+    assert_eq!(engine.in_flight().count(), 0);
+    assert_eq!(log.ended()[0].error_type.as_ref().unwrap().as_str(), "lost_sight");
+    assert!(engine.is_idle());
+}

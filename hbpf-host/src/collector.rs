@@ -141,7 +141,10 @@ struct Worker {
     sampling: Option<Sampling>,
     sequence: u64,
     next_tick: Nanos,
-    gathering_until: Nanos,
+    /// Records gather until then. `None`: the ring was found empty, and is polled.
+    gathering_until: Option<Nanos>,
+    /// Polling has found something in the ring.
+    ring_is_ready: bool,
 }
 
 /// A sample under way.
@@ -233,7 +236,8 @@ impl Worker {
             sampling: None,
             sequence: 0,
             next_tick: now,
-            gathering_until: now,
+            gathering_until: None,
+            ring_is_ready: false,
         }
     }
 
@@ -264,16 +268,17 @@ impl Worker {
     /// Waits for something to do.
     fn wait(&mut self) -> Result<(), CollectError> {
         let now = now();
-        let gathering = now < self.gathering_until;
         let ticking = !self.engine.is_idle() || self.sampling.is_some();
-        let until = [ticking.then_some(self.next_tick), gathering.then_some(self.gathering_until), self.next_sample];
+        // While a sample is under way the next one is not due, however late that is; `ticking` watches over its patience.
+        let next_sample = self.next_sample.filter(|_| self.sampling.is_none());
+        let until = [ticking.then_some(self.next_tick), self.gathering_until, next_sample];
         let until = until.into_iter().flatten().min();
         let helper_events =
             if self.helper.wants_write() { PollFlags::POLLIN | PollFlags::POLLOUT } else { PollFlags::POLLIN };
         let mut fds =
             vec![PollFd::new(self.wake.as_fd(), PollFlags::POLLIN), PollFd::new(self.helper.as_fd(), helper_events)];
         if let Some(ring) = &self.ring
-            && !gathering
+            && self.gathering_until.is_none()
         {
             fds.push(PollFd::new(ring.as_fd(), PollFlags::POLLIN));
         }
@@ -281,7 +286,9 @@ impl Worker {
             let millis = i32::try_from((until - now).as_micros().div_ceil(1000)).unwrap_or(i32::MAX);
             PollTimeout::try_from(millis).unwrap_or(PollTimeout::MAX)
         });
-        match poll(&mut fds, timeout) {
+        let polled = poll(&mut fds, timeout);
+        self.ring_is_ready = polled.is_ok() && fds.get(2).and_then(PollFd::any).unwrap_or(false);
+        match polled {
             Ok(_) | Err(nix::Error::EINTR) => Ok(()),
             Err(error) => Err(error.into()),
         }
@@ -337,10 +344,28 @@ impl Worker {
                 Reply::Processes(processes) => self.facts.describe(processes),
                 Reply::Host(host) => self.facts.host = Some(*host),
                 Reply::Samples(samples) => self.facts.sample(samples),
-                Reply::Status(status) => self.facts.status(*status, now()),
+                Reply::Status(status) => {
+                    let before = Group::ALL.map(|group| self.facts.is_on(group));
+                    self.facts.status(*status, now());
+                    for (group, was_on) in Group::ALL.into_iter().zip(before) {
+                        if was_on && !self.facts.is_on(group) {
+                            self.lose_sight(group);
+                        }
+                    }
+                }
             }
         }
         Ok(())
+    }
+
+    /// A group's probes have been taken out: nothing more will be heard of what they showed.
+    fn lose_sight(&mut self, group: Group) {
+        self.drain_ring();
+        let source = match group {
+            Group::LlmTls => Source::Tls,
+            Group::LlmPlain => Source::Tcp,
+        };
+        self.engine.lose_sight(source, now(), &mut self.sink);
     }
 
     fn note_error(&mut self, source: &str, message: String) {
@@ -350,18 +375,19 @@ impl Worker {
         }
     }
 
-    /// Reads a batch, and lets the next one gather if the ring was not full of it.
+    /// Reads a batch, and lets the next one gather unless there is more already. Without traffic nothing is read, and
+    /// nothing wakes us.
     fn read_ring(&mut self) {
         let Some(ring) = &mut self.ring else { return };
         let now = now();
-        if now < self.gathering_until {
+        if !self.gathering_until.map_or(self.ring_is_ready, |until| now >= until) {
             return;
         }
         let (engine, sink) = (&mut self.engine, &mut self.sink);
         let batch = ring.read(&mut |header, bytes| take_record(engine, sink, header, bytes));
-        if !batch.more {
-            self.gathering_until = now.after(GATHER);
-        }
+        // A ring that is ready and gives nothing holds a record that is being written: polling would turn in circles.
+        let gathers = !batch.more && (batch.records > 0 || self.ring_is_ready);
+        self.gathering_until = gathers.then(|| now.after(GATHER));
     }
 
     fn drain_ring(&mut self) {

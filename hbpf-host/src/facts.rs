@@ -13,7 +13,7 @@ use hbpf_ebpf::counter;
 use jiff::{SignedDuration, Timestamp};
 use nix::time::{ClockId, clock_gettime};
 
-use crate::protocol::{ProbeStatus, ProcessInfo, ProcessSample, Status};
+use crate::protocol::{Group, ProbeStatus, ProcessInfo, ProcessSample, Status};
 
 /// Processes shown besides those that talk to models: the ones that use the machine most. A screen holds fewer.
 const MAX_BYSTANDERS: usize = 200;
@@ -57,6 +57,10 @@ impl Facts {
 
     pub(crate) fn describe(&mut self, processes: Vec<ProcessInfo>) {
         for info in processes {
+            if self.infos.len() >= MAX_INFOS {
+                // The news of their end was lost.
+                self.infos.retain(|pid, _| self.samples.contains_key(pid));
+            }
             if self.infos.len() < MAX_INFOS || self.infos.contains_key(&info.pid) {
                 self.infos.insert(info.pid, info);
             }
@@ -82,6 +86,11 @@ impl Facts {
         }
         self.status = status;
         self.status_at = Some(now);
+    }
+
+    /// Whether a group's probes are in place, by the latest word of the helper.
+    pub(crate) fn is_on(&self, group: Group) -> bool {
+        self.status.probes.iter().any(|probe| probe.group == group && probe.off_because.is_none())
     }
 
     /// The process has ended.
@@ -234,7 +243,6 @@ mod tests {
     use hbpf_core::snapshot::TlsVisibility;
 
     use super::*;
-    use crate::protocol::Group;
 
     fn status(run_time_ns: u64) -> Status {
         let probe = |place: &str| ProbeStatus {

@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::time::Duration;
 
-use crate::chunk::{Chunk, Close, ConnectionKey, Origin, Pid, Segment, Verdict};
+use crate::chunk::{Chunk, Close, ConnectionKey, Origin, Pid, Segment, Source, Verdict};
 use crate::exchange::{Exchange, ExchangeEvent, ExchangeId};
 use crate::time::Nanos;
 
@@ -120,6 +120,13 @@ impl Engine {
         let of_process = |key: &ConnectionKey| key.pid == pid.0;
         for (_, mut connection) in self.connections.extract_if(|key, _| of_process(key)) {
             connection.close(Close::ProcessExited, now, &mut self.shared, observer);
+        }
+    }
+
+    /// Nothing more will be heard of connections seen there: their exchanges are given up.
+    pub fn lose_sight(&mut self, source: Source, now: Nanos, observer: &mut dyn Observer) {
+        for (_, mut connection) in self.connections.extract_if(|key, _| key.source == source) {
+            connection.give_up(now, &mut self.shared, observer);
         }
     }
 
