@@ -11,6 +11,10 @@ use crate::time::Nanos;
 /// vocabularies. An estimate is an estimate; reported counts replace it.
 const BYTES_PER_TOKEN: u64 = 4;
 
+/// Most tokens that a running count is believed to have grown by in one event: gateways merge events, and a gap hides
+/// some, but a number that leaps farther is no running count.
+const MAX_TOKENS_PER_EVENT: u64 = 16 * 1024;
+
 /// The state that the documents of one answer share.
 pub(super) struct Reading {
     scanner: Scanner<Slot>,
@@ -163,11 +167,12 @@ impl Reading {
         // that event's own.
         let count = event.counts.get(Count::Output);
         let before = std::mem::replace(&mut self.running_count, count);
-        match (count, before) {
-            (Some(count), Some(before)) if count > before => count - before,
-            (Some(count), None) if self.output_events == 1 && count > 0 => count,
-            _ => estimate,
-        }
+        let grown = match (count, before) {
+            (Some(count), Some(before)) => count.checked_sub(before),
+            (Some(count), None) if self.output_events == 1 => Some(count),
+            _ => None,
+        };
+        grown.filter(|grown| (1..=MAX_TOKENS_PER_EVENT).contains(grown)).unwrap_or(estimate)
     }
 }
 

@@ -210,13 +210,14 @@ fn running_counts_make_tokens_exact() {
             "data: {{\"choices\":[{{\"delta\":{{\"content\":\"{text}\"}}}}],\"usage\":{{\"prompt_tokens\":4,\"completion_tokens\":{count}}}}}\n\n"
         )
     };
-    let body = [event("a", 3), event("b", 4), event("c", 9)].concat();
+    // The last of them leaps where nothing counts along.
+    let body = [event("a", 3), event("b", 4), event("c", 9), event("d", 1 << 53)].concat();
     let mut interpreter = Interpreter::new(Dialect::OpenaiChat);
     interpreter.response_begins(200, Some(b"text/event-stream"));
     let mut tokens = Vec::new();
     interpreter.response_bytes(Nanos(1), body.as_bytes(), &mut |output| tokens.push(output.tokens));
-    assert_eq!(tokens, [3, 1, 5]);
-    assert_eq!(interpreter.facts().usage.output, Some(9));
+    assert_eq!(tokens, [3, 1, 5, 1]);
+    assert_eq!(interpreter.facts().usage.output, Some(1 << 53), "what is reported is reported");
 }
 
 /// The answer with a hole, as the sequence of what each reading of it may at most say.
