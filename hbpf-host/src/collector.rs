@@ -462,7 +462,8 @@ impl Worker {
         let counters = self.engine.counters();
         let malformed = self.ring.as_ref().map_or(0, EventRing::malformed);
         let errors = self.errors.iter().cloned().chain(passing).collect();
-        let facts = self.facts.host_facts(&clock, counters, malformed, errors);
+        let talking = self.sink.aggregator.pids().map(|pid| pid.0);
+        let facts = self.facts.host_facts(&clock, talking, counters, malformed, errors);
         let snapshot = self.sink.aggregator.snapshot(now, &clock, self.engine.in_flight(), facts);
         (self.deliver)(Update::Snapshot(Arc::new(snapshot)));
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use hbpf_core::aggregate::HostFacts;
 use hbpf_core::engine::Counters;
 use hbpf_core::snapshot::{
-    Capture, CollectionError, Host, Lost, LostRecords, Probe, ProbeState, Process, SelfCost, Visibility,
+    Capture, CollectionError, Host, Lost, LostRecords, Probe, ProbeState, Process, SelfCost, TlsVisibility, Visibility,
 };
 use hbpf_core::time::{Nanos, WallClock};
 use hbpf_ebpf::counter;
@@ -24,6 +24,10 @@ const MAX_INFOS: usize = 8192;
 /// Most descriptions of ended processes kept until the next frame. Beyond it a row shows the process's name alone.
 const MAX_DEPARTED: usize = 4096;
 
+/// How much two readings of the boot time may differ, read as it is from two clocks that are adjusted apart. Beyond it the
+/// wall clock has been set.
+const CLOCK_JITTER: SignedDuration = SignedDuration::from_millis(500);
+
 /// Latest word on everything that is not model traffic.
 pub(crate) struct Facts {
     helper_pid: u32,
@@ -38,6 +42,8 @@ pub(crate) struct Facts {
     status_at: Option<Nanos>,
     /// Of one core, between the two latest statuses.
     kernel_cpu_percent: Option<f64>,
+    /// When the machine was booted.
+    booted_at: Option<Timestamp>,
 }
 
 impl Facts {
@@ -52,6 +58,7 @@ impl Facts {
             status: Status::default(),
             status_at: None,
             kernel_cpu_percent: None,
+            booted_at: None,
         }
     }
 
@@ -126,18 +133,27 @@ impl Facts {
         by_use.into_iter()
     }
 
-    /// Everything that a frame needs besides the traffic. The aggregator keeps of the processes those that talk to
-    /// models and these bystanders.
+    /// When the machine was booted, the same from frame to frame: a process's start time is part of its identity.
+    fn booted_at(&mut self, clock: &WallClock) -> Timestamp {
+        let boot = boot_time(clock);
+        let is_same = |known: &Timestamp| boot.duration_since(*known).abs() <= CLOCK_JITTER;
+        *self.booted_at.insert(self.booted_at.filter(is_same).unwrap_or(boot))
+    }
+
+    /// Everything that a frame needs besides the traffic. Of the processes it has those that are `talking` to models,
+    /// those that use TLS, and bystanders.
     pub(crate) fn host_facts(
         &mut self,
         clock: &WallClock,
+        talking: impl Iterator<Item = u32>,
         engine: Counters,
         malformed_records: u64,
         errors: Vec<CollectionError>,
     ) -> HostFacts {
-        let shown: HashSet<u32> =
-            self.bystanders().map(|sample| sample.pid).chain(self.infos.keys().copied()).collect();
-        let boot = boot_time(clock);
+        let boot = self.booted_at(clock);
+        let mut shown: HashSet<u32> = self.bystanders().map(|sample| sample.pid).chain(talking).collect();
+        // Whoever uses TLS may be blind, and a user looks for them.
+        shown.extend(self.infos.values().filter(|info| info.tls != TlsVisibility::None).map(|info| info.pid));
         let living = shown.into_iter().filter_map(|pid| self.infos.get(&pid)).filter(|info| !self.is_stale(info));
         let mut processes: Vec<_> = living.map(|info| process(info, self.samples.get(&info.pid), boot)).collect();
         let departed = self.departed.drain(..).map(|info| Process { exited: true, ..process(&info, None, boot) });
@@ -239,10 +255,8 @@ fn boot_time(clock: &WallClock) -> Timestamp {
 
 #[cfg(test)]
 mod tests {
-    use hbpf_core::label::Label;
-    use hbpf_core::snapshot::TlsVisibility;
-
     use super::*;
+    use hbpf_core::label::Label;
 
     fn status(run_time_ns: u64) -> Status {
         let probe = |place: &str| ProbeStatus {
@@ -266,6 +280,46 @@ mod tests {
         assert!((facts.kernel_cpu_percent.unwrap() - 1.0).abs() < 1e-9);
     }
 
+    fn info(pid: u32, tls: TlsVisibility) -> ProcessInfo {
+        ProcessInfo {
+            pid,
+            start_time_ns: 1,
+            parent_pid: 1,
+            command: Label::new("x"),
+            executable: None,
+            uid: 0,
+            user: None,
+            tls,
+            tls_reason: None,
+            tls_library: None,
+        }
+    }
+
+    #[test]
+    fn a_frame_has_who_talks_who_uses_tls_and_bystanders_and_the_same_start_times_as_the_one_before() {
+        let mut facts = Facts::new(1);
+        let bystander =
+            ProcessSample { pid: 1, start_time_ns: 1, cpu_percent: Some(1.0), threads: 1, resident_bytes: 1 };
+        facts.sample(vec![bystander]);
+        facts.sample_complete();
+        let none = TlsVisibility::None;
+        facts.describe(vec![info(1, none), info(2, none), info(3, TlsVisibility::Blind), info(4, none)]);
+        let mut frame = |wall: &str| {
+            let clock = WallClock { monotonic: Nanos(0), wall: wall.parse().unwrap() };
+            let talking = std::iter::once(2);
+            let mut processes = facts.host_facts(&clock, talking, Counters::default(), 0, Vec::new()).processes;
+            processes.sort_by_key(|process| process.pid);
+            processes
+        };
+        let first = frame("2026-01-01T00:00:00Z");
+        assert_eq!(first.iter().map(|process| process.pid).collect::<Vec<_>>(), [1, 2, 3]);
+        // The boot-time clock has gone on by next to nothing.
+        let second = frame("2026-01-01T00:00:00.1Z");
+        assert_eq!(first[0].start_time, second[0].start_time);
+        let after_setting = frame("2026-01-02T00:00:00Z");
+        assert_ne!(first[0].start_time, after_setting[0].start_time);
+    }
+
     #[test]
     fn a_reused_pid_is_described_anew() {
         let mut facts = Facts::new(1);
@@ -274,18 +328,7 @@ mod tests {
         facts.sample(vec![sample(1)]);
         facts.sample_complete();
         assert_eq!(facts.unknown(std::iter::empty()), [7]);
-        facts.describe(vec![ProcessInfo {
-            pid: 7,
-            start_time_ns: 1,
-            parent_pid: 1,
-            command: Label::new("x"),
-            executable: None,
-            uid: 0,
-            user: None,
-            tls: TlsVisibility::None,
-            tls_reason: None,
-            tls_library: None,
-        }]);
+        facts.describe(vec![info(7, TlsVisibility::None)]);
         assert!(facts.unknown(std::iter::empty()).is_empty());
         facts.sample(vec![sample(2)]);
         facts.sample_complete();
