@@ -35,6 +35,10 @@ const SAMPLE_PATIENCE: Duration = Duration::from_secs(3);
 /// What a snapshot without a fresh sample says. Loading the probes can keep the helper that long on a slow machine.
 const LATE_SAMPLE: &str = "the helper is busy; CPU and memory are those of the sample before";
 
+/// What is said once a request has come to a socket that listens.
+const DEFERRED_ACCEPT: &str = "a server accepts connections only when their first request is there (TCP_DEFER_ACCEPT); \
+                               those requests are not seen at the server";
+
 /// Most distinct collection errors kept; each is a line that a user reads.
 const MAX_ERRORS: usize = 32;
 
@@ -161,6 +165,8 @@ struct EngineSink {
     owners: Vec<SocketQuery>,
     /// Connections whose owner cannot even be asked for.
     ownerless: Vec<ConnectionKey>,
+    /// A request was seen at a listening socket.
+    is_accepting_deferred: bool,
 }
 
 impl Observer for EngineSink {
@@ -226,6 +232,7 @@ impl Worker {
                 learned: Vec::new(),
                 owners: Vec::new(),
                 ownerless: Vec::new(),
+                is_accepting_deferred: false,
             },
             errors: Vec::new(),
             commands,
@@ -415,6 +422,9 @@ impl Worker {
         for key in std::mem::take(&mut sink.ownerless) {
             self.engine.set_owner(key, None, &mut self.sink);
         }
+        if std::mem::take(&mut self.sink.is_accepting_deferred) {
+            self.note_error(Group::LlmPlain.name(), DEFERRED_ACCEPT.to_owned());
+        }
         Ok(())
     }
 
@@ -470,9 +480,13 @@ impl Worker {
 }
 
 fn take_record(engine: &mut Engine, sink: &mut EngineSink, header: &RecordHeader, bytes: &[u8]) {
-    // A handshake names what a process talks to; a listener's segment belongs to a connection that has no state yet.
-    // Neither is a message.
-    if header.flags & (flags::TLS_HELLO | flags::LISTENER) != 0 {
+    // A handshake names what a process talks to; it is no message.
+    if header.flags & flags::TLS_HELLO != 0 {
+        return;
+    }
+    // The connection has no state yet in the kernel, so its answer is not copied: half an exchange tells nothing.
+    if header.flags & flags::LISTENER != 0 {
+        sink.is_accepting_deferred = true;
         return;
     }
     let origin = decode::origin(header);

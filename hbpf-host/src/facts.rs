@@ -100,6 +100,14 @@ impl Facts {
         self.status.probes.iter().any(|probe| probe.group == group && probe.off_because.is_none())
     }
 
+    fn why_off(&self, group: Group) -> String {
+        let failure = self.status.probes.iter().find(|probe| probe.group == group && probe.failed);
+        match failure.and_then(|probe| probe.off_because.as_ref()) {
+            Some(why) => format!("{} failed: {why}", group.name()),
+            None => format!("{} is off", group.name()),
+        }
+    }
+
     /// The process has ended.
     pub(crate) fn exited(&mut self, pid: u32) {
         self.samples.remove(&pid);
@@ -156,6 +164,10 @@ impl Facts {
         shown.extend(self.infos.values().filter(|info| info.tls != TlsVisibility::None).map(|info| info.pid));
         let living = shown.into_iter().filter_map(|pid| self.infos.get(&pid)).filter(|info| !self.is_stale(info));
         let mut processes: Vec<_> = living.map(|info| process(info, self.samples.get(&info.pid), boot)).collect();
+        if !self.is_on(Group::LlmTls) {
+            let why = self.why_off(Group::LlmTls);
+            processes.iter_mut().for_each(|process| make_blind(&mut process.visibility, &why));
+        }
         let departed = self.departed.drain(..).map(|info| Process { exited: true, ..process(&info, None, boot) });
         // A pid may be in new hands already: the living one is shown.
         let pids: HashSet<u32> = processes.iter().map(|process| process.pid).collect();
@@ -218,6 +230,14 @@ fn process(info: &ProcessInfo, sample: Option<&ProcessSample>, boot: Timestamp) 
             ..Visibility::default()
         },
         ..Process::default()
+    }
+}
+
+/// A library that could be read is not while the probes are out.
+fn make_blind(visibility: &mut Visibility, why: &str) {
+    if matches!(visibility.tls, TlsVisibility::Attached | TlsVisibility::Partial) {
+        visibility.tls = TlsVisibility::Blind;
+        visibility.reason = Some(why.to_owned());
     }
 }
 
@@ -318,6 +338,27 @@ mod tests {
         assert_eq!(first[0].start_time, second[0].start_time);
         let after_setting = frame("2026-01-02T00:00:00Z");
         assert_ne!(first[0].start_time, after_setting[0].start_time);
+    }
+
+    #[test]
+    fn without_the_probes_nobody_is_seen_through() {
+        let mut facts = Facts::new(1);
+        facts.describe(vec![info(3, TlsVisibility::Attached)]);
+        let clock = WallClock { monotonic: Nanos(0), wall: Timestamp::UNIX_EPOCH };
+        let visibility = |facts: &mut Facts| {
+            let frame = facts.host_facts(&clock, std::iter::empty(), Counters::default(), 0, Vec::new());
+            let Visibility { tls, reason, .. } = frame.processes[0].visibility.clone();
+            (tls, reason)
+        };
+        assert_eq!(visibility(&mut facts), (TlsVisibility::Blind, Some("llm-tls is off".to_owned())));
+        facts.status(status(0), Nanos(0));
+        assert_eq!(visibility(&mut facts), (TlsVisibility::Attached, None));
+        let mut failed = status(0);
+        for probe in &mut failed.probes {
+            (probe.off_because, probe.failed) = (Some("no memory".to_owned()), true);
+        }
+        facts.status(failed, Nanos(1));
+        assert_eq!(visibility(&mut facts).1.unwrap(), "llm-tls failed: no memory");
     }
 
     #[test]
