@@ -36,6 +36,9 @@ pub(super) struct Connection {
     ended: [bool; 2],
 }
 
+/// [`MAX_CONNECTIONS`](super::MAX_CONNECTIONS) of them, idle, shall take no more than 100 MB.
+const _: () = assert!((size_of::<Connection>() + size_of::<Reassembler>()) * super::MAX_CONNECTIONS <= 100_000_000);
+
 /// The state of the connection's messages, apart from the HTTP parser that drives it.
 struct Messages {
     state: State,
