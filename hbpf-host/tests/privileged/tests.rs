@@ -272,6 +272,8 @@ fn the_terminal_signals_end_only_the_front_end() {
 
 fn samples_are_complete() {
     let (mut subject, _) = attached("all");
+    // A start and an end of a process, so that a program has run on a machine where nothing else happens.
+    assert!(std::process::Command::new("true").status().unwrap().success());
     subject.tell("sample 6");
     subject.expect_start("host ");
     let count: usize = subject.expect_start("samples ").parse().unwrap();
