@@ -161,12 +161,14 @@ fn verdicts_are_obeyed_for_their_message_only() {
 
 #[test]
 fn of_a_long_request_head_and_tails_are_copied() {
+    // Other tests run meanwhile, and the counters of these programs are of all that matches.
+    const OWN_PATH: &str = "/v1/long/own";
     let Some(mut kernel) = Kernel::load() else { return };
-    kernel.target(MODEL_PATH);
+    kernel.target(OWN_PATH);
     kernel.attach_tcp();
     let (mut client, mut server, port) = connection((Ipv4Addr::LOCALHOST, 0).into());
     let body: Vec<u8> = (0..300_000_u32).map(|n| b'a' + (n % 23) as u8).collect();
-    let long = request(MODEL_PATH, &body);
+    let long = request(OWN_PATH, &body);
     transfer(&mut client, &mut server, &long);
 
     let records = kernel.records_of_port(port);
@@ -193,14 +195,16 @@ fn of_a_long_request_head_and_tails_are_copied() {
 
 #[test]
 fn a_compressed_request_and_a_long_answer_are_copied_whole() {
+    // Other tests run meanwhile, and the counters of these programs are of all that matches.
+    const OWN_PATH: &str = "/v1/compressed/own";
     let Some(mut kernel) = Kernel::load() else { return };
-    kernel.target(MODEL_PATH);
+    kernel.target(OWN_PATH);
     kernel.attach_tcp();
     let (mut client, mut server, port) = connection((Ipv4Addr::LOCALHOST, 0).into());
     let mut body = vec![7; 200_000];
     body[..2].copy_from_slice(&[0x1f, 0x8b]);
     body[2] = 8;
-    let long = request(MODEL_PATH, &body);
+    let long = request(OWN_PATH, &body);
     let head = long.len() - body.len();
     transfer(&mut client, &mut server, &long[..head]);
     transfer(&mut client, &mut server, &long[head..]);
