@@ -62,9 +62,14 @@ pub(crate) fn run(source: Source, start: impl FnOnce(Sink) -> Result<Box<dyn Con
     screen.draw(|frame| draw::frame(frame, &state, &theme))?;
     let control = start(Sink(sender.clone()))?;
     listen_to_terminal(sender);
-    while next(&events, &mut state, control.as_ref()) {
-        screen.draw(|frame| draw::frame(frame, &state, &theme))?;
+    let mut drawn = Ok(());
+    while drawn.is_ok() && next(&events, &mut state, control.as_ref()) {
+        drawn = screen.draw(|frame| draw::frame(frame, &state, &theme));
     }
+    // Before the control, which waits until the probes are out: that can take seconds on a busy machine.
+    drop(screen);
+    drop(control);
+    drawn?;
     Ok(state.ended)
 }
 
