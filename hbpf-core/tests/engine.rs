@@ -431,6 +431,30 @@ fn a_call_whose_head_is_too_long_is_lost_and_counted() {
 }
 
 #[test]
+fn an_answer_faster_than_the_verdict_is_lost_and_counted() {
+    for close in [Close::Released, Close::ProcessExited] {
+        let (mut engine, mut log) = (Engine::new(), Log::default());
+        let mut wire = Wire::tls(42, Direction::Sent);
+        wire.capture = Capture::Awaiting;
+        let body = r#"{"model":"m-1","messages":[{"role":"user","content":"x"}]}"#;
+        wire.request(&mut engine, &mut log, &post("/ask", body));
+        // Its answer was not copied. That of the next call is, and it is no answer to the first.
+        wire.request(&mut engine, &mut log, &post("/ask", body));
+        wire.answer(&mut engine, &mut log, &json("200 OK", DONE_JSON));
+        wire.request(&mut engine, &mut log, &post("/ask", body));
+        wire.close(&mut engine, &mut log, close);
+        let seen: Vec<_> = log
+            .ended()
+            .iter()
+            .map(|exchange| (exchange.phase, exchange.status, exchange.usage.output, exchange.bytes_missed))
+            .collect();
+        let unheard = (Phase::Done, None, None, 1);
+        assert_eq!(seen, [unheard, (Phase::Done, Some(200), Some(3), 0), unheard]);
+        assert_eq!(engine.counters().parse_gaps, 2);
+    }
+}
+
+#[test]
 fn both_ends_of_one_exchange_count_once() {
     let (mut engine, mut log) = (Engine::new(), Log::default());
     let mut client = Wire::tls(7, Direction::Sent);

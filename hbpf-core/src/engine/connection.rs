@@ -202,6 +202,10 @@ impl Connection {
     }
 
     fn begin_message(&mut self, chunk: &Chunk<'_>, gap: u64, shared: &mut Shared, observer: &mut dyn Observer) {
+        if self.messages.mark_unheard(shared) {
+            // The kernel side takes bytes for a beginning after the other side has spoken: this was the answer.
+            self.messages.end_active(self.key, chunk.when, Outcome::Cut, shared, observer);
+        }
         if self.is_busy() {
             // Either the client pipelines, or the end of an earlier exchange was lost: the parser can tell.
             if gap > 0 {
@@ -298,6 +302,10 @@ impl Connection {
             }
             (Close::Released, Role::Server) => Outcome::ServerLeft("connection_closed"),
         };
+        // Ends of a TCP stream are told while it is copied, and only then.
+        let was_copied = client_ended || server_ended || matches!(how, Close::Reset(_));
+        let unheard = !was_copied && self.messages.mark_unheard(shared);
+        let outcome = if unheard { Outcome::Cut } else { outcome };
         self.messages.end_active(self.key, now, outcome, shared, observer);
         self.messages.state = State::BetweenMessages;
     }
@@ -322,6 +330,20 @@ impl Messages {
 
     fn find(&mut self, number: u64) -> Option<&mut Tracked> {
         self.active.iter_mut().find(|tracked| tracked.number == number)
+    }
+
+    /// Notes answers that came before the kernel side knew that they were wanted; `true` if that is why none was seen.
+    fn mark_unheard(&mut self, shared: &mut Shared) -> bool {
+        let is_unheard = |tracked: &Tracked| tracked.exchange.status.is_none() && tracked.exchange.bytes_missed == 0;
+        if !self.awaited || self.active.is_empty() || !self.active.iter().all(is_unheard) {
+            return false;
+        }
+        for tracked in &mut self.active {
+            // One byte at the least, more cannot be told.
+            tracked.exchange.bytes_missed = 1;
+            shared.counters.parse_gaps += 1;
+        }
+        true
     }
 
     /// Whether the head of a request with a known target is under way, with nothing else on the connection.
