@@ -221,6 +221,8 @@ pub struct Exchange {
     pub stalls: u32,
     /// Quota headers of the answer.
     pub rate_limit: RateLimit,
+    /// Bytes of its bodies and of its request's head that were seen.
+    pub bytes_seen: u64,
     /// Bytes of it that were lost (not those left out on purpose).
     pub bytes_missed: u64,
 }

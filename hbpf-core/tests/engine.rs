@@ -162,6 +162,8 @@ fn a_streamed_call_is_timed_and_counted() {
     assert_eq!(exchange.stream, Some(true));
     assert_eq!((exchange.usage.input, exchange.usage.output), (Some(9), Some(3)));
     assert_eq!(exchange.output_events, 3);
+    let body = chat(true).len() as u64;
+    assert!(exchange.bytes_seen > body, "the answer's body counts too: {}", exchange.bytes_seen);
     assert!((exchange.time_to_first_token_seconds().unwrap() - 0.002).abs() < 1e-9);
     assert!((exchange.time_to_headers_seconds().unwrap() - 0.001).abs() < 1e-9);
     assert_eq!(engine.in_flight().count(), 0);

@@ -294,7 +294,7 @@ impl Aggregator {
         self.pool.finish(running.ids(), when, exchange, &running.flow, stalls);
         let process = running.process.map(|(process, _)| process);
         if let Some(process) = process {
-            self.processes.missed(process, exchange.bytes_missed);
+            self.processes.count_ended(process, exchange);
         }
         self.ended.push(exchange, process);
     }
@@ -348,7 +348,7 @@ impl Aggregator {
                 self.pool.in_flight(running.ids(), requests::output_so_far(exchange));
             }
             if let Some(process) = process {
-                self.processes.missed_live(process, exchange.bytes_missed);
+                self.processes.count_running(process, exchange);
             }
             rows.push((exchange, process));
         }

@@ -47,8 +47,24 @@ struct Row {
     exited_at: Option<Nanos>,
     /// Since when the host side no longer knows it.
     missing_since: Option<Nanos>,
-    bytes_missed: u64,
-    bytes_missed_live: u64,
+    /// Of its ended exchanges.
+    ended: Bytes,
+    /// Of its running exchanges, at the frame being made.
+    running: Bytes,
+}
+
+/// How much of a process's exchanges was seen, and how much was lost.
+#[derive(Clone, Copy, Debug, Default)]
+struct Bytes {
+    seen: u64,
+    missed: u64,
+}
+
+impl Bytes {
+    fn add(&mut self, exchange: &Exchange) {
+        self.seen += exchange.bytes_seen;
+        self.missed += exchange.bytes_missed;
+    }
 }
 
 impl Row {
@@ -130,8 +146,8 @@ impl Processes {
             identity: None,
             exited_at: None,
             missing_since: None,
-            bytes_missed: 0,
-            bytes_missed_live: 0,
+            ended: Bytes::default(),
+            running: Bytes::default(),
         };
         self.rows.insert(id, row);
         id
@@ -165,23 +181,23 @@ impl Processes {
         }
     }
 
-    /// An exchange of this row has ended, and that many of its bytes were lost.
-    pub(super) fn missed(&mut self, id: ProcessId, bytes: u64) {
+    /// An exchange of this row has ended.
+    pub(super) fn count_ended(&mut self, id: ProcessId, exchange: &Exchange) {
         if let Some(row) = self.rows.get_mut(&id) {
-            row.bytes_missed += bytes;
+            row.ended.add(exchange);
         }
     }
 
     pub(super) fn begin_frame(&mut self) {
         for row in self.rows.values_mut() {
-            row.bytes_missed_live = 0;
+            row.running = Bytes::default();
         }
     }
 
-    /// The same of an exchange that is running, for the frame being made.
-    pub(super) fn missed_live(&mut self, id: ProcessId, bytes: u64) {
+    /// An exchange of this row is running, at the frame being made.
+    pub(super) fn count_running(&mut self, id: ProcessId, exchange: &Exchange) {
         if let Some(row) = self.rows.get_mut(&id) {
-            row.bytes_missed_live += bytes;
+            row.running.add(exchange);
         }
     }
 
@@ -248,7 +264,8 @@ impl Processes {
                 None => Process { pid: row.pid.0, command: row.comm.clone(), ..Process::default() },
             });
             process.exited |= gone || row.exited_at.is_some();
-            process.visibility.bytes_missed += row.bytes_missed + row.bytes_missed_live;
+            process.visibility.bytes_seen = row.ended.seen + row.running.seen;
+            process.visibility.bytes_missed = row.ended.missed + row.running.missed;
             process.as_client = row.as_client.map(|side| pool.frame(side, now));
             process.as_server = row.as_server.map(|side| pool.frame(side, now));
             processes.push(process);

@@ -480,6 +480,7 @@ impl Sink<'_> {
             output_events: 0,
             stalls: 0,
             rate_limit: RateLimit::default(),
+            bytes_seen: head.as_bytes().len() as u64,
             bytes_missed: 0,
         };
         let mut tracked = Tracked::new(number, exchange, interpreter, head, self.origin.owner_is_certain);

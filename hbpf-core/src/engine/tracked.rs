@@ -83,6 +83,7 @@ impl Tracked {
     }
 
     pub(super) fn request_body(&mut self, bytes: &[u8]) {
+        self.exchange.bytes_seen += bytes.len() as u64;
         let interpreter = &mut self.interpreter;
         // What cannot be decoded is unknown; the exchange goes on without it.
         let _ = self.request_body.push(bytes, &mut |decoded| interpreter.request_bytes(decoded));
@@ -128,6 +129,7 @@ impl Tracked {
     }
 
     pub(super) fn response_body(&mut self, when: Nanos, bytes: &[u8], observer: &mut dyn Observer) {
+        self.exchange.bytes_seen += bytes.len() as u64;
         let Self { interpreter, response_body, exchange, held, .. } = self;
         let mut outputs = Outputs { exchange, held, observer };
         let _ = response_body.push(bytes, &mut |decoded| {

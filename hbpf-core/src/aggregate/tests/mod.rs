@@ -55,6 +55,7 @@ fn exchange(id: u64) -> Exchange {
         output_events: 0,
         stalls: 0,
         rate_limit: RateLimit::default(),
+        bytes_seen: 0,
         bytes_missed: 0,
     }
 }
