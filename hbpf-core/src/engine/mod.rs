@@ -2,6 +2,7 @@
 //! to each model call.
 
 mod connection;
+mod messages;
 mod pairing;
 mod tracked;
 

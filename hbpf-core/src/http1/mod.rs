@@ -510,6 +510,8 @@ impl Http1 {
     }
 
     fn upgrade(&mut self, when: Nanos, sink: &mut dyn HttpSink) {
+        // An upgrade that nobody asked for can come amid a request's body.
+        self.finish(Side::Request, when, false, sink);
         self.is_upgraded = true;
         if let Some(waiting) = self.waiting.pop_front() {
             sink.upgraded(waiting.exchange, when);

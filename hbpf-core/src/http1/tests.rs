@@ -356,6 +356,18 @@ const WHOLE: &[(&str, &[Act], &[&str])] = &[
 ];
 
 #[test]
+fn an_upgrade_that_nobody_asked_for_ends_the_request_that_is_being_sent() {
+    let acts = [
+        Request("POST /p HTTP/1.1\r\nContent-Length: 9\r\n\r\nabc"),
+        OK_2,
+        Response("HTTP/1.1 101 Switching Protocols\r\n\r\n"),
+        Request("defghi"),
+    ];
+    let log = perform(&acts);
+    assert_eq!(log.last().map(String::as_str), Some("0 request end false"), "{log:?}");
+}
+
+#[test]
 fn whole_streams() {
     for (name, acts, expected) in WHOLE {
         assert_eq!(perform(acts), *expected, "{name}");

@@ -1,0 +1,413 @@
+//! The messages of one connection: requests are judged, model calls are opened as exchanges and followed to their end.
+
+use crate::body::Coding;
+use crate::chunk::{Action, ConnectionKey, Direction, Origin, Source, Verdict};
+use crate::dialect::{Extent, Interpreter, JUDGE_BYTES, Judgement, Recognised, judge, request_facts};
+use crate::exchange::{Endpoint, Exchange, ExchangeEvent, Phase, Protocol, RateLimit, Role, Usage};
+use crate::http1::{HttpSink, RequestHead, ResponseHead, Side};
+use crate::label::Label;
+use crate::time::Nanos;
+
+use super::tracked::{Outcome, Tracked};
+use super::{Observer, Shared, Unsettled};
+
+/// From this length on only the tails of an answer's pieces are copied: far above what a chat answer takes, and more
+/// than is under way in the kernel before it learns of it.
+const LONG_DOCUMENT_BYTES: u64 = 256 * 1024;
+
+/// The state of the connection's messages, apart from the HTTP parser that drives it.
+pub(super) struct Messages {
+    pub(super) state: State,
+    /// The message that `state` is about, by the kernel side's count.
+    pub(super) current: u32,
+    /// The kernel side waits for a verdict on it.
+    pub(super) awaited: bool,
+    /// Exchanges in flight. The HTTP parser ends the oldest of more than it lets wait for their answers.
+    pub(super) active: Vec<Tracked>,
+}
+
+/// How the client's current message stands.
+pub(super) enum State {
+    /// No message has begun since the connection is followed.
+    BetweenMessages,
+    /// Its head or the beginning of its body is awaited.
+    Judging(Option<Judged>),
+    /// A model call, or several.
+    ModelCall,
+    /// No model call: everything is dropped until the next message begins.
+    Ignored,
+    /// Nothing on this connection will be understood.
+    Opaque,
+}
+
+/// A request whose head says neither yes nor no.
+pub(super) struct Judged {
+    number: u64,
+    started: Nanos,
+    head: Vec<u8>,
+    body: Vec<u8>,
+}
+
+pub(super) fn role_of(request_direction: Direction) -> Role {
+    match request_direction {
+        Direction::Sent => Role::Client,
+        Direction::Received => Role::Server,
+    }
+}
+
+impl Messages {
+    /// Nothing has begun yet.
+    pub(super) fn new() -> Self {
+        Self { state: State::BetweenMessages, current: 0, awaited: false, active: Vec::new() }
+    }
+
+    pub(super) fn is_followed(&self) -> bool {
+        match self.state {
+            State::Judging(_) | State::ModelCall => true,
+            // Answers to pipelined requests before the one that is ignored.
+            State::Ignored => !self.active.is_empty(),
+            State::BetweenMessages | State::Opaque => false,
+        }
+    }
+
+    pub(super) fn find(&mut self, number: u64) -> Option<&mut Tracked> {
+        self.active.iter_mut().find(|tracked| tracked.number == number)
+    }
+
+    /// Notes answers that came before the kernel side knew that they were wanted; `true` if that is why none was seen.
+    pub(super) fn mark_unheard(&mut self, shared: &mut Shared) -> bool {
+        let is_unheard = |tracked: &Tracked| tracked.exchange.status.is_none() && tracked.exchange.bytes_missed == 0;
+        if !self.awaited || self.active.is_empty() || !self.active.iter().all(is_unheard) {
+            return false;
+        }
+        for tracked in &mut self.active {
+            // One byte at the least, more cannot be told.
+            tracked.exchange.bytes_missed = 1;
+            shared.counters.parse_gaps += 1;
+        }
+        true
+    }
+
+    /// Whether the head of a request with a known target is under way, with nothing else on the connection.
+    pub(super) fn has_half_a_head(&self, side: Side) -> bool {
+        let is_in_head = matches!(self.state, State::Judging(None)) && !self.awaited;
+        side == Side::Request && is_in_head && self.active.is_empty()
+    }
+
+    /// The exchange whose bytes are missing: requests are written last to first, answers come first to last.
+    pub(super) fn affected_by_gap(&mut self, side: Side) -> Option<&mut Tracked> {
+        match side {
+            Side::Request => self.active.last_mut().filter(|tracked| tracked.exchange.request_sent_at.is_none()),
+            Side::Response => self.active.first_mut(),
+        }
+    }
+
+    pub(super) fn end_active(
+        &mut self,
+        key: ConnectionKey,
+        when: Nanos,
+        outcome: Outcome,
+        shared: &mut Shared,
+        observer: &mut dyn Observer,
+    ) {
+        for mut tracked in std::mem::take(&mut self.active) {
+            tracked.response_end(when, observer);
+            tracked.end(when, outcome, observer);
+            keep_if_held(tracked, key, shared);
+        }
+    }
+}
+
+/// An exchange that ends before its owner is known waits for it apart from its connection.
+fn keep_if_held(tracked: Tracked, key: ConnectionKey, shared: &mut Shared) {
+    if tracked.is_held()
+        && let Some(unsettled) = shared.unsettled.get_mut(&key)
+    {
+        unsettled.ended.push(tracked);
+    }
+}
+
+/// What the HTTP parser reports to.
+pub(super) struct Sink<'a> {
+    pub(super) key: ConnectionKey,
+    pub(super) origin: &'a Origin,
+    pub(super) request_direction: Direction,
+    pub(super) messages: &'a mut Messages,
+    pub(super) shared: &'a mut Shared,
+    pub(super) observer: &'a mut dyn Observer,
+}
+
+impl Sink<'_> {
+    fn ignore(&mut self) {
+        self.messages.state = State::Ignored;
+        self.tell_kernel(Action::Ignore);
+    }
+
+    fn tell_kernel(&mut self, action: Action) {
+        self.observer.verdict(Verdict { connection: self.key, message: self.messages.current, action });
+    }
+
+    /// Acts on a judgement; `body` is what of the body has been decoded so far.
+    fn decide(
+        &mut self,
+        judgement: Judgement,
+        number: u64,
+        started: Nanos,
+        when: Nanos,
+        head: &RequestHead<'_>,
+        body: &[u8],
+    ) {
+        match judgement {
+            Judgement::ModelCall(recognised) => {
+                // What the kernel side captured by itself it knows already.
+                if self.messages.awaited {
+                    self.tell_kernel(Action::Capture);
+                    if !recognised.known_target
+                        && let Ok(path) = std::str::from_utf8(head.path())
+                    {
+                        self.observer.learned(path);
+                    }
+                }
+                self.open(recognised, number, started, when, head);
+                if !body.is_empty()
+                    && let Some(tracked) = self.messages.find(number)
+                {
+                    tracked.request_body(body);
+                }
+            }
+            Judgement::NotModel => self.ignore(),
+            Judgement::NeedBody => {
+                let head = head.as_bytes().to_vec();
+                self.messages.state = State::Judging(Some(Judged { number, started, head, body: body.to_vec() }));
+            }
+        }
+    }
+
+    fn open(&mut self, recognised: Recognised, number: u64, started: Nanos, when: Nanos, head: &RequestHead<'_>) {
+        self.messages.state = State::ModelCall;
+        let role = role_of(self.request_direction);
+        let facts = request_facts(head);
+        let interpreter = Interpreter::for_call(&recognised);
+        let exchange = Exchange {
+            id: self.shared.next_id(),
+            pid: self.origin.pid,
+            comm: comm_label(&self.origin.comm),
+            role,
+            is_mirror: self.shared.pairing.is_mirror(head.fingerprint(), role, when),
+            provider: recognised.provider,
+            api: recognised.api,
+            dialect: recognised.dialect,
+            model: recognised.model,
+            response_model: None,
+            endpoint: endpoint(facts.host, head.header("host"), self.key.source, role, self.origin),
+            tls: self.key.source == Source::Tls,
+            protocol: Protocol::Http1,
+            stream: None,
+            phase: Phase::Sending,
+            opened_at: started,
+            request_sent_at: None,
+            headers_at: None,
+            first_token_at: None,
+            first_visible_token_at: None,
+            last_token_at: None,
+            ended_at: None,
+            status: None,
+            error_type: None,
+            finish_reason: None,
+            request_id: None,
+            trace_id: facts.trace_id,
+            attempt: facts.attempt,
+            usage: Usage::default(),
+            estimated_output: 0,
+            output_events: 0,
+            stalls: 0,
+            rate_limit: RateLimit::default(),
+            bytes_seen: head.as_bytes().len() as u64,
+            bytes_missed: 0,
+        };
+        let mut tracked = Tracked::new(number, exchange, interpreter, head, self.origin.owner_is_certain);
+        if tracked.is_held() && !self.shared.unsettled.contains_key(&self.key) {
+            self.shared.unsettled.insert(self.key, Unsettled { since: when, ended: Vec::new() });
+            self.observer.owner_wanted(self.key, self.origin);
+        }
+        tracked.emit(started, ExchangeEvent::Opened, self.observer);
+        self.messages.active.push(tracked);
+    }
+
+    /// Judges again with more of the body; `extent` says how much of it that makes.
+    fn judge_body(&mut self, number: u64, when: Nanos, bytes: &[u8], extent: Extent) {
+        let State::Judging(judged) = &mut self.messages.state else { return };
+        let Some(mut judged) = judged.take_if(|judged| judged.number == number) else { return };
+        // What is not needed for the decision is not kept for it either.
+        let (kept, rest) = bytes.split_at(bytes.len().min(JUDGE_BYTES.saturating_sub(judged.body.len())));
+        judged.body.extend_from_slice(kept);
+        let Judged { started, head, body, .. } = judged;
+        // So much is all that the kernel side copies of a message that it does not know, head included.
+        let is_spent = self.messages.awaited && head.len() + body.len() >= JUDGE_BYTES;
+        let extent = if is_spent && extent == Extent::Beginning { Extent::Cut } else { extent };
+        let Ok(Some((head, _))) = RequestHead::parse(&head) else { return self.ignore() };
+        let judgement = judge(&head, self.server_port(), &body, extent);
+        self.decide(judgement, number, started, when, &head, &body);
+        if let Some(tracked) = self.messages.find(number) {
+            tracked.request_body(rest);
+        }
+    }
+
+    /// Judges by what there is, if that message still awaits it: its body has a gap.
+    fn judge_cut(&mut self, number: u64) -> bool {
+        let State::Judging(Some(Judged { started, number: judged, .. })) = &self.messages.state else { return false };
+        if *judged != number {
+            return false;
+        }
+        self.judge_body(number, *started, &[], Extent::Cut);
+        true
+    }
+
+    fn server_port(&self) -> Option<u16> {
+        let end = match role_of(self.request_direction) {
+            Role::Client => self.origin.remote,
+            Role::Server => self.origin.local,
+        };
+        end.map(|(_, port)| port)
+    }
+}
+
+impl HttpSink for Sink<'_> {
+    fn request_head(&mut self, exchange: u64, when: Nanos, started: Nanos, head: &RequestHead<'_>) {
+        let judgement = judge(head, self.server_port(), &[], Extent::Beginning);
+        self.decide(judgement, exchange, started, when, head, &[]);
+    }
+
+    fn request_body(&mut self, exchange: u64, when: Nanos, bytes: &[u8]) {
+        if let Some(tracked) = self.messages.find(exchange) {
+            tracked.request_body(bytes);
+        } else {
+            self.judge_body(exchange, when, bytes, Extent::Beginning);
+        }
+    }
+
+    fn request_body_gap(&mut self, exchange: u64, len: Option<u64>) {
+        if self.judge_cut(exchange)
+            && let Some(tracked) = self.messages.find(exchange)
+        {
+            // What the kernel side kept back until there was a verdict.
+            tracked.exchange.bytes_missed += len.unwrap_or(1);
+            self.shared.counters.parse_gaps += 1;
+        }
+        if let Some(tracked) = self.messages.find(exchange) {
+            tracked.request_gap();
+        }
+    }
+
+    fn request_end(&mut self, exchange: u64, when: Nanos, _complete: bool) {
+        self.judge_body(exchange, when, &[], Extent::Whole);
+        if let Some(tracked) = self.messages.find(exchange)
+            && tracked.exchange.request_sent_at.is_none()
+        {
+            tracked.request_end(when, self.observer);
+        }
+    }
+
+    fn response_head(&mut self, exchange: u64, when: Nanos, head: &ResponseHead<'_>) {
+        if let Some(tracked) = self.messages.find(exchange) {
+            tracked.response_head(when, head, self.observer);
+            if is_long_document(head) {
+                self.tell_kernel(Action::ThinResponse);
+            }
+        }
+    }
+
+    fn response_body(&mut self, exchange: u64, when: Nanos, bytes: &[u8]) {
+        if let Some(tracked) = self.messages.find(exchange) {
+            tracked.response_body(when, bytes, self.observer);
+        }
+    }
+
+    fn response_body_gap(&mut self, exchange: u64, _len: Option<u64>) {
+        if let Some(tracked) = self.messages.find(exchange) {
+            tracked.response_gap();
+        }
+    }
+
+    fn response_end(&mut self, exchange: u64, when: Nanos, complete: bool) {
+        let Some(index) = self.messages.active.iter().position(|tracked| tracked.number == exchange) else { return };
+        let mut tracked = self.messages.active.remove(index);
+        tracked.response_end(when, self.observer);
+        let outcome = if complete { Outcome::Complete } else { Outcome::Cut };
+        tracked.end(when, outcome, self.observer);
+        keep_if_held(tracked, self.key, self.shared);
+        if self.messages.active.is_empty() && matches!(self.messages.state, State::ModelCall) {
+            self.messages.state = State::BetweenMessages;
+        }
+    }
+
+    fn upgraded(&mut self, _exchange: u64, when: Nanos) {
+        self.messages.end_active(self.key, when, Outcome::Complete, self.shared, self.observer);
+        self.messages.state = State::Opaque;
+        self.tell_kernel(Action::Opaque);
+    }
+
+    fn desync(&mut self, side: Side) {
+        self.shared.counters.desyncs += 1;
+        if side == Side::Response
+            && let Some(tracked) = self.messages.active.first_mut()
+        {
+            // The head of this answer was never seen: one byte at the least, more cannot be told.
+            tracked.exchange.bytes_missed = tracked.exchange.bytes_missed.max(1);
+        }
+        if self.messages.active.is_empty() {
+            self.ignore();
+        }
+    }
+}
+
+/// Whether the answer is one plain JSON document so long that its middle, vectors or images, need not be copied.
+fn is_long_document(head: &ResponseHead<'_>) -> bool {
+    let is_json = head.header("content-type").is_some_and(|kind| kind.starts_with(b"application/json"));
+    is_json
+        && head.status == 200
+        && head.content_coding() == Coding::Identity
+        && head.content_length().is_some_and(|length| length >= LONG_DOCUMENT_BYTES)
+}
+
+fn comm_label(comm: &[u8; 16]) -> Label {
+    let len = comm.iter().position(|byte| *byte == 0).unwrap_or(comm.len());
+    Label::from_bytes(&comm[..len])
+}
+
+/// The serving end: its name from the `Host` header, its address from the socket.
+fn endpoint(name: Option<Label>, header: Option<&[u8]>, source: Source, role: Role, origin: &Origin) -> Endpoint {
+    let socket = match role {
+        Role::Client => origin.remote,
+        Role::Server => origin.local,
+    };
+    // A `Host` header leaves out the scheme's own port.
+    let implied = (source == Source::Tls && name.is_some()).then_some(443);
+    Endpoint {
+        host: name,
+        address: socket.map(|(address, _)| address),
+        port: socket.map(|(_, port)| port).or_else(|| port_of(header?)).or(implied),
+    }
+}
+
+/// The port in `name:port` and `[v6]:port`.
+fn port_of(host: &[u8]) -> Option<u16> {
+    let host = std::str::from_utf8(host).ok()?;
+    let behind_address = host.rsplit(']').next()?;
+    behind_address.rsplit_once(':')?.1.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::port_of;
+
+    #[test]
+    fn the_port_of_a_host_header() {
+        assert_eq!(port_of(b"api.openai.com"), None);
+        assert_eq!(port_of(b"localhost:8443"), Some(8443));
+        assert_eq!(port_of(b"[::1]:80"), Some(80));
+        assert_eq!(port_of(b"[::1]"), None);
+        assert_eq!(port_of(b"a:b"), None);
+        assert_eq!(port_of(b""), None);
+    }
+}
