@@ -167,6 +167,8 @@ pub mod lifecycle {
     pub const EXEC: u32 = 1;
     /// The last thread of a process has ended.
     pub const EXIT: u32 = 2;
+    /// A process has started another by `fork`; `pid` is the parent.
+    pub const FORK: u32 = 3;
 }
 
 /// One record of the `LIFECYCLE` ring.

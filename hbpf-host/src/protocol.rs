@@ -22,6 +22,9 @@ pub const MAX_LEARNED_TARGETS: usize = 1024;
 /// Longest learned request-target, in bytes; longer paths are not matched in the kernel either.
 pub const MAX_TARGET_BYTES: usize = 200;
 
+/// Most processes in [`Status::tls_users`]: those with most calls are what a judgement about cost is about.
+pub const MAX_TLS_USERS: usize = 32;
+
 /// A set of probes that is switched on and off as one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Group {
@@ -69,6 +72,9 @@ pub enum Request {
     Describe(Vec<u32>),
     /// Find the processes that hold these sockets; at most [`MAX_PROCESSES`]. Answered with [`Reply::Owners`].
     FindOwners(Vec<SocketQuery>),
+    /// The TLS probes shall not be in these processes, at most [`MAX_PROCESSES`], and in all others they shall. An empty
+    /// list puts them into all again.
+    Exclude(Vec<u32>),
     /// Detach everything and exit. Closing the socket does the same.
     Shutdown,
 }
@@ -197,6 +203,19 @@ pub struct Status {
     pub helper_cpu_seconds: f64,
     /// Resident memory of the helper process.
     pub helper_resident_bytes: u64,
+    /// Processes that have made TLS calls while probed, those with most calls first, at most [`MAX_TLS_USERS`].
+    pub tls_users: Vec<TlsUser>,
+}
+
+/// What a process has made of its TLS library since the probes were put in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TlsUser {
+    /// Thread-group id.
+    pub pid: u32,
+    /// Calls that moved bytes or tried to.
+    pub calls: u64,
+    /// Client messages that began as model calls.
+    pub model_messages: u64,
 }
 
 /// One program at one place.

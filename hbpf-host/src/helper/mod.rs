@@ -187,6 +187,11 @@ impl<'a> Helper<'a> {
                 let owners = self.processes.find_owners(&queries);
                 self.outbox.send(Reply::Owners(owners));
             }
+            Request::Exclude(mut pids) => {
+                pids.truncate(MAX_PROCESSES);
+                self.probes.exclude(pids.into_iter().collect());
+                self.send_status();
+            }
             Request::Shutdown => {}
         }
     }
@@ -234,6 +239,7 @@ impl<'a> Helper<'a> {
             counters: self.probes.counters(),
             helper_cpu_seconds,
             helper_resident_bytes,
+            tls_users: self.probes.tls_users(),
         };
         self.outbox.send_status(status);
     }

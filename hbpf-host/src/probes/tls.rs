@@ -48,6 +48,8 @@ fn all_programs() -> BTreeSet<&'static str> {
 pub(super) struct Tls {
     libraries: BTreeMap<LibraryId, Probed>,
     errors: Vec<ProbeError>,
+    /// Processes in which no probes shall be.
+    excluded: BTreeSet<u32>,
 }
 
 struct Probed {
@@ -92,6 +94,10 @@ impl Tls {
 
     pub(super) fn remove(&mut self, id: LibraryId) {
         self.libraries.remove(&id);
+    }
+
+    pub(super) fn exclude(&mut self, pids: BTreeSet<u32>) {
+        self.excluded = pids;
     }
 
     pub(super) fn take_errors(&mut self) -> Vec<ProbeError> {
