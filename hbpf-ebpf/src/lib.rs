@@ -77,6 +77,9 @@ pub mod flags {
     pub const INHERITED_OWNER: u16 = 1 << 6;
     /// The bytes between the record before and this one were left out on purpose: this is the tail of a thinned piece.
     pub const THINNED: u16 = 1 << 7;
+    /// Over the byte budget ([`limit`](super::limit)): the bytes between `captured_len` and `original_len` stayed in the
+    /// kernel although they were wanted. What is known of them is when they passed, and how many they were.
+    pub const TIMING_ONLY: u16 = 1 << 8;
 }
 
 /// One record of the `EVENTS` ring: this header, then `captured_len` bytes of payload (and unused space of its class).
@@ -205,8 +208,20 @@ pub mod counter {
     pub const THINNED_BYTES: u32 = 7;
     /// Pieces of which more than the copy limit of one call would have been needed.
     pub const OVER_BUDGET: u32 = 8;
+    /// Pieces that were over the byte budget, and so are known by their times and lengths only.
+    pub const TIMING_ONLY_CHUNKS: u32 = 9;
+    /// Stream bytes of those pieces that were not copied.
+    pub const TIMING_ONLY_BYTES: u32 = 10;
     /// How many counters there are.
-    pub const COUNT: u32 = 9;
+    pub const COUNT: u32 = 11;
+}
+
+/// Indices of the `LIMITS` array of `u64`, which user space writes at any time.
+pub mod limit {
+    /// Payload bytes that may be copied per second, over all flows; 0 for as many as come.
+    pub const BYTES_PER_SECOND: u32 = 0;
+    /// How many limits there are.
+    pub const COUNT: u32 = 1;
 }
 
 /// Request-target patterns, matched as suffixes of the path.

@@ -5,6 +5,7 @@
 #![feature(asm_experimental_arch)]
 
 mod emit;
+mod empty;
 mod flow;
 mod lifecycle;
 mod maps;

@@ -6,9 +6,9 @@ use aya_ebpf::{
     bindings::{BPF_F_CLONE, BPF_F_NO_PREALLOC, BPF_SK_STORAGE_GET_F_CREATE, bpf_map_type, bpf_sock},
     helpers::bpf_sk_storage_get,
     macros::{btf_map, map},
-    maps::{HashMap, LruHashMap, PerCpuArray, RingBuf},
+    maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
 };
-use hbpf_ebpf::{EVENTS_RING_BYTES, FlowKey, LIFECYCLE_RING_BYTES, Verdict, counter};
+use hbpf_ebpf::{EVENTS_RING_BYTES, FlowKey, LIFECYCLE_RING_BYTES, Verdict, counter, limit};
 
 use crate::{
     tcp::Socket,
@@ -41,6 +41,9 @@ pub static TARGETS: HashMap<u64, u8> = HashMap::with_max_entries(TARGET_PATTERNS
 
 #[map]
 pub static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(counter::COUNT, 0);
+
+#[map]
+pub static LIMITS: Array<u64> = Array::with_max_entries(limit::COUNT, 0);
 
 #[map]
 pub static TLS_FLOWS: LruHashMap<ConnectionKey, Connection> = LruHashMap::with_max_entries(TLS_CONNECTIONS, 0);

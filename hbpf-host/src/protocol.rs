@@ -72,11 +72,20 @@ pub enum Request {
     Describe(Vec<u32>),
     /// Find the processes that hold these sockets; at most [`MAX_PROCESSES`]. Answered with [`Reply::Owners`].
     FindOwners(Vec<SocketQuery>),
+    /// How much may be copied from now on.
+    Limit(Limits),
     /// The TLS probes shall not be in these processes, at most [`MAX_PROCESSES`], and in all others they shall. An empty
     /// list puts them into all again.
     Exclude(Vec<u32>),
     /// Detach everything and exit. Closing the socket does the same.
     Shutdown,
+}
+
+/// What the kernel side may spend.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limits {
+    /// Payload bytes copied per second, over all flows; 0 for as many as come.
+    pub bytes_per_second: u64,
 }
 
 /// A judgement, as the kernel's map takes it.
@@ -205,6 +214,8 @@ pub struct Status {
     pub helper_resident_bytes: u64,
     /// Processes that have made TLS calls while probed, those with most calls first, at most [`MAX_TLS_USERS`].
     pub tls_users: Vec<TlsUser>,
+    /// What a trap costs on this machine; `None` before it has been measured.
+    pub trap_cost: Option<TrapCost>,
 }
 
 /// What a process has made of its TLS library since the probes were put in.
@@ -216,6 +227,24 @@ pub struct TlsUser {
     pub calls: u64,
     /// Client messages that began as model calls.
     pub model_messages: u64,
+}
+
+/// What the traps of uprobes cost the process that runs into them, besides the programs: measured with empty ones.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TrapCost {
+    /// At instructions that the kernel emulates.
+    pub emulated: TrapTimes,
+    /// At instructions that the kernel must single-step; `None` while no probe sits on one.
+    pub stepped: Option<TrapTimes>,
+}
+
+/// Nanoseconds per hit.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TrapTimes {
+    /// Of a probe at an instruction.
+    pub entry_ns: f64,
+    /// Of a probe at a return: its trap at the entry, which replaces the return address, and that at the return.
+    pub return_ns: f64,
 }
 
 /// One program at one place.

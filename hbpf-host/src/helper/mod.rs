@@ -187,6 +187,10 @@ impl<'a> Helper<'a> {
                 let owners = self.processes.find_owners(&queries);
                 self.outbox.send(Reply::Owners(owners));
             }
+            Request::Limit(limits) => {
+                let result = self.probes.limit(limits);
+                self.report(result);
+            }
             Request::Exclude(mut pids) => {
                 pids.truncate(MAX_PROCESSES);
                 self.probes.exclude(pids.into_iter().collect());
@@ -240,6 +244,7 @@ impl<'a> Helper<'a> {
             helper_cpu_seconds,
             helper_resident_bytes,
             tls_users: self.probes.tls_users(),
+            trap_cost: None,
         };
         self.outbox.send_status(status);
     }

@@ -11,17 +11,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use aya::maps::{HashMap, MapData, PerCpuArray, RingBuf};
+use aya::maps::{Array, HashMap, MapData, PerCpuArray, RingBuf};
 use aya::programs::{
     CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSock, CgroupSockAddr, Program, ProgramError, RawTracePoint,
 };
 use aya::sys::{Stats, enable_stats};
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 use hbpf_core::label::Label;
-use hbpf_ebpf::{EVENTS_RING_BYTES, LifecycleEvent, counter, target};
+use hbpf_ebpf::{EVENTS_RING_BYTES, LifecycleEvent, counter, limit, target};
 
 use crate::discover::{Library, LibraryId};
-use crate::protocol::{FlowVerdict, Group, MAX_LEARNED_TARGETS, MAX_TARGET_BYTES, ProbeStatus, TlsUser};
+use crate::protocol::{FlowVerdict, Group, Limits, MAX_LEARNED_TARGETS, MAX_TARGET_BYTES, ProbeStatus, TlsUser};
 use tls::Tls;
 
 /// Longest text of an error that is handed on: a verifier's log has thousands of lines.
@@ -68,6 +68,8 @@ pub(crate) struct Probes {
     /// Hashes of learned request-targets; they outlive the maps.
     learned: BTreeSet<u64>,
     cgroup: Option<Label>,
+    /// They outlive the maps.
+    limits: Limits,
 }
 
 /// What exists while any group is on.
@@ -77,6 +79,7 @@ struct Loaded {
     verdicts: HashMap<MapData, Key, Value>,
     targets: HashMap<MapData, u64, u8>,
     counters: PerCpuArray<MapData, u64>,
+    limits: Array<MapData, u64>,
     /// While it is open, the kernel counts runs and run time of programs.
     _stats: Option<OwnedFd>,
 }
@@ -84,7 +87,8 @@ struct Loaded {
 impl Probes {
     pub(crate) fn new() -> Self {
         let states = Group::ALL.into_iter().map(|group| (group, State::Off)).collect();
-        Self { loaded: None, tls: Tls::default(), states, learned: BTreeSet::new(), cgroup: None }
+        let (learned, limits) = (BTreeSet::new(), Limits::default());
+        Self { loaded: None, tls: Tls::default(), states, learned, cgroup: None, limits }
     }
 
     pub(crate) fn is_on(&self, group: Group) -> bool {
@@ -162,7 +166,10 @@ impl Probes {
         for hash in builtin.chain(self.learned.iter().copied()) {
             targets.insert(hash, 1, 0).map_err(|error| ProbeError::new("map TARGETS", &error))?;
         }
+        let mut limits = typed(&mut ebpf, "LIMITS")?;
+        write_limits(&mut limits, self.limits)?;
         let loaded = Loaded {
+            limits,
             lifecycle: typed(&mut ebpf, "LIFECYCLE")?,
             verdicts: typed(&mut ebpf, "VERDICTS")?,
             targets,
@@ -231,6 +238,12 @@ impl Probes {
         }
     }
 
+    /// Bounds what is copied from now on.
+    pub(crate) fn limit(&mut self, limits: Limits) -> Result<(), ProbeError> {
+        self.limits = limits;
+        self.loaded.as_mut().map_or(Ok(()), |loaded| write_limits(&mut loaded.limits, limits))
+    }
+
     /// To poll for starts and ends of processes.
     pub(crate) fn lifecycle_fd(&self) -> Option<BorrowedFd<'_>> {
         self.loaded.as_ref().map(|loaded| loaded.lifecycle.as_fd())
@@ -280,6 +293,11 @@ impl Probes {
             list.extend(LIFECYCLE_PROGRAMS.map(|(name, place)| present(group, name, Label::new(place), &loaded.ebpf)));
         }
     }
+}
+
+fn write_limits(map: &mut Array<MapData, u64>, limits: Limits) -> Result<(), ProbeError> {
+    let set = map.set(limit::BYTES_PER_SECOND, limits.bytes_per_second, 0);
+    set.map_err(|error| ProbeError::new("map LIMITS", &error))
 }
 
 fn absent(group: Group, why: String, failed: bool) -> ProbeStatus {
