@@ -4,12 +4,12 @@
 //! kills its reader), what is read is bounded, and no loop is longer than what was read.
 
 use std::cell::Cell;
-use std::fs::File;
+use std::io::{Read, Seek};
 use std::ops::Range;
 
 use object::elf::{self, FileHeader64};
 use object::read::elf::{Dyn, FileHeader, ProgramHeader, SectionHeader, SectionTable, Sym};
-use object::{NativeEndian, ReadCache, ReadRef};
+use object::{NativeEndian, ReadCache, ReadCacheOps, ReadRef};
 
 /// Largest file that is looked into. Programs with a TLS library inside are below 200 MiB.
 const MAX_FILE_BYTES: u64 = 512 * 1024 * 1024;
@@ -109,8 +109,8 @@ pub(crate) enum Refusal {
     Malformed,
 }
 
-/// Finds the probed functions among the dynamic symbols of a file.
-pub(crate) fn inspect(file: &File, size: u64) -> Result<Inspection, Refusal> {
+/// Finds the probed functions among the dynamic symbols of a file of this size.
+pub(crate) fn inspect(file: impl Read + Seek, size: u64) -> Result<Inspection, Refusal> {
     if size > MAX_FILE_BYTES {
         return Err(Refusal::TooLarge);
     }
@@ -131,7 +131,11 @@ pub(crate) fn inspect(file: &File, size: u64) -> Result<Inspection, Refusal> {
     read(header, data, size).map_err(|_| Refusal::Malformed)
 }
 
-fn read<'data>(header: &FileHeader64<NativeEndian>, data: Bounded<'data>, size: u64) -> object::Result<Inspection> {
+fn read<'data>(
+    header: &FileHeader64<NativeEndian>,
+    data: impl ReadRef<'data>,
+    size: u64,
+) -> object::Result<Inspection> {
     let endian = NativeEndian;
     let segments = header.program_headers(endian, data)?;
     let segments = &segments[..segments.len().min(MAX_SEGMENTS)];
@@ -145,12 +149,12 @@ fn read<'data>(header: &FileHeader64<NativeEndian>, data: Bounded<'data>, size: 
 
 type Header = FileHeader64<NativeEndian>;
 type Segment = elf::ProgramHeader64<NativeEndian>;
-type Sections<'data> = SectionTable<'data, Header, Bounded<'data>>;
+type Sections<'data, R> = SectionTable<'data, Header, R>;
 
-fn symbols<'data>(
-    sections: &Sections<'data>,
+fn symbols<'data, R: ReadRef<'data>>(
+    sections: &Sections<'data, R>,
     segments: &[Segment],
-    data: Bounded<'data>,
+    data: R,
     size: u64,
 ) -> object::Result<Vec<(Symbol, u64)>> {
     let endian = NativeEndian;
@@ -190,7 +194,7 @@ fn file_offset(segments: &[Segment], address: u64, size: u64) -> Option<u64> {
     })
 }
 
-fn build_id<'data>(segments: &[Segment], data: Bounded<'data>) -> Option<Vec<u8>> {
+fn build_id<'data>(segments: &[Segment], data: impl ReadRef<'data>) -> Option<Vec<u8>> {
     let endian = NativeEndian;
     let mut left = MAX_NOTES;
     for segment in segments {
@@ -206,7 +210,7 @@ fn build_id<'data>(segments: &[Segment], data: Bounded<'data>) -> Option<Vec<u8>
     None
 }
 
-fn soname<'data>(sections: &Sections<'data>, data: Bounded<'data>) -> Option<Vec<u8>> {
+fn soname<'data, R: ReadRef<'data>>(sections: &Sections<'data, R>, data: R) -> Option<Vec<u8>> {
     let endian = NativeEndian;
     let (entries, names) = sections.dynamic(endian, data).ok()??;
     let entry = entries.iter().find(|entry| entry.tag(endian) == elf::DT_SONAME)?;
@@ -217,20 +221,28 @@ fn soname<'data>(sections: &Sections<'data>, data: Bounded<'data>) -> Option<Vec
 }
 
 /// A file of which at most so much is read. [`ReadCache`] keeps all that it has read, so this bounds memory too.
-#[derive(Clone, Copy)]
-struct Bounded<'data> {
-    data: &'data ReadCache<&'data File>,
+struct Bounded<'data, R: ReadCacheOps> {
+    data: &'data ReadCache<R>,
     left: &'data Cell<u64>,
 }
 
-impl<'data> Bounded<'data> {
+// Derived, they would ask the same of the file.
+impl<R: ReadCacheOps> Clone for Bounded<'_, R> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<R: ReadCacheOps> Copy for Bounded<'_, R> {}
+
+impl<R: ReadCacheOps> Bounded<'_, R> {
     fn take(self, bytes: u64) -> Result<(), ()> {
         self.left.set(self.left.get().checked_sub(bytes).ok_or(())?);
         Ok(())
     }
 }
 
-impl<'data> ReadRef<'data> for Bounded<'data> {
+impl<'data, R: ReadCacheOps> ReadRef<'data> for Bounded<'data, R> {
     fn len(self) -> Result<u64, ()> {
         self.data.len()
     }

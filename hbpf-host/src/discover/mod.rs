@@ -33,6 +33,12 @@ use maps::{Mapping, Maps};
 
 pub use elf::Symbol;
 
+/// Places in a file that may be anything: the door through which fuzzing comes in.
+#[doc(hidden)]
+pub fn symbols_in(file: &[u8]) -> Option<Vec<(Symbol, u64)>> {
+    elf::inspect(std::io::Cursor::new(file), file.len() as u64).ok().map(|found| found.symbols)
+}
+
 /// Maps read per call: about 20 ms at 80 us each. Measured with 270 processes: 25 ms of CPU for the first scan, which
 /// also looks into every program, and 5 ms for each that follows.
 const MAPS_PER_SCAN: usize = 256;
