@@ -11,7 +11,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::exchange::{Api, Dialect, Phase, Protocol, Role};
-use crate::label::Label;
+use crate::label::{Label, Text};
 
 /// The contract's name and version, as each frame carries it.
 pub const SCHEMA: &str = "hbpf.snapshot/1";
@@ -20,9 +20,9 @@ pub const SCHEMA: &str = "hbpf.snapshot/1";
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Snapshot {
     /// Always [`SCHEMA`].
-    pub schema: String,
+    pub schema: Label,
     /// Version of the hbpf that took it.
-    pub hbpf_version: String,
+    pub hbpf_version: Label,
     /// When it was taken.
     pub captured_at: Timestamp,
     /// Since when totals count.
@@ -72,9 +72,9 @@ impl Snapshot {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct CollectionError {
     /// Which part of hbpf says so.
-    pub source: String,
+    pub source: Label,
     /// What failed and what mends it.
-    pub message: String,
+    pub message: Text,
 }
 
 /// Counts, rates and distributions over a set of exchanges.
@@ -97,7 +97,7 @@ pub struct LlmStats {
     /// Gaps between output events beyond the threshold.
     pub stalls_total: u64,
     /// Ended exchanges by HTTP status; `none` where no answer came.
-    pub status: BTreeMap<String, u64>,
+    pub status: BTreeMap<Label, u64>,
     /// Failed and abandoned exchanges by error type.
     pub error_types: BTreeMap<Label, u64>,
     /// Ended exchanges whose tokens were never reported.
@@ -360,7 +360,7 @@ pub struct Visibility {
     /// The state.
     pub tls: TlsVisibility,
     /// Why it is partial or blind.
-    pub reason: Option<String>,
+    pub reason: Option<Text>,
     /// The TLS library that is probed.
     pub library: Option<Label>,
     /// Plaintext bytes of model traffic seen, TLS or not.
@@ -510,7 +510,7 @@ pub struct Requests {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Request {
     /// Unique within the observation.
-    pub id: String,
+    pub id: Label,
     /// Order of opening.
     pub sequence: u64,
     /// The observed process.
@@ -642,7 +642,7 @@ pub struct Gpu {
     /// Memory clock.
     pub memory_clock_mhz: Option<u32>,
     /// Why clocks are low.
-    pub throttle_reasons: Vec<String>,
+    pub throttle_reasons: Vec<Label>,
     /// To the GPU.
     pub pcie_rx_bytes_per_second: Option<f64>,
     /// From the GPU.
@@ -774,15 +774,15 @@ pub struct Capture {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Probe {
     /// llm-tls, llm-plain, ...
-    pub group: String,
+    pub group: Label,
     /// Program name.
-    pub program: String,
+    pub program: Label,
     /// File, cgroup or hook.
     pub attached_to: Label,
     /// On, off or failed.
     pub state: ProbeState,
     /// Why it is off or failed.
-    pub reason: Option<String>,
+    pub reason: Option<Text>,
     /// Runs, where the kernel counts them.
     pub runs_total: Option<u64>,
     /// Time in the program.
@@ -844,17 +844,17 @@ pub struct SelfCost {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Finding {
     /// The rule.
-    pub id: String,
+    pub id: Label,
     /// How bad.
     pub severity: Severity,
     /// What it is about.
     pub subject: Label,
     /// In one line.
-    pub title: String,
+    pub title: Text,
     /// The numbers behind it.
-    pub evidence: BTreeMap<String, f64>,
+    pub evidence: BTreeMap<Label, f64>,
     /// What to do.
-    pub advice: String,
+    pub advice: Text,
     /// Since when it holds.
     pub since: Timestamp,
 }

@@ -10,6 +10,7 @@ use hbpf_core::aggregate::{Aggregator, AggregatorConfig};
 use hbpf_core::chunk::{Action, ConnectionKey, Origin, Pid, Source, Verdict};
 use hbpf_core::engine::{Engine, Observer};
 use hbpf_core::exchange::{Exchange, ExchangeEvent};
+use hbpf_core::label::Text;
 use hbpf_core::snapshot::{CollectionError, Snapshot};
 use hbpf_core::time::{Nanos, WallClock};
 use hbpf_ebpf::{RecordHeader, action, flags, lifecycle, source};
@@ -322,7 +323,7 @@ impl Worker {
                 Reply::Ring { bytes } => match fd.map(|fd| EventRing::from_fd(fd, bytes)) {
                     Some(Ok(ring)) => self.ring = Some(ring),
                     Some(Err(error)) => self.note_error("ring", error.to_string()),
-                    None => self.note_error("ring", "the helper sent no descriptor".to_owned()),
+                    None => self.note_error("ring", "the helper sent no descriptor"),
                 },
                 Reply::Lifecycle { kind, pid, timestamp_ns, .. } => {
                     if kind == lifecycle::EXIT {
@@ -375,10 +376,11 @@ impl Worker {
         self.engine.lose_sight(source, now(), &mut self.sink);
     }
 
-    fn note_error(&mut self, source: &str, message: String) {
+    fn note_error(&mut self, source: &str, message: impl Into<Text>) {
+        let message = message.into();
         let known = self.errors.iter().any(|error| error.message == message);
         if !known && self.errors.len() < MAX_ERRORS {
-            self.errors.push(CollectionError { source: source.to_owned(), message });
+            self.errors.push(CollectionError { source: source.into(), message });
         }
     }
 
@@ -433,7 +435,7 @@ impl Worker {
         if let Some(sampling) = &self.sampling {
             if now.since(sampling.since) >= SAMPLE_PATIENCE {
                 self.sampling = None;
-                let late = CollectionError { source: "helper".to_owned(), message: LATE_SAMPLE.to_owned() };
+                let late = CollectionError { source: "helper".into(), message: LATE_SAMPLE.into() };
                 self.hand_out(Some(late));
             }
         } else if let (Some(next), Some(interval)) = (self.next_sample, self.interval)

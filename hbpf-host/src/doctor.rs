@@ -10,7 +10,7 @@ mod trial;
 
 use std::path::PathBuf;
 
-use hbpf_core::label::Label;
+use hbpf_core::label::{Label, Text};
 use hbpf_core::snapshot::TlsVisibility;
 use serde::Serialize;
 
@@ -44,17 +44,17 @@ pub struct Check {
     /// How it came out.
     pub outcome: Outcome,
     /// What was found.
-    pub detail: String,
+    pub detail: Text,
     /// What mends it.
-    pub advice: Option<String>,
+    pub advice: Option<Text>,
 }
 
 impl Check {
-    fn new(name: &'static str, outcome: Outcome, detail: impl Into<String>) -> Self {
+    fn new(name: &'static str, outcome: Outcome, detail: impl Into<Text>) -> Self {
         Self { name, outcome, detail: detail.into(), advice: None }
     }
 
-    fn advise(mut self, advice: impl Into<String>) -> Self {
+    fn advise(mut self, advice: impl Into<Text>) -> Self {
         self.advice = Some(advice.into());
         self
     }
@@ -91,7 +91,7 @@ pub struct Blind {
     /// None of its traffic can be seen, not just a part.
     pub wholly: bool,
     /// Why.
-    pub reason: String,
+    pub reason: Text,
 }
 
 /// All that was found.
@@ -200,7 +200,7 @@ impl Examiner {
         for pid in self.pids.clone() {
             let (visibility, reason, _) = self.libraries.visibility(pid);
             let (Some(reason), Some(process)) = (reason, self.name(pid)) else { continue };
-            list.push(Blind { process, wholly: visibility == TlsVisibility::Blind, reason });
+            list.push(Blind { process, wholly: visibility == TlsVisibility::Blind, reason: reason.into() });
         }
         list
     }

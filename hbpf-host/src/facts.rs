@@ -237,7 +237,7 @@ fn process(info: &ProcessInfo, sample: Option<&ProcessSample>, boot: Timestamp) 
 fn make_blind(visibility: &mut Visibility, why: &str) {
     if matches!(visibility.tls, TlsVisibility::Attached | TlsVisibility::Partial) {
         visibility.tls = TlsVisibility::Blind;
-        visibility.reason = Some(why.to_owned());
+        visibility.reason = Some(why.into());
     }
 }
 
@@ -248,7 +248,7 @@ fn probe(status: &ProbeStatus) -> Probe {
         (Some(_), true) => ProbeState::Failed,
     };
     Probe {
-        group: status.group.name().to_owned(),
+        group: status.group.name().into(),
         program: status.program.clone(),
         attached_to: status.attached_to.clone(),
         state,
@@ -350,12 +350,12 @@ mod tests {
             let Visibility { tls, reason, .. } = frame.processes[0].visibility.clone();
             (tls, reason)
         };
-        assert_eq!(visibility(&mut facts), (TlsVisibility::Blind, Some("llm-tls is off".to_owned())));
+        assert_eq!(visibility(&mut facts), (TlsVisibility::Blind, Some("llm-tls is off".into())));
         facts.status(status(0), Nanos(0));
         assert_eq!(visibility(&mut facts), (TlsVisibility::Attached, None));
         let mut failed = status(0);
         for probe in &mut failed.probes {
-            (probe.off_because, probe.failed) = (Some("no memory".to_owned()), true);
+            (probe.off_because, probe.failed) = (Some("no memory".into()), true);
         }
         facts.status(failed, Nanos(1));
         assert_eq!(visibility(&mut facts).1.unwrap(), "llm-tls failed: no memory");

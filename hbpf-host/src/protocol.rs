@@ -3,7 +3,7 @@
 //! Each message is one `SOCK_SEQPACKET` datagram of at most [`MAX_MESSAGE_BYTES`], postcard-encoded. Whatever arrives is
 //! untrusted: the helper bounds every list and string of a [`Request`] before acting on it.
 
-use hbpf_core::label::Label;
+use hbpf_core::label::{Label, Text};
 use hbpf_core::snapshot::{Host, TlsVisibility};
 use serde::{Deserialize, Serialize};
 
@@ -155,9 +155,9 @@ pub enum Reply {
     /// Something that did not work, for the user to see.
     Error {
         /// Which part.
-        source: String,
+        source: Label,
         /// One line: what failed and what mends it.
-        message: String,
+        message: Text,
     },
 }
 
@@ -181,7 +181,7 @@ pub struct ProcessInfo {
     /// What can be seen of its TLS traffic.
     pub tls: TlsVisibility,
     /// Why not all of it.
-    pub tls_reason: Option<String>,
+    pub tls_reason: Option<Text>,
     /// The probed library.
     pub tls_library: Option<Label>,
 }
@@ -253,11 +253,11 @@ pub struct ProbeStatus {
     /// Its group.
     pub group: Group,
     /// Program name.
-    pub program: String,
+    pub program: Label,
     /// File, cgroup or hook.
     pub attached_to: Label,
     /// `None` while attached; else why not.
-    pub off_because: Option<String>,
+    pub off_because: Option<Text>,
     /// Whether `off_because` is a failure rather than a choice.
     pub failed: bool,
     /// Runs of the program, summed over all its places, where the kernel counts them.

@@ -73,7 +73,7 @@ fn stats(requests: u64, output_rate: f64, first_token: f64) -> LlmStats {
         abandoned_total: requests / 200,
         retries_total: failed / 2,
         stalls_total: 1,
-        status: [("200", requests - failed), ("429", failed)].map(|(s, n)| (s.to_owned(), n)).into(),
+        status: [("200", requests - failed), ("429", failed)].map(|(s, n)| (s.into(), n)).into(),
         error_types: [(Label::new("rate_limit_error"), failed)].into(),
         requests_without_usage: failed,
         tokens: TokenTotals {
@@ -114,7 +114,7 @@ fn process(pid: u32, command: &str, user: &str, cpu: f64, resident: u64) -> Proc
 fn seen(tls: TlsVisibility, reason: Option<&str>) -> Visibility {
     Visibility {
         tls,
-        reason: reason.map(str::to_owned),
+        reason: reason.map(Into::into),
         library: matches!(tls, TlsVisibility::Attached).then(|| "/usr/lib/x86_64-linux-gnu/libssl.so.3".into()),
         bytes_seen: 48_213_119,
         bytes_missed: 0,
@@ -161,7 +161,7 @@ fn request(sequence: u64, pid: u32, command: &str, model: &str, phase: Phase) ->
     let age = 0.75 * (sequence % 23) as f64 + 0.5;
     let started = phase != Phase::Waiting && phase != Phase::Sending && !failed;
     Request {
-        id: format!("x{sequence}"),
+        id: format!("x{sequence}").into(),
         sequence,
         pid: Some(pid),
         start_time: Some(ago(i64::from(pid))),
@@ -235,8 +235,8 @@ fn requests() -> Requests {
 
 fn probe(group: &str, program: &str, attached_to: &str) -> Probe {
     Probe {
-        group: group.to_owned(),
-        program: program.to_owned(),
+        group: group.into(),
+        program: program.into(),
         attached_to: attached_to.into(),
         state: ProbeState::On,
         reason: None,
@@ -264,8 +264,8 @@ fn host() -> Host {
 
 fn base() -> Snapshot {
     Snapshot {
-        schema: SCHEMA.to_owned(),
-        hbpf_version: "0.1.0".to_owned(),
+        schema: SCHEMA.into(),
+        hbpf_version: "0.1.0".into(),
         captured_at: now(),
         observation_started_at: ago(724),
         observed_seconds: 724.0,
@@ -359,7 +359,7 @@ pub(crate) fn unprivileged() -> Snapshot {
     let plain = |p: Process| Process { as_client: None, as_server: None, visibility: Visibility::default(), ..p };
     let refused = |group: &str| Probe {
         state: ProbeState::Failed,
-        reason: Some("loading BPF programs needs root".to_owned()),
+        reason: Some("loading BPF programs needs root".into()),
         runs_total: None,
         run_seconds_total: None,
         trap_seconds_estimated: None,
@@ -369,8 +369,8 @@ pub(crate) fn unprivileged() -> Snapshot {
         processes: processes().into_iter().map(plain).collect(),
         capture: Capture { probes: vec![refused("llm-tls"), refused("llm-plain")], ..base().capture },
         errors: vec![CollectionError {
-            source: "probes".to_owned(),
-            message: "probes need CAP_BPF and CAP_PERFMON, which this process lacks; run `sudo hbpf top`".to_owned(),
+            source: "probes".into(),
+            message: "probes need CAP_BPF and CAP_PERFMON, which this process lacks; run `sudo hbpf top`".into(),
         }],
         ..base()
     }

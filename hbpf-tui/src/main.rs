@@ -19,6 +19,7 @@ use std::io::{self, ErrorKind};
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
+use hbpf_core::label::Text;
 
 use crate::cli::{Cli, Command};
 
@@ -36,7 +37,8 @@ fn main() -> ExitCode {
         {
             return ExitCode::SUCCESS;
         }
-        eprintln!("hbpf: {error:#}");
+        // It may quote a file or a message of the kernel's.
+        eprintln!("hbpf: {}", Text::new(&format!("{error:#}")));
         ExitCode::FAILURE
     })
 }

@@ -63,7 +63,7 @@ fn head(out: &mut String, snapshot: &Snapshot) {
     line(
         "hbpf",
         &[
-            snapshot.hbpf_version.clone(),
+            snapshot.hbpf_version.to_string(),
             format!("{} ({}, {}, {} CPUs)", host.hostname, host.kernel, host.arch, host.cpu_count),
             format!("{:.0}", snapshot.captured_at),
             format!("observed {}", format::seconds(snapshot.observed_seconds)),
@@ -121,7 +121,7 @@ fn head(out: &mut String, snapshot: &Snapshot) {
         line("problem", &[problem]);
     }
     for finding in &snapshot.findings {
-        line("finding", &[format!("{}: {}", finding.subject, finding.title), finding.advice.clone()]);
+        line("finding", &[format!("{}: {}", finding.subject, finding.title), finding.advice.to_string()]);
     }
 }
 

@@ -137,7 +137,7 @@ impl Sums {
             sums.failed += stats.failed_total;
             sums.abandoned += stats.abandoned_total;
             for (status, count) in &stats.status {
-                *sums.status.entry(status.clone()).or_default() += count;
+                *sums.status.entry(status.to_string()).or_default() += count;
             }
             sums.input += stats.tokens.input.unwrap_or(0);
             sums.output += stats.tokens.output.unwrap_or(0);

@@ -313,8 +313,8 @@ impl Aggregator {
         let live = self.count_live(live);
         let slots = self.pool.clocks().slots;
         Snapshot {
-            schema: snapshot::SCHEMA.to_owned(),
-            hbpf_version: env!("CARGO_PKG_VERSION").to_owned(),
+            schema: snapshot::SCHEMA.into(),
+            hbpf_version: env!("CARGO_PKG_VERSION").into(),
             captured_at: clock.at(now),
             observation_started_at: slots.started_at(clock),
             observed_seconds: slots.observed_seconds(now),

@@ -101,7 +101,7 @@ fn row(exchange: &Exchange, identity: Option<&(Option<Timestamp>, Label)>, now: 
     let (output, tokens_source) = output_and_source(exchange);
     let until = exchange.ended_at.unwrap_or(now);
     Request {
-        id: exchange.id.0.to_string(),
+        id: exchange.id.0.to_string().into(),
         sequence: exchange.id.0,
         pid: exchange.pid.map(|pid| pid.0),
         start_time,

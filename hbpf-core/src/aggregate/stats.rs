@@ -229,12 +229,12 @@ impl Stats {
     fn frame(&self, clocks: &Clocks, now: Nanos, scratch: &mut Scratch) -> LlmStats {
         let rates = self.rates.rates(&clocks.slots, now);
         let named = |(status, count): (&u16, &u64)| match status {
-            0 => ("none".to_owned(), *count),
-            status => (status.to_string(), *count),
+            0 => ("none".into(), *count),
+            status => (status.to_string().into(), *count),
         };
-        let mut status: BTreeMap<_, _> = self.status.iter().map(named).collect();
+        let mut status: BTreeMap<Label, _> = self.status.iter().map(named).collect();
         if self.other_status > 0 {
-            status.insert(OTHER.to_owned(), self.other_status);
+            status.insert(OTHER.into(), self.other_status);
         }
         LlmStats {
             requests_total: self.requests,

@@ -11,7 +11,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use hbpf_core::label::Label;
+use hbpf_core::label::{Label, Text};
 use hbpf_ebpf::{LifecycleEvent, lifecycle};
 use nix::errno::Errno;
 use nix::libc;
@@ -256,7 +256,8 @@ impl<'a> Helper<'a> {
 
     fn look_up(&mut self, pid: u32) -> Option<ProcessInfo> {
         let mut info = self.processes.describe(pid)?;
-        (info.tls, info.tls_reason, info.tls_library) = self.libraries.visibility(pid);
+        let (tls, reason, library) = self.libraries.visibility(pid);
+        (info.tls, info.tls_reason, info.tls_library) = (tls, reason.map(Text::from), library);
         Some(info)
     }
 

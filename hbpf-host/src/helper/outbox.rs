@@ -3,22 +3,21 @@
 use std::collections::HashSet;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use hbpf_core::label::{Label, Text};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::protocol::{ProbeStatus, Reply, Request, Status};
 use crate::socket::{Socket, SocketError};
 
-/// Processes described in one message: their strings are bounded, and so this many stay below the message limit.
-pub(super) const PROCESSES_PER_MESSAGE: usize = 16;
+/// Processes described in one message: their strings are bounded, and so this many stay below the message limit. With four
+/// bytes a character one takes up to 4.3 KB.
+pub(super) const PROCESSES_PER_MESSAGE: usize = 12;
 
 /// Messages that may wait before the dispensable ones are dropped and no more requests are taken.
 const MAX_WAITING: usize = 256;
 
 /// Most places in one status: their labels are bounded, and so this many stay below the message limit.
 const MAX_PROBES: usize = 128;
-
-/// Longest text of an error.
-const MAX_ERROR_CHARS: usize = 500;
 
 /// Most different errors that are told: each is one line that the user sees.
 const MAX_ERRORS: usize = 200;
@@ -87,7 +86,8 @@ impl Outbox {
 
     /// Tells an error, each one once.
     pub(super) fn error(&mut self, source: &str, message: &str) {
-        let message: String = message.chars().take(MAX_ERROR_CHARS).collect();
+        // Verifier and loader write several lines; each would become a mark of something replaced.
+        let message = Text::new(&message.split_whitespace().collect::<Vec<_>>().join(" "));
         if self.told.len() >= MAX_ERRORS || !self.told.insert(format!("{source}: {message}")) {
             return;
         }
@@ -107,7 +107,7 @@ impl Outbox {
 fn summarised(probes: Vec<ProbeStatus>) -> Vec<ProbeStatus> {
     let (mut of_programs, mut of_places) = (Vec::new(), Vec::new());
     let mut places: HashSet<String> = HashSet::new();
-    let mut programs: HashSet<String> = HashSet::new();
+    let mut programs: HashSet<Label> = HashSet::new();
     for probe in probes {
         let new_place = places.insert(probe.attached_to.to_string());
         if programs.insert(probe.program.clone()) {
@@ -131,7 +131,6 @@ mod tests {
     use super::*;
     use crate::protocol::Group;
     use crate::socket;
-    use hbpf_core::label::Label;
 
     fn outbox() -> (Outbox, Socket) {
         let (ours, theirs) = socket::pair().unwrap();
@@ -184,7 +183,7 @@ mod tests {
         let probes = (0..400).flat_map(|library| {
             (0..11).map(move |program| ProbeStatus {
                 group: Group::LlmTls,
-                program: format!("ssl_{program}"),
+                program: format!("ssl_{program}").into(),
                 attached_to: Label::new(&format!("/{library}/{}", "é".repeat(Label::MAX_CHARS))),
                 off_because: None,
                 failed: false,

@@ -309,7 +309,7 @@ fn absent(group: Group, why: String, failed: bool) -> ProbeStatus {
         group,
         program: program.into(),
         attached_to: Label::default(),
-        off_because: Some(why),
+        off_because: Some(why.into()),
         failed,
         runs: None,
         run_time_ns: None,

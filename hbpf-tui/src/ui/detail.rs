@@ -132,7 +132,7 @@ fn process_facts(process: &Process, stats: Option<&LlmStats>) -> Vec<Vec<Fact>> 
     }
     lines[1].push(plain("library", known(visibility.library.as_ref(), Label::to_string)));
     if let Some(reason) = &visibility.reason {
-        lines.push(vec![("why not all", reason.replace(char::is_control, " "), Tone::Warn)]);
+        lines.push(vec![("why not all", reason.to_string(), Tone::Warn)]);
     }
     if let Some(stats) = stats {
         lines.push(request_facts(stats));

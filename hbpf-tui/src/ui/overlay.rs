@@ -85,7 +85,7 @@ fn problem_lines(state: &State) -> Vec<(String, Tone)> {
     texts.extend(summary::problems(snapshot).into_iter().map(|text| (text, Tone::Warn)));
     for finding in &snapshot.findings {
         texts.push((format!("{}: {}", finding.subject, finding.title), Tone::Warn));
-        texts.push((finding.advice.clone(), Tone::Plain));
+        texts.push((finding.advice.to_string(), Tone::Plain));
     }
     if texts.is_empty() {
         texts.push(("none".to_owned(), Tone::Dim));

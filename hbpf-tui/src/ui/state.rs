@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use hbpf_core::exchange::Role;
+use hbpf_core::label::Label;
 use hbpf_core::snapshot::{Request, Snapshot};
 use hbpf_host::protocol::Group;
 
@@ -28,7 +29,7 @@ pub(crate) enum Page {
     Main,
     Models,
     Process(Identity),
-    Request(String),
+    Request(Label),
 }
 
 /// What lies over the page.
@@ -174,7 +175,7 @@ pub(crate) struct State {
     /// The shown processes: indices into the snapshot's, in order.
     pub(crate) order: Vec<usize>,
     pub(crate) processes: Cursor<Identity>,
-    pub(crate) requests: Cursor<String>,
+    pub(crate) requests: Cursor<Label>,
 }
 
 impl State {
@@ -378,7 +379,7 @@ impl State {
         self.order.iter().filter_map(|&i| snapshot.processes.get(i)).map(rows::identity).collect()
     }
 
-    fn request_keys(&self) -> Vec<String> {
+    fn request_keys(&self) -> Vec<Label> {
         self.requests().map(|request| request.id.clone()).collect()
     }
 

@@ -74,7 +74,7 @@ fn what_was_never_reported_is_estimated_once_it_is_final() {
     assert_eq!((totals.tokens.input, totals.tokens.output, totals.tokens_estimated.output), (None, Some(7), 7));
     assert_eq!((totals.completed_total, totals.failed_total, totals.abandoned_total), (0, 1, 1));
     assert_eq!((totals.requests_without_usage, totals.cost_unknown_requests), (2, 2));
-    assert_eq!(totals.status, BTreeMap::from([("none".to_owned(), 2)]));
+    assert_eq!(totals.status, BTreeMap::from([("none".into(), 2)]));
     assert_eq!(totals.error_types, BTreeMap::from([("client_cancelled".into(), 1), ("unknown".into(), 1)]));
     assert_eq!(totals.tokens_per_second.estimated_share, Some(1.0));
     assert_eq!(totals.tokens_per_second.output, Some(7.0 / 4.0), "counted once, as it flowed");
@@ -99,7 +99,7 @@ fn statuses_retries_stalls_and_cached_tokens_add_up() {
             Usage { input: Some(5), output: Some(2), cached_input: Some(3), reasoning: Some(1), ..Usage::default() };
     });
     let totals = bench.frame(7.0).totals;
-    assert_eq!(totals.status, BTreeMap::from([("200".to_owned(), 2), ("429".to_owned(), 1)]));
+    assert_eq!(totals.status, BTreeMap::from([("200".into(), 2), ("429".into(), 1)]));
     assert_eq!(totals.error_types, BTreeMap::from([("rate_limit_error".into(), 1)]));
     assert_eq!((totals.retries_total, totals.stalls_total, totals.requests_without_usage), (1, 1, 1));
     assert_eq!(
