@@ -135,7 +135,7 @@ fn python_with_ssl_uses_a_shared_library() {
     let library = only(libraries.scan_pid(subject.pid()));
     assert!(library.path.as_str().contains("libssl"), "{}", library.path);
     assert!(library.version.is_some());
-    let file = fs::File::from(library.file.try_clone().unwrap()).metadata().unwrap();
+    let file = library.file.metadata().unwrap();
     let named = fs::metadata(library.path.as_str()).unwrap();
     assert_eq!((file.dev(), file.ino()), (named.dev(), named.ino()));
     assert_as_binutils_says(&library);
@@ -180,7 +180,7 @@ fn a_library_loaded_late_is_found_and_one_gone_is_removed() {
 fn only_of(path: &Path, changes: Changes) -> Library {
     let file = fs::metadata(path).unwrap();
     let is_it = |library: &Library| {
-        let metadata = fs::File::from(library.file.try_clone().unwrap()).metadata().unwrap();
+        let metadata = library.file.metadata().unwrap();
         (metadata.dev(), metadata.ino()) == (file.dev(), file.ino())
     };
     let mut found = changes.added.into_iter().filter(is_it);
@@ -212,7 +212,7 @@ fn a_deleted_library_opens_and_is_removed_after_its_last_user() {
     let mut libraries = libraries();
     let library = only(libraries.scan_pid(first.pid()));
     assert_eq!(library.path.as_str(), copy.to_str().unwrap());
-    let metadata = fs::File::from(library.file).metadata().unwrap();
+    let metadata = library.file.metadata().unwrap();
     assert_eq!((metadata.dev(), metadata.ino(), metadata.nlink()), (wanted.dev(), wanted.ino(), 0));
     assert!(libraries.scan_pid(second.pid()).added.is_empty(), "one inode is reported once");
     assert_eq!(libraries.users(&library.id).collect::<BTreeSet<_>>(), [first.pid(), second.pid()].into());

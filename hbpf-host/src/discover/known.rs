@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use hbpf_core::label::Label;
 
 use super::LibraryId;
-use super::elf::{Inspection, Refusal};
+use super::elf::Refusal;
 use super::mapped::{FileKey, Mapped, Stamp};
 
 /// Files remembered at a time, nearly all of them programs without TLS inside: a host has some hundreds in use.
@@ -61,7 +61,6 @@ pub(super) struct Files(HashMap<FileKey, Remembered>);
 #[derive(Debug)]
 struct Remembered {
     stamp: Stamp,
-    overlay: bool,
     verdict: Verdict,
     /// Number of the scan that has last met the file.
     met_at: u64,
@@ -69,7 +68,7 @@ struct Remembered {
 
 #[derive(Debug)]
 enum Verdict {
-    Library { id: LibraryId, build_id: Option<Vec<u8>> },
+    Library(LibraryId),
     Nothing,
     Refused(Refusal),
 }
@@ -93,31 +92,16 @@ impl Files {
         };
         file.met_at = scan;
         match (&file.verdict, file.stamp == mapped.stamp) {
-            (Verdict::Library { id, .. }, true) => Finding::Library(*id),
+            (Verdict::Library(id), true) => Finding::Library(*id),
             (Verdict::Nothing, true) => Finding::Nothing,
             (Verdict::Refused(refusal), true) => Finding::Refused(*refusal),
-            (Verdict::Library { id, .. }, false) => Finding::New { replaces: Some(*id) },
+            (Verdict::Library(id), false) => Finding::New { replaces: Some(*id) },
             (_, false) => Finding::New { replaces: None },
         }
     }
 
-    /// A library that is this same file under another device number (see the parent module).
-    pub(super) fn twin(&self, mapped: &Mapped, inspection: &Inspection) -> Option<LibraryId> {
-        self.0.iter().find_map(|(key, file)| match &file.verdict {
-            Verdict::Library { id, build_id }
-                if (file.overlay || mapped.overlay)
-                    && key.inode == mapped.key.inode
-                    && file.stamp == mapped.stamp
-                    && *build_id == inspection.build_id =>
-            {
-                Some(*id)
-            }
-            _ => None,
-        })
-    }
-
-    pub(super) fn remember_library(&mut self, mapped: &Mapped, inspection: &Inspection, id: LibraryId, scan: u64) {
-        self.remember(mapped, Verdict::Library { id, build_id: inspection.build_id.clone() }, scan);
+    pub(super) fn remember_library(&mut self, mapped: &Mapped, id: LibraryId, scan: u64) {
+        self.remember(mapped, Verdict::Library(id), scan);
     }
 
     pub(super) fn remember_nothing(&mut self, mapped: &Mapped, scan: u64) {
@@ -130,14 +114,14 @@ impl Files {
 
     /// Forgets all files that are this library.
     pub(super) fn forget(&mut self, library: LibraryId) {
-        self.0.retain(|_, file| !matches!(file.verdict, Verdict::Library { id, .. } if id == library));
+        self.0.retain(|_, file| !matches!(file.verdict, Verdict::Library(id) if id == library));
     }
 
     fn remember(&mut self, mapped: &Mapped, verdict: Verdict, scan: u64) {
         if self.0.len() >= MAX_FILES {
             self.make_room();
         }
-        let remembered = Remembered { stamp: mapped.stamp, overlay: mapped.overlay, verdict, met_at: scan };
+        let remembered = Remembered { stamp: mapped.stamp, verdict, met_at: scan };
         self.0.insert(mapped.key, remembered);
     }
 
@@ -149,7 +133,7 @@ impl Files {
         let middle = met[met.len() / 2];
         let mut kept = std::collections::HashSet::new();
         self.0.retain(|_, file| match file.verdict {
-            Verdict::Library { id, .. } => kept.insert(id) || file.met_at > middle,
+            Verdict::Library(id) => kept.insert(id) || file.met_at > middle,
             Verdict::Nothing | Verdict::Refused(_) => file.met_at > middle,
         });
     }
@@ -157,7 +141,7 @@ impl Files {
 
 #[cfg(test)]
 mod tests {
-    use super::super::mapped::tests::{key, mapped};
+    use super::super::mapped::tests::mapped;
     use super::*;
 
     #[test]
@@ -198,39 +182,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mut files = Files::default();
         let library = mapped(dir.path(), 1);
-        files.remember_library(&library, &Inspection::default(), LibraryId(7), 0);
+        files.remember_library(&library, LibraryId(7), 0);
         for inode in 2..MAX_FILES as u64 * 3 {
             files.remember_nothing(&mapped(dir.path(), inode), inode);
             assert!(files.0.len() <= MAX_FILES);
         }
         assert!(matches!(files.look_up(&library, 1), Finding::Library(LibraryId(7))));
-    }
-
-    #[test]
-    fn one_file_under_two_overlays_is_one_library() {
-        let dir = tempfile::tempdir().unwrap();
-        let mut files = Files::default();
-        let inspection = Inspection { build_id: Some(vec![1]), ..Inspection::default() };
-        let mut first = mapped(dir.path(), 5);
-        first.overlay = true;
-        files.remember_library(&first, &inspection, LibraryId(7), 0);
-        let mut second = mapped(dir.path(), 5);
-        second.key = key(99, 5);
-        assert_eq!(files.twin(&second, &inspection), Some(LibraryId(7)));
-        let other_build = Inspection { build_id: Some(vec![2]), ..Inspection::default() };
-        assert_eq!(files.twin(&second, &other_build), None);
-        second.key = key(99, 6);
-        assert_eq!(files.twin(&second, &inspection), None);
-    }
-
-    #[test]
-    fn two_files_without_an_overlay_are_two_libraries() {
-        let dir = tempfile::tempdir().unwrap();
-        let mut files = Files::default();
-        let inspection = Inspection { build_id: Some(vec![1]), ..Inspection::default() };
-        files.remember_library(&mapped(dir.path(), 5), &inspection, LibraryId(7), 0);
-        let mut second = mapped(dir.path(), 5);
-        second.key = key(99, 5);
-        assert_eq!(files.twin(&second, &inspection), None);
     }
 }

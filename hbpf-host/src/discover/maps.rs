@@ -20,6 +20,8 @@ pub(crate) struct Maps {
 pub(crate) struct Mapping {
     pub(crate) start: u64,
     pub(crate) end: u64,
+    /// Where in the file it begins.
+    pub(crate) offset: u64,
     /// Major and minor number, as the kernel prints them here (not always what `stat` says).
     pub(crate) device: (u32, u32),
     pub(crate) inode: u64,
@@ -27,6 +29,14 @@ pub(crate) struct Mapping {
     pub(crate) path: Vec<u8>,
     /// Whether the path no longer leads to the file.
     pub(crate) deleted: bool,
+}
+
+impl Mapping {
+    /// Whether this is `earlier` still, seen again: a mapping keeps its file, though the file may lose its name.
+    pub(crate) fn is_as_before(&self, earlier: &Self) -> bool {
+        let same_place = (self.start, self.end, self.offset) == (earlier.start, earlier.end, earlier.offset);
+        same_place && (self.device, self.inode, &self.path) == (earlier.device, earlier.inode, &earlier.path)
+    }
 }
 
 impl Maps {
@@ -59,7 +69,7 @@ fn parse(line: &[u8]) -> Option<Mapping> {
     if permissions.get(2) != Some(&b'x') {
         return None;
     }
-    let _offset = field()?;
+    let offset = hexadecimal(field()?)?;
     let (major, minor) = split(field()?, b':')?;
     let inode = files::number(field()?)?;
     if rest.first() != Some(&b'/') {
@@ -73,6 +83,7 @@ fn parse(line: &[u8]) -> Option<Mapping> {
     Some(Mapping {
         start: hexadecimal(start)?,
         end: hexadecimal(end)?,
+        offset,
         device: (hexadecimal(major)?.try_into().ok()?, hexadecimal(minor)?.try_into().ok()?),
         inode,
         path: unescape(path),
@@ -122,7 +133,7 @@ mod tests {
             7f0000000000-7f0000001000 rwxp 00000000 00:00 0\n";
         let found = executable(text);
         assert_eq!(found.len(), 2);
-        assert_eq!((found[0].start, found[0].end), (0x7f1c2a000000, 0x7f1c2a0a0000));
+        assert_eq!((found[0].start, found[0].end, found[0].offset), (0x7f1c2a000000, 0x7f1c2a0a0000, 0x20000));
         assert_eq!((found[0].device, found[0].inode, found[0].deleted), ((0xfe, 0x1f), 4711, false));
         assert_eq!(found[0].path, b"/lib/a b\nc/libssl.so.3");
         assert_eq!((found[1].path.as_slice(), found[1].deleted), (&b"/tmp/libssl.so.1.1"[..], true));

@@ -5,21 +5,31 @@
 //!
 //! A probe belongs to an inode, so libraries are told apart by device and inode, never by path. An overlay lies in the
 //! way: it gives each container its own device for what is one file underneath, and a probe on each would fire twice
-//! for one call. So two files of which at least one is seen through an overlay are taken for one where build id, inode
-//! number, size and time of change are equal. Where an overlay makes up inode numbers that does not hold, and the
-//! kernel side's own check against double hits remains.
+//! for one call. So the file is looked for in the overlay's layers (`mapped`). Where it is not found, two files of which
+//! at least one is seen through an overlay are one if build id and size are equal and they share their memory; where
+//! memory is not shown to us, if inode number and all times are equal. Should that fail too, the kernel side's own check
+//! against double hits remains.
+//!
+//! What a process has mapped is settled when it is first seen: neither a new file under the old name nor the copy that an
+//! overlay makes upon a write takes the place of what is mapped. Only a file that is written in place becomes another.
 
 mod elf;
 mod known;
 mod mapped;
 mod maps;
+mod mounts;
+mod overlay;
+mod pages;
 #[cfg(test)]
 mod tests;
+mod watch;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt;
-use std::os::fd::OwnedFd;
+use std::fs::File;
+use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hbpf_core::label::Label;
@@ -27,9 +37,11 @@ use hbpf_core::snapshot::TlsVisibility;
 
 use crate::process::files;
 use crate::process::stat::{Image, Stat};
+use elf::Inspection;
 use known::{Files, Finding};
-use mapped::{Mapped, Opener};
+use mapped::{Mapped, Opener, Stamp};
 use maps::{Mapping, Maps};
+use watch::Watch;
 
 pub use elf::Symbol;
 
@@ -99,7 +111,7 @@ pub struct Library {
     /// Its path as the process that was found with it sees it.
     pub path: Label,
     /// The file, open for reading. It is the mapped file itself, also where its path leads elsewhere by now.
-    pub file: OwnedFd,
+    pub file: Arc<File>,
     /// Functions found and their offsets in the file, sorted. A function can be at several places.
     pub symbols: Vec<(Symbol, u64)>,
     /// Its version, as far as its own name for itself tells (`3` of `libssl.so.3`).
@@ -127,11 +139,19 @@ pub struct Libraries {
     scans: u64,
     /// Where among the known processes the next scan goes on.
     cursor: u32,
+    /// Where the system keeps libraries; see [`Libraries::scan_installed`].
+    directories: Vec<PathBuf>,
+    watch: Watch,
 }
 
 #[derive(Debug)]
 struct InUse {
     path: Label,
+    file: Arc<File>,
+    stamp: Stamp,
+    inode: u64,
+    overlay: bool,
+    build_id: Option<Vec<u8>>,
     users: BTreeSet<u32>,
     unused_since: Option<Instant>,
     /// It stays without users: see [`Libraries::scan_installed`].
@@ -153,6 +173,8 @@ struct Process {
 #[derive(Debug, Default)]
 struct Found {
     libraries: BTreeSet<LibraryId>,
+    /// Which of its mappings is which library.
+    settled: Vec<(Mapping, LibraryId)>,
     /// A TLS library of another kind.
     other: Option<&'static str>,
     /// Why there may be a library that is not in `libraries`.
@@ -171,6 +193,8 @@ impl Libraries {
             last_id: 0,
             scans: 0,
             cursor: 0,
+            directories: Vec::new(),
+            watch: Watch::new(),
         }
     }
 
@@ -182,7 +206,7 @@ impl Libraries {
     /// Looks at the processes again; unchanged ones cost little. Work per call is bounded: what is left over is looked
     /// at by the next call.
     pub fn scan(&mut self) -> Changes {
-        let mut changes = Changes::default();
+        let mut changes = self.take_news();
         let end = files::cpu_time() + CPU_PER_SCAN;
         self.scans += 1;
         let pids = files::pids(&self.proc_root);
@@ -212,10 +236,19 @@ impl Libraries {
     }
 
     /// Looks for libraries where the system keeps them, used or not: probes that wait in them see the first call of a
-    /// command that lives for 50 ms, and cost nothing while nobody calls.
+    /// command that lives for 50 ms, and cost nothing while nobody calls. From then on upgrades are noticed.
     pub fn scan_installed(&mut self, directories: &[PathBuf]) -> Changes {
+        self.directories = directories.to_vec();
+        // Watched before they are read, or what comes in between would go unnoticed.
+        directories.iter().for_each(|directory| self.watch.directory(directory));
         let mut changes = Changes::default();
-        for directory in directories {
+        self.find_installed(&mut changes);
+        changes
+    }
+
+    fn find_installed(&mut self, changes: &mut Changes) {
+        let mut installed = HashSet::new();
+        for directory in self.directories.clone() {
             let Ok(entries) = std::fs::read_dir(directory) else { continue };
             for entry in entries.take(MAX_ENTRIES).flatten() {
                 let path = entry.path();
@@ -226,22 +259,37 @@ impl Libraries {
                 let Ok(file) = mapped::open_regular(&path) else { continue };
                 // Under the name that the maps of its users show, not that of a link to it.
                 let path = path.canonicalize().unwrap_or(path).into_os_string().into_encoded_bytes();
-                if let Ok(Some(id)) = self.identify_file(file, &path, &mut changes)
-                    && let Some(library) = self.libraries.get_mut(&id)
-                {
-                    library.installed = true;
+                if let Ok(Some(id)) = self.identify_file(file, &path, changes) {
+                    installed.insert(id);
                 }
             }
         }
-        changes
+        // What an upgrade has replaced stays for as long as it is used.
+        self.libraries.iter_mut().for_each(|(id, library)| library.installed = installed.contains(id));
     }
 
     /// Looks at one process now, whatever is known of it.
     pub fn scan_pid(&mut self, pid: u32) -> Changes {
-        let mut changes = Changes::default();
+        let mut changes = self.take_news();
         let root = self.proc_root.clone();
         self.look_at(pid, &mut Opener::new(&root), &mut changes, true);
         self.drop_unused(&mut changes);
+        changes
+    }
+
+    /// Becomes readable when [`Libraries::take_news`] has something to say.
+    pub fn news_fd(&self) -> Option<BorrowedFd<'_>> {
+        self.watch.fd()
+    }
+
+    /// Libraries that have been written over, and those that an upgrade has brought.
+    pub fn take_news(&mut self) -> Changes {
+        let mut changes = Changes::default();
+        let happened = self.watch.take(|name| known::is_libssl(name.as_encoded_bytes()));
+        happened.written.into_iter().for_each(|id| self.remove(id, &mut changes));
+        if happened.directories {
+            self.find_installed(&mut changes);
+        }
         changes
     }
 
@@ -300,7 +348,11 @@ impl Libraries {
         if !needed {
             return false;
         }
-        let found = if stat.kernel_thread { Found::default() } else { self.find(pid, opener, changes) };
+        let settled = match self.processes.get(&pid) {
+            Some(before) if !before.is_another(&stat) => before.found.settled.clone(),
+            _ => Vec::new(),
+        };
+        let found = if stat.kernel_thread { Found::default() } else { self.find(pid, settled, opener, changes) };
         for id in &found.libraries {
             if let Some(library) = self.libraries.get_mut(id) {
                 library.users.insert(pid);
@@ -322,7 +374,13 @@ impl Libraries {
     }
 
     /// Looks through the map of a process.
-    fn find(&mut self, pid: u32, opener: &mut Opener<'_>, changes: &mut Changes) -> Found {
+    fn find(
+        &mut self,
+        pid: u32,
+        settled: Vec<(Mapping, LibraryId)>,
+        opener: &mut Opener<'_>,
+        changes: &mut Changes,
+    ) -> Found {
         let mut found = Found::default();
         let maps = match Maps::read(&self.proc_root, pid) {
             Ok(maps) => maps,
@@ -342,15 +400,25 @@ impl Libraries {
             let name = known::basename(&mapping.path);
             found.other = found.other.or_else(|| known::unprobed(name));
             let named = known::may_be_openssl(name);
-            if !(named || program.as_ref() == Some(&mapping.path)) || seen.contains(&mapping.path) {
+            // The same name may stand for a file and for what has replaced it.
+            let file = (mapping.device, mapping.inode, mapping.path.clone());
+            if !(named || program.as_ref() == Some(&mapping.path)) || seen.contains(&file) {
                 continue;
             }
             if seen.len() == MAX_CANDIDATES {
                 found.trouble = Some(format!("it has more than {MAX_CANDIDATES} files loaded that look like libssl"));
                 break;
             }
-            match self.identify(pid, &mapping, opener, changes) {
-                Ok(Some(id)) => drop(found.libraries.insert(id)),
+            let before = settled.iter().find(|(other, _)| other.is_as_before(&mapping)).map(|(_, id)| *id);
+            let identified = match before {
+                Some(id) => Ok(Some(id)),
+                None => self.identify(pid, &mapping, opener, changes),
+            };
+            match identified {
+                Ok(Some(id)) => {
+                    found.libraries.insert(id);
+                    found.settled.push((mapping, id));
+                }
                 Ok(None) => {}
                 // Of a program alone nobody expects that it is a TLS library.
                 Err(why) if known::is_libssl(name) => {
@@ -358,7 +426,7 @@ impl Libraries {
                 }
                 Err(_) => {}
             }
-            seen.insert(mapping.path);
+            seen.insert(file);
         }
         found
     }
@@ -372,7 +440,9 @@ impl Libraries {
         changes: &mut Changes,
     ) -> Result<Option<LibraryId>, String> {
         let mapped = opener.open(pid, mapping).map_err(|refusal| refusal.to_string())?;
-        self.identify_file(mapped, &mapping.path, changes)
+        let root = std::fs::read_link(files::process(&self.proc_root, pid).join("root"));
+        let root = root.map(|root| root.into_os_string().into_encoded_bytes()).unwrap_or_default();
+        self.identify_file(mapped, inside(&mapping.path, &root), changes)
     }
 
     fn identify_file(
@@ -385,11 +455,9 @@ impl Libraries {
             Finding::Library(id) => return Ok(Some(id)),
             Finding::Nothing => return Ok(None),
             Finding::Refused(refusal) => return Err(refusal.to_string()),
-            Finding::New { replaces } => {
-                if let Some(id) = replaces {
-                    self.remove(id, changes);
-                }
-            }
+            // In an overlay it may be a copy beside the original, which others have mapped still.
+            Finding::New { replaces: Some(id) } if !mapped.overlay => self.remove(id, changes),
+            Finding::New { .. } => {}
         }
         let inspection = match elf::inspect(&mapped.file, mapped.stamp.size) {
             Ok(inspection) => inspection,
@@ -402,8 +470,8 @@ impl Libraries {
             self.files.remember_nothing(&mapped, self.scans);
             return Ok(None);
         }
-        if let Some(id) = self.files.twin(&mapped, &inspection) {
-            self.files.remember_library(&mapped, &inspection, id, self.scans);
+        if let Some(id) = self.twin(&mapped, &inspection) {
+            self.files.remember_library(&mapped, id, self.scans);
             return Ok(Some(id));
         }
         if self.libraries.len() >= MAX_LIBRARIES {
@@ -411,22 +479,47 @@ impl Libraries {
         }
         self.last_id += 1;
         let id = LibraryId(self.last_id);
-        self.files.remember_library(&mapped, &inspection, id, self.scans);
+        self.files.remember_library(&mapped, id, self.scans);
         let path = Label::from_bytes(path);
-        let library = InUse { path: path.clone(), users: BTreeSet::new(), unused_since: None, installed: false };
+        let file = Arc::new(mapped.file);
+        let library = InUse {
+            path: path.clone(),
+            file: file.clone(),
+            stamp: mapped.stamp,
+            inode: mapped.key.inode,
+            overlay: mapped.overlay,
+            build_id: inspection.build_id,
+            users: BTreeSet::new(),
+            unused_since: None,
+            installed: false,
+        };
+        self.watch.file(&file, id);
         self.libraries.insert(id, library);
         changes.added.push(Library {
             id,
             path,
-            file: mapped.file.into(),
+            file,
             version: inspection.soname.as_deref().and_then(known::version),
             symbols: inspection.symbols,
         });
         Ok(Some(id))
     }
 
+    /// The library that is this same file, seen through an overlay (see the head of this module).
+    fn twin(&self, mapped: &Mapped, inspection: &Inspection) -> Option<LibraryId> {
+        let is_it = |library: &InUse| {
+            (library.overlay || mapped.overlay)
+                && library.stamp.size == mapped.stamp.size
+                && library.build_id == inspection.build_id
+                && pages::are_one(&library.file, &mapped.file)
+                    .unwrap_or_else(|| library.inode == mapped.key.inode && library.stamp == mapped.stamp)
+        };
+        self.libraries.iter().find(|(_, library)| is_it(library)).map(|(id, _)| *id)
+    }
+
     fn remove(&mut self, id: LibraryId, changes: &mut Changes) {
         self.files.forget(id);
+        self.watch.forget(id);
         if let Some(library) = self.libraries.remove(&id) {
             // What this scan has found and lost again was never the caller's.
             match changes.added.iter().position(|added| added.id == id) {
@@ -436,6 +529,7 @@ impl Libraries {
             for pid in library.users {
                 if let Some(process) = self.processes.get_mut(&pid) {
                     process.found.libraries.remove(&id);
+                    process.found.settled.retain(|(_, settled)| *settled != id);
                     // Its map must be read again, to find what stands in the library's place.
                     process.virtual_bytes = u64::MAX;
                 }
@@ -465,10 +559,19 @@ impl Libraries {
 impl Process {
     /// Whether its map has to be read again.
     fn is_outdated(&self, stat: &Stat, scans: u64) -> bool {
-        let another = self.start_ticks != stat.start_ticks || self.image != stat.image;
         let resized = self.virtual_bytes != stat.virtual_bytes;
+        // Trouble may pass: a file that was being written is whole at last.
+        let wanting = resized || self.found.trouble.is_some();
         let age = scans.saturating_sub(self.read_at);
-        another || resized && (age >= SCANS_BETWEEN_MAPS || stat.age() < YOUNG) || age >= SCANS_UNTIL_CERTAIN
+        self.is_another(stat)
+            || wanting && age >= SCANS_BETWEEN_MAPS
+            || resized && stat.age() < YOUNG
+            || age >= SCANS_UNTIL_CERTAIN
+    }
+
+    /// Whether the number has gone to another process, or the process to another program.
+    fn is_another(&self, stat: &Stat) -> bool {
+        self.start_ticks != stat.start_ticks || self.image != stat.image
     }
 }
 
@@ -477,4 +580,10 @@ fn program(root: &Path, pid: u32) -> Option<Vec<u8>> {
     let path = std::fs::read_link(files::process(root, pid).join("exe")).ok()?;
     let path = path.into_os_string().into_encoded_bytes();
     Some(path.strip_suffix(b" (deleted)").map(<[u8]>::to_vec).unwrap_or(path))
+}
+
+/// A path as it is seen from within a root directory; unchanged where it leads out of it.
+fn inside<'a>(path: &'a [u8], root: &[u8]) -> &'a [u8] {
+    let root = root.strip_suffix(b"/").unwrap_or(root);
+    path.strip_prefix(root).filter(|rest| rest.first() == Some(&b'/')).unwrap_or(path)
 }

@@ -17,6 +17,7 @@ use nix::errno::Errno;
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::prctl;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 
 use crate::discover::{Changes, Libraries, system_directories};
@@ -47,6 +48,7 @@ const REQUEST_BATCH: usize = 64;
 /// Runs the helper until the other side has gone.
 pub(crate) fn main(socket: OwnedFd) -> ! {
     detach_from_terminal();
+    raise_descriptor_limit();
     let mut outbox = Outbox::new(Socket::new(socket));
     // A panic must reach the user, who sees nothing of this process's standard error.
     let place = std::sync::Arc::new(std::sync::Mutex::new(String::new()));
@@ -81,6 +83,12 @@ fn detach_from_terminal() {
     }
     let _ = prctl::set_dumpable(false);
     let _ = prctl::set_no_new_privs();
+}
+
+/// Each probe in a library takes descriptors: the usual soft limit of 1,024 is enough for some forty libraries.
+fn raise_descriptor_limit() {
+    // Where it cannot be raised, the library for which there is no descriptor says so.
+    let _ = getrlimit(Resource::RLIMIT_NOFILE).and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
 }
 
 /// State of the helper.
@@ -138,6 +146,7 @@ impl<'a> Helper<'a> {
         wanted.set(PollFlags::POLLOUT, self.outbox.wants_write());
         let mut ready = vec![PollFd::new(self.outbox.as_fd(), wanted)];
         ready.extend(self.probes.lifecycle_fd().map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
+        ready.extend(self.libraries.news_fd().map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
         match poll(&mut ready, timeout) {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(error) => panic!("poll: {error}"),
@@ -299,6 +308,9 @@ impl<'a> Helper<'a> {
     }
 
     fn handle_time(&mut self, now: Instant) {
+        // A probe in a file that has been written over does harm.
+        let news = self.libraries.take_news();
+        self.apply(news);
         // Without uprobes there is no hurry to find libraries; attaching scans them all.
         let tls = self.probes.is_on(Group::LlmTls);
         for pid in self.rescans.due(now) {
