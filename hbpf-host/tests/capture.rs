@@ -14,8 +14,14 @@ use std::{
 
 use hbpf_ebpf::{BEGINNING_BYTES, REQUEST_HEAD_BYTES, TAIL_BYTES, action, counter, direction, flags, source};
 use kernel::{Kernel, Record};
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
 
 const MODEL_PATH: &str = "/v1/chat/completions";
+
+/// What the TLS pair sends besides the call to a model: a health check, and the same answer to both.
+const HEALTH: &[u8] = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n";
+const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello";
 
 /// A connection over loopback, both ends in this process.
 fn connection(address: SocketAddr) -> (TcpStream, TcpStream, u16) {
@@ -290,12 +296,8 @@ fn a_request_that_arrives_before_its_server_accepts_is_shown_with_its_addresses(
     assert!(at_server.iter().all(|record| record.header.handle != header.handle));
 }
 
-#[test]
-fn tls_is_seen_at_the_library_with_requests_read_byte_by_byte() {
-    let Some(mut kernel) = Kernel::load() else { return };
-    let Some((python, library)) = kernel::python_with_shared_openssl() else { return };
-    kernel.target(MODEL_PATH);
-    kernel.attach_tls(&library);
+/// Has a TLS client and a server talk in one Python process, and says which that was.
+fn tls_pair(mut python: Command) -> u32 {
     let places = tempfile::tempdir().expect("a temporary directory");
     let (key, certificate) = (places.path().join("key"), places.path().join("certificate"));
     let made = Command::new("openssl")
@@ -307,16 +309,23 @@ fn tls_is_seen_at_the_library_with_requests_read_byte_by_byte() {
         .status();
     assert!(made.is_ok_and(|status| status.success()), "openssl makes a certificate");
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/tls_pair.py");
-    let output = Command::new(python).arg(script).arg(&certificate).arg(&key).output().expect("python runs");
+    let output = python.arg(script).arg(&certificate).arg(&key).output().expect("python runs");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let text = String::from_utf8(output.stdout).expect("text");
     let mut lines = text.lines();
-    let pid: u32 = lines.next().and_then(|line| line.parse().ok()).expect("the pid");
+    lines.next().and_then(|line| line.parse().ok()).expect("the pid")
+}
+
+#[test]
+fn tls_is_seen_at_the_library_with_requests_read_byte_by_byte() {
+    let Some(mut kernel) = Kernel::load() else { return };
+    let Some((python, library)) = kernel::python_with_shared_openssl() else { return };
+    kernel.target(MODEL_PATH);
+    kernel.attach_tls(&library);
+    let pid = tls_pair(Command::new(python));
 
     let records: Vec<Record> = kernel.records().into_iter().filter(|record| record.header.pid == pid).collect();
-    let health = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n".to_vec();
     let call = request(MODEL_PATH, b"{\"model\":\"m\"}");
-    let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello".to_vec();
     let flows = kernel::handles(&records);
     assert_eq!(flows.len(), 2, "client and server");
     for records in flows {
@@ -325,10 +334,10 @@ fn tls_is_seen_at_the_library_with_requests_read_byte_by_byte() {
         let of =
             |message| records.iter().copied().filter(|record| record.header.message == message).collect::<Vec<_>>();
         let way = first.direction;
-        assert_eq!(stream(&of(1), way), health);
+        assert_eq!(stream(&of(1), way), HEALTH);
         assert!(of(1).iter().all(|record| record.header.direction == way), "an answer nobody asked for");
         assert_eq!(stream(&of(2), way), call);
-        assert_eq!(stream(&of(2), 1 - way), answer);
+        assert_eq!(stream(&of(2), 1 - way), ANSWER);
         let begins: Vec<_> = records.iter().filter(|record| record.header.flags & flags::BEGIN != 0).collect();
         assert_eq!(begins.len(), 2);
         assert!(
@@ -336,5 +345,43 @@ fn tls_is_seen_at_the_library_with_requests_read_byte_by_byte() {
         );
         assert_eq!(records.iter().filter(|record| record.is_close()).count(), 1, "the connection object is freed");
         assert!(records.windows(2).all(|pair| pair[0].header.timestamp_ns <= pair[1].header.timestamp_ns));
+    }
+}
+
+#[test]
+fn probes_twice_in_one_file_count_each_call_once() {
+    let Some((python, library)) = kernel::python_with_shared_openssl() else { return };
+    let Some(mut kernel) = Kernel::load() else { return };
+    // An overlay over one directory: two files by their numbers, one underneath. Mounted for this thread alone.
+    unshare(CloneFlags::CLONE_NEWNS).expect("root may have a mount namespace");
+    mount::<str, str, str, str>(None, "/", None, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None).expect("made private");
+    let places = tempfile::tempdir().expect("a temporary directory");
+    let [below, other, point] = ["below", "other", "point"].map(|name| places.path().join(name));
+    [&below, &other, &point].into_iter().for_each(|place| std::fs::create_dir(place).expect("a directory"));
+    let options = format!("lowerdir={}:{}", other.display(), below.display());
+    mount(Some("overlay"), &point, Some("overlay"), MsFlags::empty(), Some(options.as_str())).expect("it mounts");
+    let name = library.file_name().expect("a library has a name");
+    std::fs::copy(&library, below.join(name)).expect("a copy");
+    kernel.target(MODEL_PATH);
+    kernel.attach_tls(&below.join(name));
+    kernel.attach_tls(&point.join(name));
+
+    for directory in [&below, &point] {
+        let mut python = Command::new(python);
+        python.env("LD_LIBRARY_PATH", directory);
+        let pid = tls_pair(python);
+        let records: Vec<Record> = kernel.records().into_iter().filter(|record| record.header.pid == pid).collect();
+        let flows = kernel::handles(&records);
+        assert_eq!(flows.len(), 2, "client and server, through {}", directory.display());
+        for records in flows {
+            // A record for each of two hits would have offsets behind those of its twin.
+            let end = |way| {
+                let of_way = records.iter().filter(|record| !record.is_close() && record.header.direction == way);
+                of_way.map(|record| record.header.offset + record.payload.len() as u64).max()
+            };
+            let way = records[0].header.direction;
+            assert_eq!(end(way), Some(HEALTH.len() as u64 + request(MODEL_PATH, b"{\"model\":\"m\"}").len() as u64));
+            assert_eq!(end(1 - way), Some(2 * ANSWER.len() as u64));
+        }
     }
 }

@@ -180,7 +180,10 @@ impl Kernel {
             ("ssl_new_return", "SSL_new"),
         ] {
             let program: &mut UProbe = self.program(name);
-            program.load().expect("the program loads");
+            // It is when probes are put into a second library.
+            if program.fd().is_err() {
+                program.load().expect("the program loads");
+            }
             program.attach(symbol, library, UProbeScope::AllProcesses).expect("the program attaches");
         }
     }
