@@ -16,8 +16,9 @@ use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
 use serde_json::Value;
 
+use crate::privilege::Privilege;
 use crate::setup;
-use crate::tools::{cargo, is_root, root, run, works};
+use crate::tools::{cargo, root, run, target_directory, works};
 
 /// Frames of a real run of this demo, for where probes cannot be loaded.
 const RECORDING: &str = "demos/recording.ndjson";
@@ -182,8 +183,7 @@ fn build(dev: bool) -> Result<Programs> {
         "--profile",
         profile,
     ]))?;
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
-    let directory = target.join(if dev { "debug" } else { "release" });
+    let directory = target_directory(dev);
     Ok(Programs { hbpf: directory.join("hbpf"), server: directory.join("hbpf-demo-server") })
 }
 
@@ -196,41 +196,6 @@ fn play(programs: &Programs, with_ui: bool, why: &str) -> Result<()> {
         hbpf.args(["--batch", "-n", "1"]);
     }
     run(hbpf.arg("--replay").arg(root().join(RECORDING)))
-}
-
-/// How hbpf gets its rights.
-enum Privilege {
-    Root,
-    Sudo,
-}
-
-impl Privilege {
-    fn find(can_ask: bool) -> Option<Self> {
-        if is_root() {
-            return Some(Self::Root);
-        }
-        if works(Command::new("sudo").args(["-n", "true"])) {
-            return Some(Self::Sudo);
-        }
-        // Asks for the password, before anything else is on the screen.
-        let asked = can_ask && Command::new("sudo").arg("-v").status().is_ok_and(|status| status.success());
-        asked.then_some(Self::Sudo)
-    }
-
-    fn command(&self, program: &Path) -> Command {
-        match self {
-            Self::Root => Command::new(program),
-            Self::Sudo => {
-                let mut command = Command::new("sudo");
-                command.arg(program);
-                command
-            }
-        }
-    }
-
-    fn can_probe(&self, hbpf: &Path) -> bool {
-        works(self.command(hbpf).arg("doctor"))
-    }
 }
 
 /// A server and its clients, which end when this is dropped.

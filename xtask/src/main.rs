@@ -1,7 +1,9 @@
 //! The project's chores.
 
+mod bench;
 mod build_ebpf;
 mod demo;
+mod privilege;
 mod setup;
 mod test;
 mod tools;
@@ -24,6 +26,8 @@ enum Chore {
     Demo(demo::Arguments),
     /// Run all checks and tests.
     Test(test::Arguments),
+    /// Measure what hbpf costs, with and without it in turns; as root.
+    Bench(bench::BenchArguments),
     /// Install what only some end-to-end tests need, into target/.
     Setup(setup::Arguments),
     /// Build the eBPF objects and write them with their manifest to hbpf-ebpf/dist.
@@ -34,6 +38,7 @@ fn main() -> Result<ExitCode> {
     match Arguments::parse().command {
         Chore::Demo(arguments) => demo::run_chore(&arguments)?,
         Chore::Test(arguments) => return test::run_chore(&arguments),
+        Chore::Bench(arguments) => bench::run_bench(&arguments)?,
         Chore::Setup(arguments) => setup::run_chore(&arguments)?,
         Chore::BuildEbpf(arguments) => build_ebpf::run(&arguments)?,
     }

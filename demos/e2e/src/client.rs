@@ -32,8 +32,18 @@ impl Client {
 
     /// Lets it begin.
     pub fn go(&mut self) {
+        self.send("go");
+    }
+
+    /// Tells it something and waits for the answer.
+    pub fn tell(&mut self, line: &str) -> Value {
+        self.send(line);
+        self.result()
+    }
+
+    fn send(&mut self, line: &str) {
         let input = self.input.as_mut().expect("a client begins before it is let go");
-        input.write_all(b"go\n").expect("the client waits for this line");
+        input.write_all(format!("{line}\n").as_bytes()).expect("the client waits for this line");
     }
 
     /// What it says it did, when it has done it. It stays.

@@ -3,7 +3,7 @@
 //!
 //! hbpf looks at the whole host, so tests look at their own server's port only, and one test runs at a time.
 //!
-//! The functions here panic where a test is to fail: they are called by tests only.
+//! The functions here panic where a test is to fail: they are called by tests and benches only.
 
 mod client;
 mod observer;
@@ -13,7 +13,7 @@ mod truth;
 
 pub use client::Client;
 pub use observer::{Observer, loaded_programs};
-pub use programs::{full, programs, python, python_with, script};
+pub use programs::{full, programs, python, python_with, script, use_programs_in};
 pub use server::Server;
 pub use truth::{Entry, Outcome, Sums, percentile};
 

@@ -12,9 +12,16 @@ pub struct Programs {
     pub server: PathBuf,
 }
 
+static PROGRAMS: OnceLock<Programs> = OnceLock::new();
+
+/// Takes the programs that lie in this directory, instead of building them.
+pub fn use_programs_in(directory: &Path) {
+    let programs = Programs { hbpf: directory.join("hbpf"), server: directory.join("hbpf-demo-server") };
+    assert!(PROGRAMS.set(programs).is_ok(), "the programs are chosen before they are used");
+}
+
 /// Builds the programs once per test binary: cargo hands a package the binaries of its own only.
 pub fn programs() -> &'static Programs {
-    static PROGRAMS: OnceLock<Programs> = OnceLock::new();
     PROGRAMS.get_or_init(|| {
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
         // The whole workspace, so that features are those of `cargo test --workspace` and nothing is built twice.

@@ -12,6 +12,8 @@ pub struct Entry {
     pub id: u64,
     /// Number of its connection.
     pub connection: u64,
+    /// Inside TLS.
+    pub tls: bool,
     /// Whether it was a call to a model.
     pub model_call: bool,
     /// HTTP status.
@@ -22,6 +24,8 @@ pub struct Entry {
     pub request_end_ns: u64,
     /// When each output event was written.
     pub token_ns: Vec<u64>,
+    /// The answer was complete, or given up.
+    pub end_ns: u64,
     /// Whether the numbers below went over the wire.
     pub usage_sent: bool,
     /// All prompt tokens.
@@ -175,8 +179,8 @@ mod tests {
     fn only_what_went_over_the_wire_counts() {
         let entry = |outcome: &str, sent: bool| -> Entry {
             let line = serde_json::json!({
-                "id": 0, "connection": 0, "model_call": true, "status": 200, "outcome": outcome, "request_end_ns": 0,
-                "token_ns": [], "usage_sent": sent, "input": 10, "cached_input": 4, "cache_creation_input": 0,
+                "id": 0, "connection": 0, "tls": true, "model_call": true, "status": 200, "outcome": outcome, "request_end_ns": 0,
+                "token_ns": [], "end_ns": 0, "usage_sent": sent, "input": 10, "cached_input": 4, "cache_creation_input": 0,
                 "output": 3, "reasoning": 0, "request_body_bytes": 0, "response_body_bytes": 0,
             });
             serde_json::from_value(line).unwrap()

@@ -65,6 +65,8 @@ pub(crate) struct Behaviour {
     pub reasoning: u32,
     /// Tokens of one event.
     pub per_event: u32,
+    /// Events of one write.
+    pub at_once: usize,
     /// What goes wrong.
     pub fault: Fault,
     /// `Retry-After` of an HTTP error, in seconds.
@@ -87,6 +89,7 @@ pub(crate) struct Wishes {
     tokens: Option<u32>,
     reasoning: Option<u32>,
     per_event: Option<u32>,
+    at_once: Option<u32>,
     status: Option<u16>,
     attempts: Option<u32>,
     retry_after: Option<u32>,
@@ -118,6 +121,7 @@ impl Wishes {
                 "tok" => wishes.tokens = Some(number),
                 "think" => wishes.reasoning = Some(number),
                 "each" => wishes.per_event = Some(number),
+                "atonce" => wishes.at_once = Some(number),
                 "err" => wishes.status = u16::try_from(number).ok(),
                 "tries" => wishes.attempts = Some(number),
                 "errafter" => wishes.error_after = Some(number),
@@ -168,6 +172,7 @@ impl Defaults {
             output,
             reasoning: pick(|w| w.reasoning).unwrap_or(0).min(output),
             per_event,
+            at_once: pick(|w| w.at_once).unwrap_or(1).max(1) as usize,
             fault: body.fault().or(model.fault()).unwrap_or(fault),
             retry_after: pick(|w| w.retry_after),
             gzip: body.gzip || model.gzip,

@@ -165,7 +165,7 @@ pub(crate) fn answer(call: &Call, behaviour: &Behaviour) -> Answer {
 pub(crate) fn error(api: Api, id: u64, status: u16) -> (Value, Vec<(&'static str, String)>) {
     match api {
         Api::Messages => (anthropic::error(status), anthropic::headers(id)),
-        Api::OllamaChat | Api::OllamaGenerate => (ollama::error(), Vec::new()),
+        Api::OllamaChat | Api::OllamaGenerate => (ollama::error(), ollama::headers(id)),
         _ => (openai::error(status), openai::headers(id)),
     }
 }

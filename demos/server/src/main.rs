@@ -28,10 +28,10 @@ use crate::serve::Server;
 ///
 /// A request can say how it wants to be answered. In the model's name, between dashes: 200ms (time to first token), 50tps
 /// (tokens per second), 64tok (tokens of the answer), 100in (prompt tokens), 32cached, 8written, 10think (reasoning
-/// tokens), 4each (tokens per event), 429err (HTTP error), 1tries (only so many tries fail), 5errafter (error in the
-/// stream), 5cutafter (cut connection), gzip. Or in the body: {"demo": {"ttft_ms", "rate", "tokens", "input", "cached",
-/// "cache_written", "reasoning", "per_event", "status", "attempts", "retry_after", "error_after", "cut_after", "gzip",
-/// "word"}}.
+/// tokens), 4each (tokens per event), 8atonce (events per write), 429err (HTTP error), 1tries (only so many tries fail),
+/// 5errafter (error in the stream), 5cutafter (cut connection), gzip. Or in the body: {"demo": {"ttft_ms", "rate",
+/// "tokens", "input", "cached", "cache_written", "reasoning", "per_event", "at_once", "status", "attempts",
+/// "retry_after", "error_after", "cut_after", "gzip", "word"}}.
 #[derive(Debug, Parser)]
 #[command(name = "hbpf-demo-server", version)]
 struct Args {

@@ -131,7 +131,7 @@ impl Server {
         if call.stream {
             let gzip = behaviour.gzip && request.accepts_gzip();
             let first = received + behaviour.ttft;
-            let mut stream = Stream { wire, body: Body::new(gzip), entry: &mut entry };
+            let mut stream = Stream { wire, body: Body::new(gzip), entry: &mut entry, held: Held::default() };
             let outcome = stream.run(&call, answer, &behaviour, first, gzip)?;
             if outcome == Outcome::Done {
                 note_usage(&mut entry, &behaviour, call.usage_is_sent());
@@ -218,6 +218,15 @@ struct Stream<'a, S> {
     wire: &'a mut Connection<S>,
     body: Body,
     entry: &'a mut Entry,
+    held: Held,
+}
+
+/// Output that goes out with the next write.
+#[derive(Default)]
+struct Held {
+    bytes: Vec<u8>,
+    events: usize,
+    tokens: u32,
 }
 
 impl<S: Read + Write> Stream<'_, S> {
@@ -246,7 +255,9 @@ impl<S: Read + Write> Stream<'_, S> {
                 Piece::Lead(bytes) | Piece::Tail(bytes) => self.send(&bytes)?,
                 Piece::Output(tokens, bytes) => {
                     // The schedule is absolute: a late event does not make all later ones late.
-                    sleep_until(due);
+                    if self.held.events == 0 {
+                        sleep_until(due);
+                    }
                     due += behaviour.gap;
                     match behaviour.fault {
                         Fault::CutAfter(after) if event >= after => return Ok(Outcome::Cut),
@@ -257,14 +268,8 @@ impl<S: Read + Write> Stream<'_, S> {
                         _ => {}
                     }
                     event += 1;
-                    self.entry.token_ns.push(now());
-                    let sent = self.send(&bytes)?;
-                    if sent {
-                        self.entry.output += tokens;
-                    } else {
-                        self.entry.token_ns.pop();
-                    }
-                    sent
+                    self.hold(tokens, &bytes)?;
+                    self.held.events < behaviour.at_once || self.flush()
                 }
             };
             if !sent {
@@ -274,14 +279,45 @@ impl<S: Read + Write> Stream<'_, S> {
         Ok(if self.end()? { Outcome::Done } else { Outcome::ClientGone })
     }
 
-    /// Whether the client took it.
+    /// Whether the client took it, and what was held before it.
     fn send(&mut self, bytes: &[u8]) -> io::Result<bool> {
+        if !self.flush() {
+            return Ok(false);
+        }
         self.entry.response_body_bytes += bytes.len();
         let chunk = self.body.chunk(bytes)?;
         Ok(self.wire.write(&chunk).is_ok())
     }
 
+    fn hold(&mut self, tokens: u32, bytes: &[u8]) -> io::Result<()> {
+        self.entry.response_body_bytes += bytes.len();
+        self.held.bytes.extend(self.body.chunk(bytes)?);
+        self.held.events += 1;
+        self.held.tokens += tokens;
+        Ok(())
+    }
+
+    /// Writes what is held; whether the client took it.
+    fn flush(&mut self) -> bool {
+        let held = std::mem::take(&mut self.held);
+        if held.events == 0 {
+            return true;
+        }
+        let events_before = self.entry.token_ns.len();
+        self.entry.token_ns.extend(std::iter::repeat_n(now(), held.events));
+        let sent = self.wire.write(&held.bytes).is_ok();
+        if sent {
+            self.entry.output += held.tokens;
+        } else {
+            self.entry.token_ns.truncate(events_before);
+        }
+        sent
+    }
+
     fn end(&mut self) -> io::Result<bool> {
+        if !self.flush() {
+            return Ok(false);
+        }
         let end = std::mem::replace(&mut self.body, Body::new(false)).end()?;
         Ok(self.wire.write(&end).is_ok())
     }

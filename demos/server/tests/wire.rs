@@ -100,6 +100,17 @@ fn tokens_come_when_they_were_due_and_no_sooner() {
 }
 
 #[test]
+fn events_written_at_once_are_all_there() {
+    let server = Server::start(&[]);
+    let answer = server.ask("/v1/chat/completions", &json!({"model": "x-7tok-3atonce", "stream": true}));
+    assert_eq!(data(&answer).iter().filter(|event| event["choices"][0]["delta"]["content"] != Value::Null).count(), 8);
+    let entry = &server.record()[0];
+    let stamps: std::collections::BTreeSet<_> =
+        entry["token_ns"].as_array().unwrap().iter().filter_map(Value::as_u64).collect();
+    assert_eq!((entry["output"].as_u64(), stamps.len()), (Some(7), 3));
+}
+
+#[test]
 fn faults_are_what_was_asked_for() {
     let server = Server::start(&[]);
     let ask = |model: &str| server.ask("/v1/chat/completions", &json!({"model": model, "stream": true}));

@@ -1,0 +1,102 @@
+//! What it costs to look for TLS libraries on a host with many processes.
+
+use std::io::{PipeWriter, pipe};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+use hbpf_host::discover::Libraries;
+
+use super::{Context, Outcome};
+use crate::compare::quantile;
+use crate::hbpf::Hbpf;
+use crate::report::{Section, Table};
+
+/// A busy host.
+const PROCESSES: usize = 2000;
+/// Scans until all have been looked at; each looks at a bounded number of new ones.
+const FIRST_SCANS: usize = 24;
+/// Scans like those that hbpf makes every few seconds.
+const LATER_SCANS: usize = 20;
+/// Measurements' worth of waiting: what hbpf does every few seconds is to happen several times.
+const MEASUREMENTS: f64 = 10.0;
+
+pub(super) fn run(context: &Context) -> Result<Outcome> {
+    let at_rest = hbpf_percent(context)?;
+    let idle = Idle::start()?;
+    let crowded = hbpf_percent(context)?;
+    let mut libraries = Libraries::new(PathBuf::from("/proc"));
+    let mut first = Vec::new();
+    for _ in 0..FIRST_SCANS {
+        first.push(milliseconds(|| drop(libraries.scan()))?);
+    }
+    let mut later = Vec::new();
+    for _ in 0..LATER_SCANS {
+        later.push(milliseconds(|| drop(libraries.scan()))?);
+    }
+    drop(idle);
+
+    let mut section = Section::default();
+    let mut table = Table::new(&["scan of the memory maps", "median ms of CPU", "longest"]);
+    for (what, values) in [(format!("each of the first {FIRST_SCANS}"), &first), ("each later one".to_owned(), &later)]
+    {
+        table.row([what, format!("{:.1}", quantile(values, 0.5)), format!("{:.1}", quantile(values, 1.0))]);
+    }
+    section.table(&format!("{PROCESSES} idle processes beside those of the machine."), table);
+    let mut table = Table::new(&["hbpf at rest, one frame a second", "percent of a core"]);
+    table.row(["as the machine is".to_owned(), format!("{at_rest:.2} %")]);
+    table.row([format!("with {PROCESSES} idle processes more"), format!("{crowded:.2} %")]);
+    section.table("Both processes of hbpf, all groups on, no traffic.", table);
+    Ok(Outcome::Done(section))
+}
+
+fn hbpf_percent(context: &Context) -> Result<f64> {
+    let hbpf = Hbpf::start()?;
+    thread::sleep(Duration::from_secs_f64(context.effort.settling));
+    let (started, before) = (Instant::now(), hbpf.usage()?);
+    thread::sleep(Duration::from_secs_f64(context.effort.seconds * MEASUREMENTS));
+    let used = hbpf.usage()?.cpu_seconds - before.cpu_seconds;
+    Ok(used / started.elapsed().as_secs_f64() * 100.0)
+}
+
+/// Wall time is that of a machine with other things to do; the scan has one thread.
+fn milliseconds(mut scan: impl FnMut()) -> Result<f64> {
+    let before = own_nanoseconds()?;
+    scan();
+    Ok((own_nanoseconds()? - before) as f64 / 1e6)
+}
+
+fn own_nanoseconds() -> Result<u64> {
+    let time = nix::time::clock_gettime(nix::time::ClockId::CLOCK_PROCESS_CPUTIME_ID)?;
+    Ok(u64::try_from(Duration::from(time).as_nanos())?)
+}
+
+/// Processes that wait for the end of a pipe, and so end with us in any case.
+struct Idle {
+    children: Vec<Child>,
+    end: Option<PipeWriter>,
+}
+
+impl Idle {
+    fn start() -> Result<Self> {
+        let (reader, writer) = pipe()?;
+        let mut idle = Self { children: Vec::new(), end: Some(writer) };
+        for _ in 0..PROCESSES {
+            let child = Command::new("cat").stdin(reader.try_clone()?).stdout(Stdio::null()).spawn();
+            idle.children.push(child.context("cannot run cat")?);
+        }
+        Ok(idle)
+    }
+}
+
+impl Drop for Idle {
+    fn drop(&mut self) {
+        self.end = None;
+        for child in &mut self.children {
+            // It ends with the pipe; an error means that it has ended already.
+            let _ = child.wait();
+        }
+    }
+}

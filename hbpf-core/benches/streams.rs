@@ -1,0 +1,254 @@
+//! How fast one core gets through recorded traffic: from pieces of plaintext to the aggregator, as the collector has it.
+//!
+//! Items are output events, bytes are those of the answer on the wire.
+
+use std::io::Write;
+
+use divan::Bencher;
+use divan::counter::{BytesCount, ItemsCount};
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use hbpf_core::aggregate::{Aggregator, AggregatorConfig};
+use hbpf_core::chunk::{Capture, Chunk, Close, ConnectionKey, Direction, Origin, Pid, Source, Verdict};
+use hbpf_core::engine::{Engine, Observer};
+use hbpf_core::exchange::{Exchange, ExchangeEvent};
+use hbpf_core::time::Nanos;
+
+fn main() {
+    divan::main();
+}
+
+/// Output events of one answer.
+const EVENTS: usize = 1000;
+/// Bytes of a piece where many events come in one.
+const PIECE: usize = 16 * 1024;
+/// Text of a body most of which is skipped.
+const SKIPPED: usize = 1 << 20;
+/// Between two pieces.
+const GAP_NANOS: u64 = 1_000_000;
+
+/// An answer as it comes over the wire, piece by piece.
+struct Recorded {
+    path: &'static str,
+    pieces: Vec<Vec<u8>>,
+    events: usize,
+}
+
+impl Recorded {
+    /// A streamed answer, an event a piece, or many.
+    fn stream(name: &str, in_large_pieces: bool) -> Self {
+        let (path, content_type, events) = match name {
+            "openai" => ("/v1/chat/completions", "text/event-stream", openai()),
+            "anthropic" => ("/v1/messages", "text/event-stream", anthropic()),
+            _ => ("/api/chat", "application/x-ndjson", ollama()),
+        };
+        let head = format!("HTTP/1.1 200 OK\r\ncontent-type: {content_type}\r\ntransfer-encoding: chunked\r\n\r\n");
+        let mut pieces = vec![head.into_bytes()];
+        pieces.extend(events.iter().map(|event| format!("{:x}\r\n{event}\r\n", event.len()).into_bytes()));
+        pieces.push(b"0\r\n\r\n".to_vec());
+        if in_large_pieces {
+            pieces = pieces.concat().chunks(PIECE).map(<[u8]>::to_vec).collect();
+        }
+        Self { path, pieces, events: EVENTS }
+    }
+
+    /// One JSON document with a long text in it, in pieces as a TLS library hands them out.
+    fn document() -> Self {
+        let text = "honey ".repeat(SKIPPED / 6);
+        let body = format!(
+            r#"{{"object":"chat.completion","model":"m-1","choices":[{{"index":0,"message":{{"role":"assistant","content":"{text}"}},"finish_reason":"stop"}}],"usage":{USAGE}}}"#
+        );
+        Self::whole(body.as_bytes(), "", 1)
+    }
+
+    fn gzip() -> Self {
+        let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+        for event in openai() {
+            encoder.write_all(event.as_bytes()).expect("a vector takes all");
+        }
+        let body = encoder.finish().expect("a vector takes all");
+        Self::whole_of("text/event-stream", &body, "content-encoding: gzip\r\n", EVENTS)
+    }
+
+    fn whole(body: &[u8], more_headers: &str, events: usize) -> Self {
+        Self::whole_of("application/json", body, more_headers, events)
+    }
+
+    fn whole_of(content_type: &str, body: &[u8], more_headers: &str, events: usize) -> Self {
+        let head = format!(
+            "HTTP/1.1 200 OK\r\ncontent-type: {content_type}\r\n{more_headers}content-length: {}\r\n\r\n",
+            body.len()
+        );
+        let mut pieces = vec![head.into_bytes()];
+        pieces.extend(body.chunks(PIECE).map(<[u8]>::to_vec));
+        Self { path: "/v1/chat/completions", pieces, events }
+    }
+
+    fn bytes(&self) -> usize {
+        self.pieces.iter().map(Vec::len).sum()
+    }
+
+    fn bench(&self, bencher: Bencher<'_, '_>) {
+        let mut host = Host::new();
+        // A bench of something that is not recognised would be a fast one.
+        host.exchange(self);
+        assert_eq!(host.sink.output, Some(EVENTS as u64), "the answer was not understood");
+        bencher
+            .counter(BytesCount::new(self.bytes()))
+            .counter(ItemsCount::new(self.events))
+            .bench_local(|| host.exchange(self));
+    }
+}
+
+const USAGE: &str = r#"{"prompt_tokens":9,"completion_tokens":1000,"total_tokens":1009}"#;
+
+fn openai() -> Vec<String> {
+    let chunk = |choices: &str, usage: &str| {
+        format!(
+            "data: {{\"id\":\"chatcmpl-B9MBs8CjcvOU2jLn4n570S5qMJKcT\",\"object\":\"chat.completion.chunk\",\"created\":1790000000,\
+             \"model\":\"gpt-4o-mini\",\"service_tier\":\"default\",\"system_fingerprint\":\"fp_44709d6fcb\",\
+             \"choices\":[{choices}],\"usage\":{usage}}}\n\n"
+        )
+    };
+    let token = |word: &str| {
+        chunk(&format!(r#"{{"index":0,"delta":{{"content":"{word}"}},"logprobs":null,"finish_reason":null}}"#), "null")
+    };
+    let mut events = words().map(token).collect::<Vec<_>>();
+    events.push(chunk(r#"{"index":0,"delta":{},"logprobs":null,"finish_reason":"stop"}"#, "null"));
+    events.push(chunk("", USAGE));
+    events.push("data: [DONE]\n\n".to_owned());
+    events
+}
+
+fn anthropic() -> Vec<String> {
+    let event = |kind: &str, rest: &str| format!("event: {kind}\ndata: {{\"type\":\"{kind}\",{rest}}}\n\n");
+    let mut events = vec![
+        event(
+            "message_start",
+            r#""message":{"id":"msg_1","type":"message","role":"assistant","model":"claude","content":[],"stop_reason":null,"usage":{"input_tokens":9,"output_tokens":1}}"#,
+        ),
+        event("content_block_start", r#""index":0,"content_block":{"type":"text","text":""}"#),
+    ];
+    events.extend(words().map(|word| {
+        event("content_block_delta", &format!(r#""index":0,"delta":{{"type":"text_delta","text":"{word}"}}"#))
+    }));
+    events.push(event("content_block_stop", r#""index":0"#));
+    events.push(event("message_delta", r#""delta":{"stop_reason":"end_turn"},"usage":{"output_tokens":1000}"#));
+    events.push("event: message_stop\ndata: {\"type\":\"message_stop\"}\n\n".to_owned());
+    events
+}
+
+fn ollama() -> Vec<String> {
+    let line = |rest: &str| format!("{{\"model\":\"llama\",\"created_at\":\"2026-09-21T14:13:20.123456Z\",{rest}}}\n");
+    let token = |word: &str| line(&format!(r#""message":{{"role":"assistant","content":"{word}"}},"done":false"#));
+    let mut lines = words().map(token).collect::<Vec<_>>();
+    lines.push(line(
+        r#""message":{"role":"assistant","content":""},"done":true,"done_reason":"stop","total_duration":5,"prompt_eval_count":9,"eval_count":1000"#,
+    ));
+    lines
+}
+
+fn words() -> impl Iterator<Item = &'static str> {
+    [" honey", " bees", " keep", " the", " hive", " warm", " all", " winter"].into_iter().cycle().take(EVENTS)
+}
+
+/// What the collector has: an engine that tells an aggregator.
+struct Host {
+    engine: Engine,
+    sink: Sink,
+    origin: Origin,
+    connections: u64,
+    now: u64,
+}
+
+struct Sink {
+    aggregator: Aggregator,
+    /// Output tokens of the last exchange that ended.
+    output: Option<u64>,
+}
+
+impl Observer for Sink {
+    fn exchange(&mut self, when: Nanos, exchange: &Exchange, event: ExchangeEvent) {
+        if event == ExchangeEvent::Ended {
+            self.output = exchange.usage.output;
+        }
+        self.aggregator.observe(when, exchange, event);
+    }
+    fn verdict(&mut self, _: Verdict) {}
+    fn learned(&mut self, _: &str) {}
+    fn owner_wanted(&mut self, _: ConnectionKey, _: &Origin) {}
+}
+
+impl Host {
+    fn new() -> Self {
+        let origin = Origin { pid: Some(Pid(7)), owner_is_certain: true, ..Origin::default() };
+        let sink = Sink { aggregator: Aggregator::new(AggregatorConfig::default(), Nanos(0)), output: None };
+        Self { engine: Engine::new(), sink, origin, connections: 0, now: 0 }
+    }
+
+    /// One request and its answer, on a connection of their own.
+    fn exchange(&mut self, recorded: &Recorded) {
+        self.connections += 1;
+        let body = r#"{"model":"m-1","stream":true,"messages":[{"role":"user","content":"hello"}]}"#;
+        let request = format!(
+            "POST {} HTTP/1.1\r\nhost: llm.example\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+            recorded.path,
+            body.len()
+        );
+        self.piece(Direction::Sent, 0, request.as_bytes());
+        let mut offset = 0;
+        for piece in &recorded.pieces {
+            self.piece(Direction::Received, offset, piece);
+            offset += piece.len() as u64;
+        }
+        self.engine.close(self.key(), Close::Released, Nanos(self.now), &mut self.sink);
+        self.engine.tick(Nanos(self.now), &mut self.sink);
+    }
+
+    fn key(&self) -> ConnectionKey {
+        ConnectionKey { source: Source::Tls, pid: 7, handle: 0x7000, generation: self.connections }
+    }
+
+    fn piece(&mut self, direction: Direction, offset: u64, bytes: &[u8]) {
+        self.now += GAP_NANOS;
+        let chunk = Chunk {
+            when: Nanos(self.now),
+            connection: self.key(),
+            origin: &self.origin,
+            direction,
+            offset,
+            original_len: bytes.len() as u64,
+            bytes,
+            message: 1,
+            begins_message: direction == Direction::Sent,
+            capture: Capture::Positive,
+            follows_thinning: false,
+            ends_stream: false,
+        };
+        self.engine.chunk(&chunk, &mut self.sink);
+    }
+}
+
+/// A stream with an event in each piece, as servers write it.
+#[divan::bench(args = ["openai", "anthropic", "ollama"])]
+fn event_a_piece(bencher: Bencher<'_, '_>, dialect: &str) {
+    Recorded::stream(dialect, false).bench(bencher);
+}
+
+/// A stream in pieces of 16 KiB, as it comes where a network or a proxy gathers it.
+#[divan::bench(args = ["openai", "anthropic", "ollama"])]
+fn large_pieces(bencher: Bencher<'_, '_>, dialect: &str) {
+    Recorded::stream(dialect, true).bench(bencher);
+}
+
+/// A JSON document with 1 MiB of text between what is looked for.
+#[divan::bench]
+fn json_mostly_skipped(bencher: Bencher<'_, '_>) {
+    Recorded::document().bench(bencher);
+}
+
+/// An event stream inside gzip.
+#[divan::bench]
+fn gzip_stream(bencher: Bencher<'_, '_>) {
+    Recorded::gzip().bench(bencher);
+}
