@@ -4,6 +4,7 @@ use aya_ebpf::helpers::{bpf_ktime_get_ns, generated::bpf_get_current_comm};
 use hbpf_ebpf::{BEGINNING_BYTES, RECORD_CLASSES, RecordHeader, TAIL_BYTES, counter, flags, kind};
 
 use crate::{
+    budget,
     flow::{EMITTED, Piece, Source, State},
     maps::{COUNTERS, EVENTS},
     number::{add_atomically, bounded, forgotten},
@@ -19,14 +20,13 @@ struct Record<const N: usize> {
 #[inline(never)]
 pub fn emit<S: Source>(source: S, state: &mut S::State, piece: &mut Piece) {
     const LARGEST: u32 = RECORD_CLASSES[3] as u32;
-    // The verifier would follow every way of deciding, and every number of bytes, through all that comes now.
+    forget(piece);
+    let pressure = budget::pressure(piece.timestamp_ns, piece.whole + piece.tail);
+    if pressure != budget::FREE {
+        return emit_ends(source, state, piece, pressure);
+    }
+    budget::pay(piece.timestamp_ns, piece.whole + piece.tail);
     let unknown = piece.timestamp_ns;
-    piece.whole = forgotten(piece.whole, unknown);
-    piece.tail = forgotten(piece.tail, unknown);
-    piece.len = forgotten(piece.len, unknown);
-    piece.left_out = forgotten(piece.left_out, unknown);
-    piece.held = forgotten(piece.held, unknown);
-    piece.flags = forgotten(piece.flags.into(), unknown) as u16;
     let (whole, tail) = (piece.whole, piece.tail);
     let mut at = 0;
     for _ in 1..S::MOST_RECORDS {
@@ -94,6 +94,54 @@ pub fn emit_close<S: Source>(source: S, state: &mut S::State) {
     entry.submit(0);
 }
 
+/// The verifier would follow every way of deciding, and every number of bytes, through all that comes now.
+#[inline(always)]
+fn forget(piece: &mut Piece) {
+    let unknown = piece.timestamp_ns;
+    piece.whole = forgotten(piece.whole, unknown);
+    piece.tail = forgotten(piece.tail, unknown);
+    piece.len = forgotten(piece.len, unknown);
+    piece.left_out = forgotten(piece.left_out, unknown);
+    piece.held = forgotten(piece.held, unknown);
+    piece.flags = forgotten(piece.flags.into(), unknown) as u16;
+}
+
+/// Emits what the byte budget has left of a piece: its first bytes, how many follow, and its last.
+#[inline(never)]
+fn emit_ends<S: Source>(source: S, state: &mut S::State, piece: &mut Piece, pressure: u64) {
+    let is_first = state.flow().opens != 0 || piece.held > 0 || piece.flags & flags::BEGIN != 0;
+    if !budget::cut(piece, pressure, is_first) {
+        return;
+    }
+    budget::pay(piece.timestamp_ns, piece.whole + piece.tail);
+    forget(piece);
+    let (whole, tail) = (piece.whole, piece.tail);
+    let at = piece.len.wrapping_sub(tail);
+    if whole > 0 {
+        emit_record::<S, { RECORD_CLASSES[1] }>(source, state, piece, 0, whole);
+    } else {
+        emit_mark(source, state, piece);
+    }
+    if tail > 0 {
+        piece.left_out = 0;
+        emit_record::<S, { RECORD_CLASSES[0] }>(source, state, piece, at, tail);
+    }
+}
+
+/// Emits the record of a piece of which no bytes are copied from its beginning on, only how many there are.
+#[inline(never)]
+fn emit_mark<S: Source>(source: S, state: &mut S::State, piece: &mut Piece) {
+    let Some(mut entry) = EVENTS.reserve::<RecordHeader>(0) else { return count(counter::RING_FULL_CHUNKS, 1) };
+    // SAFETY: the entry is memory for a header, every field of which is written.
+    let header = unsafe { &mut *entry.as_mut_ptr() };
+    describe_piece(source, state, piece, header);
+    header.offset = piece.offset;
+    header.original_len = piece.left_out;
+    header.captured_len = 0;
+    entry.submit(0);
+    piece.flags &= !(flags::BEGIN | flags::TIMING_ONLY);
+}
+
 #[inline(never)]
 fn emit_record<S: Source, const N: usize>(source: S, state: &mut S::State, piece: &mut Piece, from: u32, len: u32) {
     let Some(mut entry) = EVENTS.reserve::<Record<N>>(0) else {
@@ -104,12 +152,7 @@ fn emit_record<S: Source, const N: usize>(source: S, state: &mut S::State, piece
     // SAFETY: the entry is memory for a record; every field of its header is written, and as much of the payload as
     // the header says.
     let record = unsafe { &mut *entry.as_mut_ptr() };
-    record.header.flags = piece.flags;
-    describe(source, state, &mut record.header);
-    record.header.kind = kind::DATA;
-    record.header.direction = piece.direction;
-    record.header.timestamp_ns = piece.timestamp_ns;
-    record.header.ack = piece.ack;
+    describe_piece(source, state, piece, &mut record.header);
     record.header.offset = piece.offset + u64::from(from);
     record.header.original_len = len + piece.left_out;
     if source.read(piece, from, record.payload.as_mut_ptr(), bounded::<N>(len)) {
@@ -121,8 +164,19 @@ fn emit_record<S: Source, const N: usize>(source: S, state: &mut S::State, piece
     }
     entry.submit(0);
     count(counter::CHUNKS, 1);
-    // Only the first record of a message begins it.
-    piece.flags &= !flags::BEGIN;
+    // Only the first record of a message begins it, and only the first of a piece is followed by what was not copied.
+    piece.flags &= !(flags::BEGIN | flags::TIMING_ONLY);
+}
+
+/// Writes the fields of a header that all records of a piece have in common.
+#[inline(always)]
+fn describe_piece<S: Source>(source: S, state: &mut S::State, piece: &Piece, header: &mut RecordHeader) {
+    header.flags = piece.flags;
+    describe(source, state, header);
+    header.kind = kind::DATA;
+    header.direction = piece.direction;
+    header.timestamp_ns = piece.timestamp_ns;
+    header.ack = piece.ack;
 }
 
 /// Writes the fields of a header that no bytes follow.

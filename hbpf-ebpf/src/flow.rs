@@ -67,7 +67,9 @@ pub struct Flow {
     beginning_emitted: u32,
     /// Bytes of the request line that are held back until it is complete.
     held: u32,
-    zero: u32,
+    /// Whether the piece before the one under way went the other way: a message begins here. (Noted in the piece, the
+    /// verifier would follow both cases through all that comes.)
+    pub opens: u32,
     /// When the first of the held bytes was seen.
     held_since_ns: u64,
 }
@@ -85,7 +87,7 @@ impl Flow {
             request_seen: 0,
             beginning_emitted: 0,
             held: 0,
-            zero: 0,
+            opens: 0,
             held_since_ns: 0,
         }
     }
@@ -217,6 +219,7 @@ fn decide<S: Source>(source: S, state: &mut S::State, piece: &mut Piece) {
     let side = side(piece);
     let turned = flow.last_side != side;
     flow.last_side = side;
+    flow.opens = turned.into();
     if flow.mode == OPAQUE {
         return;
     }

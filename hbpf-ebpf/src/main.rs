@@ -4,6 +4,7 @@
 #![no_main]
 #![feature(asm_experimental_arch)]
 
+mod budget;
 mod emit;
 mod empty;
 mod flow;

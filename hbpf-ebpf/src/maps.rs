@@ -45,6 +45,10 @@ pub static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(counter::C
 #[map]
 pub static LIMITS: Array<u64> = Array::with_max_entries(limit::COUNT, 0);
 
+/// See [`crate::budget`].
+#[map]
+pub static PAID_UNTIL: Array<u64> = Array::with_max_entries(1, 0);
+
 #[map]
 pub static TLS_FLOWS: LruHashMap<ConnectionKey, Connection> = LruHashMap::with_max_entries(TLS_CONNECTIONS, 0);
 
