@@ -152,6 +152,18 @@ impl RateLimit {
     }
 }
 
+/// Where bytes of an answer are missing, so that output may have come without being seen. What is said of times takes it
+/// into account: a time that is not known is none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct OutputMissed {
+    /// Before the first output that was seen.
+    pub before_first: bool,
+    /// Before the first output that was seen and is not reasoning.
+    pub before_first_visible: bool,
+    /// Since the latest output that was seen.
+    pub since_latest: bool,
+}
+
 /// All that is known of one exchange so far. The engine owns it and the aggregator reads it at each event.
 #[derive(Clone, Debug)]
 pub struct Exchange {
@@ -197,6 +209,8 @@ pub struct Exchange {
     pub first_visible_token_at: Option<Nanos>,
     /// Latest event with generated output.
     pub last_token_at: Option<Nanos>,
+    /// Where output may have been missed.
+    pub output_missed: OutputMissed,
     /// When the final phase was reached.
     pub ended_at: Option<Nanos>,
     /// HTTP status of the answer.
@@ -233,12 +247,14 @@ impl Exchange {
 
     /// From the last byte of the request to the first output event.
     pub fn time_to_first_token_seconds(&self) -> Option<f64> {
-        Some(self.first_token_at?.seconds_since(self.request_sent_at?))
+        let first = self.first_token_at.filter(|_| !self.output_missed.before_first);
+        Some(first?.seconds_since(self.request_sent_at?))
     }
 
     /// From the last byte of the request to the first output event that is not reasoning.
     pub fn time_to_first_visible_token_seconds(&self) -> Option<f64> {
-        Some(self.first_visible_token_at?.seconds_since(self.request_sent_at?))
+        let first = self.first_visible_token_at.filter(|_| !self.output_missed.before_first_visible);
+        Some(first?.seconds_since(self.request_sent_at?))
     }
 
     /// From the last byte of the request to the end of the response head.

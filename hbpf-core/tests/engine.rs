@@ -71,6 +71,19 @@ impl Wire {
     }
 
     fn send(&mut self, engine: &mut Engine, log: &mut Log, direction: Direction, bytes: &[u8], begins: bool) {
+        self.send_part(engine, log, direction, bytes, bytes.len(), begins);
+    }
+
+    /// Sends `bytes`, of which only the first `copied` are seen.
+    fn send_part(
+        &mut self,
+        engine: &mut Engine,
+        log: &mut Log,
+        direction: Direction,
+        bytes: &[u8],
+        copied: usize,
+        begins: bool,
+    ) {
         self.now += MS;
         if begins {
             self.message += 1;
@@ -82,7 +95,7 @@ impl Wire {
             direction,
             offset: self.offsets[direction.index()],
             original_len: bytes.len() as u64,
-            bytes,
+            bytes: &bytes[..copied],
             message: self.message,
             begins_message: begins,
             capture: self.capture,
@@ -99,6 +112,11 @@ impl Wire {
 
     fn answer(&mut self, engine: &mut Engine, log: &mut Log, text: &str) {
         self.send(engine, log, self.request.opposite(), text.as_bytes(), false);
+    }
+
+    fn answer_of_length(&mut self, engine: &mut Engine, log: &mut Log, text: &str, copied: usize) {
+        let copied = copied.min(text.len());
+        self.send_part(engine, log, self.request.opposite(), text.as_bytes(), copied, false);
     }
 
     fn close(&mut self, engine: &mut Engine, log: &mut Log, how: Close) {
@@ -395,6 +413,57 @@ fn a_lost_piece_is_counted_and_the_next_message_is_read() {
     let whole = ended.iter().find(|exchange| exchange.usage.output == Some(3)).expect("the second is read right");
     assert_eq!(whole.phase, Phase::Done);
     assert_eq!(engine.counters().parse_gaps, 1);
+}
+
+#[test]
+fn of_bytes_known_by_time_and_length_only_times_stay_true_and_tokens_a_lower_bound() {
+    let (mut engine, mut log) = (Engine::new(), Log::default());
+    let mut wire = Wire::tls(7, Direction::Sent);
+    let body: String = ["a", "b", "c", "d"].map(token).concat();
+    for missing in [0, 1, 2] {
+        wire.request(&mut engine, &mut log, &chat(true));
+        wire.answer(&mut engine, &mut log, SSE_HEAD);
+        for (index, text) in ["a", "b", "c", "d"].into_iter().enumerate() {
+            // Longer than any stall.
+            wire.now += if index == missing { 5000 * MS } else { 0 };
+            wire.answer_of_length(&mut engine, &mut log, &token(text), if index == missing { 0 } else { usize::MAX });
+        }
+        wire.answer(&mut engine, &mut log, "0\r\n\r\n");
+        let exchange = log.ended().last().copied().cloned().unwrap();
+        assert_eq!(exchange.phase, Phase::Done);
+        assert_eq!(exchange.bytes_missed as usize, body.len() / 4);
+        // The event behind a gap may be a part of one that began in it.
+        assert!((2..=3).contains(&exchange.output_events), "{}", exchange.output_events);
+        assert_eq!(exchange.stalls, 0, "nothing is made of what was not seen");
+        assert_eq!(exchange.ended_at, Some(Nanos(wire.now)));
+        assert_eq!(exchange.time_to_first_token_seconds().is_none(), missing == 0, "{missing}");
+        let gaps = |(_, of, event): &(_, Exchange, ExchangeEvent)| match event {
+            ExchangeEvent::Output { gap_seconds, .. } if of.id == exchange.id => *gap_seconds,
+            _ => None,
+        };
+        let gaps: Vec<f64> = log.events.iter().filter_map(gaps).collect();
+        assert!(gaps.iter().all(|gap| *gap < 1.0), "{gaps:?}");
+    }
+    wire.request(&mut engine, &mut log, &chat(false));
+    wire.answer(&mut engine, &mut log, &json("200 OK", DONE_JSON));
+    let next = log.ended().last().copied().cloned().unwrap();
+    assert_eq!((next.usage.output, next.bytes_missed), (Some(3), 0), "the next message is read right");
+}
+
+#[test]
+fn a_document_cut_down_to_its_ends_still_tells_what_it_has_cost() {
+    let (mut engine, mut log) = (Engine::new(), Log::default());
+    let mut wire = Wire::tls(7, Direction::Sent);
+    let long = DONE_JSON.replace("hello", &"words ".repeat(5000));
+    let answer = json("200 OK", &long);
+    wire.request(&mut engine, &mut log, &chat(false));
+    wire.answer_of_length(&mut engine, &mut log, &answer[..answer.len() - 256], 1024);
+    wire.answer(&mut engine, &mut log, &answer[answer.len() - 256..]);
+    let ended = log.ended();
+    assert_eq!((ended[0].phase, ended[0].status), (Phase::Done, Some(200)));
+    assert_eq!((ended[0].usage.input, ended[0].usage.output), (Some(9), Some(3)));
+    assert_eq!(ended[0].bytes_missed as usize, answer.len() - 256 - 1024);
+    assert_eq!(ended[0].time_to_first_token_seconds(), None);
 }
 
 #[test]

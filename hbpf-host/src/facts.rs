@@ -195,7 +195,7 @@ impl Facts {
                 },
                 read_fault: count(counter::READ_FAULT) + malformed_records,
                 map_full: count(counter::MAP_FULL) + engine.connections_refused,
-                over_budget: count(counter::OVER_BUDGET),
+                over_budget: count(counter::OVER_BUDGET) + count(counter::TIMING_ONLY_CHUNKS),
                 parse_gap: engine.parse_gaps,
                 desync: engine.desyncs,
             },

@@ -12,7 +12,10 @@ use std::{
     thread,
 };
 
-use hbpf_ebpf::{BEGINNING_BYTES, REQUEST_HEAD_BYTES, TAIL_BYTES, action, counter, direction, flags, source};
+use hbpf_ebpf::{
+    BEGINNING_BYTES, EVENTS_RING_BYTES, REQUEST_HEAD_BYTES, TAIL_BYTES, action, counter, direction, flags, limit,
+    source,
+};
 use kernel::{Kernel, Record};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
@@ -195,6 +198,92 @@ fn of_a_long_request_head_and_tails_are_copied() {
     // On a busy machine TCP repeats segments, and what is left out of them counts again.
     let accounted = copied as u64 + kernel.counter(counter::THINNED_BYTES);
     assert!(accounted >= 2 * long.len() as u64, "every byte is accounted for: {accounted}");
+}
+
+/// Stream bytes that the records of one direction stand for, and those that are there.
+fn lengths(records: &[&Record], direction: u8) -> (usize, usize) {
+    let of_way = records.iter().filter(|record| !record.is_close() && record.header.direction == direction);
+    of_way.fold((0, 0), |(original, captured), record| {
+        (original + record.header.original_len as usize, captured + record.header.captured_len as usize)
+    })
+}
+
+#[test]
+fn over_the_byte_budget_messages_begin_and_the_rest_is_known_by_time_and_length() {
+    // Other tests run meanwhile, and the counters of these programs are of all that matches.
+    const OWN_PATH: &str = "/v1/budget/own";
+    let Some(mut kernel) = Kernel::load() else { return };
+    kernel.target(OWN_PATH);
+    kernel.attach_tcp();
+    kernel.limit(limit::BYTES_PER_SECOND, 1);
+    let (mut client, mut server, port) = connection((Ipv4Addr::LOCALHOST, 0).into());
+    let request = request(OWN_PATH, &[b'x'; 500]);
+    let head = b"HTTP/1.1 200 OK\r\nContent-Length: 30000\r\n\r\n";
+    // A second's worth may be in hand, which is used up by the first call.
+    for call in 0..2 {
+        transfer(&mut client, &mut server, &request);
+        transfer(&mut server, &mut client, head);
+        for _ in 0..100 {
+            transfer(&mut server, &mut client, &[b'y'; 300]);
+        }
+        let records = kernel.records_of_port(port);
+        if call == 0 {
+            continue;
+        }
+        for records in kernel::handles(&records) {
+            let first = records[0];
+            let way = first.header.direction;
+            assert_eq!(first.payload, request, "a message's beginning comes whole");
+            let answers: Vec<_> = records.iter().filter(|record| record.header.direction != way).collect();
+            assert_eq!(answers[0].payload, head, "so does its answer's");
+            let (original, captured) = lengths(&records, 1 - way);
+            assert!(original >= head.len() + 30_000, "every byte is told of: {original}");
+            assert_eq!(captured, head.len());
+            let is_marked = |record: &&&&Record| record.header.flags & flags::TIMING_ONLY != 0;
+            assert_eq!(answers.iter().filter(is_marked).count(), answers.len() - 1);
+            assert!(answers.windows(2).all(|pair| pair[0].header.timestamp_ns <= pair[1].header.timestamp_ns));
+        }
+    }
+    assert!(kernel.counter(counter::TIMING_ONLY_CHUNKS) >= 200);
+    assert!(kernel.counter(counter::TIMING_ONLY_BYTES) >= 2 * 30_000);
+}
+
+#[test]
+fn bulk_leaves_room_in_the_ring_for_streams() {
+    // Other tests run meanwhile, and the counters of these programs are of all that matches.
+    const OWN_PATH: &str = "/v1/bulk/own";
+    let Some(mut kernel) = Kernel::load() else { return };
+    kernel.target(OWN_PATH);
+    kernel.attach_tcp();
+    let (mut client, mut server, _) = connection((Ipv4Addr::LOCALHOST, 0).into());
+    transfer(&mut client, &mut server, &request(OWN_PATH, b"{}"));
+    let head = b"HTTP/1.1 200 OK\r\n\r\n";
+    transfer(&mut server, &mut client, head);
+    // Nobody reads the ring: both ends' copies of this would fill it more than twice.
+    transfer(&mut server, &mut client, &vec![b'y'; EVENTS_RING_BYTES as usize]);
+    let marked = kernel.counter(counter::TIMING_ONLY_CHUNKS);
+    assert!(marked > 0, "bulk has given way");
+
+    let (mut client, mut server, port) = connection((Ipv4Addr::LOCALHOST, 0).into());
+    let request = request(OWN_PATH, b"{}");
+    transfer(&mut client, &mut server, &request);
+    transfer(&mut server, &mut client, head);
+    let event: Vec<u8> = (0..250).collect();
+    for _ in 0..1000 {
+        transfer(&mut server, &mut client, &event);
+    }
+    let all = kernel.records();
+    let of_port: Vec<&Record> =
+        all.iter().filter(|record| record.header.local_port == port || record.header.remote_port == port).collect();
+    for way in [direction::SENT, direction::RECEIVED] {
+        let (original, captured) = lengths(&of_port, way);
+        assert_eq!(captured, original, "nothing of the stream is missing");
+        assert!(captured >= request.len() + head.len() + 1000 * event.len());
+    }
+    let bulk = all.iter().filter(|record| record.header.flags & flags::TIMING_ONLY != 0);
+    assert!(bulk.clone().all(|record| record.payload.is_empty() && record.header.original_len > 1024));
+    assert!(bulk.count() > 0);
+    assert_eq!(kernel.counter(counter::RING_FULL_CHUNKS), 0);
 }
 
 #[test]

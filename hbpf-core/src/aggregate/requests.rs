@@ -131,7 +131,7 @@ fn row(exchange: &Exchange, identity: Option<&(Option<Timestamp>, Label)>, now: 
         time_to_first_visible_token_seconds: exchange.time_to_first_visible_token_seconds(),
         time_since_last_token_seconds: exchange
             .last_token_at
-            .filter(|_| !exchange.phase.is_final())
+            .filter(|_| !exchange.phase.is_final() && !exchange.output_missed.since_latest)
             .map(|last| now.seconds_since(last)),
         queue_seconds: None,
         connect_seconds: None,

@@ -456,8 +456,11 @@ pub(super) fn final_samples(exchange: &Exchange) -> impl Iterator<Item = Sample>
     .flatten()
 }
 
-/// Tokens after the first, over the time from the first to the last.
+/// Tokens after the first, over the time from the first to the last. With bytes missing neither is known.
 fn output_tokens_per_second(exchange: &Exchange) -> Option<f64> {
+    if exchange.bytes_missed > 0 {
+        return None;
+    }
     let after_first = exchange.output_tokens()?.checked_sub(1)?;
     let seconds = exchange.last_token_at?.seconds_since(exchange.first_token_at?);
     (after_first > 0 && seconds > 0.0).then(|| after_first as f64 / seconds)

@@ -203,7 +203,10 @@ impl Connection {
             shared.counters.parse_gaps += 1;
             self.messages.state = State::Ignored;
         } else if !on_purpose && let Some(tracked) = self.messages.affected_by_gap(side) {
-            tracked.exchange.bytes_missed += len;
+            match side {
+                Side::Request => tracked.exchange.bytes_missed += len,
+                Side::Response => tracked.answer_missed(len),
+            }
             shared.counters.parse_gaps += 1;
         }
         self.feed(shared, observer, |http, sink| http.gap(side, when, len, sink));

@@ -3,7 +3,7 @@
 use crate::body::Coding;
 use crate::chunk::{Action, ConnectionKey, Direction, Origin, Source, Verdict};
 use crate::dialect::{Extent, Interpreter, JUDGE_BYTES, Judgement, Recognised, judge, request_facts};
-use crate::exchange::{Endpoint, Exchange, ExchangeEvent, Phase, Protocol, RateLimit, Role, Usage};
+use crate::exchange::{Endpoint, Exchange, ExchangeEvent, OutputMissed, Phase, Protocol, RateLimit, Role, Usage};
 use crate::http1::{HttpSink, RequestHead, ResponseHead, Side};
 use crate::label::Label;
 use crate::time::Nanos;
@@ -210,6 +210,7 @@ impl Sink<'_> {
             first_token_at: None,
             first_visible_token_at: None,
             last_token_at: None,
+            output_missed: OutputMissed::default(),
             ended_at: None,
             status: None,
             error_type: None,

@@ -137,6 +137,16 @@ impl Tracked {
         });
     }
 
+    /// Bytes of the answer are missing that were wanted.
+    pub(super) fn answer_missed(&mut self, len: u64) {
+        let exchange = &mut self.exchange;
+        exchange.bytes_missed += len;
+        let missed = &mut exchange.output_missed;
+        missed.before_first |= exchange.first_token_at.is_none();
+        missed.before_first_visible |= exchange.first_visible_token_at.is_none();
+        missed.since_latest = true;
+    }
+
     pub(super) fn response_gap(&mut self) {
         self.response_body.gap();
         self.interpreter.response_gap();
@@ -211,7 +221,9 @@ impl Outputs<'_> {
     fn add(&mut self, output: Output) {
         let Output { when, tokens, visible } = output;
         let exchange = &mut *self.exchange;
-        let gap = exchange.last_token_at.map(|last| when.since(last));
+        // With output missing in between, the time since the one before is no gap between two.
+        let gap_is_known = !std::mem::take(&mut exchange.output_missed.since_latest);
+        let gap = exchange.last_token_at.filter(|_| gap_is_known).map(|last| when.since(last));
         if gap.is_some_and(|gap| gap > Exchange::STALL) {
             exchange.stalls += 1;
         }

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, env, fs::File, path::PathBuf, process::Command}
 
 use aya::{
     Ebpf, Pod,
-    maps::{HashMap, MapData, PerCpuArray, RingBuf},
+    maps::{Array, HashMap, MapData, PerCpuArray, RingBuf},
     programs::{
         CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSock, CgroupSockAddr, UProbe, uprobe::UProbeScope,
     },
@@ -73,6 +73,7 @@ pub(crate) struct Kernel {
     verdicts: HashMap<MapData, Bytes<24>, Bytes<8>>,
     targets: HashMap<MapData, u64, u8>,
     counters: PerCpuArray<MapData, u64>,
+    limits: Array<MapData, u64>,
 }
 
 /// A map's key or value as it lies in memory.
@@ -95,7 +96,8 @@ impl Kernel {
         let verdicts = HashMap::try_from(take("VERDICTS")).expect("VERDICTS is a hash map");
         let targets = HashMap::try_from(take("TARGETS")).expect("TARGETS is a hash map");
         let counters = PerCpuArray::try_from(take("COUNTERS")).expect("COUNTERS is a per-CPU array");
-        Some(Self { ebpf, events, verdicts, targets, counters })
+        let limits = Array::try_from(take("LIMITS")).expect("LIMITS is an array");
+        Some(Self { ebpf, events, verdicts, targets, counters, limits })
     }
 
     pub(crate) fn target(&mut self, pattern: &str) {
@@ -115,6 +117,11 @@ impl Kernel {
             (std::mem::transmute::<FlowKey, Bytes<24>>(key), std::mem::transmute::<Verdict, Bytes<8>>(verdict))
         };
         self.verdicts.insert(key, verdict, 0).expect("VERDICTS takes a verdict");
+    }
+
+    /// Sets one of `hbpf_ebpf::limit`.
+    pub(crate) fn limit(&mut self, which: u32, value: u64) {
+        self.limits.set(which, value, 0).expect("LIMITS takes a number");
     }
 
     pub(crate) fn counter(&self, which: u32) -> u64 {

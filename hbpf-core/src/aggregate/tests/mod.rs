@@ -7,7 +7,7 @@ mod rows;
 use std::collections::BTreeMap;
 
 use super::*;
-use crate::exchange::{Api, Dialect, Endpoint, Phase, Protocol, Role, Usage};
+use crate::exchange::{Api, Dialect, Endpoint, OutputMissed, Phase, Protocol, Role, Usage};
 use crate::snapshot::{LlmStats, TokenRates, TokenTotals};
 
 /// Ten minutes after boot.
@@ -43,6 +43,7 @@ fn exchange(id: u64) -> Exchange {
         first_token_at: None,
         first_visible_token_at: None,
         last_token_at: None,
+        output_missed: OutputMissed::default(),
         ended_at: None,
         status: None,
         error_type: None,
