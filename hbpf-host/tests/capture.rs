@@ -5,6 +5,9 @@ mod support;
 #[path = "support/kernel.rs"]
 mod kernel;
 
+#[path = "support/place.rs"]
+mod place;
+
 use std::{
     io::{Read, Write},
     net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream},
@@ -18,7 +21,7 @@ use hbpf_ebpf::{
 };
 use kernel::{Kernel, Record};
 use nix::mount::{MsFlags, mount};
-use nix::sched::{CloneFlags, unshare};
+use place::Place;
 
 const MODEL_PATH: &str = "/v1/chat/completions";
 
@@ -441,10 +444,8 @@ fn tls_is_seen_at_the_library_with_requests_read_byte_by_byte() {
 fn probes_twice_in_one_file_count_each_call_once() {
     let Some((python, library)) = kernel::python_with_shared_openssl() else { return };
     let Some(mut kernel) = Kernel::load() else { return };
-    // An overlay over one directory: two files by their numbers, one underneath. Mounted for this thread alone.
-    unshare(CloneFlags::CLONE_NEWNS).expect("root may have a mount namespace");
-    mount::<str, str, str, str>(None, "/", None, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None).expect("made private");
-    let places = tempfile::tempdir().expect("a temporary directory");
+    // An overlay over one directory: two files by their numbers, one underneath.
+    let places = Place::new();
     let [below, other, point] = ["below", "other", "point"].map(|name| places.path().join(name));
     [&below, &other, &point].into_iter().for_each(|place| std::fs::create_dir(place).expect("a directory"));
     let options = format!("lowerdir={}:{}", other.display(), below.display());

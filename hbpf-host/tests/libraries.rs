@@ -2,6 +2,9 @@
 //!
 //! Each test's mounts are in a mount namespace of its thread, so nothing of them outlives it.
 
+#[path = "support/place.rs"]
+mod place;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -13,7 +16,7 @@ use std::time::Duration;
 use hbpf_core::snapshot::TlsVisibility;
 use hbpf_host::discover::{Changes, Libraries, Library, LibraryId, system_directories};
 use nix::mount::{MsFlags, mount};
-use nix::sched::{CloneFlags, unshare};
+use place::Place;
 
 /// Says why a test does not run, unless it has to.
 fn skip<T>(reason: &str) -> Option<T> {
@@ -22,14 +25,9 @@ fn skip<T>(reason: &str) -> Option<T> {
     None
 }
 
-/// A directory to mount in, in a mount namespace of this thread; `None` where the test cannot run.
-fn place() -> Option<tempfile::TempDir> {
-    if !nix::unistd::geteuid().is_root() {
-        return skip("mounting needs root");
-    }
-    unshare(CloneFlags::CLONE_NEWNS).expect("root may have a mount namespace");
-    mount::<str, str, str, str>(None, "/", None, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None).expect("made private");
-    Some(tempfile::tempdir().expect("a temporary directory"))
+/// A place to mount in; `None` where the test cannot run.
+fn place() -> Option<Place> {
+    nix::unistd::geteuid().is_root().then(Place::new).or_else(|| skip("mounting needs root"))
 }
 
 fn libssl() -> Option<PathBuf> {
@@ -135,7 +133,10 @@ fn one_image_in_two_containers_is_one_library() {
     let library = only(libraries.scan_pid(processes[0].pid()));
     assert_eq!(file_of(&library), numbers(&below), "opened where it truly lies");
     for process in &processes[1..] {
-        assert!(libraries.scan_pid(process.pid()).added.is_empty(), "it is the same file");
+        let changes = libraries.scan_pid(process.pid());
+        assert!(changes.added.is_empty(), "it is the same file");
+        assert_eq!(changes.processes, [process.pid()], "and now it is known of this process too");
+        assert!(libraries.scan_pid(process.pid()).processes.is_empty(), "once is enough");
     }
     let pids = processes.iter().map(User::pid).collect();
     assert_eq!(users(&libraries, library.id), pids);

@@ -22,7 +22,7 @@ const MAX_FDINFO_BYTES: usize = 4096;
 
 /// In whose root directory the layers of overlays are looked for, and whose mount table that is: the host's, which is the
 /// first process's, and ours.
-const VIEWS: [(&str, &str); 2] = [("1", "/proc/1/root"), ("self", "/")];
+const VIEWS: [(&str, &str); 2] = [("1", "/proc/1/root"), ("thread-self", "/")];
 
 /// `RESOLVE_CACHED`, since Linux 5.12: do not ask file systems for what is not in memory, but fail.
 const RESOLVE_CACHED: u64 = 0x20;
@@ -118,7 +118,7 @@ impl<'a> Opener<'a> {
             let metadata = std::fs::metadata(self.root.join(process).join("ns/user")).ok()?;
             Some((metadata.dev(), metadata.ino()))
         };
-        namespace(process).is_none_or(|of_process| namespace("self") != Some(of_process))
+        namespace(process).is_none_or(|of_process| namespace("thread-self") != Some(of_process))
     }
 
     /// The layer's file that the process has mapped when it maps `place` in an overlay, if that can be found and proven.
@@ -224,8 +224,8 @@ pub(super) mod tests {
 
     fn process(dir: &Path, mounts: &str) {
         std::fs::create_dir_all(dir.join("5/map_files")).unwrap();
-        std::fs::create_dir_all(dir.join("self")).unwrap();
-        std::fs::write(dir.join("self/mountinfo"), "1 1 0:20 / / rw shared:1 - tmpfs tmpfs rw\n").unwrap();
+        std::fs::create_dir_all(dir.join("thread-self")).unwrap();
+        std::fs::write(dir.join("thread-self/mountinfo"), "1 1 0:20 / / rw shared:1 - tmpfs tmpfs rw\n").unwrap();
         std::fs::write(dir.join("5/mountinfo"), mounts).unwrap();
     }
 

@@ -125,6 +125,8 @@ pub struct Changes {
     pub added: Vec<Library>,
     /// Libraries that nobody uses any more, or that have been written over: to be detached. They come before `added`.
     pub removed: Vec<LibraryId>,
+    /// Processes of which more, less or something else can be seen than before.
+    pub processes: Vec<u32>,
 }
 
 /// All TLS libraries in use on this machine.
@@ -366,9 +368,14 @@ impl Libraries {
             found,
         };
         if let Some(before) = self.processes.insert(pid, process) {
-            let now = &self.processes[&pid].found.libraries;
-            let left = before.found.libraries.difference(now).copied().collect();
+            let now = &self.processes[&pid].found;
+            if !now.shows_as(&before.found) {
+                changes.processes.push(pid);
+            }
+            let left = before.found.libraries.difference(&now.libraries).copied().collect();
             self.leave(pid, &left);
+        } else if !self.processes[&pid].found.shows_as(&Found::default()) {
+            changes.processes.push(pid);
         }
         !stat.kernel_thread
     }
@@ -529,6 +536,7 @@ impl Libraries {
             for pid in library.users {
                 if let Some(process) = self.processes.get_mut(&pid) {
                     process.found.libraries.remove(&id);
+                    changes.processes.push(pid);
                     process.found.settled.retain(|(_, settled)| *settled != id);
                     // Its map must be read again, to find what stands in the library's place.
                     process.virtual_bytes = u64::MAX;
@@ -553,6 +561,12 @@ impl Libraries {
         for id in unused {
             self.remove(id, changes);
         }
+    }
+}
+
+impl Found {
+    fn shows_as(&self, other: &Self) -> bool {
+        (&self.libraries, self.other, &self.trouble) == (&other.libraries, other.other, &other.trouble)
     }
 }
 

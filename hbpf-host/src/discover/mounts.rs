@@ -48,7 +48,7 @@ impl<'a> Mounts<'a> {
 
     /// The kind of a device, looked up in our own table and, if need be, in that of `process`.
     pub(super) fn of_device(&mut self, device: (u32, u32), process: &str) -> Option<Kind> {
-        for table in ["self", process] {
+        for table in ["thread-self", process] {
             if !self.devices.contains_key(&device) {
                 self.read(table);
             }
@@ -58,7 +58,7 @@ impl<'a> Mounts<'a> {
 
     /// The kind of a mount, looked up in the same way.
     pub(super) fn of_mount(&mut self, id: u64, process: &str) -> Option<Kind> {
-        for table in ["self", process] {
+        for table in ["thread-self", process] {
             if !self.mounts.contains_key(&id) {
                 self.read(table);
             }
@@ -119,7 +119,7 @@ mod tests {
 
     fn table(text: &str) -> (tempfile::TempDir, String) {
         let dir = tempfile::tempdir().unwrap();
-        for (process, text) in [("self", "1 1 0:20 / / rw shared:1 - tmpfs tmpfs rw\n"), ("5", text)] {
+        for (process, text) in [("thread-self", "1 1 0:20 / / rw shared:1 - tmpfs tmpfs rw\n"), ("5", text)] {
             std::fs::create_dir(dir.path().join(process)).unwrap();
             std::fs::write(dir.path().join(process).join("mountinfo"), text).unwrap();
         }

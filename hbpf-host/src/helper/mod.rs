@@ -315,12 +315,8 @@ impl<'a> Helper<'a> {
         let tls = self.probes.is_on(Group::LlmTls);
         for pid in self.rescans.due(now) {
             if tls {
-                let before = self.libraries.visibility(pid);
                 let changes = self.libraries.scan_pid(pid);
                 self.apply(changes);
-                if self.libraries.visibility(pid) != before {
-                    self.describe(std::iter::once(pid));
-                }
             }
         }
         if now >= self.next_scan {
@@ -334,17 +330,16 @@ impl<'a> Helper<'a> {
     }
 
     fn apply(&mut self, changes: Changes) {
-        if changes.added.is_empty() && changes.removed.is_empty() {
-            return;
-        }
+        let Changes { added, removed, processes } = changes;
+        let other_probes = !(added.is_empty() && removed.is_empty());
         // First those that go: a file that has been written over is in both lists.
-        changes.removed.into_iter().for_each(|id| self.probes.remove_library(id));
-        let added: Vec<_> = changes.added.iter().map(|library| library.id).collect();
-        changes.added.into_iter().for_each(|library| self.probes.add_library(library));
+        removed.into_iter().for_each(|id| self.probes.remove_library(id));
+        added.into_iter().for_each(|library| self.probes.add_library(library));
         self.report_library_errors();
-        let users: Vec<u32> = added.iter().flat_map(|id| self.libraries.users(id)).collect();
-        self.describe(users.into_iter());
-        self.send_status();
+        self.describe(processes.into_iter());
+        if other_probes {
+            self.send_status();
+        }
     }
 
     fn report_library_errors(&mut self) {
