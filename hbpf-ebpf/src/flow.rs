@@ -179,6 +179,12 @@ pub fn observe<S: Source>(source: S, state: &mut S::State, piece: &mut Piece, re
     } else if state.flow().mode == CAPTURE {
         take(piece, RECORDS_PER_PIECE * LARGEST_RECORD);
     }
+    hand_out(source, state, piece);
+}
+
+/// Emits of a piece what has been decided on.
+#[inline(always)]
+pub fn hand_out<S: Source>(source: S, state: &mut S::State, piece: &mut Piece) {
     if !S::TCP && piece.held > 0 {
         emit_held::<S>(state, piece);
     }
@@ -214,7 +220,7 @@ fn emit_held<S: Source>(state: &mut S::State, piece: &mut Piece) {
 
 /// Takes the flow a step further and notes in the piece what of it is to be emitted.
 #[inline(never)]
-fn decide<S: Source>(source: S, state: &mut S::State, piece: &mut Piece) {
+pub fn decide<S: Source>(source: S, state: &mut S::State, piece: &mut Piece) {
     let flow = state.flow();
     let side = side(piece);
     let turned = flow.last_side != side;

@@ -9,7 +9,7 @@ use hbpf_ebpf::{LifecycleEvent, counter, lifecycle};
 
 use crate::{
     emit,
-    maps::{LIFECYCLE, TLS_CALLS},
+    maps::{LIFECYCLE, TLS_CALLS, TLS_USERS},
 };
 
 /// `sched_process_exec(struct task_struct *p, pid_t old_pid, struct linux_binprm *bprm)`
@@ -19,16 +19,33 @@ pub fn process_exec(_ctx: RawTracePointContext) -> i32 {
     0
 }
 
-/// `sched_process_exit(struct task_struct *p)`, from Linux 6.16 on with `bool group_dead`
+/// `sched_process_exit(struct task_struct *p, bool group_dead)`, Linux 6.16
 ///
-/// Which thread is the last cannot be told on every kernel without knowing its structures; the first thread's end
-/// stands for the process's. Where it ends before others (rare), user space finds the process still in /proc.
+/// The kernel refuses to attach it where the tracepoint has no second argument.
+#[raw_tracepoint(tracepoint = "sched_process_exit")]
+pub fn process_end(ctx: RawTracePointContext) -> i32 {
+    let group_dead: u64 = ctx.arg(1);
+    // Of a bool only the lowest byte is its own.
+    exit(group_dead as u8 != 0)
+}
+
+/// `sched_process_exit(struct task_struct *p)`, before that
+///
+/// Which thread is the last cannot be told without knowing the kernel's structures; the first thread's end stands for the
+/// process's. Where it ends before others (rare), user space finds the others still in /proc.
 #[raw_tracepoint(tracepoint = "sched_process_exit")]
 pub fn process_exit(_ctx: RawTracePointContext) -> i32 {
     let thread = bpf_get_current_pid_tgid();
+    exit(thread as u32 == (thread >> 32) as u32)
+}
+
+#[inline(always)]
+fn exit(of_process: bool) -> i32 {
+    let thread = bpf_get_current_pid_tgid();
     // A thread that is killed inside a call never returns from it. Most threads have no entry.
     let _ = TLS_CALLS.remove(&thread);
-    if thread as u32 == (thread >> 32) as u32 {
+    if of_process {
+        let _ = TLS_USERS.remove(&((thread >> 32) as u32));
         emit_event(lifecycle::EXIT);
     }
     0

@@ -12,7 +12,7 @@ use hbpf_ebpf::{EVENTS_RING_BYTES, FlowKey, LIFECYCLE_RING_BYTES, Verdict, count
 
 use crate::{
     tcp::Socket,
-    tls::{Call, Connection, ConnectionKey},
+    tls::{Calls, Connection, ConnectionKey, Use},
 };
 
 /// Flows that can await or hold a verdict at once. One that is evicted keeps awaiting: at most a look-up per packet.
@@ -21,8 +21,12 @@ const VERDICTS: u32 = 16_384;
 /// TLS connections that can be followed at once; the one idle longest makes room for a new one.
 const TLS_CONNECTIONS: u32 = 16_384;
 
-/// Threads that can be inside a TLS call at once.
+/// Threads that make TLS calls. Each keeps its entry until it ends: making one for each call would cost more than the
+/// rest of the entry program.
 const TLS_THREADS: u32 = 16_384;
+
+/// Processes whose TLS calls are counted; one that has made none for long makes room for another.
+const TLS_PROCESSES: u32 = 4096;
 
 /// Request-target patterns.
 const TARGET_PATTERNS: u32 = 4096;
@@ -53,7 +57,10 @@ pub static PAID_UNTIL: Array<u64> = Array::with_max_entries(1, 0);
 pub static TLS_FLOWS: LruHashMap<ConnectionKey, Connection> = LruHashMap::with_max_entries(TLS_CONNECTIONS, 0);
 
 #[map]
-pub static TLS_CALLS: HashMap<u64, Call> = HashMap::with_max_entries(TLS_THREADS, 0);
+pub static TLS_CALLS: HashMap<u64, Calls> = HashMap::with_max_entries(TLS_THREADS, 0);
+
+#[map]
+pub static TLS_USERS: LruHashMap<u32, Use> = LruHashMap::with_max_entries(TLS_PROCESSES, 0);
 
 #[btf_map]
 pub static SOCKETS: SocketStorage<Socket> = SocketStorage::new();

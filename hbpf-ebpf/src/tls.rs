@@ -1,10 +1,12 @@
 //! Plaintext at OpenSSL's calls.
 //!
 //! Every call is looked at when it returns: only then is it known how many bytes it has moved (a write that has to be
-//! repeated moves none). A call made inside another (SSL_write_ex calls SSL_write_ex2) takes its place, and a probe
-//! that hits twice finds nothing the second time, so no byte counts twice.
+//! repeated moves none). Calls of one thread nest: a BIO may do TLS itself, and SSL_write_ex calls SSL_write_ex2. They
+//! are told apart by where their return addresses lie on the stack, so a probe that hits twice finds nothing the second
+//! time; and of calls that do one thing for each other only the innermost counts. No byte counts twice.
 
 use aya_ebpf::{
+    bindings::pt_regs,
     helpers::{
         bpf_get_current_pid_tgid, bpf_ktime_get_ns,
         generated::{bpf_probe_read_kernel, bpf_probe_read_user},
@@ -17,11 +19,39 @@ use hbpf_ebpf::{FlowKey, HEAD_BYTES, RecordHeader, counter, direction, flags, so
 use crate::{
     emit,
     flow::{self, Flow, Piece, Source, State},
-    maps::{TLS_CALLS, TLS_FLOWS},
+    maps::{TLS_CALLS, TLS_FLOWS, TLS_USERS},
+    number::{add_atomically, bounded, masked},
 };
 
 /// More than any call moves; keeps sums of lengths within 32 bits.
 const LARGEST_CALL: u64 = 1 << 30;
+
+/// Calls that one thread can be in, one within the other: TLS within TLS is two deep. A power of two.
+const DEPTH: usize = 4;
+
+/// Pieces up to this size wait for more. Servers that read heads a byte at a time would otherwise cause hundreds of
+/// records a request; pieces that mean something by themselves are longer, or end a line.
+const SMALL_BYTES: u32 = 4;
+
+/// Where in a connection's head small pieces are gathered: behind what looking for a message's beginning uses.
+const GATHERED_AT: usize = 16;
+
+/// Gathered bytes that are emitted whatever they are. They fit the smallest class of records.
+const MOST_GATHERED: u32 = HEAD_BYTES as u32 - GATHERED_AT as u32 - SMALL_BYTES;
+
+/// The stack pointer's place among the registers, in words.
+const STACK_POINTER: usize = match env!("AYA_BPF_TARGET_ARCH").as_bytes() {
+    b"x86_64" => 19,
+    b"aarch64" => 31,
+    _ => panic!("no such architecture"),
+};
+
+/// How many words of registers every architecture's verifier lets a program read directly. What is behind is read by a
+/// helper, so that any kernel can check all objects.
+const REGISTERS_EVERYWHERE: usize = 21;
+
+/// The most by which a return moves the stack pointer: on x86_64 the return address leaves the stack.
+const RETURN_ADDRESS_BYTES: u64 = 8;
 
 /// One `SSL *` of one process.
 #[repr(C)]
@@ -34,26 +64,59 @@ pub struct ConnectionKey {
 /// What is remembered of a TLS connection.
 #[repr(C)]
 pub struct Connection {
+    stream: Stream,
+    /// Small pieces that wait for more: what `stream.head` holds from [`GATHERED_AT`] on.
+    gathered: Piece,
+}
+
+/// The part of a [`Connection`] that records are made from.
+#[repr(C)]
+pub struct Stream {
     flow: Flow,
     /// Bytes seen so far in each direction.
     offsets: [u64; 2],
     /// Twice the size: see [`State::head`].
     head: [u8; 2 * HEAD_BYTES],
+    /// The last message that was counted as a model call.
+    counted: u32,
+    zero: u32,
 }
 
-/// What is remembered of a call while it lasts, and room to work in when it returns.
+/// The calls that a thread is in, and room to work in when one returns.
 #[repr(C)]
-pub struct Call {
+pub struct Calls {
+    stack: [Call; DEPTH],
+    depth: u32,
+    zero: u32,
     connection: ConnectionKey,
     buffer: u64,
-    /// Where the call will store how many bytes it has moved; 0 where it returns that.
-    moved_at: u64,
     moved: u64,
     piece: Piece,
 }
 
+/// What is remembered of a call while it lasts.
+#[repr(C)]
+struct Call {
+    ssl: u64,
+    buffer: u64,
+    /// Where the call will store how many bytes it has moved; 0 where it returns that.
+    moved_at: u64,
+    /// Of the entry: no two calls that a thread is in at a time have the same.
+    stack_pointer: u64,
+    /// How many bytes the caller has room for, or has.
+    asked_for: u64,
+    direction: u64,
+}
+
+/// What a process has made of TLS.
+#[repr(C)]
+pub struct Use {
+    calls: u64,
+    model_messages: u64,
+}
+
 /// Templates to insert: on the stack they would exceed the frame that a uprobe program may have.
-static NEW_CALL: Call = zeroed();
+static NEW_CALLS: Calls = zeroed();
 static NEW_CONNECTION: Connection = zeroed();
 
 /// A value of all zeros, for types made of integers.
@@ -65,7 +128,7 @@ const fn zeroed<T>() -> T {
 /// `int SSL_write(SSL *ssl, const void *buf, int num)` (OpenSSL 1.1, 3.x)
 #[uprobe]
 pub fn ssl_write(ctx: ProbeContext) -> u32 {
-    try_enter(&ctx, 0).unwrap_or_default()
+    try_enter(&ctx, direction::SENT, 0).unwrap_or_default()
 }
 
 /// Return of `SSL_write`: bytes written, or not positive.
@@ -74,19 +137,21 @@ pub fn ssl_write_return(ctx: RetProbeContext) -> u32 {
     try_leave(&ctx, direction::SENT, Outcome::Length).unwrap_or_default()
 }
 
-/// `int SSL_write_ex(SSL *s, const void *buf, size_t num, size_t *written)` (OpenSSL 1.1.1, 3.x)
+/// `int SSL_write_ex(SSL *s, const void *buf, size_t num, size_t *written)` (OpenSSL 1.1.1, 3.x), and what it and
+/// `SSL_write` are made of up to 3.2: `int ssl_write_internal(SSL *s, const void *buf, size_t num, size_t *written)`
 #[uprobe]
 pub fn ssl_write_ex(ctx: ProbeContext) -> u32 {
-    try_enter(&ctx, ctx.arg(3).unwrap_or_default()).unwrap_or_default()
+    try_enter(&ctx, direction::SENT, ctx.arg(3).unwrap_or_default()).unwrap_or_default()
 }
 
-/// `int SSL_write_ex2(SSL *s, const void *buf, size_t num, uint64_t flags, size_t *written)` (OpenSSL 3.3)
+/// `int SSL_write_ex2(SSL *s, const void *buf, size_t num, uint64_t flags, size_t *written)` (OpenSSL 3.3), and from
+/// then on `ssl_write_internal` with the same arguments
 #[uprobe]
 pub fn ssl_write_ex2(ctx: ProbeContext) -> u32 {
-    try_enter(&ctx, ctx.arg(4).unwrap_or_default()).unwrap_or_default()
+    try_enter(&ctx, direction::SENT, ctx.arg(4).unwrap_or_default()).unwrap_or_default()
 }
 
-/// Return of `SSL_write_ex` and `SSL_write_ex2`: 1 for success.
+/// Return of `SSL_write_ex`, `SSL_write_ex2` and `ssl_write_internal`: 1 for success.
 #[uretprobe]
 pub fn ssl_write_ex_return(ctx: RetProbeContext) -> u32 {
     try_leave(&ctx, direction::SENT, Outcome::Success).unwrap_or_default()
@@ -95,7 +160,7 @@ pub fn ssl_write_ex_return(ctx: RetProbeContext) -> u32 {
 /// `int SSL_read(SSL *ssl, void *buf, int num)` (OpenSSL 1.1, 3.x)
 #[uprobe]
 pub fn ssl_read(ctx: ProbeContext) -> u32 {
-    try_enter(&ctx, 0).unwrap_or_default()
+    try_enter(&ctx, direction::RECEIVED, 0).unwrap_or_default()
 }
 
 /// Return of `SSL_read`: bytes read, or not positive.
@@ -104,16 +169,23 @@ pub fn ssl_read_return(ctx: RetProbeContext) -> u32 {
     try_leave(&ctx, direction::RECEIVED, Outcome::Length).unwrap_or_default()
 }
 
-/// `int SSL_read_ex(SSL *ssl, void *buf, size_t num, size_t *readbytes)` (OpenSSL 1.1.1, 3.x)
+/// `int SSL_read_ex(SSL *ssl, void *buf, size_t num, size_t *readbytes)` (OpenSSL 1.1.1, 3.x), and with the same
+/// arguments `ssl_read_internal`, which it and `SSL_read` are made of
 #[uprobe]
 pub fn ssl_read_ex(ctx: ProbeContext) -> u32 {
-    try_enter(&ctx, ctx.arg(3).unwrap_or_default()).unwrap_or_default()
+    try_enter(&ctx, direction::RECEIVED, ctx.arg(3).unwrap_or_default()).unwrap_or_default()
 }
 
 /// Return of `SSL_read_ex`: 1 for success.
 #[uretprobe]
 pub fn ssl_read_ex_return(ctx: RetProbeContext) -> u32 {
     try_leave(&ctx, direction::RECEIVED, Outcome::Success).unwrap_or_default()
+}
+
+/// Return of `ssl_read_internal`: 1 for success, 0 at the end of the stream, else negative.
+#[uretprobe]
+pub fn ssl_read_internal_return(ctx: RetProbeContext) -> u32 {
+    try_leave(&ctx, direction::RECEIVED, Outcome::SuccessOrEnd).unwrap_or_default()
 }
 
 /// `void SSL_free(SSL *ssl)` (OpenSSL 1.1, 3.x)
@@ -133,28 +205,94 @@ pub fn ssl_new_return(ctx: RetProbeContext) -> u32 {
 /// What a call's return value says.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Outcome {
-    /// Bytes moved.
+    /// Bytes moved, 0 at the end of the stream.
     Length,
     /// Whether it succeeded; the length is where the caller wanted it.
     Success,
+    /// The same, and 0 at the end of the stream.
+    SuccessOrEnd,
+}
+
+/// What a call has come to.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Came {
+    Through,
+    ToTheEnd,
+    ToNothing,
+}
+
+#[inline(always)]
+fn stack_pointer(registers: *mut pt_regs) -> u64 {
+    let place = registers.cast::<u64>().wrapping_add(STACK_POINTER);
+    if STACK_POINTER < REGISTERS_EVERYWHERE {
+        // SAFETY: the context of a probe is the registers, which the verifier knows.
+        return unsafe { place.read() };
+    }
+    let mut value = 0_u64;
+    // SAFETY: the helper checks the address; the destination is a number of that size.
+    unsafe { bpf_probe_read_kernel((&raw mut value).cast(), 8, place.cast()) };
+    value
+}
+
+/// What is remembered of a thread's calls, new if it has made none.
+#[inline(always)]
+fn calls<'a>(thread: u64) -> Option<&'a mut Calls> {
+    // SAFETY: only this thread uses the entry.
+    if let Some(found) = TLS_CALLS.get_ptr_mut(&thread) {
+        return Some(unsafe { &mut *found });
+    }
+    if TLS_CALLS.insert(&thread, &NEW_CALLS, 0).is_err() {
+        emit::count(counter::MAP_FULL, 1);
+        return None;
+    }
+    // SAFETY: as above.
+    Some(unsafe { &mut *TLS_CALLS.get_ptr_mut(&thread)? })
+}
+
+impl Calls {
+    /// The innermost call that is remembered.
+    #[inline(always)]
+    fn innermost(&mut self) -> Option<&mut Call> {
+        let outer = self.depth.checked_sub(1)?;
+        Some(self.at(outer))
+    }
+
+    #[inline(always)]
+    fn at(&mut self, depth: u32) -> &mut Call {
+        // SAFETY: the index is less than the array's length.
+        unsafe { &mut *self.stack.as_mut_ptr().add(masked::<DEPTH>(depth) as usize) }
+    }
 }
 
 /// Remembers the call's arguments.
 #[inline(always)]
-fn try_enter(ctx: &ProbeContext, moved_at: u64) -> Option<u32> {
+fn try_enter(ctx: &ProbeContext, direction: u8, moved_at: u64) -> Option<u32> {
+    let stack_pointer = stack_pointer(ctx.regs);
+    let calls = calls(bpf_get_current_pid_tgid())?;
     let ssl = ctx.arg(0)?;
-    let buffer = ctx.arg(1)?;
-    let thread = bpf_get_current_pid_tgid();
-    if TLS_CALLS.insert(&thread, &NEW_CALL, 0).is_err() {
+    // A call whose return address lies no higher than this one's has returned unseen, or never will. One that does the
+    // same for the same connection has only made this one to do its work.
+    for _ in 0..DEPTH {
+        let Some(outer) = calls.innermost() else { break };
+        let is_over = outer.stack_pointer <= stack_pointer;
+        let is_same = outer.ssl == ssl && outer.direction == u64::from(direction);
+        if !is_over && !is_same {
+            break;
+        }
+        calls.depth -= 1;
+    }
+    if calls.depth as usize >= DEPTH {
         emit::count(counter::MAP_FULL, 1);
         return None;
     }
-    // SAFETY: only this thread uses the entry.
-    let call = unsafe { &mut *TLS_CALLS.get_ptr_mut(&thread)? };
-    call.connection.ssl = ssl;
-    call.connection.pid = (thread >> 32) as u32;
-    call.buffer = buffer;
+    let call = calls.at(calls.depth);
+    call.ssl = ssl;
+    call.buffer = ctx.arg(1)?;
+    call.asked_for = ctx.arg(2)?;
     call.moved_at = moved_at;
+    call.stack_pointer = stack_pointer;
+    call.direction = direction.into();
+    calls.depth += 1;
     Some(0)
 }
 
@@ -163,58 +301,191 @@ fn try_enter(ctx: &ProbeContext, moved_at: u64) -> Option<u32> {
 fn try_leave(ctx: &RetProbeContext, direction: u8, outcome: Outcome) -> Option<u32> {
     let thread = bpf_get_current_pid_tgid();
     // SAFETY: only this thread uses the entry.
-    let call = unsafe { &mut *TLS_CALLS.get_ptr_mut(&thread)? };
-    let returned: i32 = ctx.ret();
-    call.piece.direction = direction;
-    match outcome {
-        Outcome::Length if returned > 0 => {
-            call.moved = returned as u64;
-            look_at(call);
-        }
-        Outcome::Length if returned == 0 && direction == direction::RECEIVED => look_at_end(call),
-        Outcome::Success if returned == 1 => {
-            // SAFETY: the helper checks the address; the destination is a field of the entry.
-            let copied = unsafe { bpf_probe_read_user((&raw mut call.moved).cast(), 8, call.moved_at as *const _) };
-            if copied == 0 {
-                look_at(call);
-            } else {
-                emit::count(counter::READ_FAULT, 1);
-            }
-        }
-        _ => {}
+    let calls = unsafe { &mut *TLS_CALLS.get_ptr_mut(&thread)? };
+    let moved_at = leave(calls, stack_pointer(ctx.regs))?;
+    calls.connection.pid = (thread >> 32) as u32;
+    calls.piece.direction = direction;
+    let usage = usage(&calls.connection.pid);
+    if let Some(usage) = usage {
+        // SAFETY: the entry's numbers are only ever added to, atomically.
+        add_atomically(unsafe { &raw mut (*usage).calls }, 1);
     }
-    // Failure means that the entry is gone already.
-    let _ = TLS_CALLS.remove(&thread);
+    match outcome.judge(ctx.ret(), calls, moved_at) {
+        Came::Through => look_at(calls, usage),
+        Came::ToTheEnd if direction == direction::RECEIVED && calls.moved > 0 => look_at_end(calls),
+        _ => look_at_nothing(calls),
+    }
     Some(0)
 }
 
+/// Finds the call that returns, by where the stack pointer is after it, and takes it out. Gives where the call has stored
+/// its length; `moved` is what was asked for.
+#[inline(always)]
+fn leave(calls: &mut Calls, stack_pointer: u64) -> Option<u64> {
+    for _ in 0..DEPTH {
+        let call = calls.innermost()?;
+        let (ssl, buffer, asked_for, moved_at) = (call.ssl, call.buffer, call.asked_for, call.moved_at);
+        let above = stack_pointer.wrapping_sub(call.stack_pointer);
+        if above > u64::MAX / 2 {
+            // The innermost call lasts: this one was seen to return before.
+            return None;
+        }
+        calls.depth -= 1;
+        if above <= RETURN_ADDRESS_BYTES {
+            calls.connection.ssl = ssl;
+            calls.buffer = buffer;
+            calls.moved = asked_for;
+            return Some(moved_at);
+        }
+    }
+    None
+}
+
+impl Outcome {
+    /// What the call has come to; `moved` is how many bytes it has moved if it came through.
+    #[inline(always)]
+    fn judge(self, returned: i32, calls: &mut Calls, moved_at: u64) -> Came {
+        match self {
+            Self::Length if returned > 0 => {
+                calls.moved = returned as u64;
+                Came::Through
+            }
+            Self::Success | Self::SuccessOrEnd if returned == 1 => {
+                // SAFETY: the helper checks the address; the destination is a field of the entry.
+                let copied = unsafe { bpf_probe_read_user((&raw mut calls.moved).cast(), 8, moved_at as *const _) };
+                if copied == 0 {
+                    return Came::Through;
+                }
+                emit::count(counter::READ_FAULT, 1);
+                Came::ToNothing
+            }
+            Self::Length | Self::SuccessOrEnd if returned == 0 => Came::ToTheEnd,
+            _ => Came::ToNothing,
+        }
+    }
+}
+
+/// The process's own count of calls, new if it has none.
+#[inline(always)]
+fn usage(pid: &u32) -> Option<*mut Use> {
+    TLS_USERS.get_ptr_mut(pid).or_else(|| {
+        // Failure means that another thread has been quicker, or that there is no room: then there is nothing to find.
+        let _ = TLS_USERS.insert(pid, &Use { calls: 0, model_messages: 0 }, 0);
+        TLS_USERS.get_ptr_mut(pid)
+    })
+}
+
 #[inline(never)]
-fn look_at(call: &mut Call) {
-    if call.moved == 0 {
+fn look_at(calls: &mut Calls, usage: Option<*mut Use>) {
+    if calls.moved == 0 {
         return;
     }
     // SAFETY: a connection is used by one call at a time; OpenSSL asks that of its callers.
-    let Some(connection) = (unsafe { connection(&call.connection) }) else { return };
-    let moved = call.moved.min(LARGEST_CALL);
-    let piece = &mut call.piece;
+    let Some(connection) = (unsafe { connection(&calls.connection) }) else { return };
+    let moved = calls.moved.min(LARGEST_CALL);
+    let piece = &mut calls.piece;
     piece.timestamp_ns = unsafe { bpf_ktime_get_ns() };
     piece.len = moved as u32;
-    let offset = &mut connection.offsets[usize::from(piece.direction & 1)];
+    piece.whole = 0;
+    piece.tail = 0;
+    piece.left_out = 0;
+    piece.held = 0;
+    piece.flags = 0;
+    let offset = &mut connection.stream.offsets[usize::from(piece.direction & 1)];
     piece.offset = *offset;
     *offset += moved;
-    flow::observe(UserBuffer(call.buffer), connection, piece, false);
+    let source = UserBuffer(calls.buffer);
+    if connection.gathered.len > 0 && connection.gathered.direction != piece.direction {
+        hand_out_gathered(connection);
+    }
+    flow::decide(source, &mut connection.stream, piece);
+    if let Some(usage) = usage {
+        count_message(&mut connection.stream, usage);
+    }
+    if !gather(source, connection, piece) {
+        hand_out_gathered(connection);
+        flow::hand_out(source, &mut connection.stream, piece);
+    }
+}
+
+/// Counts the message under way if it is a model call and was not counted.
+#[inline(always)]
+fn count_message(stream: &mut Stream, usage: *mut Use) {
+    if stream.flow.mode == flow::CAPTURE && stream.counted != stream.flow.message {
+        stream.counted = stream.flow.message;
+        // SAFETY: as in `try_leave`.
+        add_atomically(unsafe { &raw mut (*usage).model_messages }, 1);
+    }
+}
+
+/// Keeps a small piece until more has come; whether it is one.
+#[inline(always)]
+fn gather(source: UserBuffer, connection: &mut Connection, piece: &Piece) -> bool {
+    let gathered = &mut connection.gathered;
+    let len = piece.len;
+    let is_small = len <= SMALL_BYTES && piece.whole == len && piece.tail == 0 && piece.held == 0;
+    let continues = gathered.len == 0 || gathered.flags == piece.flags;
+    if !is_small || !continues || piece.flags & flags::BEGIN != 0 || gathered.len >= MOST_GATHERED {
+        return false;
+    }
+    let held = gathered.len;
+    // SAFETY: `held` is less than HEAD_BYTES, and behind it is room for as much again.
+    let place = unsafe { connection.stream.head.as_mut_ptr().add(GATHERED_AT + masked::<HEAD_BYTES>(held) as usize) };
+    if !source.read(piece, 0, place, bounded::<{ SMALL_BYTES as usize }>(len)) {
+        return false;
+    }
+    if held == 0 {
+        gathered.offset = piece.offset;
+        gathered.direction = piece.direction;
+        gathered.flags = piece.flags;
+    }
+    gathered.timestamp_ns = piece.timestamp_ns;
+    gathered.len = held + len;
+    // SAFETY: as above; the piece is not empty.
+    let last = unsafe { *place.add(masked::<{ SMALL_BYTES as usize }>(len - 1) as usize) };
+    // A line's end, or one of a document's: after it there may be nothing more to come.
+    if matches!(last, b'\n' | b'}' | b']') || gathered.len >= MOST_GATHERED {
+        hand_out_gathered(connection);
+    }
+    true
+}
+
+/// Emits the small pieces that have been kept, stamped with the time of the last.
+#[inline(never)]
+fn hand_out_gathered(connection: &mut Connection) {
+    let gathered = &mut connection.gathered;
+    if gathered.len == 0 {
+        return;
+    }
+    gathered.held = gathered.len;
+    gathered.len = 0;
+    let bytes = Held(connection.stream.head.as_ptr().wrapping_add(GATHERED_AT));
+    emit::emit_held(bytes, &mut connection.stream, gathered);
+}
+
+/// The call has moved nothing: nothing more is there now.
+#[inline(always)]
+fn look_at_nothing(calls: &mut Calls) {
+    if calls.piece.direction != direction::RECEIVED {
+        return;
+    }
+    // SAFETY: as in `look_at`.
+    let Some(connection) = TLS_FLOWS.get_ptr_mut(&calls.connection).map(|found| unsafe { &mut *found }) else { return };
+    hand_out_gathered(connection);
 }
 
 /// The peer has ended its stream.
 #[inline(never)]
-fn look_at_end(call: &mut Call) {
+fn look_at_end(calls: &mut Calls) {
     // SAFETY: as in `look_at`.
-    let Some(connection) = TLS_FLOWS.get_ptr_mut(&call.connection).map(|found| unsafe { &mut *found }) else { return };
-    if connection.flow.mode != flow::CAPTURE {
+    let Some(connection) = TLS_FLOWS.get_ptr_mut(&calls.connection).map(|found| unsafe { &mut *found }) else { return };
+    hand_out_gathered(connection);
+    let stream = &mut connection.stream;
+    if stream.flow.mode != flow::CAPTURE {
         return;
     }
-    let offset = connection.offsets[usize::from(direction::RECEIVED)];
-    emit::emit_end(UserBuffer(0), connection, flags::FIN | flags::CAPTURE, direction::RECEIVED, offset);
+    let offset = stream.offsets[usize::from(direction::RECEIVED)];
+    emit::emit_end(UserBuffer(0), stream, flags::FIN | flags::CAPTURE, direction::RECEIVED, offset);
 }
 
 /// The connection's state, new if it has none.
@@ -229,7 +500,7 @@ unsafe fn connection<'a>(key: &ConnectionKey) -> Option<&'a mut Connection> {
     }
     let new = unsafe { &mut *TLS_FLOWS.get_ptr_mut(key)? };
     let generation = unsafe { bpf_ktime_get_ns() };
-    new.flow.key = FlowKey { handle: key.ssl, generation, pid: key.pid, source: source::TLS.into() };
+    new.stream.flow.key = FlowKey { handle: key.ssl, generation, pid: key.pid, source: source::TLS.into() };
     Some(new)
 }
 
@@ -240,8 +511,9 @@ fn forget(ssl: u64) {
     let Some(connection) = TLS_FLOWS.get_ptr_mut(&key) else { return };
     // SAFETY: as in `look_at`.
     let connection = unsafe { &mut *connection };
-    if connection.flow.marks & flow::EMITTED != 0 {
-        emit::emit_close(UserBuffer(0), connection);
+    hand_out_gathered(connection);
+    if connection.stream.flow.marks & flow::EMITTED != 0 {
+        emit::emit_close(UserBuffer(0), &mut connection.stream);
     }
     // Failure means that the entry is gone already.
     let _ = TLS_FLOWS.remove(&key);
@@ -255,7 +527,7 @@ struct UserBuffer(u64);
 #[derive(Clone, Copy)]
 struct Held(*const u8);
 
-impl State for Connection {
+impl State for Stream {
     #[inline(always)]
     fn flow(&mut self) -> &mut Flow {
         &mut self.flow
@@ -268,7 +540,7 @@ impl State for Connection {
 }
 
 impl Source for UserBuffer {
-    type State = Connection;
+    type State = Stream;
     type Held = Held;
     const TCP: bool = false;
     const MOST_RECORDS: u32 = 2 * flow::RECORDS_PER_PIECE;
@@ -281,18 +553,18 @@ impl Source for UserBuffer {
     }
 
     #[inline(always)]
-    fn held(state: &mut Connection) -> Held {
+    fn held(state: &mut Stream) -> Held {
         Held(state.head())
     }
 
     #[inline(always)]
-    fn describe(self, state: &mut Connection, header: &mut RecordHeader) {
+    fn describe(self, state: &mut Stream, header: &mut RecordHeader) {
         describe(state, header);
     }
 }
 
 impl Source for Held {
-    type State = Connection;
+    type State = Stream;
     type Held = Held;
     const TCP: bool = false;
     const MOST_RECORDS: u32 = 2 * flow::RECORDS_PER_PIECE;
@@ -305,18 +577,18 @@ impl Source for Held {
     }
 
     #[inline(always)]
-    fn held(state: &mut Connection) -> Held {
+    fn held(state: &mut Stream) -> Held {
         Held(state.head())
     }
 
     #[inline(always)]
-    fn describe(self, state: &mut Connection, header: &mut RecordHeader) {
+    fn describe(self, state: &mut Stream, header: &mut RecordHeader) {
         describe(state, header);
     }
 }
 
 #[inline(always)]
-fn describe(state: &Connection, header: &mut RecordHeader) {
+fn describe(state: &Stream, header: &mut RecordHeader) {
     header.pid = state.flow.key.pid;
     header.address_family = 0;
     header.local_port = 0;

@@ -9,7 +9,7 @@ mod kernel;
 mod place;
 
 use std::{
-    io::{Read, Write},
+    io::{BufRead, BufReader, Read, Write},
     net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream},
     process::{Command, Stdio},
     thread,
@@ -435,6 +435,16 @@ fn tls_is_seen_at_the_library_with_requests_read_byte_by_byte() {
         assert!(
             of(2).iter().filter(|record| !record.is_close()).all(|record| record.header.flags & flags::CAPTURE != 0)
         );
+        // The server reads heads a byte at a time. The request line up to its target was held back, and the byte behind
+        // it let it go; from there on each line is one record.
+        if way == direction::RECEIVED {
+            let sizes = |message| {
+                let of_request = of(message).into_iter().filter(|record| record.header.direction == way);
+                of_request.map(|record| record.payload.len()).collect::<Vec<_>>()
+            };
+            assert_eq!(sizes(1), [11, 1, 10, 17, 2]);
+            assert_eq!(sizes(2), [25, 1, 16, 12, 20, 2, 13]);
+        }
         assert_eq!(records.iter().filter(|record| record.is_close()).count(), 1, "the connection object is freed");
         assert!(records.windows(2).all(|pair| pair[0].header.timestamp_ns <= pair[1].header.timestamp_ns));
     }
@@ -474,4 +484,35 @@ fn probes_twice_in_one_file_count_each_call_once() {
             assert_eq!(end(1 - way), Some(2 * ANSWER.len() as u64));
         }
     }
+}
+
+#[test]
+fn a_process_ends_with_its_last_thread() {
+    let Some(mut kernel) = Kernel::load() else { return };
+    let Some(mut ends) = kernel.watch_ends() else { return };
+    // The first thread ends by itself; the second does when its input closes.
+    let program = "import ctypes, os, sys, threading\n\
+                   def wait():\n    print(os.getpid(), flush=True)\n    sys.stdin.read()\n    os._exit(0)\n\
+                   threading.Thread(target=wait).start()\n\
+                   ctypes.CDLL(None).syscall(60 if os.uname().machine == 'x86_64' else 93, 0)\n";
+    let mut child = Command::new("python3")
+        .args(["-c", program])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("python runs");
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().expect("a pipe")).read_line(&mut line).expect("it prints its number");
+    let pid: u32 = line.trim().parse().expect("a number");
+    let state = || std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("it lives");
+    // The first thread is a zombie once it has ended.
+    while !state().contains(") Z ") {
+        thread::yield_now();
+    }
+    let mut ended =
+        || std::iter::from_fn(|| ends.next().map(|event| event[4..8].to_vec())).any(|of| of == pid.to_ne_bytes());
+    assert!(!ended(), "its second thread goes on");
+    drop(child.stdin.take());
+    child.wait().expect("it ends");
+    assert!(ended());
 }

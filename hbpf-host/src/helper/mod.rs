@@ -3,12 +3,13 @@
 //! It parses no captured bytes. It is one thread that waits for requests, starts and ends of processes, and the clock, and
 //! ends when the other side has gone; the kernel then takes all probes out, for they are descriptors of this process.
 
+mod endings;
 mod outbox;
 mod rescan;
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use hbpf_core::label::{Label, Text};
@@ -26,8 +27,11 @@ use crate::probes::{ProbeError, Probes};
 use crate::process::{Table, self_usage};
 use crate::protocol::{Group, MAX_PROCESSES, MAX_VERDICTS, ProcessInfo, Reply, Request, Status};
 use crate::socket::{Socket, SocketError};
+use endings::Endings;
 use outbox::Outbox;
 use rescan::Rescans;
+
+const PROC: &str = "/proc";
 
 /// How often all processes are looked at for new TLS libraries: for those that were loaded late.
 const SCAN_INTERVAL: Duration = Duration::from_secs(5);
@@ -98,6 +102,7 @@ struct Helper<'a> {
     libraries: Libraries,
     processes: Table,
     rescans: Rescans,
+    endings: Endings,
     next_scan: Instant,
     scan_interval: Duration,
 }
@@ -107,9 +112,10 @@ impl<'a> Helper<'a> {
         Self {
             outbox,
             probes: Probes::new(),
-            libraries: Libraries::new(PathBuf::from("/proc")),
-            processes: Table::new(PathBuf::from("/proc")),
+            libraries: Libraries::new(PathBuf::from(PROC)),
+            processes: Table::new(PathBuf::from(PROC)),
             rescans: Rescans::default(),
+            endings: Endings::default(),
             next_scan: Instant::now(),
             scan_interval: SCAN_INTERVAL,
         }
@@ -137,7 +143,8 @@ impl<'a> Helper<'a> {
     /// Waits until there is something to do.
     fn wait(&mut self) {
         let now = Instant::now();
-        let wake = self.rescans.next().map_or(self.next_scan, |next| next.min(self.next_scan));
+        let wakes = [Some(self.next_scan), self.rescans.next(), self.endings.next()];
+        let wake = wakes.into_iter().flatten().min().unwrap_or(now);
         // Rounded up: a millisecond too early would make us turn in circles until it has passed.
         let left = wake.saturating_duration_since(now) + Duration::from_millis(1);
         let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
@@ -282,7 +289,12 @@ impl<'a> Helper<'a> {
         let events = self.probes.read_lifecycle(LIFECYCLE_BATCH);
         let mut started = Vec::new();
         for event in events {
-            self.handle_event(&event, &mut started);
+            let uncertain = event.kind == lifecycle::EXIT && !self.probes.ends_are_certain();
+            let event =
+                if uncertain { self.endings.first_thread(event, Instant::now(), Path::new(PROC)) } else { Some(event) };
+            if let Some(event) = event {
+                self.handle_event(&event, &mut started);
+            }
         }
         self.describe(started.into_iter());
     }
@@ -311,6 +323,9 @@ impl<'a> Helper<'a> {
         // A probe in a file that has been written over does harm.
         let news = self.libraries.take_news();
         self.apply(news);
+        for event in self.endings.due(now, Path::new(PROC)) {
+            self.handle_event(&event, &mut Vec::new());
+        }
         // Without uprobes there is no hurry to find libraries; attaching scans them all.
         let tls = self.probes.is_on(Group::LlmTls);
         for pid in self.rescans.due(now) {

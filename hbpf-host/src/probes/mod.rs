@@ -21,7 +21,9 @@ use hbpf_core::label::Label;
 use hbpf_ebpf::{EVENTS_RING_BYTES, LifecycleEvent, counter, limit, target};
 
 use crate::discover::{Library, LibraryId};
-use crate::protocol::{FlowVerdict, Group, Limits, MAX_LEARNED_TARGETS, MAX_TARGET_BYTES, ProbeStatus, TlsUser};
+use crate::protocol::{
+    FlowVerdict, Group, Limits, MAX_LEARNED_TARGETS, MAX_TARGET_BYTES, MAX_TLS_USERS, ProbeStatus, TlsUser,
+};
 use tls::Tls;
 
 /// Longest text of an error that is handed on: a verifier's log has thousands of lines.
@@ -33,8 +35,12 @@ pub(crate) const CGROUP_PROGRAMS: [&str; 6] =
     ["sock_create", "sock_release", "connect4", "connect6", "tcp_egress", "tcp_ingress"];
 
 /// Programs on process starts and ends, needed by every group, and their tracepoints.
-const LIFECYCLE_PROGRAMS: [(&str, &str); 2] =
-    [("process_exec", "sched_process_exec"), ("process_exit", "sched_process_exit")];
+const LIFECYCLE_PROGRAMS: [(&str, &str); 2] = [EXEC_PROGRAM, END_PROGRAM];
+const EXEC_PROGRAM: (&str, &str) = ("process_exec", "sched_process_exec");
+const END_PROGRAM: (&str, &str) = ("process_end", "sched_process_exit");
+
+/// In place of the second where the tracepoint does not say whether a thread was its process's last (before Linux 6.16).
+const EXIT_PROGRAM: (&str, &str) = ("process_exit", "sched_process_exit");
 
 /// Why something could not be put in place. One line, for the user to see.
 #[derive(Debug, thiserror::Error)]
@@ -80,6 +86,8 @@ struct Loaded {
     targets: HashMap<MapData, u64, u8>,
     counters: PerCpuArray<MapData, u64>,
     limits: Array<MapData, u64>,
+    /// Whether an end of a process is that of its last thread.
+    ends_are_certain: bool,
     /// While it is open, the kernel counts runs and run time of programs.
     _stats: Option<OwnedFd>,
 }
@@ -174,14 +182,16 @@ impl Probes {
             verdicts: typed(&mut ebpf, "VERDICTS")?,
             targets,
             counters: typed(&mut ebpf, "COUNTERS")?,
+            ends_are_certain: false,
             // Costs are shown as unknown without it.
             _stats: enable_stats(Stats::RunTime).ok(),
             ebpf,
         };
         let loaded = self.loaded.insert(loaded);
-        for (name, tracepoint) in LIFECYCLE_PROGRAMS {
-            let program: &mut RawTracePoint = program(&mut loaded.ebpf, name)?;
-            program.load().and_then(|()| program.attach(tracepoint)).map_err(|error| ProbeError::new(name, &error))?;
+        attach_tracepoint(&mut loaded.ebpf, EXEC_PROGRAM)?;
+        loaded.ends_are_certain = attach_tracepoint(&mut loaded.ebpf, END_PROGRAM).is_ok();
+        if !loaded.ends_are_certain {
+            attach_tracepoint(&mut loaded.ebpf, EXIT_PROGRAM)?;
         }
         Ok(Ring { fd, bytes: EVENTS_RING_BYTES })
     }
@@ -205,7 +215,13 @@ impl Probes {
 
     /// What processes have made of their TLS libraries, those with most calls first.
     pub(crate) fn tls_users(&self) -> Vec<TlsUser> {
-        Vec::new()
+        let Some(map) = self.loaded.as_ref().and_then(|loaded| loaded.ebpf.map("TLS_USERS")) else { return Vec::new() };
+        let Ok(users) = HashMap::<_, u32, Use>::try_from(map) else { return Vec::new() };
+        let user = |(pid, Use([calls, model_messages]))| TlsUser { pid, calls, model_messages };
+        let mut users: Vec<TlsUser> = users.iter().filter_map(Result::ok).map(user).collect();
+        users.sort_unstable_by_key(|user| (std::cmp::Reverse(user.calls), user.pid));
+        users.truncate(MAX_TLS_USERS);
+        users
     }
 
     /// Tells the kernel a judgement.
@@ -249,6 +265,11 @@ impl Probes {
         self.loaded.as_ref().map(|loaded| loaded.lifecycle.as_fd())
     }
 
+    /// Whether an end of a process that was read is that of its last thread; else it is that of its first.
+    pub(crate) fn ends_are_certain(&self) -> bool {
+        self.loaded.as_ref().is_some_and(|loaded| loaded.ends_are_certain)
+    }
+
     /// Starts and ends of processes, at most `limit` of them.
     pub(crate) fn read_lifecycle(&mut self, limit: usize) -> Vec<LifecycleEvent> {
         let Some(loaded) = &mut self.loaded else { return Vec::new() };
@@ -290,7 +311,8 @@ impl Probes {
         }
         // Shown once, with the first group that is on.
         if self.states.iter().find(|(_, state)| matches!(state, State::On)).map(|(first, _)| *first) == Some(group) {
-            list.extend(LIFECYCLE_PROGRAMS.map(|(name, place)| present(group, name, Label::new(place), &loaded.ebpf)));
+            let programs = if loaded.ends_are_certain { LIFECYCLE_PROGRAMS } else { [EXEC_PROGRAM, EXIT_PROGRAM] };
+            list.extend(programs.map(|(name, place)| present(group, name, Label::new(place), &loaded.ebpf)));
         }
     }
 }
@@ -327,6 +349,11 @@ fn present(group: Group, name: &str, place: Label, ebpf: &Ebpf) -> ProbeStatus {
         runs: info.as_ref().map(|info| info.run_count()),
         run_time_ns: info.map(|info| info.run_time().as_nanos() as u64),
     }
+}
+
+fn attach_tracepoint(ebpf: &mut Ebpf, (name, tracepoint): (&str, &str)) -> Result<(), ProbeError> {
+    let program: &mut RawTracePoint = program(ebpf, name)?;
+    program.load().and_then(|()| program.attach(tracepoint)).map(drop).map_err(|error| ProbeError::new(name, &error))
 }
 
 fn attach_cgroup(ebpf: &mut Ebpf) -> Result<Label, ProbeError> {
@@ -463,6 +490,14 @@ struct Value(hbpf_ebpf::Verdict);
 
 // SAFETY: two `u32` without padding.
 unsafe impl aya::Pod for Value {}
+
+/// Calls and model messages of a process.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+struct Use([u64; 2]);
+
+// SAFETY: two `u64` without padding.
+unsafe impl aya::Pod for Use {}
 
 #[cfg(test)]
 mod tests {

@@ -12,7 +12,7 @@ use crate::discover::{Library, LibraryId, Symbol};
 use crate::protocol::{Group, ProbeStatus};
 
 /// Maps that remember connections and calls. What they hold is wrong once calls have gone by unseen.
-const MEMORY: [&str; 2] = ["TLS_FLOWS", "TLS_CALLS"];
+const MEMORY: [&str; 3] = ["TLS_FLOWS", "TLS_CALLS", "TLS_USERS"];
 
 /// Programs of a function, in the order in which they are attached: the return before the entry, so that no entry waits
 /// for a return that is not seen.

@@ -6,7 +6,8 @@ use aya::{
     Ebpf, Pod,
     maps::{Array, HashMap, MapData, PerCpuArray, RingBuf},
     programs::{
-        CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSock, CgroupSockAddr, UProbe, uprobe::UProbeScope,
+        CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSock, CgroupSockAddr, RawTracePoint, UProbe,
+        uprobe::UProbeScope,
     },
 };
 use hbpf_ebpf::{FlowKey, RecordHeader, Verdict, kind, target};
@@ -193,6 +194,17 @@ impl Kernel {
             }
             program.attach(symbol, library, UProbeScope::AllProcesses).expect("the program attaches");
         }
+    }
+
+    /// Says which processes end from now on; `None` where the kernel does not tell a process's last thread (before 6.16).
+    pub(crate) fn watch_ends(&mut self) -> Option<RingBuf<MapData>> {
+        let program: &mut RawTracePoint = self.program("process_end");
+        program.load().expect("the program loads");
+        if program.attach("sched_process_exit").is_err() {
+            support::skip("the kernel does not tell which thread is a process's last")?;
+        }
+        let ring = self.ebpf.take_map("LIFECYCLE").expect("the map is there");
+        Some(RingBuf::try_from(ring).expect("LIFECYCLE is a ring"))
     }
 
     fn program<'a, T>(&'a mut self, name: &str) -> &'a mut T
