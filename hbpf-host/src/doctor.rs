@@ -15,8 +15,9 @@ use hbpf_core::snapshot::TlsVisibility;
 use serde::Serialize;
 
 use crate::discover::{Libraries, Library, LibraryId, system_directories};
-use crate::privsep;
+use crate::privsep::{self, Capabilities, ConfineError, Confinement, HoldError, Landlock, SplitError, SplitOptions};
 use crate::process::Table;
+use crate::protocol::Group;
 
 /// Processes that one scan of all gets through at least; see [`Libraries::scan`].
 const PROCESSES_PER_SCAN: usize = 128;
@@ -112,11 +113,34 @@ impl Doctor {
     }
 }
 
-/// Looks into everything, and for a moment attaches each group of probes. Needs the privileges that the helper needs;
-/// without them it says so, and finds out what it can.
-pub fn examine() -> Doctor {
-    let capabilities = privsep::capabilities().ok();
-    let may_probe = capabilities.is_some_and(|held| held.missing_for_probes().is_empty());
+/// Looks into everything, and for a moment attaches each group of probes; then gives up all privileges and confines this
+/// process. Needs the privileges that the helper needs; without them it says so, and finds out what it can.
+///
+/// To be called before any thread starts.
+pub fn run() -> Result<Doctor, DoctorError> {
+    privsep::hold_doctor()?;
+    let mut found = examine();
+    privsep::renounce(&SplitOptions::default())?;
+    found.checks.push(confinement(privsep::confine()?));
+    Ok(found)
+}
+
+/// Why nothing was found out.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+pub enum DoctorError {
+    /// This process could not be held to what it needs.
+    Hold(#[from] HoldError),
+    /// Privileges could not be given up.
+    Split(#[from] SplitError),
+    /// This process could not be confined.
+    Confine(#[from] ConfineError),
+}
+
+fn examine() -> Doctor {
+    let capabilities = Capabilities::held().ok();
+    let groups: Vec<Group> = Group::ALL.into_iter().filter(|group| privsep::lack(*group).is_none()).collect();
+    let may_probe = !groups.is_empty();
     let mut examiner = Examiner::new();
     let found = examiner.scan();
     let libraries = examiner.libraries(&found);
@@ -127,12 +151,24 @@ pub fn examine() -> Doctor {
     checks.push(root::reach(may_probe));
     if may_probe {
         let others = root::others();
-        checks.extend(trial::probes(found, others.outcome == Outcome::Fail));
+        checks.extend(trial::probes(found, &groups, others.outcome == Outcome::Fail));
         checks.push(others);
     }
     checks.push(visibility(&libraries, &blind));
     checks.push(gpu::library());
     Doctor { checks, libraries, blind }
+}
+
+/// What holds the process that parses, found out by being held. The filter is there, or nothing would have come so far.
+fn confinement(held: Confinement) -> Check {
+    const NAME: &str = "confinement";
+    match held.landlock {
+        Landlock::Whole => Check::new(NAME, Outcome::Ok, "a system-call filter, and Landlock"),
+        Landlock::Part => Check::new(NAME, Outcome::Ok, "a system-call filter, and what this kernel has of Landlock"),
+        Landlock::Absent => {
+            Check::new(NAME, Outcome::Ok, "a system-call filter; this kernel has no Landlock, or it is off")
+        }
+    }
 }
 
 fn visibility(libraries: &[LibraryUse], blind: &[Blind]) -> Check {

@@ -18,6 +18,10 @@ use crate::protocol::MAX_MESSAGE_BYTES;
 /// Wanted size of each side's send buffer: some messages of the greatest length. The kernel may grant less.
 const SEND_BUFFER_BYTES: usize = 8 * MAX_MESSAGE_BYTES;
 
+/// Most descriptors that the kernel passes with one message (`SCM_MAX_FD`). One is wanted; there is room for all, as those
+/// without room would stay open unknown.
+const MAX_DESCRIPTORS: usize = 253;
+
 /// Two connected ends.
 pub(crate) fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
@@ -101,7 +105,7 @@ impl Socket {
 
     /// The next message, if one is there.
     pub(crate) fn receive<M: DeserializeOwned>(&mut self) -> Result<Option<(M, Option<OwnedFd>)>, SocketError> {
-        let mut control = cmsg_space!(RawFd);
+        let mut control = cmsg_space!([RawFd; MAX_DESCRIPTORS]);
         let mut iov = [IoSliceMut::new(&mut self.buffer)];
         let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_CMSG_CLOEXEC;
         let received = loop {

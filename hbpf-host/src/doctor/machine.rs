@@ -3,7 +3,8 @@
 use std::path::Path;
 
 use super::{Check, Outcome};
-use crate::privsep::Capabilities;
+use crate::privsep::{Capabilities, Purpose};
+use crate::protocol::Group;
 
 /// The first kernel with ring buffers.
 const OLDEST: (u32, u32) = (5, 8);
@@ -58,20 +59,32 @@ fn version(release: &str) -> Option<(u32, u32)> {
 
 pub(super) fn privileges(held: Option<Capabilities>) -> Check {
     const NAME: &str = "privileges";
-    const ADVICE: &str = "sudo hbpf doctor";
+    const ADVICE: &str = "sudo hbpf doctor; docs/security.md says how to do with less than root";
     let Some(held) = held else {
         return Check::new(NAME, Outcome::Fail, "the kernel does not say what this process may do").advise(ADVICE);
     };
-    let missing = held.missing_for_probes();
-    if !missing.is_empty() {
-        let detail = format!("without {}, so no probes were tried", missing.join(", "));
-        return Check::new(NAME, Outcome::Fail, detail).advise(ADVICE);
+    let mut lost = Vec::new();
+    for group in Group::ALL {
+        let missing = held.missing(Purpose::Probes(group));
+        if !missing.is_empty() {
+            lost.push(format!("without {} no {}", missing.join(", "), group.name()));
+        }
     }
-    if !held.may_look_into_others() {
-        return Check::new(NAME, Outcome::Warn, "without CAP_SYS_PTRACE, TLS libraries of other users are not found")
-            .advise(ADVICE);
+    let outcome = if lost.is_empty() { Outcome::Warn } else { Outcome::Fail };
+    let others = [
+        (Purpose::OtherUsers, "not all that processes of other users hold is seen"),
+        (Purpose::RunTimes, "what probes cost is not known"),
+    ];
+    for (purpose, consequence) in others {
+        let missing = held.missing(purpose);
+        if !missing.is_empty() {
+            lost.push(format!("without {} {consequence}", missing.join(", ")));
+        }
     }
-    Check::new(NAME, Outcome::Ok, "all that probes need")
+    match lost.as_slice() {
+        [] => Check::new(NAME, Outcome::Ok, "all that hbpf has a use for"),
+        lost => Check::new(NAME, outcome, lost.join("; ")).advise(ADVICE),
+    }
 }
 
 fn btf(files: &impl Look) -> Check {
@@ -131,6 +144,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
+    use crate::privsep::Capability;
 
     struct Fake(BTreeMap<&'static str, &'static str>);
 
@@ -185,15 +199,19 @@ mod tests {
 
     #[test]
     fn missing_privileges_are_named() {
-        let with = |effective| privileges(Some(Capabilities::with_effective(effective)));
-        assert_eq!(with(u64::MAX).outcome, Outcome::Ok);
-        let none = with(0);
+        let with = |effective: &[Capability]| privileges(Some(Capabilities::with(effective, true)));
+        assert_eq!(privileges(Some(Capabilities::all())).outcome, Outcome::Ok);
+        let none = with(&[]);
         assert_eq!(none.outcome, Outcome::Fail);
-        assert!(none.detail.contains("CAP_BPF, CAP_PERFMON, CAP_NET_ADMIN"), "{none:?}");
-        // CAP_SYS_ADMIN and CAP_NET_ADMIN, as before Linux 5.8.
-        let no_ptrace = with(1 << 21 | 1 << 12);
+        assert!(none.detail.contains("without CAP_BPF, CAP_PERFMON, CAP_NET_ADMIN no llm-plain"), "{none:?}");
+        // Both, as before Linux 5.8.
+        let no_ptrace = with(&[Capability::SysAdmin, Capability::NetAdmin]);
         assert_eq!(no_ptrace.outcome, Outcome::Warn);
-        assert!(no_ptrace.detail.contains("CAP_SYS_PTRACE"), "{no_ptrace:?}");
+        assert!(no_ptrace.detail.starts_with("without CAP_SYS_PTRACE, CAP_DAC_READ_SEARCH not all"), "{no_ptrace:?}");
+        // What there is instead of CAP_SYS_ADMIN is enough for one group only, on kernels that ask for more.
+        let no_admin = with(&[Capability::Bpf, Capability::Perfmon, Capability::NetAdmin]);
+        assert_eq!(no_admin.outcome, Outcome::Fail);
+        assert!(no_admin.detail.starts_with("without CAP_SYS_ADMIN no llm-tls; "), "{no_admin:?}");
         assert_eq!(privileges(None).outcome, Outcome::Fail);
     }
 

@@ -14,12 +14,12 @@ const KERNEL: &str = "the kernel needs CONFIG_BPF_SYSCALL, CONFIG_CGROUP_BPF, CO
     CONFIG_UPROBE_EVENTS, and must not be locked down";
 
 /// Attaches and detaches one group after the other. Where programs of others keep ours out, that is what to mend.
-pub(super) fn probes(libraries: Vec<Library>, root_is_taken: bool) -> Vec<Check> {
+pub(super) fn probes(libraries: Vec<Library>, groups: &[Group], root_is_taken: bool) -> Vec<Check> {
     let mut probes = Probes::new();
     let count = libraries.len();
     libraries.into_iter().for_each(|library| probes.add_library(library));
     let mut checks = Vec::new();
-    for group in Group::ALL {
+    for group in groups.iter().copied() {
         let check = try_out(&mut probes, group, count);
         checks.push(match check.outcome {
             Outcome::Fail if group == Group::LlmPlain && root_is_taken => check.advise("see `other programs`"),

@@ -17,7 +17,6 @@ use hbpf_ebpf::{LifecycleEvent, lifecycle};
 use nix::errno::Errno;
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::prctl;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 
@@ -54,6 +53,11 @@ pub(crate) fn main(socket: OwnedFd) -> ! {
     detach_from_terminal();
     raise_descriptor_limit();
     let mut outbox = Outbox::new(Socket::new(socket));
+    if let Err(error) = privsep::hold_helper() {
+        outbox.error("helper", &error.to_string());
+        // SAFETY: as below.
+        unsafe { libc::_exit(1) }
+    }
     // A panic must reach the user, who sees nothing of this process's standard error.
     let place = std::sync::Arc::new(std::sync::Mutex::new(String::new()));
     let seen = place.clone();
@@ -85,8 +89,6 @@ fn detach_from_terminal() {
         let _ = nix::unistd::dup2_stdout(&null);
         let _ = nix::unistd::dup2_stderr(&null);
     }
-    let _ = prctl::set_dumpable(false);
-    let _ = prctl::set_no_new_privs();
 }
 
 /// Each probe in a library takes descriptors: the usual soft limit of 1,024 is enough for some forty libraries.
@@ -167,10 +169,13 @@ impl<'a> Helper<'a> {
             if self.outbox.is_full() {
                 return Ok(!self.outbox.is_hung_up());
             }
-            match self.outbox.receive()? {
-                None => return Ok(true),
-                Some(Request::Shutdown) => return Ok(false),
-                Some(request) => self.handle(request),
+            match self.outbox.receive() {
+                Ok(None) => return Ok(true),
+                Ok(Some(Request::Shutdown)) => return Ok(false),
+                Ok(Some(request)) => self.handle(request),
+                // Each message stands for itself: one that makes no sense spoils no other.
+                Err(error @ SocketError::Malformed(_)) => self.outbox.error("helper", &error.to_string()),
+                Err(error) => return Err(error),
             }
         }
         Ok(true)
@@ -217,12 +222,7 @@ impl<'a> Helper<'a> {
     }
 
     fn attach(&mut self, groups: &[Group]) {
-        if let Some(problem) = missing_privileges() {
-            self.outbox.error("probes", &problem);
-            self.send_status();
-            return;
-        }
-        if groups.contains(&Group::LlmTls) {
+        if groups.contains(&Group::LlmTls) && privsep::lack(Group::LlmTls).is_none() {
             let changes = self.libraries.scan_installed(&system_directories());
             self.apply(changes);
             for _ in 0..SCANS_AT_ATTACH {
@@ -368,13 +368,4 @@ impl<'a> Helper<'a> {
             self.outbox.error("probes", &error.to_string());
         }
     }
-}
-
-/// What this process lacks to attach probes, and what mends it; `None` if it lacks nothing.
-pub(crate) fn missing_privileges() -> Option<String> {
-    let missing = privsep::capabilities().map_or_else(|_| vec!["capabilities"], |held| held.missing_for_probes());
-    if missing.is_empty() {
-        return None;
-    }
-    Some(format!("probes need {}, which this process lacks; run `sudo hbpf top`", missing.join(", ")))
 }

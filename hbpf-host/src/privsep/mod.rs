@@ -1,19 +1,26 @@
 //! One process becomes two: a helper that keeps the privileges, and the rest, which gives them up for good.
 
+mod capabilities;
 mod client;
 mod confine;
 mod credentials;
+mod filter;
+mod guard;
 
 use std::io;
 
 use nix::unistd::{ForkResult, fork};
 
 pub use crate::socket::SocketError;
+#[cfg(test)]
+pub(crate) use capabilities::Capability;
+pub(crate) use capabilities::{Capabilities, Purpose};
 pub use client::HelperClient;
-pub use confine::{ConfineError, confine};
+pub use confine::{Confinement, Landlock, confine};
 pub use credentials::{Account, DropError};
-pub(crate) use credentials::{Capabilities, capabilities};
+pub use filter::ConfineError;
 
+use crate::protocol::Group;
 use crate::{helper, socket};
 
 /// How to split.
@@ -65,6 +72,41 @@ pub fn split(options: &SplitOptions) -> Result<HelperClient, SplitError> {
 pub fn renounce(options: &SplitOptions) -> Result<(), SplitError> {
     require_one_thread()?;
     Ok(credentials::give_up(options.account)?)
+}
+
+/// Keeps the privileges that the helper needs and nothing else, and holds this process to the helper's list of calls.
+///
+/// The helper does this first of all.
+pub fn hold_helper() -> Result<(), HoldError> {
+    credentials::keep_needed(false)?;
+    Ok(guard::guard()?)
+}
+
+/// Why a privileged process could not be held to what it needs.
+#[derive(Debug, thiserror::Error)]
+pub enum HoldError {
+    /// Privileges that are not needed could not be given up.
+    #[error("giving up privileges: {0}")]
+    Drop(#[from] DropError),
+    /// The filter could not be installed.
+    #[error(transparent)]
+    Confine(#[from] ConfineError),
+}
+
+/// What a doctor may do before it renounces: what the helper may, and renouncing.
+pub(crate) fn hold_doctor() -> Result<(), HoldError> {
+    credentials::keep_needed(true)?;
+    Ok(guard::guard_leaving()?)
+}
+
+/// What this process lacks to attach a group of probes, and what mends it; `None` if it lacks nothing.
+pub(crate) fn lack(group: Group) -> Option<String> {
+    let missing =
+        Capabilities::held().map_or_else(|_| vec!["capabilities"], |held| held.missing(Purpose::Probes(group)));
+    if missing.is_empty() {
+        return None;
+    }
+    Some(format!("probes need {}, which this process lacks; run `sudo hbpf top`", missing.join(", ")))
 }
 
 fn require_one_thread() -> Result<(), SplitError> {

@@ -21,6 +21,7 @@ use hbpf_core::label::Label;
 use hbpf_ebpf::{EVENTS_RING_BYTES, LifecycleEvent, counter, limit, target};
 
 use crate::discover::{Library, LibraryId};
+use crate::privsep;
 use crate::protocol::{
     FlowVerdict, Group, Limits, MAX_LEARNED_TARGETS, MAX_TARGET_BYTES, MAX_TLS_USERS, ProbeStatus, TlsUser,
 };
@@ -124,6 +125,9 @@ impl Probes {
     }
 
     fn try_attach(&mut self, group: Group) -> Result<Option<Ring>, ProbeError> {
+        if let Some(lack) = privsep::lack(group) {
+            return Err(ProbeError(lack));
+        }
         let ring = match self.loaded {
             Some(_) => None,
             None => Some(self.load()?),
@@ -228,6 +232,9 @@ impl Probes {
     pub(crate) fn verdict(&mut self, verdict: &FlowVerdict) -> Result<(), ProbeError> {
         // Nothing is loaded when the groups were switched off while the verdict travelled.
         let Some(loaded) = &mut self.loaded else { return Ok(()) };
+        if !is_known(verdict) {
+            return Ok(());
+        }
         let pid = if verdict.source == hbpf_ebpf::source::TLS { verdict.pid } else { 0 };
         let key = Key(hbpf_ebpf::FlowKey {
             handle: verdict.handle,
@@ -242,8 +249,8 @@ impl Probes {
     /// Captures messages to this request-target from their first byte from now on.
     pub(crate) fn learn(&mut self, path: &str) -> Result<(), ProbeError> {
         // A pattern of one character would match nearly every path.
-        let fits =
-            (2..=MAX_TARGET_BYTES).contains(&path.len()) && path.starts_with('/') && !path.contains(['?', '#', ' ']);
+        let fits = (2..=MAX_TARGET_BYTES).contains(&path.len()) && path.starts_with('/') && !path.contains(['?', '#']);
+        let fits = fits && path.bytes().all(|byte| byte.is_ascii_graphic());
         let hash = target::hash(path.as_bytes());
         if !fits || self.learned.len() >= MAX_LEARNED_TARGETS || !self.learned.insert(hash) {
             return Ok(());
@@ -320,6 +327,13 @@ impl Probes {
 fn write_limits(map: &mut Array<MapData, u64>, limits: Limits) -> Result<(), ProbeError> {
     let set = map.set(limit::BYTES_PER_SECOND, limits.bytes_per_second, 0);
     set.map_err(|error| ProbeError::new("map LIMITS", &error))
+}
+
+/// Whether the kernel's programs know what to do with a judgement.
+fn is_known(verdict: &FlowVerdict) -> bool {
+    use hbpf_ebpf::{action, source};
+    matches!(verdict.source, source::TLS | source::TCP)
+        && matches!(verdict.action, action::IGNORE | action::CAPTURE | action::THIN_RESPONSE | action::OPAQUE)
 }
 
 fn absent(group: Group, why: String, failed: bool) -> ProbeStatus {
@@ -506,7 +520,17 @@ mod tests {
     #[test]
     fn learned_targets_are_bounded_and_checked() {
         let mut probes = Probes::new();
-        for bad in ["", "/", "v1/chat", "/a?key=secret", "/a b", &format!("/{}", "x".repeat(MAX_TARGET_BYTES))] {
+        for bad in [
+            "",
+            "/",
+            "v1/chat",
+            "/a?key=secret",
+            "/a b",
+            "/caf\u{e9}",
+            "/a\u{1b}[2J",
+            "/a\0",
+            &format!("/{}", "x".repeat(MAX_TARGET_BYTES)),
+        ] {
             probes.learn(bad).unwrap();
         }
         assert!(probes.learned.is_empty());

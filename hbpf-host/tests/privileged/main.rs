@@ -3,12 +3,20 @@
 //! This is a program of its own instead of a test harness, for the process under test is this program again: it must fork
 //! before any thread starts. Tests skip, saying why, where the privileges are missing; with `HBPF_REQUIRE_BPF=1` they fail.
 
+mod attempts;
 mod driver;
+mod hostile;
 mod kernel;
+mod privileges;
 mod subject;
 mod tests;
 
 use std::process::ExitCode;
+
+/// All tests.
+fn all() -> impl Iterator<Item = &'static tests::Test> {
+    tests::ALL.iter().chain(privileges::ALL)
+}
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -19,7 +27,7 @@ fn main() -> ExitCode {
     let filter: Vec<&String> = arguments.iter().filter(|argument| !argument.starts_with('-')).collect();
     let wanted = |name: &str| filter.is_empty() || filter.iter().any(|part| name.contains(part.as_str()));
     if arguments.iter().any(|argument| argument == "--list") {
-        tests::ALL.iter().for_each(|(name, _)| println!("{name}: test"));
+        all().for_each(|(name, _)| println!("{name}: test"));
         return ExitCode::SUCCESS;
     }
     if let Some(why) = kernel::cannot_test() {
@@ -28,7 +36,7 @@ fn main() -> ExitCode {
         return if required { ExitCode::FAILURE } else { ExitCode::SUCCESS };
     }
     let mut failed = Vec::new();
-    for (name, test) in tests::ALL.iter().filter(|(name, _)| wanted(name)) {
+    for (name, test) in all().filter(|(name, _)| wanted(name)) {
         println!("test {name} ...");
         if std::panic::catch_unwind(test).is_err() {
             failed.push(*name);

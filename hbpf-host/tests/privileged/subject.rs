@@ -6,14 +6,14 @@ use std::io::{Read, Write as _};
 use std::os::fd::AsFd;
 
 use hbpf_ebpf::{RecordHeader, source};
-use hbpf_host::privsep::{HelperClient, SocketError, SplitOptions, confine, renounce, split};
+use hbpf_host::privsep::{HelperClient, SocketError, SplitOptions, confine, hold_helper, split};
 use hbpf_host::protocol::{Group, Reply, Request};
 use hbpf_host::ring::EventRing;
 use nix::errno::Errno;
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use crate::kernel::{held_by, status};
+use crate::{attempts, hostile};
 
 /// First argument of a process under test.
 pub(crate) const ARGUMENT: &str = "subject";
@@ -29,11 +29,22 @@ pub(crate) fn run(options: &[String]) {
     if options.iter().any(|option| option == "doctor") {
         return examine();
     }
+    if let Some(list) = options.iter().find_map(|option| option.strip_prefix("with=")) {
+        become_user_with(list.split(',').map(|number| number.parse().unwrap()));
+    }
+    if options.iter().any(|option| option == "held") {
+        hold_helper().unwrap();
+        say(&format!("allowed {:?}", attempts::allowed_to_helper()));
+        return wait_for_end();
+    }
+    if let Some(seed) = options.iter().find_map(|option| option.strip_prefix("hostile=")) {
+        return hostile::run(seed.parse().unwrap());
+    }
     let client = split(&SplitOptions::default()).unwrap();
     say(&format!("helper {}", client.helper_pid()));
     if options.iter().any(|option| option == "confined") {
-        confine().unwrap();
-        say(&format!("allowed {:?}", forbidden_but_allowed()));
+        say(&format!("landlock {:?}", confine().unwrap().landlock));
+        say(&format!("allowed {:?}", attempts::allowed_to_parser()));
         let thread = std::thread::Builder::new().name("worker".into()).spawn(|| 6 * 7).unwrap();
         say(&format!("thread {}", thread.join().unwrap()));
     }
@@ -41,7 +52,7 @@ pub(crate) fn run(options: &[String]) {
 }
 
 fn examine() {
-    let found = hbpf_host::doctor::examine();
+    let found = hbpf_host::doctor::run().unwrap();
     for check in &found.checks {
         say(&format!("check {:?} {}: {} {:?}", check.outcome, check.name, check.detail, check.advice));
     }
@@ -50,11 +61,29 @@ fn examine() {
             say(&format!("user {} of {} with {} functions", user.pid, library.path, library.functions));
         }
     }
-    say(&format!("programs left {}", held_by(std::process::id()).programs.len()));
     say(&format!("worst {:?}", found.worst()));
-    renounce(&SplitOptions::default()).unwrap();
-    let privileged = status(std::process::id(), "CapEff") != "0000000000000000";
-    say(&format!("still {privileged} {}", nix::unistd::geteuid().is_root()));
+    say(&format!("allowed {:?}", attempts::allowed_to_parser()));
+    wait_for_end();
+}
+
+/// Lets others look at this process until they have seen enough.
+fn wait_for_end() {
+    let _ = std::io::stdin().read_to_end(&mut Vec::new());
+}
+
+/// Becomes an ordinary user with these capabilities, as a program with file capabilities is.
+fn become_user_with(capabilities: impl Iterator<Item = u64>) {
+    const USER: u32 = 12345;
+    let mask = capabilities.fold(0_u64, |mask, capability| mask | 1 << capability);
+    nix::sys::prctl::set_keepcaps(true).unwrap();
+    nix::unistd::setgroups(&[]).unwrap();
+    nix::unistd::setresgid(USER.into(), USER.into(), USER.into()).unwrap();
+    nix::unistd::setresuid(USER.into(), USER.into(), USER.into()).unwrap();
+    let header = [0x2008_0522_u32, 0];
+    let (low, high) = (mask as u32, (mask >> 32) as u32);
+    let sets = [low, low, 0, high, high, 0];
+    // SAFETY: header and sets have the layout of version 3 and live for the call.
+    Errno::result(unsafe { libc::syscall(libc::SYS_capset, header.as_ptr(), sets.as_ptr()) }).unwrap();
 }
 
 struct Subject {
@@ -184,7 +213,7 @@ fn describe(header: &RecordHeader, payload: &[u8]) -> String {
     text
 }
 
-fn say(line: &str) {
+pub(crate) fn say(line: &str) {
     let mut out = std::io::stdout().lock();
     // The test may have gone.
     let _ = writeln!(out, "{line}").and_then(|()| out.flush());
@@ -194,51 +223,4 @@ fn stdin_is_readable() -> bool {
     let stdin = std::io::stdin();
     let mut ready = [PollFd::new(stdin.as_fd(), PollFlags::POLLIN)];
     poll(&mut ready, PollTimeout::ZERO).unwrap() > 0
-}
-
-/// What a confined process must not be able to do, but can.
-fn forbidden_but_allowed() -> Vec<&'static str> {
-    let call = |name: &'static str, number: i64, arguments: [i64; 4]| {
-        // SAFETY: every pointer among the arguments is null or a literal that lives for ever; a call that is allowed
-        // after all fails for its arguments or makes a descriptor that nobody uses.
-        let result =
-            Errno::result(unsafe { libc::syscall(number, arguments[0], arguments[1], arguments[2], arguments[3]) });
-        (result != Err(Errno::EPERM)).then_some(name)
-    };
-    let path = c"/proc/self/status".as_ptr() as i64;
-    let at = i64::from(libc::AT_FDCWD);
-    let inet = i64::from(libc::AF_INET);
-    let stream = i64::from(libc::SOCK_STREAM);
-    let executable = i64::from(libc::PROT_READ | libc::PROT_EXEC);
-    let anonymous = i64::from(libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
-    let parent = i64::from(libc::SIGCHLD);
-    // SAFETY: the parent's id has no preconditions.
-    let other = i64::from(unsafe { libc::getppid() });
-    let mut list = vec![
-        call("openat", libc::SYS_openat, [at, path, 0, 0]),
-        call("execve", libc::SYS_execve, [c"/bin/true".as_ptr() as i64, 0, 0, 0]),
-        call("socket", libc::SYS_socket, [inet, stream, 0, 0]),
-        call("socket unix", libc::SYS_socket, [i64::from(libc::AF_UNIX), stream, 0, 0]),
-        call("socketpair", libc::SYS_socketpair, [inet, stream, 0, 0]),
-        call("connect", libc::SYS_connect, [0, 0, 0, 0]),
-        call("bpf", libc::SYS_bpf, [0, 0, 0, 0]),
-        call("ptrace", libc::SYS_ptrace, [0, 0, 0, 0]),
-        call("process_vm_readv", libc::SYS_process_vm_readv, [other, 0, 0, 0]),
-        call("kill", libc::SYS_kill, [other, 0, 0, 0]),
-        call("tgkill", libc::SYS_tgkill, [other, other, 0, 0]),
-        call("setuid", libc::SYS_setuid, [0, 0, 0, 0]),
-        call("clone a process", libc::SYS_clone, [parent, 0, 0, 0]),
-        call("perf_event_open", libc::SYS_perf_event_open, [0, 0, 0, 0]),
-        call("mmap executable", libc::SYS_mmap, [0, 4096, executable, anonymous]),
-        call("mprotect executable", libc::SYS_mprotect, [0, 4096, executable, 0]),
-        call("ioctl TIOCSTI", libc::SYS_ioctl, [0, libc::TIOCSTI as i64, c"x".as_ptr() as i64, 0]),
-        call("prctl dumpable", libc::SYS_prctl, [i64::from(libc::PR_SET_DUMPABLE), 1, 0, 0]),
-        call("unlinkat", libc::SYS_unlinkat, [at, path, 0, 0]),
-        call("statx of a path", libc::SYS_statx, [at, path, 0, 0]),
-        call("unshare", libc::SYS_unshare, [0, 0, 0, 0]),
-        call("io_uring_setup", libc::SYS_io_uring_setup, [1, 0, 0, 0]),
-    ];
-    list.push(std::fs::read("/etc/passwd").is_ok().then_some("reading a file"));
-    list.push(std::process::Command::new("/bin/true").spawn().is_ok().then_some("running a program"));
-    list.into_iter().flatten().collect()
 }

@@ -4,16 +4,14 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use crate::driver::{Talker, eventually};
-use crate::kernel::{Held, held_by, is_dead, status, still_loaded};
+use crate::kernel::{Held, held_by, is_dead, still_loaded};
 
 /// A request-target that the built-in patterns know.
 const TARGET: &str = "/v1/chat/completions";
 
-type Test = (&'static str, fn());
+pub(crate) type Test = (&'static str, fn());
 
 pub(crate) const ALL: &[Test] = &[
-    ("the_other_side_is_confined", the_other_side_is_confined),
-    ("without_privileges_samples_are_taken_and_attaching_says_what_mends_it", without_privileges),
     ("plaintext_of_tls_is_seen_at_both_ends", plaintext_of_tls_is_seen_at_both_ends),
     ("a_library_loaded_late_is_probed", a_library_loaded_late_is_probed),
     ("plain_http_is_seen_from_both_ends", plain_http_is_seen_from_both_ends),
@@ -24,12 +22,10 @@ pub(crate) const ALL: &[Test] = &[
     ("a_killed_front_end_leaves_nothing", a_killed_front_end_leaves_nothing),
     ("the_terminal_signals_end_only_the_front_end", the_terminal_signals_end_only_the_front_end),
     ("samples_are_complete", samples_are_complete),
-    ("the_doctor_tries_everything", the_doctor_tries_everything),
-    ("the_doctor_says_what_is_missing", the_doctor_says_what_is_missing),
 ];
 
 /// A process that has a TLS library loaded.
-fn tls_user() -> Talker {
+pub(crate) fn tls_user() -> Talker {
     let mut user = Talker::python("peer.py", &["client"]);
     user.tell("import");
     user.expect_start("imported");
@@ -37,7 +33,7 @@ fn tls_user() -> Talker {
 }
 
 /// The process under test with its groups attached, and its helper.
-fn attached(groups: &str) -> (Talker, u32) {
+pub(crate) fn attached(groups: &str) -> (Talker, u32) {
     let mut subject = Talker::subject(&[]);
     let helper = subject.expect_start("helper ").parse().unwrap();
     subject.tell(&format!("attach {groups}"));
@@ -62,58 +58,23 @@ fn certificate() -> (tempfile::TempDir, PathBuf, PathBuf) {
     (folder, certificate, key)
 }
 
-fn secure_server() -> (tempfile::TempDir, Talker, String) {
+pub(crate) fn secure_server() -> (tempfile::TempDir, Talker, String) {
     let (folder, certificate, key) = certificate();
     let mut server = Talker::python("peer.py", &["server", certificate.to_str().unwrap(), key.to_str().unwrap()]);
     let port = server.expect_start("port ");
     (folder, server, port)
 }
 
-fn plain_server() -> (Talker, String) {
+pub(crate) fn plain_server() -> (Talker, String) {
     let mut server = Talker::python("peer.py", &["server"]);
     let port = server.expect_start("port ");
     (server, port)
 }
 
 /// Does a request and returns the client's port.
-fn request(client: &mut Talker, scheme: &str, port: &str, size: usize) -> String {
+pub(crate) fn request(client: &mut Talker, scheme: &str, port: &str, size: usize) -> String {
     client.tell(&format!("{scheme} {port} {TARGET} {size}"));
     client.expect_start("done intact")
-}
-
-fn the_other_side_is_confined() {
-    let mut subject = Talker::subject(&["confined"]);
-    let helper: u32 = subject.expect_start("helper ").parse().unwrap();
-    assert_eq!(subject.expect_start("allowed "), "[]", "a confined process can do this");
-    assert_eq!(subject.expect_start("thread "), "42");
-    let pid = subject.pid();
-    for (key, wanted) in [("NoNewPrivs", "1"), ("Seccomp", "2"), ("Groups", "")] {
-        assert_eq!(status(pid, key), wanted, "{key}");
-    }
-    for set in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
-        assert_eq!(status(pid, set), "0000000000000000", "{set}");
-    }
-    for ids in ["Uid", "Gid"] {
-        let ids = status(pid, ids);
-        assert!(ids.split(' ').all(|id| id != "0"), "{ids}");
-    }
-    assert_ne!(status(helper, "CapEff"), "0000000000000000", "the helper keeps its privileges");
-    // It still does its work: the ring is mapped and read after all of that.
-    subject.tell("attach all");
-    subject.expect_start("ring");
-    subject.tell("sample 3");
-    subject.expect_start("sample-end 3");
-}
-
-fn without_privileges() {
-    let mut subject = Talker::subject(&["unprivileged"]);
-    subject.tell("attach all");
-    let error = subject.expect_start("error probes:");
-    for part in ["CAP_BPF", "CAP_PERFMON", "CAP_NET_ADMIN", "sudo hbpf"] {
-        assert!(error.contains(part), "{error}");
-    }
-    subject.tell("sample 5");
-    subject.expect_start("sample-end 5");
 }
 
 fn plaintext_of_tls_is_seen_at_both_ends() {
@@ -177,7 +138,7 @@ fn plain_http_is_seen_from_both_ends() {
 }
 
 /// Waits until for each pair there was a line with that start and that text.
-fn for_all(subject: &mut Talker, wanted: &[(String, String)]) {
+pub(crate) fn for_all(subject: &mut Talker, wanted: &[(String, String)]) {
     let mut missing: Vec<_> = wanted.iter().collect();
     while !missing.is_empty() {
         let line = subject.expect(&format!("{missing:?}"), |line| line.starts_with("record "));
@@ -285,36 +246,4 @@ fn samples_are_complete() {
 
 fn kill(pid: u32) {
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid as i32), nix::sys::signal::SIGKILL).unwrap();
-}
-
-fn the_doctor_tries_everything() {
-    let user = tls_user();
-    let mut doctor = Talker::subject(&["doctor"]);
-    let said = doctor.finish();
-    let check = |name: &str| {
-        said.iter().find(|line| line.starts_with("check") && line.contains(&format!(" {name}: "))).unwrap()
-    };
-    for name in ["kernel", "privileges", "uprobes", "cgroup v2", "llm-tls", "llm-plain", "own cost"] {
-        assert!(check(name).starts_with("check Ok"), "{}", check(name));
-    }
-    for name in ["BTF", "unprivileged BPF", "tracefs", "other programs", "TLS traffic", "GPU library"] {
-        assert!(!check(name).contains(" Fail "), "{}", check(name));
-    }
-    for name in ["llm-tls", "llm-plain"] {
-        let detail = check(name);
-        assert!(detail.contains("tried and taken out again") && !detail.contains(" 0 probes"), "{detail}");
-    }
-    let of_user = format!("user {} of ", user.pid());
-    assert!(said.iter().any(|line| line.starts_with(&of_user) && line.contains("libssl")), "{said:#?}");
-    assert!(said.iter().any(|line| line == "programs left 0"), "{said:#?}");
-    assert!(said.iter().any(|line| line == "still false false"), "privileges are given up after it: {said:#?}");
-}
-
-fn the_doctor_says_what_is_missing() {
-    let said = Talker::subject(&["doctor", "unprivileged"]).finish();
-    let privileges = said.iter().find(|line| line.contains(" privileges: ")).unwrap();
-    assert!(privileges.starts_with("check Fail") && privileges.contains("CAP_BPF"), "{privileges}");
-    assert!(privileges.contains("sudo hbpf doctor"), "{privileges}");
-    assert!(said.iter().all(|line| !line.contains("llm-tls")), "nothing is tried in vain: {said:#?}");
-    assert!(said.iter().any(|line| line == "worst Fail"), "{said:#?}");
 }

@@ -3,9 +3,8 @@
 use std::fmt::Write as _;
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use hbpf_host::doctor::{self, Blind, Doctor, LibraryUse, Named, Outcome};
-use hbpf_host::privsep::{self, SplitOptions};
 use unicode_width::UnicodeWidthStr;
 
 use super::print;
@@ -23,8 +22,7 @@ const MIN_TEXT: usize = 20;
 
 pub(crate) fn run(arguments: &cli::Doctor) -> Result<ExitCode> {
     // Here, before anything else and without any thread, and with the privileges that it is to try out.
-    let found = doctor::examine();
-    privsep::renounce(&SplitOptions::default()).context("cannot go on without privileges")?;
+    let found = doctor::run()?;
     if arguments.json {
         print(&(serde_json::to_string_pretty(&found)? + "\n"))?;
     } else {
