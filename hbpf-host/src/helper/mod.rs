@@ -21,7 +21,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 
 use crate::discover::{Changes, Libraries, system_directories};
-use crate::privsep;
+use crate::privsep::{self, SplitOptions};
 use crate::probes::{ProbeError, Probes};
 use crate::process::{Table, self_usage};
 use crate::protocol::{Group, MAX_PROCESSES, MAX_VERDICTS, ProcessInfo, Reply, Request, Status};
@@ -49,11 +49,11 @@ const LIFECYCLE_BATCH: usize = 256;
 const REQUEST_BATCH: usize = 64;
 
 /// Runs the helper until the other side has gone.
-pub(crate) fn main(socket: OwnedFd) -> ! {
+pub(crate) fn main(socket: OwnedFd, options: &SplitOptions) -> ! {
     detach_from_terminal();
     raise_descriptor_limit();
     let mut outbox = Outbox::new(Socket::new(socket));
-    if let Err(error) = privsep::hold_helper() {
+    if let Err(error) = privsep::hold_helper(options) {
         outbox.error("helper", &error.to_string());
         // SAFETY: as below.
         unsafe { libc::_exit(1) }

@@ -17,12 +17,10 @@ const CAPABILITY_VERSION: u32 = 0x2008_0522;
 pub(crate) enum Capability {
     /// Files and directories of other users: libraries in containers, `/proc/PID/fd`.
     DacReadSearch = 2,
-    /// Giving up root's group and user, and the bounding set: of the doctor, which does so late.
+    /// Giving up root's group and user: of the doctor, which does so late.
     Setgid = 6,
-    /// See `Setgid`.
+    /// See [`Self::Setgid`].
     Setuid = 7,
-    /// See `Setgid`.
-    Setpcap = 8,
     /// Programs on control groups.
     NetAdmin = 12,
     /// Memory maps, descriptors and roots of other users' processes.
@@ -38,15 +36,13 @@ pub(crate) enum Capability {
     CheckpointRestore = 40,
 }
 
-use Capability::{
-    Bpf, CheckpointRestore, DacReadSearch, NetAdmin, Perfmon, Setgid, Setpcap, Setuid, SysAdmin, SysPtrace,
-};
+use Capability::{Bpf, CheckpointRestore, DacReadSearch, NetAdmin, Perfmon, Setgid, Setuid, SysAdmin, SysPtrace};
 
 /// What the helper keeps, as far as it was given it. Everything else goes before it does anything.
 const KEPT: [Capability; 7] = [DacReadSearch, NetAdmin, SysPtrace, SysAdmin, Perfmon, Bpf, CheckpointRestore];
 
 /// What giving up the rest takes.
-const LEAVING: [Capability; 3] = [Setgid, Setuid, Setpcap];
+const LEAVING: [Capability; 2] = [Setgid, Setuid];
 
 impl Capability {
     fn name(self) -> &'static str {
@@ -54,7 +50,6 @@ impl Capability {
             DacReadSearch => "CAP_DAC_READ_SEARCH",
             Setgid => "CAP_SETGID",
             Setuid => "CAP_SETUID",
-            Setpcap => "CAP_SETPCAP",
             NetAdmin => "CAP_NET_ADMIN",
             SysPtrace => "CAP_SYS_PTRACE",
             SysAdmin => "CAP_SYS_ADMIN",
@@ -150,7 +145,6 @@ impl Capabilities {
 pub(super) fn keep_needed(leaving: bool) -> Result<(), Errno> {
     let leaving = if leaving { &LEAVING[..] } else { &[] };
     let kept: u64 = KEPT.iter().chain(leaving).map(|capability| capability.mask()).sum();
-    empty_bounding_set();
     clear_ambient_set();
     let mut sets = get()?;
     for (word, kept) in sets.iter_mut().zip([kept as u32, (kept >> 32) as u32]) {

@@ -3,6 +3,7 @@
 use std::io;
 
 use nix::errno::Errno;
+use nix::libc::RLIM_INFINITY;
 use nix::sys::prctl;
 use nix::sys::resource::{Resource, setrlimit};
 use nix::unistd::{Gid, Uid, geteuid, getresgid, getresuid, setgroups, setresgid, setresuid};
@@ -46,19 +47,7 @@ pub struct DropError {
 pub(super) fn give_up(account: Option<Account>) -> Result<(), DropError> {
     let failed = |step: &'static str| move |error: Errno| DropError { step, error: error.into() };
     capabilities::empty_bounding_set();
-    if geteuid().is_root() {
-        let account = account.or_else(Account::of_sudo).unwrap_or(NOBODY);
-        let (uid, gid) = (Uid::from_raw(account.uid), Gid::from_raw(account.gid));
-        setgroups(&[]).map_err(failed("supplementary groups"))?;
-        setresgid(gid, gid, gid).map_err(failed("group"))?;
-        setresuid(uid, uid, uid).map_err(failed("user"))?;
-        let (users, groups) = (getresuid().map_err(failed("user"))?, getresgid().map_err(failed("group"))?);
-        if [users.real, users.effective, users.saved] != [uid; 3]
-            || [groups.real, groups.effective, groups.saved] != [gid; 3]
-        {
-            return Err(failed("user and group")(Errno::EPERM));
-        }
-    }
+    stop_being_root(account)?;
     capabilities::keep_none().map_err(failed("capabilities"))?;
     prctl::set_no_new_privs().map_err(failed("no_new_privs"))?;
     hide_memory()?;
@@ -68,10 +57,46 @@ pub(super) fn give_up(account: Option<Account>) -> Result<(), DropError> {
     Ok(())
 }
 
-/// Keeps what the helper needs, and no way to more; with `leaving` also what [`give_up`] needs.
-pub(super) fn keep_needed(leaving: bool) -> Result<(), DropError> {
+/// Becomes an ordinary user if this process is root's: those who read need not own what is root's.
+fn stop_being_root(account: Option<Account>) -> Result<(), DropError> {
+    if !geteuid().is_root() {
+        return Ok(());
+    }
     let failed = |step: &'static str| move |error: Errno| DropError { step, error: error.into() };
-    capabilities::keep_needed(leaving).map_err(failed("capabilities"))?;
+    let account = account.or_else(Account::of_sudo).unwrap_or(NOBODY);
+    let (uid, gid) = (Uid::from_raw(account.uid), Gid::from_raw(account.gid));
+    setgroups(&[]).map_err(failed("supplementary groups"))?;
+    setresgid(gid, gid, gid).map_err(failed("group"))?;
+    setresuid(uid, uid, uid).map_err(failed("user"))?;
+    let (users, groups) = (getresuid().map_err(failed("user"))?, getresgid().map_err(failed("group"))?);
+    if [users.real, users.effective, users.saved] != [uid; 3]
+        || [groups.real, groups.effective, groups.saved] != [gid; 3]
+    {
+        return Err(failed("user and group")(Errno::EPERM));
+    }
+    Ok(())
+}
+
+/// Who keeps privileges.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Keeper {
+    /// The helper, which is to be an ordinary user with some capabilities.
+    Helper(Option<Account>),
+    /// The doctor, which is going to give up all of it.
+    Doctor,
+}
+
+/// Keeps what is needed to look and to probe, and no way to more.
+pub(super) fn keep_needed(keeper: Keeper) -> Result<(), DropError> {
+    let failed = |step: &'static str| move |error: Errno| DropError { step, error: error.into() };
+    // Before Linux 5.11 this limit counts for BPF, and what raises it is about to go.
+    let _ = setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY);
+    capabilities::empty_bounding_set();
+    if let Keeper::Helper(account) = keeper {
+        prctl::set_keepcaps(true).map_err(failed("keeping capabilities"))?;
+        stop_being_root(account)?;
+    }
+    capabilities::keep_needed(keeper == Keeper::Doctor).map_err(failed("capabilities"))?;
     prctl::set_no_new_privs().map_err(failed("no_new_privs"))?;
     hide_memory()
 }

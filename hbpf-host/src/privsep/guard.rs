@@ -1,8 +1,9 @@
 //! What the helper may still do: load and attach probes, and read files.
 //!
 //! It has capabilities to read what is others', and reads what others have written, so it is held as well: it runs no
-//! program, opens no file for writing, makes, mounts, renames and deletes nothing, signals and traces nobody, and talks to
-//! nobody over a network. Landlock is not for it: a process under Landlock may look into no other process.
+//! program, writes no file, mounts, renames and deletes nothing, signals and traces nobody, and talks to nobody over a
+//! network. That it writes no file is, beyond this list, because it is an ordinary user whose capabilities are for reading.
+//! Landlock is not for it: a process under Landlock may look into no other process.
 
 use nix::libc;
 
@@ -75,6 +76,8 @@ fn filter() -> Filter {
     filter.allow_if(libc::SYS_openat, &[Without(2, writing)]);
     #[cfg(target_arch = "x86_64")]
     filter.allow_if(libc::SYS_open, &[Without(1, writing)]);
+    // Its flags lie in memory, where no filter looks; see above.
+    filter.allow(&[libc::SYS_openat2]);
     // Looking at paths, where the common list has open descriptors only.
     filter.allow(&[libc::SYS_newfstatat, libc::SYS_statx]);
     // Probes.
@@ -106,6 +109,9 @@ const READING: &[i64] = &[
     libc::SYS_statfs,
     libc::SYS_fadvise64,
     libc::SYS_getcwd,
+    libc::SYS_inotify_init1,
+    libc::SYS_inotify_add_watch,
+    libc::SYS_inotify_rm_watch,
 ];
 
 /// Older forms that this architecture has besides.

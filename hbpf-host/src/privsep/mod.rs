@@ -17,6 +17,7 @@ pub(crate) use capabilities::Capability;
 pub(crate) use capabilities::{Capabilities, Purpose};
 pub use client::HelperClient;
 pub use confine::{Confinement, Landlock, confine};
+use credentials::Keeper;
 pub use credentials::{Account, DropError};
 pub use filter::ConfineError;
 
@@ -55,7 +56,7 @@ pub fn split(options: &SplitOptions) -> Result<HelperClient, SplitError> {
     match unsafe { fork() }.map_err(io::Error::from)? {
         ForkResult::Child => {
             drop(ours);
-            helper::main(theirs)
+            helper::main(theirs, options)
         }
         ForkResult::Parent { child } => {
             drop(theirs);
@@ -77,8 +78,8 @@ pub fn renounce(options: &SplitOptions) -> Result<(), SplitError> {
 /// Keeps the privileges that the helper needs and nothing else, and holds this process to the helper's list of calls.
 ///
 /// The helper does this first of all.
-pub fn hold_helper() -> Result<(), HoldError> {
-    credentials::keep_needed(false)?;
+pub fn hold_helper(options: &SplitOptions) -> Result<(), HoldError> {
+    credentials::keep_needed(Keeper::Helper(options.account))?;
     Ok(guard::guard()?)
 }
 
@@ -95,7 +96,7 @@ pub enum HoldError {
 
 /// What a doctor may do before it renounces: what the helper may, and renouncing.
 pub(crate) fn hold_doctor() -> Result<(), HoldError> {
-    credentials::keep_needed(true)?;
+    credentials::keep_needed(Keeper::Doctor)?;
     Ok(guard::guard_leaving()?)
 }
 

@@ -34,7 +34,6 @@ fn allowed_to_both() -> Vec<&'static str> {
     let limit = libc::RLIMIT_NOFILE as i64;
     let mut list = vec![
         tried("openat for writing", libc::SYS_openat, [at, path, writing, 0o600, 0]),
-        tried("openat2", libc::SYS_openat2, [at, path, 0, 0, 0]),
         tried("unlinkat", libc::SYS_unlinkat, [at, path, 0, 0, 0]),
         tried("renameat2", libc::SYS_renameat2, [at, path, at, path, 0]),
         tried("mkdirat", libc::SYS_mkdirat, [at, path, 0, 0, 0]),
@@ -103,6 +102,8 @@ pub(crate) fn allowed_to_parser() -> Vec<&'static str> {
     let mut list = allowed_to_both();
     let more = [
         tried("openat", libc::SYS_openat, [at, path, 0, 0, 0]),
+        tried("openat2", libc::SYS_openat2, [at, path, 0, 0, 0]),
+        tried("inotify_init1", libc::SYS_inotify_init1, [0, 0, 0, 0, 0]),
         tried("statx of a path", libc::SYS_statx, [at, path, 0, 0, 0]),
         tried("readlinkat", libc::SYS_readlinkat, [at, path, 0, 0, 0]),
         tried("getdents64", libc::SYS_getdents64, [0, 0, 0, 0, 0]),
@@ -130,9 +131,17 @@ pub(crate) fn allowed_to_helper() -> Vec<&'static str> {
         tried("fsconfig with a parameter", libc::SYS_fsconfig, [0, 1, c"x".as_ptr() as i64, 0, 0]),
         tried("move_mount", libc::SYS_move_mount, [0, 0, 0, 0, 0]),
         tried("open_tree", libc::SYS_open_tree, [0, 0, 0, 0, 0]),
+        openat2_for_writing().then_some("openat2 for writing a file of root's"),
         // What it is there for must not be on the list.
         std::fs::read("/proc/version").is_err().then_some("NOT reading a file"),
     ];
     list.extend(more.into_iter().flatten());
     list
+}
+
+/// Its flags are out of a filter's sight, so it is who the helper is that must keep it from this.
+fn openat2_for_writing() -> bool {
+    use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, openat2};
+    // There on every Linux, and root's.
+    openat2(AT_FDCWD, "/proc/sys/kernel/hostname", OpenHow::new().flags(OFlag::O_WRONLY)).is_ok()
 }

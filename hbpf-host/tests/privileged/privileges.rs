@@ -105,6 +105,7 @@ fn the_helper_is_held_to_what_it_needs() {
         let [inherited, permitted, effective, bounding, ambient] = sets(pid);
         assert_eq!([permitted, effective], [mask(&needed), mask(&needed)]);
         assert_eq!([inherited, bounding, ambient], [NONE; 3]);
+        assert!(status(pid, "Uid").split(' ').all(|id| id != "0"));
         assert_eq!((status(pid, "NoNewPrivs").as_str(), status(pid, "Seccomp").as_str()), ("1", "2"));
     }
 }

@@ -33,7 +33,7 @@ pub(crate) fn run(options: &[String]) {
         become_user_with(list.split(',').map(|number| number.parse().unwrap()));
     }
     if options.iter().any(|option| option == "held") {
-        hold_helper().unwrap();
+        hold_helper(&SplitOptions::default()).unwrap();
         say(&format!("allowed {:?}", attempts::allowed_to_helper()));
         return wait_for_end();
     }
