@@ -282,3 +282,43 @@ fn what_cannot_be_read_is_blind_and_says_why() {
     let reason = reason.unwrap();
     assert!(reason.starts_with(fake.to_str().unwrap()) && reason.contains("ELF"), "{reason}");
 }
+
+/// What scanning costs with two thousand idle processes, printed; of no use but in a release build on a quiet machine.
+#[test]
+fn two_thousand_idle_processes_are_looked_at_once() {
+    const PROCESSES: usize = 2000;
+    if std::env::var_os("HBPF_FULL").is_none_or(|value| value != "1") || !privileged() {
+        return eprintln!("skipped: HBPF_FULL is not 1");
+    }
+    let sleeper = || Sleeper(Command::new("sleep").arg("600").spawn().expect("sleep is installed"));
+    let sleepers: Vec<Sleeper> = (0..PROCESSES).map(|_| sleeper()).collect();
+    let mut libraries = libraries();
+    let mut cost = |rounds: usize| {
+        let mut times: Vec<Duration> = (0..rounds).map(|_| cpu_time_of(|| drop(libraries.scan()))).collect();
+        times.sort_unstable();
+        let sum: Duration = times.iter().sum();
+        println!("{rounds} scans: {:?} of CPU time each, the longest {:?}", sum / rounds as u32, times[rounds - 1]);
+    };
+    cost(2 * PROCESSES / 192);
+    // Their first minute, in which a process is looked at whenever its size changes.
+    cost(50);
+    drop(sleepers);
+    cost(2);
+}
+
+fn cpu_time_of(work: impl FnOnce()) -> Duration {
+    use nix::time::{ClockId, clock_gettime};
+    let now = || clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map(Duration::from).unwrap();
+    let before = now();
+    work();
+    now() - before
+}
+
+struct Sleeper(Child);
+
+impl Drop for Sleeper {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}

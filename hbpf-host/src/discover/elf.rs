@@ -125,7 +125,8 @@ pub(crate) fn inspect(file: impl Read + Seek, size: u64) -> Result<Inspection, R
     if ident.magic != elf::ELFMAG {
         return Err(Refusal::Malformed);
     }
-    if !header.is_supported() || header.e_machine(NativeEndian) != MACHINE {
+    let is_native = header.is_supported() && header.endian().is_ok_and(|order: NativeEndian| order == NativeEndian);
+    if !is_native || header.e_machine(NativeEndian) != MACHINE {
         return Err(Refusal::OtherMachine);
     }
     read(header, data, size).map_err(|_| Refusal::Malformed)

@@ -269,10 +269,14 @@ pub(super) mod tests {
         assert_eq!(refusal(dir.path(), (8, 1)), Some(Refusal::Open(nix::errno::Errno::ENOENT)));
         let fifo = dir.path().join("fifo");
         nix::unistd::mkfifo(&fifo, Mode::S_IRWXU).unwrap();
-        for target in [fifo.as_path(), Path::new("/dev/zero"), dir.path()] {
+        let socket = dir.path().join("socket");
+        let _socket = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        for target in [fifo.as_path(), Path::new("/dev/zero"), dir.path(), &socket] {
             std::os::unix::fs::symlink(target, &link).unwrap();
             assert_eq!(refusal(dir.path(), (8, 1)), Some(Refusal::NotRegular), "{}", target.display());
             std::fs::remove_file(&link).unwrap();
         }
+        std::os::unix::fs::symlink(&link, &link).unwrap();
+        assert_eq!(refusal(dir.path(), (8, 1)), Some(Refusal::Open(nix::errno::Errno::ELOOP)));
     }
 }

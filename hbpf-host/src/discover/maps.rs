@@ -1,17 +1,24 @@
 //! `/proc/PID/maps`: what files a process has mapped as code.
 
+use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 
 use crate::process::files;
 
-/// Longest map that is read. A browser's has 300 KB; a process can have 65,530 mappings (the default limit) with a path
-/// of 4 KiB each.
-const MAX_BYTES: usize = 4 * 1024 * 1024;
+/// Longest map that is read. A browser's has 300 KB; one with 65,530 mappings (the default limit) has about 6 MB, and
+/// libraries stand at its end.
+const MAX_BYTES: u64 = 16 * 1024 * 1024;
+
+/// Read at a time.
+const BLOCK_BYTES: usize = 64 * 1024;
+
+/// Most paths of executable mappings that are kept, in bytes. Programs have some hundred such mappings at most.
+const MAX_PATH_BYTES: usize = 1024 * 1024;
 
 /// The executable mappings of a process.
 pub(crate) struct Maps {
-    bytes: Vec<u8>,
-    /// Whether there are more than were read.
+    pub(crate) executable: Vec<Mapping>,
+    /// Whether there may be more.
     pub(crate) truncated: bool,
 }
 
@@ -41,17 +48,31 @@ impl Mapping {
 
 impl Maps {
     pub(crate) fn read(root: &Path, pid: u32) -> std::io::Result<Self> {
-        let contents = files::read(&files::process(root, pid).join("maps"), MAX_BYTES)?;
-        Ok(Self { bytes: contents.bytes, truncated: contents.truncated })
+        Self::read_from(files::open(&files::process(root, pid).join("maps"))?)
     }
 
-    pub(crate) fn executable(&self) -> impl Iterator<Item = Mapping> {
-        // Where the reading stopped, the last line is cut and its path not to be trusted.
-        let whole = match self.bytes.iter().rposition(|byte| *byte == b'\n') {
-            Some(end) => &self.bytes[..end],
-            None => &[],
-        };
-        files::lines(whole).filter_map(parse)
+    fn read_from(map: impl Read) -> std::io::Result<Self> {
+        let mut maps = Self { executable: Vec::new(), truncated: false };
+        let mut left = MAX_PATH_BYTES;
+        let mut lines = BufReader::with_capacity(BLOCK_BYTES, map.take(MAX_BYTES));
+        let mut line = Vec::new();
+        while lines.read_until(b'\n', &mut line)? > 0 {
+            // Where the reading stopped, the last line is cut and its path not to be trusted.
+            let Some(whole) = line.strip_suffix(b"\n") else {
+                maps.truncated = lines.get_ref().limit() == 0;
+                break;
+            };
+            if let Some(mapping) = parse(whole) {
+                let Some(rest) = left.checked_sub(mapping.path.len()) else {
+                    maps.truncated = true;
+                    break;
+                };
+                left = rest;
+                maps.executable.push(mapping);
+            }
+            line.clear();
+        }
+        Ok(maps)
     }
 }
 
@@ -121,7 +142,7 @@ mod tests {
     use super::*;
 
     fn executable(text: &[u8]) -> Vec<Mapping> {
-        Maps { bytes: text.to_vec(), truncated: false }.executable().collect()
+        Maps::read_from(text).unwrap().executable
     }
 
     #[test]
@@ -157,7 +178,7 @@ mod tests {
             assert_eq!(executable(bytes), [], "{}", String::from_utf8_lossy(bytes));
             assert_eq!(executable(&[bytes, b"\n", good].concat()).len(), 1);
         }
-        assert_eq!(executable(&vec![b'x'; MAX_BYTES]), []);
+        assert_eq!(executable(&vec![b'x'; BLOCK_BYTES * 3]), []);
     }
 
     #[test]
@@ -168,12 +189,22 @@ mod tests {
 
     #[test]
     fn more_than_the_limit_is_not_read() {
-        let dir = tempfile::tempdir().unwrap();
-        std::fs::create_dir(dir.path().join("5")).unwrap();
+        let line = b"1000-2000 rw-p 00000000 00:00 0 \n";
+        let endless = || std::iter::repeat_n(&line[..], MAX_BYTES as usize / line.len() + 2).flatten().copied();
+        let maps = Maps::read_from(&endless().collect::<Vec<u8>>()[..]).unwrap();
+        assert!(maps.truncated && maps.executable.is_empty());
+
         let line = format!("1000-2000 r-xp 00000000 fd:01 1 /{}\n", "x".repeat(4000));
-        std::fs::write(dir.path().join("5/maps"), line.repeat(MAX_BYTES / line.len() + 2)).unwrap();
-        let maps = Maps::read(dir.path(), 5).unwrap();
+        let maps = Maps::read_from(line.repeat(1000).as_bytes()).unwrap();
         assert!(maps.truncated);
-        assert_eq!(maps.executable().count(), MAX_BYTES / line.len());
+        assert_eq!(maps.executable.len(), MAX_PATH_BYTES / 4001);
+    }
+
+    #[test]
+    fn a_library_behind_65_thousand_mappings_is_found() {
+        let many: String = (1..65_530).map(|at| format!("{at:x}000-{at:x}fff rw-p 00000000 00:00 0 \n")).collect();
+        let maps = format!("{many}7f1c2a000000-7f1c2a0a0000 r-xp 00020000 fe:1f 4711 /libssl.so.3\n");
+        let maps = Maps::read_from(maps.as_bytes()).unwrap();
+        assert_eq!((maps.executable.len(), maps.truncated), (1, false));
     }
 }

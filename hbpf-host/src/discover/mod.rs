@@ -15,6 +15,8 @@
 
 mod elf;
 mod known;
+#[cfg(test)]
+mod lies;
 mod mapped;
 mod maps;
 mod mounts;
@@ -403,7 +405,7 @@ impl Libraries {
         }
         let program = program(&self.proc_root, pid);
         let mut seen = HashSet::new();
-        for mapping in maps.executable() {
+        for mapping in maps.executable {
             let name = known::basename(&mapping.path);
             found.other = found.other.or_else(|| known::unprobed(name));
             let named = known::may_be_openssl(name);

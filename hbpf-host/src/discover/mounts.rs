@@ -79,7 +79,10 @@ impl<'a> Mounts<'a> {
         let Ok(contents) = files::read(&self.root.join(process).join("mountinfo"), MAX_TABLE_BYTES) else {
             return;
         };
-        for mount in files::lines(&contents.bytes).filter_map(parse) {
+        // A line that is cut could make a plain file system of FUSE.
+        let end = contents.bytes.iter().rposition(|byte| *byte == b'\n').filter(|_| contents.truncated);
+        let whole = &contents.bytes[..end.unwrap_or(contents.bytes.len())];
+        for mount in files::lines(whole).filter_map(parse) {
             if self.mounts.len() >= MAX_MOUNTS {
                 return;
             }
@@ -144,6 +147,14 @@ mod tests {
             assert_eq!(mounts.of_device((0, unknown), &five), None);
         }
         assert_eq!(mounts.of_mount(7, "no such process"), None);
+    }
+
+    #[test]
+    fn a_line_cut_by_the_limit_is_not_taken() {
+        let line = "40 1 0:44 / /a rw - fuse.sshfs me@there rw\n";
+        let filler = "x".repeat(MAX_TABLE_BYTES - 1 - line.find("e.sshfs").unwrap());
+        let (dir, five) = table(&format!("{filler}\n{line}"));
+        assert_eq!(Mounts::new(dir.path()).of_device((0, 44), &five), None);
     }
 
     #[test]

@@ -25,6 +25,11 @@ pub(crate) struct Contents {
 
 /// Reads a regular file up to a limit.
 pub(crate) fn read(path: &Path, limit: usize) -> io::Result<Contents> {
+    read_open(&open(path)?, limit)
+}
+
+/// Opens a regular file.
+pub(crate) fn open(path: &Path) -> io::Result<File> {
     let file = OpenOptions::new()
         .read(true)
         .custom_flags(libc::O_CLOEXEC | libc::O_NONBLOCK | libc::O_NOFOLLOW | libc::O_NOCTTY)
@@ -32,7 +37,7 @@ pub(crate) fn read(path: &Path, limit: usize) -> io::Result<Contents> {
     if !file.metadata()?.is_file() {
         return Err(io::ErrorKind::InvalidInput.into());
     }
-    read_open(&file, limit)
+    Ok(file)
 }
 
 fn read_open(file: &File, limit: usize) -> io::Result<Contents> {
