@@ -24,7 +24,7 @@ pub struct ConnectionKey {
     pub source: Source,
     /// TLS: the process, since one pointer means different things in different processes. TCP: 0.
     pub pid: u32,
-    /// TLS: the connection object's address. TCP: the socket cookie.
+    /// TLS: the connection object's address. TCP: the socket cookie, or a number like one.
     pub handle: u64,
     /// Tells re-uses of one `handle` apart.
     pub generation: u64,

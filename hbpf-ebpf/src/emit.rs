@@ -1,7 +1,7 @@
 //! Records into the ring, each of the smallest class that holds its bytes, and the counters.
 
 use aya_ebpf::helpers::{bpf_ktime_get_ns, generated::bpf_get_current_comm};
-use hbpf_ebpf::{BEGINNING_BYTES, RECORD_CLASSES, RecordHeader, TAIL_BYTES, counter, flags, kind};
+use hbpf_ebpf::{RECORD_CLASSES, RecordHeader, TAIL_BYTES, counter, flags, kind};
 
 use crate::{
     budget,
@@ -20,7 +20,7 @@ struct Record<const N: usize> {
 #[inline(never)]
 pub fn emit<S: Source>(source: S, state: &mut S::State, piece: &mut Piece) {
     const LARGEST: u32 = RECORD_CLASSES[3] as u32;
-    forget(piece);
+    piece.forget();
     let pressure = budget::pressure(piece.timestamp_ns, piece.whole + piece.tail);
     if pressure != budget::FREE {
         return emit_ends(source, state, piece, pressure);
@@ -61,20 +61,13 @@ pub fn emit_held<S: Source>(source: S, state: &mut S::State, piece: &mut Piece) 
     emit_record::<S, { RECORD_CLASSES[0] }>(source, state, piece, 0, piece.held);
 }
 
-/// Emits what has been decided on of a message that is not followed: its beginning.
-#[inline(always)]
-pub fn emit_beginning<S: Source>(source: S, state: &mut S::State, piece: &mut Piece) {
-    emit_record::<S, { BEGINNING_BYTES as usize }>(source, state, piece, 0, piece.whole);
-}
-
 /// Emits a record without bytes that says by its flags how a direction has ended.
 #[inline(never)]
 pub fn emit_end<S: Source>(source: S, state: &mut S::State, flags: u16, direction: u8, offset: u64) {
     let Some(mut entry) = EVENTS.reserve::<RecordHeader>(0) else { return count(counter::RING_FULL_CHUNKS, 1) };
     // SAFETY: the entry is memory for a header, every field of which is written.
     let header = unsafe { &mut *entry.as_mut_ptr() };
-    describe_mark(source, state, header);
-    header.kind = kind::DATA;
+    describe_mark(source, state, header, kind::DATA);
     header.direction = direction;
     header.flags |= flags;
     header.offset = offset;
@@ -84,26 +77,21 @@ pub fn emit_end<S: Source>(source: S, state: &mut S::State, flags: u16, directio
 /// Emits the record of the flow's end.
 #[inline(never)]
 pub fn emit_close<S: Source>(source: S, state: &mut S::State) {
-    let Some(mut entry) = EVENTS.reserve::<RecordHeader>(0) else { return count(counter::RING_FULL_CHUNKS, 1) };
-    // SAFETY: the entry is memory for a header, every field of which is written.
-    let header = unsafe { &mut *entry.as_mut_ptr() };
-    describe_mark(source, state, header);
-    header.kind = kind::CLOSE;
-    header.direction = 0;
-    header.offset = 0;
-    entry.submit(0);
+    emit_bare(source, state, kind::CLOSE);
 }
 
-/// The verifier would follow every way of deciding, and every number of bytes, through all that comes now.
+/// Emits the record that says that what was seen at a listener has become a connection.
+#[inline(never)]
+pub fn emit_accepted<S: Source>(source: S, state: &mut S::State) {
+    emit_bare(source, state, kind::ACCEPTED);
+}
+
 #[inline(always)]
-fn forget(piece: &mut Piece) {
-    let unknown = piece.timestamp_ns;
-    piece.whole = forgotten(piece.whole, unknown);
-    piece.tail = forgotten(piece.tail, unknown);
-    piece.len = forgotten(piece.len, unknown);
-    piece.left_out = forgotten(piece.left_out, unknown);
-    piece.held = forgotten(piece.held, unknown);
-    piece.flags = forgotten(piece.flags.into(), unknown) as u16;
+fn emit_bare<S: Source>(source: S, state: &mut S::State, kind: u8) {
+    let Some(mut entry) = EVENTS.reserve::<RecordHeader>(0) else { return count(counter::RING_FULL_CHUNKS, 1) };
+    // SAFETY: the entry is memory for a header, every field of which is written.
+    describe_mark(source, state, unsafe { &mut *entry.as_mut_ptr() }, kind);
+    entry.submit(0);
 }
 
 /// Emits what the byte budget has left of a piece: its first bytes, how many follow, and its last.
@@ -114,7 +102,7 @@ fn emit_ends<S: Source>(source: S, state: &mut S::State, piece: &mut Piece, pres
         return;
     }
     budget::pay(piece.timestamp_ns, piece.whole + piece.tail);
-    forget(piece);
+    piece.forget();
     let (whole, tail) = (piece.whole, piece.tail);
     let at = piece.len.wrapping_sub(tail);
     if whole > 0 {
@@ -181,7 +169,10 @@ fn describe_piece<S: Source>(source: S, state: &mut S::State, piece: &Piece, hea
 
 /// Writes the fields of a header that no bytes follow.
 #[inline(always)]
-fn describe_mark<S: Source>(source: S, state: &mut S::State, header: &mut RecordHeader) {
+fn describe_mark<S: Source>(source: S, state: &mut S::State, header: &mut RecordHeader, kind: u8) {
+    header.kind = kind;
+    header.direction = 0;
+    header.offset = 0;
     header.flags = 0;
     // SAFETY: a helper without arguments.
     header.timestamp_ns = unsafe { bpf_ktime_get_ns() };

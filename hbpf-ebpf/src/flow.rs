@@ -11,7 +11,7 @@ use hbpf_ebpf::{
 use crate::{
     emit,
     maps::VERDICTS_BY_FLOW,
-    number::{bounded, masked},
+    number::{bounded, forgotten, masked},
     target::{self, Found},
 };
 
@@ -38,6 +38,9 @@ const COMPRESSED: u8 = 1 << 1;
 /// Of the answer under way only the tail of each piece is needed.
 const THIN: u8 = 1 << 2;
 
+/// How many bytes of a request line that comes in several segments are remembered. Half the head: see [`State::head`].
+const TCP_HELD_BYTES: u32 = HEAD_BYTES as u32 / 2;
+
 /// How many bytes tell a beginning from other bytes: the longest method and its space.
 const SNIFFED_BYTES: usize = 8;
 
@@ -51,6 +54,7 @@ const UNASKED_ANSWER_BYTES: u32 = 2048;
 
 /// What is remembered of a flow. All zeros is a flow of which nothing has been seen.
 #[repr(C)]
+#[derive(Clone, Copy)]
 pub struct Flow {
     pub key: FlowKey,
     pub mode: u8,
@@ -135,14 +139,27 @@ impl Piece {
             zero: [0; 5],
         }
     }
+
+    /// Lets the verifier forget what it knows of the numbers: it would follow every way of deciding on them, and every
+    /// number of bytes, through all that comes after.
+    #[inline(always)]
+    pub fn forget(&mut self) {
+        let unknown = self.timestamp_ns;
+        self.whole = forgotten(self.whole, unknown);
+        self.tail = forgotten(self.tail, unknown);
+        self.len = forgotten(self.len, unknown);
+        self.left_out = forgotten(self.left_out, unknown);
+        self.held = forgotten(self.held, unknown);
+        self.flags = forgotten(self.flags.into(), unknown) as u16;
+    }
 }
 
 /// A map value that holds a flow and room for the beginning of a message.
 pub trait State {
     fn flow(&mut self) -> &mut Flow;
 
-    /// Room for [`HEAD_BYTES`] and, where pieces are appended, as much again: the verifier adds up the largest place
-    /// and the largest length.
+    /// Room for [`HEAD_BYTES`] and, for what is not TCP, as much again: the verifier adds up the largest place and the
+    /// largest length.
     fn head(&mut self) -> *mut u8;
 }
 
@@ -170,11 +187,11 @@ pub trait Source: Copy {
     fn describe(self, state: &mut Self::State, header: &mut RecordHeader);
 }
 
-/// Looks at the next piece of a flow and emits what is to be had of it. A piece that repeats bytes already seen, or
-/// part of them, changes nothing.
+/// Looks at a piece of a flow and emits what is to be had of it. Only the next piece in the stream's order takes the flow
+/// a step further: what is repeated, forged or out of its turn changes nothing.
 #[inline(always)]
-pub fn observe<S: Source>(source: S, state: &mut S::State, piece: &mut Piece, repeated: bool) {
-    if !repeated {
+pub fn observe<S: Source>(source: S, state: &mut S::State, piece: &mut Piece, is_next: bool) {
+    if is_next {
         decide(source, state, piece);
     } else if state.flow().mode == CAPTURE {
         take(piece, RECORDS_PER_PIECE * LARGEST_RECORD);
@@ -190,17 +207,6 @@ pub fn hand_out<S: Source>(source: S, state: &mut S::State, piece: &mut Piece) {
     }
     if piece.whole + piece.tail > 0 {
         emit::emit(source, state, piece);
-    }
-}
-
-/// Looks at a piece that cannot be assigned to a flow: it is the beginning of a message or nothing.
-#[inline(always)]
-pub fn observe_alone<S: Source>(source: S, state: &mut S::State, piece: &mut Piece) {
-    if matches!(sniff(source, state, piece), Sniffed::Request) {
-        piece.flags |= flags::BEGIN;
-        piece.whole = piece.len.min(BEGINNING_BYTES);
-        piece.left_out = piece.len - piece.whole;
-        emit::emit_beginning(source, state, piece);
     }
 }
 
@@ -236,6 +242,7 @@ pub fn decide<S: Source>(source: S, state: &mut S::State, piece: &mut Piece) {
             Sniffed::Nothing => {}
         }
     }
+    piece.forget();
     let mode = state.flow().mode;
     match mode {
         BEGINNING => read_request_line(source, state, piece),
@@ -245,6 +252,7 @@ pub fn decide<S: Source>(source: S, state: &mut S::State, piece: &mut Piece) {
     }
     let (mode, is_request) = (state.flow().mode, state.flow().request_side == side);
     match mode {
+        BEGINNING if S::TCP && is_request => take_beginning(state.flow(), piece),
         AWAITING if is_request => take_beginning(state.flow(), piece),
         CAPTURE if is_request => take_request(source, state, piece),
         CAPTURE => take_answer(state.flow(), piece),
@@ -307,6 +315,9 @@ fn begin(flow: &mut Flow, piece: &Piece) {
 }
 
 /// Adds the piece to the request line and decides once the target is complete.
+///
+/// Servers that read TLS byte by byte are common, and what they have read is held back until then. Over TCP only a client
+/// that writes so is seen so, which is rare: there the pieces are emitted as they come.
 #[inline(never)]
 fn read_request_line<S: Source>(source: S, state: &mut S::State, piece: &mut Piece) {
     let flow = state.flow();
@@ -315,27 +326,49 @@ fn read_request_line<S: Source>(source: S, state: &mut S::State, piece: &mut Pie
         flow.mode = IGNORE;
         return;
     }
-    let held = if S::TCP { 0 } else { flow.held.min(HEAD_BYTES as u32 - 1) };
-    let taken = piece.len.min(HEAD_BYTES as u32 - held);
-    // SAFETY: `held` is less than HEAD_BYTES, and behind it is room for as much again.
-    let place = unsafe { state.head().add(masked::<HEAD_BYTES>(held) as usize) };
-    let mut found = Found::Incomplete;
-    if source.read(piece, 0, place, bounded::<HEAD_BYTES>(taken)) {
-        found = target::find(state.head(), held + taken);
-    } else {
-        emit::count(counter::READ_FAULT, 1);
-    }
+    let held = flow.held.min(HEAD_BYTES as u32 - 1);
+    let taken = append_to_head(source, state, piece, held);
+    // What is known of these numbers here would make the verifier follow the search below once for each way to them.
+    let (held, len) = (forgotten(held, piece.timestamp_ns), forgotten(held + taken, piece.timestamp_ns));
+    let found = target::find(state.head(), len);
     let flow = state.flow();
-    // Some servers read a byte at a time. (Some TLS clients write so; over TCP that is not worth remembering.)
-    if !S::TCP && found == Found::Incomplete && held + taken < HEAD_BYTES as u32 {
-        flow.held = held + taken;
+    let room = if S::TCP { TCP_HELD_BYTES } else { HEAD_BYTES as u32 };
+    let is_open = found == Found::Incomplete && len < room;
+    if held == 0 && S::TCP || !is_open && !S::TCP {
+        piece.flags |= flags::BEGIN;
+    }
+    if is_open {
+        flow.held = len;
         return;
     }
     flow.mode = if found == Found::Match { CAPTURE } else { AWAITING };
-    flow.request_seen = held;
-    flow.beginning_emitted = held;
-    piece.held = held;
-    piece.flags |= flags::BEGIN;
+    if !S::TCP {
+        flow.request_seen = held;
+        flow.beginning_emitted = held;
+        piece.held = held;
+    }
+}
+
+/// Copies the piece behind the bytes of the request line seen so far, and says how many bytes that adds.
+#[inline(always)]
+fn append_to_head<S: Source>(source: S, state: &mut S::State, piece: &Piece, held: u32) -> u32 {
+    let head = state.head();
+    let (taken, was_read) = if S::TCP && held > 0 {
+        let taken = piece.len.min(TCP_HELD_BYTES);
+        // SAFETY: `held` is less than TCP_HELD_BYTES, and twice that is room in the head.
+        let place = unsafe { head.add(masked::<{ TCP_HELD_BYTES as usize }>(held) as usize) };
+        (taken, source.read(piece, 0, place, bounded::<{ TCP_HELD_BYTES as usize }>(taken)))
+    } else {
+        let taken = piece.len.min(HEAD_BYTES as u32 - held);
+        // SAFETY: `held` is less than HEAD_BYTES, and where it is not 0 there is room for as much again behind it.
+        let place = unsafe { head.add(if S::TCP { 0 } else { masked::<HEAD_BYTES>(held) as usize }) };
+        (taken, source.read(piece, 0, place, bounded::<HEAD_BYTES>(taken)))
+    };
+    if was_read {
+        return taken;
+    }
+    emit::count(counter::READ_FAULT, 1);
+    0
 }
 
 /// Whether the piece is worth asking whether its answer is needed whole.

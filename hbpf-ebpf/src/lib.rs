@@ -35,11 +35,16 @@ pub const EVENTS_RING_BYTES: u32 = 8 * 1024 * 1024;
 /// Size of the ring of [`LifecycleEvent`] records, in bytes.
 pub const LIFECYCLE_RING_BYTES: u32 = 256 * 1024;
 
+/// Set in the `handle` of a TCP flow that began before its connection was accepted, where there is no socket yet whose
+/// cookie it could be. No cookie is that large.
+pub const DEFERRED_HANDLE: u64 = 1 << 63;
+
 /// Where a record's bytes were seen: values of [`RecordHeader::source`] and [`FlowKey::source`].
 pub mod source {
     /// Plaintext at an OpenSSL call. `handle` is the `SSL *`, `offset` counts from the first byte seen.
     pub const TLS: u8 = 1;
-    /// TCP payload at `cgroup_skb`. `handle` is the socket cookie, `offset` is the TCP sequence number (32 bits).
+    /// TCP payload at `cgroup_skb`. `handle` is the socket cookie or has
+    /// [`DEFERRED_HANDLE`](super::DEFERRED_HANDLE) set, `offset` is the TCP sequence number (32 bits).
     pub const TCP: u8 = 2;
 }
 
@@ -57,6 +62,8 @@ pub mod kind {
     pub const DATA: u8 = 1;
     /// The flow has ended: `SSL_free`, a re-used `SSL *`, or the socket was released.
     pub const CLOSE: u8 = 2;
+    /// The connection that [`flags::LISTENER`](super::flags::LISTENER) records of this handle were about has been accepted.
+    pub const ACCEPTED: u8 = 3;
 }
 
 /// Bits of [`RecordHeader::flags`].
@@ -71,7 +78,8 @@ pub mod flags {
     pub const FIN: u16 = 1 << 3;
     /// TCP: the segment carries RST.
     pub const RST: u16 = 1 << 4;
-    /// TCP: seen at a listening socket (deferred accept); user space joins it to the accepted child by addresses.
+    /// TCP: seen at a listening socket, for a connection that is not accepted yet (see [`DEFERRED_HANDLE`]). Anyone can
+    /// send that: it counts for nothing before the [`kind::ACCEPTED`] record of its handle.
     pub const LISTENER: u16 = 1 << 5;
     /// TCP: `pid` is that of the process which created the *listener*, inherited by the accepted socket.
     pub const INHERITED_OWNER: u16 = 1 << 6;
@@ -80,6 +88,8 @@ pub mod flags {
     /// Over the byte budget ([`limit`](super::limit)): the bytes between `captured_len` and `original_len` stayed in the
     /// kernel although they were wanted. What is known of them is when they passed, and how many they were.
     pub const TIMING_ONLY: u16 = 1 << 8;
+    /// TCP: `pid` is that of the process which has closed the socket, since who else owns it is not known for certain.
+    pub const CLOSER: u16 = 1 << 9;
 }
 
 /// One record of the `EVENTS` ring: this header, then `captured_len` bytes of payload (and unused space of its class).
@@ -106,7 +116,7 @@ pub struct RecordHeader {
     pub pid: u32,
     /// `bpf_ktime_get_ns` (CLOCK_MONOTONIC) when the call returned or the segment passed.
     pub timestamp_ns: u64,
-    /// `SSL *` or socket cookie.
+    /// `SSL *`, socket cookie, or a number of its own with [`DEFERRED_HANDLE`].
     pub handle: u64,
     /// Tells re-uses of one `SSL *` apart (time of first sight, nanoseconds); 0 for TCP.
     pub generation: u64,

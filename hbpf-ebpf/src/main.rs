@@ -1,10 +1,12 @@
 //! The programs. Each entry function is thin: it calls its `try_*` function and turns the outcome into what the
-//! kernel expects. One file per area: [`tls`], [`tcp`], [`lifecycle`]; [`flow`] decides, [`emit`] copies.
+//! kernel expects. One file per area: [`tls`], [`tcp`], [`deferred`],
+//! [`lifecycle`]; [`flow`] decides, [`emit`] copies.
 #![no_std]
 #![no_main]
 #![feature(asm_experimental_arch)]
 
 mod budget;
+mod deferred;
 mod emit;
 mod empty;
 mod flow;

@@ -11,6 +11,7 @@ use aya_ebpf::{
 use hbpf_ebpf::{EVENTS_RING_BYTES, FlowKey, LIFECYCLE_RING_BYTES, Verdict, counter, limit};
 
 use crate::{
+    deferred::DeferredKey,
     tcp::Socket,
     tls::{Calls, Connection, ConnectionKey, Use},
 };
@@ -27,6 +28,10 @@ const TLS_THREADS: u32 = 16_384;
 
 /// Processes whose TLS calls are counted; one that has made none for long makes room for another.
 const TLS_PROCESSES: u32 = 4096;
+
+/// Connections that have sent something and are not accepted yet. Most are accepted at once; this many is room for some
+/// hundred thousand forged ones a second.
+const DEFERRED_CONNECTIONS: u32 = 2048;
 
 /// Request-target patterns.
 const TARGET_PATTERNS: u32 = 4096;
@@ -61,6 +66,9 @@ pub static TLS_CALLS: HashMap<u64, Calls> = HashMap::with_max_entries(TLS_THREAD
 
 #[map]
 pub static TLS_USERS: LruHashMap<u32, Use> = LruHashMap::with_max_entries(TLS_PROCESSES, 0);
+
+#[map]
+pub static DEFERRED: LruHashMap<DeferredKey, Socket> = LruHashMap::with_max_entries(DEFERRED_CONNECTIONS, 0);
 
 #[btf_map]
 pub static SOCKETS: SocketStorage<Socket> = SocketStorage::new();

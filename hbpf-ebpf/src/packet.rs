@@ -11,6 +11,11 @@ use crate::number::forgotten;
 const ETHERTYPE_IPV4: u32 = 0x0800_u16.to_be() as u32;
 
 const IPV6_HEADER_BYTES: u32 = 40;
+
+/// Where the sender's address is in the header; the receiver's follows.
+const IPV4_SOURCE_AT: u32 = 12;
+const IPV6_SOURCE_AT: u32 = 8;
+
 const TCP_HEADER_BYTES: u32 = 20;
 
 const PROTOCOL_TCP: u8 = 6;
@@ -35,8 +40,10 @@ pub struct Headers {
     pub payload_len: u32,
     /// [`flags::FIN`] and [`flags::RST`].
     pub ends: u16,
-    /// The sender's.
-    pub remote_port: u16,
+    /// The sender's port.
+    pub source_port: u16,
+    /// Whether the packet opens a connection.
+    pub is_syn: bool,
 }
 
 impl Headers {
@@ -62,7 +69,8 @@ impl Headers {
             payload_at,
             payload_len,
             ends: (bits >> FIN_BIT & 1) * flags::FIN | (bits >> RST_BIT & 1) * flags::RST,
-            remote_port: u16::from_be_bytes([tcp[0], tcp[1]]),
+            source_port: u16::from_be_bytes([tcp[0], tcp[1]]),
+            is_syn: syn != 0,
         })
     }
 }
@@ -77,19 +85,21 @@ pub fn is_ipv4(skb: *mut __sk_buff) -> bool {
 /// The 32-bit field of the context at byte `AT`.
 ///
 /// The verifier wants a context's fields addressed from its beginning; the compiler would share one address for the
-/// words of an array.
+/// words of an array, or load from one of two.
 #[inline(always)]
-fn field<const AT: usize>(skb: *mut __sk_buff) -> u32 {
+pub fn field<const AT: usize, C>(context: *mut C) -> u32 {
     let word: u64;
     // SAFETY: a load from the context, which the verifier checks.
-    unsafe { asm!("{word} = *(u32 *)({skb} + {at})", word = out(reg) word, skb = in(reg) skb, at = const AT) };
+    unsafe {
+        asm!("{word} = *(u32 *)({context} + {at})", word = out(reg) word, context = in(reg) context, at = const AT)
+    };
     word as u32
 }
 
 /// Port of the packet's socket on this side.
 #[inline(always)]
 pub fn local_port(skb: *mut __sk_buff) -> u16 {
-    field::<{ offset_of!(__sk_buff, local_port) }>(skb) as u16
+    field::<{ offset_of!(__sk_buff, local_port) }, _>(skb) as u16
 }
 
 /// Addresses and ports of a packet's socket. IPv4 addresses are in the first word.
@@ -113,27 +123,52 @@ impl Ends {
         const REMOTE_PORT: usize = offset_of!(__sk_buff, remote_port);
         let local_port = local_port(skb);
         // This port, unlike the local one, is in network order and in the upper half.
-        let remote_port = u32::from_be(field::<REMOTE_PORT>(skb)) as u16;
+        let remote_port = u32::from_be(field::<REMOTE_PORT, _>(skb)) as u16;
         if is_ipv4(skb) {
-            let local_address = [field::<LOCAL_V4>(skb), 0, 0, 0];
-            let remote_address = [field::<REMOTE_V4>(skb), 0, 0, 0];
+            let local_address = [field::<LOCAL_V4, _>(skb), 0, 0, 0];
+            let remote_address = [field::<REMOTE_V4, _>(skb), 0, 0, 0];
             Self { family: 4, local_address, remote_address, local_port, remote_port }
         } else {
             let local_address = [
-                field::<LOCAL>(skb),
-                field::<{ LOCAL + 4 }>(skb),
-                field::<{ LOCAL + 8 }>(skb),
-                field::<{ LOCAL + 12 }>(skb),
+                field::<LOCAL, _>(skb),
+                field::<{ LOCAL + 4 }, _>(skb),
+                field::<{ LOCAL + 8 }, _>(skb),
+                field::<{ LOCAL + 12 }, _>(skb),
             ];
             let remote_address = [
-                field::<REMOTE>(skb),
-                field::<{ REMOTE + 4 }>(skb),
-                field::<{ REMOTE + 8 }>(skb),
-                field::<{ REMOTE + 12 }>(skb),
+                field::<REMOTE, _>(skb),
+                field::<{ REMOTE + 4 }, _>(skb),
+                field::<{ REMOTE + 8 }, _>(skb),
+                field::<{ REMOTE + 12 }, _>(skb),
             ];
             Self { family: 6, local_address, remote_address, local_port, remote_port }
         }
     }
+
+    /// As a received packet has them, from the sender's port; its socket serves many connections.
+    #[inline(always)]
+    pub fn of_received_packet(skb: *mut __sk_buff, remote_port: u16) -> Self {
+        let family = if is_ipv4(skb) { 4 } else { 6 };
+        let mut ends =
+            Self { family, local_address: [0; 4], remote_address: [0; 4], local_port: local_port(skb), remote_port };
+        let (local, remote) = (ends.local_address.as_mut_ptr().cast(), ends.remote_address.as_mut_ptr().cast());
+        if family == 4 {
+            load::<4>(skb, IPV4_SOURCE_AT, remote);
+            load::<4>(skb, IPV4_SOURCE_AT + 4, local);
+        } else {
+            load::<16>(skb, IPV6_SOURCE_AT, remote);
+            load::<16>(skb, IPV6_SOURCE_AT + 16, local);
+        }
+        ends
+    }
+}
+
+/// The sender's address, or as much of its end as an IPv4 address has.
+#[inline(always)]
+pub fn source_address(skb: *mut __sk_buff) -> Option<u32> {
+    let mut word = 0_u32;
+    let at = if is_ipv4(skb) { IPV4_SOURCE_AT } else { IPV6_SOURCE_AT + 12 };
+    load::<4>(skb, at, (&raw mut word).cast()).then_some(word)
 }
 
 /// Copies `N` bytes of the packet, which begins with the IP header.

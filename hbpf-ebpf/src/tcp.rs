@@ -7,7 +7,7 @@ use aya_ebpf::{
     bindings::{__sk_buff, bpf_sock},
     helpers::{
         bpf_get_current_pid_tgid, bpf_ktime_get_ns,
-        generated::{bpf_get_socket_cookie, bpf_sk_fullsock, bpf_skb_load_bytes},
+        generated::{bpf_get_socket_cookie, bpf_sk_fullsock, bpf_skb_load_bytes, bpf_tcp_sock},
     },
     macros::{cgroup_skb, cgroup_sock, cgroup_sock_addr},
     programs::{SkBuffContext, SockAddrContext, SockContext},
@@ -15,10 +15,11 @@ use aya_ebpf::{
 use hbpf_ebpf::{FlowKey, HEAD_BYTES, RecordHeader, counter, direction, flags, source};
 
 use crate::{
-    emit,
+    deferred, emit,
     flow::{self, Flow, Piece, Source, State},
     maps::SOCKETS,
-    packet::{self, Ends, Headers, is_ipv4, load},
+    number::forgotten,
+    packet::{Ends, Headers},
 };
 
 /// What lets a packet or a call pass, as every program here does.
@@ -33,34 +34,32 @@ const TCP_ESTABLISHED: u32 = 1;
 const TCP_CLOSE_WAIT: u32 = 8;
 const TCP_LISTEN: u32 = 10;
 
-/// A segment that begins up to this much before what was seen last repeats it. Further back (or any way forward) it is
-/// taken for new: a forged sequence number then misleads until the next genuine one, not for ever.
-const REPEATED_BYTES: u32 = 1 << 20;
+/// How far what was seen can lie beyond what TCP has taken: segments wait while a process works with their socket.
+/// More than the largest receive window that Linux gives by default (6 MB).
+const MOST_AHEAD: u32 = 16 << 20;
 
 /// What is remembered of a socket. Accepted sockets begin with a copy of their listener's.
 #[repr(C)]
 pub struct Socket {
-    flow: Flow,
+    pub flow: Flow,
+    /// Cookie of the socket that this is about. 0: a connection that its server has not accepted yet.
+    pub cookie: u64,
     /// Cookie of the socket that `owner` and `comm` are those of: the socket itself or its listener. 0: not known.
     owned: u64,
     owner: u32,
-    /// Per direction, the sequence number after the last byte seen.
-    next: [u32; 2],
+    /// The process that has closed the descriptor.
+    closer: u32,
+    /// Per direction, the sequence number after the last byte seen in order.
+    pub next: [u32; 2],
     /// Per direction, whether `next` means anything.
-    known: [u8; 2],
+    pub known: [u8; 2],
     /// The descriptor is closed, while what it has sent may still be on its way.
-    released: u8,
-    zero: u8,
+    pub released: u8,
+    zero: [u8; 3],
+    /// The client's port, where `cookie` is 0.
+    pub waiting_port: u16,
     comm: [u8; 16],
-    head: [u8; HEAD_BYTES],
-}
-
-/// What stands for a flow where the segment is seen at a listening socket, which serves many connections.
-#[repr(C)]
-struct Deferred {
-    flow: Flow,
-    head: u64,
-    remote_port: u64,
+    pub head: [u8; HEAD_BYTES],
 }
 
 /// Segments that a socket sends.
@@ -140,13 +139,13 @@ fn try_release(ctx: &SockContext) -> Option<()> {
     if socket.flow.marks & flow::EMITTED == 0 {
         return None;
     }
+    socket.closer = (bpf_get_current_pid_tgid() >> 32) as u32;
+    socket.released = 1;
     // SAFETY: the context is a socket.
     let state = unsafe { (*ctx.sock).state };
-    if matches!(state, TCP_ESTABLISHED | TCP_CLOSE_WAIT) {
-        // What has been written and not sent yet follows, and then a FIN or a reset, which is where the flow ends.
-        socket.released = 1;
-    } else {
-        emit::emit_close(Released, socket);
+    // In these, what has been written and not sent yet follows, and then a FIN or a reset, which is where the flow ends.
+    if !matches!(state, TCP_ESTABLISHED | TCP_CLOSE_WAIT) {
+        emit::emit_close(OutsidePackets, socket);
         socket.flow.marks &= !flow::EMITTED;
     }
     Some(())
@@ -169,17 +168,22 @@ fn try_segment(ctx: &SkBuffContext, direction: u8) -> Option<()> {
     if socket.is_null() {
         return None;
     }
+    // Raw sockets send TCP that they made up, and receive copies of all that comes.
+    // SAFETY: checked above.
+    if unsafe { (*socket).type_ } != SOCK_STREAM {
+        return None;
+    }
     // SAFETY: a helper without arguments.
     let now = unsafe { bpf_ktime_get_ns() };
     let mut piece = Piece::new(now, headers.sequence.into(), headers.payload_len, direction);
     piece.ack = headers.acknowledgement;
     piece.payload_at = headers.payload_at;
-    // SAFETY: the context of this kind of program is what the helper takes.
-    let cookie = unsafe { bpf_get_socket_cookie(skb.cast()) };
     // SAFETY: checked above.
     if unsafe { (*socket).state } == TCP_LISTEN {
-        if headers.payload_len > 0 {
-            look_at_deferred(skb, &mut piece, cookie, headers.remote_port);
+        if headers.payload_len > 0 && direction == direction::RECEIVED {
+            let waiting = deferred::waiting(skb, &headers, now)?;
+            // SAFETY: the segments of a connection that is not accepted yet come one at a time.
+            look_at(skb, unsafe { &mut *waiting }, &mut piece, headers.sequence, 0);
         }
         return None;
     }
@@ -193,18 +197,37 @@ fn try_segment(ctx: &SkBuffContext, direction: u8) -> Option<()> {
     // SAFETY: the two directions of a socket can be looked at on two CPUs at once; at worst that misplaces a
     // beginning, and clients and servers take turns.
     let found = unsafe { &mut *found };
-    look_at(skb, found, &mut piece, cookie, headers.ends);
+    // SAFETY: the context of this kind of program is what the helper takes.
+    let cookie = unsafe { bpf_get_socket_cookie(skb.cast()) };
+    if found.cookie != cookie {
+        found.begin(cookie);
+    }
+    let (mut expected, mut ends) = (headers.sequence, headers.ends);
+    if direction == direction::RECEIVED {
+        // SAFETY: checked above.
+        let tcp = unsafe { bpf_tcp_sock(socket) };
+        if tcp.is_null() {
+            return None;
+        }
+        // SAFETY: checked above.
+        expected = unsafe { (*tcp).rcv_nxt };
+        if !found.may_end(headers.sequence, expected) {
+            ends &= !flags::RST;
+        }
+    }
+    look_at(skb, found, &mut piece, expected, ends);
     Some(())
 }
 
+/// `expected` is the sequence number that the socket waits for.
 #[inline(always)]
-fn look_at(skb: *mut __sk_buff, socket: &mut Socket, piece: &mut Piece, cookie: u64, ends: u16) {
-    if socket.flow.key.handle != cookie {
-        socket.begin(cookie);
-    }
+fn look_at(skb: *mut __sk_buff, socket: &mut Socket, piece: &mut Piece, expected: u32, ends: u16) {
+    // The verifier would follow every way of getting here through all that comes now.
+    let ends = forgotten(ends.into(), piece.timestamp_ns) as u16;
+    piece.forget();
     if piece.len > 0 {
-        let repeated = socket.is_repeated(piece);
-        flow::observe(Segment(skb), socket, piece, repeated);
+        let is_next = socket.is_next(piece, expected);
+        flow::observe(Segment(skb), socket, piece, is_next);
     }
     if ends == 0 {
         return;
@@ -220,43 +243,52 @@ fn look_at(skb: *mut __sk_buff, socket: &mut Socket, piece: &mut Piece, cookie: 
     }
 }
 
-/// Payload for a connection that its server has not accepted yet (TCP_DEFER_ACCEPT, SYN cookies).
-#[inline(never)]
-fn look_at_deferred(skb: *mut __sk_buff, piece: &mut Piece, cookie: u64, remote_port: u16) {
-    let key = FlowKey { handle: cookie, generation: 0, pid: 0, source: source::TCP.into() };
-    let mut state = Deferred { flow: Flow::new(key), head: 0, remote_port: remote_port.into() };
-    flow::observe_alone(DeferredSegment(skb), &mut state, piece);
-}
-
 impl Socket {
     /// First sight of this socket: what it has inherited of a flow is its listener's.
     #[inline(always)]
     fn begin(&mut self, cookie: u64) {
         self.flow = Flow::new(FlowKey { handle: cookie, generation: 0, pid: 0, source: source::TCP.into() });
+        self.cookie = cookie;
         self.known = [0; 2];
         self.released = 0;
     }
 
-    /// Whether the piece repeats bytes of its direction; takes note of those it adds.
+    /// Whether the piece follows what was seen of its direction; takes note of the bytes that it adds.
+    ///
+    /// Not so: what repeats bytes, what came before its turn, and what is forged. What the socket expects is the truth
+    /// about what it receives, though it may lag behind; nobody else can say what it sends.
     #[inline(always)]
-    fn is_repeated(&mut self, piece: &Piece) -> bool {
+    fn is_next(&mut self, piece: &Piece, expected: u32) -> bool {
         let way = usize::from(piece.direction & 1);
         let sequence = piece.offset as u32;
-        let end = sequence.wrapping_add(piece.len);
-        let behind = self.next[way].wrapping_sub(sequence);
-        let repeated = self.known[way] != 0 && behind > 0 && behind < REPEATED_BYTES;
-        if !repeated || behind < piece.len {
-            self.next[way] = end;
-        }
+        let is_known = self.known[way] != 0 && self.next[way].wrapping_sub(expected) <= MOST_AHEAD;
+        let next = if is_known { self.next[way] } else { expected };
+        let behind = next.wrapping_sub(sequence);
+        self.next[way] = if behind < piece.len { sequence.wrapping_add(piece.len) } else { next };
         self.known[way] = 1;
-        repeated
+        behind == 0
+    }
+
+    /// Whether TCP believes a received reset: one with any other sequence number is forged or long overtaken.
+    #[inline(always)]
+    fn may_end(&self, sequence: u32, expected: u32) -> bool {
+        // One before: the sender of a FIN may reset with the number of that.
+        let way = usize::from(direction::RECEIVED);
+        expected.wrapping_sub(sequence) <= 1 || self.known[way] != 0 && self.next[way] == sequence
     }
 
     #[inline(always)]
     fn describe_owner(&self, header: &mut RecordHeader) {
         header.pid = self.owner;
         header.comm = self.comm;
-        if self.owner != 0 && self.owned != self.flow.key.handle {
+        if self.owner != 0 && self.owned == self.cookie {
+            return;
+        }
+        if self.released != 0 {
+            // The process that closes a socket is more likely to have served it than whoever created its listener.
+            header.pid = self.closer;
+            header.flags |= flags::CLOSER;
+        } else if self.owner != 0 {
             header.flags |= flags::INHERITED_OWNER;
         }
     }
@@ -274,29 +306,13 @@ impl State for Socket {
     }
 }
 
-impl State for Deferred {
-    #[inline(always)]
-    fn flow(&mut self) -> &mut Flow {
-        &mut self.flow
-    }
-
-    #[inline(always)]
-    fn head(&mut self) -> *mut u8 {
-        (&raw mut self.head).cast()
-    }
-}
-
-/// The payload of a packet at its own socket.
+/// The payload of a packet.
 #[derive(Clone, Copy)]
 struct Segment(*mut __sk_buff);
 
-/// The payload of a packet at a listening socket.
+/// A socket that is accepted or released, outside of any packet.
 #[derive(Clone, Copy)]
-struct DeferredSegment(*mut __sk_buff);
-
-/// A socket that is released, outside of any packet.
-#[derive(Clone, Copy)]
-struct Released;
+pub struct OutsidePackets;
 
 impl Source for Segment {
     type State = Socket;
@@ -314,11 +330,19 @@ impl Source for Segment {
         Self(core::ptr::null_mut())
     }
 
-    /// Addresses are the socket's: those in the packet may be translated ones.
+    /// Addresses are the socket's: those in the packet may be translated ones. A listener has no peer, and often no
+    /// address, but what it receives is not translated any more.
     #[inline(always)]
     fn describe(self, state: &mut Socket, header: &mut RecordHeader) {
-        state.describe_owner(header);
-        let ends = Ends::of_socket(self.0);
+        let ends = if state.cookie == 0 {
+            header.flags |= flags::LISTENER;
+            header.pid = 0;
+            header.comm = [0; 16];
+            Ends::of_received_packet(self.0, state.waiting_port)
+        } else {
+            state.describe_owner(header);
+            Ends::of_socket(self.0)
+        };
         header.address_family = ends.family;
         header.local_address = from_words(ends.local_address);
         header.local_port = ends.local_port;
@@ -327,46 +351,7 @@ impl Source for Segment {
     }
 }
 
-impl Source for DeferredSegment {
-    type State = Deferred;
-    type Held = Self;
-    const TCP: bool = true;
-    const MOST_RECORDS: u32 = flow::RECORDS_PER_PIECE;
-
-    #[inline(always)]
-    fn read(self, piece: &Piece, from: u32, to: *mut u8, len: u64) -> bool {
-        read_payload(self.0, piece, from, to, len)
-    }
-
-    #[inline(always)]
-    fn held(_state: &mut Deferred) -> Self {
-        Self(core::ptr::null_mut())
-    }
-
-    /// A listener has no peer, and often no address: the packet's are all there is.
-    #[inline(always)]
-    fn describe(self, state: &mut Deferred, header: &mut RecordHeader) {
-        header.pid = 0;
-        header.comm = [0; 16];
-        header.flags |= flags::LISTENER;
-        header.local_port = packet::local_port(self.0);
-        header.remote_port = state.remote_port as u16;
-        header.local_address = [0; 16];
-        header.remote_address = [0; 16];
-        // Where the source address lies in the header; the destination, which is this side, follows.
-        if is_ipv4(self.0) {
-            header.address_family = 4;
-            load::<4>(self.0, 12, header.remote_address.as_mut_ptr());
-            load::<4>(self.0, 16, header.local_address.as_mut_ptr());
-        } else {
-            header.address_family = 6;
-            load::<16>(self.0, 8, header.remote_address.as_mut_ptr());
-            load::<16>(self.0, 24, header.local_address.as_mut_ptr());
-        }
-    }
-}
-
-impl Source for Released {
+impl Source for OutsidePackets {
     type State = Socket;
     type Held = Self;
     const TCP: bool = true;
@@ -382,7 +367,6 @@ impl Source for Released {
         Self
     }
 
-    /// The process that closes a socket is the one that has served it, whoever has created its listener.
     #[inline(always)]
     fn describe(self, state: &mut Socket, header: &mut RecordHeader) {
         state.describe_owner(header);

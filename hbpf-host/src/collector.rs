@@ -36,10 +36,6 @@ const SAMPLE_PATIENCE: Duration = Duration::from_secs(3);
 /// What a snapshot without a fresh sample says. Loading the probes can keep the helper that long on a slow machine.
 const LATE_SAMPLE: &str = "the helper is busy; CPU and memory are those of the sample before";
 
-/// What is said once a request has come to a socket that listens.
-const DEFERRED_ACCEPT: &str = "a server accepts connections only when their first request is there (TCP_DEFER_ACCEPT); \
-                               those requests are not seen at the server";
-
 /// Most distinct collection errors kept; each is a line that a user reads.
 const MAX_ERRORS: usize = 32;
 
@@ -166,8 +162,6 @@ struct EngineSink {
     owners: Vec<SocketQuery>,
     /// Connections whose owner cannot even be asked for.
     ownerless: Vec<ConnectionKey>,
-    /// A request was seen at a listening socket.
-    is_accepting_deferred: bool,
 }
 
 impl Observer for EngineSink {
@@ -233,7 +227,6 @@ impl Worker {
                 learned: Vec::new(),
                 owners: Vec::new(),
                 ownerless: Vec::new(),
-                is_accepting_deferred: false,
             },
             errors: Vec::new(),
             commands,
@@ -424,9 +417,6 @@ impl Worker {
         for key in std::mem::take(&mut sink.ownerless) {
             self.engine.set_owner(key, None, &mut self.sink);
         }
-        if std::mem::take(&mut self.sink.is_accepting_deferred) {
-            self.note_error(Group::LlmPlain.name(), DEFERRED_ACCEPT.to_owned());
-        }
         Ok(())
     }
 
@@ -486,11 +476,6 @@ fn take_record(engine: &mut Engine, sink: &mut EngineSink, header: &RecordHeader
     if header.flags & flags::TLS_HELLO != 0 {
         return;
     }
-    // The connection has no state yet in the kernel, so its answer is not copied: half an exchange tells nothing.
-    if header.flags & flags::LISTENER != 0 {
-        sink.is_accepting_deferred = true;
-        return;
-    }
     let origin = decode::origin(header);
     match decode::classify(header) {
         Some(Record::Tls) => {
@@ -503,7 +488,21 @@ fn take_record(engine: &mut Engine, sink: &mut EngineSink, header: &RecordHeader
                 engine.segment(&segment, sink);
             }
         }
-        Some(Record::Close(how)) => engine.close(decode::connection(header), how, Nanos(header.timestamp_ns), sink),
+        Some(Record::Waiting) => {
+            if let Some(segment) = decode::segment(header, &origin, bytes) {
+                engine.waiting_segment(&segment);
+            }
+        }
+        Some(Record::Accepted) => engine.accepted(decode::connection(header), &origin, sink),
+        Some(Record::Close(how)) => {
+            let connection = decode::connection(header);
+            if let Some(pid) = decode::closer(header) {
+                // Whoever has closed it last has served it; nobody need be asked who holds it.
+                sink.owners.retain(|query| query.cookie != connection.handle);
+                engine.set_owner(connection, Some(pid), sink);
+            }
+            engine.close(connection, how, Nanos(header.timestamp_ns), sink);
+        }
         None => {}
     }
 }

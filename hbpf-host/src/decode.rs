@@ -14,6 +14,10 @@ pub(crate) enum Record {
     Tls,
     /// A TCP segment.
     Tcp,
+    /// A TCP segment for a connection that is not accepted yet.
+    Waiting,
+    /// That connection has been accepted.
+    Accepted,
     /// The connection has ended.
     Close(Close),
 }
@@ -23,7 +27,9 @@ pub(crate) fn classify(header: &RecordHeader) -> Option<Record> {
     match (header.kind, header.source) {
         (kind::CLOSE, source::TLS | source::TCP) => Some(Record::Close(Close::Released)),
         (kind::DATA, source::TLS) => Some(Record::Tls),
+        (kind::DATA, source::TCP) if header.flags & flags::LISTENER != 0 => Some(Record::Waiting),
         (kind::DATA, source::TCP) => Some(Record::Tcp),
+        (kind::ACCEPTED, source::TCP) => Some(Record::Accepted),
         _ => None,
     }
 }
@@ -40,11 +46,16 @@ pub(crate) fn origin(header: &RecordHeader) -> Origin {
     let end = |address: &[u8; 16], port: u16| Some((ip(address, header.address_family)?, port));
     Origin {
         pid: (header.pid != 0).then_some(Pid(header.pid)),
-        owner_is_certain: header.pid != 0 && header.flags & flags::INHERITED_OWNER == 0,
+        owner_is_certain: header.pid != 0 && header.flags & (flags::INHERITED_OWNER | flags::CLOSER) == 0,
         comm: header.comm,
         local: end(&header.local_address, header.local_port),
         remote: end(&header.remote_address, header.remote_port),
     }
+}
+
+/// The process that has closed a socket of which it is not known for certain who owns it.
+pub(crate) fn closer(header: &RecordHeader) -> Option<Pid> {
+    (header.pid != 0 && header.flags & flags::CLOSER != 0).then_some(Pid(header.pid))
 }
 
 fn ip(bytes: &[u8; 16], family: u8) -> Option<IpAddr> {

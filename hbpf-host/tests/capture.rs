@@ -16,8 +16,8 @@ use std::{
 };
 
 use hbpf_ebpf::{
-    BEGINNING_BYTES, EVENTS_RING_BYTES, REQUEST_HEAD_BYTES, TAIL_BYTES, action, counter, direction, flags, limit,
-    source,
+    BEGINNING_BYTES, DEFERRED_HANDLE, EVENTS_RING_BYTES, REQUEST_HEAD_BYTES, TAIL_BYTES, action, counter, direction,
+    flags, kind, limit, source,
 };
 use kernel::{Kernel, Record};
 use nix::mount::{MsFlags, mount};
@@ -62,7 +62,9 @@ fn request(path: &str, body: &[u8]) -> Vec<u8> {
 fn stream(records: &[&Record], direction: u8) -> Vec<u8> {
     let mut bytes = Vec::new();
     let mut first = None;
-    for record in records.iter().filter(|record| !record.is_close() && record.header.direction == direction) {
+    for record in
+        records.iter().filter(|record| record.header.kind == kind::DATA && record.header.direction == direction)
+    {
         let first = *first.get_or_insert(record.header.offset);
         let at = usize::try_from(record.header.offset - first).expect("offsets grow");
         bytes.resize(bytes.len().max(at + record.payload.len()), b'?');
@@ -353,39 +355,63 @@ fn a_connection_that_is_older_than_the_programs_is_picked_up_at_its_next_message
 }
 
 #[test]
-fn a_request_that_arrives_before_its_server_accepts_is_shown_with_its_addresses() {
+fn a_request_that_arrives_before_its_server_accepts_is_one_connection_with_its_answer() {
     let Some(mut kernel) = Kernel::load() else { return };
     kernel.target(MODEL_PATH);
     kernel.attach_tcp();
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a loopback address can be bound");
-    kernel::defer_accept(&listener);
-    let port = listener.local_addr().expect("a bound socket has an address").port();
-    let mut client = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).expect("loopback connects");
-    let request = request(MODEL_PATH, b"{}");
-    client.write_all(&request).expect("loopback takes");
-    let (mut server, _) = listener.accept().expect("the request lets the server accept");
-    let mut received = vec![0; request.len()];
-    server.read_exact(&mut received).expect("loopback delivers");
-    assert_eq!(received, request);
+    for address in [SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), SocketAddr::from((Ipv6Addr::LOCALHOST, 0))] {
+        let listener = TcpListener::bind(address).expect("a loopback address can be bound");
+        kernel::defer_accept(&listener);
+        let address = listener.local_addr().expect("a bound socket has an address");
+        let mut client = TcpStream::connect(address).expect("loopback connects");
+        let request = request(MODEL_PATH, &[b'x'; 20_000]);
+        let (head, body) = request.split_at(9000);
+        client.write_all(head).expect("loopback takes");
+        let (mut server, _) = listener.accept().expect("the request lets the server accept");
+        let mut received = vec![0; head.len()];
+        server.read_exact(&mut received).expect("loopback delivers");
+        assert_eq!(received, head);
+        transfer(&mut client, &mut server, body);
+        let answer = b"HTTP/1.1 204 No Content\r\n\r\n";
+        transfer(&mut server, &mut client, answer);
+        transfer(&mut client, &mut server, &request);
+        drop(server);
+        let mut rest = Vec::new();
+        client.read_to_end(&mut rest).expect("the server has closed");
 
-    let records = kernel.records_of_port(port);
-    let at_listener: Vec<_> = records.iter().filter(|record| record.header.flags & flags::LISTENER != 0).collect();
-    assert_eq!(at_listener.len(), 1);
-    let (header, payload) = (&at_listener[0].header, &at_listener[0].payload);
-    assert_eq!(*payload, request);
-    assert_eq!(header.flags & flags::BEGIN, flags::BEGIN);
-    assert_eq!((header.message, header.direction), (0, direction::RECEIVED), "no flow has begun at the listener");
-    assert_eq!(header.local_port, port);
-    assert_eq!(header.remote_port, client.local_addr().expect("it is connected").port());
-    assert_eq!(header.local_address[..4], Ipv4Addr::LOCALHOST.octets());
-    assert_eq!(header.remote_address[..4], Ipv4Addr::LOCALHOST.octets());
-
-    transfer(&mut server, &mut client, b"HTTP/1.1 204 No Content\r\n\r\n");
-    transfer(&mut client, &mut server, &request);
-    let records = kernel.records_of_port(port);
-    let at_server: Vec<_> = records.iter().filter(|record| record.header.local_port == port).collect();
-    assert_eq!(stream(&at_server, direction::RECEIVED), request, "the accepted socket is followed from here on");
-    assert!(at_server.iter().all(|record| record.header.handle != header.handle));
+        let records = kernel.records_of_port(address.port());
+        let of_server: Vec<_> = kernel::handles(&records)
+            .into_iter()
+            .filter(|records| records.iter().any(|record| record.header.local_port == address.port()))
+            .collect();
+        assert_eq!(of_server.len(), 1, "one connection throughout");
+        let records = &of_server[0];
+        let first = &records[0].header;
+        assert_ne!(first.handle & DEFERRED_HANDLE, 0);
+        assert_eq!(
+            first.flags & (flags::LISTENER | flags::BEGIN | flags::CAPTURE),
+            flags::LISTENER | flags::BEGIN | flags::CAPTURE
+        );
+        assert_eq!((first.pid, first.message, first.direction), (0, 1, direction::RECEIVED));
+        assert_eq!(first.remote_port, client.local_addr().expect("it is connected").port());
+        let here = match address {
+            SocketAddr::V4(_) => [&Ipv4Addr::LOCALHOST.octets()[..], &[0; 12]].concat(),
+            SocketAddr::V6(_) => Ipv6Addr::LOCALHOST.octets().to_vec(),
+        };
+        assert_eq!((&first.local_address[..], &first.remote_address[..]), (&here[..], &here[..]));
+        let accepted = records.iter().position(|record| record.header.kind == kind::ACCEPTED).expect("it is accepted");
+        assert!(records[..accepted].iter().all(|record| record.header.flags & flags::LISTENER != 0));
+        assert!(records[accepted..].iter().all(|record| record.header.flags & flags::LISTENER == 0));
+        assert_eq!(records[accepted].header.pid, std::process::id());
+        let of =
+            |message| records.iter().copied().filter(|record| record.header.message == message).collect::<Vec<_>>();
+        // Of the request's middle nothing is wanted.
+        assert_eq!(stream(&of(1), direction::RECEIVED).len(), request.len());
+        assert_eq!(stream(&of(1), direction::RECEIVED)[..9000], *head);
+        assert_eq!(stream(&of(1), direction::SENT), answer);
+        assert_eq!(stream(&of(2), direction::RECEIVED).len(), request.len());
+        assert_eq!(records.iter().filter(|record| record.is_close()).count(), 1);
+    }
 }
 
 /// Has a TLS client and a server talk in one Python process, and says which that was.

@@ -5,6 +5,7 @@ mod connection;
 mod messages;
 mod pairing;
 mod tracked;
+mod waiting;
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -17,6 +18,7 @@ use crate::time::Nanos;
 use connection::Connection;
 use pairing::Pairing;
 use tracked::Tracked;
+use waiting::Waiting;
 
 /// Most connections followed at a time. An idle one holds no buffers; this bounds their bookkeeping to some 100 MB.
 const MAX_CONNECTIONS: usize = 65_536;
@@ -63,6 +65,7 @@ pub struct Counters {
 #[derive(Default)]
 pub struct Engine {
     connections: HashMap<ConnectionKey, Connection>,
+    waiting: Waiting,
     shared: Shared,
 }
 
@@ -109,6 +112,24 @@ impl Engine {
         }
     }
 
+    /// Takes a TCP segment for a connection that its server has not accepted yet. It is kept until that has happened.
+    pub fn waiting_segment(&mut self, segment: &Segment<'_>) {
+        self.waiting.keep(segment);
+    }
+
+    /// A connection of which [segments were waiting](Self::waiting_segment) has been accepted.
+    pub fn accepted(&mut self, key: ConnectionKey, origin: &Origin, observer: &mut dyn Observer) {
+        let Some(segments) = self.waiting.take(key) else {
+            // It took too long, or there were too many: the request is lost.
+            self.shared.counters.parse_gaps += 1;
+            return;
+        };
+        for held in segments {
+            let origin = held.origin(origin);
+            self.segment(&held.segment(key, &origin), observer);
+        }
+    }
+
     /// A connection has ended.
     pub fn close(&mut self, key: ConnectionKey, how: Close, now: Nanos, observer: &mut dyn Observer) {
         if let Some(mut connection) = self.connections.remove(&key) {
@@ -126,6 +147,9 @@ impl Engine {
 
     /// Nothing more will be heard of connections seen there: their exchanges are given up.
     pub fn lose_sight(&mut self, source: Source, now: Nanos, observer: &mut dyn Observer) {
+        if source == Source::Tcp {
+            self.waiting = Waiting::default();
+        }
         for (_, mut connection) in self.connections.extract_if(|key, _| key.source == source) {
             connection.give_up(now, &mut self.shared, observer);
         }
@@ -168,6 +192,7 @@ impl Engine {
             }
         });
         self.shared.pairing.expire(now);
+        self.waiting.expire(now);
     }
 
     /// Exchanges that have not ended, in no order.
@@ -177,7 +202,7 @@ impl Engine {
 
     /// Whether time may pass without [`tick`](Self::tick).
     pub fn is_idle(&self) -> bool {
-        self.connections.is_empty() && self.shared.unsettled.is_empty()
+        self.connections.is_empty() && self.waiting.is_empty() && self.shared.unsettled.is_empty()
     }
 
     /// What could not be followed.

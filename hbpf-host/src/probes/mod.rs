@@ -14,6 +14,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use aya::maps::{Array, HashMap, MapData, PerCpuArray, RingBuf};
 use aya::programs::{
     CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSock, CgroupSockAddr, Program, ProgramError, RawTracePoint,
+    SockOps,
 };
 use aya::sys::{Stats, enable_stats};
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
@@ -30,10 +31,10 @@ use tls::Tls;
 /// Longest text of an error that is handed on: a verifier's log has thousands of lines.
 const MAX_ERROR_CHARS: usize = 300;
 
-/// Programs at the root of cgroup v2. The first two see the payload; the others say whose socket it is, and so come first
+/// Programs at the root of cgroup v2. The last two see the payload; the others say whose socket it is, and so come first
 /// when attaching.
-pub(crate) const CGROUP_PROGRAMS: [&str; 6] =
-    ["sock_create", "sock_release", "connect4", "connect6", "tcp_egress", "tcp_ingress"];
+pub(crate) const CGROUP_PROGRAMS: [&str; 7] =
+    ["sock_create", "sock_release", "connect4", "connect6", "tcp_accepted", "tcp_egress", "tcp_ingress"];
 
 /// Programs on process starts and ends, needed by every group, and their tracepoints.
 const LIFECYCLE_PROGRAMS: [(&str, &str); 2] = [EXEC_PROGRAM, END_PROGRAM];
@@ -399,6 +400,7 @@ fn load_cgroup_program(program: &mut Program) -> Result<(), ProgramError> {
         Program::CgroupSkb(program) => program.load(),
         Program::CgroupSock(program) => program.load(),
         Program::CgroupSockAddr(program) => program.load(),
+        Program::SockOps(program) => program.load(),
         _ => Err(ProgramError::UnexpectedProgramType),
     }
 }
@@ -413,6 +415,7 @@ fn attach_cgroup_program(program: &mut Program, name: &str, root: &OwnedFd) -> R
         }
         Program::CgroupSock(program) => CgroupSock::attach(program, root, mode).map(drop),
         Program::CgroupSockAddr(program) => CgroupSockAddr::attach(program, root, mode).map(drop),
+        Program::SockOps(program) => SockOps::attach(program, root, mode).map(drop),
         _ => Err(ProgramError::UnexpectedProgramType),
     }
 }
@@ -443,6 +446,7 @@ fn unload(ebpf: &mut Ebpf, name: &str) {
         Some(Program::CgroupSkb(program)) => program.unload(),
         Some(Program::CgroupSock(program)) => program.unload(),
         Some(Program::CgroupSockAddr(program)) => program.unload(),
+        Some(Program::SockOps(program)) => program.unload(),
         _ => Ok(()),
     };
 }

@@ -15,6 +15,9 @@ const MAX_TABLE_BYTES: usize = 16 * 1024 * 1024;
 /// `TCP_LISTEN`: a look-up that finds no connection answers with the listener.
 const LISTEN: u8 = 10;
 
+/// A cookie that is not compared.
+pub(super) const ANY_COOKIE: u64 = 0;
+
 /// Both ends of a connection, this side first. IPv4 within IPv6 is written as IPv4.
 pub(super) type Ends = (SocketAddr, SocketAddr);
 
@@ -33,7 +36,7 @@ impl Diag {
         socket(AddressFamily::Netlink, SockType::Datagram, flags, SockProtocol::NetlinkSockDiag).ok().map(Self)
     }
 
-    /// Inode of the connection's socket. A cookie of 0 is not compared.
+    /// Inode of the connection's socket.
     pub(super) fn inode(&self, ends: Ends, cookie: u64) -> Option<u64> {
         // What answers an earlier question that was given up is not for this one.
         let mut buffer = [0; 1024];
@@ -67,7 +70,8 @@ fn request((local, remote): Ends, cookie: u64) -> Vec<u8> {
     message.extend(address(local.ip()));
     message.extend(address(remote.ip()));
     message.extend([0; 4]);
-    let cookie = if cookie == 0 { u64::MAX } else { cookie };
+    // What the kernel takes for any.
+    let cookie = if cookie == ANY_COOKIE { u64::MAX } else { cookie };
     message.extend((cookie as u32).to_ne_bytes());
     message.extend(((cookie >> 32) as u32).to_ne_bytes());
     message
@@ -93,58 +97,32 @@ fn response(message: &[u8], cookie: u64) -> Option<u64> {
         return None;
     }
     let (low, high) = (word(HEADER_BYTES + 44)?, word(HEADER_BYTES + 48)?);
-    let is_it = cookie == 0 || cookie == u64::from(low) | u64::from(high) << 32;
+    let is_it = cookie == ANY_COOKIE || cookie == u64::from(low) | u64::from(high) << 32;
     let inode = u64::from(word(HEADER_BYTES + 68)?);
     // A connection that nobody holds any more has none.
     (is_it && inode != 0).then_some(inode)
 }
 
-/// All connections in the network namespace of a process that are asked for, with their inodes; and to each address
-/// that is asked for, the sockets that listen there.
-pub(super) fn from_tables(
-    root: &Path,
-    pid: u32,
-    wanted: &mut HashMap<Ends, Option<u64>>,
-    listeners: &mut HashMap<SocketAddr, Vec<u64>>,
-) {
+/// All connections in the network namespace of a process that are asked for, with their inodes.
+pub(super) fn from_tables(root: &Path, pid: u32, wanted: &mut HashMap<Ends, Option<u64>>) {
     for table in ["tcp", "tcp6"] {
         let path = files::process(root, pid).join("net").join(table);
         let Ok(contents) = files::read(&path, MAX_TABLE_BYTES) else { continue };
-        for row in files::lines(&contents.bytes).filter_map(row) {
-            if !row.listens {
-                if let Some(place) = wanted.get_mut(&row.ends) {
-                    *place = Some(row.inode);
-                }
-                continue;
-            }
-            let at = row.ends.0;
-            for (_, inodes) in listeners.iter_mut().filter(|(address, _)| takes(at, **address)) {
-                inodes.push(row.inode);
+        for (ends, inode) in files::lines(&contents.bytes).filter_map(connection) {
+            if let Some(place) = wanted.get_mut(&ends) {
+                *place = Some(inode);
             }
         }
     }
 }
 
-/// Whether what listens `at` that address takes connections to `address`.
-fn takes(at: SocketAddr, address: SocketAddr) -> bool {
-    at.port() == address.port() && (at.ip() == address.ip() || at.ip().is_unspecified())
-}
-
-/// A line of a table.
-#[derive(Debug, PartialEq, Eq)]
-struct Row {
-    ends: Ends,
-    listens: bool,
-    inode: u64,
-}
-
 /// `NUMBER: LOCAL REMOTE STATE QUEUES TIMER RETRANSMITS USER TIMEOUT INODE ..`
-fn row(line: &[u8]) -> Option<Row> {
+fn connection(line: &[u8]) -> Option<(Ends, u64)> {
     let mut fields = files::fields(line);
     let (local, remote) = (end(fields.nth(1)?)?, end(fields.next()?)?);
     let listens = fields.next()? == b"0A";
     let inode = fields.nth(5).and_then(files::number)?;
-    (inode != 0).then_some(Row { ends: ends(local, remote), listens, inode })
+    (!listens && inode != 0).then(|| (ends(local, remote), inode))
 }
 
 /// Address and port in hexadecimal; the address in words of the machine's own byte order.
@@ -167,21 +145,6 @@ fn end(field: &[u8]) -> Option<SocketAddr> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn connection(line: &[u8]) -> Option<(Ends, u64)> {
-        row(line).filter(|row| !row.listens).map(|row| (row.ends, row.inode))
-    }
-
-    #[test]
-    fn listeners_take_what_comes_to_their_address() {
-        let at = |at: &str, address: &str| takes(at.parse().unwrap(), address.parse().unwrap());
-        assert!(at("127.0.0.1:80", "127.0.0.1:80"));
-        assert!(at("0.0.0.0:80", "127.0.0.1:80"));
-        assert!(at("[::]:80", "127.0.0.1:80"), "both families");
-        assert!(at("[::]:80", "[::1]:80"));
-        assert!(!at("127.0.0.1:80", "127.0.0.2:80"));
-        assert!(!at("0.0.0.0:80", "127.0.0.1:81"));
-    }
 
     #[test]
     #[cfg(target_endian = "little")]

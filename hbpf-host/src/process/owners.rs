@@ -1,13 +1,14 @@
 //! Which process holds a socket.
 //!
 //! The kernel says which process created a socket, and for an accepted one that is the listener's creator: with a
-//! prefork server not the process that answers. The descriptor tables under `/proc/PID/fd` know better.
+//! prefork server not the process that answers. The descriptor tables under `/proc/PID/fd` know better while the socket is
+//! open; the kernel side tells who has closed it.
 
 use std::collections::{HashMap, HashSet};
-use std::hash::Hash;
-use std::net::SocketAddr;
 use std::path::Path;
 use std::time::{Duration, Instant};
+
+use hbpf_ebpf::DEFERRED_HANDLE;
 
 use super::diag::{self, Diag, Ends};
 use super::files;
@@ -23,10 +24,6 @@ const MAX_NAMESPACES: usize = 32;
 /// How long an answer, and the tree of processes, is taken for true.
 const FRESH: Duration = Duration::from_secs(1);
 
-/// How long who listens at an address is taken for true. Finding out means to read all tables of connections, and
-/// servers whose connections are over before they can be looked up have many of them.
-const LISTENER_FRESH: Duration = Duration::from_secs(60);
-
 /// Answers kept.
 const MAX_ANSWERS: usize = 4096;
 
@@ -39,8 +36,6 @@ const SHARE: f64 = 0.05;
 pub(super) struct Owners {
     diag: Option<Diag>,
     answers: HashMap<u64, Answer>,
-    /// Who accepts the connections to an address.
-    listeners: HashMap<SocketAddr, Answer>,
     tree: Option<(Instant, HashMap<u32, Vec<u32>>)>,
     budget: Budget,
 }
@@ -54,20 +49,10 @@ struct Answer {
 
 impl Answer {
     /// The process, if it is still the same and the answer not old.
-    fn if_true(&self, root: &Path, fresh: Duration) -> Option<u32> {
-        let is_fresh = self.when.elapsed() < fresh;
+    fn if_true(&self, root: &Path) -> Option<u32> {
+        let is_fresh = self.when.elapsed() < FRESH;
         (is_fresh && Stat::read(root, self.pid)?.start_ticks == self.start_ticks).then_some(self.pid)
     }
-}
-
-fn remember<K: Eq + Hash>(answers: &mut HashMap<K, Answer>, fresh: Duration, key: K, (pid, start_ticks): (u32, u64)) {
-    if answers.len() >= MAX_ANSWERS {
-        answers.retain(|_, answer| answer.when.elapsed() < fresh);
-        if answers.len() >= MAX_ANSWERS {
-            answers.clear();
-        }
-    }
-    answers.insert(key, Answer { pid, start_ticks, when: Instant::now() });
 }
 
 /// A socket that is looked for.
@@ -106,46 +91,11 @@ impl Owners {
             let held_by = holders.get(&wanted.inode).map_or(&[][..], Vec::as_slice);
             if let Some((pid, start_ticks)) = choose(root, wanted.hint, held_by) {
                 owners.insert(wanted.cookie, pid);
-                remember(&mut self.answers, FRESH, wanted.inode, (pid, start_ticks));
+                self.remember(wanted.inode, Answer { pid, start_ticks, when: Instant::now() });
             }
         }
-        // Where there is a hint, it is what remains.
-        let unknown: Vec<&SocketQuery> =
-            queries.iter().filter(|query| query.hint == 0 && !owners.contains_key(&query.cookie)).collect();
-        self.add_listening(root, &unknown, &mut owners);
         self.budget.end();
         owners.into_iter().collect()
-    }
-
-    /// For connections that nobody holds any more: who listens where they were accepted. Where several do, nobody.
-    fn add_listening(&mut self, root: &Path, unknown: &[&SocketQuery], owners: &mut HashMap<u64, u32>) {
-        let local = |query: &SocketQuery| diag::ends(query.local, query.remote).0;
-        let mut listeners: HashMap<SocketAddr, Vec<u64>> = HashMap::new();
-        for query in unknown.iter().filter(|query| self.remembered_listener(root, local(query)).is_none()) {
-            listeners.insert(local(query), Vec::new());
-        }
-        if !listeners.is_empty() {
-            for (pid, _) in self.namespaces(root, &[], true) {
-                diag::from_tables(root, pid, &mut HashMap::new(), &mut listeners);
-            }
-            let inodes: HashSet<u64> = listeners.values().flatten().copied().collect();
-            let mut holders = HashMap::new();
-            if !inodes.is_empty() {
-                self.search(root, &files::pids(root), &inodes, &mut holders);
-            }
-            for (address, inodes) in listeners {
-                let mut candidates = inodes.iter().map(|inode| listener(root, holders.get(inode)?));
-                let Some(Some(first)) = candidates.next() else { continue };
-                if candidates.all(|other| other == Some(first)) {
-                    remember(&mut self.listeners, LISTENER_FRESH, address, first);
-                }
-            }
-        }
-        for query in unknown {
-            if let Some(pid) = self.remembered_listener(root, local(query)) {
-                owners.insert(query.cookie, pid);
-            }
-        }
     }
 
     /// Sockets that have an inode, which is to say: that someone holds.
@@ -157,14 +107,9 @@ impl Owners {
         let mut elsewhere: Vec<(&SocketQuery, Ends)> = Vec::new();
         for query in queries {
             let ends = diag::ends(query.local, query.remote);
-            match self.diag.as_ref().and_then(|diag| diag.inode(ends, query.cookie)) {
-                Some(inode) => {
-                    let hint = Some(query.hint).filter(|hint| *hint != 0);
-                    let hint = hint.or_else(|| self.remembered_listener(root, ends.0)).unwrap_or(0);
-                    found.push(Wanted { cookie: query.cookie, hint, inode });
-                }
-                // Who is known to listen there is so in all network namespaces.
-                None if query.hint == 0 && self.remembered_listener(root, ends.0).is_some() => {}
+            let cookie = if query.cookie & DEFERRED_HANDLE == 0 { query.cookie } else { diag::ANY_COOKIE };
+            match self.diag.as_ref().and_then(|diag| diag.inode(ends, cookie)) {
+                Some(inode) => found.push(Wanted { cookie: query.cookie, hint: query.hint, inode }),
                 None => elsewhere.push((query, ends)),
             }
         }
@@ -182,7 +127,7 @@ impl Owners {
             let asked = |query: &SocketQuery| everyone || query.hint == pid;
             let mut wanted: HashMap<Ends, Option<u64>> =
                 elsewhere.iter().filter(|(query, _)| asked(query)).map(|(_, ends)| (*ends, None)).collect();
-            diag::from_tables(root, pid, &mut wanted, &mut HashMap::new());
+            diag::from_tables(root, pid, &mut wanted);
             elsewhere.retain(|(query, ends)| {
                 let Some(inode) = wanted.get(ends).copied().flatten().filter(|_| asked(query)) else { return true };
                 found.push(Wanted { cookie: query.cookie, hint: query.hint, inode });
@@ -213,11 +158,17 @@ impl Owners {
     }
 
     fn remembered(&self, root: &Path, inode: u64) -> Option<u32> {
-        self.answers.get(&inode)?.if_true(root, FRESH)
+        self.answers.get(&inode)?.if_true(root)
     }
 
-    fn remembered_listener(&self, root: &Path, local: SocketAddr) -> Option<u32> {
-        self.listeners.get(&local)?.if_true(root, LISTENER_FRESH)
+    fn remember(&mut self, inode: u64, answer: Answer) {
+        if self.answers.len() >= MAX_ANSWERS {
+            self.answers.retain(|_, answer| answer.when.elapsed() < FRESH);
+            if self.answers.len() >= MAX_ANSWERS {
+                self.answers.clear();
+            }
+        }
+        self.answers.insert(inode, answer);
     }
 
     /// A process and all its descendants.
@@ -281,12 +232,6 @@ fn choose(root: &Path, hint: u32, held_by: &[u32]) -> Option<(u32, u64)> {
         return started.min_by_key(|(pid, start)| (*start, *pid));
     }
     started.max_by_key(|(pid, start)| (*pid != hint, *start, *pid))
-}
-
-/// Of those that hold a listening socket, the one that serves it: not the init process that opened it for another.
-fn listener(root: &Path, held_by: &[u32]) -> Option<(u32, u64)> {
-    let others: Vec<u32> = held_by.iter().copied().filter(|pid| *pid != 1).collect();
-    choose(root, 0, if others.is_empty() { held_by } else { &others })
 }
 
 /// CPU time in stock.
@@ -391,27 +336,6 @@ mod tests {
         table(root, 10, CONNECTION);
         assert_eq!(owner(root, 10), Some(50));
         assert_eq!(owner(root, 99), None, "a hint that is gone");
-    }
-
-    #[test]
-    #[cfg(target_endian = "little")]
-    fn a_connection_that_is_over_was_its_listeners() {
-        let dir = tempfile::tempdir().unwrap();
-        let root = dir.path();
-        process(root, 10, 1, 100, &[800]);
-        process(root, 11, 10, 200, &[800]);
-        fs::create_dir_all(root.join("10/ns")).unwrap();
-        std::os::unix::fs::symlink("net:[1]", root.join("10/ns/net")).unwrap();
-        table(root, 10, "junk\n 1: 00000000:1F90 00000000:0000 0A 0:0 0:0 0 0 0 800 1\n");
-        assert_eq!(owner(root, 0), Some(10));
-        assert_eq!(owner(root, 11), None, "the kernel has named the process already");
-
-        // The same port in another network namespace: it may have been either.
-        process(root, 20, 1, 100, &[900]);
-        fs::create_dir_all(root.join("20/ns")).unwrap();
-        std::os::unix::fs::symlink("net:[2]", root.join("20/ns/net")).unwrap();
-        table(root, 20, "junk\n 1: 00000000:1F90 00000000:0000 0A 0:0 0:0 0 0 0 900 1\n");
-        assert_eq!(owner(root, 0), None);
     }
 
     #[test]

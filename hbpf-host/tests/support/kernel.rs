@@ -6,7 +6,7 @@ use aya::{
     Ebpf, Pod,
     maps::{Array, HashMap, MapData, PerCpuArray, RingBuf},
     programs::{
-        CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSock, CgroupSockAddr, RawTracePoint, UProbe,
+        CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSock, CgroupSockAddr, RawTracePoint, SockOps, UProbe,
         uprobe::UProbeScope,
     },
 };
@@ -166,6 +166,9 @@ impl Kernel {
             program.load().expect("the program loads");
             program.attach(&cgroup, CgroupAttachMode::Single).expect("the program attaches");
         }
+        let program: &mut SockOps = self.program("tcp_accepted");
+        program.load().expect("the program loads");
+        program.attach(&cgroup, CgroupAttachMode::Single).expect("the program attaches");
         for (name, kind) in [("tcp_egress", CgroupSkbAttachType::Egress), ("tcp_ingress", CgroupSkbAttachType::Ingress)]
         {
             let program: &mut CgroupSkb = self.program(name);
