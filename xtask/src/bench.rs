@@ -1,4 +1,5 @@
-//! `bench`: what hbpf costs. The work is that of `demos/bench`, which is built here with what it measures.
+//! `bench` and `soak`: what hbpf costs, and whether it stays that way. The work is that of `demos/bench`, which is built
+//! here with what it measures.
 
 use std::path::PathBuf;
 use std::process::Stdio;
@@ -30,6 +31,23 @@ pub(crate) struct BenchArguments {
     dev: bool,
 }
 
+#[derive(clap::Args)]
+pub(crate) struct SoakArguments {
+    /// How long, such as 2m or 1h
+    #[arg(long = "for", value_name = "DURATION", default_value = "1h")]
+    duration: String,
+    /// Build without optimisation: sooner ready
+    #[arg(long)]
+    dev: bool,
+}
+
+impl SoakArguments {
+    /// So long, with programs as the tests have them.
+    pub(crate) fn for_test(duration: &str) -> Self {
+        Self { duration: duration.to_owned(), dev: true }
+    }
+}
+
 pub(crate) fn run_bench(arguments: &BenchArguments) -> Result<()> {
     let program = build(arguments.dev)?;
     let privilege = Privilege::find(true).context("loading probes needs root, and there is no sudo to become it")?;
@@ -48,6 +66,12 @@ pub(crate) fn run_bench(arguments: &BenchArguments) -> Result<()> {
         bench.arg("--write");
     }
     run(&mut bench)
+}
+
+pub(crate) fn run_soak(arguments: &SoakArguments) -> Result<()> {
+    let program = build(arguments.dev)?;
+    let privilege = Privilege::find(true).context("loading probes needs root, and there is no sudo to become it")?;
+    run(privilege.command(&program).args(["soak", "--for", &arguments.duration]))
 }
 
 /// Builds the benches and what they measure.

@@ -28,6 +28,8 @@ enum Chore {
     Test(test::Arguments),
     /// Measure what hbpf costs, with and without it in turns; as root.
     Bench(bench::BenchArguments),
+    /// Attach and detach under load for long: memory and descriptors must stay flat, totals exact; as root.
+    Soak(bench::SoakArguments),
     /// Install what only some end-to-end tests need, into target/.
     Setup(setup::Arguments),
     /// Build the eBPF objects and write them with their manifest to hbpf-ebpf/dist.
@@ -39,6 +41,7 @@ fn main() -> Result<ExitCode> {
         Chore::Demo(arguments) => demo::run_chore(&arguments)?,
         Chore::Test(arguments) => return test::run_chore(&arguments),
         Chore::Bench(arguments) => bench::run_bench(&arguments)?,
+        Chore::Soak(arguments) => bench::run_soak(&arguments)?,
         Chore::Setup(arguments) => setup::run_chore(&arguments)?,
         Chore::BuildEbpf(arguments) => build_ebpf::run(&arguments)?,
     }

@@ -8,8 +8,10 @@ use std::{env, fs};
 use anyhow::{Context, Result};
 
 use crate::tools::{cargo, is_root, root, run, works};
-use crate::{build_ebpf, demo, setup};
+use crate::{bench, build_ebpf, demo, setup};
 
+/// How long the soak's smoke test lasts: it shows that the soak works, and finds great leaks.
+const SOAK: &str = "2m";
 /// How long the demo's smoke test lasts.
 const DEMO_SECONDS: u64 = 5;
 
@@ -97,6 +99,7 @@ fn steps(scope: Scope) -> Vec<Step> {
     steps.push(("demo", Box::new(|| demo(Some(DEMO_SECONDS)))));
     steps.push(("bundled recording", Box::new(|| demo(None))));
     if scope.full {
+        steps.push(("soak", Box::new(move || soak(scope))));
         steps.push(("eBPF objects rebuilt", Box::new(move || rebuilt(scope))));
         steps.push(("licences and duplicate versions", Box::new(deny)));
     }
@@ -110,6 +113,13 @@ fn command(command: &mut Command) -> Result<Outcome> {
 /// Shows the demo for so long, or the recording, without a terminal.
 fn demo(seconds: Option<u64>) -> Result<Outcome> {
     demo::run_chore(&demo::Arguments::for_test(seconds)).map(|()| Outcome::Passed)
+}
+
+fn soak(scope: Scope) -> Result<Outcome> {
+    if !is_root() && !scope.ci {
+        return Ok(Outcome::Skipped("loading probes needs root".into()));
+    }
+    bench::run_soak(&bench::SoakArguments::for_test(SOAK)).map(|()| Outcome::Passed)
 }
 
 fn tests(scope: Scope, what: &[&str]) -> Result<Outcome> {

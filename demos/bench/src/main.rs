@@ -7,6 +7,7 @@ mod hbpf;
 mod load;
 mod machine;
 mod report;
+mod soak;
 mod subject;
 mod tool;
 
@@ -29,6 +30,8 @@ struct Arguments {
 enum Command {
     /// Measures, and prints tables
     Bench(BenchArguments),
+    /// Attaches and detaches under load for long: memory and descriptors must stay flat, totals exact
+    Soak(soak::Arguments),
     /// hbpf's two processes alone, for the other commands
     #[command(hide = true)]
     Subject,
@@ -74,6 +77,7 @@ impl Effort {
 fn main() -> Result<ExitCode> {
     match Arguments::parse().command {
         Command::Bench(arguments) => bench(&arguments),
+        Command::Soak(arguments) => soak::run(&arguments),
         Command::Subject => subject::main().map(|()| ExitCode::SUCCESS),
     }
 }
@@ -116,7 +120,7 @@ fn bench(arguments: &BenchArguments) -> Result<ExitCode> {
 const PAGE: &str = "docs/performance.md";
 
 /// hbpf and the stand-in server were built with us.
-fn use_programs_beside_us() -> Result<()> {
+pub(crate) fn use_programs_beside_us() -> Result<()> {
     let own = std::env::current_exe().context("a program knows where it lies")?;
     hbpf_e2e::use_programs_in(own.parent().context("a program lies in a directory")?);
     Ok(())

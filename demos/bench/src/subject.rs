@@ -4,6 +4,7 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
@@ -21,6 +22,8 @@ const INTERVAL: Duration = Duration::from_secs(1);
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Asks for a frame at once.
 const NOW: &str = "now";
+/// Whoever started us has let go of us.
+static ENDING: AtomicBool = AtomicBool::new(false);
 
 /// Runs as the two processes, until standard input ends.
 pub(crate) fn main() -> Result<()> {
@@ -29,7 +32,9 @@ pub(crate) fn main() -> Result<()> {
     let options = Options { groups: Vec::new(), window: WINDOW, interval: Some(INTERVAL) };
     let collector = Collector::start(helper, options, |update| match update {
         Update::Snapshot(snapshot) => print(&snapshot),
-        Update::Ended(why) => eprintln!("collection has ended: {why}"),
+        // The end that we ask for is no news.
+        Update::Ended(why) if !ENDING.load(Ordering::Relaxed) => eprintln!("collection has ended: {why}"),
+        Update::Ended(_) => {}
     })?;
     for line in std::io::stdin().lines() {
         let line = line?;
@@ -42,6 +47,7 @@ pub(crate) fn main() -> Result<()> {
             None => bail!("{line:?} is no command"),
         }
     }
+    ENDING.store(true, Ordering::Relaxed);
     Ok(())
 }
 
@@ -82,6 +88,13 @@ impl Subject {
         let mut subject = Self { child, input, frames };
         subject.next(PATIENCE)?;
         Ok(subject)
+    }
+
+    /// The unprivileged process and the helper.
+    pub(crate) fn pids(&self) -> Result<[u32; 2]> {
+        let own = self.child.id();
+        let helper = hbpf_e2e::children(own).first().copied().context("the helper has gone")?;
+        Ok([own, helper])
     }
 
     /// Asks for a group to be switched.

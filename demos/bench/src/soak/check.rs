@@ -1,0 +1,360 @@
+//! Exchanges as hbpf told them, held against the server's record, one by one.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+
+use anyhow::{Result, ensure};
+use hbpf_core::exchange::{Phase, Role};
+use hbpf_core::snapshot::{Request, Snapshot, TokenTotals, TokensSource};
+use hbpf_e2e::{Entry, Outcome};
+use hbpf_host::protocol::Group;
+
+/// How long after a switch, and before the next, an exchange must lie to be held against the record: a request is on its
+/// way before the server notes it, and frames say late that probes are in place.
+const MARGIN_NS: u64 = 1_000_000_000;
+/// A client that was killed so soon after the server's last byte may not have read it.
+const UNREAD_NS: u64 = 1_000_000_000;
+/// Wrong exchanges that are told; more say nothing more.
+const MAX_TOLD: usize = 10;
+/// What stands before the number of an exchange in its request id.
+const REQUEST_ID: &str = "req_demo";
+
+/// When the probes of each group were in place, on the clock of the record.
+#[derive(Debug, Default)]
+pub(super) struct Attached {
+    open: BTreeMap<Group, u64>,
+    spans: BTreeMap<Group, Vec<(u64, u64)>>,
+}
+
+impl Attached {
+    /// A group is in place, if it was not before.
+    pub(super) fn begins(&mut self, group: Group, now: u64) {
+        self.open.entry(group).or_insert(now);
+    }
+
+    /// A group is about to be taken out, if it was in place.
+    pub(super) fn ends(&mut self, group: Group, now: u64) {
+        if let Some(began) = self.open.remove(&group) {
+            self.spans.entry(group).or_default().push((began, now));
+        }
+    }
+
+    fn covers(&self, entry: &Entry) -> bool {
+        let group = if entry.tls { Group::LlmTls } else { Group::LlmPlain };
+        let within =
+            |(began, ended): &(u64, u64)| entry.request_end_ns > began + MARGIN_NS && entry.end_ns + MARGIN_NS < *ended;
+        self.spans.get(&group).is_some_and(|spans| spans.iter().any(within))
+    }
+}
+
+/// An exchange as hbpf told it, from one of its ends.
+#[derive(Clone, Debug)]
+struct Row {
+    pid: Option<u32>,
+    role: Role,
+    phase: Phase,
+    status: Option<u16>,
+    tokens: TokenTotals,
+    source: TokensSource,
+    bytes_missed: u64,
+}
+
+/// All that hbpf told of the exchanges with one server.
+#[derive(Debug, Default)]
+pub(super) struct Seen {
+    ports: Vec<String>,
+    /// By the number in the record.
+    rows: HashMap<u64, Vec<Row>>,
+    /// Ended before the server named them.
+    nameless: usize,
+}
+
+impl Seen {
+    /// Of the server at these ports.
+    pub(super) fn at_ports(ports: [u16; 2]) -> Self {
+        Self { ports: ports.iter().map(|port| format!(":{port}")).collect(), ..Self::default() }
+    }
+
+    /// How many exchanges have been told.
+    pub(super) fn count(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// Takes what has ended since the frame before.
+    pub(super) fn take(&mut self, frame: &Snapshot) -> Result<()> {
+        let requests = &frame.requests;
+        ensure!(requests.finished_omitted == 0, "a frame could not hold all exchanges that ended");
+        for request in &requests.finished {
+            if self.ports.iter().any(|port| request.endpoint.as_str().ends_with(port.as_str())) {
+                self.add(request);
+            }
+        }
+        Ok(())
+    }
+
+    fn add(&mut self, request: &Request) {
+        let name = request.request_id.as_ref().and_then(|id| id.as_str().strip_prefix(REQUEST_ID)?.parse().ok());
+        let Some(number) = name else {
+            self.nameless += 1;
+            return;
+        };
+        self.rows.entry(number).or_default().push(Row {
+            pid: request.pid,
+            role: request.role,
+            phase: request.phase,
+            status: request.status,
+            tokens: request.tokens.clone(),
+            source: request.tokens_source,
+            bytes_missed: request.bytes_missed,
+        });
+    }
+}
+
+/// What the comparison came to.
+#[derive(Debug, Default)]
+pub(super) struct Compared {
+    /// In the record.
+    recorded: usize,
+    /// Wholly within a time in which their probes were in place.
+    pub(super) compared: usize,
+    /// Tokens of those, in and out.
+    tokens: [u64; 2],
+    /// Told in part or not at all, as they should be: a switch, or probes that were out.
+    outside: usize,
+    /// Their client was killed over them.
+    cut: usize,
+    /// Ended before the server named them.
+    nameless: usize,
+    /// Cut by the server inside TLS and told as left by the client: a TLS library says nothing when the peer just goes.
+    cut_inside_tls: usize,
+    wrong: Vec<String>,
+}
+
+impl fmt::Display for Compared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [input, output] = self.tokens;
+        write!(
+            f,
+            "{} exchanges in the server's record: {} lay wholly within probes in place ({input} tokens in, {output} out), {} \
+             across a switch or while probes were out, {} with a client that was killed; {} ended before the server named \
+             them; {} were cut by the server inside TLS and told as left by the client; {} are wrong",
+            self.recorded,
+            self.compared,
+            self.outside,
+            self.cut,
+            self.nameless,
+            self.cut_inside_tls,
+            self.wrong.len()
+        )
+    }
+}
+
+impl Compared {
+    /// What is wrong, a line each, as many as help.
+    pub(super) fn problems(&self) -> Vec<String> {
+        self.wrong.iter().take(MAX_TOLD).cloned().collect()
+    }
+}
+
+/// Holds what was told against the record. `killed` says when clients were killed.
+pub(super) fn compare(record: &[Entry], seen: &Seen, attached: &Attached, killed: &BTreeMap<u32, u64>) -> Compared {
+    let mut result = Compared { recorded: record.len(), nameless: seen.nameless, ..Compared::default() };
+    let mut known = 0;
+    // Where either end goes before the answer's head, the exchange is told without a name.
+    let mut may_be_nameless = seen.nameless;
+    for entry in record {
+        let rows = seen.rows.get(&entry.id).map_or(&[][..], Vec::as_slice);
+        known += usize::from(!rows.is_empty());
+        result.wrong.extend(rows.iter().filter_map(|row| too_high(entry, row)));
+        if rows.iter().any(|row| was_cut(entry, row, killed)) {
+            result.cut += 1;
+        } else if !attached.covers(entry) {
+            result.outside += 1;
+        } else if rows.is_empty() && has_no_head(entry) && may_be_nameless > 0 {
+            may_be_nameless -= 1;
+        } else {
+            let told_as_left = |row: &Row| row.phase == Phase::Abandoned;
+            result.cut_inside_tls += usize::from(is_cut_inside_tls(entry) && rows.iter().any(told_as_left));
+            result.compared += 1;
+            result.tokens[0] += if entry.usage_sent { entry.input } else { 0 };
+            result.tokens[1] += if entry.usage_sent { entry.output } else { 0 };
+            result.wrong.extend(difference(entry, rows).map(|what| {
+                let carrier = if entry.tls { "TLS" } else { "plain" };
+                format!("exchange {} ({carrier}, {:?}): {what}", entry.id, entry.outcome)
+            }));
+        }
+    }
+    if known < seen.rows.len() {
+        result.wrong.push(format!("{} exchanges are not in the record", seen.rows.len() - known));
+    }
+    result
+}
+
+/// Whether the client was killed before it can be sure to have read all.
+fn was_cut(entry: &Entry, row: &Row, killed: &BTreeMap<u32, u64>) -> bool {
+    let when = row.pid.filter(|_| row.role == Role::Client).and_then(|pid| killed.get(&pid));
+    when.is_some_and(|when| entry.end_ns + UNREAD_NS > *when)
+}
+
+/// Whether the record allows for an answer without a head.
+fn has_no_head(entry: &Entry) -> bool {
+    matches!(entry.outcome, Outcome::ClientGone | Outcome::Cut)
+}
+
+fn is_cut_inside_tls(entry: &Entry) -> bool {
+    entry.tls && entry.outcome == Outcome::Cut
+}
+
+/// Whatever was seen of an exchange, no reported number is above the server's.
+fn too_high(entry: &Entry, row: &Row) -> Option<String> {
+    let is_high = |seen: Option<u64>, truth: u64| seen.is_some_and(|seen| seen > truth);
+    let high = entry.usage_sent
+        && row.source == TokensSource::Reported
+        && (is_high(row.tokens.input, entry.input) || is_high(row.tokens.output, entry.output));
+    high.then(|| {
+        format!("exchange {}: {:?} is more than {} in, {} out", entry.id, row.tokens, entry.input, entry.output)
+    })
+}
+
+/// What differs between the server's word and hbpf's, if anything.
+fn difference(entry: &Entry, rows: &[Row]) -> Option<String> {
+    // The stand-in server's TLS is not OpenSSL's: only its clients are seen.
+    let roles = if entry.tls { &[Role::Client][..] } else { &[Role::Client, Role::Server] };
+    for role in roles {
+        let of_role: Vec<&Row> = rows.iter().filter(|row| row.role == *role).collect();
+        let [row] = of_role[..] else { return Some(format!("seen {} times as {role:?}", of_role.len())) };
+        let phase = match entry.outcome {
+            Outcome::Done => Phase::Done,
+            Outcome::Error | Outcome::StreamError | Outcome::Cut => Phase::Failed,
+            Outcome::ClientGone => Phase::Abandoned,
+        };
+        let is_excused = is_cut_inside_tls(entry) && row.phase == Phase::Abandoned;
+        if (row.phase != phase && !is_excused) || row.bytes_missed != 0 {
+            return Some(format!("{:?} with {} bytes missed, was {phase:?}", row.phase, row.bytes_missed));
+        }
+        if row.status != Some(entry.status) && entry.outcome != Outcome::Cut {
+            return Some(format!("status {:?}, was {}", row.status, entry.status));
+        }
+        if entry.usage_sent {
+            let (seen, truth) = (numbers(&row.tokens), truth(entry));
+            if (seen, row.source) != (truth, TokensSource::Reported) {
+                return Some(format!("{seen:?} {:?}, was {truth:?}", row.source));
+            }
+        }
+    }
+    None
+}
+
+/// In, out, from cache, reasoning; what is not told counts as none.
+fn numbers(tokens: &TokenTotals) -> [u64; 4] {
+    [tokens.input, tokens.output, tokens.cached_input, tokens.reasoning].map(|number| number.unwrap_or(0))
+}
+
+fn truth(entry: &Entry) -> [u64; 4] {
+    [entry.input, entry.output, entry.cached_input, entry.reasoning]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: u64 = 1_000_000_000;
+
+    fn entry(id: u64, end: u64, outcome: &str) -> Entry {
+        let line = serde_json::json!({
+            "id": id, "connection": 0, "tls": true, "model_call": true, "status": 200, "outcome": outcome,
+            "request_end_ns": end - 2 * SECOND, "token_ns": [], "end_ns": end, "usage_sent": outcome == "done", "input": 10,
+            "cached_input": 4, "cache_creation_input": 0, "output": 3, "reasoning": 0, "request_body_bytes": 0,
+            "response_body_bytes": 0,
+        });
+        serde_json::from_value(line).unwrap()
+    }
+
+    fn row(phase: Phase, output: u64) -> Row {
+        let tokens =
+            TokenTotals { input: Some(10), output: Some(output), cached_input: Some(4), ..TokenTotals::default() };
+        Row {
+            pid: Some(7),
+            role: Role::Client,
+            phase,
+            status: Some(200),
+            tokens,
+            source: TokensSource::Reported,
+            bytes_missed: 0,
+        }
+    }
+
+    fn from_10_to_60() -> Attached {
+        let mut attached = Attached::default();
+        attached.begins(Group::LlmTls, 10 * SECOND);
+        attached.begins(Group::LlmTls, 30 * SECOND);
+        attached.ends(Group::LlmTls, 60 * SECOND);
+        attached.ends(Group::LlmTls, 90 * SECOND);
+        attached
+    }
+
+    fn compared(entries: &[Entry], rows: &[(u64, Row)], killed: &[(u32, u64)]) -> Compared {
+        let mut seen = Seen::default();
+        for (id, row) in rows {
+            seen.rows.entry(*id).or_default().push(row.clone());
+        }
+        compare(entries, &seen, &from_10_to_60(), &killed.iter().copied().collect())
+    }
+
+    #[test]
+    fn equal_ones_are_equal() {
+        let result = compared(&[entry(1, 20 * SECOND, "done")], &[(1, row(Phase::Done, 3))], &[]);
+        assert_eq!((result.compared, result.tokens, result.wrong.len()), (1, [10, 3], 0), "{:?}", result.wrong);
+    }
+
+    #[test]
+    fn what_is_missing_twice_or_different_is_wrong() {
+        let done = [entry(1, 20 * SECOND, "done")];
+        let good = row(Phase::Done, 3);
+        let cases: [&[(u64, Row)]; 6] = [
+            &[],
+            &[(1, good.clone()), (1, good.clone())],
+            &[(1, row(Phase::Done, 2))],
+            &[(1, row(Phase::Abandoned, 3))],
+            &[(1, Row { source: TokensSource::Estimated, ..good.clone() })],
+            &[(1, Row { bytes_missed: 1, ..good.clone() })],
+        ];
+        for rows in cases {
+            assert_eq!(compared(&done, rows, &[]).wrong.len(), 1, "{rows:?}");
+        }
+        assert_eq!(compared(&done, &[(1, good.clone()), (2, good)], &[]).wrong.len(), 1, "one that never was");
+    }
+
+    #[test]
+    fn across_a_switch_an_exchange_may_be_missed_but_never_be_too_high() {
+        for end in [11, 12, 60, 61] {
+            let result = compared(&[entry(1, end * SECOND, "done")], &[], &[]);
+            assert_eq!((result.compared, result.outside, result.wrong.len()), (0, 1, 0), "{end}");
+            let result = compared(&[entry(1, end * SECOND, "done")], &[(1, row(Phase::Done, 4))], &[]);
+            assert_eq!(result.wrong.len(), 1, "{end}");
+        }
+    }
+
+    #[test]
+    fn a_cut_inside_tls_may_be_told_as_left_and_a_plain_one_may_not() {
+        let left = Row { role: Role::Client, ..row(Phase::Abandoned, 3) };
+        let result = compared(&[entry(1, 20 * SECOND, "cut")], &[(1, left.clone())], &[]);
+        assert_eq!((result.cut_inside_tls, result.wrong.len()), (1, 0), "{:?}", result.wrong);
+        let mut attached = Attached::default();
+        attached.begins(Group::LlmPlain, 10 * SECOND);
+        attached.ends(Group::LlmPlain, 60 * SECOND);
+        let mut seen = Seen::default();
+        seen.rows.insert(1, vec![left.clone(), Row { role: Role::Server, ..left }]);
+        let plain = Entry { tls: false, ..entry(1, 20 * SECOND, "cut") };
+        assert_eq!(compare(&[plain], &seen, &attached, &BTreeMap::new()).wrong.len(), 1);
+    }
+
+    #[test]
+    fn killing_a_client_excuses_what_it_was_reading_only() {
+        let entries = [entry(1, 20 * SECOND, "done")];
+        let result = compared(&entries, &[(1, row(Phase::Abandoned, 1))], &[(7, 20 * SECOND)]);
+        assert_eq!((result.cut, result.wrong.len()), (1, 0));
+        let result = compared(&entries, &[(1, row(Phase::Abandoned, 1))], &[(7, 30 * SECOND)]);
+        assert_eq!((result.cut, result.wrong.len()), (0, 1));
+    }
+}
