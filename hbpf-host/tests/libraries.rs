@@ -62,14 +62,20 @@ struct User {
 
 impl User {
     fn of(library: &Path) -> Self {
+        Self::start(Command::new("python3"), library)
+    }
+
+    /// One that a shell becomes after this script.
+    fn after(mut shell: Command, script: &str, library: &Path) -> Self {
+        shell.args(["sh", "-e", "-c", &format!("{script}\nexec python3 \"$@\""), "sh"]);
+        Self::start(shell, library)
+    }
+
+    fn start(mut python: Command, library: &Path) -> Self {
         let script =
             format!("import ctypes, sys; ctypes.CDLL({library:?}); print('ready', flush=True); sys.stdin.read()");
-        let mut child = Command::new("python3")
-            .args(["-c", &script])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("python3 is installed");
+        python.args(["-c", &script]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = python.spawn().expect("python3 is installed");
         let mut line = String::new();
         BufReader::new(child.stdout.take().expect("it is piped")).read_line(&mut line).expect("it speaks");
         assert_eq!(line, "ready\n");
@@ -272,4 +278,57 @@ fn a_library_written_over_in_place_is_given_up_at_once_and_found_again() {
     let after = only(libraries.take_news());
     assert_eq!(file_of(&after), file_of(&before));
     assert!(libraries.take_news().added.is_empty());
+}
+
+/// A command in a user and a mount namespace of its own.
+fn as_other_user() -> Command {
+    let mut command = Command::new("unshare");
+    command.args(["--user", "--map-root-user", "--mount"]);
+    command
+}
+
+#[test]
+fn an_overlay_that_a_user_has_mounted_is_seen_through_only_where_its_layers_are_found() {
+    let (Some(place), Some(original)) = (place(), libssl()) else { return };
+    let [image, empty, hidden, point] = directories(place.path(), ["image", "empty", "hidden", "point"]);
+    let below = image.join("libssl.so.3");
+    fs::copy(&original, &below).unwrap();
+    let library = point.join("libssl.so.3");
+    let mount = |lower: &Path| {
+        let layers = format!("lowerdir={}:{}", empty.display(), lower.display());
+        format!("mount -t overlay overlay -o {layers} {}", point.display())
+    };
+    let seen = User::after(as_other_user(), &mount(&image), &library);
+    let mut libraries = libraries();
+    let found = only(libraries.scan_pid(seen.pid()));
+    assert_eq!(file_of(&found), numbers(&below), "proven by what the process has in memory");
+    assert_eq!(libraries.visibility(seen.pid()).0, TlsVisibility::Attached);
+
+    // Here the layer is a file system that only the user sees, which might as well be FUSE.
+    let hide = format!(
+        "mount -t tmpfs tmpfs {0}\ncp {1} {0}/libssl.so.3\n{2}",
+        hidden.display(),
+        original.display(),
+        mount(&hidden)
+    );
+    let unseen = User::after(as_other_user(), &hide, &library);
+    let changes = libraries.scan_pid(unseen.pid());
+    assert!(changes.added.is_empty(), "{changes:?}");
+    let (visibility, reason, _) = libraries.visibility(unseen.pid());
+    assert_eq!(visibility, TlsVisibility::Blind);
+    assert!(reason.as_deref().is_some_and(|reason| reason.contains("an overlay that its user may")), "{reason:?}");
+}
+
+#[test]
+fn a_proc_that_hides_processes_hides_none_from_root() {
+    let (Some(place), Some(original)) = (place(), libssl()) else { return };
+    let [proc, lib] = directories(place.path(), ["proc", "lib"]);
+    let hidden = Some("hidepid=2");
+    mount(Some("proc"), &proc, Some("proc"), MsFlags::empty(), hidden).expect("proc mounts");
+    let path = lib.join("libssl.so.3");
+    fs::copy(original, &path).unwrap();
+    let process = User::of(&path);
+    let mut libraries = Libraries::new(proc);
+    let library = only(libraries.scan_pid(process.pid()));
+    assert_eq!(file_of(&library), numbers(&path));
 }
