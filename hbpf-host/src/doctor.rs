@@ -19,9 +19,6 @@ use crate::privsep::{self, Capabilities, ConfineError, Confinement, HoldError, L
 use crate::process::Table;
 use crate::protocol::Group;
 
-/// Processes that one scan of all gets through at least; see [`Libraries::scan`].
-const PROCESSES_PER_SCAN: usize = 128;
-
 /// Most scans: beyond that the rest is not worth the wait.
 const MAX_SCANS: usize = 256;
 
@@ -208,10 +205,13 @@ impl Examiner {
     /// All libraries, installed or in use.
     fn scan(&mut self) -> Vec<Library> {
         let mut found = self.libraries.scan_installed(&system_directories()).added;
-        for _ in 0..(self.pids.len().div_ceil(PROCESSES_PER_SCAN) + 1).min(MAX_SCANS) {
+        for _ in 0..MAX_SCANS {
             let changes = self.libraries.scan();
             found.retain(|library: &Library| !changes.removed.contains(&library.id));
             found.extend(changes.added);
+            if !self.libraries.is_midway() {
+                break;
+            }
         }
         found
     }

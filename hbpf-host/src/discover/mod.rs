@@ -53,26 +53,20 @@ pub fn symbols_in(file: &[u8]) -> Option<Vec<(Symbol, u64)>> {
     elf::inspect(std::io::Cursor::new(file), file.len() as u64).ok().map(|found| found.symbols)
 }
 
-/// Maps read per call: about 20 ms at 80 us each. Measured with 270 processes: 25 ms of CPU for the first scan, which
-/// also looks into every program, and 5 ms for each that follows.
-const MAPS_PER_SCAN: usize = 256;
+/// Maps read per call, at 80 us each.
+const MAPS_PER_SCAN: usize = 128;
 
-/// How many of those new processes may take, so that a storm of short-lived ones does not hide the others.
-const NEW_PER_SCAN: usize = MAPS_PER_SCAN * 3 / 4;
-
-/// Known processes looked at per call, at about 10 us each; with more, it takes several calls to get round.
-const STATS_PER_SCAN: usize = 2048;
-
-/// CPU time per call after which the rest is left to the next.
-const CPU_PER_SCAN: Duration = Duration::from_millis(100);
+/// CPU time per call after which the rest is left to the next: requests wait for the helper meanwhile. Looking at a process
+/// that has not changed takes 10 to 20 us, so it takes several calls to get round thousands of them.
+const CPU_PER_SCAN: Duration = Duration::from_millis(10);
 
 /// While it is this young a process is expected to load libraries, and each change of its size is looked into.
 const YOUNG: Duration = Duration::from_secs(60);
 
-/// Scans between two looks at an older process whose size keeps changing, as any heap does.
+/// Rounds of scans between two looks at an older process whose size keeps changing, as any heap does.
 const SCANS_BETWEEN_MAPS: u64 = 4;
 
-/// Scans after which a map is read whatever its process looks like.
+/// Rounds of scans after which a map is read whatever its process looks like.
 const SCANS_UNTIL_CERTAIN: u64 = 128;
 
 /// How long a library stays after its last user: short commands in a loop would otherwise have their probes come and
@@ -140,9 +134,10 @@ pub struct Libraries {
     files: Files,
     libraries: HashMap<LibraryId, InUse>,
     last_id: u64,
+    /// Rounds through all processes that have been begun.
     scans: u64,
-    /// Where among the known processes the next scan goes on.
-    cursor: u32,
+    /// Processes that are left of this round, the next one last.
+    left: Vec<u32>,
     /// Where the system keeps libraries; see [`Libraries::scan_installed`].
     directories: Vec<PathBuf>,
     watch: Watch,
@@ -196,7 +191,7 @@ impl Libraries {
             libraries: HashMap::new(),
             last_id: 0,
             scans: 0,
-            cursor: 0,
+            left: Vec::new(),
             directories: Vec::new(),
             watch: Watch::new(),
         }
@@ -212,31 +207,37 @@ impl Libraries {
     pub fn scan(&mut self) -> Changes {
         let mut changes = self.take_news();
         let end = files::cpu_time() + CPU_PER_SCAN;
-        self.scans += 1;
-        let pids = files::pids(&self.proc_root);
-        self.forget_all_but(&pids);
-
+        if self.left.is_empty() {
+            self.begin_round();
+        }
         let root = self.proc_root.clone();
         let mut opener = Opener::new(&root);
         let mut maps_left = MAPS_PER_SCAN;
-        let (known, new): (Vec<u32>, Vec<u32>) = pids.iter().partition(|pid| self.processes.contains_key(pid));
-        // The newest numbers are the likeliest to be short-lived: they cannot wait.
-        for pid in new.into_iter().rev().take(NEW_PER_SCAN) {
+        while maps_left > 0
+            && let Some(pid) = self.left.pop()
+        {
+            maps_left -= usize::from(self.look_at(pid, &mut opener, &mut changes, false));
             if files::cpu_time() > end {
                 break;
             }
-            maps_left -= usize::from(self.look_at(pid, &mut opener, &mut changes, false));
-        }
-        let first = known.partition_point(|pid| *pid <= self.cursor);
-        for pid in known[first..].iter().chain(&known[..first]).take(STATS_PER_SCAN) {
-            if maps_left == 0 || files::cpu_time() > end {
-                break;
-            }
-            maps_left -= usize::from(self.look_at(*pid, &mut opener, &mut changes, false));
-            self.cursor = *pid;
         }
         self.drop_unused(&mut changes);
         changes
+    }
+
+    /// Whether the last scan has left processes to the next.
+    pub fn is_midway(&self) -> bool {
+        !self.left.is_empty()
+    }
+
+    fn begin_round(&mut self) {
+        self.scans += 1;
+        let pids = files::pids(&self.proc_root);
+        self.forget_all_but(&pids);
+        let (known, mut new): (Vec<u32>, Vec<u32>) = pids.iter().partition(|pid| self.processes.contains_key(pid));
+        self.left = known;
+        // The newest numbers are the likeliest to be short-lived: they cannot wait.
+        self.left.append(&mut new);
     }
 
     /// Looks for libraries where the system keeps them, used or not: probes that wait in them see the first call of a

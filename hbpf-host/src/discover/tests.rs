@@ -107,19 +107,20 @@ fn maps_are_read_again_only_after_a_change_and_a_while() {
 #[test]
 fn many_processes_take_several_scans() {
     let dir = tempfile::tempdir().unwrap();
-    let count = 2 * NEW_PER_SCAN as u32 + 1;
+    let count = 2 * MAPS_PER_SCAN as u32 + 1;
     for pid in 1..=count {
         process(dir.path(), pid, b"");
     }
     let mut libraries = Libraries::new(dir.path().to_owned());
     libraries.scan();
-    assert!(libraries.processes.len() <= NEW_PER_SCAN);
+    assert!(libraries.processes.len() <= MAPS_PER_SCAN && libraries.is_midway());
     assert!(libraries.processes.contains_key(&count), "the newest first");
     while libraries.processes.len() < count as usize {
         let before = libraries.processes.len();
         libraries.scan();
         assert!(libraries.processes.len() > before, "each scan gets on");
     }
+    assert_eq!((libraries.scans, libraries.is_midway()), (1, false), "all in one round");
 }
 
 #[test]
