@@ -194,7 +194,7 @@ fn containers_whose_layers_cannot_be_found_share_a_library_all_the_same() {
     // The layers have other names since, as if these had been names in another mount namespace.
     fs::rename(&image, root.join("elsewhere")).unwrap();
     let processes = [User::of(&containers[0]), User::of(&containers[1])];
-    let mut libraries = libraries();
+    let mut libraries = Libraries::new(PathBuf::from("/proc"));
     let library = only(libraries.scan_pid(processes[0].pid()));
     assert_eq!(file_of(&library), numbers(&containers[0]));
     assert!(libraries.scan_pid(processes[1].pid()).added.is_empty(), "it is the same file");
@@ -205,6 +205,10 @@ fn containers_whose_layers_cannot_be_found_share_a_library_all_the_same() {
     let third = User::of(&containers[2]);
     let copy = only(libraries.scan_pid(third.pid()));
     assert_eq!(users(&libraries, copy.id), [third.pid()].into());
+
+    let pid = third.pid();
+    drop(third);
+    assert_eq!(libraries.scan_pid(pid).removed, [copy.id], "a container that has ended is not kept mounted");
 }
 
 #[test]

@@ -554,7 +554,8 @@ impl Libraries {
         for (id, library) in &mut self.libraries {
             if library.users.is_empty() && !library.installed {
                 let since = *library.unused_since.get_or_insert(now);
-                if now.duration_since(since) >= self.linger {
+                // An overlay that is held open cannot be mounted again: a container could not start anew.
+                if library.overlay || now.duration_since(since) >= self.linger {
                     unused.push(*id);
                 }
             } else {
