@@ -19,6 +19,20 @@ pub fn process_exec(_ctx: RawTracePointContext) -> i32 {
     0
 }
 
+/// `clone()` flags: the new task is a thread, or the parent waits until it has executed a program (which tells by itself).
+const CLONE_THREAD: u64 = 0x0001_0000;
+const CLONE_VFORK: u64 = 0x4000;
+
+/// `task_newtask(struct task_struct *task, unsigned long clone_flags)`
+#[raw_tracepoint(tracepoint = "task_newtask")]
+pub fn process_fork(ctx: RawTracePointContext) -> i32 {
+    let flags: u64 = ctx.arg(1);
+    if flags & (CLONE_THREAD | CLONE_VFORK) == 0 {
+        emit_event(lifecycle::FORK);
+    }
+    0
+}
+
 /// `sched_process_exit(struct task_struct *p, bool group_dead)`, Linux 6.16
 ///
 /// The kernel refuses to attach it where the tracepoint has no second argument.

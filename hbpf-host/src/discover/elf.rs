@@ -8,7 +8,7 @@ use std::io::{Read, Seek};
 use std::ops::Range;
 
 use object::elf::{self, FileHeader64};
-use object::read::elf::{Dyn, FileHeader, ProgramHeader, SectionHeader, SectionTable, Sym};
+use object::read::elf::{Dyn, FileHeader, ProgramHeader, Rela, SectionHeader, SectionTable, Sym};
 use object::{NativeEndian, ReadCache, ReadCacheOps, ReadRef};
 
 /// Largest file that is looked into. Programs with a TLS library inside are below 200 MiB.
@@ -26,11 +26,16 @@ const MAX_SEGMENTS: usize = 128;
 /// Most notes looked at for the build id; files have up to five.
 const MAX_NOTES: usize = 32;
 
+/// Largest table of relocations that is looked through. That of libssl's imports has 30 KiB.
+const MAX_RELOCATION_BYTES: u64 = 1024 * 1024;
+
 /// Longest name that a library may have for itself.
 const MAX_SONAME_BYTES: usize = 64;
 
 /// Longest build id kept: the usual ones are SHA-1.
 const MAX_BUILD_ID_BYTES: usize = 32;
+
+use super::placement::{self, Code, Export, Place};
 
 #[cfg(target_arch = "x86_64")]
 const MACHINE: elf::Machine = elf::EM_X86_64;
@@ -94,6 +99,8 @@ impl Symbol {
 pub(crate) struct Inspection {
     /// Functions and their offsets in the file, sorted; empty unless plaintext can be read and written there.
     pub(crate) symbols: Vec<(Symbol, u64)>,
+    /// Where to probe them, sorted.
+    pub(crate) places: Vec<Place>,
     pub(crate) build_id: Option<Vec<u8>>,
     pub(crate) soname: Option<Vec<u8>>,
 }
@@ -141,45 +148,97 @@ fn read<'data>(
     let segments = header.program_headers(endian, data)?;
     let segments = &segments[..segments.len().min(MAX_SEGMENTS)];
     let sections = header.sections(endian, data)?;
-    Ok(Inspection {
-        symbols: symbols(&sections, segments, data, size)?,
-        build_id: build_id(segments, data),
-        soname: soname(&sections, data),
-    })
+    let (build_id, soname) = (build_id(segments, data), soname(&sections, data));
+    let text = Text { sections: &sections, segments, data, size };
+    let (mut exports, peeks) = exports(&sections, data)?;
+    exports.retain(|export| text.offset(export.address).is_some());
+    let has = |symbol| exports.iter().any(|export| export.symbol == symbol);
+    if !(has(Symbol::SslRead) && has(Symbol::SslWrite)) {
+        exports.clear();
+    }
+    let offset = |export: &Export| text.offset(export.address).map(|offset| (export.symbol, offset));
+    let mut symbols: Vec<_> = exports.iter().filter_map(offset).collect();
+    symbols.sort_unstable();
+    symbols.dedup();
+    let places = placement::places(&exports, &peeks, &text);
+    Ok(Inspection { symbols, places, build_id, soname })
 }
 
 type Header = FileHeader64<NativeEndian>;
 type Segment = elf::ProgramHeader64<NativeEndian>;
+type Section = elf::SectionHeader64<NativeEndian>;
 type Sections<'data, R> = SectionTable<'data, Header, R>;
 
-fn symbols<'data, R: ReadRef<'data>>(
-    sections: &Sections<'data, R>,
-    segments: &[Segment],
-    data: R,
-    size: u64,
-) -> object::Result<Vec<(Symbol, u64)>> {
+/// Probed functions, and those of `SSL_peek` and its like.
+type Exports = (Vec<Export>, Vec<Export>);
+
+fn exports<'data, R: ReadRef<'data>>(sections: &Sections<'data, R>, data: R) -> object::Result<Exports> {
     let endian = NativeEndian;
-    let Some(table) = sections.iter().find(|section| section.sh_type(endian) == elf::SHT_DYNSYM) else {
-        return Ok(Vec::new());
-    };
-    // Names are compared in place: looking for the end of each would be quadratic in a table without zeros.
-    let names = sections.section(table.link(endian))?.data(endian, data)?;
-    let table: &[elf::Sym64<NativeEndian>] = table.data_as_array(endian, data)?;
-    let places = table.iter().filter_map(|symbol| {
-        let name = names.get(usize::try_from(symbol.st_name(endian)).ok()?..)?;
-        let found = Symbol::at(name)?;
+    let Some((names, table)) = dynamic_symbols(sections, data)? else { return Ok(Exports::default()) };
+    let (mut exports, mut peeks) = Exports::default();
+    for symbol in table {
+        let Some(name) = names.get(symbol.st_name(endian) as usize..) else { continue };
+        let is_peek = name.starts_with(b"SSL_peek\0") || name.starts_with(b"SSL_peek_ex\0");
+        let (list, found) = match Symbol::at(name) {
+            Some(found) => (&mut exports, found),
+            None if is_peek => (&mut peeks, Symbol::SslRead),
+            None => continue,
+        };
         // An indirect function's value is its resolver, which transfers no data.
         let is_here = symbol.st_type() == elf::STT_FUNC && symbol.st_shndx(endian) != elf::SHN_UNDEF;
-        is_here.then(|| file_offset(segments, symbol.st_value(endian), size)).flatten().map(|offset| (found, offset))
-    });
-    let mut places: Vec<_> = places.take(MAX_PLACES).collect();
-    places.sort_unstable();
-    places.dedup();
-    let has = |symbol| places.iter().any(|place| place.0 == symbol);
-    if !(has(Symbol::SslRead) && has(Symbol::SslWrite)) {
-        places.clear();
+        if is_here && list.len() < MAX_PLACES {
+            list.push(Export { symbol: found, address: symbol.st_value(endian), size: symbol.st_size(endian) });
+        }
     }
-    Ok(places)
+    Ok((exports, peeks))
+}
+
+/// Names and symbols. Names are compared in place: looking for the end of each would be quadratic in a table without
+/// zeros.
+#[expect(clippy::type_complexity, reason = "a pair of slices")]
+fn dynamic_symbols<'data, R: ReadRef<'data>>(
+    sections: &Sections<'data, R>,
+    data: R,
+) -> object::Result<Option<(&'data [u8], &'data [elf::Sym64<NativeEndian>])>> {
+    let endian = NativeEndian;
+    let Some(table) = sections.iter().find(|section| section.sh_type(endian) == elf::SHT_DYNSYM) else {
+        return Ok(None);
+    };
+    let names = sections.section(table.link(endian))?.data(endian, data)?;
+    Ok(Some((names, table.data_as_array(endian, data)?)))
+}
+
+/// The code of a file.
+struct Text<'a, 'data, R: ReadRef<'data>> {
+    sections: &'a Sections<'data, R>,
+    segments: &'a [Segment],
+    data: R,
+    size: u64,
+}
+
+impl<'data, R: ReadRef<'data>> Code for Text<'_, 'data, R> {
+    fn bytes(&self, address: u64, len: u64) -> Option<&[u8]> {
+        let offset = self.offset(address)?;
+        self.data.read_bytes_at(offset, len.min(self.size - offset)).ok()
+    }
+
+    fn imported(&self, slot: u64) -> Option<Symbol> {
+        let endian = NativeEndian;
+        let is_table = |section: &&Section| {
+            section.sh_type(endian) == elf::SHT_RELA && section.sh_size(endian) <= MAX_RELOCATION_BYTES
+        };
+        let relocation = self.sections.iter().filter(is_table).find_map(|section| {
+            let (relocations, _) = section.rela(endian, self.data).ok()??;
+            relocations.iter().find(|relocation| relocation.r_offset(endian) == slot)
+        })?;
+        let (names, symbols) = dynamic_symbols(self.sections, self.data).ok()??;
+        let symbol = symbols.get(relocation.r_sym(endian, false) as usize)?;
+        Symbol::at(names.get(symbol.st_name(endian) as usize..)?)
+    }
+
+    fn offset(&self, address: u64) -> Option<u64> {
+        file_offset(self.segments, address, self.size)
+    }
 }
 
 /// Where in the file the code at this address is; `None` where it is not code, or not in the file.

@@ -22,6 +22,7 @@ mod maps;
 mod mounts;
 mod overlay;
 mod pages;
+mod placement;
 #[cfg(test)]
 mod tests;
 mod watch;
@@ -46,6 +47,7 @@ use maps::{Mapping, Maps};
 use watch::Watch;
 
 pub use elf::Symbol;
+pub use placement::Place;
 
 /// Places in a file that may be anything: the door through which fuzzing comes in.
 #[doc(hidden)]
@@ -110,6 +112,8 @@ pub struct Library {
     pub file: Arc<File>,
     /// Functions found and their offsets in the file, sorted. A function can be at several places.
     pub symbols: Vec<(Symbol, u64)>,
+    /// Where to put the probes for them.
+    pub places: Vec<Place>,
     /// Its version, as far as its own name for itself tells (`3` of `libssl.so.3`).
     pub version: Option<Label>,
 }
@@ -511,6 +515,7 @@ impl Libraries {
             file,
             version: inspection.soname.as_deref().and_then(known::version),
             symbols: inspection.symbols,
+            places: inspection.places,
         });
         Ok(Some(id))
     }

@@ -39,6 +39,9 @@ const SCAN_INTERVAL: Duration = Duration::from_secs(5);
 /// doubles with each scan.
 const FIRST_SCAN_INTERVAL: Duration = Duration::from_millis(250);
 
+/// Time between scans while processes are probed one by one and they fork: one takes about 5 ms of CPU.
+const FORK_SCAN_INTERVAL: Duration = Duration::from_millis(50);
+
 /// The same while a scan has left processes to the next. At 10 ms a scan it keeps all scans within 1 % of a core.
 const NEXT_SCAN_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -109,6 +112,7 @@ struct Helper<'a> {
     rescans: Rescans,
     endings: Endings,
     next_scan: Instant,
+    last_scan: Instant,
     scan_interval: Duration,
 }
 
@@ -122,6 +126,7 @@ impl<'a> Helper<'a> {
             rescans: Rescans::default(),
             endings: Endings::default(),
             next_scan: Instant::now(),
+            last_scan: Instant::now(),
             scan_interval: SCAN_INTERVAL,
         }
     }
@@ -218,6 +223,7 @@ impl<'a> Helper<'a> {
             Request::Exclude(mut pids) => {
                 pids.truncate(MAX_PROCESSES);
                 self.probes.exclude(pids.into_iter().collect());
+                self.settle();
                 self.send_status();
             }
             Request::Shutdown => {}
@@ -307,18 +313,27 @@ impl<'a> Helper<'a> {
 
     fn handle_event(&mut self, event: &LifecycleEvent, started: &mut Vec<u32>) {
         let LifecycleEvent { kind, pid, timestamp_ns, comm } = *event;
+        if kind == lifecycle::FORK {
+            // Who it is comes with the next scan, which looks at new processes first.
+            self.next_scan = self.next_scan.min(self.last_scan + FORK_SCAN_INTERVAL);
+            return;
+        }
         let length = comm.iter().position(|byte| *byte == 0).unwrap_or(comm.len());
         self.outbox.send(Reply::Lifecycle { kind, pid, timestamp_ns, comm: Label::from_bytes(&comm[..length]) });
         match kind {
             lifecycle::EXEC => {
                 self.processes.note_exec(pid);
-                self.rescans.started(pid, Instant::now());
+                self.rescans.started(pid, Instant::now(), self.probes.excludes_any());
                 started.push(pid);
             }
             lifecycle::EXIT => {
                 self.processes.note_exit(pid);
                 self.libraries.forget(pid);
                 self.rescans.ended(pid);
+                if self.probes.excludes_any() {
+                    self.probes.process_ended(pid);
+                    self.settle();
+                }
                 started.retain(|other| *other != pid);
             }
             _ => {}
@@ -347,6 +362,7 @@ impl<'a> Helper<'a> {
             }
             let longest = if self.libraries.is_midway() { NEXT_SCAN_INTERVAL } else { SCAN_INTERVAL };
             self.scan_interval = (self.scan_interval * 2).min(longest);
+            self.last_scan = now;
             self.next_scan = now + self.scan_interval;
         }
     }
@@ -357,11 +373,21 @@ impl<'a> Helper<'a> {
         // First those that go: a file that has been written over is in both lists.
         removed.into_iter().for_each(|id| self.probes.remove_library(id));
         added.into_iter().for_each(|library| self.probes.add_library(library));
+        if self.probes.excludes_any() && (other_probes || !processes.is_empty()) {
+            self.settle();
+        }
         self.report_library_errors();
         self.describe(processes.into_iter());
         if other_probes {
             self.send_status();
         }
+    }
+
+    /// Has the TLS probes in the processes in which they shall be.
+    fn settle(&mut self) {
+        let libraries = &self.libraries;
+        self.probes.settle(&|id| libraries.users(&id).collect());
+        self.report_library_errors();
     }
 
     fn report_library_errors(&mut self) {

@@ -5,8 +5,17 @@ use std::time::{Duration, Instant};
 
 /// When a new process is looked at, counted from its start: the loader maps libraries within milliseconds, interpreters
 /// load theirs when they are imported. Whatever comes later is found by the scan of all processes.
-const DELAYS: [Duration; 4] =
-    [Duration::from_millis(50), Duration::from_millis(250), Duration::from_secs(1), Duration::from_secs(3)];
+const DELAYS: [Duration; 6] = [
+    Duration::from_millis(3),
+    Duration::from_millis(12),
+    Duration::from_millis(50),
+    Duration::from_millis(250),
+    Duration::from_secs(1),
+    Duration::from_secs(3),
+];
+
+/// The first of them that is needed when new processes have their probes by themselves.
+const UNHURRIED: usize = 2;
 
 /// Most processes that wait to be looked at: a storm of short-lived ones must not take our memory.
 const MAX_WAITING: usize = 4096;
@@ -20,14 +29,15 @@ pub(super) struct Rescans {
 }
 
 impl Rescans {
-    /// A process has executed a program.
-    pub(super) fn started(&mut self, pid: u32, now: Instant) {
+    /// A process has executed a program. `hurried`: until it is looked at, it is not probed.
+    pub(super) fn started(&mut self, pid: u32, now: Instant, hurried: bool) {
         if self.started.len() >= MAX_WAITING && !self.started.contains_key(&pid) {
             return;
         }
         self.ended(pid);
         self.started.insert(pid, now);
-        self.waiting.insert((now + DELAYS[0], pid), 0);
+        let first = if hurried { 0 } else { UNHURRIED };
+        self.waiting.insert((now + DELAYS[first], pid), first);
     }
 
     /// A process has ended.
@@ -77,8 +87,8 @@ mod tests {
         let start = Instant::now();
         let at = |ms| start + Duration::from_millis(ms);
         let mut rescans = Rescans::default();
-        rescans.started(7, start);
-        rescans.started(9, at(10));
+        rescans.started(7, start, false);
+        rescans.started(9, at(10), false);
         assert_eq!(rescans.next(), Some(at(50)));
         assert!(rescans.due(at(49)).is_empty());
         assert_eq!(rescans.due(at(60)), [7, 9]);
@@ -90,15 +100,28 @@ mod tests {
     }
 
     #[test]
+    fn in_a_hurry_a_process_is_looked_at_sooner() {
+        let start = Instant::now();
+        let mut rescans = Rescans::default();
+        rescans.started(7, start, true);
+        let mut looks = Vec::new();
+        while let Some(next) = rescans.next() {
+            looks.push(next - start);
+            assert_eq!(rescans.due(next), [7]);
+        }
+        assert_eq!(looks, DELAYS);
+    }
+
+    #[test]
     fn executing_again_starts_over() {
         let start = Instant::now();
         let mut rescans = Rescans::default();
-        rescans.started(7, start);
-        rescans.due(start + DELAYS[0]);
+        rescans.started(7, start, false);
+        rescans.due(start + DELAYS[UNHURRIED]);
         let again = start + Duration::from_millis(100);
-        rescans.started(7, again);
+        rescans.started(7, again, false);
         assert_eq!(rescans.waiting.len(), 1);
-        assert_eq!(rescans.next(), Some(again + DELAYS[0]));
+        assert_eq!(rescans.next(), Some(again + DELAYS[UNHURRIED]));
     }
 
     #[test]
@@ -106,7 +129,7 @@ mod tests {
         let mut rescans = Rescans::default();
         let now = Instant::now();
         for pid in 0..10_000 {
-            rescans.started(pid, now);
+            rescans.started(pid, now, false);
         }
         assert_eq!((rescans.started.len(), rescans.waiting.len()), (MAX_WAITING, MAX_WAITING));
     }

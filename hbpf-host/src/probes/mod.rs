@@ -41,6 +41,9 @@ const LIFECYCLE_PROGRAMS: [(&str, &str); 2] = [EXEC_PROGRAM, END_PROGRAM];
 const EXEC_PROGRAM: (&str, &str) = ("process_exec", "sched_process_exec");
 const END_PROGRAM: (&str, &str) = ("process_end", "sched_process_exit");
 
+/// Needed while processes are probed one by one.
+const FORK_PROGRAM: (&str, &str) = ("process_fork", "task_newtask");
+
 /// In place of the second where the tracepoint does not say whether a thread was its process's last (before Linux 6.16).
 const EXIT_PROGRAM: (&str, &str) = ("process_exit", "sched_process_exit");
 
@@ -90,6 +93,7 @@ struct Loaded {
     limits: Array<MapData, u64>,
     /// Whether an end of a process is that of its last thread.
     ends_are_certain: bool,
+    watches_forks: bool,
     /// While it is open, the kernel counts runs and run time of programs.
     _stats: Option<OwnedFd>,
 }
@@ -188,6 +192,7 @@ impl Probes {
             targets,
             counters: typed(&mut ebpf, "COUNTERS")?,
             ends_are_certain: false,
+            watches_forks: false,
             // Costs are shown as unknown without it.
             _stats: enable_stats(Stats::RunTime).ok(),
             ebpf,
@@ -213,9 +218,38 @@ impl Probes {
         self.tls.remove(id);
     }
 
-    /// Processes in which the TLS probes shall not be, in place of those named before.
+    /// Processes in which the TLS probes shall not be, in place of those named before. [`Self::settle`] carries it out.
     pub(crate) fn exclude(&mut self, pids: BTreeSet<u32>) {
         self.tls.exclude(pids);
+    }
+
+    /// Whether the TLS probes shall not be in some processes, and so have to be put into each of the others.
+    pub(crate) fn excludes_any(&self) -> bool {
+        self.tls.excludes_any()
+    }
+
+    /// Has the TLS probes where they shall be, given who uses which library.
+    pub(crate) fn settle(&mut self, users: &dyn Fn(LibraryId) -> BTreeSet<u32>) {
+        if !self.is_on(Group::LlmTls) {
+            return;
+        }
+        let Some(loaded) = &mut self.loaded else { return };
+        self.tls.settle(&mut loaded.ebpf, users);
+        // Forks matter only while processes are probed one by one.
+        match (self.tls.excludes_any(), loaded.watches_forks) {
+            // Without it, children are found by the scan of all processes.
+            (true, false) => loaded.watches_forks = attach_tracepoint(&mut loaded.ebpf, FORK_PROGRAM).is_ok(),
+            (false, true) => {
+                unload(&mut loaded.ebpf, FORK_PROGRAM.0);
+                loaded.watches_forks = false;
+            }
+            _ => {}
+        }
+    }
+
+    /// The process has ended.
+    pub(crate) fn process_ended(&mut self, pid: u32) {
+        self.tls.ended(pid);
     }
 
     /// What processes have made of their TLS libraries, those with most calls first.
@@ -443,6 +477,7 @@ fn unload(ebpf: &mut Ebpf, name: &str) {
     // A program that is not loaded says so; it is what was wanted.
     let _ = match ebpf.program_mut(name) {
         Some(Program::UProbe(program)) => program.unload(),
+        Some(Program::RawTracePoint(program)) => program.unload(),
         Some(Program::CgroupSkb(program)) => program.unload(),
         Some(Program::CgroupSock(program)) => program.unload(),
         Some(Program::CgroupSockAddr(program)) => program.unload(),

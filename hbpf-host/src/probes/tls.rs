@@ -1,11 +1,17 @@
 //! Probes in TLS libraries.
+//!
+//! A library's probes are in all processes that use it, those that come later included, which costs one registration and
+//! loses nothing. Each of those processes pays with a trap per call. Where some that pay much are to be left out, the
+//! probes are put into each of the others instead, one by one.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZeroU32;
 use std::os::fd::AsRawFd;
 
 use aya::Ebpf;
 use aya::programs::UProbe;
 use aya::programs::uprobe::{UProbeLink, UProbeScope};
+use hbpf_core::label::Label;
 
 use super::{ProbeError, absent, present, program, raw, unload};
 use crate::discover::{Library, LibraryId, Symbol};
@@ -14,14 +20,19 @@ use crate::protocol::{Group, ProbeStatus};
 /// Maps that remember connections and calls. What they hold is wrong once calls have gone by unseen.
 const MEMORY: [&str; 3] = ["TLS_FLOWS", "TLS_CALLS", "TLS_USERS"];
 
+/// Most processes into which one library's probes are put one by one: at each hit the kernel goes through all of them to
+/// find whose it is.
+const MAX_PROCESSES_PROBED: usize = 32;
+
 /// Programs of a function, in the order in which they are attached: the return before the entry, so that no entry waits
 /// for a return that is not seen.
-fn programs_for(symbol: Symbol) -> &'static [&'static str] {
+fn programs_for(symbol: Symbol, internal: bool) -> &'static [&'static str] {
     match symbol {
         Symbol::SslWrite => &["ssl_write_return", "ssl_write"],
         Symbol::SslWriteEx => &["ssl_write_ex_return", "ssl_write_ex"],
         Symbol::SslWriteEx2 => &["ssl_write_ex_return", "ssl_write_ex2"],
         Symbol::SslRead => &["ssl_read_return", "ssl_read"],
+        Symbol::SslReadEx if internal => &["ssl_read_internal_return", "ssl_read_ex"],
         Symbol::SslReadEx => &["ssl_read_ex_return", "ssl_read_ex"],
         Symbol::SslFree => &["ssl_free"],
         Symbol::SslNew => &["ssl_new_return"],
@@ -40,7 +51,8 @@ const SYMBOLS: [Symbol; 7] = [
 
 /// Every TLS program once.
 fn all_programs() -> BTreeSet<&'static str> {
-    SYMBOLS.into_iter().flat_map(programs_for).copied().collect()
+    let of = |symbol| programs_for(symbol, false).iter().chain(programs_for(symbol, true));
+    SYMBOLS.into_iter().flat_map(of).copied().collect()
 }
 
 /// The libraries that are known, with the probes in them while the group is on.
@@ -52,11 +64,39 @@ pub(super) struct Tls {
     excluded: BTreeSet<u32>,
 }
 
+/// Probes with the names of their programs. Dropping them takes them out.
+type Links = Vec<(&'static str, UProbeLink)>;
+
 struct Probed {
     library: Library,
-    /// Dropping a link takes the probe out.
-    links: Vec<(&'static str, UProbeLink)>,
+    everywhere: Links,
+    /// In place of `everywhere`, by process.
+    one_by_one: BTreeMap<u32, Links>,
     problem: Option<String>,
+    /// Why processes that were to be left out are not.
+    not_left_out: Option<String>,
+}
+
+/// Where a library's probes shall be.
+#[derive(Debug, PartialEq, Eq)]
+enum Scope {
+    Everywhere,
+    /// Everywhere, although some processes should be left out: too many others would have to be probed one by one.
+    EverywhereForTheirNumber(usize),
+    OneByOne(BTreeSet<u32>),
+}
+
+impl Scope {
+    fn of(users: &BTreeSet<u32>, excluded: &BTreeSet<u32>) -> Self {
+        if users.is_disjoint(excluded) {
+            return Self::Everywhere;
+        }
+        let others: BTreeSet<u32> = users.difference(excluded).copied().collect();
+        if others.len() > MAX_PROCESSES_PROBED {
+            return Self::EverywhereForTheirNumber(others.len());
+        }
+        Self::OneByOne(others)
+    }
 }
 
 impl Tls {
@@ -73,8 +113,9 @@ impl Tls {
 
     pub(super) fn detach(&mut self, ebpf: &mut Ebpf) {
         for probed in self.libraries.values_mut() {
-            probed.links.clear();
-            probed.problem = None;
+            probed.everywhere.clear();
+            probed.one_by_one.clear();
+            (probed.problem, probed.not_left_out) = (None, None);
         }
         all_programs().into_iter().for_each(|name| unload(ebpf, name));
         for name in MEMORY {
@@ -85,7 +126,8 @@ impl Tls {
     }
 
     pub(super) fn add(&mut self, library: Library, ebpf: Option<&mut Ebpf>) {
-        let mut probed = Probed { library, links: Vec::new(), problem: None };
+        let (everywhere, one_by_one) = (Links::new(), BTreeMap::new());
+        let mut probed = Probed { library, everywhere, one_by_one, problem: None, not_left_out: None };
         if let Some(ebpf) = ebpf {
             self.errors.extend(probed.attach(ebpf).err());
         }
@@ -100,6 +142,28 @@ impl Tls {
         self.excluded = pids;
     }
 
+    pub(super) fn excludes_any(&self) -> bool {
+        !self.excluded.is_empty()
+    }
+
+    /// The process has ended; its number may soon be another's.
+    pub(super) fn ended(&mut self, pid: u32) {
+        self.excluded.remove(&pid);
+        self.libraries.values_mut().for_each(|probed| drop(probed.one_by_one.remove(&pid)));
+    }
+
+    /// Has every library's probes where they shall be, given who uses it.
+    pub(super) fn settle(&mut self, ebpf: &mut Ebpf, users: &dyn Fn(LibraryId) -> BTreeSet<u32>) {
+        for (id, probed) in &mut self.libraries {
+            if probed.problem.is_some() {
+                continue;
+            }
+            let scope =
+                if self.excluded.is_empty() { Scope::Everywhere } else { Scope::of(&users(*id), &self.excluded) };
+            self.errors.extend(probed.move_to(scope, ebpf).err());
+        }
+    }
+
     pub(super) fn take_errors(&mut self) -> Vec<ProbeError> {
         std::mem::take(&mut self.errors)
     }
@@ -108,10 +172,18 @@ impl Tls {
         let before = list.len();
         for probed in self.libraries.values() {
             let path = &probed.library.path;
-            let places = probed.links.iter().map(|(name, _)| present(Group::LlmTls, name, path.clone(), ebpf));
-            list.extend(places);
+            let place = match probed.one_by_one.len() {
+                0 => path.clone(),
+                count => Label::new(&format!("{path} in {count} of its processes")),
+            };
+            let programs: BTreeSet<_> =
+                probed.everywhere.iter().chain(probed.one_by_one.values().flatten()).map(|(name, _)| *name).collect();
+            list.extend(programs.into_iter().map(|name| present(Group::LlmTls, name, place.clone(), ebpf)));
             if let Some(problem) = &probed.problem {
                 list.push(ProbeStatus { attached_to: path.clone(), ..absent(Group::LlmTls, problem.clone(), true) });
+            }
+            if let Some(why) = &probed.not_left_out {
+                list.push(ProbeStatus { attached_to: path.clone(), ..absent(Group::LlmTls, why.clone(), false) });
             }
         }
         if list.len() == before {
@@ -124,33 +196,73 @@ impl Probed {
     /// All probes of this library or none: half of them would show half of the calls.
     fn attach(&mut self, ebpf: &mut Ebpf) -> Result<(), ProbeError> {
         self.problem = None;
-        let result = self.try_attach(ebpf);
-        if let Err(error) = &result {
-            self.links.clear();
-            self.problem = Some(error.to_string());
+        match self.links(ebpf, UProbeScope::AllProcesses) {
+            Ok(links) => self.everywhere = links,
+            Err(error) => {
+                self.problem = Some(error.to_string());
+                return Err(error);
+            }
         }
-        result
+        Ok(())
     }
 
-    fn try_attach(&mut self, ebpf: &mut Ebpf) -> Result<(), ProbeError> {
-        // The path may lead to another file by now; the descriptor does not.
-        let path = format!("/proc/self/fd/{}", self.library.file.as_raw_fd());
-        for symbol in SYMBOLS {
-            for (_, offset) in self.library.symbols.iter().filter(|(found, _)| *found == symbol) {
-                for name in programs_for(symbol) {
-                    let program: &mut UProbe = program(ebpf, name)?;
-                    let link = program
-                        .attach(*offset, &path, UProbeScope::AllProcesses)
-                        .and_then(|id| program.take_link(id))
-                        .map_err(|error| ProbeError::new(&format!("{name} in {}", self.library.path), &error))?;
-                    self.links.push((name, link));
+    /// Puts new probes in before it takes old ones out: a call that hits both counts once, and none is missed.
+    fn move_to(&mut self, scope: Scope, ebpf: &mut Ebpf) -> Result<(), ProbeError> {
+        self.not_left_out = match &scope {
+            Scope::EverywhereForTheirNumber(others) => {
+                let text = "processes without model calls are not spared the cost of the probes";
+                Some(format!("{text}: {others} others use it, and at most {MAX_PROCESSES_PROBED} can be probed singly"))
+            }
+            Scope::Everywhere | Scope::OneByOne(_) => None,
+        };
+        let Scope::OneByOne(pids) = scope else {
+            if self.everywhere.is_empty() {
+                self.attach(ebpf)?;
+            }
+            self.one_by_one.clear();
+            return Ok(());
+        };
+        for pid in &pids {
+            if self.one_by_one.contains_key(pid) {
+                continue;
+            }
+            let Some(number) = NonZeroU32::new(*pid) else { continue };
+            match self.links(ebpf, UProbeScope::OneProcess(number)) {
+                Ok(links) => drop(self.one_by_one.insert(*pid, links)),
+                // It has ended meanwhile.
+                Err(_) if !std::path::Path::new(&format!("/proc/{pid}")).exists() => {}
+                Err(error) => {
+                    self.move_to(Scope::Everywhere, ebpf)?;
+                    self.not_left_out = Some(error.to_string());
+                    return Err(error);
                 }
             }
         }
-        if self.links.is_empty() {
+        self.one_by_one.retain(|pid, _| pids.contains(pid));
+        self.everywhere.clear();
+        Ok(())
+    }
+
+    fn links(&self, ebpf: &mut Ebpf, scope: UProbeScope) -> Result<Links, ProbeError> {
+        // The path may lead to another file by now; the descriptor does not.
+        let path = format!("/proc/self/fd/{}", self.library.file.as_raw_fd());
+        let mut links = Links::new();
+        for symbol in SYMBOLS {
+            for place in self.library.places.iter().filter(|place| place.symbol == symbol) {
+                for name in programs_for(symbol, place.internal) {
+                    let program: &mut UProbe = program(ebpf, name)?;
+                    let link = program
+                        .attach(place.offset, &path, scope)
+                        .and_then(|id| program.take_link(id))
+                        .map_err(|error| ProbeError::new(&format!("{name} in {}", self.library.path), &error))?;
+                    links.push((name, link));
+                }
+            }
+        }
+        if links.is_empty() {
             return Err(ProbeError(format!("{}: no TLS functions in it", self.library.path)));
         }
-        Ok(())
+        Ok(links)
     }
 }
 
@@ -161,10 +273,23 @@ mod tests {
     #[test]
     fn returns_are_attached_before_entries() {
         for symbol in SYMBOLS {
-            if let [first, second] = programs_for(symbol) {
+            for internal in [false, true] {
+                let [first, second] = programs_for(symbol, internal) else { continue };
                 assert!(first.ends_with("_return") && !second.ends_with("_return"), "{first} {second}");
             }
         }
-        assert_eq!(all_programs().len(), 11);
+        assert_eq!(all_programs().len(), 12);
+    }
+
+    #[test]
+    fn probes_are_everywhere_unless_users_are_to_be_left_out_and_few_remain() {
+        let set = |pids: std::ops::Range<u32>| pids.collect::<BTreeSet<u32>>();
+        assert_eq!(Scope::of(&set(1..9), &set(0..0)), Scope::Everywhere);
+        assert_eq!(Scope::of(&set(1..9), &set(20..22)), Scope::Everywhere, "they use another library");
+        assert_eq!(Scope::of(&set(1..9), &set(3..30)), Scope::OneByOne(set(1..3)));
+        assert_eq!(Scope::of(&set(1..9), &set(1..9)), Scope::OneByOne(set(0..0)), "nobody else uses it");
+        let most = MAX_PROCESSES_PROBED as u32;
+        assert_eq!(Scope::of(&set(0..most + 1), &set(0..1)), Scope::OneByOne(set(1..most + 1)));
+        assert_eq!(Scope::of(&set(0..most + 2), &set(0..1)), Scope::EverywhereForTheirNumber(MAX_PROCESSES_PROBED + 1));
     }
 }

@@ -139,6 +139,7 @@ impl Subject {
         let request = match word {
             "attach" => Request::Attach(groups()),
             "detach" => Request::Detach(groups()),
+            "exclude" => Request::Exclude(rest.split_whitespace().map(|pid| pid.parse().unwrap()).collect()),
             "learn" => Request::Learn(rest.to_owned()),
             "sample" => Request::Sample { sequence: rest.parse().unwrap(), pids: vec![], all: true },
             "describe" => Request::Describe(vec![rest.parse().unwrap()]),
@@ -164,6 +165,9 @@ impl Subject {
                         on.len(),
                         status.counters.is_some()
                     ));
+                    for user in &status.tls_users {
+                        say(&format!("user {} calls={} models={}", user.pid, user.calls, user.model_messages));
+                    }
                     for probe in status.probes.iter().filter(|probe| probe.failed) {
                         say(&format!("probe-failed {probe:?}"));
                     }

@@ -14,6 +14,7 @@ pub(crate) type Test = (&'static str, fn());
 pub(crate) const ALL: &[Test] = &[
     ("plaintext_of_tls_is_seen_at_both_ends", plaintext_of_tls_is_seen_at_both_ends),
     ("a_library_loaded_late_is_probed", a_library_loaded_late_is_probed),
+    ("processes_left_out_are_not_seen_and_all_others_are", processes_left_out_are_not_seen_and_all_others_are),
     ("plain_http_is_seen_from_both_ends", plain_http_is_seen_from_both_ends),
     ("no_packet_is_refused", no_packet_is_refused),
     ("detaching_leaves_nothing", detaching_leaves_nothing),
@@ -113,6 +114,60 @@ fn a_library_loaded_late_is_probed() {
     for_all(&mut subject, &[(format!("record tls kind=1 direction=0 pid={pid} "), TARGET.to_owned())]);
     client.finish();
     subject.expect("its end", |line| line.starts_with(&format!("lifecycle 2 {pid} ")));
+}
+
+/// A copy of the TLS library that Python uses, which nobody else uses, and the folder that it is in.
+fn own_library() -> (tempfile::TempDir, String) {
+    let folder = tempfile::tempdir().unwrap();
+    let program = "import ssl; print(next(l.split()[-1] for l in open('/proc/self/maps') if '/libssl' in l))";
+    let output = Command::new("python3").args(["-c", program]).output().unwrap();
+    let path = PathBuf::from(String::from_utf8(output.stdout).unwrap().trim());
+    std::fs::copy(&path, folder.path().join(path.file_name().expect("python3 uses a shared libssl"))).unwrap();
+    let text = folder.path().to_str().unwrap().to_owned();
+    (folder, text)
+}
+
+fn processes_left_out_are_not_seen_and_all_others_are() {
+    let (_library, directory) = own_library();
+    let (_folder, _server, port) = secure_server();
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/privileged/peer.py");
+    let user = || {
+        let mut command = Command::new("python3");
+        let mut user = Talker::start(command.env("LD_LIBRARY_PATH", &directory).args(["-u", script, "client"]));
+        user.tell("import");
+        user.expect_start("imported");
+        user
+    };
+    let (mut spared, mut probed) = (user(), user());
+    let (mut subject, _) = attached("tls");
+    let sent = |pid| (format!("record tls kind=1 direction=0 pid={pid} "), TARGET.to_owned());
+    subject.tell(&format!("exclude {}", spared.pid()));
+    subject.expect_start("status");
+    request(&mut spared, "https", &port, 100);
+    request(&mut probed, "https", &port, 100);
+    for_all(&mut subject, &[sent(probed.pid())]);
+
+    // One that comes later has its probes when it is told of.
+    let mut later = user();
+    subject.expect("its library", |line| line.starts_with(&format!("process {} Attached", later.pid())));
+    request(&mut later, "https", &port, 100);
+    for_all(&mut subject, &[sent(later.pid())]);
+    let of_spared = format!("pid={} ", spared.pid());
+    assert!(!subject.said().iter().any(|line| line.starts_with("record ") && line.contains(&of_spared)));
+
+    subject.tell("exclude");
+    subject.expect_start("status");
+    request(&mut spared, "https", &port, 100);
+    for_all(&mut subject, &[sent(spared.pid())]);
+    subject.tell("sample 2");
+    for user in [&spared, &probed, &later] {
+        subject.expect("its calls", |line| {
+            let calls =
+                line.strip_prefix(&format!("user {} calls=", user.pid())).and_then(|rest| rest.split(' ').next());
+            line.ends_with(" models=1") && calls.is_some_and(|calls| calls.parse::<u64>().unwrap() > 1)
+        });
+        subject.tell("sample 2");
+    }
 }
 
 fn plain_http_is_seen_from_both_ends() {
