@@ -1,0 +1,170 @@
+"""A model server in one of the ways that servers come by their connections: `servers.py WAY`.
+
+It says in JSON where it listens, answers each request with the id of the process that answers, and ends with its input.
+"""
+
+import array
+import json
+import os
+import socket
+import sys
+import threading
+
+WORKERS = 3
+TCP_DEFER_ACCEPT = socket.TCP_DEFER_ACCEPT
+
+
+def listen(**options):
+    listener = socket.socket(socket.AF_INET)
+    for option in options.get("sockets", []):
+        listener.setsockopt(socket.SOL_SOCKET, option, 1)
+    if options.get("deferred"):
+        listener.setsockopt(socket.IPPROTO_TCP, TCP_DEFER_ACCEPT, 5)
+    if options.get("fast_open"):
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_FASTOPEN, 16)
+    listener.bind(("127.0.0.1", options.get("port", 0)))
+    listener.listen(64)
+    return listener
+
+
+def serve(connection):
+    """Answers the requests of a connection, and closes it where the client wants that."""
+    stream = connection.makefile("rwb")
+    while line := stream.readline():
+        headers = {}
+        while (header := stream.readline().strip()) and b":" in header:
+            name, value = header.split(b":", 1)
+            headers[name.lower()] = value.strip()
+        stream.read(int(headers.get(b"content-length", 0)))
+        body = json.dumps(
+            {
+                "object": "chat.completion",
+                "model": "demo",
+                "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": "x"}}],
+                "usage": {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5},
+            }
+        ).encode()
+        stream.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nX-Pid: %d\r\n" % os.getpid())
+        stream.write(b"Content-Length: %d\r\n\r\n%s" % (len(body), body))
+        stream.flush()
+        if headers.get(b"connection") == b"close":
+            break
+    stream.close()
+    connection.close()
+
+
+def accept_for_ever(listener):
+    while True:
+        connection, _ = listener.accept()
+        serve(connection)
+
+
+def accept_with_threads(listener):
+    while True:
+        connection, _ = listener.accept()
+        threading.Thread(target=serve, args=(connection,), daemon=True).start()
+
+
+def workers(work):
+    """Forks processes that work and end with this one."""
+    for _ in range(WORKERS):
+        if os.fork() == 0:
+            work()
+            os._exit(0)
+
+
+def prefork():
+    listener = listen()
+    workers(lambda: accept_for_ever(listener))
+    return listener.getsockname()[1]
+
+
+def reuseport():
+    first = listen(sockets=[socket.SO_REUSEPORT])
+    port = first.getsockname()[1]
+    workers(lambda: accept_for_ever(listen(sockets=[socket.SO_REUSEPORT], port=port)))
+    threading.Thread(target=accept_with_threads, args=(first,), daemon=True).start()
+    return port
+
+
+def passed():
+    """One process accepts and passes the connections on to others."""
+    listener = listen()
+    ways = [socket.socketpair() for _ in range(WORKERS)]
+    for _, inner in ways:
+        if os.fork() == 0:
+            listener.close()
+            while True:
+                _, ancillary, _, _ = inner.recvmsg(1, socket.CMSG_SPACE(4))
+                serve(socket.socket(fileno=array.array("i", ancillary[0][2][:4])[0]))
+
+    def accept():
+        turn = 0
+        while True:
+            connection, _ = listener.accept()
+            rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [connection.fileno()]))]
+            ways[turn % WORKERS][0].sendmsg([b"x"], rights)
+            connection.close()
+            turn += 1
+
+    threading.Thread(target=accept, daemon=True).start()
+    return listener.getsockname()[1]
+
+
+def forking():
+    """A process for each connection."""
+    listener = listen()
+
+    def accept():
+        while True:
+            connection, _ = listener.accept()
+            if os.fork() == 0:
+                listener.close()
+                serve(connection)
+                os._exit(0)
+            connection.close()
+
+    threading.Thread(target=accept, daemon=True).start()
+    return listener.getsockname()[1]
+
+
+def executed():
+    """Another program is given the listening socket."""
+    listener = listen()
+    if os.fork() == 0:
+        os.set_inheritable(listener.fileno(), True)
+        os.execv(sys.executable, [sys.executable, __file__, "inherited", str(listener.fileno())])
+    return listener.getsockname()[1]
+
+
+def inherited(descriptor):
+    accept_with_threads(socket.socket(fileno=int(descriptor)))
+
+
+def alone(**options):
+    listener = listen(**options)
+    threading.Thread(target=accept_with_threads, args=(listener,), daemon=True).start()
+    return listener.getsockname()[1]
+
+
+def main():
+    if sys.argv[1] == "inherited":
+        return inherited(sys.argv[2])
+    ways = {
+        "alone": alone,
+        "deferred": lambda: alone(deferred=True),
+        "fast-open": lambda: alone(fast_open=True),
+        "prefork": prefork,
+        "reuseport": reuseport,
+        "passed": passed,
+        "forking": forking,
+        "executed": executed,
+    }
+    # All in one group, so that workers end with the one that started them.
+    os.setpgid(0, 0)
+    print(json.dumps({"port": ways[sys.argv[1]](), "pid": os.getpid()}), flush=True)
+    sys.stdin.read()
+    os.killpg(0, 9)
+
+
+main()
