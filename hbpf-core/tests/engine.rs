@@ -3,9 +3,11 @@
 use hbpf_core::chunk::{
     Action, Capture, Chunk, Close, ConnectionKey, Direction, Origin, Pid, Segment, Source, Verdict,
 };
+use hbpf_core::dialect::JUDGE_BYTES;
 use hbpf_core::engine::{Engine, Observer};
 use hbpf_core::exchange::{Dialect, Exchange, ExchangeEvent, Phase, Role};
 use hbpf_core::time::Nanos;
+use std::time::Duration;
 
 const MS: u64 = 1_000_000;
 const CANARY: &str = "xyzzy-canary-text";
@@ -499,6 +501,103 @@ fn a_call_whose_head_is_too_long_is_lost_and_counted() {
     other.offsets[Direction::Sent.index()] += 50_000;
     other.send(&mut engine, &mut log, Direction::Sent, b"aaaa\r\n\r\n", false);
     assert_eq!(engine.counters().parse_gaps, 1);
+}
+
+#[test]
+fn a_head_longer_than_what_is_copied_of_the_unknown_is_judged_by_what_there_is() {
+    let request = |line: &str| format!("{line} HTTP/1.1\r\nHost: x\r\nCookie: {}\r\n", "a".repeat(JUDGE_BYTES));
+    let gaps = |line: &str, cuts: &[usize]| {
+        let (mut engine, mut log) = (Engine::new(), Log::default());
+        let mut wire = Wire::tls(42, Direction::Sent);
+        wire.capture = Capture::Awaiting;
+        let text = request(line);
+        let mut from = 0;
+        for to in cuts.iter().copied().chain([JUDGE_BYTES]) {
+            wire.send(&mut engine, &mut log, Direction::Sent, &text.as_bytes()[from..to], from == 0);
+            from = to;
+        }
+        assert_eq!(log.actions(), [Action::Ignore]);
+        assert!(log.ended().is_empty());
+        engine.counters().parse_gaps
+    };
+    assert_eq!(gaps("POST /ask", &[]), 1, "it may have been a call");
+    assert_eq!(gaps("POST /ask", &[1, 7, 100, 1000]), 1);
+    assert_eq!(gaps(&format!("POST /ask?{}", "a".repeat(2000)), &[]), 1);
+    assert_eq!(gaps("GET /page", &[]), 0);
+    assert_eq!(gaps(&format!("GET /page?{}", "a".repeat(2000)), &[100]), 0);
+}
+
+#[test]
+fn a_target_recognised_late_needs_no_verdict() {
+    let (mut engine, mut log) = (Engine::new(), Log::default());
+    let mut wire = Wire::tls(42, Direction::Sent);
+    let text = chat(false);
+    wire.capture = Capture::Awaiting;
+    wire.send(&mut engine, &mut log, Direction::Sent, &text.as_bytes()[..11], true);
+    wire.capture = Capture::Positive;
+    wire.send(&mut engine, &mut log, Direction::Sent, &text.as_bytes()[11..], false);
+    wire.answer(&mut engine, &mut log, &json("200 OK", DONE_JSON));
+    assert_eq!((log.ended().len(), log.actions().len()), (1, 0));
+}
+
+/// A segment of a connection that its server has not accepted yet, under a number of its own.
+fn knock(engine: &mut Engine, handle: u64, when: u64, bytes: &[u8]) -> (ConnectionKey, Origin) {
+    let key = ConnectionKey { source: Source::Tcp, pid: 0, handle, generation: 0 };
+    let end = |port| Some((std::net::Ipv4Addr::LOCALHOST.into(), port));
+    let origin = Origin { local: end(80), remote: end(50_000), ..Origin::default() };
+    engine.waiting_segment(&segment(key, &origin, when, Direction::Received, bytes, true));
+    (key, origin)
+}
+
+fn segment<'a>(
+    connection: ConnectionKey,
+    origin: &'a Origin,
+    when: u64,
+    direction: Direction,
+    bytes: &'a [u8],
+    begins_message: bool,
+) -> Segment<'a> {
+    Segment {
+        when: Nanos(when),
+        connection,
+        origin,
+        direction,
+        sequence: 1,
+        acknowledgement: 0,
+        original_len: u32::try_from(bytes.len()).unwrap(),
+        bytes,
+        message: 1,
+        begins_message,
+        capture: Capture::Positive,
+        follows_thinning: false,
+        fin: false,
+        rst: false,
+    }
+}
+
+#[test]
+fn a_request_counts_once_its_connection_is_accepted() {
+    let (mut engine, mut log) = (Engine::new(), Log::default());
+    let (key, origin) = knock(&mut engine, 1 << 63, 1000 * MS, chat(false).as_bytes());
+    // Nobody need ever accept this one.
+    knock(&mut engine, 1 << 63 | 1, 1000 * MS, chat(false).as_bytes());
+    assert!(log.events.is_empty(), "anyone can knock");
+    assert!(!engine.is_idle(), "what waits must expire");
+
+    let server = Origin { pid: Some(Pid(7)), owner_is_certain: true, ..Origin::default() };
+    engine.accepted(key, &server, &mut log);
+    let answer = json("200 OK", DONE_JSON);
+    engine.segment(&segment(key, &origin, 1500 * MS, Direction::Sent, answer.as_bytes(), false), &mut log);
+    let ended = log.ended();
+    assert_eq!((ended.len(), ended[0].phase, ended[0].role), (1, Phase::Done, Role::Server));
+    assert_eq!((ended[0].pid, ended[0].opened_at), (Some(Pid(7)), Nanos(1000 * MS)), "since the request came");
+    assert_eq!(ended[0].endpoint.port, Some(80));
+    assert_eq!(engine.counters().parse_gaps, 0);
+
+    engine.tick(Nanos(1000 * MS).after(Duration::from_secs(60)), &mut log);
+    let late = ConnectionKey { handle: 1 << 63 | 1, ..key };
+    engine.accepted(late, &server, &mut log);
+    assert_eq!((log.ended().len(), engine.counters().parse_gaps), (1, 1), "accepted too late");
 }
 
 #[test]

@@ -1,8 +1,9 @@
 //! One connection: its pieces are put in order and given to the HTTP parser, and its end is told apart.
 
 use crate::chunk::{Action, Capture, Chunk, Close, ConnectionKey, Direction, Origin, Pid, Segment, Source, Verdict};
+use crate::dialect::JUDGE_BYTES;
 use crate::exchange::{Exchange, Role};
-use crate::http1::{Http1, HttpSink, Side};
+use crate::http1::{Http1, Side};
 use crate::reassembly::Reassembler;
 use crate::time::Nanos;
 
@@ -118,7 +119,12 @@ impl Connection {
                 self.gap(side, chunk.when, gap, chunk.follows_thinning, shared, observer);
             }
         }
+        if chunk.capture == Capture::Positive && matches!(self.messages.state, State::Judging(_)) {
+            // The kernel side has recognised a target that came in pieces.
+            self.messages.awaited = false;
+        }
         self.feed(shared, observer, |http, sink| http.push(side, chunk.when, bytes, sink));
+        self.judge_long_head(side, shared, observer);
         let left_out = chunk.original_len.saturating_sub(chunk.bytes.len() as u64);
         if left_out > 0 && self.messages.is_followed() {
             self.gap(side, chunk.when, left_out, false, shared, observer);
@@ -212,13 +218,17 @@ impl Connection {
         self.feed(shared, observer, |http, sink| http.gap(side, when, len, sink));
     }
 
+    /// Decides on a message whose head is longer than what the kernel side copies of it.
+    fn judge_long_head(&mut self, side: Side, shared: &mut Shared, observer: &mut dyn Observer) {
+        let is_in_head = matches!(self.messages.state, State::Judging(None)) && self.messages.awaited;
+        if side == Side::Request && is_in_head && self.http.partial_request_head().len() >= JUDGE_BYTES {
+            let seen = self.http.partial_request_head().to_vec();
+            self.feed(shared, observer, |_, sink| sink.judge_cut_head(&seen));
+        }
+    }
+
     /// Lets the parser act, with this connection's messages and the engine behind its sink.
-    fn feed(
-        &mut self,
-        shared: &mut Shared,
-        observer: &mut dyn Observer,
-        act: impl FnOnce(&mut Http1, &mut dyn HttpSink),
-    ) {
+    fn feed(&mut self, shared: &mut Shared, observer: &mut dyn Observer, act: impl FnOnce(&mut Http1, &mut Sink<'_>)) {
         let Some(request_direction) = self.request_direction else { return };
         let (http, messages) = (&mut self.http, &mut self.messages);
         let mut sink = Sink { key: self.key, origin: &self.origin, request_direction, messages, shared, observer };

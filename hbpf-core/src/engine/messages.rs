@@ -254,6 +254,31 @@ impl Sink<'_> {
         }
     }
 
+    /// Judges by a head of which no more is seen: it is longer than what the kernel side copies of a message that it does
+    /// not know. A call that begins so is lost; if its path says what it is, the next one there is not.
+    pub(super) fn judge_cut_head(&mut self, seen: &[u8]) {
+        let whole_lines = memchr::memmem::rfind(seen, b"\r\n").map_or(0, |end| end + 2);
+        let cut = [&seen[..whole_lines], b"\r\n"].concat();
+        let may_be_call = match RequestHead::parse(&cut) {
+            Ok(Some((head, _))) => match judge(&head, self.server_port(), &[], Extent::Beginning) {
+                Judgement::NotModel => false,
+                Judgement::NeedBody => true,
+                Judgement::ModelCall(_) => {
+                    if let Ok(path) = std::str::from_utf8(head.path()) {
+                        self.observer.learned(path);
+                    }
+                    true
+                }
+            },
+            // Not even its target is whole.
+            _ => seen.starts_with(b"POST "),
+        };
+        if may_be_call {
+            self.shared.counters.parse_gaps += 1;
+        }
+        self.ignore();
+    }
+
     /// Judges by what there is, if that message still awaits it: its body has a gap.
     fn judge_cut(&mut self, number: u64) -> bool {
         let State::Judging(Some(Judged { started, number: judged, .. })) = &self.messages.state else { return false };

@@ -174,6 +174,14 @@ impl Http1 {
         self.half(side).last_seen = when;
     }
 
+    /// What there is of a request's head that is not complete.
+    pub fn partial_request_head(&self) -> &[u8] {
+        match &self.request.state {
+            State::Head(head) => &head.buffered,
+            _ => &[],
+        }
+    }
+
     /// `len` bytes of one side were not seen.
     pub fn gap(&mut self, side: Side, when: Nanos, len: u64, sink: &mut dyn HttpSink) {
         if len == 0 || self.is_upgraded {
