@@ -4,6 +4,8 @@ mod support;
 
 #[path = "support/kernel.rs"]
 mod kernel;
+#[path = "capture/segments.rs"]
+mod segments;
 
 #[path = "support/place.rs"]
 mod place;

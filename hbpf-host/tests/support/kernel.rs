@@ -67,6 +67,27 @@ pub(crate) fn defer_accept(listener: &std::net::TcpListener) {
     assert_eq!(set, 0, "{}", std::io::Error::last_os_error());
 }
 
+/// A connection from a port of our choosing.
+pub(crate) fn connect_from(from: std::net::SocketAddr, to: std::net::SocketAddr) -> std::net::TcpStream {
+    use nix::sys::socket::{
+        AddressFamily, SockFlag, SockType, SockaddrStorage, bind, connect, setsockopt, socket, sockopt,
+    };
+    use std::os::fd::AsRawFd;
+    let family = if from.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    let socket = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).expect("a socket");
+    setsockopt(&socket, sockopt::ReuseAddr, &true).expect("a socket option");
+    bind(socket.as_raw_fd(), &SockaddrStorage::from(from)).expect("the port is free");
+    connect(socket.as_raw_fd(), &SockaddrStorage::from(to)).expect("loopback connects");
+    socket.into()
+}
+
+/// Has a socket reset its connection when it is closed.
+pub(crate) fn reset_at_close(stream: &std::net::TcpStream) {
+    use nix::sys::socket::{setsockopt, sockopt};
+    let at_once = nix::libc::linger { l_onoff: 1, l_linger: 0 };
+    setsockopt(stream, sockopt::Linger, &at_once).expect("a socket option");
+}
+
 /// The programs, loaded, and their maps.
 pub(crate) struct Kernel {
     ebpf: Ebpf,
