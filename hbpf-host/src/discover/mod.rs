@@ -23,6 +23,7 @@ mod mounts;
 mod overlay;
 mod pages;
 mod placement;
+mod seen;
 #[cfg(test)]
 mod tests;
 mod watch;
@@ -39,11 +40,12 @@ use hbpf_core::label::Label;
 use hbpf_core::snapshot::TlsVisibility;
 
 use crate::process::files;
-use crate::process::stat::{Image, Stat};
+use crate::process::stat::Stat;
 use elf::Inspection;
 use known::{Files, Finding};
 use mapped::{Mapped, Opener, Stamp};
 use maps::{Mapping, Maps};
+use seen::{Found, Process};
 use watch::Watch;
 
 pub use elf::Symbol;
@@ -61,15 +63,6 @@ const MAPS_PER_SCAN: usize = 128;
 /// CPU time per call after which the rest is left to the next: requests wait for the helper meanwhile. Looking at a process
 /// that has not changed takes 10 to 20 us, so it takes several calls to get round thousands of them.
 const CPU_PER_SCAN: Duration = Duration::from_millis(10);
-
-/// While it is this young a process is expected to load libraries, and each change of its size is looked into.
-const YOUNG: Duration = Duration::from_secs(60);
-
-/// Rounds of scans between two looks at an older process whose size keeps changing, as any heap does.
-const SCANS_BETWEEN_MAPS: u64 = 4;
-
-/// Rounds of scans after which a map is read whatever its process looks like.
-const SCANS_UNTIL_CERTAIN: u64 = 128;
 
 /// How long a library stays after its last user: short commands in a loop would otherwise have their probes come and
 /// go, always too late.
@@ -159,29 +152,6 @@ struct InUse {
     unused_since: Option<Instant>,
     /// It stays without users: see [`Libraries::scan_installed`].
     installed: bool,
-}
-
-/// What is remembered of a process.
-#[derive(Debug)]
-struct Process {
-    start_ticks: u64,
-    image: Image,
-    virtual_bytes: u64,
-    /// Number of the scan that has read its map.
-    read_at: u64,
-    found: Found,
-}
-
-/// What a process has mapped.
-#[derive(Debug, Default)]
-struct Found {
-    libraries: BTreeSet<LibraryId>,
-    /// Which of its mappings is which library.
-    settled: Vec<(Mapping, LibraryId)>,
-    /// A TLS library of another kind.
-    other: Option<&'static str>,
-    /// Why there may be a library that is not in `libraries`.
-    trouble: Option<String>,
 }
 
 impl Libraries {
@@ -357,33 +327,21 @@ impl Libraries {
         if !needed {
             return false;
         }
-        let settled = match self.processes.get(&pid) {
-            Some(before) if !before.is_another(&stat) => before.found.settled.clone(),
-            _ => Vec::new(),
-        };
+        let before = self.processes.remove(&pid);
+        let settled = before.as_ref().filter(|before| !before.is_another(&stat));
+        let settled = settled.map(|before| before.found.settled.clone()).unwrap_or_default();
         let found = if stat.kernel_thread { Found::default() } else { self.find(pid, settled, opener, changes) };
         for id in &found.libraries {
             if let Some(library) = self.libraries.get_mut(id) {
                 library.users.insert(pid);
             }
         }
-        let process = Process {
-            start_ticks: stat.start_ticks,
-            image: stat.image,
-            virtual_bytes: stat.virtual_bytes,
-            read_at: self.scans,
-            found,
-        };
-        if let Some(before) = self.processes.insert(pid, process) {
-            let now = &self.processes[&pid].found;
-            if !now.shows_as(&before.found) {
-                changes.processes.push(pid);
-            }
-            let left = before.found.libraries.difference(&now.libraries).copied().collect();
-            self.leave(pid, &left);
-        } else if !self.processes[&pid].found.shows_as(&Found::default()) {
+        let before = before.map(|before| before.found).unwrap_or_default();
+        if !found.shows_as(&before) {
             changes.processes.push(pid);
         }
+        self.leave(pid, &before.libraries.difference(&found.libraries).copied().collect());
+        self.processes.insert(pid, Process::new(&stat, self.scans, found));
         !stat.kernel_thread
     }
 
@@ -543,11 +501,8 @@ impl Libraries {
             }
             for pid in library.users {
                 if let Some(process) = self.processes.get_mut(&pid) {
-                    process.found.libraries.remove(&id);
+                    process.lose(id);
                     changes.processes.push(pid);
-                    process.found.settled.retain(|(_, settled)| *settled != id);
-                    // Its map must be read again, to find what stands in the library's place.
-                    process.virtual_bytes = u64::MAX;
                 }
             }
         }
@@ -570,31 +525,6 @@ impl Libraries {
         for id in unused {
             self.remove(id, changes);
         }
-    }
-}
-
-impl Found {
-    fn shows_as(&self, other: &Self) -> bool {
-        (&self.libraries, self.other, &self.trouble) == (&other.libraries, other.other, &other.trouble)
-    }
-}
-
-impl Process {
-    /// Whether its map has to be read again.
-    fn is_outdated(&self, stat: &Stat, scans: u64) -> bool {
-        let resized = self.virtual_bytes != stat.virtual_bytes;
-        // Trouble may pass: a file that was being written is whole at last.
-        let wanting = resized || self.found.trouble.is_some();
-        let age = scans.saturating_sub(self.read_at);
-        self.is_another(stat)
-            || wanting && age >= SCANS_BETWEEN_MAPS
-            || resized && stat.age() < YOUNG
-            || age >= SCANS_UNTIL_CERTAIN
-    }
-
-    /// Whether the number has gone to another process, or the process to another program.
-    fn is_another(&self, stat: &Stat) -> bool {
-        self.start_ticks != stat.start_ticks || self.image != stat.image
     }
 }
 

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 
+use super::seen::SCANS_BETWEEN_MAPS;
 use super::*;
 use crate::process::stat::tests::line;
 
