@@ -64,9 +64,9 @@ fn client_of(server: &Server, python: &Path, libraries: &Path, wrapper: &[&str],
     Client::start(command.args(arguments))
 }
 
-/// Where the probes of SSL_write are.
+/// Where the probes of SSL_free are, of which each library has one.
 fn probed(frame: &Snapshot) -> Vec<String> {
-    let probes = frame.capture.probes.iter().filter(|probe| probe.program.as_str() == "ssl_write");
+    let probes = frame.capture.probes.iter().filter(|probe| probe.program.as_str() == "ssl_free");
     let on = probes.filter(|probe| probe.state == ProbeState::On);
     on.map(|probe| probe.attached_to.as_str().to_owned()).collect()
 }
