@@ -287,6 +287,7 @@ mod tests {
             failed: false,
             runs: Some(1),
             run_time_ns: Some(run_time_ns),
+            trap: None,
         };
         Status { probes: vec![probe("a"), probe("b")], ..Status::default() }
     }

@@ -77,6 +77,8 @@ pub enum Request {
     /// The TLS probes shall not be in these processes, at most [`MAX_PROCESSES`], and in all others they shall. An empty
     /// list puts them into all again.
     Exclude(Vec<u32>),
+    /// Answer with [`Reply::Status`].
+    Status,
     /// Detach everything and exit. Closing the socket does the same.
     Shutdown,
 }
@@ -234,7 +236,7 @@ pub struct TlsUser {
 pub struct TrapCost {
     /// At instructions that the kernel emulates.
     pub emulated: TrapTimes,
-    /// At instructions that the kernel must single-step; `None` while no probe sits on one.
+    /// At instructions that the kernel must single-step; `None` where that could not be measured.
     pub stepped: Option<TrapTimes>,
 }
 
@@ -264,4 +266,38 @@ pub struct ProbeStatus {
     pub runs: Option<u64>,
     /// Time in the program, likewise.
     pub run_time_ns: Option<u64>,
+    /// What leads to the program here; `None` where it is called without a trap (control groups, tracepoints).
+    pub trap: Option<Trap>,
+}
+
+/// The trap that leads to a uprobe's program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Trap {
+    /// Where it is.
+    pub kind: TrapKind,
+    /// Whether the kernel must single-step the instruction that the probe has taken the place of.
+    pub stepped: bool,
+}
+
+/// Where a trap is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum TrapKind {
+    /// At an instruction.
+    Entry,
+    /// At a return, after one at the function's first instruction that is there for this alone.
+    Return,
+    /// At a return; the trap at the function's first instruction is that of a probe that sits there anyway.
+    ReturnBesideEntry,
+}
+
+impl TrapCost {
+    /// Nanoseconds per hit; `None` where that could not be measured.
+    pub fn of(&self, trap: Trap) -> Option<f64> {
+        let times = if trap.stepped { self.stepped? } else { self.emulated };
+        Some(match trap.kind {
+            TrapKind::Entry => times.entry_ns,
+            TrapKind::Return => times.return_ns,
+            TrapKind::ReturnBesideEntry => (times.return_ns - times.entry_ns).max(0.0),
+        })
+    }
 }

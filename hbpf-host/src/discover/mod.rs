@@ -44,11 +44,12 @@ use crate::process::stat::Stat;
 use elf::Inspection;
 use known::{Files, Finding};
 use mapped::{Mapped, Opener, Stamp};
-use maps::{Mapping, Maps};
+use maps::Mapping;
 use seen::{Found, Process};
 use watch::Watch;
 
 pub use elf::Symbol;
+pub(crate) use maps::Maps;
 pub use placement::Place;
 
 /// Places in a file that may be anything: the door through which fuzzing comes in.

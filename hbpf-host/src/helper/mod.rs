@@ -226,6 +226,7 @@ impl<'a> Helper<'a> {
                 self.settle();
                 self.send_status();
             }
+            Request::Status => self.send_status(),
             Request::Shutdown => {}
         }
     }
@@ -272,7 +273,7 @@ impl<'a> Helper<'a> {
             helper_cpu_seconds,
             helper_resident_bytes,
             tls_users: self.probes.tls_users(),
-            trap_cost: None,
+            trap_cost: self.probes.trap_cost(),
         };
         self.outbox.send_status(status);
     }

@@ -189,6 +189,7 @@ mod tests {
                 failed: false,
                 runs: Some(u64::MAX),
                 run_time_ns: Some(u64::MAX),
+                trap: None,
             })
         });
         let plain = ProbeStatus {
@@ -199,6 +200,7 @@ mod tests {
             failed: false,
             runs: None,
             run_time_ns: None,
+            trap: None,
         };
         let probes = probes.chain([plain.clone()]).collect();
         outbox.send_status(Status { probes, ..Status::default() });

@@ -6,6 +6,7 @@ pub(crate) mod cgroup;
 mod object;
 pub(crate) mod raw;
 mod tls;
+mod trap;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;
@@ -24,7 +25,8 @@ use hbpf_ebpf::{EVENTS_RING_BYTES, LifecycleEvent, counter, limit, target};
 use crate::discover::{Library, LibraryId};
 use crate::privsep;
 use crate::protocol::{
-    FlowVerdict, Group, Limits, MAX_LEARNED_TARGETS, MAX_TARGET_BYTES, MAX_TLS_USERS, ProbeStatus, TlsUser,
+    FlowVerdict, Group, Limits, MAX_LEARNED_TARGETS, MAX_TARGET_BYTES, MAX_TLS_USERS, ProbeStatus, TlsUser, Trap,
+    TrapCost,
 };
 use tls::Tls;
 
@@ -81,6 +83,8 @@ pub(crate) struct Probes {
     cgroup: Option<Label>,
     /// They outlive the maps.
     limits: Limits,
+    /// What traps cost; measured when the first are to be put in place.
+    trap_cost: Option<TrapCost>,
 }
 
 /// What exists while any group is on.
@@ -102,7 +106,7 @@ impl Probes {
     pub(crate) fn new() -> Self {
         let states = Group::ALL.into_iter().map(|group| (group, State::Off)).collect();
         let (learned, limits) = (BTreeSet::new(), Limits::default());
-        Self { loaded: None, tls: Tls::default(), states, learned, cgroup: None, limits }
+        Self { loaded: None, tls: Tls::default(), states, learned, cgroup: None, limits, trap_cost: None }
     }
 
     pub(crate) fn is_on(&self, group: Group) -> bool {
@@ -139,7 +143,12 @@ impl Probes {
         };
         let loaded = self.loaded.as_mut().expect("loaded above");
         match group {
-            Group::LlmTls => self.tls.attach(&mut loaded.ebpf)?,
+            Group::LlmTls => {
+                if self.trap_cost.is_none() {
+                    self.trap_cost = trap::measure(&mut loaded.ebpf);
+                }
+                self.tls.attach(&mut loaded.ebpf)?;
+            }
             Group::LlmPlain => self.cgroup = Some(attach_cgroup(&mut loaded.ebpf)?),
         }
         Ok(ring)
@@ -329,6 +338,11 @@ impl Probes {
         Some(sums)
     }
 
+    /// What a trap costs; `None` before it has been measured, and where it cannot be.
+    pub(crate) fn trap_cost(&self) -> Option<TrapCost> {
+        self.trap_cost
+    }
+
     /// Every program at every place.
     pub(crate) fn status(&self) -> Vec<ProbeStatus> {
         let mut list = Vec::new();
@@ -348,13 +362,13 @@ impl Probes {
             Group::LlmTls => self.tls.status(&loaded.ebpf, list),
             Group::LlmPlain => {
                 let place = self.cgroup.clone().unwrap_or_default();
-                list.extend(CGROUP_PROGRAMS.map(|name| present(group, name, place.clone(), &loaded.ebpf)));
+                list.extend(CGROUP_PROGRAMS.map(|name| present(group, name, place.clone(), None, &loaded.ebpf)));
             }
         }
         // Shown once, with the first group that is on.
         if self.states.iter().find(|(_, state)| matches!(state, State::On)).map(|(first, _)| *first) == Some(group) {
             let programs = if loaded.ends_are_certain { LIFECYCLE_PROGRAMS } else { [EXEC_PROGRAM, EXIT_PROGRAM] };
-            list.extend(programs.map(|(name, place)| present(group, name, Label::new(place), &loaded.ebpf)));
+            list.extend(programs.map(|(name, place)| present(group, name, Label::new(place), None, &loaded.ebpf)));
         }
     }
 }
@@ -384,10 +398,11 @@ fn absent(group: Group, why: String, failed: bool) -> ProbeStatus {
         failed,
         runs: None,
         run_time_ns: None,
+        trap: None,
     }
 }
 
-fn present(group: Group, name: &str, place: Label, ebpf: &Ebpf) -> ProbeStatus {
+fn present(group: Group, name: &str, place: Label, trap: Option<Trap>, ebpf: &Ebpf) -> ProbeStatus {
     let info = ebpf.program(name).and_then(|program| program.info().ok());
     ProbeStatus {
         group,
@@ -397,6 +412,7 @@ fn present(group: Group, name: &str, place: Label, ebpf: &Ebpf) -> ProbeStatus {
         failed: false,
         runs: info.as_ref().map(|info| info.run_count()),
         run_time_ns: info.map(|info| info.run_time().as_nanos() as u64),
+        trap,
     }
 }
 

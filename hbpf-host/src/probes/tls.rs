@@ -14,8 +14,8 @@ use aya::programs::uprobe::{UProbeLink, UProbeScope};
 use hbpf_core::label::Label;
 
 use super::{ProbeError, absent, present, program, raw, unload};
-use crate::discover::{Library, LibraryId, Symbol};
-use crate::protocol::{Group, ProbeStatus};
+use crate::discover::{Library, LibraryId, Place, Symbol};
+use crate::protocol::{Group, ProbeStatus, Trap, TrapKind};
 
 /// Maps that remember connections and calls. What they hold is wrong once calls have gone by unseen.
 const MEMORY: [&str; 3] = ["TLS_FLOWS", "TLS_CALLS", "TLS_USERS"];
@@ -178,7 +178,8 @@ impl Tls {
             };
             let programs: BTreeSet<_> =
                 probed.everywhere.iter().chain(probed.one_by_one.values().flatten()).map(|(name, _)| *name).collect();
-            list.extend(programs.into_iter().map(|name| present(Group::LlmTls, name, place.clone(), ebpf)));
+            let present = |name| present(Group::LlmTls, name, place.clone(), Some(probed.trap(name)), ebpf);
+            list.extend(programs.into_iter().map(present));
             if let Some(problem) = &probed.problem {
                 list.push(ProbeStatus { attached_to: path.clone(), ..absent(Group::LlmTls, problem.clone(), true) });
             }
@@ -193,6 +194,18 @@ impl Tls {
 }
 
 impl Probed {
+    /// The trap that leads to a program. Where those of its places differ, the dearer is told.
+    fn trap(&self, program: &str) -> Trap {
+        let kind = match program {
+            "ssl_new_return" => TrapKind::Return,
+            name if name.ends_with("_return") => TrapKind::ReturnBesideEntry,
+            _ => TrapKind::Entry,
+        };
+        let leads_there = |place: &&Place| programs_for(place.symbol, place.internal).contains(&program);
+        let stepped = self.library.places.iter().filter(leads_there).any(|place| !place.emulated);
+        Trap { kind, stepped }
+    }
+
     /// All probes of this library or none: half of them would show half of the calls.
     fn attach(&mut self, ebpf: &mut Ebpf) -> Result<(), ProbeError> {
         self.problem = None;
