@@ -17,6 +17,7 @@ pub mod chunk;
 pub mod dialect;
 pub mod engine;
 pub mod exchange;
+pub mod findings;
 pub mod framing;
 pub mod http1;
 pub mod json;

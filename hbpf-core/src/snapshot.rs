@@ -75,6 +75,9 @@ pub struct CollectionError {
     pub source: Label,
     /// What failed and what mends it.
     pub message: Text,
+    /// When it was last told. What is not told again is left out after a while.
+    #[serde(default)]
+    pub last_at: Option<Timestamp>,
 }
 
 /// Counts, rates and distributions over a set of exchanges.
@@ -765,9 +768,59 @@ pub struct Capture {
     pub messages_ignored_total: u64,
     /// What was lost, by cause.
     pub lost: Lost,
+    /// What each group of probes costs.
+    #[serde(default)]
+    pub groups: Vec<GroupCost>,
+    /// What all of it costs, and what it may.
+    #[serde(default)]
+    pub overhead: Overhead,
     /// What hbpf itself uses.
     #[serde(rename = "self")]
     pub self_cost: SelfCost,
+}
+
+/// What a group of probes costs, over the last seconds; null where it is not known.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct GroupCost {
+    /// llm-tls, llm-plain, ...
+    pub group: Label,
+    /// On where any of its probes is.
+    pub state: ProbeState,
+    /// Its eBPF programs; 100 is one core.
+    pub kernel_cpu_percent: Option<f64>,
+    /// The traps that lead to them, estimated; 100 is one core. 0 where there are none.
+    pub trap_cpu_percent_estimated: Option<f64>,
+}
+
+/// The cost of observing: eBPF programs, the traps that lead to them (estimated), and hbpf's own processes, over the last
+/// seconds.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Overhead {
+    /// 100 is all cores of the machine; null until it is known.
+    pub percent: Option<f64>,
+    /// What it may be; null where nothing was set.
+    pub budget_percent: Option<f64>,
+    /// What was given up for it.
+    pub level: OverheadLevel,
+    /// Payload bytes that may be copied per second; null where as many are copied as come.
+    pub bytes_per_second_limit: Option<u64>,
+    /// Processes without model traffic that TLS probes were taken out of.
+    pub excluded_processes: u32,
+}
+
+/// What is given up to keep the overhead within its budget; each includes what comes before.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum OverheadLevel {
+    /// Nothing.
+    #[default]
+    Full,
+    /// TLS probes in processes that make many calls and no model calls.
+    Excluded,
+    /// Bytes: what is beyond a lowered limit is known by time and length only.
+    Thinned,
+    /// A group of probes.
+    Detached,
 }
 
 /// One eBPF program at one place.
@@ -787,7 +840,8 @@ pub struct Probe {
     pub runs_total: Option<u64>,
     /// Time in the program.
     pub run_seconds_total: Option<f64>,
-    /// Time in the trap that leads to it, estimated.
+    /// Time in the trap that leads to it, estimated; 0 where there is none. Like the two numbers above it is that of the
+    /// program at all its places, and stands at each of them.
     pub trap_seconds_estimated: Option<f64>,
 }
 
@@ -812,8 +866,11 @@ pub struct Lost {
     pub read_fault: u64,
     /// A kernel map was full.
     pub map_full: u64,
-    /// More than one call may copy.
+    /// More than may be copied, of one call or per second.
     pub over_budget: u64,
+    /// Bytes that were not copied for the limit per second: of them only times and lengths are known.
+    #[serde(default)]
+    pub over_budget_bytes: u64,
     /// Gaps that the parsers met.
     pub parse_gap: u64,
     /// Bytes that contradict bytes already seen.

@@ -11,7 +11,7 @@ use hbpf_core::chunk::{Action, ConnectionKey, Origin, Pid, Source, Verdict};
 use hbpf_core::engine::{Engine, Observer};
 use hbpf_core::exchange::{Exchange, ExchangeEvent};
 use hbpf_core::label::Text;
-use hbpf_core::snapshot::{CollectionError, Snapshot};
+use hbpf_core::snapshot::{CollectionError, Overhead, Snapshot};
 use hbpf_core::time::{Nanos, WallClock};
 use hbpf_ebpf::{RecordHeader, action, flags, lifecycle, source};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -20,8 +20,9 @@ use nix::time::{ClockId, clock_gettime};
 
 use crate::decode::{self, Record};
 use crate::facts::Facts;
+use crate::governor::{Budget, Governor, Observation, Step};
 use crate::privsep::{HelperClient, SocketError};
-use crate::protocol::{FlowVerdict, Group, Reply, Request, SocketQuery};
+use crate::protocol::{FlowVerdict, Group, Limits, Reply, Request, SocketQuery, Status};
 use crate::ring::EventRing;
 
 /// How long records may gather before they are read: at high rates one wake-up serves many, and nobody sees 5 ms.
@@ -39,6 +40,13 @@ const LATE_SAMPLE: &str = "the helper is busy; CPU and memory are those of the s
 /// Most distinct collection errors kept; each is a line that a user reads.
 const MAX_ERRORS: usize = 32;
 
+/// How long an error is shown after it was last told. What goes on is told again every minute.
+const ERROR_KEPT: Duration = Duration::from_secs(600);
+
+/// How often the state of the kernel side is asked for between samples that are farther apart: what it costs is judged by
+/// the second.
+const STATUS_INTERVAL: Duration = Duration::from_secs(1);
+
 /// How to collect.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -48,6 +56,18 @@ pub struct Options {
     pub window: Duration,
     /// Time between snapshots; `None` delivers one only when [`Collector::take_now`] asks for it.
     pub interval: Option<Duration>,
+    /// What observing may cost, in percent of all CPUs together; `None` for as much as it takes.
+    pub max_overhead: Option<f64>,
+    /// Payload bytes that may be copied out of the kernel per second; 0 for as many as come.
+    pub max_bytes_per_second: u64,
+}
+
+impl Options {
+    /// In percent of all CPUs: little enough not to be missed.
+    pub const MAX_OVERHEAD: f64 = 2.0;
+
+    /// Twice what 100,000 tokens a second make at both their ends, and far from filling the ring between two readings.
+    pub const MAX_BYTES_PER_SECOND: u64 = 64 * 1024 * 1024;
 }
 
 /// What the collector delivers.
@@ -133,7 +153,10 @@ struct Worker {
     engine: Engine,
     sink: EngineSink,
     facts: Facts,
-    errors: Vec<CollectionError>,
+    /// With the time when each was last told.
+    errors: Vec<(CollectionError, Nanos)>,
+    governor: Governor,
+    next_status: Nanos,
     commands: Receiver<Command>,
     wake: Arc<EventFd>,
     deliver: Box<dyn FnMut(Update) + Send>,
@@ -229,6 +252,11 @@ impl Worker {
                 ownerless: Vec::new(),
             },
             errors: Vec::new(),
+            governor: Governor::new(Budget {
+                percent: options.max_overhead,
+                bytes_per_second: options.max_bytes_per_second,
+            }),
+            next_status: now.after(STATUS_INTERVAL),
             commands,
             wake,
             deliver,
@@ -247,6 +275,7 @@ impl Worker {
         // compared with.
         self.request_sample(now())?;
         if !groups.is_empty() {
+            self.helper.send(Request::Limit(Limits { bytes_per_second: self.governor.bytes_per_second() }))?;
             self.helper.send(Request::Attach(groups.to_vec()))?;
         }
         loop {
@@ -272,7 +301,8 @@ impl Worker {
         let ticking = !self.engine.is_idle() || self.sampling.is_some();
         // While a sample is under way the next one is not due, however late that is; `ticking` watches over its patience.
         let next_sample = self.next_sample.filter(|_| self.sampling.is_none());
-        let until = [ticking.then_some(self.next_tick), self.gathering_until, next_sample];
+        let next_status = self.is_governed().then_some(self.next_status);
+        let until = [ticking.then_some(self.next_tick), self.gathering_until, next_sample, next_status];
         let until = until.into_iter().flatten().min();
         let helper_events =
             if self.helper.wants_write() { PollFlags::POLLIN | PollFlags::POLLOUT } else { PollFlags::POLLIN };
@@ -300,13 +330,22 @@ impl Worker {
         let _ = self.wake.read();
         loop {
             match self.commands.try_recv() {
-                Ok(Command::SetGroup(group, true)) => self.helper.send(Request::Attach(vec![group]))?,
-                Ok(Command::SetGroup(group, false)) => self.helper.send(Request::Detach(vec![group]))?,
+                Ok(Command::SetGroup(group, on)) => self.switch(group, on)?,
                 Ok(Command::TakeNow) => self.request_sample(now())?,
                 Ok(Command::Stop) | Err(TryRecvError::Disconnected) => return Ok(true),
                 Err(TryRecvError::Empty) => return Ok(false),
             }
         }
+    }
+
+    /// The user switches a group.
+    fn switch(&mut self, group: Group, on: bool) -> Result<(), CollectError> {
+        // What was wrong with it is found out anew.
+        self.errors.retain(|(error, _)| error.source.as_str() != group.name());
+        let step = self.governor.switched(group, now());
+        self.carry_out(step)?;
+        self.helper.send(if on { Request::Attach(vec![group]) } else { Request::Detach(vec![group]) })?;
+        Ok(())
     }
 
     fn receive(&mut self) -> Result<(), CollectError> {
@@ -325,6 +364,8 @@ impl Worker {
                         self.engine.process_exited(Pid(pid), Nanos(timestamp_ns), &mut self.sink);
                         self.sink.aggregator.process_exited(Pid(pid), Nanos(timestamp_ns));
                         self.facts.exited(pid);
+                        let step = self.governor.exited(pid);
+                        self.carry_out(step)?;
                     }
                 }
                 Reply::Owners(owners) => {
@@ -346,17 +387,67 @@ impl Worker {
                 Reply::Host(host) => self.facts.host = Some(*host),
                 Reply::Samples(samples) => self.facts.sample(samples),
                 Reply::Status(status) => {
-                    let before = Group::ALL.map(|group| self.facts.is_on(group));
-                    self.facts.status(*status, now());
-                    for (group, was_on) in Group::ALL.into_iter().zip(before) {
-                        if was_on && !self.facts.is_on(group) {
-                            self.lose_sight(group);
-                        }
-                    }
+                    self.take_status(*status)?;
                 }
             }
         }
         Ok(())
+    }
+
+    fn take_status(&mut self, status: Status) -> Result<(), CollectError> {
+        let now = now();
+        let before = Group::ALL.map(|group| self.facts.is_on(group));
+        self.facts.status(status, own_cpu_time(), now);
+        self.next_status = now.after(STATUS_INTERVAL);
+        for (group, was_on) in Group::ALL.into_iter().zip(before) {
+            if was_on != self.facts.is_on(group) {
+                self.governor.probes_changed(now);
+            }
+            if was_on && !self.facts.is_on(group) {
+                self.lose_sight(group);
+            }
+        }
+        if self.governor.is_settling(now) {
+            // Putting probes in and taking them out has a cost of its own, which passes.
+            self.facts.meter.start_over();
+            return Ok(());
+        }
+        let step = self.observation().and_then(|seen| self.governor.observe(now, &seen));
+        self.carry_out(step)
+    }
+
+    /// What the kernel side and hbpf's processes cost now, as parts of the whole machine.
+    fn observation(&self) -> Option<Observation> {
+        let (meter, cpus) = (&self.facts.meter, self.facts.cpus()?);
+        let (idle_callers, calls_per_second) = meter.idle_callers();
+        Some(Observation {
+            percent: meter.latest_percent()? / cpus,
+            own_percent: meter.own_percent()? / cpus,
+            groups: Group::ALL.map(|group| self.facts.is_on(group).then(|| meter.share(group).percent() / cpus)),
+            bytes_per_second: meter.bytes_per_second(),
+            idle_callers,
+            calls_per_second,
+        })
+    }
+
+    /// Does what has been decided about the cost.
+    fn carry_out(&mut self, step: Option<Step>) -> Result<(), CollectError> {
+        let request = match step {
+            None => return Ok(()),
+            Some(Step::Limit(bytes_per_second)) => Request::Limit(Limits { bytes_per_second }),
+            Some(Step::Exclude(pids)) => Request::Exclude(pids),
+            Some(Step::Detach(group)) => Request::Detach(vec![group]),
+        };
+        if !matches!(request, Request::Limit(_)) {
+            self.governor.probes_changed(now());
+        }
+        self.helper.send(request)?;
+        Ok(())
+    }
+
+    /// Whether there is anything whose cost is to be kept in bounds.
+    fn is_governed(&self) -> bool {
+        self.governor.budget_percent().is_some() && Group::ALL.into_iter().any(|group| self.facts.is_on(group))
     }
 
     /// A group's probes have been taken out: nothing more will be heard of what they showed.
@@ -371,10 +462,15 @@ impl Worker {
 
     fn note_error(&mut self, source: &str, message: impl Into<Text>) {
         let message = message.into();
-        let known = self.errors.iter().any(|error| error.message == message);
-        if !known && self.errors.len() < MAX_ERRORS {
-            self.errors.push(CollectionError { source: source.into(), message });
+        let now = now();
+        let last_at = Some(jiff::Timestamp::now());
+        let error = CollectionError { source: source.into(), message: message.into(), last_at };
+        self.errors.retain(|(known, _)| (&known.source, &known.message) != (&error.source, &error.message));
+        if self.errors.len() >= MAX_ERRORS {
+            // The one that was told longest ago.
+            self.errors.remove(0);
         }
+        self.errors.push((error, now));
     }
 
     /// Reads a batch, and lets the next one gather unless there is more already. Without traffic nothing is read, and
@@ -425,10 +521,15 @@ impl Worker {
         if let Some(sampling) = &self.sampling {
             if now.since(sampling.since) >= SAMPLE_PATIENCE {
                 self.sampling = None;
-                let late = CollectionError { source: "helper".into(), message: LATE_SAMPLE.into() };
+                let late = CollectionError { source: "helper".into(), message: LATE_SAMPLE.into(), last_at: None };
                 self.hand_out(Some(late));
             }
-        } else if let (Some(next), Some(interval)) = (self.next_sample, self.interval)
+        } else if self.is_governed() && now >= self.next_status {
+            self.next_status = now.after(STATUS_INTERVAL);
+            self.helper.send(Request::Status)?;
+        }
+        if self.sampling.is_none()
+            && let (Some(next), Some(interval)) = (self.next_sample, self.interval)
             && now >= next
         {
             // After a delay the pace starts anew: samples close to each other say nothing.
@@ -463,12 +564,31 @@ impl Worker {
         let clock = WallClock { monotonic: now, wall: jiff::Timestamp::now() };
         let counters = self.engine.counters();
         let malformed = self.ring.as_ref().map_or(0, EventRing::malformed);
-        let errors = self.errors.iter().cloned().chain(passing).collect();
+        self.errors.retain(|(_, last)| now.since(*last) < ERROR_KEPT);
+        let errors = self.errors.iter().map(|(error, _)| error.clone()).chain(passing).collect();
+        self.facts.findings = self.governor.findings(&clock);
+        self.facts.overhead = self.overhead();
         let talking = self.sink.aggregator.pids().map(|pid| pid.0);
         let facts = self.facts.host_facts(&clock, talking, counters, malformed, errors);
         let snapshot = self.sink.aggregator.snapshot(now, &clock, self.engine.in_flight(), facts);
         (self.deliver)(Update::Snapshot(Arc::new(snapshot)));
     }
+
+    fn overhead(&self) -> Overhead {
+        let percent = self.facts.meter.percent().zip(self.facts.cpus()).map(|(percent, cpus)| percent / cpus);
+        Overhead {
+            percent,
+            budget_percent: self.governor.budget_percent(),
+            level: self.governor.level(),
+            bytes_per_second_limit: Some(self.governor.bytes_per_second()).filter(|limit| *limit > 0),
+            excluded_processes: self.governor.excluded() as u32,
+        }
+    }
+}
+
+/// CPU time of this process, all its threads.
+fn own_cpu_time() -> Duration {
+    clock_gettime(ClockId::CLOCK_PROCESS_CPUTIME_ID).map(Duration::from).unwrap_or_default()
 }
 
 fn take_record(engine: &mut Engine, sink: &mut EngineSink, header: &RecordHeader, bytes: &[u8]) {

@@ -6,13 +6,15 @@ use std::time::Duration;
 use hbpf_core::aggregate::HostFacts;
 use hbpf_core::engine::Counters;
 use hbpf_core::snapshot::{
-    Capture, CollectionError, Host, Lost, LostRecords, Probe, ProbeState, Process, SelfCost, TlsVisibility, Visibility,
+    Capture, CollectionError, Finding, GroupCost, Host, Lost, LostRecords, Overhead, Probe, ProbeState, Process,
+    SelfCost, TlsVisibility, Visibility,
 };
 use hbpf_core::time::{Nanos, WallClock};
 use hbpf_ebpf::counter;
 use jiff::{SignedDuration, Timestamp};
 use nix::time::{ClockId, clock_gettime};
 
+use crate::cost::{Meter, trap_ns};
 use crate::protocol::{Group, ProbeStatus, ProcessInfo, ProcessSample, Status};
 
 /// Processes shown besides those that talk to models: the ones that use the machine most. A screen holds fewer.
@@ -39,9 +41,10 @@ pub(crate) struct Facts {
     /// Descriptions of processes that have ended since the frame before: their rows may still lack a name.
     departed: Vec<ProcessInfo>,
     status: Status,
-    status_at: Option<Nanos>,
-    /// Of one core, between the two latest statuses.
-    kernel_cpu_percent: Option<f64>,
+    pub(crate) meter: Meter,
+    /// What all of it costs and may cost; by whoever keeps it so.
+    pub(crate) overhead: Overhead,
+    pub(crate) findings: Vec<Finding>,
     /// When the machine was booted.
     booted_at: Option<Timestamp>,
 }
@@ -56,8 +59,9 @@ impl Facts {
             incoming: HashMap::new(),
             departed: Vec::new(),
             status: Status::default(),
-            status_at: None,
-            kernel_cpu_percent: None,
+            meter: Meter::default(),
+            overhead: Overhead::default(),
+            findings: Vec::new(),
             booted_at: None,
         }
     }
@@ -83,16 +87,16 @@ impl Facts {
         self.samples = std::mem::take(&mut self.incoming);
     }
 
-    pub(crate) fn status(&mut self, status: Status, now: Nanos) {
-        if let (Some(before), Some(now_ns), Some(at)) =
-            (kernel_ns(&self.status.probes), kernel_ns(&status.probes), self.status_at)
-            && now > at
-        {
-            let share = Duration::from_nanos(now_ns.saturating_sub(before)).as_secs_f64() / now.seconds_since(at);
-            self.kernel_cpu_percent = Some(share * 100.0);
-        }
+    /// Takes the state of the kernel side, with the CPU time of this process.
+    pub(crate) fn status(&mut self, status: Status, own: Duration, now: Nanos) {
+        let helper = Duration::try_from_secs_f64(status.helper_cpu_seconds).unwrap_or_default();
+        self.meter.read(&status, own + helper, now);
         self.status = status;
-        self.status_at = Some(now);
+    }
+
+    /// How many CPUs the machine has; `None` until it has been told.
+    pub(crate) fn cpus(&self) -> Option<f64> {
+        self.host.as_ref().map(|host| f64::from(host.cpu_count)).filter(|cpus| *cpus > 0.0)
     }
 
     /// Whether a group's probes are in place, by the latest word of the helper.
@@ -176,6 +180,7 @@ impl Facts {
             host: self.host.clone().unwrap_or_default(),
             processes,
             capture: self.capture(engine, malformed_records),
+            findings: self.findings.clone(),
             errors,
         }
     }
@@ -184,7 +189,7 @@ impl Facts {
         let counters = self.status.counters.unwrap_or_default();
         let count = |index: u32| counters[index as usize];
         Capture {
-            probes: self.status.probes.iter().map(probe).collect(),
+            probes: self.status.probes.iter().map(|probe| self.probe(probe)).collect(),
             chunks_total: count(counter::CHUNKS),
             bytes_total: count(counter::BYTES),
             messages_ignored_total: count(counter::MESSAGES_IGNORED),
@@ -196,10 +201,54 @@ impl Facts {
                 read_fault: count(counter::READ_FAULT) + malformed_records,
                 map_full: count(counter::MAP_FULL) + engine.connections_refused,
                 over_budget: count(counter::OVER_BUDGET) + count(counter::TIMING_ONLY_CHUNKS),
+                over_budget_bytes: count(counter::TIMING_ONLY_BYTES),
                 parse_gap: engine.parse_gaps,
                 desync: engine.desyncs,
             },
+            groups: self.groups(),
+            overhead: self.overhead.clone(),
             self_cost: self.self_cost(),
+        }
+    }
+
+    fn groups(&self) -> Vec<GroupCost> {
+        let of = |group: Group| {
+            let mut probes = self.status.probes.iter().filter(|probe| probe.group == group).peekable();
+            probes.peek()?;
+            let share = self.meter.share(group);
+            let state = match (self.is_on(group), probes.any(|probe| probe.failed)) {
+                (true, _) => ProbeState::On,
+                (false, true) => ProbeState::Failed,
+                (false, false) => ProbeState::Off,
+            };
+            Some(GroupCost {
+                group: group.name().into(),
+                state,
+                kernel_cpu_percent: share.kernel_percent,
+                trap_cpu_percent_estimated: share.trap_percent,
+            })
+        };
+        Group::ALL.into_iter().filter_map(of).collect()
+    }
+
+    fn probe(&self, status: &ProbeStatus) -> Probe {
+        let state = match (&status.off_because, status.failed) {
+            (None, _) => ProbeState::On,
+            (Some(_), false) => ProbeState::Off,
+            (Some(_), true) => ProbeState::Failed,
+        };
+        Probe {
+            group: status.group.name().into(),
+            program: status.program.clone(),
+            attached_to: status.attached_to.clone(),
+            state,
+            reason: status.off_because.clone(),
+            runs_total: status.runs,
+            run_seconds_total: status.run_time_ns.map(|ns| Duration::from_nanos(ns).as_secs_f64()),
+            trap_seconds_estimated: status
+                .runs
+                .zip(trap_ns(&self.status, status.trap))
+                .map(|(runs, ns)| runs as f64 * ns / 1e9),
         }
     }
 
@@ -207,7 +256,7 @@ impl Facts {
         let ours = [std::process::id(), self.helper_pid].map(|pid| self.samples.get(&pid));
         let cpu = ours.iter().flatten().filter_map(|sample| sample.cpu_percent).reduce(|a, b| a + b);
         let resident = ours.iter().flatten().map(|sample| sample.resident_bytes).reduce(|a, b| a + b);
-        SelfCost { cpu_percent: cpu, kernel_cpu_percent: self.kernel_cpu_percent, resident_bytes: resident }
+        SelfCost { cpu_percent: cpu, kernel_cpu_percent: self.meter.kernel_percent(), resident_bytes: resident }
     }
 }
 
@@ -241,31 +290,6 @@ fn make_blind(visibility: &mut Visibility, why: &str) {
     }
 }
 
-fn probe(status: &ProbeStatus) -> Probe {
-    let state = match (&status.off_because, status.failed) {
-        (None, _) => ProbeState::On,
-        (Some(_), false) => ProbeState::Off,
-        (Some(_), true) => ProbeState::Failed,
-    };
-    Probe {
-        group: status.group.name().into(),
-        program: status.program.clone(),
-        attached_to: status.attached_to.clone(),
-        state,
-        reason: status.off_because.clone(),
-        runs_total: status.runs,
-        run_seconds_total: status.run_time_ns.map(|ns| Duration::from_nanos(ns).as_secs_f64()),
-        trap_seconds_estimated: None,
-    }
-}
-
-/// Time in all programs. The numbers of one program stand at each of its places.
-fn kernel_ns(probes: &[ProbeStatus]) -> Option<u64> {
-    let programs: HashMap<&str, u64> =
-        probes.iter().filter_map(|probe| Some((probe.program.as_str(), probe.run_time_ns?))).collect();
-    (!programs.is_empty()).then(|| programs.values().sum())
-}
-
 /// The wall-clock time at which the boot-time clock stood at zero.
 fn boot_time(clock: &WallClock) -> Timestamp {
     let since_boot = clock_gettime(ClockId::CLOCK_BOOTTIME).map(Duration::from).unwrap_or_default();
@@ -293,12 +317,17 @@ mod tests {
     }
 
     #[test]
-    fn kernel_time_of_a_program_counts_once_for_all_its_places() {
+    fn a_frame_says_what_each_group_costs() {
         let mut facts = Facts::new(1);
-        facts.status(status(0), Nanos(0));
-        assert_eq!(facts.kernel_cpu_percent, None);
-        facts.status(status(10_000_000), Nanos(1_000_000_000));
-        assert!((facts.kernel_cpu_percent.unwrap() - 1.0).abs() < 1e-9);
+        assert!(facts.capture(Counters::default(), 0).groups.is_empty(), "nothing was told yet");
+        facts.status(status(0), Duration::ZERO, Nanos(0));
+        facts.status(status(10_000_000), Duration::ZERO, Nanos(1_000_000_000));
+        let capture = facts.capture(Counters::default(), 0);
+        assert_eq!(capture.groups.len(), 1, "of the other group nothing was told");
+        assert_eq!(capture.groups[0].state, ProbeState::On);
+        assert!((capture.groups[0].kernel_cpu_percent.unwrap() - 1.0).abs() < 1e-9);
+        assert_eq!(capture.self_cost.kernel_cpu_percent, capture.groups[0].kernel_cpu_percent);
+        assert_eq!(capture.probes[0].trap_seconds_estimated, Some(0.0), "no trap leads there");
     }
 
     fn info(pid: u32, tls: TlsVisibility) -> ProcessInfo {
@@ -352,13 +381,13 @@ mod tests {
             (tls, reason)
         };
         assert_eq!(visibility(&mut facts), (TlsVisibility::Blind, Some("llm-tls is off".into())));
-        facts.status(status(0), Nanos(0));
+        facts.status(status(0), Duration::ZERO, Nanos(0));
         assert_eq!(visibility(&mut facts), (TlsVisibility::Attached, None));
         let mut failed = status(0);
         for probe in &mut failed.probes {
             (probe.off_because, probe.failed) = (Some("no memory".into()), true);
         }
-        facts.status(failed, Nanos(1));
+        facts.status(failed, Duration::ZERO, Nanos(1));
         assert_eq!(visibility(&mut facts).1.unwrap(), "llm-tls failed: no memory");
     }
 

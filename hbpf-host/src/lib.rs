@@ -5,10 +5,12 @@
 //! [`privsep::HelperClient`].
 
 pub mod collector;
+mod cost;
 mod decode;
 pub mod discover;
 pub mod doctor;
 mod facts;
+mod governor;
 mod helper;
 pub mod privsep;
 mod probes;

@@ -90,6 +90,9 @@ pub(crate) struct Top {
     /// Probe groups to begin with
     #[command(flatten)]
     pub(crate) probes: Probes,
+    /// What observing may cost
+    #[command(flatten)]
+    pub(crate) bounds: Bounds,
     /// Print plain frames to standard output instead of taking over the terminal
     #[arg(short, long)]
     pub(crate) batch: bool,
@@ -97,7 +100,9 @@ pub(crate) struct Top {
     #[arg(short = 'n', long, value_name = "N", requires = "batch", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) count: Option<u64>,
     /// Play a file of snapshots (as `hbpf snapshot --json --interval` writes it) instead of observing; needs no root
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["groups", "no_tls", "no_plain", "interval", "window"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = [
+        "groups", "no_tls", "no_plain", "interval", "window", "max_overhead", "max_bytes_per_second",
+    ])]
     pub(crate) replay: Option<PathBuf>,
 }
 
@@ -128,6 +133,9 @@ pub(crate) struct SnapshotArgs {
     /// Probe groups to use
     #[command(flatten)]
     pub(crate) probes: Probes,
+    /// What observing may cost
+    #[command(flatten)]
+    pub(crate) bounds: Bounds,
 }
 
 impl SnapshotArgs {
@@ -168,6 +176,24 @@ impl Probes {
     }
 }
 
+/// What observing may cost.
+#[derive(Args, Debug)]
+pub(crate) struct Bounds {
+    /// What observing may cost, in percent of all CPUs together (100 is the whole machine): eBPF programs, traps
+    /// (estimated) and hbpf's own processes. Beyond it hbpf leaves out processes without model traffic, then copies
+    /// less, then switches off the dearest group of probes, and says so. `off` for no limit
+    #[arg(long, value_name = "PERCENT", default_value = "2", value_parser = overhead)]
+    pub(crate) max_overhead: MaxOverhead,
+    /// Bytes of traffic that may be copied out of the kernel per second, e.g. 512K, 64M; of what is beyond only times
+    /// and lengths are known. `off` for no limit
+    #[arg(long, value_name = "BYTES", default_value = "64M", value_parser = bytes_per_second)]
+    pub(crate) max_bytes_per_second: u64,
+}
+
+/// A limit in percent of all CPUs, or none.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct MaxOverhead(pub(crate) Option<f64>);
+
 /// How snapshots are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Format {
@@ -182,6 +208,34 @@ fn group(text: &str) -> Result<Group, String> {
         let names = Group::ALL.map(Group::name).join(", ");
         format!("there are {names}")
     })
+}
+
+fn overhead(text: &str) -> Result<MaxOverhead, String> {
+    let text = text.trim();
+    if text == "off" {
+        return Ok(MaxOverhead(None));
+    }
+    let percent = text.strip_suffix('%').unwrap_or(text).parse::<f64>();
+    match percent {
+        Ok(percent) if percent > 0.0 && percent <= 100.0 => Ok(MaxOverhead(Some(percent))),
+        _ => Err("write percent of all CPUs, more than 0 and at most 100, or off".to_owned()),
+    }
+}
+
+fn bytes_per_second(text: &str) -> Result<u64, String> {
+    let text = text.trim();
+    if text == "off" {
+        return Ok(0);
+    }
+    let (digits, unit) = match text.char_indices().last() {
+        Some((at, 'K' | 'k')) => (&text[..at], 1 << 10),
+        Some((at, 'M' | 'm')) => (&text[..at], 1 << 20),
+        Some((at, 'G' | 'g')) => (&text[..at], 1 << 30),
+        _ => (text, 1_u64),
+    };
+    let bytes = digits.parse::<u64>().ok().and_then(|number| number.checked_mul(unit));
+    let bytes = bytes.ok_or("write bytes a second as 512K, 64M or 1G, or off")?;
+    if bytes == 0 { Err("write off for no limit".to_owned()) } else { Ok(bytes) }
 }
 
 fn interval(text: &str) -> Result<Duration, String> {
@@ -210,6 +264,7 @@ fn duration(text: &str, min: Duration, max: Duration) -> Result<Duration, String
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;
+    use hbpf_host::collector::Options;
 
     use super::*;
 
@@ -268,6 +323,25 @@ mod tests {
         assert_eq!(top(&[]).unwrap().probes.chosen(), [Group::LlmTls, Group::LlmPlain]);
         assert_eq!(top(&["--no-tls"]).unwrap().probes.chosen(), [Group::LlmPlain]);
         assert_eq!(top(&["--groups", "llm-tls,llm-tls"]).unwrap().probes.chosen(), [Group::LlmTls]);
+    }
+
+    #[test]
+    fn what_observing_may_cost() {
+        let defaults = top(&[]).unwrap().bounds;
+        assert_eq!(defaults.max_overhead, MaxOverhead(Some(Options::MAX_OVERHEAD)));
+        assert_eq!(defaults.max_bytes_per_second, Options::MAX_BYTES_PER_SECOND);
+        let chosen = snapshot(&["--max-overhead", "0.5%", "--max-bytes-per-second", "512K"]).unwrap().bounds;
+        assert_eq!((chosen.max_overhead, chosen.max_bytes_per_second), (MaxOverhead(Some(0.5)), 512 * 1024));
+        let none = top(&["--max-overhead", "off", "--max-bytes-per-second", "off"]).unwrap().bounds;
+        assert_eq!((none.max_overhead, none.max_bytes_per_second), (MaxOverhead(None), 0));
+        for wrong in ["0", "-1", "101", "NaN", "inf", "x", ""] {
+            let error = top(&[&format!("--max-overhead={wrong}")]).unwrap_err().to_string();
+            assert!(error.contains("more than 0 and at most 100, or off"), "{wrong}: {error}");
+        }
+        for wrong in ["0", "-1", "1.5M", "M", "20000000000G", ""] {
+            assert!(top(&[&format!("--max-bytes-per-second={wrong}")]).is_err(), "{wrong}");
+        }
+        assert!(top(&["--replay", "x", "--max-overhead", "1"]).is_err());
     }
 
     #[test]

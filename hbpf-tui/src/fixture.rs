@@ -336,11 +336,17 @@ pub(crate) fn rich() -> Snapshot {
             chunks_total: 1_203_112,
             bytes_total: 812_112_003,
             messages_ignored_total: 5120,
+            groups: vec![group_cost("llm-tls", Some(0.2), Some(1.13)), group_cost("llm-plain", Some(0.1), Some(0.0))],
+            overhead: Overhead { percent: Some(1.4), budget_percent: Some(2.0), ..Overhead::default() },
             lost: Lost { ring_full: LostRecords { chunks: 12, bytes: 48_112 }, desync: 2, ..Lost::default() },
             ..base().capture
         },
         ..base()
     }
+}
+
+fn group_cost(group: &str, kernel_cpu_percent: Option<f64>, traps: Option<f64>) -> GroupCost {
+    GroupCost { group: group.into(), state: ProbeState::On, kernel_cpu_percent, trap_cpu_percent_estimated: traps }
 }
 
 /// The first frame: nothing was seen yet.
@@ -371,6 +377,7 @@ pub(crate) fn unprivileged() -> Snapshot {
         errors: vec![CollectionError {
             source: "probes".into(),
             message: "probes need CAP_BPF and CAP_PERFMON, which this process lacks; run `sudo hbpf top`".into(),
+            last_at: None,
         }],
         ..base()
     }

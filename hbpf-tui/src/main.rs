@@ -7,6 +7,7 @@ mod feed;
 mod fixture;
 mod format;
 mod live;
+mod probes;
 mod replay;
 mod rows;
 mod sets;

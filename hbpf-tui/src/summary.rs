@@ -1,6 +1,6 @@
 //! What header and plain text say of the observation itself: probe groups, losses, problems.
 
-use hbpf_core::snapshot::{Capture, Lost, ProbeState, Snapshot};
+use hbpf_core::snapshot::{Capture, Lost, ProbeState, Severity, Snapshot};
 use hbpf_host::protocol::Group;
 
 use crate::format;
@@ -56,10 +56,14 @@ pub(crate) fn losses(lost: &Lost) -> Vec<String> {
     let counted = [
         ("read_fault", lost.read_fault),
         ("map_full", lost.map_full),
-        ("over_budget", lost.over_budget),
         ("parse_gap", lost.parse_gap),
         ("desync", lost.desync),
     ];
+    if lost.over_budget > 0 {
+        let (times, bytes) = (format::count(lost.over_budget), lost.over_budget_bytes);
+        let bytes = if bytes > 0 { format!(" ({})", format::bytes(bytes)) } else { String::new() };
+        out.push(format!("over_budget {times}{bytes}"));
+    }
     let counted = counted.into_iter().filter(|(_, times)| *times > 0);
     out.extend(counted.map(|(cause, times)| format!("{cause} {}", format::count(times))));
     out
@@ -84,6 +88,19 @@ pub(crate) fn problems(snapshot: &Snapshot) -> Vec<String> {
         }
     }
     out
+}
+
+/// What the header says first: what was given up, then problems. Findings that are good to know are listed with the rest.
+pub(crate) fn notices(snapshot: &Snapshot) -> Vec<String> {
+    let findings = snapshot.findings.iter().filter(|finding| finding.severity > Severity::Info);
+    findings.map(|finding| finding.title.to_string()).chain(problems(snapshot)).collect()
+}
+
+/// What observing costs and may cost, as `~0.4% of 2%`; empty where it is not known.
+pub(crate) fn overhead(capture: &Capture) -> String {
+    let overhead = &capture.overhead;
+    let budget = overhead.budget_percent.map_or_else(String::new, |budget| format!(" of {budget}%"));
+    overhead.percent.map_or_else(String::new, |percent| format!("~{}%{budget}", format::percent(percent)))
 }
 
 #[cfg(test)]
@@ -114,9 +131,11 @@ mod tests {
     fn problems_are_told_once_and_control_nothing() {
         let mut snapshot = fixture::unprivileged();
         snapshot.errors.push(snapshot.errors[0].clone());
-        snapshot
-            .errors
-            .push(hbpf_core::snapshot::CollectionError { source: "x".into(), message: "a\n\x1b[2Jb".into() });
+        snapshot.errors.push(hbpf_core::snapshot::CollectionError {
+            source: "x".into(),
+            message: "a\n\x1b[2Jb".into(),
+            last_at: None,
+        });
         assert_eq!(
             problems(&snapshot),
             [

@@ -2,10 +2,11 @@
 
 use std::fmt::Write as _;
 
-use hbpf_core::snapshot::{Distribution, Latency, LlmStats, Snapshot};
+use hbpf_core::snapshot::{Distribution, GroupCost, Latency, LlmStats, Snapshot};
 use hbpf_host::protocol::Group;
 
 use crate::format::{self, UNKNOWN, known};
+use crate::probes;
 use crate::rows::{self, ProcessColumn, ProcessRow, RequestColumn, Span};
 use crate::sets;
 use crate::summary::{self, GroupState};
@@ -117,6 +118,17 @@ fn head(out: &mut String, snapshot: &Snapshot) {
             format!("memory {}", known(own.resident_bytes, format::bytes)),
         ],
     );
+    if !snapshot.capture.groups.is_empty() {
+        let of_group = |cost: &GroupCost| {
+            let percent = |value| known(value, |p| format::percent(p) + "%");
+            let traps =
+                known(cost.trap_cpu_percent_estimated, |p| format::estimated(format::percent(p) + "%", p > 0.0));
+            format!("{} kernel {} traps {traps}", cost.group, percent(cost.kernel_cpu_percent))
+        };
+        let groups: Vec<String> = snapshot.capture.groups.iter().map(of_group).collect();
+        line("per group", &groups);
+        line("overhead", &[probes::title(&snapshot.capture).replacen("Cost ", "", 1)]);
+    }
     for problem in summary::problems(snapshot) {
         line("problem", &[problem]);
     }

@@ -29,7 +29,13 @@ static ENDING: AtomicBool = AtomicBool::new(false);
 pub(crate) fn main() -> Result<()> {
     let helper = privsep::split(&SplitOptions::default()).context("cannot start")?;
     privsep::confine().context("cannot start")?;
-    let options = Options { groups: Vec::new(), window: WINDOW, interval: Some(INTERVAL) };
+    let options = Options {
+        groups: Vec::new(),
+        window: WINDOW,
+        interval: Some(INTERVAL),
+        max_overhead: None,
+        max_bytes_per_second: 0,
+    };
     let collector = Collector::start(helper, options, |update| match update {
         Update::Snapshot(snapshot) => print(&snapshot),
         // The end that we ask for is no news.

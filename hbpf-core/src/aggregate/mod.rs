@@ -45,7 +45,7 @@ use crate::chunk::Pid;
 use crate::exchange::{Exchange, ExchangeEvent, ExchangeId, RateLimit};
 use crate::label::Label;
 use crate::snapshot::{
-    self, Capture, CollectionError, EndpointRateLimit, EndpointStats, Host, Model, Process, Snapshot,
+    self, Capture, CollectionError, EndpointRateLimit, EndpointStats, Finding, Host, Model, Process, Snapshot,
 };
 use crate::time::{Nanos, WallClock};
 
@@ -81,6 +81,8 @@ pub struct HostFacts {
     pub processes: Vec<Process>,
     /// Probes, losses and own cost.
     pub capture: Capture,
+    /// What deserves attention.
+    pub findings: Vec<Finding>,
     /// What could not be collected, and why.
     pub errors: Vec<CollectionError>,
 }
@@ -331,7 +333,7 @@ impl Aggregator {
             gpus: Vec::new(),
             engines: Vec::new(),
             capture: facts.capture,
-            findings: Vec::new(),
+            findings: facts.findings,
             errors: facts.errors,
         }
     }

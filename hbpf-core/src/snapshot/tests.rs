@@ -70,6 +70,7 @@ fn words_are_those_of_the_contract() {
         ("TokensSource", "reported estimated unknown"),
         ("TlsVisibility", "none attached partial blind"),
         ("ProbeState", "on off failed"),
+        ("OverheadLevel", "full excluded thinned detached"),
         ("Severity", "info warning critical"),
         ("WorkloadKind", "pod container unit tree"),
         ("Api", "chat text_completion responses messages embeddings generate_content rerank audio image realtime"),

@@ -232,6 +232,7 @@ impl<'a> Helper<'a> {
     }
 
     fn attach(&mut self, groups: &[Group]) {
+        self.outbox.tell_again();
         if groups.contains(&Group::LlmTls) && privsep::lack(Group::LlmTls).is_none() {
             let changes = self.libraries.scan_installed(&system_directories());
             self.apply(changes);

@@ -1,7 +1,8 @@
 //! What the helper says, and what it leaves unsaid while nobody listens.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
 
 use hbpf_core::label::{Label, Text};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -19,19 +20,23 @@ const MAX_WAITING: usize = 256;
 /// Most places in one status: their labels are bounded, and so this many stay below the message limit.
 const MAX_PROBES: usize = 128;
 
-/// Most different errors that are told: each is one line that the user sees.
+/// Most different errors that are told within [`TELL_AGAIN`]: each is one line that the user sees.
 const MAX_ERRORS: usize = 200;
+
+/// An error that goes on is told again after this long; the other side drops those it is not told of any more.
+const TELL_AGAIN: Duration = Duration::from_secs(60);
 
 /// The helper's end of the conversation.
 pub(super) struct Outbox {
     socket: Socket,
-    told: HashSet<String>,
+    /// When each error was told last.
+    told: HashMap<String, Instant>,
     dropped: bool,
 }
 
 impl Outbox {
     pub(super) fn new(socket: Socket) -> Self {
-        Self { socket, told: HashSet::new(), dropped: false }
+        Self { socket, told: HashMap::new(), dropped: false }
     }
 
     pub(super) fn wants_write(&self) -> bool {
@@ -84,13 +89,22 @@ impl Outbox {
         self.send_always(&Reply::Ring { bytes }, Some(fd));
     }
 
-    /// Tells an error, each one once.
+    /// All errors are to be told as if for the first time: their causes are found out anew.
+    pub(super) fn tell_again(&mut self) {
+        self.told.clear();
+    }
+
+    /// Tells an error, each one once a while.
     pub(super) fn error(&mut self, source: &str, message: &str) {
         // Verifier and loader write several lines; each would become a mark of something replaced.
         let message = Text::new(&message.split_whitespace().collect::<Vec<_>>().join(" "));
-        if self.told.len() >= MAX_ERRORS || !self.told.insert(format!("{source}: {message}")) {
+        let now = Instant::now();
+        self.told.retain(|_, last| now.duration_since(*last) < TELL_AGAIN);
+        let what = format!("{source}: {message}");
+        if self.told.len() >= MAX_ERRORS || self.told.contains_key(&what) {
             return;
         }
+        self.told.insert(what, now);
         self.send_always(&Reply::Error { source: source.into(), message }, None);
     }
 

@@ -99,7 +99,7 @@ struct Loaded {
     ends_are_certain: bool,
     watches_forks: bool,
     /// While it is open, the kernel counts runs and run time of programs.
-    _stats: Option<OwnedFd>,
+    stats: Option<OwnedFd>,
 }
 
 impl Probes {
@@ -203,7 +203,7 @@ impl Probes {
             ends_are_certain: false,
             watches_forks: false,
             // Costs are shown as unknown without it.
-            _stats: enable_stats(Stats::RunTime).ok(),
+            stats: enable_stats(Stats::RunTime).ok(),
             ebpf,
         };
         let loaded = self.loaded.insert(loaded);
@@ -352,6 +352,10 @@ impl Probes {
                 State::Failed(why) => list.push(absent(*group, why.clone(), true)),
                 State::On => self.status_of(*group, &mut list),
             }
+        }
+        if self.loaded.as_ref().is_some_and(|loaded| loaded.stats.is_none()) {
+            // The kernel does not count, and says 0.
+            list.iter_mut().for_each(|probe| (probe.runs, probe.run_time_ns) = (None, None));
         }
         list
     }

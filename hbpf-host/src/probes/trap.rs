@@ -82,7 +82,7 @@ fn times(ebpf: &mut Ebpf, function: Function) -> Option<TrapTimes> {
 fn offset_in_file(function: Function) -> Option<u64> {
     let address = function as usize as u64;
     let maps = Maps::read(Path::new("/proc"), std::process::id()).ok()?;
-    let mapping = maps.executable().find(|mapping| (mapping.start..mapping.end).contains(&address))?;
+    let mapping = maps.executable.iter().find(|mapping| (mapping.start..mapping.end).contains(&address))?;
     Some(address - mapping.start + mapping.offset)
 }
 

@@ -32,6 +32,8 @@ pub(crate) fn run(arguments: &SnapshotArgs) -> Result<ExitCode> {
         groups: arguments.probes.chosen(),
         window: window.clamp(MIN_WINDOW, MAX_WINDOW),
         interval: arguments.interval,
+        max_overhead: arguments.bounds.max_overhead.0,
+        max_bytes_per_second: arguments.bounds.max_bytes_per_second,
     };
     let session = live::Session::begin()?;
     let (sender, updates) = std::sync::mpsc::channel();

@@ -54,6 +54,8 @@ impl Start<'_> {
                     groups: arguments.probes.chosen(),
                     window: arguments.window,
                     interval: Some(arguments.interval),
+                    max_overhead: arguments.bounds.max_overhead.0,
+                    max_bytes_per_second: arguments.bounds.max_bytes_per_second,
                 };
                 session.start(options, deliver)
             }

@@ -24,6 +24,7 @@ pub(crate) fn draw(buffer: &mut Buffer, state: &State, theme: &Theme) {
             tables::requests(&mut painter, main.requests, state);
         }
         (None, Page::Models) => tables::models(&mut painter, areas.body, state),
+        (None, Page::Probes) => tables::probes(&mut painter, areas.body, state),
         (None, Page::Process(identity)) => detail::process(&mut painter, areas.body, state, identity),
         (None, Page::Request(id)) => detail::request(&mut painter, areas.body, state, id),
     }
@@ -37,6 +38,7 @@ pub(crate) fn scroll_limit(state: &State) -> usize {
         (Some(overlay), _) => overlay::scroll(area, state, *overlay),
         (None, Page::Main) => 0,
         (None, Page::Models) => tables::models_scroll(area, state),
+        (None, Page::Probes) => tables::probes_scroll(area, state),
         (None, Page::Process(identity)) => detail::process_scroll(area, state, identity),
         (None, Page::Request(id)) => detail::request_scroll(area, state, id),
     }
@@ -57,7 +59,8 @@ fn footer(painter: &mut Painter<'_>, area: Rect, state: &State) {
             ("w", "window"),
             ("r", "reverse"),
             ("a", "idle"),
-            ("1 2", "probes"),
+            ("p", "probes"),
+            ("1 2", "switch"),
             ("e", "problems"),
         ],
         (None, Page::Process(_)) => &[
@@ -69,6 +72,9 @@ fn footer(painter: &mut Painter<'_>, area: Rect, state: &State) {
             ("Space", "pause"),
             ("Up Down", "scroll"),
         ],
+        (None, Page::Probes) => {
+            &[("?", "help"), ("q", "quit"), ("Esc", "back"), ("1 2", "switch a group"), ("Up Down", "scroll")]
+        }
         (None, Page::Models | Page::Request(_)) => {
             &[("?", "help"), ("q", "quit"), ("Esc", "back"), ("Up Down", "scroll")]
         }

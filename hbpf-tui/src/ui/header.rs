@@ -1,6 +1,6 @@
 //! The lines on top: where this is, how it is watched, what is missing.
 
-use hbpf_core::snapshot::{Capture, Host, ProbeState, Snapshot};
+use hbpf_core::snapshot::{Capture, Host, OverheadLevel, ProbeState, Snapshot};
 use hbpf_host::protocol::Group;
 use ratatui::layout::Rect;
 
@@ -13,6 +13,9 @@ use crate::table::{self, Tone};
 
 /// Identity, probes and cost, machine.
 const FIXED_LINES: u16 = 3;
+
+/// From this width on the cost is shown in its parts as well.
+const WIDE: u16 = 100;
 
 /// Most lines that a problem gets: enough for what failed and what mends it on a narrow screen.
 const PROBLEM_LINES: usize = 2;
@@ -105,17 +108,24 @@ fn probes(painter: &mut Painter<'_>, area: Rect, state: &State, capture: Option<
             pieces.push(painter.piece(" lost 0", Tone::Dim));
         }
     }
-    let right = capture.map(|capture| own_cost(painter, capture)).unwrap_or_default();
+    let right = capture.map(|capture| own_cost(painter, capture, area.width)).unwrap_or_default();
     painter.both_ends(area, &pieces, &right);
 }
 
-fn own_cost(painter: &Painter<'_>, capture: &Capture) -> Vec<Piece> {
+/// In short where the screen is narrow.
+fn own_cost(painter: &Painter<'_>, capture: &Capture, width: u16) -> Vec<Piece> {
     let own = &capture.self_cost;
     let percent = |value| known(value, |p| format::percent(p) + "%");
     let cpu = percent(own.cpu_percent);
     let kernel = percent(own.kernel_cpu_percent);
     let memory = known(own.resident_bytes, format::bytes);
-    vec![painter.piece(format!("own cpu {cpu} bpf {kernel} mem {memory} "), Tone::Dim)]
+    let overhead = summary::overhead(capture);
+    let cost = if overhead.is_empty() { overhead } else { format!("cost {overhead}  ") };
+    let tone = if capture.overhead.level == OverheadLevel::Full { Tone::Dim } else { Tone::Warn };
+    if width < WIDE && !cost.is_empty() {
+        return vec![painter.piece(cost, tone), painter.piece(format!("mem {memory} "), Tone::Dim)];
+    }
+    vec![painter.piece(cost, tone), painter.piece(format!("own cpu {cpu} bpf {kernel} mem {memory} "), Tone::Dim)]
 }
 
 fn machine(painter: &mut Painter<'_>, area: Rect, host: Option<&Host>) {
@@ -179,7 +189,7 @@ fn problem(painter: &mut Painter<'_>, area: Rect, snapshot: &Snapshot) {
 /// The lines of the most important problem, and what to say of the others.
 fn problem_lines(snapshot: &Snapshot, width: usize) -> Option<(Vec<String>, String)> {
     const MARK: usize = 3;
-    let problems = summary::problems(snapshot);
+    let problems = summary::notices(snapshot);
     let first = problems.first()?;
     let more = match problems.len() - 1 {
         0 => " details ".to_owned(),

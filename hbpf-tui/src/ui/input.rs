@@ -22,7 +22,7 @@ fn of_key(key: &KeyEvent) -> Option<Action> {
     }
     Some(match key.code {
         KeyCode::Char('q') | KeyCode::F(10) => Action::Quit,
-        KeyCode::Char(' ' | 'p') => Action::TogglePause,
+        KeyCode::Char(' ') => Action::TogglePause,
         KeyCode::Char(digit @ '1'..='9') => Action::ToggleGroup(digit as usize - '1' as usize),
         KeyCode::Char('?' | 'h') | KeyCode::F(1) => Action::Show(Overlay::Help),
         KeyCode::Char('e') => Action::Show(Overlay::Problems),
@@ -41,6 +41,7 @@ fn of_key(key: &KeyEvent) -> Option<Action> {
         KeyCode::Char('w') => Action::ToggleSpan,
         KeyCode::Char('s') => Action::ToggleRole,
         KeyCode::Char('m') => Action::ToggleModels,
+        KeyCode::Char('p') => Action::ToggleProbes,
         KeyCode::Char('a') => Action::ToggleIdle,
         _ => return None,
     })

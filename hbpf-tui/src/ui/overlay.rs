@@ -10,7 +10,7 @@ use crate::summary;
 use crate::table::{self, Tone};
 
 /// Keys and what they do; an empty key continues the line above or explains.
-const HELP: [(&str, &str); 31] = [
+const HELP: [(&str, &str); 32] = [
     ("Up Down PgUp PgDn", "move the selection (also k j); Home follows the top row"),
     ("Enter", "details of the selected process or request"),
     ("Esc", "back"),
@@ -22,7 +22,8 @@ const HELP: [(&str, &str); 31] = [
     ("s", "in a process's details: its other role"),
     ("m", "models and endpoints"),
     ("1 2", "switch a group of probes on or off"),
-    ("Space p", "freeze the view; collection goes on"),
+    ("p", "probes, and what each costs"),
+    ("Space", "freeze the view; collection goes on"),
     ("e", "problems and findings in full"),
     ("? h F1", "this help"),
     ("q F10 Ctrl-C", "quit"),

@@ -28,6 +28,7 @@ pub(crate) enum Source {
 pub(crate) enum Page {
     Main,
     Models,
+    Probes,
     Process(Identity),
     Request(Label),
 }
@@ -77,6 +78,7 @@ pub(crate) enum Action {
     ToggleRole,
     ToggleIdle,
     ToggleModels,
+    ToggleProbes,
     Show(Overlay),
 }
 
@@ -259,10 +261,8 @@ impl State {
             Action::ToggleSpan => self.span = self.span.other(),
             Action::ToggleRole => self.other_role = !self.other_role,
             Action::ToggleIdle => self.show_idle = !self.show_idle,
-            Action::ToggleModels => {
-                self.page = if self.page == Page::Models { Page::Main } else { Page::Models };
-                self.scroll = 0;
-            }
+            Action::ToggleModels => self.toggle_page(Page::Models),
+            Action::ToggleProbes => self.toggle_page(Page::Probes),
             Action::Show(overlay) => {
                 self.overlay = if self.overlay == Some(overlay) { None } else { Some(overlay) };
                 self.scroll = 0;
@@ -270,6 +270,11 @@ impl State {
         }
         self.settle();
         effect
+    }
+
+    fn toggle_page(&mut self, page: Page) {
+        self.page = if self.page == page { Page::Main } else { page };
+        self.scroll = 0;
     }
 
     fn take(&mut self, snapshot: Arc<Snapshot>) {

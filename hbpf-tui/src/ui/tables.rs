@@ -6,6 +6,7 @@ use ratatui::layout::Rect;
 use super::layout;
 use super::paint::Painter;
 use super::state::{Focus, State};
+use crate::probes;
 use crate::rows::{ProcessColumn, ProcessRow, RequestColumn, Span};
 use crate::sets;
 use crate::summary;
@@ -123,26 +124,51 @@ pub(crate) fn models(painter: &mut Painter<'_>, area: Rect, state: &State) {
     let Some(snapshot) = state.snapshot() else { return };
     let models = snapshot.models.iter().map(sets::model_cells).collect::<Vec<_>>();
     let endpoints = snapshot.endpoints.iter().map(sets::endpoint_cells).collect::<Vec<_>>();
-    let [top, rest] = models_areas(area, snapshot);
+    let [top, rest] = two_areas(area, models_rows(snapshot));
     set(painter, top, &format!("Models {}", models.len()), &sets::model_columns(), &models, state.scroll);
     set(painter, rest, &format!("Endpoints {}", endpoints.len()), &sets::endpoint_columns(), &endpoints, state.scroll);
 }
 
-/// Each table gets what it needs, or half.
-fn models_areas(area: Rect, snapshot: &Snapshot) -> [Rect; 2] {
+/// Two tables of so many rows: each gets what it needs, or half.
+fn two_areas(area: Rect, rows: [usize; 2]) -> [Rect; 2] {
     let wanted = |rows: usize| u16::try_from(rows).unwrap_or(u16::MAX).saturating_add(3);
-    let free = area.height.saturating_sub(wanted(snapshot.endpoints.len()));
-    let height = wanted(snapshot.models.len()).min(free.max(area.height / 2));
+    let free = area.height.saturating_sub(wanted(rows[1]));
+    let height = wanted(rows[0]).min(free.max(area.height / 2));
     let mut rest = area;
     [layout::split_top(&mut rest, height), rest]
 }
 
+/// How far a page of two tables can be scrolled.
+fn two_scroll(area: Rect, rows: [usize; 2]) -> usize {
+    let [top, rest] = two_areas(area, rows);
+    let hidden = |area: Rect, rows: usize| rows.saturating_sub(usize::from(area.height.saturating_sub(2)));
+    hidden(top, rows[0]).max(hidden(rest, rows[1]))
+}
+
+fn models_rows(snapshot: &Snapshot) -> [usize; 2] {
+    [snapshot.models.len(), snapshot.endpoints.len()]
+}
+
 /// How far the models page can be scrolled.
 pub(crate) fn models_scroll(area: Rect, state: &State) -> usize {
-    let Some(snapshot) = state.snapshot() else { return 0 };
-    let [top, rest] = models_areas(area, snapshot);
-    let hidden = |area: Rect, rows: usize| rows.saturating_sub(usize::from(area.height.saturating_sub(2)));
-    hidden(top, snapshot.models.len()).max(hidden(rest, snapshot.endpoints.len()))
+    state.snapshot().map_or(0, |snapshot| two_scroll(area, models_rows(snapshot)))
+}
+
+/// What each group of probes costs, and below each probe.
+pub(crate) fn probes(painter: &mut Painter<'_>, area: Rect, state: &State) {
+    let Some(snapshot) = state.snapshot() else { return };
+    let costs = probes::costs(&snapshot.capture);
+    let places = snapshot.capture.probes.iter().map(probes::place_cells).collect::<Vec<_>>();
+    let [top, rest] = two_areas(area, [costs.len(), places.len()]);
+    set(painter, top, &probes::title(&snapshot.capture), &probes::cost_columns(), &costs, 0);
+    set(painter, rest, &format!("Probes {}", places.len()), &probes::place_columns(), &places, state.scroll);
+}
+
+/// How far the probes page can be scrolled.
+pub(crate) fn probes_scroll(area: Rect, state: &State) -> usize {
+    state
+        .snapshot()
+        .map_or(0, |snapshot| two_scroll(area, [probes::costs(&snapshot.capture).len(), snapshot.capture.probes.len()]))
 }
 
 fn set(painter: &mut Painter<'_>, area: Rect, title: &str, columns: &[Column], rows: &[Vec<Cell>], scroll: usize) {

@@ -91,6 +91,30 @@ fn models_page() {
 }
 
 #[test]
+fn probes_page() {
+    let mut state = watched((120, 24));
+    state.apply(Action::ToggleProbes);
+    insta::assert_snapshot!(screen(&state));
+    state.apply(Action::Back);
+    assert_eq!(state.page, Page::Main);
+}
+
+#[test]
+fn what_was_given_up_for_the_budget_stands_in_the_header() {
+    let mut snapshot = fixture::rich();
+    snapshot.findings = vec![hbpf_core::findings::group_detached(
+        hbpf_core::findings::TooDear { since: snapshot.captured_at, percent: 3.0, budget_percent: 2.0 },
+        "llm-tls",
+        1,
+        2.5,
+    )];
+    let mut state = State::new(Source::Live, (120, 40));
+    state.apply(Action::Update(Update::Snapshot(Arc::new(snapshot))));
+    let screen = screen(&state);
+    assert!(screen.contains("! llm-tls was switched off, for the overhead stayed above"), "{screen}");
+}
+
+#[test]
 fn before_the_first_sample() {
     insta::assert_snapshot!(screen(&State::new(Source::Live, (80, 24))));
 }

@@ -259,7 +259,7 @@ fn what_the_host_side_says_passes_through() {
     let mut bench = Bench::new();
     bench.facts.host.hostname = "box".into();
     bench.facts.capture.lost.read_fault = 3;
-    bench.facts.errors = vec![CollectionError { source: "gpu".into(), message: "no library".into() }];
+    bench.facts.errors = vec![CollectionError { source: "gpu".into(), message: "no library".into(), last_at: None }];
     let frame = bench.frame(1.5);
     assert_eq!(
         (&frame.host, &frame.capture, &frame.errors),

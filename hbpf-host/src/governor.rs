@@ -1,0 +1,445 @@
+//! Keeps the cost of observing within its budget: gives up a little at a time, dearest first, and takes it back when there
+//! is room. It decides; others do.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use hbpf_core::findings::{self, TooDear};
+use hbpf_core::snapshot::{Finding, OverheadLevel};
+use hbpf_core::time::{Nanos, WallClock};
+
+use crate::cost::index;
+use crate::protocol::{Group, MAX_PROCESSES};
+
+/// Seconds that are looked at. The middle one in size counts: two busy seconds among five are no rule.
+const SECONDS: usize = 5;
+
+/// How long is waited after probes have been put in or taken out, which has its own, passing cost (the verifier's work
+/// is seconds), before anything is judged.
+const SETTLING: Duration = Duration::from_secs(3);
+
+/// How long there must have been room before something is taken back; twice as long after each time that it did not last.
+const PATIENCE: Duration = Duration::from_secs(60);
+const MOST_PATIENCE: Duration = Duration::from_secs(15 * 60);
+
+/// There is room when the overhead is below this part of the budget.
+const ROOM: f64 = 0.5;
+
+/// Fewer calls a second than these are not worth a blind spot.
+const MANY_CALLS: f64 = 50.0;
+
+/// By how much the limit on copying is changed in one step.
+const STEP: u64 = 4;
+
+/// Less than this per second is not worth copying less: beginnings of messages alone come to more.
+const LEAST_BYTES_PER_SECOND: u64 = 64 * 1024;
+
+/// Copying less helps where hbpf's own processes, which read what is copied, are at least this part of the overhead.
+const WORTH_THINNING: f64 = 0.25;
+
+/// What is allowed.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Budget {
+    /// In percent of all CPUs; `None` for as much as it takes.
+    pub(crate) percent: Option<f64>,
+    /// Payload bytes that may be copied per second; 0 for as many as come.
+    pub(crate) bytes_per_second: u64,
+}
+
+/// How things stand, about once a second.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Observation {
+    /// The overhead since the observation before, in percent of all CPUs.
+    pub(crate) percent: f64,
+    /// The part of it that hbpf's own processes make up.
+    pub(crate) own_percent: f64,
+    /// The part of it that each group makes up; `None` for one that is off.
+    pub(crate) groups: [Option<f64>; Group::ALL.len()],
+    /// Payload bytes copied per second.
+    pub(crate) bytes_per_second: f64,
+    /// Processes that make TLS calls and no model calls, with calls per second, most first.
+    pub(crate) idle_callers: Vec<(u32, f64)>,
+    /// TLS calls per second of all processes.
+    pub(crate) calls_per_second: f64,
+}
+
+/// Something to be done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// Take the TLS probes out of these processes, and put them into all others.
+    Exclude(Vec<u32>),
+    /// Copy no more bytes a second than this; 0 for as many as come.
+    Limit(u64),
+    /// Take a group of probes out.
+    Detach(Group),
+}
+
+/// Why and when something was given up.
+#[derive(Clone, Copy, Debug)]
+struct Reason {
+    since: Nanos,
+    percent: f64,
+}
+
+/// Decides. See the module's documentation.
+#[derive(Debug)]
+pub(crate) struct Governor {
+    budget: Budget,
+    seconds: VecDeque<f64>,
+    settling_until: Nanos,
+    excluded: Vec<u32>,
+    excluded_for: Option<(Reason, f64)>,
+    rate: u64,
+    thinned_for: Option<Reason>,
+    detached: Vec<(Group, Reason, f64)>,
+    room_since: Option<Nanos>,
+    patience: Duration,
+}
+
+impl Governor {
+    pub(crate) fn new(budget: Budget) -> Self {
+        Self {
+            budget,
+            seconds: VecDeque::new(),
+            settling_until: Nanos(0),
+            excluded: Vec::new(),
+            excluded_for: None,
+            rate: budget.bytes_per_second,
+            thinned_for: None,
+            detached: Vec::new(),
+            room_since: None,
+            patience: PATIENCE,
+        }
+    }
+
+    /// Probes have been put in or taken out.
+    pub(crate) fn probes_changed(&mut self, now: Nanos) {
+        self.settling_until = now.after(SETTLING);
+        self.seconds.clear();
+        self.room_since = None;
+    }
+
+    /// The user has switched a group: what was decided about it is void.
+    pub(crate) fn switched(&mut self, group: Group, now: Nanos) -> Option<Step> {
+        self.detached.retain(|(other, ..)| *other != group);
+        self.probes_changed(now);
+        if group == Group::LlmTls && !self.excluded.is_empty() {
+            return Some(self.include_all());
+        }
+        None
+    }
+
+    /// Whether what has been observed counts.
+    pub(crate) fn is_settling(&self, now: Nanos) -> bool {
+        now < self.settling_until
+    }
+
+    /// Takes an observation; says what is to be done, if anything.
+    pub(crate) fn observe(&mut self, now: Nanos, seen: &Observation) -> Option<Step> {
+        let budget = self.budget.percent?;
+        if self.is_settling(now) {
+            return None;
+        }
+        self.seconds.push_back(seen.percent);
+        if self.seconds.len() > SECONDS {
+            self.seconds.pop_front();
+        }
+        if self.seconds.len() < SECONDS {
+            return None;
+        }
+        let mut sorted: Vec<f64> = self.seconds.iter().copied().collect();
+        sorted.sort_by(f64::total_cmp);
+        let percent = sorted[SECONDS / 2];
+        if percent > budget {
+            self.room_since = None;
+            return self.give_up(Reason { since: now, percent }, budget, seen);
+        }
+        if percent > budget * ROOM {
+            self.room_since = None;
+            return None;
+        }
+        let since = *self.room_since.get_or_insert(now);
+        (now.since(since) >= self.patience).then(|| self.take_back()).flatten()
+    }
+
+    fn give_up(&mut self, reason: Reason, budget: f64, seen: &Observation) -> Option<Step> {
+        let step = self
+            .exclude(reason, budget, seen)
+            .or_else(|| self.thin(reason, seen))
+            .or_else(|| self.detach(reason, seen))?;
+        // What has been done must show before the next is judged.
+        self.seconds.clear();
+        Some(step)
+    }
+
+    /// Takes the probes out of as many processes as are needed, dearest first.
+    fn exclude(&mut self, reason: Reason, budget: f64, seen: &Observation) -> Option<Step> {
+        let tls = seen.groups[index(Group::LlmTls)]?;
+        let per_call = tls / seen.calls_per_second.max(1.0);
+        let mut left = reason.percent - budget;
+        let mut calls = 0.0;
+        for (pid, rate) in &seen.idle_callers {
+            if left <= 0.0 || *rate < MANY_CALLS || self.excluded.len() >= MAX_PROCESSES {
+                break;
+            }
+            if !self.excluded.contains(pid) {
+                self.excluded.push(*pid);
+                calls += rate;
+                left -= rate * per_call;
+            }
+        }
+        if calls == 0.0 {
+            return None;
+        }
+        let before = self.excluded_for.map_or(0.0, |(_, before)| before);
+        self.excluded_for = Some((reason, before + calls));
+        Some(Step::Exclude(self.excluded.clone()))
+    }
+
+    fn thin(&mut self, reason: Reason, seen: &Observation) -> Option<Step> {
+        let copied = seen.bytes_per_second as u64;
+        let now = if self.rate == 0 { copied } else { copied.min(self.rate) };
+        if seen.own_percent < reason.percent * WORTH_THINNING || now / STEP < LEAST_BYTES_PER_SECOND {
+            return None;
+        }
+        if self.thinned_for.is_some() {
+            self.patience = (self.patience * 2).min(MOST_PATIENCE);
+        }
+        self.rate = now / STEP;
+        self.thinned_for = Some(reason);
+        Some(Step::Limit(self.rate))
+    }
+
+    fn detach(&mut self, reason: Reason, seen: &Observation) -> Option<Step> {
+        let on = Group::ALL.into_iter().filter_map(|group| Some((group, seen.groups[index(group)]?)));
+        let (group, percent) = on.max_by(|a, b| a.1.total_cmp(&b.1))?;
+        self.detached.retain(|(other, ..)| *other != group);
+        self.detached.push((group, reason, percent));
+        Some(Step::Detach(group))
+    }
+
+    /// Takes back what was given up last and costs least to try. A group that was taken out is the user's to decide on.
+    fn take_back(&mut self) -> Option<Step> {
+        self.room_since = None;
+        self.seconds.clear();
+        if self.thinned_for.is_some() {
+            let more = self.rate.saturating_mul(STEP);
+            let full = self.budget.bytes_per_second;
+            // Without a limit of the user's: one that is far above what caused this is none.
+            let is_full = if full == 0 { more >= 1 << 30 } else { more >= full };
+            self.rate = if is_full { full } else { more };
+            if is_full {
+                self.thinned_for = None;
+            }
+            return Some(Step::Limit(self.rate));
+        }
+        if self.excluded.is_empty() {
+            return None;
+        }
+        self.patience = (self.patience * 2).min(MOST_PATIENCE);
+        Some(self.include_all())
+    }
+
+    fn include_all(&mut self) -> Step {
+        self.excluded.clear();
+        self.excluded_for = None;
+        Step::Exclude(Vec::new())
+    }
+
+    /// Processes that have ended need no exclusion, and their numbers may come to mean others.
+    pub(crate) fn exited(&mut self, pid: u32) -> Option<Step> {
+        let before = self.excluded.len();
+        self.excluded.retain(|other| *other != pid);
+        if self.excluded.len() == before {
+            return None;
+        }
+        if self.excluded.is_empty() {
+            self.excluded_for = None;
+        }
+        Some(Step::Exclude(self.excluded.clone()))
+    }
+
+    /// What has been given up.
+    pub(crate) fn level(&self) -> OverheadLevel {
+        if !self.detached.is_empty() {
+            OverheadLevel::Detached
+        } else if self.thinned_for.is_some() {
+            OverheadLevel::Thinned
+        } else if !self.excluded.is_empty() {
+            OverheadLevel::Excluded
+        } else {
+            OverheadLevel::Full
+        }
+    }
+
+    /// Payload bytes that may be copied per second now; 0 for as many as come.
+    pub(crate) fn bytes_per_second(&self) -> u64 {
+        self.rate
+    }
+
+    pub(crate) fn budget_percent(&self) -> Option<f64> {
+        self.budget.percent
+    }
+
+    pub(crate) fn excluded(&self) -> usize {
+        self.excluded.len()
+    }
+
+    /// What has been given up, for the user to see.
+    pub(crate) fn findings(&self, clock: &WallClock) -> Vec<Finding> {
+        let budget_percent = self.budget.percent.unwrap_or_default();
+        let dear = |reason: &Reason| TooDear { since: clock.at(reason.since), percent: reason.percent, budget_percent };
+        let detached = self.detached.iter().map(|(group, reason, percent)| {
+            findings::group_detached(dear(reason), group.name(), index(*group) + 1, *percent)
+        });
+        let thinned = self.thinned_for.iter().map(|reason| findings::copying_thinned(dear(reason), self.rate));
+        let excluded = self
+            .excluded_for
+            .iter()
+            .map(|(reason, calls)| findings::processes_excluded(dear(reason), self.excluded.len(), *calls));
+        detached.chain(thinned).chain(excluded).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MB: f64 = 1e6;
+
+    struct Bench {
+        governor: Governor,
+        now: Nanos,
+        steps: Vec<Step>,
+    }
+
+    impl Bench {
+        fn new(percent: f64) -> Self {
+            let governor = Governor::new(Budget { percent: Some(percent), bytes_per_second: 64_000_000 });
+            Self { governor, now: Nanos(1), steps: Vec::new() }
+        }
+
+        fn pass(&mut self, seconds: usize, seen: &Observation) -> Vec<Step> {
+            let mut steps = Vec::new();
+            for _ in 0..seconds {
+                self.now = self.now.after(Duration::from_secs(1));
+                steps.extend(self.governor.observe(self.now, seen));
+            }
+            self.steps.extend(steps.iter().cloned());
+            steps
+        }
+
+        fn findings(&self) -> Vec<String> {
+            let clock = WallClock { monotonic: self.now, wall: jiff::Timestamp::UNIX_EPOCH };
+            self.governor.findings(&clock).into_iter().map(|finding| finding.id.to_string()).collect()
+        }
+    }
+
+    fn seen(percent: f64) -> Observation {
+        Observation {
+            percent,
+            own_percent: percent / 2.0,
+            groups: [Some(percent / 3.0), Some(0.1)],
+            ..Observation::default()
+        }
+    }
+
+    #[test]
+    fn first_processes_without_model_traffic_then_bytes_then_the_dearest_group() {
+        let mut bench = Bench::new(2.0);
+        let dear = Observation {
+            bytes_per_second: 1.6 * MB,
+            idle_callers: vec![(7, 900.0), (8, 40.0)],
+            calls_per_second: 1000.0,
+            ..seen(9.0)
+        };
+        assert_eq!(bench.pass(SECONDS, &dear), [Step::Exclude(vec![7])]);
+        assert_eq!(bench.governor.level(), OverheadLevel::Excluded);
+        assert_eq!(bench.pass(SECONDS, &dear), [Step::Limit(400_000)]);
+        let less = Observation { bytes_per_second: 0.4 * MB, ..dear.clone() };
+        assert_eq!(bench.pass(SECONDS, &less), [Step::Limit(100_000)]);
+        let least = Observation { bytes_per_second: 0.1 * MB, ..dear.clone() };
+        assert_eq!(bench.pass(SECONDS, &least), [Step::Detach(Group::LlmTls)]);
+        assert_eq!(bench.findings(), ["overhead_detached", "overhead_thinned", "overhead_excluded"]);
+        let without = Observation { groups: [None, Some(0.1)], ..least };
+        assert_eq!(bench.pass(SECONDS, &without), [Step::Detach(Group::LlmPlain)]);
+        assert_eq!(
+            bench.pass(100, &Observation { groups: [None, None], ..seen(9.0) }),
+            [],
+            "nothing is left to give up"
+        );
+    }
+
+    #[test]
+    fn busy_moments_and_the_verifiers_work_are_no_reason() {
+        let mut bench = Bench::new(2.0);
+        bench.governor.probes_changed(bench.now);
+        assert_eq!(bench.pass(2, &seen(80.0)), []);
+        for _ in 0..100 {
+            bench.pass(2, &seen(50.0));
+            bench.pass(3, &seen(1.5));
+        }
+        assert_eq!(bench.steps, []);
+        assert!(bench.findings().is_empty());
+    }
+
+    #[test]
+    fn bytes_come_back_by_and_by_processes_after_them_and_groups_never() {
+        let mut bench = Bench::new(2.0);
+        let dear = Observation { bytes_per_second: 20.0 * MB, ..seen(9.0) };
+        let callers = Observation { idle_callers: vec![(7, 900.0)], calls_per_second: 900.0, ..seen(3.0) };
+        bench.pass(SECONDS, &callers);
+        bench.pass(SECONDS, &dear);
+        bench.governor.detached.push((Group::LlmPlain, Reason { since: bench.now, percent: 3.0 }, 3.0));
+        bench.steps.clear();
+        bench.pass(2000, &seen(0.1));
+        assert_eq!(bench.steps, [Step::Limit(20_000_000), Step::Limit(64_000_000), Step::Exclude(vec![])]);
+        assert_eq!(bench.findings(), ["overhead_detached"]);
+        assert_eq!(bench.governor.switched(Group::LlmPlain, bench.now), None);
+        assert!(bench.findings().is_empty());
+    }
+
+    #[test]
+    fn what_is_taken_back_and_proves_too_dear_again_is_waited_for_longer_and_longer() {
+        let mut bench = Bench::new(2.0);
+        let mut times = Vec::new();
+        let mut full = true;
+        for second in 0..7200 {
+            // The more is copied, the dearer.
+            let now = Observation { bytes_per_second: 4.0 * MB, ..seen(if full { 9.0 } else { 0.5 }) };
+            for step in bench.pass(1, &now) {
+                let Step::Limit(rate) = step else { panic!("{step:?}") };
+                full = rate >= 4_000_000;
+                times.push(second);
+            }
+        }
+        let gaps: Vec<usize> = times.windows(2).map(|pair| pair[1] - pair[0]).collect();
+        assert!(times.len() < 40, "{gaps:?}");
+        assert!(gaps.iter().max() > Some(&600), "{gaps:?}");
+    }
+
+    #[test]
+    fn between_room_and_budget_nothing_moves() {
+        let mut bench = Bench::new(2.0);
+        bench.pass(SECONDS, &Observation { bytes_per_second: 4.0 * MB, ..seen(9.0) });
+        bench.steps.clear();
+        bench.pass(1000, &seen(1.5));
+        assert_eq!(bench.steps, []);
+    }
+
+    #[test]
+    fn without_a_budget_nothing_is_given_up() {
+        let mut bench = Bench::new(2.0);
+        bench.governor.budget.percent = None;
+        assert_eq!(bench.pass(100, &seen(90.0)), []);
+    }
+
+    #[test]
+    fn an_excluded_process_that_has_ended_is_excluded_no_more() {
+        let mut bench = Bench::new(2.0);
+        bench.pass(SECONDS, &Observation { idle_callers: vec![(7, 900.0)], calls_per_second: 900.0, ..seen(3.0) });
+        assert_eq!(bench.governor.exited(8), None);
+        assert_eq!(bench.governor.exited(7), Some(Step::Exclude(vec![])));
+        assert!(bench.findings().is_empty());
+    }
+}
