@@ -401,16 +401,13 @@ impl Worker {
         self.next_status = now.after(STATUS_INTERVAL);
         for (group, was_on) in Group::ALL.into_iter().zip(before) {
             if was_on != self.facts.is_on(group) {
+                // Putting probes in and taking them out has a cost of its own, which passes.
                 self.governor.probes_changed(now);
+                self.facts.meter.start_over();
             }
             if was_on && !self.facts.is_on(group) {
                 self.lose_sight(group);
             }
-        }
-        if self.governor.is_settling(now) {
-            // Putting probes in and taking them out has a cost of its own, which passes.
-            self.facts.meter.start_over();
-            return Ok(());
         }
         let step = self.observation().and_then(|seen| self.governor.observe(now, &seen));
         self.carry_out(step)

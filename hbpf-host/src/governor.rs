@@ -129,15 +129,10 @@ impl Governor {
         None
     }
 
-    /// Whether what has been observed counts.
-    pub(crate) fn is_settling(&self, now: Nanos) -> bool {
-        now < self.settling_until
-    }
-
     /// Takes an observation; says what is to be done, if anything.
     pub(crate) fn observe(&mut self, now: Nanos, seen: &Observation) -> Option<Step> {
         let budget = self.budget.percent?;
-        if self.is_settling(now) {
+        if now < self.settling_until {
             return None;
         }
         self.seconds.push_back(seen.percent);

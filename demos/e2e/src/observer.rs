@@ -35,9 +35,16 @@ pub struct Observer {
 impl Observer {
     /// Starts hbpf and waits until its probes on plain traffic are attached.
     pub fn start() -> Self {
+        // What other tests do at the same time shall not switch off what this one looks at.
+        Self::start_with(&["--max-overhead", "off"])
+    }
+
+    /// The same with further arguments.
+    pub fn start_with(arguments: &[&str]) -> Self {
         let errors = tempfile::NamedTempFile::new().expect("a temporary file can be made");
         let mut child = Command::new(&programs().hbpf)
             .args(["snapshot", "--json", "--interval", INTERVAL])
+            .args(arguments)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(File::create(errors.path()).expect("it can be written to"))
