@@ -177,6 +177,8 @@ pub struct Exchange {
     pub role: Role,
     /// The other end of this exchange is observed as well and stands for both in the totals.
     pub is_mirror: bool,
+    /// The exchange that is its other end, where that was seen first.
+    pub other_end: Option<ExchangeId>,
     /// Who serves, by OpenTelemetry's well-known names; `unknown` where only the shape was recognised.
     pub provider: Label,
     /// What kind of call.

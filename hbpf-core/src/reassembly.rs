@@ -80,6 +80,16 @@ impl Reassembler {
         self.desyncs
     }
 
+    /// Memory that it holds beyond its own size, in bytes.
+    pub fn memory(&self) -> usize {
+        self.sent.memory() + self.received.memory()
+    }
+
+    /// Whether it waits for something that may never come.
+    pub fn is_waiting(&self) -> bool {
+        self.sent.oldest().is_some() || self.received.oldest().is_some()
+    }
+
     /// The most that either direction holds: bytes and pieces.
     #[cfg(test)]
     fn held(&self) -> (usize, usize) {

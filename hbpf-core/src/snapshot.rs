@@ -524,7 +524,7 @@ pub struct Request {
     pub command: Label,
     /// Which end it is.
     pub role: Role,
-    /// `internal` where it is a leg inside one server.
+    /// `internal` where both ends are processes of this host: the other one has a row of its own.
     pub hop: Option<Hop>,
     /// Who serves.
     pub provider: Label,
@@ -594,7 +594,7 @@ pub struct Request {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Hop {
-    /// Between parts of one server.
+    /// Between two processes of this host: both ends are observed, and each has a row.
     Internal,
 }
 

@@ -39,7 +39,7 @@ use self::distribution::{Metric, PartClock, Sample};
 use self::keyed::{EndpointKey, Keyed, ModelKey};
 use self::processes::{ProcessId, Processes};
 use self::rates::{Flow, SlotClock};
-use self::requests::EndedRing;
+use self::requests::{EndedRing, Live};
 use self::stats::{Clocks, Group, Pool, StatsId};
 use crate::chunk::Pid;
 use crate::exchange::{Exchange, ExchangeEvent, ExchangeId, RateLimit};
@@ -121,6 +121,8 @@ struct Running {
     first_visible_token_timed: bool,
     stalls: u32,
     flow: Flow,
+    /// Its other end is observed, too.
+    is_internal: bool,
 }
 
 impl Running {
@@ -218,6 +220,12 @@ impl Aggregator {
             running.totals = Some(self.totals);
         }
         running.process = find_process(&mut self.processes, &mut self.pool, when, exchange);
+        running.is_internal = exchange.is_mirror;
+        match exchange.other_end.map(|other| (other, self.running.get_mut(&other))) {
+            Some((_, Some(other))) => other.is_internal = true,
+            Some((other, None)) => self.ended.note_internal(other),
+            None => {}
+        }
         self.running.insert(exchange.id, running);
     }
 
@@ -298,7 +306,7 @@ impl Aggregator {
         if let Some(process) = process {
             self.processes.count_ended(process, exchange);
         }
-        self.ended.push(exchange, process);
+        self.ended.push(exchange, process, running.is_internal);
     }
 
     /// One frame. `live` are the exchanges in flight. `facts` come from the host side.
@@ -339,7 +347,7 @@ impl Aggregator {
     }
 
     /// Counts what runs under its keys, and says which process each belongs to.
-    fn count_live<'a>(&mut self, live: impl Iterator<Item = &'a Exchange>) -> Vec<(&'a Exchange, Option<ProcessId>)> {
+    fn count_live<'a>(&mut self, live: impl Iterator<Item = &'a Exchange>) -> Vec<Live<'a>> {
         self.pool.begin_frame();
         self.processes.begin_frame();
         let mut rows = Vec::new();
@@ -352,7 +360,8 @@ impl Aggregator {
             if let Some(process) = process {
                 self.processes.count_running(process, exchange);
             }
-            rows.push((exchange, process));
+            let is_internal = running.is_some_and(|running| running.is_internal);
+            rows.push(Live { exchange, process, is_internal });
         }
         rows
     }

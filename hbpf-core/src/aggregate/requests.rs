@@ -6,9 +6,9 @@ use jiff::Timestamp;
 
 use super::processes::{ProcessId, Processes};
 use super::stats::FinalOutput;
-use crate::exchange::Exchange;
+use crate::exchange::{Exchange, ExchangeId};
 use crate::label::Label;
-use crate::snapshot::{Request, Requests, TokenTotals, TokensSource};
+use crate::snapshot::{Hop, Request, Requests, TokenTotals, TokensSource};
 use crate::time::{Nanos, WallClock};
 
 /// Running exchanges in a frame: more than a screen shows, few enough that a frame stays small.
@@ -25,8 +25,18 @@ pub(super) const MAX_FINISHED: usize = 1000;
 struct Ended {
     exchange: Exchange,
     process: Option<ProcessId>,
+    is_internal: bool,
     /// Start time and command of its process, once they are known.
     identity: Option<(Option<Timestamp>, Label)>,
+}
+
+/// An exchange that runs.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Live<'a> {
+    pub(super) exchange: &'a Exchange,
+    pub(super) process: Option<ProcessId>,
+    /// Its other end is observed, too.
+    pub(super) is_internal: bool,
 }
 
 /// The exchanges that ended last.
@@ -43,28 +53,36 @@ impl EndedRing {
         Self { kept: VecDeque::new(), since_frame: 0 }
     }
 
-    pub(super) fn push(&mut self, exchange: &Exchange, process: Option<ProcessId>) {
+    pub(super) fn push(&mut self, exchange: &Exchange, process: Option<ProcessId>, is_internal: bool) {
         if self.kept.len() >= MAX_FINISHED {
             self.kept.pop_front();
         }
-        self.kept.push_back(Ended { exchange: exchange.clone(), process, identity: None });
+        self.kept.push_back(Ended { exchange: exchange.clone(), process, is_internal, identity: None });
         self.since_frame += 1;
+    }
+
+    /// The other end of an exchange that has ended is observed, too.
+    pub(super) fn note_internal(&mut self, id: ExchangeId) {
+        if let Some(ended) = self.kept.iter_mut().rev().find(|ended| ended.exchange.id == id) {
+            ended.is_internal = true;
+        }
     }
 
     /// The rows of a frame; the next one's `finished` begins here.
     pub(super) fn frame(
         &mut self,
-        mut live: Vec<(&Exchange, Option<ProcessId>)>,
+        mut live: Vec<Live<'_>>,
         processes: &Processes,
         now: Nanos,
         clock: &WallClock,
     ) -> Requests {
-        live.sort_by_key(|(exchange, _)| (exchange.opened_at, exchange.id));
+        live.sort_by_key(|live| (live.exchange.opened_at, live.exchange.id));
         let in_flight_omitted = live.len().saturating_sub(MAX_IN_FLIGHT) as u64;
         live.truncate(MAX_IN_FLIGHT);
-        let running = |&(exchange, process): &(&Exchange, Option<ProcessId>)| {
-            let identity = process.and_then(|process| processes.identity(process));
-            row(exchange, identity.as_ref(), now, clock)
+        let hop = |is_internal: bool| is_internal.then_some(Hop::Internal);
+        let running = |live: &Live<'_>| {
+            let identity = live.process.and_then(|process| processes.identity(process));
+            Request { hop: hop(live.is_internal), ..row(live.exchange, identity.as_ref(), now, clock) }
         };
 
         for ended in &mut self.kept {
@@ -73,7 +91,10 @@ impl EndedRing {
                 ended.identity = ended.process.and_then(|process| processes.identity(process));
             }
         }
-        let over = |ended: &Ended| row(&ended.exchange, ended.identity.as_ref(), now, clock);
+        let over = |ended: &Ended| Request {
+            hop: hop(ended.is_internal),
+            ..row(&ended.exchange, ended.identity.as_ref(), now, clock)
+        };
         let finished = self.since_frame.min(self.kept.len());
         let requests = Requests {
             in_flight: live.iter().map(running).collect(),

@@ -2,7 +2,10 @@
 
 use brotli_decompressor::{BrotliDecompressStream, BrotliResult, BrotliState, StandardAlloc};
 
-use super::{BodyError, Coding, Output};
+use super::{BodyDecoder, BodyError, Coding, Output};
+
+/// Memory for the tables of a block, about what they take with all their kinds in use.
+const TABLE_BYTES: usize = 64 * 1024;
 
 pub(super) struct Brotli {
     state: BrotliState<StandardAlloc, StandardAlloc, StandardAlloc>,
@@ -42,6 +45,9 @@ impl Brotli {
                 &mut self.state,
             );
             output.give(written, out)?;
+            if self.window() > BodyDecoder::MAX_WINDOW {
+                return Err(BodyError::WindowTooLarge);
+            }
             match result {
                 BrotliResult::ResultSuccess => self.has_ended = true,
                 BrotliResult::NeedsMoreInput => break,
@@ -50,6 +56,16 @@ impl Brotli {
             }
         }
         Ok(())
+    }
+
+    /// What it has allocated of its window, which grows with the body.
+    fn window(&self) -> usize {
+        usize::try_from(self.state.ringbuffer_size).unwrap_or(0)
+    }
+
+    /// Memory that it holds, in bytes.
+    pub(super) fn memory(&self) -> usize {
+        size_of::<Self>() + TABLE_BYTES + self.window()
     }
 
     pub(super) fn may_end(&self) -> bool {

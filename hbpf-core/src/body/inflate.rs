@@ -1,8 +1,11 @@
 //! gzip and deflate.
 
-use flate2::{Decompress, FlushDecompress, Status};
+use flate2::{Crc, Decompress, FlushDecompress, Status};
 
 use super::{BodyError, Coding, Output};
+
+/// Memory of a decompressor: its window of 32 KiB and its tables.
+pub(super) const STATE_BYTES: usize = 44 * 1024;
 
 /// Inflates what it can of `bytes`; gives how many it took and whether the compressed data ended.
 fn inflate(
@@ -80,6 +83,8 @@ fn is_zlib_header(method: u8, flags: u8) -> bool {
 pub(super) struct Gzip {
     state: GzipState,
     decompress: Decompress,
+    /// Over what the member has decoded to.
+    sum: Crc,
     members: u64,
 }
 
@@ -107,9 +112,10 @@ enum GzipState {
     },
     /// In compressed data.
     Data,
-    /// In checksum and size. They are not checked: nobody would be told.
+    /// In checksum and size, of which so much has come.
     Trailer {
         seen: u8,
+        value: u64,
     },
     /// Behind the last member.
     Padding,
@@ -125,7 +131,12 @@ mod flag {
 
 impl Default for Gzip {
     fn default() -> Self {
-        Self { state: GzipState::Fixed { seen: 0, flags: 0 }, decompress: Decompress::new(false), members: 0 }
+        Self {
+            state: GzipState::Fixed { seen: 0, flags: 0 },
+            decompress: Decompress::new(false),
+            sum: Crc::new(),
+            members: 0,
+        }
     }
 }
 
@@ -140,9 +151,13 @@ impl Gzip {
         while let Some((&byte, more)) = rest.split_first() {
             rest = match self.state {
                 GzipState::Data => {
-                    let (used, has_ended) = inflate(&mut self.decompress, Coding::Gzip, rest, output, out)?;
+                    let Self { decompress, sum, .. } = self;
+                    let (used, has_ended) = inflate(decompress, Coding::Gzip, rest, output, &mut |decoded| {
+                        sum.update(decoded);
+                        out(decoded);
+                    })?;
                     if has_ended {
-                        self.state = GzipState::Trailer { seen: 0 };
+                        self.state = GzipState::Trailer { seen: 0, value: 0 };
                     }
                     &rest[used..]
                 }
@@ -181,11 +196,17 @@ impl Gzip {
             GzipState::Text { flags } if byte == 0 => self.header_part(flags),
             GzipState::Checksum { seen: 1 } => self.header_part(0),
             GzipState::Checksum { seen } => GzipState::Checksum { seen: seen + 1 },
-            GzipState::Trailer { seen: 7 } => {
+            GzipState::Trailer { seen, value } => {
+                let value = value | u64::from(byte) << (8 * seen);
+                if seen < 7 {
+                    return Ok(GzipState::Trailer { seen: seen + 1, value });
+                }
+                if value != u64::from(self.sum.amount()) << 32 | u64::from(self.sum.sum()) {
+                    return Err(BodyError::Malformed(Coding::Gzip));
+                }
                 self.members += 1;
                 GzipState::Fixed { seen: 0, flags: 0 }
             }
-            GzipState::Trailer { seen } => GzipState::Trailer { seen: seen + 1 },
             state @ (GzipState::Text { .. } | GzipState::Data | GzipState::Padding) => state,
         })
     }
@@ -202,6 +223,7 @@ impl Gzip {
             GzipState::Checksum { seen: 0 }
         } else {
             self.decompress.reset(false);
+            self.sum.reset();
             GzipState::Data
         }
     }

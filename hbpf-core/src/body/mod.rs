@@ -51,6 +51,9 @@ pub enum BodyError {
     /// Its coding is not known.
     #[error("unknown content coding")]
     UnknownCoding,
+    /// It needs a larger window than [`BodyDecoder::MAX_WINDOW`].
+    #[error("window of the compressed body too large")]
+    WindowTooLarge,
     /// It decodes to more than [`BodyDecoder::MAX_OUTPUT`] bytes.
     #[error("decoded body too large")]
     TooLarge,
@@ -73,8 +76,8 @@ pub enum GapEffect {
 
 /// Decodes one body incrementally. What can be decoded is handed over at once, in slices of bounded size.
 ///
-/// Memory: the window of the coding (gzip and deflate 32 KiB, zstd at most 8 MiB, Brotli at most 16 MiB by its format;
-/// each is allocated only when the body asks for it) and one output buffer.
+/// Memory: the window of the coding (gzip and deflate 32 KiB, the others at most [`BodyDecoder::MAX_WINDOW`], allocated
+/// only when the body asks for it) and one output buffer; [`BodyDecoder::memory`] says how much it is.
 #[derive(Debug)]
 pub struct BodyDecoder {
     stage: Stage,
@@ -105,6 +108,10 @@ const MAGIC: [(&[u8], Coding); 2] = [(b"\x1f\x8b", Coding::Gzip), (b"\x28\xb5\x2
 impl BodyDecoder {
     /// Decoded bytes of one body: more than any real exchange has, little enough to bound the work a bomb can cause.
     pub const MAX_OUTPUT: u64 = 64 * 1024 * 1024;
+
+    /// The largest window accepted: what RFC 9659 allows zstd on the web. Brotli's format has twice as much, for bodies
+    /// that are larger than this.
+    pub const MAX_WINDOW: usize = 8 * 1024 * 1024;
 
     /// For a body of this coding. Bodies said to be plain are decoded all the same if they begin like gzip or zstd.
     pub fn new(coding: Coding) -> Self {
@@ -142,7 +149,7 @@ impl BodyDecoder {
             Stage::Compressed(decompressor) => {
                 let result = decompressor.push(bytes, &mut self.output, out);
                 if let Err(error) = result {
-                    self.stage = Stage::Failed(error);
+                    self.fail(error);
                 }
                 result
             }
@@ -156,11 +163,21 @@ impl BodyDecoder {
             // At most three bytes are kept back, and never of text; they come out with the next ones.
             Stage::Sniffing(_) | Stage::Plain => GapEffect::PassThrough,
             Stage::Compressed(_) => {
-                self.stage = Stage::Failed(BodyError::Gap);
+                self.fail(BodyError::Gap);
                 GapEffect::Undecodable
             }
             Stage::Failed(_) => GapEffect::Undecodable,
         }
+    }
+
+    /// Memory that it holds now, in bytes.
+    pub fn memory(&self) -> usize {
+        let decompressor = match &self.stage {
+            Stage::Sniffing(first) => first.capacity(),
+            Stage::Plain | Stage::Failed(_) => 0,
+            Stage::Compressed(decompressor) => decompressor.memory(),
+        };
+        decompressor + self.output.buffer.capacity()
     }
 
     /// The body has ended.
@@ -178,6 +195,14 @@ impl BodyDecoder {
             Stage::Compressed(_) => Err(BodyError::Truncated),
             Stage::Failed(error) => Err(*error),
         }
+    }
+}
+
+impl BodyDecoder {
+    /// Nothing more will come out: what was needed for it goes.
+    fn fail(&mut self, error: BodyError) {
+        self.stage = Stage::Failed(error);
+        self.output = Output::default();
     }
 }
 
@@ -205,6 +230,16 @@ impl Decompressor {
             Self::Deflate(deflate) => deflate.push(bytes, output, out),
             Self::Brotli(brotli) => brotli.push(bytes, output, out),
             Self::Zstd(zstd) => zstd.push(bytes, output, out),
+        }
+    }
+
+    /// Memory that it holds, in bytes.
+    fn memory(&self) -> usize {
+        match self {
+            Self::Gzip(_) => size_of::<inflate::Gzip>() + inflate::STATE_BYTES,
+            Self::Deflate(_) => size_of::<inflate::Deflate>() + inflate::STATE_BYTES,
+            Self::Brotli(brotli) => brotli.memory(),
+            Self::Zstd(zstd) => zstd.memory(),
         }
     }
 

@@ -1,22 +1,20 @@
 //! Zstandard.
 
-use zstd::stream::raw::{DParameter, Decoder, Operation};
+use zstd::zstd_safe::{DCtx, DParameter, InBuffer, OutBuffer};
 
-use super::{BodyError, Coding, Output};
-
-/// The largest window accepted, as a power of two: 8 MiB, what RFC 9659 allows on the web.
-const MAX_WINDOW_LOG: u32 = 23;
+use super::{BodyDecoder, BodyError, Coding, Output};
 
 pub(super) struct Zstd {
-    decoder: Decoder<'static>,
+    decoder: DCtx<'static>,
     is_between_frames: bool,
 }
 
 impl Zstd {
     pub(super) fn new() -> Result<Self, BodyError> {
-        let malformed = |_| BodyError::Malformed(Coding::Zstd);
-        let mut decoder = Decoder::new().map_err(malformed)?;
-        decoder.set_parameter(DParameter::WindowLogMax(MAX_WINDOW_LOG)).map_err(malformed)?;
+        const MALFORMED: BodyError = BodyError::Malformed(Coding::Zstd);
+        let mut decoder = DCtx::try_create().ok_or(MALFORMED)?;
+        let window = DParameter::WindowLogMax(BodyDecoder::MAX_WINDOW.ilog2());
+        decoder.set_parameter(window).map_err(|_| MALFORMED)?;
         Ok(Self { decoder, is_between_frames: true })
     }
 
@@ -26,22 +24,32 @@ impl Zstd {
         output: &mut Output,
         out: &mut dyn FnMut(&[u8]),
     ) -> Result<(), BodyError> {
-        let mut rest = bytes;
+        let mut input = InBuffer::around(bytes);
         loop {
+            let before = input.pos();
             let space = output.space();
             let room = space.len();
-            let status = self.decoder.run_on_buffers(rest, space).map_err(|_| BodyError::Malformed(Coding::Zstd))?;
-            rest = &rest[status.bytes_read..];
-            output.give(status.bytes_written, out)?;
-            if status.bytes_read > 0 || status.bytes_written > 0 {
-                self.is_between_frames = status.remaining == 0;
+            let mut decoded = OutBuffer::around(space);
+            let expected = self
+                .decoder
+                .decompress_stream(&mut decoded, &mut input)
+                .map_err(|_| BodyError::Malformed(Coding::Zstd))?;
+            let (read, written) = (input.pos() - before, decoded.pos());
+            output.give(written, out)?;
+            if read > 0 || written > 0 {
+                self.is_between_frames = expected == 0;
             }
             // A full buffer may mean that more output waits although there is no input left.
-            let is_drained = rest.is_empty() && (status.bytes_written < room || self.is_between_frames);
-            if is_drained || (status.bytes_read == 0 && status.bytes_written == 0) {
+            let is_drained = input.pos() == bytes.len() && (written < room || self.is_between_frames);
+            if is_drained || (read == 0 && written == 0) {
                 return Ok(());
             }
         }
+    }
+
+    /// Memory that it holds, in bytes.
+    pub(super) fn memory(&self) -> usize {
+        size_of::<Self>() + self.decoder.sizeof()
     }
 
     pub(super) fn may_end(&self) -> bool {

@@ -5,7 +5,7 @@ use std::fmt;
 use super::definition::RequestSlot;
 use super::reading::{Events, Reading, set_label};
 use super::{Facts, Output, Recognised, definition};
-use crate::exchange::{Api, Dialect};
+use crate::exchange::{Api, Dialect, Usage};
 use crate::framing::{Ndjson, Sse};
 use crate::http1::ResponseHead;
 use crate::json::{Outcome, Scanner, Tail, Value, Visitor, scan_tail};
@@ -87,6 +87,21 @@ impl Interpreter {
     /// What is known so far.
     pub fn facts(&self) -> &Facts {
         &self.facts
+    }
+
+    /// Memory that it holds beyond its own size, in bytes.
+    pub fn memory(&self) -> usize {
+        let answer = if let Body::WholeTail(tail) = &self.body { tail.memory() } else { 0 };
+        self.request.tail.as_ref().map_or(0, Tail::memory) + answer
+    }
+
+    /// What came of the answer's body so far was not what the server sent: its counts are not believed, nor what
+    /// follows.
+    pub fn response_is_corrupt(&mut self) {
+        self.facts.usage = Usage::default();
+        self.facts.finished = false;
+        self.facts.missed_events += 1;
+        self.body = Body::Opaque;
     }
 
     /// The next bytes of the request's body.

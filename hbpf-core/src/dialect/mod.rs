@@ -61,6 +61,8 @@ pub struct Facts {
     pub response_model: Option<Label>,
     /// Reported token counts, in normal form.
     pub usage: Usage,
+    /// The counts are from amid the stream, and events behind them were missed: there was more output.
+    pub usage_is_partial: bool,
     /// Why generation ended; of several choices, the last to end.
     pub finish_reason: Option<Label>,
     /// The provider's type of an error, in an error's body or in the stream.

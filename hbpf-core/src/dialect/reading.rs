@@ -24,6 +24,8 @@ pub(super) struct Reading {
     output_events: u64,
     output_bytes: u64,
     estimated_tokens: u64,
+    /// The counts came with an event that has output: more may follow.
+    counts_are_running: bool,
     /// The server's running count of output tokens, as of the last event with output.
     running_count: Option<u64>,
 }
@@ -78,6 +80,7 @@ impl Reading {
             output_events: 0,
             output_bytes: 0,
             estimated_tokens: 0,
+            counts_are_running: false,
             running_count: None,
         }
     }
@@ -140,6 +143,8 @@ impl Reading {
         if event.has_counts {
             self.counts.update(&event.counts);
             facts.usage = (definition.usage)(&self.counts);
+            facts.usage_is_partial = false;
+            self.counts_are_running = event.choices_with_output() > 0;
         }
         facts.is_error |= event.is_error;
         facts.finished |= event.is_final;
@@ -149,6 +154,7 @@ impl Reading {
     fn miss(&mut self, facts: &mut Facts) {
         self.found.event = Event::default();
         facts.missed_events += 1;
+        facts.usage_is_partial |= self.counts_are_running;
     }
 
     /// Tokens of an event with output.

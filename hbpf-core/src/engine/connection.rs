@@ -27,8 +27,21 @@ pub(super) struct Connection {
     /// The stream offset behind the last byte taken, by direction.
     expected: [Option<u64>; 2],
     last_heard: Nanos,
+    /// What the engine keeps of it.
+    pub(super) noted: Noted,
     /// Who has ended their stream, by direction.
     ended: [bool; 2],
+}
+
+/// How the engine's books stand with a connection.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Noted {
+    /// Memory it is charged with.
+    pub(super) memory: usize,
+    /// When it is to be looked at next.
+    pub(super) due: Nanos,
+    /// It is among those that wait for what may never come.
+    pub(super) is_waiting: bool,
 }
 
 /// [`MAX_CONNECTIONS`](super::MAX_CONNECTIONS) of them, idle, shall take no more than 100 MB.
@@ -45,6 +58,7 @@ impl Connection {
             request_direction: None,
             expected: [None; 2],
             last_heard: now,
+            noted: Noted::default(),
             ended: [false; 2],
         }
     }
@@ -53,14 +67,20 @@ impl Connection {
         self.last_heard
     }
 
-    /// The client has ended its half. It may still read an answer; if none comes it has left, and the news of that was
-    /// lost.
-    pub(super) fn is_half_closed(&self) -> bool {
-        self.request_direction.is_some_and(|direction| self.ended[direction.index()])
-    }
-
     pub(super) fn is_busy(&self) -> bool {
         !self.messages.active.is_empty()
+    }
+
+    /// Memory that it holds beyond its own size, in bytes.
+    pub(super) fn memory(&self) -> usize {
+        self.reassembler.as_ref().map_or(0, |reassembler| reassembler.memory())
+            + self.http.memory()
+            + self.messages.memory()
+    }
+
+    /// Whether time alone may make something come out of it.
+    pub(super) fn is_waiting(&self) -> bool {
+        self.reassembler.as_ref().is_some_and(|reassembler| reassembler.is_waiting())
     }
 
     pub(super) fn in_flight(&self) -> impl Iterator<Item = &Exchange> {
@@ -101,6 +121,9 @@ impl Connection {
         }
         let Some((bytes, gap)) = self.place(chunk) else { return };
         let begins = chunk.begins_message && self.request_direction.is_none_or(|known| known == chunk.direction);
+        if chunk.message > self.messages.current && !begins {
+            self.miss_beginning(chunk, shared, observer);
+        }
         if begins {
             self.request_direction = Some(chunk.direction);
         }
@@ -115,7 +138,10 @@ impl Connection {
             if !self.messages.is_followed() {
                 return;
             }
-            if gap > 0 {
+            let of_later = side == Side::Response && self.messages.has_before(chunk.message);
+            if gap > 0 && of_later && !chunk.follows_thinning {
+                self.miss_end_of_answers(chunk, gap, shared, observer);
+            } else if gap > 0 {
                 self.gap(side, chunk.when, gap, chunk.follows_thinning, shared, observer);
             }
         }
@@ -168,9 +194,31 @@ impl Connection {
         known.remote = origin.remote.or(known.remote);
     }
 
+    /// The piece belongs to a message whose beginning was lost. The answers to those before it are over.
+    fn miss_beginning(&mut self, chunk: &Chunk<'_>, shared: &mut Shared, observer: &mut dyn Observer) {
+        self.messages.mark_missed(0, shared);
+        self.messages.end_active(self.key, chunk.when, Outcome::Cut, shared, observer);
+        self.messages.state = State::Ignored;
+        self.messages.current = chunk.message;
+    }
+
+    /// The client had gone on to a later message before this piece came, and what lies before it was lost: the ends of
+    /// the answers to the earlier ones, and perhaps the beginning of this one.
+    fn miss_end_of_answers(&mut self, chunk: &Chunk<'_>, gap: u64, shared: &mut Shared, observer: &mut dyn Observer) {
+        if let Some(tracked) = self.messages.affected_by_gap(Side::Response) {
+            tracked.exchange.bytes_missed += gap;
+            shared.counters.parse_gaps += 1;
+        }
+        let later = self.messages.active.iter().filter(|tracked| tracked.message == chunk.message).count();
+        self.messages.mark_missed(later, shared);
+        self.feed(shared, observer, |http, sink| http.answers_are_over(chunk.when, later, sink));
+    }
+
     fn begin_message(&mut self, chunk: &Chunk<'_>, gap: u64, shared: &mut Shared, observer: &mut dyn Observer) {
-        if self.messages.mark_unheard(shared) {
-            // The kernel side takes bytes for a beginning after the other side has spoken: this was the answer.
+        // The kernel side takes bytes for a beginning after the other side has spoken: where nothing was heard of that,
+        // it was the answer.
+        if self.messages.is_unanswered() && !self.http.has_partial_head(Side::Response) {
+            self.messages.mark_missed(0, shared);
             self.messages.end_active(self.key, chunk.when, Outcome::Cut, shared, observer);
         }
         if self.is_busy() {
@@ -179,11 +227,18 @@ impl Connection {
                 self.gap(Side::Request, chunk.when, gap, chunk.follows_thinning, shared, observer);
             }
             self.feed(shared, observer, |http, sink| http.message_begins(chunk.when, sink));
+            if !self.is_busy() {
+                // What comes next answers this message, wherever the answers before it ended.
+                self.expected[chunk.direction.opposite().index()] = None;
+            }
         } else {
-            // What came before was not followed to its end: the parser starts afresh, and answers that were not
-            // copied are no gap.
+            // What came before may not have been followed to its end: the parser starts afresh.
             self.http = Http1::new();
-            self.expected[chunk.direction.opposite().index()] = None;
+            let is_next = chunk.message == self.messages.current.wrapping_add(1);
+            if !is_next || !matches!(self.messages.state, State::BetweenMessages) {
+                // Answers that were not copied, or to messages that were lost whole, are no gap of this one.
+                self.expected[chunk.direction.opposite().index()] = None;
+            }
         }
         self.messages.current = chunk.message;
         self.messages.awaited = chunk.capture == Capture::Awaiting;
@@ -252,10 +307,32 @@ impl Connection {
         self.end_all(how, now, shared, observer);
     }
 
+    /// Nothing more is expected of its exchanges.
     pub(super) fn give_up(&mut self, now: Nanos, shared: &mut Shared, observer: &mut dyn Observer) {
-        shared.counters.exchanges_given_up += self.messages.active.len() as u64;
-        let outcome = Outcome::ServerLeft("lost_sight");
+        let count = self.messages.active.len() as u64;
+        shared.counters.exchanges_given_up += count;
+        shared.counters.parse_gaps += count;
+        let outcome = Outcome::OutOfSight(self.last_heard);
         self.messages.end_active(self.key, now, outcome, shared, observer);
+        self.messages.state = State::Ignored;
+        self.http = Http1::new();
+    }
+
+    /// Lets go of what it holds, as if that had not been seen.
+    pub(super) fn shed(&mut self, now: Nanos, shared: &mut Shared, observer: &mut dyn Observer) {
+        shared.counters.over_budget += 1;
+        self.through_reassembler(shared, |reassembler, out| reassembler.close(now, out), observer);
+        for side in [Side::Request, Side::Response] {
+            if self.http.has_partial_head(side) {
+                self.gap(side, now, 1, false, shared, observer);
+            }
+        }
+        if matches!(self.messages.state, State::Judging(Some(_))) {
+            self.messages.state = State::Ignored;
+        }
+        for tracked in &mut self.messages.active {
+            shared.counters.parse_gaps += u64::from(tracked.shed(observer));
+        }
     }
 
     fn end_all(&mut self, how: Close, now: Nanos, shared: &mut Shared, observer: &mut dyn Observer) {
@@ -278,7 +355,11 @@ impl Connection {
         };
         // Ends of a TCP stream are told while it is copied, and only then.
         let was_copied = client_ended || server_ended || matches!(how, Close::Reset(_));
-        let unheard = !was_copied && self.messages.mark_unheard(shared);
+        // An answer that came before the kernel side knew that it was wanted.
+        let unheard = !was_copied && self.messages.awaited && self.messages.is_unanswered();
+        // A client that has gone on to a later message had its answers to those before it.
+        let later = if unheard { 0 } else { 1 };
+        self.messages.mark_missed(later, shared);
         let outcome = if unheard { Outcome::Cut } else { outcome };
         self.messages.end_active(self.key, now, outcome, shared, observer);
         self.messages.state = State::BetweenMessages;

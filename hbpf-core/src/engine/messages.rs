@@ -9,7 +9,7 @@ use crate::label::Label;
 use crate::time::Nanos;
 
 use super::tracked::{Outcome, Tracked};
-use super::{Observer, Shared, Unsettled};
+use super::{Observer, Shared};
 
 /// From this length on only the tails of an answer's pieces are copied: far above what a chat answer takes, and more
 /// than is under way in the kernel before it learns of it.
@@ -74,18 +74,23 @@ impl Messages {
         self.active.iter_mut().find(|tracked| tracked.number == number)
     }
 
-    /// Notes answers that came before the kernel side knew that they were wanted; `true` if that is why none was seen.
-    pub(super) fn mark_unheard(&mut self, shared: &mut Shared) -> bool {
-        let is_unheard = |tracked: &Tracked| tracked.exchange.status.is_none() && tracked.exchange.bytes_missed == 0;
-        if !self.awaited || self.active.is_empty() || !self.active.iter().all(is_unheard) {
-            return false;
-        }
-        for tracked in &mut self.active {
-            // One byte at the least, more cannot be told.
+    /// Whether there are exchanges in flight, and nothing was seen of their answers.
+    pub(super) fn is_unanswered(&self) -> bool {
+        !self.active.is_empty() && self.active.iter().all(|tracked| tracked.exchange.status.is_none())
+    }
+
+    /// Whether there are exchanges in flight of messages before that one.
+    pub(super) fn has_before(&self, message: u32) -> bool {
+        self.active.first().is_some_and(|tracked| tracked.message < message)
+    }
+
+    /// Bytes of all exchanges in flight but the last few are missing: one at the least, more cannot be told.
+    pub(super) fn mark_missed(&mut self, but_last: usize, shared: &mut Shared) {
+        let count = self.active.len().saturating_sub(but_last);
+        for tracked in self.active[..count].iter_mut().filter(|tracked| tracked.exchange.bytes_missed == 0) {
             tracked.exchange.bytes_missed = 1;
             shared.counters.parse_gaps += 1;
         }
-        true
     }
 
     /// Whether the head of a request with a known target is under way, with nothing else on the connection.
@@ -102,6 +107,17 @@ impl Messages {
         }
     }
 
+    /// Memory that the messages hold, in bytes.
+    pub(super) fn memory(&self) -> usize {
+        let judged = if let State::Judging(Some(judged)) = &self.state {
+            judged.head.capacity() + judged.body.capacity()
+        } else {
+            0
+        };
+        let spare = (self.active.capacity() - self.active.len()) * size_of::<Tracked>();
+        judged + spare + self.active.iter().map(Tracked::memory).sum::<usize>()
+    }
+
     pub(super) fn end_active(
         &mut self,
         key: ConnectionKey,
@@ -111,6 +127,10 @@ impl Messages {
         observer: &mut dyn Observer,
     ) {
         for mut tracked in std::mem::take(&mut self.active) {
+            if matches!(outcome, Outcome::OutOfSight(_)) {
+                // One byte at the least, more cannot be told.
+                tracked.exchange.bytes_missed = tracked.exchange.bytes_missed.max(1);
+            }
             tracked.response_end(when, observer);
             tracked.end(when, outcome, observer);
             keep_if_held(tracked, key, shared);
@@ -120,10 +140,8 @@ impl Messages {
 
 /// An exchange that ends before its owner is known waits for it apart from its connection.
 fn keep_if_held(tracked: Tracked, key: ConnectionKey, shared: &mut Shared) {
-    if tracked.is_held()
-        && let Some(unsettled) = shared.unsettled.get_mut(&key)
-    {
-        unsettled.ended.push(tracked);
+    if tracked.is_held() {
+        shared.unsettled.keep(key, tracked);
     }
 }
 
@@ -169,10 +187,8 @@ impl Sink<'_> {
                     }
                 }
                 self.open(recognised, number, started, when, head);
-                if !body.is_empty()
-                    && let Some(tracked) = self.messages.find(number)
-                {
-                    tracked.request_body(body);
+                if !body.is_empty() {
+                    self.body_of_request(number, body);
                 }
             }
             Judgement::NotModel => self.ignore(),
@@ -188,12 +204,15 @@ impl Sink<'_> {
         let role = role_of(self.request_direction);
         let facts = request_facts(head);
         let interpreter = Interpreter::for_call(&recognised);
+        let id = self.shared.next_id();
+        let other_end = self.shared.pairing.other_end(head.fingerprint(), role, when, id);
         let exchange = Exchange {
-            id: self.shared.next_id(),
+            id,
             pid: self.origin.pid,
             comm: comm_label(&self.origin.comm),
             role,
-            is_mirror: self.shared.pairing.is_mirror(head.fingerprint(), role, when),
+            is_mirror: other_end.is_some(),
+            other_end,
             provider: recognised.provider,
             api: recognised.api,
             dialect: recognised.dialect,
@@ -226,9 +245,9 @@ impl Sink<'_> {
             bytes_seen: head.as_bytes().len() as u64,
             bytes_missed: 0,
         };
-        let mut tracked = Tracked::new(number, exchange, interpreter, head, self.origin.owner_is_certain);
-        if tracked.is_held() && !self.shared.unsettled.contains_key(&self.key) {
-            self.shared.unsettled.insert(self.key, Unsettled { since: when, ended: Vec::new() });
+        let message = self.messages.current;
+        let mut tracked = Tracked::new(number, message, exchange, interpreter, head, self.origin.owner_is_certain);
+        if tracked.is_held() && self.shared.unsettled.begin(self.key, when) {
             self.observer.owner_wanted(self.key, self.origin);
         }
         tracked.emit(started, ExchangeEvent::Opened, self.observer);
@@ -249,9 +268,14 @@ impl Sink<'_> {
         let Ok(Some((head, _))) = RequestHead::parse(&head) else { return self.ignore() };
         let judgement = judge(&head, self.server_port(), &body, extent);
         self.decide(judgement, number, started, when, &head, &body);
-        if let Some(tracked) = self.messages.find(number) {
-            tracked.request_body(rest);
-        }
+        self.body_of_request(number, rest);
+    }
+
+    /// Returns whether there is such an exchange.
+    fn body_of_request(&mut self, number: u64, bytes: &[u8]) -> bool {
+        let Some(tracked) = self.messages.find(number) else { return false };
+        self.shared.counters.parse_gaps += u64::from(tracked.request_body(bytes));
+        true
     }
 
     /// Judges by a head of which no more is seen: it is longer than what the kernel side copies of a message that it does
@@ -305,9 +329,7 @@ impl HttpSink for Sink<'_> {
     }
 
     fn request_body(&mut self, exchange: u64, when: Nanos, bytes: &[u8]) {
-        if let Some(tracked) = self.messages.find(exchange) {
-            tracked.request_body(bytes);
-        } else {
+        if !self.body_of_request(exchange, bytes) {
             self.judge_body(exchange, when, bytes, Extent::Beginning);
         }
     }
@@ -325,8 +347,11 @@ impl HttpSink for Sink<'_> {
         }
     }
 
-    fn request_end(&mut self, exchange: u64, when: Nanos, _complete: bool) {
+    fn request_end(&mut self, exchange: u64, when: Nanos, complete: bool) {
         self.judge_body(exchange, when, &[], Extent::Whole);
+        if let Some(tracked) = self.messages.find(exchange) {
+            tracked.note_end_of_request(complete);
+        }
         if let Some(tracked) = self.messages.find(exchange)
             && tracked.exchange.request_sent_at.is_none()
         {
@@ -345,7 +370,7 @@ impl HttpSink for Sink<'_> {
 
     fn response_body(&mut self, exchange: u64, when: Nanos, bytes: &[u8]) {
         if let Some(tracked) = self.messages.find(exchange) {
-            tracked.response_body(when, bytes, self.observer);
+            self.shared.counters.parse_gaps += u64::from(tracked.response_body(when, bytes, self.observer));
         }
     }
 
@@ -358,6 +383,11 @@ impl HttpSink for Sink<'_> {
     fn response_end(&mut self, exchange: u64, when: Nanos, complete: bool) {
         let Some(index) = self.messages.active.iter().position(|tracked| tracked.number == exchange) else { return };
         let mut tracked = self.messages.active.remove(index);
+        if complete && tracked.exchange.bytes_missed == 0 && tracked.lacks_end_of_request() {
+            // One byte at the least, more cannot be told.
+            tracked.exchange.bytes_missed = 1;
+            self.shared.counters.parse_gaps += 1;
+        }
         tracked.response_end(when, self.observer);
         let outcome = if complete { Outcome::Complete } else { Outcome::Cut };
         tracked.end(when, outcome, self.observer);
@@ -375,10 +405,8 @@ impl HttpSink for Sink<'_> {
 
     fn desync(&mut self, side: Side) {
         self.shared.counters.desyncs += 1;
-        if side == Side::Response
-            && let Some(tracked) = self.messages.active.first_mut()
-        {
-            // The head of this answer was never seen: one byte at the least, more cannot be told.
+        if let Some(tracked) = self.messages.affected_by_gap(side) {
+            // What is not understood is not seen: one byte at the least, more cannot be told.
             tracked.exchange.bytes_missed = tracked.exchange.bytes_missed.max(1);
         }
         if self.messages.active.is_empty() {

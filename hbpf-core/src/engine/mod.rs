@@ -4,12 +4,13 @@
 mod connection;
 mod messages;
 mod pairing;
+mod schedule;
 mod tracked;
+mod unsettled;
 mod waiting;
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::time::Duration;
 
 use crate::chunk::{Chunk, Close, ConnectionKey, Origin, Pid, Segment, Source, Verdict};
 use crate::exchange::{Exchange, ExchangeEvent, ExchangeId};
@@ -17,24 +18,17 @@ use crate::time::Nanos;
 
 use connection::Connection;
 use pairing::Pairing;
-use tracked::Tracked;
+use schedule::{Schedule, Silence};
+use unsettled::Unsettled;
 use waiting::Waiting;
 
 /// Most connections followed at a time. An idle one holds no buffers; this bounds their bookkeeping to some 100 MB.
 const MAX_CONNECTIONS: usize = 65_536;
 
-/// How long a connection without an exchange in flight is remembered. Its next message begins afresh anyway.
-const IDLE_CONNECTION: Duration = Duration::from_secs(120);
-
-/// How long an exchange may be silent before it is given up: its end was lost, or its peer vanished. Longer than the
-/// half hour for which some vendors hold a call.
-const SILENT_EXCHANGE: Duration = Duration::from_secs(45 * 60);
-
-/// The same once its client has ended its half of the connection: few clients do so and go on to wait.
-const HALF_CLOSED_EXCHANGE: Duration = Duration::from_secs(60);
-
-/// How long an exchange waits to learn its process before it is reported with the one that is presumed.
-const OWNER_PATIENCE: Duration = Duration::from_millis(500);
+/// Memory for everything that connections hold beside that: exchanges in flight (about 4 KiB each), heads and segments
+/// that are not complete, windows of decoders. Each is bounded by itself, but not times [`MAX_CONNECTIONS`]. This is
+/// some sixteen thousand streams at a time, or several hundred compressed ones.
+const MEMORY_BUDGET: usize = 64 * 1024 * 1024;
 
 /// Who is told what the engine finds out.
 pub trait Observer {
@@ -57,14 +51,17 @@ pub struct Counters {
     pub desyncs: u64,
     /// Connections that were not followed because there were too many.
     pub connections_refused: u64,
-    /// Exchanges given up because nothing was heard of them for long.
+    /// Exchanges given up because nothing was heard of them for long, or would be; each is a parse gap, too.
     pub exchanges_given_up: u64,
+    /// Connections whose buffers were dropped because all of them together took too much memory.
+    pub over_budget: u64,
 }
 
 /// Follows connections. See the module's documentation.
-#[derive(Default)]
 pub struct Engine {
     connections: HashMap<ConnectionKey, Connection>,
+    schedule: Schedule,
+    budget: usize,
     waiting: Waiting,
     shared: Shared,
 }
@@ -75,20 +72,32 @@ struct Shared {
     next_exchange: u64,
     pairing: Pairing,
     counters: Counters,
-    /// Connections with events held back until their owner is known, and since when.
-    unsettled: HashMap<ConnectionKey, Unsettled>,
-}
-
-struct Unsettled {
-    since: Nanos,
-    /// Exchanges that have ended meanwhile.
-    ended: Vec<Tracked>,
+    unsettled: Unsettled,
+    /// Memory that connections are charged with.
+    memory: usize,
 }
 
 impl Shared {
     fn next_id(&mut self) -> ExchangeId {
         self.next_exchange += 1;
         ExchangeId(self.next_exchange)
+    }
+
+    /// Charges a connection with what it holds now.
+    fn charge(&mut self, connection: &mut Connection) {
+        let memory = connection.memory();
+        self.memory = self.memory - connection.noted.memory + memory;
+        connection.noted.memory = memory;
+    }
+
+    fn memory(&self) -> usize {
+        self.memory + self.unsettled.memory()
+    }
+}
+
+impl Default for Engine {
+    fn default() -> Self {
+        Self::with_memory(MEMORY_BUDGET)
     }
 }
 
@@ -98,18 +107,29 @@ impl Engine {
         Self::default()
     }
 
+    /// One that holds at most so many bytes for what is under way. Beyond, the largest holders' buffers are dropped.
+    pub fn with_memory(budget: usize) -> Self {
+        Self {
+            connections: HashMap::new(),
+            schedule: Schedule::default(),
+            waiting: Waiting::default(),
+            budget,
+            shared: Shared::default(),
+        }
+    }
+
     /// Takes a piece that is in stream order.
     pub fn chunk(&mut self, chunk: &Chunk<'_>, observer: &mut dyn Observer) {
-        if let Some(connection) = self.connection(chunk.connection, chunk.when) {
-            connection.0.chunk(chunk, connection.1, observer);
-        }
+        self.act(chunk.connection, chunk.when, observer, |connection, shared, observer| {
+            connection.chunk(chunk, shared, observer);
+        });
     }
 
     /// Takes a TCP segment, in whatever order it came.
     pub fn segment(&mut self, segment: &Segment<'_>, observer: &mut dyn Observer) {
-        if let Some(connection) = self.connection(segment.connection, segment.when) {
-            connection.0.segment(segment, connection.1, observer);
-        }
+        self.act(segment.connection, segment.when, observer, |connection, shared, observer| {
+            connection.segment(segment, shared, observer);
+        });
     }
 
     /// Takes a TCP segment for a connection that its server has not accepted yet. It is kept until that has happened.
@@ -132,16 +152,15 @@ impl Engine {
 
     /// A connection has ended.
     pub fn close(&mut self, key: ConnectionKey, how: Close, now: Nanos, observer: &mut dyn Observer) {
-        if let Some(mut connection) = self.connections.remove(&key) {
+        if let Some(mut connection) = self.remove(key) {
             connection.close(how, now, &mut self.shared, observer);
         }
     }
 
     /// A process has ended: so have the TLS connections in its memory. (Sockets tell of their own end.)
     pub fn process_exited(&mut self, pid: Pid, now: Nanos, observer: &mut dyn Observer) {
-        let of_process = |key: &ConnectionKey| key.pid == pid.0;
-        for (_, mut connection) in self.connections.extract_if(|key, _| of_process(key)) {
-            connection.close(Close::ProcessExited, now, &mut self.shared, observer);
+        for key in self.schedule.of_process(pid) {
+            self.close(key, Close::ProcessExited, now, observer);
         }
     }
 
@@ -150,47 +169,38 @@ impl Engine {
         if source == Source::Tcp {
             self.waiting = Waiting::default();
         }
-        for (_, mut connection) in self.connections.extract_if(|key, _| key.source == source) {
-            connection.give_up(now, &mut self.shared, observer);
+        let keys: Vec<_> = self.connections.keys().filter(|key| key.source == source).copied().collect();
+        for key in keys {
+            if let Some(mut connection) = self.remove(key) {
+                connection.give_up(now, &mut self.shared, observer);
+            }
         }
     }
 
     /// The owner of a connection is known now; `None` says that nobody could be found.
     pub fn set_owner(&mut self, key: ConnectionKey, pid: Option<Pid>, observer: &mut dyn Observer) {
-        let Some(unsettled) = self.shared.unsettled.remove(&key) else { return };
-        for mut tracked in unsettled.ended {
+        let Some(ended) = self.shared.unsettled.take(key) else { return };
+        for mut tracked in ended {
             tracked.settle(pid, observer);
         }
         if let Some(connection) = self.connections.get_mut(&key) {
             connection.settle(pid, observer);
+            self.shared.charge(connection);
         }
     }
 
     /// Lets time pass: holes that will not be filled, owners that will not be found, silence. Call it about once a
     /// tenth of a second.
     pub fn tick(&mut self, now: Nanos, observer: &mut dyn Observer) {
-        let overdue = |unsettled: &Unsettled| now.since(unsettled.since) >= OWNER_PATIENCE;
-        let overdue: Vec<_> =
-            self.shared.unsettled.iter().filter(|(_, unsettled)| overdue(unsettled)).map(|(key, _)| *key).collect();
-        for key in overdue {
+        while let Some(key) = self.shared.unsettled.next_overdue(now, false) {
             self.set_owner(key, None, observer);
         }
-        for connection in self.connections.values_mut() {
-            connection.tick(now, &mut self.shared, observer);
+        for key in self.schedule.waiting() {
+            self.act(key, now, observer, |connection, shared, observer| connection.tick(now, shared, observer));
         }
-        let shared = &mut self.shared;
-        self.connections.retain(|_, connection| {
-            let silence = now.since(connection.last_heard());
-            if connection.is_busy() {
-                let patience = if connection.is_half_closed() { HALF_CLOSED_EXCHANGE } else { SILENT_EXCHANGE };
-                if silence >= patience {
-                    connection.give_up(now, shared, observer);
-                }
-                true
-            } else {
-                silence < IDLE_CONNECTION
-            }
-        });
+        while let Some(key) = self.schedule.next_due(now) {
+            self.note_silence(key, now, observer);
+        }
         self.shared.pairing.expire(now);
         self.waiting.expire(now);
     }
@@ -210,15 +220,87 @@ impl Engine {
         self.shared.counters
     }
 
-    fn connection(&mut self, key: ConnectionKey, now: Nanos) -> Option<(&mut Connection, &mut Shared)> {
-        if self.connections.len() >= MAX_CONNECTIONS && !self.connections.contains_key(&key) {
-            self.shared.counters.connections_refused += 1;
-            return None;
-        }
-        let connection = match self.connections.entry(key) {
+    /// Memory for what is under way, in bytes: what connections hold beyond their bookkeeping.
+    pub fn memory(&self) -> usize {
+        self.shared.memory()
+    }
+
+    /// Lets a connection act, a new one if it is not known, and keeps the books.
+    fn act(
+        &mut self,
+        key: ConnectionKey,
+        now: Nanos,
+        observer: &mut dyn Observer,
+        act: impl FnOnce(&mut Connection, &mut Shared, &mut dyn Observer),
+    ) {
+        let Self { connections, schedule, shared, .. } = self;
+        let is_full = connections.len() >= MAX_CONNECTIONS;
+        let connection = match connections.entry(key) {
             Entry::Occupied(entry) => entry.into_mut(),
-            Entry::Vacant(entry) => entry.insert(Connection::new(key, now)),
+            Entry::Vacant(_) if is_full => {
+                shared.counters.connections_refused += 1;
+                return;
+            }
+            Entry::Vacant(entry) => {
+                let connection = entry.insert(Connection::new(key, now));
+                schedule.add(key, connection, now);
+                connection
+            }
         };
-        Some((connection, &mut self.shared))
+        act(connection, shared, observer);
+        shared.charge(connection);
+        schedule.note_waiting(key, connection);
+        if shared.memory() > self.budget {
+            self.shed(now, observer);
+        }
+    }
+
+    fn remove(&mut self, key: ConnectionKey) -> Option<Connection> {
+        let connection = self.connections.remove(&key)?;
+        self.schedule.remove(key, &connection);
+        self.shared.memory -= connection.noted.memory;
+        Some(connection)
+    }
+
+    fn note_silence(&mut self, key: ConnectionKey, now: Nanos, observer: &mut dyn Observer) {
+        let Self { connections, schedule, shared, .. } = self;
+        let Some(connection) = connections.get_mut(&key) else { return };
+        match Silence::of(connection, now) {
+            Silence::Short => {}
+            Silence::OfExchange => {
+                connection.give_up(now, shared, observer);
+                shared.charge(connection);
+            }
+            Silence::OfConnection => {
+                self.remove(key);
+                return;
+            }
+        }
+        schedule.postpone(key, connection, now);
+    }
+
+    /// Makes room: what waits for owners is reported, then the largest holders lose their buffers, and if that is not
+    /// enough, their exchanges.
+    fn shed(&mut self, now: Nanos, observer: &mut dyn Observer) {
+        // Well below the budget, so that the look at all connections is rare.
+        let enough = self.budget / 4 * 3;
+        while let Some(key) = self.shared.unsettled.next_overdue(now, true) {
+            self.set_owner(key, None, observer);
+        }
+        let mut holders: Vec<_> =
+            self.connections.iter().map(|(key, connection)| (connection.noted.memory, *key)).collect();
+        holders.retain(|(memory, _)| *memory > 0);
+        holders.sort_unstable_by(|one, other| other.cmp(one));
+        for act in [Connection::shed, Connection::give_up] {
+            for (_, key) in &holders {
+                if self.shared.memory() <= enough {
+                    return;
+                }
+                let Some(connection) = self.connections.get_mut(key) else { continue };
+                act(connection, now, &mut self.shared, observer);
+                self.shared.charge(connection);
+                self.schedule.note_waiting(*key, connection);
+            }
+        }
     }
 }

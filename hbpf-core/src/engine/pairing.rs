@@ -1,9 +1,9 @@
 //! Tells when both ends of one exchange are observed.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
-use crate::exchange::Role;
+use crate::exchange::{ExchangeId, Role};
 use crate::time::Nanos;
 
 /// How far apart the two ends may see the same request head. Both are on this host: it lies in the kernel's buffers at
@@ -13,6 +13,9 @@ const WINDOW: Duration = Duration::from_secs(10);
 /// Most request heads remembered at a time; beyond it an exchange may count twice, so it is far above what a host opens
 /// within the window.
 const MAX_HEADS: usize = 65_536;
+
+/// Most heads remembered in the order in which they came, those included that have found their other end.
+const MAX_ORDER: usize = 4 * MAX_HEADS;
 
 /// Request heads seen at one end only, by fingerprint of their bytes.
 ///
@@ -24,48 +27,56 @@ pub(super) struct Pairing {
     /// Heads waiting for their other end, oldest first. One fingerprint waits for one role at a time.
     waiting: HashMap<u64, Waiting>,
     heads: usize,
+    /// What waits, and some that waits no longer, in the order of coming.
+    order: VecDeque<(Nanos, u64)>,
 }
 
 struct Waiting {
     seen_by: Role,
-    since: Vec<Nanos>,
+    heads: Vec<(Nanos, ExchangeId)>,
 }
 
 impl Pairing {
-    /// Notes a request head; `true` if it is the other end of an exchange that is already known.
-    pub(super) fn is_mirror(&mut self, fingerprint: u64, role: Role, now: Nanos) -> bool {
+    /// Notes a request head; gives the exchange that is its other end, if that is known already.
+    pub(super) fn other_end(&mut self, fingerprint: u64, role: Role, now: Nanos, id: ExchangeId) -> Option<ExchangeId> {
         if let Some(waiting) = self.waiting.get_mut(&fingerprint)
             && waiting.seen_by != role
         {
-            let fresh = waiting.since.iter().position(|since| distance(*since, now) < WINDOW);
+            let fresh = waiting.heads.iter().position(|(since, _)| distance(*since, now) < WINDOW);
             if let Some(index) = fresh {
-                waiting.since.remove(index);
+                let (_, other) = waiting.heads.remove(index);
                 self.heads -= 1;
-                if waiting.since.is_empty() {
+                if waiting.heads.is_empty() {
                     self.waiting.remove(&fingerprint);
                 }
-                return true;
+                return Some(other);
             }
-            self.heads -= waiting.since.len();
+            self.heads -= waiting.heads.len();
             self.waiting.remove(&fingerprint);
         }
-        if self.heads < MAX_HEADS {
-            let waiting = self.waiting.entry(fingerprint).or_insert(Waiting { seen_by: role, since: Vec::new() });
-            waiting.since.push(now);
+        if self.heads < MAX_HEADS && self.order.len() < MAX_ORDER {
+            let waiting = self.waiting.entry(fingerprint).or_insert(Waiting { seen_by: role, heads: Vec::new() });
+            waiting.heads.push((now, id));
             self.heads += 1;
+            self.order.push_back((now, fingerprint));
         }
-        false
+        None
     }
 
     /// Forgets heads whose other end will not come.
     pub(super) fn expire(&mut self, now: Nanos) {
-        let heads = &mut self.heads;
-        self.waiting.retain(|_, waiting| {
-            let before = waiting.since.len();
-            waiting.since.retain(|since| distance(*since, now) < WINDOW);
-            *heads -= before - waiting.since.len();
-            !waiting.since.is_empty()
-        });
+        while let Some((since, fingerprint)) = self.order.front().copied()
+            && now.since(since) >= WINDOW
+        {
+            self.order.pop_front();
+            let Some(waiting) = self.waiting.get_mut(&fingerprint) else { continue };
+            let before = waiting.heads.len();
+            waiting.heads.retain(|(since, _)| now.since(*since) < WINDOW);
+            self.heads -= before - waiting.heads.len();
+            if waiting.heads.is_empty() {
+                self.waiting.remove(&fingerprint);
+            }
+        }
     }
 }
 
@@ -83,23 +94,27 @@ mod tests {
     #[test]
     fn each_end_pairs_once() {
         let mut pairing = Pairing::default();
-        assert!(!pairing.is_mirror(1, Role::Client, Nanos(0)));
-        assert!(!pairing.is_mirror(1, Role::Client, Nanos(1)));
-        assert!(pairing.is_mirror(1, Role::Server, Nanos(2)));
-        assert!(pairing.is_mirror(1, Role::Server, Nanos(3)));
-        assert!(!pairing.is_mirror(1, Role::Server, Nanos(4)));
-        assert!(pairing.is_mirror(1, Role::Client, Nanos(5)), "the server's record may come first");
+        let mut other_end = |role, now, id| pairing.other_end(1, role, Nanos(now), ExchangeId(id));
+        assert_eq!(other_end(Role::Client, 0, 10), None);
+        assert_eq!(other_end(Role::Client, 1, 11), None);
+        assert_eq!(other_end(Role::Server, 2, 12), Some(ExchangeId(10)));
+        assert_eq!(other_end(Role::Server, 3, 13), Some(ExchangeId(11)));
+        assert_eq!(other_end(Role::Server, 4, 14), None);
+        assert_eq!(other_end(Role::Client, 5, 15), Some(ExchangeId(14)), "the server's record may come first");
         assert_eq!(pairing.heads, 0);
     }
 
     #[test]
     fn different_requests_and_old_ones_do_not_pair() {
         let mut pairing = Pairing::default();
-        assert!(!pairing.is_mirror(1, Role::Client, Nanos(0)));
-        assert!(!pairing.is_mirror(2, Role::Server, Nanos(0)));
-        assert!(!pairing.is_mirror(1, Role::Server, Nanos(60 * SECOND)));
+        let id = ExchangeId(1);
+        assert_eq!(pairing.other_end(1, Role::Client, Nanos(0), id), None);
+        assert_eq!(pairing.other_end(2, Role::Server, Nanos(0), id), None);
+        assert_eq!(pairing.other_end(1, Role::Server, Nanos(60 * SECOND), id), None);
+        pairing.expire(Nanos(65 * SECOND));
+        assert_eq!(pairing.heads, 1, "not yet");
         pairing.expire(Nanos(200 * SECOND));
         assert_eq!(pairing.heads, 0);
-        assert!(pairing.waiting.is_empty());
+        assert!(pairing.waiting.is_empty() && pairing.order.is_empty());
     }
 }

@@ -1,6 +1,6 @@
 //! One exchange while it lasts: its bodies go through decoder and dialect, its facts into the [`Exchange`].
 
-use crate::body::BodyDecoder;
+use crate::body::{BodyDecoder, BodyError, Coding, GapEffect};
 use crate::chunk::Pid;
 use crate::dialect::{Facts, Interpreter, Output, ResponseHeaderFacts, response_facts};
 use crate::exchange::{Exchange, ExchangeEvent, Phase};
@@ -25,16 +25,24 @@ pub(super) enum Outcome {
     ClientLeft(&'static str),
     /// The server went away.
     ServerLeft(&'static str),
+    /// Nothing more was or will be seen of it; the last was heard of its connection then.
+    OutOfSight(Nanos),
 }
 
 /// An exchange in flight.
 pub(super) struct Tracked {
     /// Its number on the connection.
     pub(super) number: u64,
+    /// The message that it belongs to, by the kernel side's count.
+    pub(super) message: u32,
     pub(super) exchange: Exchange,
     interpreter: Interpreter,
     request_body: BodyDecoder,
+    /// The end of the request was seen.
+    request_is_whole: bool,
     response_body: BodyDecoder,
+    /// Part of a body could not be decoded.
+    is_unreadable: bool,
     /// Events held back until the owner is known.
     held: Option<Vec<(Nanos, ExchangeEvent)>>,
 }
@@ -42,6 +50,7 @@ pub(super) struct Tracked {
 impl Tracked {
     pub(super) fn new(
         number: u64,
+        message: u32,
         exchange: Exchange,
         interpreter: Interpreter,
         head: &RequestHead<'_>,
@@ -49,9 +58,12 @@ impl Tracked {
     ) -> Self {
         Self {
             number,
+            message,
             interpreter,
             request_body: BodyDecoder::new(head.content_coding()),
-            response_body: BodyDecoder::new(crate::body::Coding::Identity),
+            response_body: BodyDecoder::new(Coding::Identity),
+            request_is_whole: false,
+            is_unreadable: false,
             held: (!owner_is_certain).then(Vec::new),
             exchange,
         }
@@ -78,15 +90,69 @@ impl Tracked {
         }
     }
 
+    /// The same without what reads its bodies: it has ended.
+    pub(super) fn without_readers(mut self) -> Self {
+        self.request_body = BodyDecoder::new(Coding::Identity);
+        self.response_body = BodyDecoder::new(Coding::Identity);
+        self
+    }
+
     pub(super) fn is_held(&self) -> bool {
         self.held.is_some()
     }
 
-    pub(super) fn request_body(&mut self, bytes: &[u8]) {
+    /// Memory that it takes, in bytes.
+    pub(super) fn memory(&self) -> usize {
+        let held = self.held.as_ref().map_or(0, Vec::capacity) * size_of::<(Nanos, ExchangeEvent)>();
+        size_of::<Self>() + self.request_body.memory() + self.response_body.memory() + self.interpreter.memory() + held
+    }
+
+    /// Lets go of decoders and held events: what follows in a compressed body is unknown. Returns whether it is.
+    pub(super) fn shed(&mut self, observer: &mut dyn Observer) -> bool {
+        self.settle(None, observer);
+        let (request, response) = (self.request_body.memory() > 0, self.response_body.memory() > 0);
+        let mut has_lost = false;
+        if request && self.request_body.gap() == GapEffect::Undecodable {
+            self.interpreter.request_gap();
+            has_lost = true;
+        }
+        if response && self.response_body.gap() == GapEffect::Undecodable {
+            self.interpreter.response_gap();
+            has_lost = true;
+        }
+        self.exchange.bytes_missed += u64::from(has_lost);
+        has_lost
+    }
+
+    /// Returns whether this is the first of its body that cannot be decoded.
+    pub(super) fn request_body(&mut self, bytes: &[u8]) -> bool {
         self.exchange.bytes_seen += bytes.len() as u64;
         let interpreter = &mut self.interpreter;
-        // What cannot be decoded is unknown; the exchange goes on without it.
-        let _ = self.request_body.push(bytes, &mut |decoded| interpreter.request_bytes(decoded));
+        let result = self.request_body.push(bytes, &mut |decoded| interpreter.request_bytes(decoded));
+        let is_new = self.is_unreadable(result, bytes.len());
+        if is_new {
+            self.interpreter.request_gap();
+        }
+        is_new
+    }
+
+    /// Notes bytes that cannot be decoded; `true` for the first of them.
+    fn is_unreadable(&mut self, result: Result<(), BodyError>, len: usize) -> bool {
+        // A gap was noted when it was met.
+        if matches!(result, Ok(()) | Err(BodyError::Gap)) {
+            return false;
+        }
+        self.exchange.bytes_missed += len as u64;
+        !std::mem::replace(&mut self.is_unreadable, true)
+    }
+
+    pub(super) fn note_end_of_request(&mut self, complete: bool) {
+        self.request_is_whole |= complete;
+    }
+
+    /// Whether an end of the request must have been lost: only a refused request is answered before it is complete.
+    pub(super) fn lacks_end_of_request(&self) -> bool {
+        !self.request_is_whole && self.exchange.status.is_some_and(|status| status < 400)
     }
 
     pub(super) fn request_gap(&mut self) {
@@ -128,13 +194,21 @@ impl Tracked {
         self.emit(when, ExchangeEvent::Headers, observer);
     }
 
-    pub(super) fn response_body(&mut self, when: Nanos, bytes: &[u8], observer: &mut dyn Observer) {
+    /// Returns whether this is the first of its body that cannot be decoded.
+    pub(super) fn response_body(&mut self, when: Nanos, bytes: &[u8], observer: &mut dyn Observer) -> bool {
         self.exchange.bytes_seen += bytes.len() as u64;
         let Self { interpreter, response_body, exchange, held, .. } = self;
         let mut outputs = Outputs { exchange, held, observer };
-        let _ = response_body.push(bytes, &mut |decoded| {
+        let result = response_body.push(bytes, &mut |decoded| {
             interpreter.response_bytes(when, decoded, &mut |output| outputs.add(output));
         });
+        let is_new = self.is_unreadable(result, bytes.len());
+        match result {
+            Err(BodyError::Malformed(_)) if is_new => self.interpreter.response_is_corrupt(),
+            _ if is_new => self.interpreter.response_gap(),
+            _ => {}
+        }
+        is_new
     }
 
     /// Bytes of the answer are missing that were wanted.
@@ -170,6 +244,11 @@ impl Tracked {
         let facts = self.interpreter.facts();
         let exchange = &mut self.exchange;
         exchange.usage = facts.usage;
+        if facts.usage_is_partial
+            && let Some(output) = exchange.usage.output.take()
+        {
+            exchange.estimated_output = exchange.estimated_output.max(output);
+        }
         exchange.model = exchange.model.take().or(facts.model.clone());
         exchange.response_model = facts.response_model.clone();
         exchange.finish_reason = facts.finish_reason.clone();
@@ -181,7 +260,7 @@ impl Tracked {
         let (phase, error_type) = verdict(exchange, facts, outcome);
         exchange.phase = phase;
         exchange.error_type = error_type;
-        exchange.ended_at = Some(when);
+        exchange.ended_at = Some(if let Outcome::OutOfSight(last_heard) = outcome { last_heard } else { when });
         self.emit(when, ExchangeEvent::Ended, observer);
     }
 }
@@ -197,7 +276,8 @@ fn verdict(exchange: &Exchange, facts: &Facts, outcome: Outcome) -> (Phase, Opti
         return failed("error");
     }
     match outcome {
-        Outcome::Complete => (Phase::Done, None),
+        // Unknown is no failure; the missing bytes say that there was more.
+        Outcome::Complete | Outcome::OutOfSight(_) => (Phase::Done, None),
         // SDKs close as soon as they have read the dialect's own end.
         _ if facts.finished => (Phase::Done, None),
         // The end was among the bytes that were lost: nothing says that the answer itself was cut, or not waited for.

@@ -23,8 +23,10 @@ impl Ndjson {
     pub fn push(&mut self, mut bytes: &[u8], out: &mut impl Documents) {
         while !bytes.is_empty() {
             let run = memchr(b'\n', bytes);
-            let content = &bytes[..run.unwrap_or(bytes.len())];
-            if !self.resync && (self.has_content || !content.trim_ascii().is_empty()) {
+            let line = &bytes[..run.unwrap_or(bytes.len())];
+            // White space before the document is none of it, however it is cut.
+            let content = if self.has_content { line } else { line.trim_ascii_start() };
+            if !self.resync && (self.has_content || !content.is_empty()) {
                 self.has_content = true;
                 out.bytes(content);
             }

@@ -95,6 +95,11 @@ impl<'a> RequestHead<'a> {
         self.headers.all("expect").any(|value| value.eq_ignore_ascii_case(b"100-continue"))
     }
 
+    /// Whether it states the length of its body in two ways: receivers do not agree on which of them counts.
+    pub(super) fn contradicts_itself(&self) -> bool {
+        self.headers.contradicts_itself()
+    }
+
     /// Which body follows. An error means that lengths contradict each other.
     pub(super) fn framing(&self) -> Result<Framing, NotHttp> {
         match self.headers.transfer() {
@@ -136,6 +141,11 @@ impl<'a> ResponseHead<'a> {
     /// Whether the body comes in chunks.
     pub fn is_chunked(&self) -> bool {
         self.headers.transfer() == Transfer::Chunked
+    }
+
+    /// As [`RequestHead::contradicts_itself`].
+    pub(super) fn contradicts_itself(&self) -> bool {
+        self.headers.contradicts_itself()
     }
 
     /// Which body follows in answer to a request that is no `HEAD` or `CONNECT`.
@@ -222,6 +232,10 @@ impl<'a> Headers<'a> {
             }
         }
         Ok(length)
+    }
+
+    fn contradicts_itself(&self) -> bool {
+        self.transfer() != Transfer::Absent && self.all("content-length").next().is_some()
     }
 
     fn transfer(&self) -> Transfer {

@@ -143,10 +143,29 @@ impl Default for State {
     }
 }
 
+impl Half {
+    fn buffered(&self) -> &Vec<u8> {
+        const NOTHING: &Vec<u8> = &Vec::new();
+        if let State::Head(head) = &self.state { &head.buffered } else { NOTHING }
+    }
+}
+
 impl Http1 {
     /// A connection of which nothing has been seen yet.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Memory that it holds beyond its own size, in bytes.
+    pub fn memory(&self) -> usize {
+        let buffered = [&self.request, &self.response].map(|half| half.buffered().capacity());
+        buffered.iter().sum::<usize>() + self.waiting.capacity() * size_of::<Waiting>()
+    }
+
+    /// Whether part of a head waits for the rest of it.
+    pub fn has_partial_head(&self, side: Side) -> bool {
+        let half = if side == Side::Request { &self.request } else { &self.response };
+        !half.buffered().is_empty()
     }
 
     /// The next bytes of one side.
@@ -274,6 +293,15 @@ impl Http1 {
         self.resynchronise_response(when, sink);
     }
 
+    /// All answers are over but those to the newest `keep` requests, and an answer may begin here: bytes were lost.
+    pub fn answers_are_over(&mut self, when: Nanos, keep: usize, sink: &mut dyn HttpSink) {
+        if self.is_upgraded || matches!(self.response.state, State::Ended) {
+            return;
+        }
+        self.finish(Side::Response, self.response.last_seen, false, sink);
+        self.give_up_waiting(keep, when, sink);
+    }
+
     /// Whether the request being read has its whole response already.
     fn is_answered(&self) -> bool {
         self.request.exchange.is_some_and(|exchange| {
@@ -363,6 +391,9 @@ impl Http1 {
             self.waiting.push_back(Waiting { exchange, answer });
             self.bound_waiting(when, sink);
         }
+        if head.contradicts_itself() {
+            sink.desync(Side::Request);
+        }
         self.start_body(Side::Request, when, head.framing(), sink);
         Ok(())
     }
@@ -395,6 +426,9 @@ impl Http1 {
                 self.request_is_answered(sink);
                 if let Some(exchange) = self.response.exchange {
                     sink.response_head(exchange, when, &head);
+                }
+                if head.contradicts_itself() {
+                    sink.desync(Side::Response);
                 }
                 let framing = if answer == Answer::WithoutBody { Ok(Framing::Empty) } else { head.framing() };
                 self.start_body(Side::Response, when, framing, sink);

@@ -46,6 +46,11 @@ impl Tail {
         self.bytes.clear();
     }
 
+    /// Memory that it holds, in bytes.
+    pub fn memory(&self) -> usize {
+        self.bytes.capacity()
+    }
+
     /// What it holds, of which the last `TAIL_BYTES` are sure to be there if there were as many.
     pub fn bytes(&self) -> &[u8] {
         &self.bytes

@@ -158,6 +158,11 @@ impl OneWay {
         self.held.iter().chain(&self.fin).map(|held| held.when).min()
     }
 
+    /// Memory for what is held.
+    pub(super) fn memory(&self) -> usize {
+        self.held_bytes + self.held.capacity() * size_of::<Held>()
+    }
+
     /// Bytes and pieces held.
     #[cfg(test)]
     pub(super) fn held(&self) -> (usize, usize) {

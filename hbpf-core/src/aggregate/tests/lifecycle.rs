@@ -1,6 +1,7 @@
 //! Single exchanges and what each step of theirs adds.
 
 use super::*;
+use crate::snapshot::Request;
 
 fn close_to(value: Option<f64>, expected: f64) -> bool {
     value.is_some_and(|value| (value - expected).abs() <= expected.abs() * 0.02)
@@ -122,16 +123,25 @@ fn both_ends_on_one_host_count_once_except_in_their_own_rows() {
         exchange.pid = Some(Pid(200));
         exchange.role = Role::Server;
         exchange.is_mirror = true;
+        exchange.other_end = Some(ExchangeId(1));
     });
-    bench.open(1.5, 3, |exchange| exchange.is_mirror = true);
+    bench.open(1.2, 4, |_| {});
+    bench.open(1.5, 3, |exchange| {
+        exchange.is_mirror = true;
+        exchange.other_end = Some(ExchangeId(4));
+    });
+    bench.open(1.6, 5, |_| {});
     let frame = bench.frame(2.0);
-    assert_eq!((frame.totals.requests_total, frame.totals.requests_in_flight), (1, 0));
+    let hops = |rows: &[Request]| rows.iter().map(|row| (row.sequence, row.hop.is_some())).collect::<Vec<_>>();
+    assert_eq!(hops(&frame.requests.recent), [(2, true), (1, true)], "the first had ended before the second came");
+    assert_eq!(hops(&frame.requests.in_flight), [(4, true), (3, true), (5, false)]);
+    assert_eq!((frame.totals.requests_total, frame.totals.requests_in_flight), (3, 2));
     assert_eq!((frame.models.len(), frame.models[0].stats.requests_total), (1, 1));
     assert_eq!((frame.endpoints.len(), frame.endpoints[0].stats.requests_total), (1, 1));
     assert_eq!(frame.totals.latency.since_start.duration_seconds.unwrap().count, 1);
     let [client, server] = frame.processes.as_slice() else { panic!("{:?}", frame.processes) };
     assert_eq!((client.pid, server.pid), (100, 200));
-    assert_eq!((client.as_client.as_ref().unwrap().requests_total, &client.as_server), (2, &None));
+    assert_eq!((client.as_client.as_ref().unwrap().requests_total, &client.as_server), (4, &None));
     let served = server.as_server.as_ref().unwrap();
     assert_eq!((served.requests_total, served.tokens.output, &server.as_client), (1, Some(20), &None));
     assert_eq!(frame.requests.recent.len(), 2, "rows keep their own view");

@@ -27,6 +27,7 @@ fn exchange(id: u64) -> Exchange {
         comm: "python3".into(),
         role: Role::Client,
         is_mirror: false,
+        other_end: None,
         provider: "openai".into(),
         api: Api::Chat,
         dialect: Dialect::OpenaiChat,
