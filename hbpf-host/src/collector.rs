@@ -18,7 +18,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::time::{ClockId, clock_gettime};
 
-use crate::decode::{self, Record};
+use crate::decode;
 use crate::facts::Facts;
 use crate::governor::{Budget, Governor, Observation, Step};
 use crate::privsep::{HelperClient, SocketError};
@@ -593,35 +593,13 @@ fn take_record(engine: &mut Engine, sink: &mut EngineSink, header: &RecordHeader
     if header.flags & flags::TLS_HELLO != 0 {
         return;
     }
-    let origin = decode::origin(header);
-    match decode::classify(header) {
-        Some(Record::Tls) => {
-            if let Some(chunk) = decode::chunk(header, &origin, bytes) {
-                engine.chunk(&chunk, sink);
-            }
-        }
-        Some(Record::Tcp) => {
-            if let Some(segment) = decode::segment(header, &origin, bytes) {
-                engine.segment(&segment, sink);
-            }
-        }
-        Some(Record::Waiting) => {
-            if let Some(segment) = decode::segment(header, &origin, bytes) {
-                engine.waiting_segment(&segment);
-            }
-        }
-        Some(Record::Accepted) => engine.accepted(decode::connection(header), &origin, sink),
-        Some(Record::Close(how)) => {
-            let connection = decode::connection(header);
-            if let Some(pid) = decode::closer(header) {
-                // Whoever has closed it last has served it; nobody need be asked who holds it.
-                sink.owners.retain(|query| query.cookie != connection.handle);
-                engine.set_owner(connection, Some(pid), sink);
-            }
-            engine.close(connection, how, Nanos(header.timestamp_ns), sink);
-        }
-        None => {}
+    if let (true, Some(pid)) = (decode::is_close(header), decode::closer(header)) {
+        let connection = decode::connection(header);
+        // Whoever has closed it last has served it; nobody need be asked who holds it.
+        sink.owners.retain(|query| query.cookie != connection.handle);
+        engine.set_owner(connection, Some(pid), sink);
     }
+    decode::feed(engine, sink, header, bytes);
 }
 
 /// The clock that stamps records.

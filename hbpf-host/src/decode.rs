@@ -5,11 +5,12 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use hbpf_core::chunk::{Capture, Chunk, Close, ConnectionKey, Direction, Origin, Pid, Segment, Source};
+use hbpf_core::engine::{Engine, Observer};
 use hbpf_core::time::Nanos;
 use hbpf_ebpf::{RecordHeader, direction, flags, kind, source};
 
 /// What a record says.
-pub(crate) enum Record {
+enum Record {
     /// Stream bytes of a TLS connection.
     Tls,
     /// A TCP segment.
@@ -23,7 +24,7 @@ pub(crate) enum Record {
 }
 
 /// Sorts a record; `None` if it is none that we know.
-pub(crate) fn classify(header: &RecordHeader) -> Option<Record> {
+fn classify(header: &RecordHeader) -> Option<Record> {
     match (header.kind, header.source) {
         (kind::CLOSE, source::TLS | source::TCP) => Some(Record::Close(Close::Released)),
         (kind::DATA, source::TLS) => Some(Record::Tls),
@@ -34,6 +35,36 @@ pub(crate) fn classify(header: &RecordHeader) -> Option<Record> {
     }
 }
 
+/// Hands a record to the engine; one that is none is passed over.
+pub(crate) fn feed(engine: &mut Engine, observer: &mut dyn Observer, header: &RecordHeader, bytes: &[u8]) {
+    let origin = origin(header);
+    match classify(header) {
+        Some(Record::Tls) => {
+            if let Some(chunk) = chunk(header, &origin, bytes) {
+                engine.chunk(&chunk, observer);
+            }
+        }
+        Some(Record::Tcp) => {
+            if let Some(segment) = segment(header, &origin, bytes) {
+                engine.segment(&segment, observer);
+            }
+        }
+        Some(Record::Waiting) => {
+            if let Some(segment) = segment(header, &origin, bytes) {
+                engine.waiting_segment(&segment);
+            }
+        }
+        Some(Record::Accepted) => engine.accepted(connection(header), &origin, observer),
+        Some(Record::Close(how)) => engine.close(connection(header), how, Nanos(header.timestamp_ns), observer),
+        None => {}
+    }
+}
+
+/// Whether the record says that a connection has ended.
+pub(crate) fn is_close(header: &RecordHeader) -> bool {
+    matches!(classify(header), Some(Record::Close(_)))
+}
+
 /// The connection that a record belongs to.
 pub(crate) fn connection(header: &RecordHeader) -> ConnectionKey {
     let source = if header.source == source::TLS { Source::Tls } else { Source::Tcp };
@@ -42,7 +73,7 @@ pub(crate) fn connection(header: &RecordHeader) -> ConnectionKey {
 }
 
 /// What a record says of its endpoint.
-pub(crate) fn origin(header: &RecordHeader) -> Origin {
+fn origin(header: &RecordHeader) -> Origin {
     let end = |address: &[u8; 16], port: u16| Some((ip(address, header.address_family)?, port));
     Origin {
         pid: (header.pid != 0).then_some(Pid(header.pid)),
@@ -68,7 +99,7 @@ fn ip(bytes: &[u8; 16], family: u8) -> Option<IpAddr> {
 }
 
 /// A record of [`Record::Tls`].
-pub(crate) fn chunk<'a>(header: &RecordHeader, origin: &'a Origin, bytes: &'a [u8]) -> Option<Chunk<'a>> {
+fn chunk<'a>(header: &RecordHeader, origin: &'a Origin, bytes: &'a [u8]) -> Option<Chunk<'a>> {
     Some(Chunk {
         when: Nanos(header.timestamp_ns),
         connection: connection(header),
@@ -86,7 +117,7 @@ pub(crate) fn chunk<'a>(header: &RecordHeader, origin: &'a Origin, bytes: &'a [u
 }
 
 /// A record of [`Record::Tcp`].
-pub(crate) fn segment<'a>(header: &RecordHeader, origin: &'a Origin, bytes: &'a [u8]) -> Option<Segment<'a>> {
+fn segment<'a>(header: &RecordHeader, origin: &'a Origin, bytes: &'a [u8]) -> Option<Segment<'a>> {
     Some(Segment {
         when: Nanos(header.timestamp_ns),
         connection: connection(header),

@@ -10,6 +10,8 @@ mod decode;
 pub mod discover;
 pub mod doctor;
 mod facts;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod governor;
 mod helper;
 pub mod privsep;

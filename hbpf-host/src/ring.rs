@@ -79,10 +79,12 @@ impl EventRing {
         let mut batch = Batch::default();
         while batch.records < BATCH_RECORDS {
             let Some((length, discarded)) = self.next_length() else { return batch };
-            if length > self.mask + 1 - RECORD_PREFIX_BYTES {
+            let end = self.position.wrapping_add((RECORD_PREFIX_BYTES + length).next_multiple_of(8));
+            let produced = self.producer_position().load(Ordering::Acquire);
+            if length > self.mask + 1 - RECORD_PREFIX_BYTES || end > produced {
                 // The kernel never writes such a length; where the next record begins cannot be known.
                 self.malformed += 1;
-                self.position = self.producer_position().load(Ordering::Acquire);
+                self.position = produced;
                 self.consumer_position().store(self.position, Ordering::Release);
                 return batch;
             }
@@ -93,7 +95,7 @@ impl EventRing {
                 }
                 batch.records += 1;
             }
-            self.position += (RECORD_PREFIX_BYTES + length).next_multiple_of(8);
+            self.position = end;
             // Release: the kernel may write over the record only after we have read it.
             self.consumer_position().store(self.position, Ordering::Release);
         }
@@ -335,6 +337,12 @@ mod tests {
         assert_eq!((ring.malformed(), fake.consumed()), (4, fake.produced));
         fake.record(b"after");
         assert_eq!(payloads(&mut ring), [b"after"]);
+        // One that ends behind all that was written: likewise, and reading does not go on for ever.
+        fake.push(4096, &[]);
+        fake.produced -= 8;
+        fake.publish();
+        assert_eq!(ring.read(&mut |_, _| panic!("a record that is not there")), Batch { records: 0, more: false });
+        assert_eq!((ring.malformed(), fake.consumed()), (5, fake.produced));
     }
 
     #[test]

@@ -210,7 +210,7 @@ fn group(text: &str) -> Result<Group, String> {
     })
 }
 
-fn overhead(text: &str) -> Result<MaxOverhead, String> {
+pub(crate) fn overhead(text: &str) -> Result<MaxOverhead, String> {
     let text = text.trim();
     if text == "off" {
         return Ok(MaxOverhead(None));
@@ -222,7 +222,7 @@ fn overhead(text: &str) -> Result<MaxOverhead, String> {
     }
 }
 
-fn bytes_per_second(text: &str) -> Result<u64, String> {
+pub(crate) fn bytes_per_second(text: &str) -> Result<u64, String> {
     let text = text.trim();
     if text == "off" {
         return Ok(0);
@@ -238,7 +238,7 @@ fn bytes_per_second(text: &str) -> Result<u64, String> {
     if bytes == 0 { Err("write off for no limit".to_owned()) } else { Ok(bytes) }
 }
 
-fn interval(text: &str) -> Result<Duration, String> {
+pub(crate) fn interval(text: &str) -> Result<Duration, String> {
     duration(text, MIN_INTERVAL, MAX_INTERVAL)
 }
 

@@ -1,45 +1,7 @@
 //! The `hbpf` command.
 
-mod cli;
-mod commands;
-mod feed;
-#[cfg(test)]
-mod fixture;
-mod format;
-mod live;
-mod probes;
-mod replay;
-mod rows;
-mod sets;
-mod summary;
-mod table;
-mod text;
-mod ui;
-
-use std::io::{self, ErrorKind};
 use std::process::ExitCode;
 
-use clap::{CommandFactory, Parser};
-use hbpf_core::label::Text;
-
-use crate::cli::{Cli, Command};
-
 fn main() -> ExitCode {
-    let cli = Cli::parse();
-    let result = match cli.command {
-        None => Cli::command().print_help().map(|()| ExitCode::SUCCESS).map_err(Into::into),
-        Some(Command::Top(arguments)) => commands::top::run(&arguments),
-        Some(Command::Snapshot(arguments)) => commands::snapshot::run(&arguments),
-        Some(Command::Doctor(arguments)) => commands::doctor::run(&arguments),
-    };
-    result.unwrap_or_else(|error| {
-        // Whoever read us has seen enough: `hbpf snapshot | head` is no error.
-        if error.chain().filter_map(|cause| cause.downcast_ref()).any(|e: &io::Error| e.kind() == ErrorKind::BrokenPipe)
-        {
-            return ExitCode::SUCCESS;
-        }
-        // It may quote a file or a message of the kernel's.
-        eprintln!("hbpf: {}", Text::new(&format!("{error:#}")));
-        ExitCode::FAILURE
-    })
+    hbpf_tui::main()
 }

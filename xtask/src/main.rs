@@ -3,6 +3,7 @@
 mod bench;
 mod build_ebpf;
 mod demo;
+mod fuzz;
 mod privilege;
 mod setup;
 mod test;
@@ -32,6 +33,8 @@ enum Chore {
     Soak(bench::SoakArguments),
     /// Install what only some end-to-end tests need, into target/.
     Setup(setup::Arguments),
+    /// Fuzz the parsers of untrusted bytes and show executions, coverage and crashes in a table (needs cargo-fuzz).
+    Fuzz(fuzz::Arguments),
     /// Build the eBPF objects and write them with their manifest to hbpf-ebpf/dist.
     BuildEbpf(build_ebpf::Arguments),
 }
@@ -43,6 +46,7 @@ fn main() -> Result<ExitCode> {
         Chore::Bench(arguments) => bench::run_bench(&arguments)?,
         Chore::Soak(arguments) => bench::run_soak(&arguments)?,
         Chore::Setup(arguments) => setup::run_chore(&arguments)?,
+        Chore::Fuzz(arguments) => fuzz::run_chore(&arguments)?,
         Chore::BuildEbpf(arguments) => build_ebpf::run(&arguments)?,
     }
     Ok(ExitCode::SUCCESS)

@@ -100,6 +100,7 @@ fn steps(scope: Scope) -> Vec<Step> {
     steps.push(("bundled recording", Box::new(|| demo(None))));
     if scope.full {
         steps.push(("soak", Box::new(move || soak(scope))));
+        steps.push(("fuzz targets", Box::new(fuzz_targets)));
         steps.push(("eBPF objects rebuilt", Box::new(move || rebuilt(scope))));
         steps.push(("licences and duplicate versions", Box::new(deny)));
     }
@@ -195,6 +196,13 @@ impl Drop for Replaced {
             }
         }
     }
+}
+
+/// The targets around the functions that the ordinary tests replay.
+fn fuzz_targets() -> Result<Outcome> {
+    let arguments =
+        ["clippy", "--quiet", "--package", "hbpf-fuzz", "--features", "libfuzzer", "--bins", "--", "-D", "warnings"];
+    command(&mut cargo(&arguments))
 }
 
 fn deny() -> Result<Outcome> {

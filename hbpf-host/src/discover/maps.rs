@@ -51,7 +51,7 @@ impl Maps {
         Self::read_from(files::open(&files::process(root, pid).join("maps"))?)
     }
 
-    fn read_from(map: impl Read) -> std::io::Result<Self> {
+    pub(crate) fn read_from(map: impl Read) -> std::io::Result<Self> {
         let mut maps = Self { executable: Vec::new(), truncated: false };
         let mut left = MAX_PATH_BYTES;
         let mut lines = BufReader::with_capacity(BLOCK_BYTES, map.take(MAX_BYTES));

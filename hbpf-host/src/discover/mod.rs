@@ -13,7 +13,7 @@
 //! What a process has mapped is settled when it is first seen: neither a new file under the old name nor the copy that an
 //! overlay makes upon a write takes the place of what is mapped. Only a file that is written in place becomes another.
 
-mod elf;
+pub(crate) mod elf;
 mod known;
 #[cfg(test)]
 mod lies;
@@ -527,6 +527,14 @@ impl Libraries {
             self.remove(id, changes);
         }
     }
+}
+
+/// Reads the bytes as each of the text files that are read here.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn parse_as_all(bytes: &[u8]) {
+    let _ = Maps::read_from(bytes).map(|maps| maps.executable.len());
+    mounts::parse_as_all(bytes);
+    known::version(bytes);
 }
 
 /// The path of a process's program, as its map has it.

@@ -116,6 +116,12 @@ fn parse(line: &[u8]) -> Option<Mount> {
     Some(Mount { id, device, kind, overlay: overlay.flatten() })
 }
 
+/// Reads the bytes as a table of mounts.
+#[cfg(feature = "fuzzing")]
+pub(super) fn parse_as_all(bytes: &[u8]) {
+    let _ = files::lines(bytes).filter_map(parse).count();
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

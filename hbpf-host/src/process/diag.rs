@@ -125,6 +125,13 @@ fn connection(line: &[u8]) -> Option<(Ends, u64)> {
     (!listens && inode != 0).then(|| (ends(local, remote), inode))
 }
 
+/// Reads the bytes as an answer of the kernel, and as a table of sockets.
+#[cfg(feature = "fuzzing")]
+pub(super) fn parse_as_all(bytes: &[u8]) {
+    response(bytes, 0);
+    let _ = files::lines(bytes).filter_map(connection).count();
+}
+
 /// Address and port in hexadecimal; the address in words of the machine's own byte order.
 fn end(field: &[u8]) -> Option<SocketAddr> {
     let colon = field.iter().position(|byte| *byte == b':')?;

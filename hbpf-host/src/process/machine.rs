@@ -143,6 +143,15 @@ impl Memory {
     }
 }
 
+/// Reads the bytes as each of the files that are read here.
+#[cfg(feature = "fuzzing")]
+pub(super) fn parse_as_all(bytes: &[u8]) {
+    let ticks = Ticks::parse(bytes);
+    assert!(ticks.cores.len() <= MAX_CORES);
+    Memory::parse(bytes);
+    some_average(bytes);
+}
+
 /// `some avg10=0.12 ...`
 fn some_average(bytes: &[u8]) -> Option<f64> {
     let line = files::lines(bytes).find(|line| line.starts_with(b"some "))?;

@@ -178,6 +178,21 @@ impl Table {
     }
 }
 
+/// Reads the bytes as each of the files that are read here.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn parse_as_all(bytes: &[u8]) {
+    if let Some(stat) = Stat::parse(bytes) {
+        stat.start_time_ns();
+    }
+    effective_uid(bytes);
+    let (comm, rest) = bytes.split_at(bytes.len().min(16));
+    let label = command::command(comm, rest, None);
+    assert!(label.as_str().chars().count() <= Label::MAX_CHARS);
+    users::parse(bytes);
+    diag::parse_as_all(bytes);
+    machine::parse_as_all(bytes);
+}
+
 /// `Uid: REAL EFFECTIVE SAVED FILE-SYSTEM`
 fn effective_uid(status: &[u8]) -> Option<u32> {
     let line = files::lines(status).find_map(|line| line.strip_prefix(b"Uid:"))?;

@@ -43,7 +43,7 @@ impl Stat {
         Self::parse(&contents.bytes)
     }
 
-    fn parse(line: &[u8]) -> Option<Self> {
+    pub(crate) fn parse(line: &[u8]) -> Option<Self> {
         // The name may itself hold spaces and parentheses; nothing behind it does.
         let open = line.iter().position(|byte| *byte == b'(')?;
         let close = line.iter().rposition(|byte| *byte == b')')?;

@@ -50,7 +50,7 @@ impl Users {
 }
 
 /// `NAME:PASSWORD:UID:...`; where two users share a number, the first one's name is used, as everywhere.
-fn parse(bytes: &[u8]) -> HashMap<u32, Label> {
+pub(super) fn parse(bytes: &[u8]) -> HashMap<u32, Label> {
     let mut names = HashMap::new();
     for line in files::lines(bytes) {
         let mut fields = line.split(|byte| *byte == b':');

@@ -1,0 +1,293 @@
+//! What fuzzing starts from: real streams, taken from the tables that the parsers' own tests use.
+
+use std::io::Write;
+
+use flate2::Compression;
+use flate2::write::{DeflateEncoder, GzEncoder, ZlibEncoder};
+use hbpf_ebpf::{RecordHeader, direction, flags, kind, source};
+use hbpf_fuzz::with_controls;
+use hbpf_host::protocol::{FlowVerdict, Group, Request};
+
+use super::streams::{ALL, Case};
+
+/// Control bytes that cut the payload into pieces of all sizes.
+const PIECES: &[u8] = &[1, 2, 3, 5, 8, 13, 21, 34, 55, 89, 144, 233, 1, 1, 1, 7, 64];
+
+/// A number of the controls, as small as a byte.
+const fn small(value: u8) -> [u8; 5] {
+    [0, value, 0, 0, 0]
+}
+
+/// A number of the controls of 16 bits.
+fn number(value: usize) -> [u8; 5] {
+    let [low, high] = u16::try_from(value).unwrap_or(u16::MAX).to_le_bytes();
+    [0, low, high, 0, 0]
+}
+
+/// The seeds of a target.
+///
+/// # Panics
+///
+/// If there is no such target.
+pub(super) fn seeds(target: &str) -> Vec<Vec<u8>> {
+    let each = |seed: &dyn Fn(&Case) -> Vec<u8>| ALL.iter().map(seed).collect::<Vec<_>>();
+    match target {
+        "body" => bodies(),
+        "chunked" => each(&|case| with_controls(PIECES, &chunks(case.body.as_bytes()))),
+        "dialect" => each(&dialect),
+        "durations" => {
+            texts(&["2s", "500ms", "2", "0.25", "1m 30s", "1h", "-1", "NaN", "1e300", "99999999999999999999s"])
+        }
+        "elf" => own_binary(),
+        "engine" => each(&engine),
+        "head" => each(&|case| [request_head(case), answer_head(case, true)].concat())
+            .into_iter()
+            .chain(each(&|case| answer_head(case, false)))
+            .chain(texts(&HEADS))
+            .collect(),
+        "http1" => each(&|case| http1(case, 0)).into_iter().chain(each(&|case| http1(case, 1))).collect(),
+        "json" => each(&|case| {
+            with_controls(&[&number(case.request.len() / 2)[..], PIECES].concat(), case.request.as_bytes())
+        })
+        .into_iter()
+        .chain(each(&|case| with_controls(&number(case.body.len() / 2), case.body.as_bytes())))
+        .chain(texts(&DOCUMENTS).into_iter().map(|text| with_controls(&small(9), &text)))
+        .collect(),
+        "judge" => each(&request),
+        "label" => texts(&["gpt-4o", "\u{1b}]52;c;x\u{7}", "\u{202e}\u{2066}\u{200b}é", "<script>alert(1)</script>"]),
+        "ndjson" | "sse" => each(&|case| {
+            with_controls(&[&number(case.body.len() / 3)[..], &small(40), PIECES].concat(), case.body.as_bytes())
+        }),
+        "proc" => texts(&FILES),
+        "protocol" => protocol(),
+        "reassembly" => {
+            each(&|case| with_controls(SEGMENTS, &[case.body.as_bytes(), case.request.as_bytes()].concat()))
+        }
+        "recording" => {
+            include_str!("../../demos/recording.ndjson").lines().step_by(20).map(|line| line.into()).collect()
+        }
+        "records" => each(&records),
+        _ => panic!("no seeds for {target}"),
+    }
+}
+
+fn texts(texts: &[&str]) -> Vec<Vec<u8>> {
+    texts.iter().map(|text| text.as_bytes().to_vec()).collect()
+}
+
+const HEADS: [&str; 5] = [
+    "POST /v1/messages?beta=true HTTP/1.1\r\nHost: [::1]:8080\r\nanthropic-version: 2026-10-21\r\ntraceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01\r\nx-stainless-retry-count: 2\r\nExpect: 100-continue\r\n\r\n",
+    "HTTP/1.1 429 Too Many Requests\r\nretry-after: Sun, 06 Nov 1994 08:49:37 GMT\r\nDate: Sun, 06 Nov 1994 08:49:07 GMT\r\nretry-after-ms: 1500\r\n\r\n",
+    "HTTP/1.1 200 OK\r\nx-request-id: req_1\r\nx-ratelimit-remaining-tokens: 9\r\nx-ratelimit-reset-tokens: 1h2m3.5s\r\nanthropic-ratelimit-requests-reset: 2026-11-22T20:00:00Z\r\n\r\n",
+    "HTTP/1.1 200 \r\nServer: llama.cpp\r\nX:\r\n folded\r\nContent-Length: 5, 5\r\n\r\n",
+    "CONNECT host:443 HTTP/1.1\r\nTransfer-Encoding: gzip, chunked\r\nContent-Length: 3\r\n\r\n",
+];
+
+const DOCUMENTS: [&str; 4] = [
+    r#"{"model":"a\"b\\","a":[[{"b":1e3}],[{"b":null}]],"eval_count":-0.5,"done":true}"#,
+    r#"{"choices":[{"delta":{"content":"\ud83d\ude00\u0000"},"finish_reason":"stop"}],"usage":{"prompt_tokens":9}}"#,
+    r#"{"x":"\",\"eval_count\":7}","y":[[[[[[[[[[[[[[{}]]]]]]]]]]]]]],"usage":{}}"#,
+    "\u{feff} [1, 2, {\"model\": \"m\"}] ",
+];
+
+const FILES: [&str; 10] = [
+    "7 (a) b (x) S 3 1 1 0 -1 4194304 9 9 9 9 30 12 5 5 20 0 3 0 1000 5000 250 18446744073709551615 4096 8192 12288 0 0\n",
+    "Name:\tx\nUmask:\t0022\nUid:\t1000\t1000\t1000\t1000\nGid:\t1\t1\t1\t1\n",
+    "7f1c2a000000-7f1c2a0a0000 r-xp 00020000 fe:1f 4711                       /lib/a b\\012c/libssl.so.3 (deleted)\n",
+    "36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - fuse.sshfs /dev/root rw,errors=continue\n",
+    "   3: 0100007F:1F90 0200000A:C350 01 00000000:00000000 00:00000000 00000000  1000        0 4711 1 0 20 4\n",
+    "1: 0000000000000000FFFF00000100007F:1F90 0000000000000000FFFF00000200000A:C350 0A 0:0 0:0 0 0 0 4712 1\n",
+    "root:x:0:0:root:/root:/bin/sh\n#a:x:5:\n",
+    "cpu  1 2 3 4 5 6 7 8 9 10\ncpu0 1 2 3 4 5 6 7 8 9 10\nMemTotal: 100 kB\nMemAvailable: 50 kB\n",
+    "some avg10=0.12 avg60=0.00 avg300=0.00 total=1\n",
+    "python3\0\0\0\0\0\0\0\0\0/usr/bin/python3\0-m\0vllm.entrypoints\0--api-key\0sk-abcdefghijklmnopqrstuvwxyz\0",
+];
+
+/// A stream of 8 KiB or less: segments one after the other, twice, out of order, with an end.
+const SEGMENTS: &[u8] = &[
+    8, 1, 2, 3, 4, 31, 1, 0, 0, 0, // first sequence numbers
+    0x45, 1, 0, 0, 0, 0, 0, 0, 100, 0, 0, 0, 0, 0, 0, 0, 0, // first bytes
+    0x45, 1, 0, 200, 0, 0, 0, 0, 100, 0, 0, 0, 0, 0, 0, 0, 0, // behind a hole
+    0x45, 1, 0, 100, 0, 0, 0, 0, 100, 0, 0, 0, 0, 0, 0, 0, 0, // the hole
+    0x45, 1, 0, 50, 0, 0, 0, 0, 200, 0, 0, 0, 0, 0, 0, 0, 0, // again
+    0x55, 1, 0, 0, 0, 0, 0, 0, 80, 0, 0, 0, 0, 30, 0, 0, 0, // the other direction
+    0xd5, 1, 0, 80, 0, 0, 0, 0, 255, 255, 0, 0, 0, 30, 0, 0, 0, // and its end
+    0x05, 255, 0, 255, 3, 0, 0, 0, 255, 255, 0, 0, 0, 0, 0, 0, 0, // the rest
+];
+
+fn request_head(case: &Case) -> Vec<u8> {
+    use hbpf_core::exchange::Dialect;
+    let path = match case.dialect {
+        Dialect::OpenaiChat => "/v1/chat/completions",
+        Dialect::OpenaiCompletions => "/v1/completions",
+        Dialect::OpenaiEmbeddings => "/v1/embeddings",
+        Dialect::AnthropicMessages => "/v1/messages",
+        Dialect::Ollama => "/api/chat",
+    };
+    let length = case.request.len();
+    format!("POST {path} HTTP/1.1\r\nHost: localhost:8000\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n")
+        .into_bytes()
+}
+
+fn request(case: &Case) -> Vec<u8> {
+    [&request_head(case)[..], case.request.as_bytes()].concat()
+}
+
+fn answer_head(case: &Case, chunked: bool) -> Vec<u8> {
+    let framing =
+        if chunked { "Transfer-Encoding: chunked".to_owned() } else { format!("Content-Length: {}", case.body.len()) };
+    let kind = case.content_type.unwrap_or("text/plain");
+    format!("HTTP/1.1 {} OK\r\nContent-Type: {kind}\r\n{framing}\r\n\r\n", case.status).into_bytes()
+}
+
+fn chunks(body: &[u8]) -> Vec<u8> {
+    let mut all: Vec<u8> =
+        body.chunks(61).flat_map(|part| [format!("{:x}\r\n", part.len()).as_bytes(), part, b"\r\n"].concat()).collect();
+    all.extend_from_slice(b"0\r\n\r\n");
+    all
+}
+
+fn answer(case: &Case) -> Vec<u8> {
+    [answer_head(case, true), chunks(case.body.as_bytes())].concat()
+}
+
+fn http1(case: &Case, kind: u8) -> Vec<u8> {
+    let (request, answer) = (request(case), answer(case));
+    let controls = if kind == 0 {
+        [&[0][..], &number(request.len()), PIECES].concat()
+    } else {
+        let half = number(request.len() / 2);
+        [&[1, 4][..], &[8], &half, &[8], &half, &[9], &number(answer.len() / 2), &[1], &small(20), &[9], &number(4000)]
+            .concat()
+    };
+    with_controls(&controls, &[request, answer].concat())
+}
+
+fn dialect(case: &Case) -> Vec<u8> {
+    use hbpf_core::exchange::Dialect;
+    let dialect = match case.dialect {
+        Dialect::OpenaiChat => 0,
+        Dialect::OpenaiCompletions => 1,
+        Dialect::OpenaiEmbeddings => 2,
+        Dialect::AnthropicMessages => 3,
+        Dialect::Ollama => 4,
+    };
+    let kind = match case.content_type {
+        Some("text/event-stream") => 1,
+        Some("application/json") => 2,
+        Some("application/x-ndjson") => 3,
+        _ => 0,
+    };
+    let status = if case.status >= 400 { 3 } else { 0 };
+    let controls =
+        [&[dialect, kind, status][..], &number(case.request.len()), &[255, 200, 9, 255, 255, 60, 255]].concat();
+    with_controls(&controls, &[case.request.as_bytes(), case.body.as_bytes()].concat())
+}
+
+fn engine(case: &Case) -> Vec<u8> {
+    let (request, answer) = (request(case), answer(case));
+    // A TLS connection and a TCP one; then the answers, in two pieces, of which one has a hole before it.
+    let piece = |index: u8, flags: u8, length: usize| [&[20 + index, 1, flags][..], &number(length)].concat();
+    let half = answer.len() / 2;
+    let controls = [
+        piece(0, 2, request.len()),
+        piece(0, 1, half),
+        piece(0, 1, answer.len() - half),
+        piece(1, 2 | 16, request.len()),
+        piece(1, 1, half),
+        piece(1, 1 | 4, answer.len() - half),
+        small(30).to_vec(),
+        vec![4, 0, 12, 255, 0, 1],
+    ]
+    .concat();
+    with_controls(&controls, &[&request[..], &answer, &request, &answer].concat())
+}
+
+fn bodies() -> Vec<Vec<u8>> {
+    let mut seeds = Vec::new();
+    for case in ALL {
+        let text = case.body.as_bytes();
+        let level = Compression::default();
+        let write = "memory takes all bytes";
+        let mut gzip = GzEncoder::new(Vec::new(), level);
+        gzip.write_all(text).expect(write);
+        let mut zlib = ZlibEncoder::new(Vec::new(), level);
+        zlib.write_all(text).expect(write);
+        let mut deflate = DeflateEncoder::new(Vec::new(), level);
+        deflate.write_all(text).expect(write);
+        let mut brotli = Vec::new();
+        brotli::CompressorWriter::new(&mut brotli, 4096, 4, 20).write_all(text).expect(write);
+        let zstd = zstd::stream::encode_all(text, 3).expect(write);
+        let coded = [
+            (0, text.to_vec()),
+            (1, gzip.finish().expect(write)),
+            (2, zlib.finish().expect(write)),
+            (2, deflate.finish().expect(write)),
+            (3, brotli),
+            (4, zstd),
+        ];
+        seeds.extend(coded.into_iter().map(|(coding, bytes)| with_controls(&[&[coding], PIECES].concat(), &bytes)));
+    }
+    seeds
+}
+
+/// The smallest real ELF files at hand are libraries that the tests' own process has loaded; a part is enough.
+fn own_binary() -> Vec<Vec<u8>> {
+    const BYTES: usize = 64 * 1024;
+    ["/proc/self/exe", "/bin/true"]
+        .iter()
+        .filter_map(|path| std::fs::read(path).ok())
+        .map(|mut bytes| {
+            bytes.truncate(BYTES);
+            bytes
+        })
+        .collect()
+}
+
+fn protocol() -> Vec<Vec<u8>> {
+    let verdict = FlowVerdict { source: 1, pid: 7, handle: 0x7f00, generation: 1, message: 3, action: 2 };
+    let requests = [
+        Request::Attach(vec![Group::LlmTls, Group::LlmPlain]),
+        Request::Verdicts(vec![verdict; 3]),
+        Request::Learn("/internal/llm".into()),
+        Request::Sample { sequence: 9, pids: vec![1, 2, 3], all: true },
+        Request::Shutdown,
+    ];
+    requests.iter().map(|request| postcard::to_stdvec(request).expect("it can be written")).collect()
+}
+
+/// The records of one call at a TLS library.
+fn records(case: &Case) -> Vec<u8> {
+    let (request, answer) = (request(case), answer(case));
+    let mut ring = Vec::new();
+    let mut offset = 0;
+    for (number, part) in answer.chunks(700).enumerate() {
+        if number == 0 {
+            record(&mut ring, source::TLS, direction::SENT, flags::BEGIN | flags::CAPTURE, 0, &request);
+        }
+        record(&mut ring, source::TLS, direction::RECEIVED, flags::CAPTURE, offset, part);
+        offset += part.len() as u64;
+    }
+    record(&mut ring, source::TCP, direction::RECEIVED, flags::BEGIN | flags::CAPTURE, 1, &request);
+    record(&mut ring, source::TCP, direction::SENT, flags::CAPTURE | flags::FIN, 1, &answer);
+    ring
+}
+
+fn record(ring: &mut Vec<u8>, source: u8, direction: u8, flags: u16, offset: u64, payload: &[u8]) {
+    use std::mem::offset_of;
+    let length = size_of::<RecordHeader>() + payload.len();
+    ring.extend_from_slice(&(length as u64).to_le_bytes());
+    let at = ring.len();
+    ring.resize(at + size_of::<RecordHeader>(), 0);
+    let mut put = |field: usize, bytes: &[u8]| ring[at + field..][..bytes.len()].copy_from_slice(bytes);
+    put(offset_of!(RecordHeader, kind), &[kind::DATA, source, direction, 4]);
+    put(offset_of!(RecordHeader, flags), &flags.to_ne_bytes());
+    put(offset_of!(RecordHeader, pid), &7_u32.to_ne_bytes());
+    put(offset_of!(RecordHeader, handle), &9_u64.to_ne_bytes());
+    put(offset_of!(RecordHeader, offset), &offset.to_ne_bytes());
+    put(offset_of!(RecordHeader, original_len), &(payload.len() as u32).to_ne_bytes());
+    put(offset_of!(RecordHeader, captured_len), &(payload.len() as u32).to_ne_bytes());
+    put(offset_of!(RecordHeader, message), &1_u32.to_ne_bytes());
+    ring.extend_from_slice(payload);
+    ring.resize(ring.len().next_multiple_of(8), 0);
+}
