@@ -417,7 +417,12 @@ fn a_request_that_arrives_before_its_server_accepts_is_one_connection_with_its_a
 }
 
 /// Has a TLS client and a server talk in one Python process, and says which that was.
-fn tls_pair(mut python: Command) -> u32 {
+fn tls_pair(python: Command) -> u32 {
+    run_tls(python, "tls_pair.py", &[])
+}
+
+/// Runs a program of ours with a certificate and gives its number.
+fn run_tls(mut python: Command, script: &str, arguments: &[&std::path::Path]) -> u32 {
     let places = tempfile::tempdir().expect("a temporary directory");
     let (key, certificate) = (places.path().join("key"), places.path().join("certificate"));
     let made = Command::new("openssl")
@@ -428,12 +433,31 @@ fn tls_pair(mut python: Command) -> u32 {
         .stderr(Stdio::null())
         .status();
     assert!(made.is_ok_and(|status| status.success()), "openssl makes a certificate");
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/tls_pair.py");
-    let output = python.arg(script).arg(&certificate).arg(&key).output().expect("python runs");
+    let script = std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support")).join(script);
+    let output = python.arg(script).arg(&certificate).arg(&key).args(arguments).output().expect("python runs");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let text = String::from_utf8(output.stdout).expect("text");
     let mut lines = text.lines();
     lines.next().and_then(|line| line.parse().ok()).expect("the pid")
+}
+
+#[test]
+fn calls_within_calls_count_each_for_its_own_connection() {
+    let Some(mut kernel) = Kernel::load() else { return };
+    let Some((python, library)) = kernel::python_with_shared_openssl() else { return };
+    kernel.target(MODEL_PATH);
+    kernel.attach_tls_places(&library);
+    let pid = run_tls(Command::new(python), "tls_in_tls.py", &[&library]);
+
+    let records: Vec<Record> = kernel.records().into_iter().filter(|record| record.header.pid == pid).collect();
+    let call = request(MODEL_PATH, b"{\"model\":\"m\"}");
+    let flows = kernel::handles(&records);
+    assert_eq!(flows.len(), 2, "client and server; what the inner connection carries is no request");
+    for records in flows {
+        let way = records[0].header.direction;
+        assert_eq!(stream(&records, way), call);
+        assert_eq!(stream(&records, 1 - way), ANSWER);
+    }
 }
 
 #[test]

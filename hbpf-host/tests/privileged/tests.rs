@@ -95,6 +95,11 @@ fn plaintext_of_tls_is_seen_at_both_ends() {
             (format!("record tls kind=1 direction={direction} pid={pid} "), text.to_owned())
         }),
     );
+    // The server has cut the connection: both are told of an end, the client while its connection object lives on.
+    let end = format!("record tls kind=1 direction=1 pid={} ", client.pid());
+    if !subject.said().iter().any(|line| line.starts_with(&end) && line.ends_with("text=")) {
+        subject.expect("the end of the stream", |line| line.starts_with(&end) && line.ends_with("text="));
+    }
     client.finish();
     server.finish();
 }
@@ -141,8 +146,10 @@ fn processes_left_out_are_not_seen_and_all_others_are() {
     let (mut spared, mut probed) = (user(), user());
     let (mut subject, _) = attached("tls");
     let sent = |pid| (format!("record tls kind=1 direction=0 pid={pid} "), TARGET.to_owned());
+    // What is asked for is done in order.
     subject.tell(&format!("exclude {}", spared.pid()));
-    subject.expect_start("status");
+    subject.tell("sample 2");
+    subject.expect_start("sample-end 2");
     request(&mut spared, "https", &port, 100);
     request(&mut probed, "https", &port, 100);
     for_all(&mut subject, &[sent(probed.pid())]);
@@ -156,17 +163,18 @@ fn processes_left_out_are_not_seen_and_all_others_are() {
     assert!(!subject.said().iter().any(|line| line.starts_with("record ") && line.contains(&of_spared)));
 
     subject.tell("exclude");
-    subject.expect_start("status");
+    subject.tell("sample 3");
+    subject.expect_start("sample-end 3");
     request(&mut spared, "https", &port, 100);
     for_all(&mut subject, &[sent(spared.pid())]);
-    subject.tell("sample 2");
+    subject.tell("sample 4");
     for user in [&spared, &probed, &later] {
         subject.expect("its calls", |line| {
             let calls =
                 line.strip_prefix(&format!("user {} calls=", user.pid())).and_then(|rest| rest.split(' ').next());
             line.ends_with(" models=1") && calls.is_some_and(|calls| calls.parse::<u64>().unwrap() > 1)
         });
-        subject.tell("sample 2");
+        subject.tell("sample 4");
     }
 }
 

@@ -11,6 +11,7 @@ use aya::{
     },
 };
 use hbpf_ebpf::{FlowKey, RecordHeader, Verdict, kind, target};
+use hbpf_host::discover::{Libraries, Library, Symbol};
 
 use crate::support;
 
@@ -217,6 +218,32 @@ impl Kernel {
                 program.load().expect("the program loads");
             }
             program.attach(symbol, library, UProbeScope::AllProcesses).expect("the program attaches");
+        }
+    }
+
+    /// Attaches as the helper does: at the places that a look at the code has found.
+    pub(crate) fn attach_tls_places(&mut self, library: &std::path::Path) {
+        let directory = library.parent().expect("a file is in a directory").to_owned();
+        let found = Libraries::new("/proc".into()).scan_installed(&[directory]).added;
+        let is_it = |found: &&Library| std::path::Path::new(found.path.as_str()) == library;
+        let found = found.iter().find(is_it).expect("the library is found");
+        for place in &found.places {
+            let programs: &[&str] = match place.symbol {
+                Symbol::SslRead => &["ssl_read_return", "ssl_read"],
+                Symbol::SslReadEx if place.internal => &["ssl_read_internal_return", "ssl_read_ex"],
+                Symbol::SslReadEx => &["ssl_read_ex_return", "ssl_read_ex"],
+                Symbol::SslWrite => &["ssl_write_return", "ssl_write"],
+                Symbol::SslWriteEx => &["ssl_write_ex_return", "ssl_write_ex"],
+                Symbol::SslWriteEx2 => &["ssl_write_ex_return", "ssl_write_ex2"],
+                Symbol::SslFree => &["ssl_free"],
+                Symbol::SslNew => &["ssl_new_return"],
+            };
+            for name in programs {
+                let program: &mut UProbe = self.program(name);
+                // One of two places may have loaded it.
+                let _ = program.load();
+                program.attach(place.offset, library, UProbeScope::AllProcesses).expect("the program attaches");
+            }
         }
     }
 

@@ -9,6 +9,8 @@ use hbpf_core::snapshot::{Request, Snapshot, TokenTotals, TokensSource};
 use hbpf_e2e::{Entry, Outcome};
 use hbpf_host::protocol::Group;
 
+use crate::load::clock;
+
 /// How long after a switch, and before the next, an exchange must lie to be held against the record: a request is on its
 /// way before the server notes it, and frames say late that probes are in place.
 const MARGIN_NS: u64 = 1_000_000_000;
@@ -66,7 +68,16 @@ pub(super) struct Seen {
     /// By the number in the record.
     rows: HashMap<u64, Vec<Row>>,
     /// Ended before the server named them.
-    nameless: usize,
+    nameless: Vec<Nameless>,
+}
+
+/// An exchange that ended before its answer's head, which would have named it.
+#[derive(Clone, Copy, Debug)]
+struct Nameless {
+    pid: Option<u32>,
+    tls: bool,
+    /// On the clock of the record.
+    began_ns: u64,
 }
 
 impl Seen {
@@ -95,7 +106,10 @@ impl Seen {
     fn add(&mut self, request: &Request) {
         let name = request.request_id.as_ref().and_then(|id| id.as_str().strip_prefix(REQUEST_ID)?.parse().ok());
         let Some(number) = name else {
-            self.nameless += 1;
+            let ago = jiff::Timestamp::now().duration_since(request.started_at);
+            let ago = u64::try_from(ago.as_nanos()).unwrap_or(0);
+            let began_ns = clock().saturating_sub(ago);
+            self.nameless.push(Nameless { pid: request.pid, tls: request.tls, began_ns });
             return;
         };
         self.rows.entry(number).or_default().push(Row {
@@ -121,7 +135,7 @@ pub(super) struct Compared {
     tokens: [u64; 2],
     /// Told in part or not at all, as they should be: a switch, or probes that were out.
     outside: usize,
-    /// Their client was killed over them.
+    /// Their client was killed over them, or they were cut before the answer's head.
     cut: usize,
     /// Ended before the server named them.
     nameless: usize,
@@ -136,7 +150,7 @@ impl fmt::Display for Compared {
         write!(
             f,
             "{} exchanges in the server's record: {} lay wholly within probes in place ({input} tokens in, {output} out), {} \
-             across a switch or while probes were out, {} with a client that was killed; {} ended before the server named \
+             across a switch or while probes were out, {} whose client was killed or whose answer had no head; {} ended before the server named \
              them; {} were cut by the server inside TLS and told as left by the client; {} are wrong",
             self.recorded,
             self.compared,
@@ -158,10 +172,9 @@ impl Compared {
 
 /// Holds what was told against the record. `killed` says when clients were killed.
 pub(super) fn compare(record: &[Entry], seen: &Seen, attached: &Attached, killed: &BTreeMap<u32, u64>) -> Compared {
-    let mut result = Compared { recorded: record.len(), nameless: seen.nameless, ..Compared::default() };
+    let mut result = Compared { recorded: record.len(), nameless: seen.nameless.len(), ..Compared::default() };
     let mut known = 0;
-    // Where either end goes before the answer's head, the exchange is told without a name.
-    let mut may_be_nameless = seen.nameless;
+    let mut nameless = seen.nameless.clone();
     for entry in record {
         let rows = seen.rows.get(&entry.id).map_or(&[][..], Vec::as_slice);
         known += usize::from(!rows.is_empty());
@@ -170,8 +183,8 @@ pub(super) fn compare(record: &[Entry], seen: &Seen, attached: &Attached, killed
             result.cut += 1;
         } else if !attached.covers(entry) {
             result.outside += 1;
-        } else if rows.is_empty() && has_no_head(entry) && may_be_nameless > 0 {
-            may_be_nameless -= 1;
+        } else if rows.iter().all(|row| row.role != Role::Client) && take_nameless(&mut nameless, entry, killed) {
+            result.cut += 1;
         } else {
             let told_as_left = |row: &Row| row.phase == Phase::Abandoned;
             result.cut_inside_tls += usize::from(is_cut_inside_tls(entry) && rows.iter().any(told_as_left));
@@ -180,7 +193,8 @@ pub(super) fn compare(record: &[Entry], seen: &Seen, attached: &Attached, killed
             result.tokens[1] += if entry.usage_sent { entry.output } else { 0 };
             result.wrong.extend(difference(entry, rows).map(|what| {
                 let carrier = if entry.tls { "TLS" } else { "plain" };
-                format!("exchange {} ({carrier}, {:?}): {what}", entry.id, entry.outcome)
+                let seconds = (entry.end_ns - entry.request_end_ns) as f64 / 1e9;
+                format!("exchange {} ({carrier}, {:?} after {seconds:.1} s): {what}", entry.id, entry.outcome)
             }));
         }
     }
@@ -196,9 +210,18 @@ fn was_cut(entry: &Entry, row: &Row, killed: &BTreeMap<u32, u64>) -> bool {
     when.is_some_and(|when| entry.end_ns + UNREAD_NS > *when)
 }
 
-/// Whether the record allows for an answer without a head.
-fn has_no_head(entry: &Entry) -> bool {
-    matches!(entry.outcome, Outcome::ClientGone | Outcome::Cut)
+/// Where either end goes before the answer's head is read, the exchange is told without its name: takes out the one that
+/// may be this and began nearest to it. The server may well hold it for done, for it has written it.
+fn take_nameless(nameless: &mut Vec<Nameless>, entry: &Entry, killed: &BTreeMap<u32, u64>) -> bool {
+    let away = |it: &Nameless| it.began_ns.abs_diff(entry.request_end_ns);
+    let may_be = |it: &Nameless| {
+        let died = it.pid.and_then(|pid| killed.get(&pid)).is_some_and(|when| *when < entry.end_ns + UNREAD_NS);
+        it.tls == entry.tls && away(it) < MARGIN_NS && (died || entry.outcome == Outcome::Cut)
+    };
+    let fitting = nameless.iter().enumerate().filter(|(_, it)| may_be(it));
+    let Some((place, _)) = fitting.min_by_key(|(_, it)| away(it)) else { return false };
+    nameless.swap_remove(place);
+    true
 }
 
 fn is_cut_inside_tls(entry: &Entry) -> bool {
@@ -356,5 +379,14 @@ mod tests {
         assert_eq!((result.cut, result.wrong.len()), (1, 0));
         let result = compared(&entries, &[(1, row(Phase::Abandoned, 1))], &[(7, 30 * SECOND)]);
         assert_eq!((result.cut, result.wrong.len()), (0, 1));
+        // It died before the answer's head came, and so before hbpf knew the exchange's name.
+        let nameless = vec![Nameless { pid: Some(7), tls: true, began_ns: 18 * SECOND }];
+        for (killed_at, wrong) in [(19, 0), (25, 1)] {
+            let seen = Seen { nameless: nameless.clone(), ..Seen::default() };
+            let killed = BTreeMap::from([(7, killed_at * SECOND)]);
+            let both = [entries[0].clone(), entry(2, 20 * SECOND, "done")];
+            let result = compare(&both, &seen, &from_10_to_60(), &killed);
+            assert_eq!(result.wrong.len(), wrong + 1, "one name stands for one exchange; killed at {killed_at}");
+        }
     }
 }
