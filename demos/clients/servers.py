@@ -1,4 +1,4 @@
-"""A model server in one of the ways that servers come by their connections: `servers.py WAY`.
+"""A model server in one of the ways that servers come by their connections: `servers.py WAY [ADDRESS]`.
 
 It says in JSON where it listens, answers each request with the id of the process that answers, and ends with its input.
 """
@@ -11,18 +11,19 @@ import sys
 import threading
 
 WORKERS = 3
-TCP_DEFER_ACCEPT = socket.TCP_DEFER_ACCEPT
+ADDRESS = sys.argv[2] if len(sys.argv) > 2 else "127.0.0.1"
 
 
 def listen(**options):
-    listener = socket.socket(socket.AF_INET)
+    listener = socket.socket(socket.AF_INET6 if ":" in ADDRESS else socket.AF_INET)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     for option in options.get("sockets", []):
         listener.setsockopt(socket.SOL_SOCKET, option, 1)
     if options.get("deferred"):
-        listener.setsockopt(socket.IPPROTO_TCP, TCP_DEFER_ACCEPT, 5)
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, 5)
     if options.get("fast_open"):
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_FASTOPEN, 16)
-    listener.bind(("127.0.0.1", options.get("port", 0)))
+    listener.bind((ADDRESS, options.get("port", 0)))
     listener.listen(64)
     return listener
 

@@ -2,11 +2,17 @@
 //! and as that process's which answered it.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
-use std::process::Command;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsRawFd;
+use std::process::{Command, Stdio};
 
-use hbpf_e2e::{Client, Observer, Sums, host, python, script};
+use hbpf_e2e::{Client, Observer, Sums, host, python, script, skip};
+use nix::sched::{CloneFlags, setns, unshare};
+use nix::sys::signal::{Signal, kill};
+use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, SockaddrIn, sendto, socket};
+use nix::unistd::Pid;
 
 /// What the server says of each answer.
 const INPUT: u64 = 3;
@@ -17,6 +23,36 @@ fn server(way: &str) -> Option<(Client, SocketAddr)> {
     let server = Client::start(Command::new(python()?).arg(script("clients/servers.py")).arg(way));
     let port = u16::try_from(server.ready["port"].as_u64().unwrap()).unwrap();
     Some((server, SocketAddr::from(([127, 0, 0, 1], port))))
+}
+
+/// One in a network namespace of its own with these settings, and the port that it listens on.
+fn isolated(way: &str, settings: &str) -> Option<(Client, u16)> {
+    let inner = format!("ip link set lo up && {settings} exec \"$0\" \"$@\"");
+    let mut command = Command::new("unshare");
+    command.args(["--net", "sh", "-c", &inner]).arg(python()?).arg(script("clients/servers.py")).args([way, "::"]);
+    let server = Client::start(&mut command);
+    let port = u16::try_from(server.ready["port"].as_u64().unwrap()).unwrap();
+    Some((server, port))
+}
+
+/// One of the numbers that the kernel counts in the network namespace of a process.
+fn network_counter(pid: u32, name: &str) -> u64 {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/net/netstat")).expect("the process lives");
+    let lines: Vec<&str> = text.lines().filter(|line| line.starts_with("TcpExt:")).collect();
+    let mut columns = lines[0].split(' ').zip(lines[1].split(' '));
+    columns.find(|(column, _)| *column == name).and_then(|(_, value)| value.parse().ok()).expect("the kernel counts it")
+}
+
+/// Does something in the network namespace of a process.
+fn within<T: Send>(pid: u32, act: impl FnOnce() -> T + Send) -> T {
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            let namespace = File::open(format!("/proc/{pid}/ns/net")).expect("the process lives");
+            setns(namespace, CloneFlags::CLONE_NEWNET).expect("root enters namespaces");
+            act()
+        });
+        thread.join().expect("no panic")
+    })
 }
 
 /// A request like no other, so that its two ends are found to be one.
@@ -129,6 +165,126 @@ fn servers_that_were_there_before() {
         expect(&mut observer, address.port(), &answered);
         observer.stop();
     }
+}
+
+#[test]
+fn a_server_that_answers_a_flood_with_cookies() {
+    let Some(_host) = host() else { return };
+    let mut observer = Observer::start();
+    let cookies = "echo 2 > /proc/sys/net/ipv4/tcp_syncookies &&";
+    let Some((server, port)) = isolated("deferred", cookies) else { return };
+    let answered = within(server.pid(), || one_each(SocketAddr::from(([127, 0, 0, 1], port)), 12));
+    expect(&mut observer, port, &answered);
+    assert_eq!(network_counter(server.pid(), "SyncookiesRecv"), 12);
+    observer.stop();
+}
+
+#[test]
+fn first_bytes_that_come_with_the_first_packet() {
+    let Some(_host) = host() else { return };
+    let mut observer = Observer::start();
+    // For client and server, and both without the cookies that the first connection would be there to get.
+    let Some((server, port)) = isolated("fast-open", "echo 0x607 > /proc/sys/net/ipv4/tcp_fastopen &&") else { return };
+    let answered = within(server.pid(), || {
+        let mut answered = BTreeMap::new();
+        for number in 0..6 {
+            let mut stream = connect_with(&request(number, true), port);
+            *answered.entry(answered_by(&mut stream)).or_default() += 1;
+        }
+        answered
+    });
+    expect(&mut observer, port, &answered);
+    assert_eq!(network_counter(server.pid(), "TCPFastOpenPassive"), 6);
+    observer.stop();
+}
+
+#[test]
+fn nginx_that_accepts_when_the_request_is_there() {
+    const CALLS: usize = 8;
+    let Some(_host) = host() else { return };
+    if Command::new("nginx").arg("-v").output().is_err() {
+        return skip("HBPF_REQUIRE_NGINX", "there is no nginx");
+    }
+    let mut observer = Observer::start();
+    let places = tempfile::tempdir().expect("a temporary directory");
+    let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a loopback address can be bound");
+    let address = free.local_addr().expect("it is bound");
+    drop(free);
+    let configuration = places.path().join("nginx.conf");
+    let answer = r#"{"object":"chat.completion","model":"demo","choices":[{"index":0,"finish_reason":"stop","message":{"content":"x"}}],"usage":{"prompt_tokens":3,"completion_tokens":2}}"#;
+    let text = format!(
+        "daemon off; user root; worker_processes 2; pid {0}/pid; error_log {0}/error;\n\
+         events {{ worker_connections 64; }}\n\
+         http {{ access_log off; client_body_temp_path {0}/body; server {{ listen {address} deferred;\n\
+         location / {{ default_type application/json; add_header X-Pid $pid; return 200 '{answer}'; }} }} }}\n",
+        places.path().display()
+    );
+    std::fs::write(&configuration, text).expect("it can be written");
+    let mut nginx =
+        Command::new("nginx").arg("-c").arg(&configuration).stderr(Stdio::null()).spawn().expect("it starts");
+    while TcpStream::connect(address).is_err() {
+        assert!(nginx.try_wait().is_ok_and(|status| status.is_none()), "nginx ended");
+        std::thread::yield_now();
+    }
+    let answered = one_each(address, CALLS);
+    expect(&mut observer, address.port(), &answered);
+    // Killed otherwise, it would leave its workers behind.
+    kill(Pid::from_raw(i32::try_from(nginx.id()).unwrap()), Signal::SIGTERM).expect("it is ours");
+    nginx.wait().expect("it ends");
+    observer.stop();
+}
+
+/// Sends the first bytes with the SYN.
+fn connect_with(bytes: &[u8], port: u16) -> TcpStream {
+    /// Linux's flag of `sendto` that connects.
+    const MSG_FASTOPEN: i32 = 0x2000_0000;
+    let socket = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).expect("a socket");
+    let address = SockaddrIn::new(127, 0, 0, 1, port);
+    let sent =
+        sendto(socket.as_raw_fd(), bytes, &address, MsgFlags::from_bits_retain(MSG_FASTOPEN)).expect("loopback takes");
+    assert_eq!(sent, bytes.len());
+    socket.into()
+}
+
+#[test]
+fn workers_in_another_network_namespace_whose_connections_stay() {
+    let Some(_host) = host() else { return };
+    let mut observer = Observer::start();
+    let Some((server, port)) = isolated("prefork", "") else { return };
+    // From a third namespace, by way of a cable; both in the same addresses as anyone's.
+    let (answered, streams) = std::thread::scope(|scope| {
+        let client = scope.spawn(|| {
+            unshare(CloneFlags::CLONE_NEWNET).expect("root makes namespaces");
+            let run = |line: &str| {
+                let mut words = line.split(' ');
+                let status = Command::new(words.next().expect("a program")).args(words).status();
+                assert!(status.is_ok_and(|status| status.success()), "{line}");
+            };
+            let pid = server.pid();
+            run(&format!("ip link add c type veth peer name s netns {pid}"));
+            run("ip addr add 10.99.0.1/24 dev c");
+            run("ip link set c up");
+            run(&format!("nsenter --net=/proc/{pid}/ns/net ip addr add 10.99.0.2/24 dev s"));
+            run(&format!("nsenter --net=/proc/{pid}/ns/net ip link set s up"));
+            // As many as there are workers, with two requests on each.
+            let mut streams = Vec::new();
+            let mut answered: BTreeMap<u32, u64> = BTreeMap::new();
+            for number in 0..3 {
+                let mut stream = TcpStream::connect((Ipv4Addr::new(10, 99, 0, 2), port)).expect("the cable holds");
+                for part in 0..2 {
+                    stream.write_all(&request(10 * number + part, false)).expect("the cable holds");
+                    *answered.entry(answered_by(&mut stream)).or_default() += 1;
+                }
+                streams.push(stream);
+            }
+            (answered, streams)
+        });
+        client.join().expect("no panic")
+    });
+    expect(&mut observer, port, &answered);
+    assert_eq!(answered.len(), 3, "each worker has a connection");
+    drop(streams);
+    observer.stop();
 }
 
 #[test]
