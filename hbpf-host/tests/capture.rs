@@ -4,6 +4,8 @@ mod support;
 
 #[path = "support/kernel.rs"]
 mod kernel;
+#[path = "capture/passing.rs"]
+mod passing;
 #[path = "capture/segments.rs"]
 mod segments;
 
