@@ -49,13 +49,18 @@ pub(crate) struct Usage {
 }
 
 impl Hbpf {
-    /// Starts it and waits until plain traffic and at least one TLS library are probed.
+    /// Starts it as users do and waits until plain traffic and at least one TLS library are probed. It may thin or take
+    /// out what costs more than its default bound.
     pub(crate) fn start() -> Result<Self> {
         Self::start_with(&[])
     }
 
-    /// The same with more arguments; waits for the probe groups that they leave in.
-    pub(crate) fn start_with(arguments: &[&str]) -> Result<Self> {
+    /// The same, but it goes on observing whatever that costs.
+    pub(crate) fn start_unbounded() -> Result<Self> {
+        Self::start_with(&["--max-overhead", "off"])
+    }
+
+    fn start_with(arguments: &[&str]) -> Result<Self> {
         let errors = tempfile::NamedTempFile::new()?;
         let mut child = Command::new(&hbpf_e2e::programs().hbpf)
             .args(["snapshot", "--json", "--interval", "1s"])
@@ -70,9 +75,7 @@ impl Hbpf {
         let shared = Arc::clone(&latest);
         thread::spawn(move || shared.read(BufReader::new(output)));
         let hbpf = Self { child, latest, errors };
-        let groups = ["llm-tls", "llm-plain"];
-        let wanted = groups.into_iter().filter(|group| !arguments.iter().any(|argument| *argument == left_out(group)));
-        for group in wanted {
+        for group in ["llm-tls", "llm-plain"] {
             hbpf.until(&format!("{group} is on"), |frame| is_on(frame, group))?;
         }
         Ok(hbpf)
@@ -149,10 +152,6 @@ impl Latest {
     fn lock(&self) -> std::sync::MutexGuard<'_, Line> {
         self.line.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-fn left_out(group: &str) -> &'static str {
-    if group == "llm-tls" { "--no-tls" } else { "--no-plain" }
 }
 
 /// Whether a group's probes are in place.

@@ -111,7 +111,7 @@ pub(super) fn run(context: &Context) -> Result<Outcome> {
 
 fn measure(context: &Context, load: &Load, tls: bool) -> Result<Measured> {
     let server = Server::start(&["--ttft", "0"]);
-    let hbpf = Hbpf::start()?;
+    let hbpf = Hbpf::start_unbounded()?;
     let url = if tls { server.tls_url() } else { server.plain_url() };
     let model = format!("demo-{}tps-{}tok-{}atonce", load.rate, load.rate * ANSWER_SECONDS, load.at_once);
     let body = format!(

@@ -24,7 +24,7 @@ pub(super) fn run(context: &Context) -> Result<Outcome> {
         return Ok(Outcome::Skipped("python3 with its module ssl is the client".into()));
     };
     let server = Server::start(&["--ttft", "100", "--rate", "50"]);
-    let hbpf = Hbpf::start()?;
+    let hbpf = Hbpf::start_unbounded()?;
     let _clients = load::demo_clients(&python, &server)?;
     thread::sleep(Duration::from_secs_f64(context.effort.settling));
     let before = hbpf.frame()?;

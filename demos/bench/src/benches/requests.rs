@@ -81,7 +81,7 @@ fn measure(context: &Context, python: &Path, server: &Server, case: &Case) -> Re
     let mut client = Client::start(&mut command);
     let requests = (context.effort.requests / case.fewer).max(2);
     in_turns(context.effort.rounds, &[Arm::Without, Arm::With, Arm::Empty], |arm| {
-        let _hbpf = (arm == Arm::With).then(Hbpf::start).transpose()?;
+        let _hbpf = (arm == Arm::With).then(Hbpf::start_unbounded).transpose()?;
         let _empty = (arm == Arm::Empty).then(Empty::attach).transpose()?;
         // The first ones find cold caches.
         client.tell("2");
