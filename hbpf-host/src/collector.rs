@@ -461,7 +461,7 @@ impl Worker {
         let message = message.into();
         let now = now();
         let last_at = Some(jiff::Timestamp::now());
-        let error = CollectionError { source: source.into(), message: message.into(), last_at };
+        let error = CollectionError { source: source.into(), message, last_at };
         self.errors.retain(|(known, _)| (&known.source, &known.message) != (&error.source, &error.message));
         if self.errors.len() >= MAX_ERRORS {
             // The one that was told longest ago.
