@@ -39,7 +39,10 @@ const TEST_RDI: &[u8] = &[0x48, 0x85, 0xff];
 const JE: &[u8] = &[0x74, 0x10];
 const RET: &[u8] = &[0xc3];
 
-/// Functions by their numbers.
+/// Functions by their numbers; of two with one number the later lies over the earlier.
+type Functions = Vec<(u64, Vec<Part>)>;
+
+/// A file that is nothing but these functions.
 struct Image(Vec<u8>);
 
 impl Code for Image {
@@ -74,7 +77,7 @@ fn at(function: u64) -> u64 {
 }
 
 impl Image {
-    fn new(functions: Vec<(u64, Vec<Part>)>) -> Self {
+    fn new(functions: Functions) -> Self {
         let mut bytes = vec![0xcc; 9 * ROOM as usize];
         for (function, parts) in functions {
             let mut address = at(function);
@@ -111,7 +114,7 @@ fn size_caller(target: u64) -> Vec<Part> {
 }
 
 /// Functions for reading, as most builds have them.
-fn reading() -> Vec<(u64, Vec<Part>)> {
+fn reading() -> Functions {
     vec![
         (READ, int_caller(INTERNAL)),
         (READ_EX, size_caller(INTERNAL)),
@@ -138,7 +141,7 @@ fn what_both_ways_of_reading_lead_to_is_probed_in_their_place() {
 fn what_is_not_proved_is_probed_at_the_exported_functions() {
     let with_read = |parts: Vec<Part>| [reading(), vec![(READ, parts)]].concat_parts();
     let with_read_ex = |parts: Vec<Part>| [reading(), vec![(READ_EX, parts)]].concat_parts();
-    let cases: Vec<(&str, Vec<(u64, Vec<Part>)>)> = vec![
+    let cases: Vec<(&str, Functions)> = vec![
         ("they lead to different functions", with_read_ex(size_caller(OTHER))),
         ("the peek leads there", [reading(), vec![(PEEK, int_caller(INTERNAL))]].concat_parts()),
         (
@@ -157,7 +160,7 @@ fn what_is_not_proved_is_probed_at_the_exported_functions() {
         ("there is a second call", with_read_ex(vec![To(CALL, OTHER), To(CALL, INTERNAL), Bytes(RET)])),
         ("there is a call to anywhere", with_read_ex(vec![To(CALL, INTERNAL), Bytes(CALL_RAX), Bytes(RET)])),
         ("there is no call", with_read(vec![Bytes(RET)])),
-        ("the code ends amid an instruction", with_read(vec![Bytes(&[0x0f, 0x0b])])),
+        ("it ends in an instruction that traps", with_read(vec![Bytes(&[0x0f, 0x0b])])),
     ];
     for (case, functions) in cases {
         let found = places(&read_exports(), &[peek()], &Image::new(functions));
@@ -174,12 +177,11 @@ fn what_is_not_proved_is_probed_at_the_exported_functions() {
 }
 
 trait Concat {
-    fn concat_parts(self) -> Vec<(u64, Vec<Part>)>;
+    fn concat_parts(self) -> Functions;
 }
 
-impl Concat for [Vec<(u64, Vec<Part>)>; 2] {
-    /// What comes later lies over what comes before.
-    fn concat_parts(self) -> Vec<(u64, Vec<Part>)> {
+impl Concat for [Functions; 2] {
+    fn concat_parts(self) -> Functions {
         self.into_iter().flatten().collect()
     }
 }
