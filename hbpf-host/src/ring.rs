@@ -7,7 +7,7 @@ use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
 use hbpf_ebpf::{RECORD_CLASSES, RecordHeader};
-use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
+use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap, munmap};
 
 /// Length of the kernel's own header before each record: length with two flag bits, and a page offset.
 const RECORD_PREFIX_BYTES: u64 = 8;
@@ -180,6 +180,10 @@ impl Mapping {
         // SAFETY: a fresh mapping at an address of the kernel's choice touches no memory of ours.
         let start = unsafe { mmap(None, nonzero, protection, MapFlags::MAP_SHARED, fd, offset as i64) }
             .map_err(|error| RingError::Map(error.into()))?;
+        for advice in [MmapAdvise::MADV_DONTFORK, MmapAdvise::MADV_DONTDUMP] {
+            // SAFETY: neither changes what we see of the mapping. A kernel that refuses leaves it as any other memory.
+            let _ = unsafe { madvise(start, length, advice) };
+        }
         Ok(Self { start: start.cast(), length })
     }
 

@@ -58,11 +58,12 @@ pub(crate) enum Command {
     /// One look, or a stream of them, as text or JSON
     #[command(
         long_about = "Observes for a while and prints what it saw.\n\n\
-            Data goes to standard output, everything else to standard error. With --interval, JSON is written as one \
+            Data goes to standard output or --output, everything else to standard error. With --interval, JSON is written as one \
             object per line (NDJSON). What could not be collected is listed in the snapshot's `errors`.\n\n\
             Needs root to see model traffic; without, it shows processes and the machine.",
         after_long_help = "Examples:\n  sudo hbpf snapshot\n  sudo hbpf snapshot --json --duration 10s | jq .totals.tokens\n  \
             sudo hbpf snapshot --json --interval 1s --count 60 > minute.ndjson\n  \
+            sudo hbpf snapshot --json -o for-the-ticket.json\n  \
             hbpf snapshot --schema > hbpf-snapshot.schema.json\n\n\
             Exit codes:\n  0  a snapshot was taken (its `errors` may be non-empty)\n  \
             1  nothing could be collected\n  2  bad usage"
@@ -127,6 +128,9 @@ pub(crate) struct SnapshotArgs {
     /// models and endpoints stay those of the host
     #[arg(short, long = "pid", value_name = "PID", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) pids: Vec<u32>,
+    /// Write to this new file instead of standard output. Only its owner may read it: under sudo, you
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
     /// Print the JSON Schema of a snapshot and exit; needs no privileges
     #[arg(long, exclusive = true)]
     pub(crate) schema: bool,

@@ -177,3 +177,63 @@ fn the_terminal_is_given_back_on_signals() {
         assert_eq!((status.signal(), status.code()), (None, Some(0)), "{signal}");
     }
 }
+
+/// Takes a snapshot without probes into a file.
+fn snapshot_to(path: &std::path::Path, as_sudo_user: Option<&str>) -> Output {
+    let path = path.to_str().expect("UTF-8");
+    let mut command = hbpf(&["snapshot", "--json", "--duration", "100ms", "--no-tls", "--no-plain", "-o", path]);
+    command.env_remove("SUDO_UID").env_remove("SUDO_GID");
+    if let Some(user) = as_sudo_user {
+        command.env("SUDO_UID", user).env("SUDO_GID", user);
+    }
+    command.output().expect("hbpf runs")
+}
+
+#[test]
+fn a_snapshot_goes_to_a_new_file_for_its_owner_alone() {
+    use std::os::unix::fs::{MetadataExt, symlink};
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("snapshot.json");
+    let output = snapshot_to(&path, None);
+    assert!(output.status.success() && output.stdout.is_empty(), "{}", text(&output.stderr));
+    let written = std::fs::read(&path).unwrap();
+    assert!(text(&written).contains("\"schema\": \"hbpf.snapshot/1\""));
+    assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o7777, 0o600);
+
+    let link = directory.path().join("link");
+    symlink(directory.path().join("elsewhere"), &link).unwrap();
+    for taken in [&path, &link] {
+        let output = snapshot_to(taken, None);
+        assert_eq!(output.status.code(), Some(1));
+        let said = text(&output.stderr);
+        assert!(said.starts_with("hbpf: ") && said.contains("is there already") && said.lines().count() == 1, "{said}");
+    }
+    assert_eq!(std::fs::read(&path).unwrap(), written);
+    assert!(!directory.path().join("elsewhere").exists());
+}
+
+#[test]
+fn under_sudo_a_file_is_the_users_and_where_the_user_may_write() {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+    const USER: u32 = 12345;
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("skipped: only root can be behind sudo");
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(directory.path(), PermissionsExt::from_mode(0o755)).unwrap();
+    let (theirs, roots) = (directory.path().join("theirs"), directory.path().join("roots"));
+    for place in [&theirs, &roots] {
+        std::fs::create_dir(place).unwrap();
+    }
+    chown(&theirs, Some(USER), Some(USER)).unwrap();
+    let user = USER.to_string();
+    let output = snapshot_to(&theirs.join("out"), Some(&user));
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let metadata = std::fs::metadata(theirs.join("out")).unwrap();
+    assert_eq!((metadata.uid(), metadata.gid(), metadata.mode() & 0o7777), (USER, USER, 0o600));
+    let output = snapshot_to(&roots.join("out"), Some(&user));
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("Permission denied"), "{}", text(&output.stderr));
+    assert!(!roots.join("out").exists());
+}

@@ -7,7 +7,7 @@ mod endings;
 mod outbox;
 mod rescan;
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -57,6 +57,7 @@ const REQUEST_BATCH: usize = 64;
 /// Runs the helper until the other side has gone.
 pub(crate) fn main(socket: OwnedFd, options: &SplitOptions) -> ! {
     detach_from_terminal();
+    close_others(&socket);
     raise_descriptor_limit();
     let mut outbox = Outbox::new(Socket::new(socket));
     if let Err(error) = privsep::hold_helper(options) {
@@ -94,6 +95,17 @@ fn detach_from_terminal() {
         let _ = nix::unistd::dup2_stdin(&null);
         let _ = nix::unistd::dup2_stdout(&null);
         let _ = nix::unistd::dup2_stderr(&null);
+    }
+}
+
+/// What the other side has open, such as a file to write to, is none of ours.
+fn close_others(socket: &OwnedFd) {
+    let ours = socket.as_raw_fd();
+    let open = std::fs::read_dir("/proc/self/fd").into_iter().flatten().flatten();
+    let open: Vec<i32> = open.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
+    for fd in open.into_iter().filter(|fd| *fd > libc::STDERR_FILENO && *fd != ours) {
+        // SAFETY: whoever owned the descriptor is in the other process; the copies here are never used or dropped.
+        unsafe { libc::close(fd) };
     }
 }
 

@@ -24,7 +24,7 @@ pub struct Account {
 
 impl Account {
     /// The user who called sudo, if one did and is not root.
-    fn of_sudo() -> Option<Self> {
+    pub(super) fn of_sudo() -> Option<Self> {
         Self::parse(&std::env::var("SUDO_UID").ok()?, &std::env::var("SUDO_GID").ok()?)
     }
 

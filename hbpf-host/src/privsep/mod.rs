@@ -6,6 +6,7 @@ mod confine;
 mod credentials;
 mod filter;
 mod guard;
+mod output;
 
 use std::io;
 
@@ -20,6 +21,7 @@ pub use confine::{Confinement, Landlock, confine};
 use credentials::Keeper;
 pub use credentials::{Account, DropError};
 pub use filter::ConfineError;
+pub use output::{OutputError, create_output};
 
 use crate::protocol::Group;
 use crate::{helper, socket};

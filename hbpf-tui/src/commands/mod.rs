@@ -40,9 +40,12 @@ fn each_frame(
 
 /// Writes all of it at once and says if that did not work: half a line helps nobody.
 fn print(text: &str) -> Result<()> {
-    let mut stdout = io::stdout().lock();
-    stdout.write_all(text.as_bytes())?;
-    stdout.flush()?;
+    write(&mut io::stdout().lock(), text)
+}
+
+fn write(out: &mut impl Write, text: &str) -> Result<()> {
+    out.write_all(text.as_bytes())?;
+    out.flush()?;
     Ok(())
 }
 

@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use hbpf_core::snapshot::Snapshot;
 use hbpf_host::collector::Options;
+use hbpf_host::privsep;
 
-use super::{each_frame, print};
+use super::{each_frame, print, write};
 use crate::cli::{Format, MAX_WINDOW, MIN_WINDOW, SnapshotArgs};
 use crate::feed::{Control, Update};
 use crate::live;
@@ -35,6 +36,9 @@ pub(crate) fn run(arguments: &SnapshotArgs) -> Result<ExitCode> {
         max_overhead: arguments.bounds.max_overhead.0,
         max_bytes_per_second: arguments.bounds.max_bytes_per_second,
     };
+    // While files can still be opened.
+    let mut output = arguments.output.as_deref().map(privsep::create_output).transpose()?;
+    let width = if output.is_some() { None } else { text::terminal_width() };
     let session = live::Session::begin()?;
     let (sender, updates) = std::sync::mpsc::channel();
     let control = session.start(options, move |update| {
@@ -50,7 +54,11 @@ pub(crate) fn run(arguments: &SnapshotArgs) -> Result<ExitCode> {
             let missing: Vec<String> = missing.iter().map(u32::to_string).collect();
             eprintln!("hbpf: no such process: {}", missing.join(", "));
         }
-        print(&written(&snapshot, arguments.format(), arguments.interval.is_some())?)
+        let text = written(&snapshot, arguments.format(), arguments.interval.is_some(), width)?;
+        match &mut output {
+            Some(file) => write(file, &text),
+            None => print(&text),
+        }
     };
     match arguments.interval {
         Some(interval) => each_frame(&updates, interval, arguments.count, emit)?,
@@ -96,13 +104,13 @@ fn keep(snapshot: &mut Snapshot, pids: &[u32]) -> Vec<u32> {
     pids.iter().copied().filter(|pid| snapshot.processes.iter().all(|process| process.pid != *pid)).collect()
 }
 
-/// A snapshot as it goes to standard output; the frames of a stream are one line of JSON each.
-fn written(snapshot: &Snapshot, format: Format, is_stream: bool) -> Result<String> {
+/// A snapshot as it is written; the frames of a stream are one line of JSON each.
+fn written(snapshot: &Snapshot, format: Format, is_stream: bool, width: Option<usize>) -> Result<String> {
     Ok(match (format, is_stream) {
         (Format::Json, true) => serde_json::to_string(snapshot)? + "\n",
         (Format::Json, false) => serde_json::to_string_pretty(snapshot)? + "\n",
         (Format::Text, is_stream) => {
-            let text = text::render(snapshot, Style { width: text::terminal_width(), sort: ProcessColumn::OutputRate });
+            let text = text::render(snapshot, Style { width, sort: ProcessColumn::OutputRate });
             if is_stream { text + "\n" } else { text }
         }
     })
@@ -134,7 +142,7 @@ mod tests {
 
     #[test]
     fn a_stream_is_one_line_a_frame_and_reads_back() {
-        let json = written(&fixture::rich(), Format::Json, true).unwrap();
+        let json = written(&fixture::rich(), Format::Json, true, None).unwrap();
         assert_eq!(json.lines().count(), 1);
         let back: Snapshot = serde_json::from_str(&json).unwrap();
         assert_eq!(back.requests, fixture::rich().requests);
