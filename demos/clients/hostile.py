@@ -15,6 +15,9 @@ import threading
 # Controls the terminal, reorders text, hides, piles up, and is markup.
 NAME = "\x1b[31337m\x1b]52;c;Zm9v\x07\u202e\u2066\u200b\x9b2J<script>" + "\u0301" * 30
 
+# What a header may hold of it.
+HEADER = "".join(c for c in NAME if c >= " ")
+
 PR_SET_NAME = 15
 
 
@@ -40,7 +43,7 @@ def request(number, form):
     body = text.encode("utf-8")
     head = (
         f"POST /v1/chat/completions?key={canary('QUERY')}#{canary('FRAGMENT')} HTTP/1.1\r\n"
-        f"Host: {canary('USERINFO')}:{canary('PASSWORD')}@h{NAME[:20]}\r\n"
+        f"Host: {canary('USERINFO')}:{canary('PASSWORD')}@h{HEADER[:20]}\r\n"
         f"Authorization: Bearer {canary('BEARER')}\r\n"
         f"x-api-key: {canary('APIKEY')}\r\n"
         f"Cookie: session={canary('COOKIE')}\r\n"
@@ -73,7 +76,7 @@ def answer(number, form):
         kind = "application/json"
     body = body.encode("utf-8")
     head = (
-        f"HTTP/1.1 {status}\r\nx-request-id: i{NAME}{number}\r\nServer: {canary('SERVER')}\r\n"
+        f"HTTP/1.1 {status}\r\nx-request-id: i{HEADER}{number}\r\nServer: {canary('SERVER')}\r\n"
         f"Set-Cookie: {canary('SETCOOKIE')}\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n\r\n"
     )
     return head.encode("utf-8") + body

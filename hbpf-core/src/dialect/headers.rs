@@ -54,12 +54,15 @@ pub fn response_facts(head: &ResponseHead<'_>) -> ResponseHeaderFacts {
 /// The `Host` header without its port, if it is a host's name or address.
 pub(super) fn host(head: &RequestHead<'_>) -> Option<Label> {
     let value = text(head.header("host")?)?;
-    let host = match value.strip_prefix('[') {
-        Some(address) => address.split_once(']')?.0,
-        None => value.rsplit_once(':').map_or(value, |(host, _)| host),
+    let (host, port) = match value.strip_prefix('[') {
+        Some(address) => address.split_once(']')?,
+        None => value.find(':').map_or((value, ""), |colon| value.split_at(colon)),
     };
+    // Else it may be a user's name and password that somebody has put before the host.
+    let is_port =
+        port.is_empty() || port.strip_prefix(':').is_some_and(|port| port.bytes().all(|b| b.is_ascii_digit()));
     let is_host = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_' | b':');
-    (!host.is_empty() && host.bytes().all(is_host)).then(|| Label::new(host))
+    (is_port && !host.is_empty() && host.bytes().all(is_host)).then(|| Label::new(host))
 }
 
 /// The trace id of a W3C trace context: `version-trace-parent-flags` in lower-case hexadecimal.

@@ -208,7 +208,10 @@ fn request_headers() {
     assert_eq!(facts.attempt, Some(2));
     assert_eq!(facts.trace_id.as_ref().map(Label::as_str), Some("0af7651916cd43dd8448eb211c80319c"));
     assert!(!format!("{facts:?}").contains("CANARY"));
-    for (host, expected) in [("[::1]:80", Some("::1")), ("a b", None), ("", None), ("x/../y", None), ("h", Some("h"))] {
+    let userinfo = ["CANARY@h", "CANARY:CANARY@h", "CANARY:CANARY@h:80", "[CANARY]CANARY@h"].map(|host| (host, None));
+    let hosts =
+        [("[::1]:80", Some("::1")), ("a b", None), ("", None), ("x/../y", None), ("h", Some("h")), ("h:1", Some("h"))];
+    for (host, expected) in hosts.into_iter().chain(userinfo) {
         assert_eq!(request_of(&format!("Host: {host}")).host.as_ref().map(Label::as_str), expected, "{host}");
     }
     for invalid in [
