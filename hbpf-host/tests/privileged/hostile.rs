@@ -52,7 +52,7 @@ fn nonsense(dice: &mut Dice) -> Vec<u8> {
         4 => encoded(&Request::Sample { sequence: dice.next() >> 1, pids: vec![0; long / 2], all: false }),
         _ => encoded(&Request::Exclude(vec![1; long / 2])),
     };
-    if dice.next() % 3 == 0 {
+    if dice.next().is_multiple_of(3) {
         bytes.truncate((dice.next() % (bytes.len() as u64 + 1)) as usize);
     }
     for _ in 0..dice.next() % 4 {
