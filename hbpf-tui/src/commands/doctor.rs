@@ -112,7 +112,7 @@ fn processes(out: &mut String, list: &[&Named], width: Option<usize>) {
 /// Text with blanks in front, broken between words so that it fits.
 fn paragraph(out: &mut String, indent: usize, text: &str, width: Option<usize>) {
     let width = width.map_or(usize::MAX, |width| width.saturating_sub(indent).max(MIN_TEXT));
-    for line in table::wrap(&text, width) {
+    for line in table::wrap(text, width) {
         let _ = writeln!(out, "{:indent$}{line}", "");
     }
 }
