@@ -67,11 +67,13 @@ pub(crate) struct Effort {
     pub(crate) settling: f64,
     /// Requests of one round.
     pub(crate) requests: u32,
+    /// Rates of tokens, the lowest first: the highest are for optimised builds.
+    pub(crate) loads: usize,
 }
 
 impl Effort {
-    const FULL: Self = Self { rounds: 10, seconds: 2.0, settling: 8.0, requests: 200 };
-    const QUICK: Self = Self { rounds: 2, seconds: 0.3, settling: 1.0, requests: 10 };
+    const FULL: Self = Self { rounds: 10, seconds: 2.0, settling: 8.0, requests: 200, loads: 4 };
+    const QUICK: Self = Self { rounds: 2, seconds: 0.3, settling: 1.0, requests: 10, loads: 2 };
 }
 
 fn main() -> Result<ExitCode> {

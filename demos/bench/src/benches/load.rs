@@ -72,7 +72,7 @@ pub(super) fn run(context: &Context) -> Result<Outcome> {
     let mut memory = 0;
     for (carrier, tls) in [("over TLS, seen at the client", true), ("plain, seen at both ends", false)] {
         let mut table = Table::new(&heads);
-        for load in &LOADS {
+        for load in LOADS.iter().take(context.effort.loads) {
             let measured = measure(context, load, tls)?;
             let asked = f64::from(load.streams * load.rate);
             let percent = |value: f64| format!("{value:.1} %");
