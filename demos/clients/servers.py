@@ -54,6 +54,33 @@ def serve(connection):
     connection.close()
 
 
+def serve_by_two(connection):
+    """Answers one request; another process writes the second half."""
+    stream = connection.makefile("rb")
+    while b":" in (line := stream.readline()) or line.startswith(b"POST"):
+        pass
+    events = [b'data: {"choices":[{"index":0,"delta":{"content":"x"}}]}\n\n'] * 8
+    usage = b'data: {"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":2}}\n\ndata: [DONE]\n\n'
+    connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n" + b"".join(events[:4]))
+    if os.fork() == 0:
+        connection.sendall(b"".join(events[4:]) + usage)
+        connection.shutdown(socket.SHUT_RDWR)
+        os._exit(0)
+    stream.close()
+    connection.close()
+
+
+def halves():
+    listener = listen()
+
+    def accept():
+        while True:
+            serve_by_two(listener.accept()[0])
+
+    threading.Thread(target=accept, daemon=True).start()
+    return listener.getsockname()[1]
+
+
 def accept_for_ever(listener):
     while True:
         connection, _ = listener.accept()
@@ -160,6 +187,7 @@ def main():
         "passed": passed,
         "forking": forking,
         "executed": executed,
+        "halves": halves,
     }
     # All in one group, so that workers end with the one that started them.
     os.setpgid(0, 0)

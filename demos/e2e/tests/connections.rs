@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
 use std::process::{Command, Stdio};
 
@@ -103,8 +103,7 @@ fn expect(observer: &mut Observer, port: u16, answered: &BTreeMap<u32, u64>) {
     let seen = observer.until_ended(port, usize::try_from(count).unwrap());
     assert_eq!((seen.requests, seen.completed, seen.input, seen.output), (count, count, count * INPUT, count * OUTPUT));
     let frame = observer.until("the servers' ends have seen all", |frame| {
-        let servers = frame.processes.iter().map(|process| of(frame, process.pid).ended());
-        servers.sum::<u64>() >= count
+        answered.keys().map(|pid| of(frame, *pid).ended()).sum::<u64>() >= count
     });
     let by_server: BTreeMap<u32, u64> = answered.keys().map(|pid| (*pid, of(&frame, *pid).ended())).collect();
     assert_eq!(by_server, *answered, "who answered is not who is shown");
@@ -284,6 +283,43 @@ fn workers_in_another_network_namespace_whose_connections_stay() {
     expect(&mut observer, port, &answered);
     assert_eq!(answered.len(), 3, "each worker has a connection");
     drop(streams);
+    observer.stop();
+}
+
+#[test]
+fn a_stream_that_another_process_goes_on_with() {
+    const CALLS: u64 = 6;
+    let Some(_host) = host() else { return };
+    let mut observer = Observer::start();
+    let Some((_server, address)) = server("halves") else { return };
+    for number in 0..CALLS {
+        let mut stream = TcpStream::connect(address).expect("loopback connects");
+        stream.write_all(&request(usize::try_from(number).unwrap(), true)).expect("loopback takes");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("loopback delivers");
+        assert!(answer.ends_with("data: [DONE]\n\n"), "{answer}");
+    }
+    let seen = observer.until_ended(address.port(), usize::try_from(CALLS).unwrap());
+    assert_eq!((seen.requests, seen.completed, seen.input, seen.output), (CALLS, CALLS, CALLS * INPUT, CALLS * OUTPUT));
+    observer.assert_nothing_lost();
+    observer.stop();
+}
+
+#[test]
+fn clients_that_end_their_half_and_wait() {
+    let Some(_host) = host() else { return };
+    let mut observer = Observer::start();
+    for way in ["alone", "deferred"] {
+        let Some((_server, address)) = server(way) else { return };
+        let mut answered = BTreeMap::new();
+        for number in 0..6 {
+            let mut stream = TcpStream::connect(address).expect("loopback connects");
+            stream.write_all(&request(number, false)).expect("loopback takes");
+            stream.shutdown(Shutdown::Write).expect("it is connected");
+            *answered.entry(answered_by(&mut stream)).or_default() += 1;
+        }
+        expect(&mut observer, address.port(), &answered);
+    }
     observer.stop();
 }
 
