@@ -320,7 +320,6 @@ impl Connection {
 
     /// Lets go of what it holds, as if that had not been seen.
     pub(super) fn shed(&mut self, now: Nanos, shared: &mut Shared, observer: &mut dyn Observer) {
-        shared.counters.over_budget += 1;
         self.through_reassembler(shared, |reassembler, out| reassembler.close(now, out), observer);
         for side in [Side::Request, Side::Response] {
             if self.http.has_partial_head(side) {

@@ -392,8 +392,12 @@ impl HttpSink for Sink<'_> {
         let outcome = if complete { Outcome::Complete } else { Outcome::Cut };
         tracked.end(when, outcome, self.observer);
         keep_if_held(tracked, self.key, self.shared);
-        if self.messages.active.is_empty() && matches!(self.messages.state, State::ModelCall) {
-            self.messages.state = State::BetweenMessages;
+        if self.messages.active.is_empty() {
+            // An idle connection holds nothing.
+            self.messages.active = Vec::new();
+            if matches!(self.messages.state, State::ModelCall) {
+                self.messages.state = State::BetweenMessages;
+            }
         }
     }
 

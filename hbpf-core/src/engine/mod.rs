@@ -297,8 +297,10 @@ impl Engine {
                     return;
                 }
                 let Some(connection) = self.connections.get_mut(key) else { continue };
+                let before = connection.noted.memory;
                 act(connection, now, &mut self.shared, observer);
                 self.shared.charge(connection);
+                self.shared.counters.over_budget += u64::from(connection.noted.memory < before);
                 self.schedule.note_waiting(*key, connection);
             }
         }
