@@ -52,6 +52,13 @@ pub fn group_detached(dear: TooDear, group: &str, key: usize, group_percent: f64
     finding("overhead_detached", Severity::Critical, group, title, evidence, advice, dear)
 }
 
+/// hbpf's own processes take the time, and no probes that could be taken out.
+pub fn own_processes_dear(dear: TooDear) -> Finding {
+    let title = format!("hbpf's own processes cost more than is allowed ({})", shares(dear));
+    let advice = "take samples less often with --interval, or allow more with --max-overhead".to_owned();
+    finding("overhead_own", Severity::Warning, "hbpf", title, [], advice, dear)
+}
+
 fn shares(dear: TooDear) -> String {
     format!("{:.1}% of all CPUs, allowed are {}%", dear.percent, dear.budget_percent)
 }

@@ -66,7 +66,8 @@ impl Options {
     /// In percent of all CPUs: little enough not to be missed.
     pub const MAX_OVERHEAD: f64 = 2.0;
 
-    /// Twice what 100,000 tokens a second make at both their ends, and far from filling the ring between two readings.
+    /// Room for 100,000 events a second of 300 bytes, each seen at both its ends; what is more than that is bulk, of which
+    /// little is needed.
     pub const MAX_BYTES_PER_SECOND: u64 = 64 * 1024 * 1024;
 }
 

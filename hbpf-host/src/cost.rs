@@ -58,8 +58,10 @@ impl Meter {
     pub(crate) fn read(&mut self, status: &Status, own: Duration, at: Nanos) {
         self.add(status);
         let groups = self.times.map(Option::unwrap_or_default);
-        // Statuses also come unasked; of those close to each other the latest stands for all.
-        if self.readings.len() > 1 && at.since(self.readings[self.readings.len() - 2].at) < CLOSE {
+        // Statuses can come often; those close to each other are made one, up to the latest.
+        let is_short = |last: &[&Reading]| last[1].at.since(last[0].at) < CLOSE;
+        let last: Vec<&Reading> = self.readings.iter().rev().take(2).rev().collect();
+        if last.len() == 2 && is_short(&last) {
             self.readings.pop_back();
         }
         let bytes = status.counters.map_or(0, |counters| counters[hbpf_ebpf::counter::BYTES as usize]);
@@ -242,6 +244,17 @@ mod tests {
             meter.read(&status(runs), Duration::ZERO, Nanos(second * SECOND));
         }
         assert!(close(meter.share(Group::LlmPlain).kernel_percent, 15_000.0 * 500.0 / 1e7 / 2.0));
+    }
+
+    #[test]
+    fn readings_in_quick_succession_still_make_a_latest_share_about_once_a_second() {
+        let mut meter = Meter::default();
+        let mut latest = 0;
+        for tick in 0..50 {
+            meter.read(&status(tick * 100), Duration::ZERO, Nanos(tick * SECOND / 5));
+            latest += usize::from(meter.latest_percent().is_some());
+        }
+        assert!((8..=15).contains(&latest), "{latest} in ten seconds");
     }
 
     #[test]

@@ -37,6 +37,10 @@ const LEAST_BYTES_PER_SECOND: u64 = 64 * 1024;
 /// Copying less helps where hbpf's own processes, which read what is copied, are at least this part of the overhead.
 const WORTH_THINNING: f64 = 0.25;
 
+/// A group is switched off where it is at least this part of the overhead. Otherwise it is hbpf's own processes that take
+/// the time, with samples taken too often for instance, and blindness would save nothing.
+const WORTH_DETACHING: f64 = 0.05;
+
 /// What is allowed.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Budget {
@@ -92,6 +96,8 @@ pub(crate) struct Governor {
     rate: u64,
     thinned_for: Option<Reason>,
     detached: Vec<(Group, Reason, f64)>,
+    /// It is too much, and nothing that could be given up would change that.
+    helpless: Option<Reason>,
     room_since: Option<Nanos>,
     patience: Duration,
 }
@@ -107,6 +113,7 @@ impl Governor {
             rate: budget.bytes_per_second,
             thinned_for: None,
             detached: Vec::new(),
+            helpless: None,
             room_since: None,
             patience: PATIENCE,
         }
@@ -147,8 +154,12 @@ impl Governor {
         let percent = sorted[SECONDS / 2];
         if percent > budget {
             self.room_since = None;
-            return self.give_up(Reason { since: now, percent }, budget, seen);
+            let reason = Reason { since: now, percent };
+            let step = self.give_up(reason, budget, seen);
+            self.helpless = step.is_none().then_some(self.helpless.unwrap_or(reason));
+            return step;
         }
+        self.helpless = None;
         if percent > budget * ROOM {
             self.room_since = None;
             return None;
@@ -207,7 +218,8 @@ impl Governor {
 
     fn detach(&mut self, reason: Reason, seen: &Observation) -> Option<Step> {
         let on = Group::ALL.into_iter().filter_map(|group| Some((group, seen.groups[index(group)]?)));
-        let (group, percent) = on.max_by(|a, b| a.1.total_cmp(&b.1))?;
+        let dearest = on.max_by(|a, b| a.1.total_cmp(&b.1));
+        let (group, percent) = dearest.filter(|(_, percent)| *percent >= reason.percent * WORTH_DETACHING)?;
         self.detached.retain(|(other, ..)| *other != group);
         self.detached.push((group, reason, percent));
         Some(Step::Detach(group))
@@ -292,7 +304,8 @@ impl Governor {
             .excluded_for
             .iter()
             .map(|(reason, calls)| findings::processes_excluded(dear(reason), self.excluded.len(), *calls));
-        detached.chain(thinned).chain(excluded).collect()
+        let helpless = self.helpless.iter().map(|reason| findings::own_processes_dear(dear(reason)));
+        detached.chain(thinned).chain(excluded).chain(helpless).collect()
     }
 }
 
@@ -356,13 +369,23 @@ mod tests {
         let least = Observation { bytes_per_second: 0.1 * MB, ..dear.clone() };
         assert_eq!(bench.pass(SECONDS, &least), [Step::Detach(Group::LlmTls)]);
         assert_eq!(bench.findings(), ["overhead_detached", "overhead_thinned", "overhead_excluded"]);
-        let without = Observation { groups: [None, Some(0.1)], ..least };
+        let without = Observation { groups: [None, Some(0.5)], ..least };
         assert_eq!(bench.pass(SECONDS, &without), [Step::Detach(Group::LlmPlain)]);
         assert_eq!(
             bench.pass(100, &Observation { groups: [None, None], ..seen(9.0) }),
             [],
             "nothing is left to give up"
         );
+    }
+
+    #[test]
+    fn where_hbpf_itself_takes_the_time_it_does_not_blind_itself_and_says_so() {
+        let mut bench = Bench::new(2.0);
+        let own = Observation { groups: [Some(0.1), Some(0.2)], ..seen(9.0) };
+        assert_eq!(bench.pass(100, &own), []);
+        assert_eq!(bench.findings(), ["overhead_own"]);
+        bench.pass(SECONDS, &Observation { percent: 1.5, ..own });
+        assert!(bench.findings().is_empty(), "it has passed");
     }
 
     #[test]

@@ -1,7 +1,6 @@
 //! What observing costs is kept within bounds, and what was given up for that is said.
 
-use std::collections::BTreeMap;
-use std::process::Command;
+use std::process::{Child, Command};
 
 use hbpf_core::snapshot::{OverheadLevel, ProbeState, Snapshot};
 use hbpf_e2e::{Client, Observer, Server, full, host, python, script};
@@ -18,7 +17,7 @@ fn over_the_byte_budget_every_call_is_counted_and_tokens_are_a_lower_bound() {
     let Some(python) = python() else { return };
     let server = Server::start(&FAST);
     // So little that a second's worth is less than one event of a stream.
-    let mut observer = Observer::start_with(&["--max-bytes-per-second", "100"]);
+    let mut observer = Observer::start_with(&["--max-bytes-per-second", "100", "--max-overhead", "off"]);
     let mut client = Client::start(Command::new(&python).arg(script("clients/stdlib.py")).args([
         "--base-url",
         &server.plain_url(),
@@ -45,7 +44,18 @@ fn over_the_byte_budget_every_call_is_counted_and_tokens_are_a_lower_bound() {
     observer.stop();
 }
 
-/// Some ten seconds of waiting for decisions that are made by the second.
+/// A program that calls without end, until it is dropped.
+struct Caller(Child);
+
+impl Drop for Caller {
+    fn drop(&mut self) {
+        // An error means that it has ended already.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Some twenty seconds of waiting for decisions that are made by the second.
 #[test]
 fn beyond_the_overhead_processes_without_models_are_left_out_then_groups_are_switched_off() {
     if !full() {
@@ -53,30 +63,31 @@ fn beyond_the_overhead_processes_without_models_are_left_out_then_groups_are_swi
     }
     let Some(_host) = host() else { return };
     let Some(python) = python() else { return };
-    let server = Server::start(&FAST);
+    // Answers at once: what its callers do is mostly TLS.
+    let server = Server::start(&["--ttft", "0", "--rate", "100000", "--tokens", "1"]);
     let mut observer = Observer::start_with(&["--max-overhead", "0.001"]);
     let program = "import http.client, ssl, sys\n\
         context = ssl.create_default_context(cafile=sys.argv[2])\n\
         connection = http.client.HTTPSConnection('127.0.0.1', int(sys.argv[1]), context=context)\n\
         while True:\n\
-        \x20   connection.request('GET', '/health')\n\
+        \x20   connection.request(sys.argv[3], sys.argv[4], sys.argv[5])\n\
         \x20   connection.getresponse().read()\n";
-    let mut caller = Command::new(&python)
-        .args(["-c", program, &server.tls.port().to_string()])
-        .arg(server.certificate("ca.pem"))
-        .spawn()
-        .expect("Python starts");
-    let mut levels = BTreeMap::new();
-    let frame = observer.until("a group is switched off", |frame| {
-        let overhead = &frame.capture.overhead;
-        levels.entry(overhead.level).or_insert_with(|| frame.clone());
-        overhead.level == OverheadLevel::Detached
-    });
-    caller.kill().and_then(|()| caller.wait()).expect("it is ours");
-    let excluded = levels.get(&OverheadLevel::Excluded).expect("first a process is left out");
-    assert!(excluded.capture.overhead.excluded_processes > 0);
-    assert!(finding(excluded, "overhead_excluded").is_some() && finding(excluded, "overhead_detached").is_none());
+    let call = |what: [&str; 3]| {
+        let mut command = Command::new(&python);
+        command.args(["-c", program, &server.tls.port().to_string()]).arg(server.certificate("ca.pem")).args(what);
+        Caller(command.spawn().expect("Python starts"))
+    };
+    let health = call(["GET", "/health", ""]);
+    let excluded = observer.until("a process is left out", |frame| frame.capture.overhead.excluded_processes > 0);
+    assert_eq!(excluded.capture.overhead.level, OverheadLevel::Excluded);
+    assert!(finding(&excluded, "overhead_excluded").is_some() && finding(&excluded, "overhead_detached").is_none());
+    drop(health);
 
+    let chat = r#"{"model":"demo-1","messages":[]}"#;
+    let chats = [(); 2].map(|()| call(["POST", "/v1/chat/completions", chat]));
+    let frame =
+        observer.until("a group is switched off", |frame| frame.capture.overhead.level == OverheadLevel::Detached);
+    drop(chats);
     let detached = finding(&frame, "overhead_detached").expect("it is said");
     let number =
         |name: &str| detached.evidence.iter().find(|(label, _)| label.as_str() == name).map(|(_, value)| *value);
