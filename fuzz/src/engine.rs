@@ -41,7 +41,7 @@ struct Sides {
 
 /// TLS connections have even numbers.
 fn key(index: usize, generation: u64) -> ConnectionKey {
-    let source = if index % 2 == 0 { Source::Tls } else { Source::Tcp };
+    let source = if index.is_multiple_of(2) { Source::Tls } else { Source::Tcp };
     let pid = if source == Source::Tls { 7 } else { 0 };
     ConnectionKey { source, pid, handle: index as u64, generation }
 }

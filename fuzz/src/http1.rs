@@ -8,7 +8,7 @@ use crate::input::Input;
 /// The first control byte says which of two things is tried.
 pub fn run(data: &[u8]) {
     let mut input = Input::new(data);
-    if input.byte() % 2 == 0 { pieces_mean_the_same(input) } else { operations(input) }
+    if input.byte().is_multiple_of(2) { pieces_mean_the_same(input) } else { operations(input) }
 }
 
 /// What was reported, in a form that can be compared: adjacent pieces of a body are one.
