@@ -1,7 +1,6 @@
 //! Segments of two streams, in any order: what comes out is the streams, or a hole in them.
 
 use std::net::{IpAddr, Ipv4Addr};
-use std::time::Duration;
 
 use hbpf_core::chunk::{Capture, Chunk, ConnectionKey, Direction, Origin, Segment, Source};
 use hbpf_core::reassembly::Reassembler;
@@ -26,13 +25,12 @@ pub fn run(data: &[u8]) {
         net.now += u64::from(input.byte()) * 10_000_000;
         if operation & 0x0f == 0 {
             let now = Nanos(net.now);
-            net.act(|reassembler, out| reassembler.tick(now, out));
+            net.act(|reassembler, _| reassembler.tick(now));
         } else {
             net.segment(operation, &mut input);
         }
     }
-    let end = Nanos(net.now).after(Duration::from_secs(2));
-    net.act(|reassembler, out| reassembler.close(end, out));
+    net.act(|reassembler, out| reassembler.close(out));
 }
 
 struct Net<'a> {
@@ -50,13 +48,13 @@ struct Net<'a> {
 impl Net<'_> {
     fn segment(&mut self, operation: u8, input: &mut Input<'_>) {
         let direction = if operation & 0x10 == 0 { Direction::Received } else { Direction::Sent };
-        let (index, other) = (direction.index(), direction.opposite().index());
+        let (index, received) = (direction.index(), Direction::Received.index());
         let stream = self.streams[index];
         let start = input.number() as usize % (stream.len() + 1);
         let end = (start + input.number() as usize % 4096).min(stream.len());
         let left_out = if operation & 0x20 == 0 { 0 } else { usize::from(input.byte()) };
         let copied = &stream[start..end - left_out.min(end - start)];
-        let acknowledged = input.number() as usize % (self.streams[other].len() + 1);
+        let acknowledged = input.number() as usize % (self.streams[received].len() + 1);
         let is_foreign = operation & 0x0f == 1;
         let shift = if is_foreign { input.number() } else { 0 };
         self.foreign |= is_foreign;
@@ -71,7 +69,7 @@ impl Net<'_> {
             acknowledgement: if operation & 0x40 == 0 {
                 0
             } else {
-                self.bases[other].wrapping_add(acknowledged as u32)
+                self.bases[received].wrapping_add(acknowledged as u32)
             },
             original_len: (end - start) as u32,
             bytes: copied,
@@ -82,7 +80,7 @@ impl Net<'_> {
             fin: operation & 0x80 != 0 && end == stream.len(),
             rst: operation & 0x0f == 4,
         };
-        self.act(|reassembler, out| reassembler.push(&segment, out));
+        self.act(|reassembler, out| _ = reassembler.push(&segment, out));
     }
 
     fn act(&mut self, act: impl FnOnce(&mut Reassembler, &mut dyn FnMut(Chunk<'_>))) {

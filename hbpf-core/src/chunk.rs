@@ -124,7 +124,8 @@ pub struct Segment<'a> {
     pub direction: Direction,
     /// TCP sequence number of the first byte.
     pub sequence: u32,
-    /// TCP acknowledgement number; 0 where it is not known.
+    /// The sequence number up to which the socket has received everything, when this segment passed (TCP's `rcv_nxt`);
+    /// 0 where it is not known. It is the socket's own word, whichever way the segment goes.
     pub acknowledgement: u32,
     /// Payload bytes of the segment from `sequence` on.
     pub original_len: u32,

@@ -1,6 +1,8 @@
 //! TCP segments put in order.
 
-mod one_way;
+mod piece;
+mod received;
+mod sent;
 #[cfg(test)]
 mod tests;
 
@@ -8,92 +10,103 @@ use std::time::Duration;
 
 use crate::chunk::{Chunk, Direction, Segment};
 use crate::time::Nanos;
-use one_way::OneWay;
+use received::Received;
+use sent::Sent;
+
+/// Where offsets begin, so that what lies before the first segment still has one.
+const ORIGIN_OF_OFFSETS: u64 = 1 << 32;
+
+/// How far behind a sequence number of a socket's own can lie: it has been sent again, or its record comes late. What is
+/// further behind lies ahead, beyond gigabytes that were of no interest.
+const PLAUSIBLE_BEHIND: u32 = 64 * 1024 * 1024;
 
 /// Puts the segments of one connection in order, both directions, in bounded memory.
 ///
-/// The offset of a chunk is its sequence number unwrapped to 64 bits; the low 32 bits are the sequence number. Where
-/// segments overlap, the byte seen first counts. The time of a chunk is that of its in-order delivery: a segment that
-/// waited for a hole to be filled carries the time of the segment that filled it, one whose hole was given up its own.
+/// The offset of a chunk is its sequence number unwrapped to 64 bits; the low 32 bits are the sequence number. The time
+/// of a chunk is that of its in-order delivery: a segment that waited for a hole to be filled carries the time of the
+/// segment that filled it.
 ///
-/// A segment beyond the expected position waits until something says that the hole before it will not be filled:
+/// What a socket sends is in order, but for what it sends again. What it receives is seen before TCP has checked it:
+/// in any order, broken, forged. But every segment tells what the socket has taken so far
+/// ([`Segment::acknowledgement`]), and that is the truth:
 ///
-/// - it fills up after all (reordering, or loss on the way);
-/// - the other side acknowledges what lies in it (the bytes were there, and we did not see them);
-/// - the kernel side calls the segment the beginning of a message, which it does only in sequence, or says that it
-///   left out what lies between;
-/// - it was sent, not received: a socket sends in order, so what lies between was not captured;
-/// - it has waited for [`Reassembler::MAX_AGE`], or too much is held.
-///
-/// Segments from the network are seen before TCP has checked them. One that lies far ahead and unacknowledged while
-/// the stream goes on at its old position is no part of it: it is dropped and counted.
+/// - a segment waits until it is taken, or until it is known not to be;
+/// - a hole that is taken will not be filled any more: its bytes were there, and we did not see them;
+/// - of two segments that contradict each other the second counts if the first had its turn and was not taken. Where
+///   that cannot be told, neither counts: what is taken there is missing.
 #[derive(Debug, Default)]
 pub struct Reassembler {
-    sent: OneWay,
-    received: OneWay,
+    sent: Sent,
+    received: Received,
     desyncs: u64,
 }
 
 impl Reassembler {
-    /// How long a hole is waited for: a few retransmission timeouts (200 ms and more each) of a nearby peer, and still
-    /// soon enough for a live view.
-    pub const MAX_AGE: Duration = Duration::from_secs(1);
+    /// How long a segment is kept that TCP does not take. The bytes before it may be on their way for so long: a sender
+    /// tries again after 0.2 s and more, twice as long each time.
+    pub const MAX_AGE: Duration = Duration::from_secs(30);
 
     /// A connection of which nothing has been seen yet.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Takes a segment and hands over what has become ready.
-    pub fn push(&mut self, segment: &Segment<'_>, out: &mut dyn FnMut(Chunk<'_>)) {
-        let (way, other) = match segment.direction {
-            Direction::Sent => (&mut self.sent, &mut self.received),
-            Direction::Received => (&mut self.received, &mut self.sent),
+    /// Takes a segment and hands over what has become ready. `false` if it cannot belong to the connection.
+    pub fn push(&mut self, segment: &Segment<'_>, out: &mut dyn FnMut(Chunk<'_>)) -> bool {
+        // What had been received before this was sent, or came, goes first.
+        self.received.acknowledge(segment, out);
+        let desyncs = match segment.direction {
+            Direction::Sent => self.sent.push(segment, out),
+            Direction::Received => self.received.push(segment, out),
         };
-        // What comes from nowhere proves nothing; a reset may carry no acknowledgement at all, nor do the kernel side's
-        // marks of an end. (A genuine 0 is one of 2^32, and others follow it.)
-        if !segment.rst && segment.acknowledgement != 0 && way.is_plausible(segment) {
-            // What the other side had to see before it sent this comes first.
-            self.desyncs += other.acknowledge(segment, out);
-        }
-        self.desyncs += way.push(segment, out);
-        self.tick(segment.when, out);
+        let belongs = desyncs != Err(OutOfPlace);
+        self.desyncs += desyncs.unwrap_or(1);
+        self.tick(segment.when);
+        belongs
     }
 
-    /// Gives up waiting for holes older than the limit.
-    pub fn tick(&mut self, now: Nanos, out: &mut dyn FnMut(Chunk<'_>)) {
-        self.desyncs += self.sent.expire(now, out) + self.received.expire(now, out);
+    /// Forgets what TCP has not taken for too long.
+    pub fn tick(&mut self, now: Nanos) {
+        self.desyncs += self.received.expire(now);
     }
 
-    /// Hands over all that is held.
-    pub fn close(&mut self, _now: Nanos, out: &mut dyn FnMut(Chunk<'_>)) {
-        // What has waited longer comes first: a request before its response.
-        let (first, second) = match (self.sent.oldest(), self.received.oldest()) {
-            (Some(sent), Some(received)) if received < sent => (&mut self.received, &mut self.sent),
-            _ => (&mut self.sent, &mut self.received),
-        };
-        self.desyncs += first.give_up_all(out) + second.give_up_all(out);
+    /// Lets go of all that is held, since nothing more will come or it takes too much memory: it is missing.
+    pub fn close(&mut self, out: &mut dyn FnMut(Chunk<'_>)) {
+        self.desyncs += self.received.close(out);
     }
 
-    /// Segments that contradicted what was already seen, or lay where no segment could.
+    /// Segments that contradicted what was already seen, lay where no segment could, or were never taken.
     pub fn desyncs(&self) -> u64 {
         self.desyncs
     }
 
     /// Memory that it holds beyond its own size, in bytes.
     pub fn memory(&self) -> usize {
-        self.sent.memory() + self.received.memory()
+        self.received.memory()
     }
 
     /// Whether it waits for something that may never come.
     pub fn is_waiting(&self) -> bool {
-        self.sent.oldest().is_some() || self.received.oldest().is_some()
+        self.received.is_waiting()
     }
 
-    /// The most that either direction holds: bytes and pieces.
+    /// How much is held: bytes and pieces.
     #[cfg(test)]
     fn held(&self) -> (usize, usize) {
-        let (sent, received) = (self.sent.held(), self.received.held());
-        (sent.0.max(received.0), sent.1.max(received.1))
+        self.received.held()
+    }
+}
+
+/// A segment lies where none of its stream can lie.
+#[derive(Debug, PartialEq, Eq)]
+struct OutOfPlace;
+
+/// The 64-bit form of a sequence number of a socket's own, which only grow; `near` is the latest before it.
+fn unwrap_growing(sequence: u32, near: u64) -> u64 {
+    let ahead = sequence.wrapping_sub(near as u32);
+    if ahead < u32::MAX - PLAUSIBLE_BEHIND {
+        near + u64::from(ahead)
+    } else {
+        near.saturating_sub(u64::from(ahead.wrapping_neg()))
     }
 }

@@ -115,6 +115,8 @@ fn try_accepted(ctx: &SockOpsContext) -> Option<()> {
     socket.flow = waiting.flow;
     socket.next = waiting.next;
     socket.known = waiting.known;
+    socket.turned_at = waiting.turned_at;
+    socket.turned_message = waiting.turned_message;
     socket.released = 0;
     socket.head = waiting.head;
     if socket.flow.marks & EMITTED != 0 {

@@ -61,7 +61,7 @@ pub fn emit_held<S: Source>(source: S, state: &mut S::State, piece: &mut Piece) 
     emit_record::<S, { RECORD_CLASSES[0] }>(source, state, piece, 0, piece.held);
 }
 
-/// Emits a record without bytes that says by its flags how a direction has ended.
+/// Emits a record without bytes: by its flags, how a direction has ended, and what the socket has taken.
 #[inline(never)]
 pub fn emit_end<S: Source>(source: S, state: &mut S::State, flags: u16, direction: u8, offset: u64) {
     let Some(mut entry) = EVENTS.reserve::<RecordHeader>(0) else { return count(counter::RING_FULL_CHUNKS, 1) };
@@ -178,7 +178,7 @@ fn describe_mark<S: Source>(source: S, state: &mut S::State, header: &mut Record
     header.timestamp_ns = unsafe { bpf_ktime_get_ns() };
     header.original_len = 0;
     header.captured_len = 0;
-    header.ack = 0;
+    header.ack = state.taken();
     describe(source, state, header);
 }
 

@@ -95,6 +95,19 @@ impl Flow {
             held_since_ns: 0,
         }
     }
+
+    /// Whether the other side has sent the piece before this one.
+    #[inline(always)]
+    pub fn turns_to(&self, piece: &Piece) -> bool {
+        self.last_side != side(piece)
+    }
+
+    /// What was seen of this turn was not part of the stream: so many messages had begun before.
+    #[inline(always)]
+    pub fn take_back_turn(&mut self, message: u32) {
+        self.last_side = NO_SIDE;
+        self.message = message;
+    }
 }
 
 /// A run of bytes that was seen at once: what one TLS call moved, or the payload of one segment.
@@ -157,6 +170,11 @@ impl Piece {
 /// A map value that holds a flow and room for the beginning of a message.
 pub trait State {
     fn flow(&mut self) -> &mut Flow;
+
+    /// TCP: the sequence number up to which the socket has received everything, 0 where that is not known.
+    fn taken(&self) -> u32 {
+        0
+    }
 
     /// Room for [`HEAD_BYTES`] and, for what is not TCP, as much again: the verifier adds up the largest place and the
     /// largest length.

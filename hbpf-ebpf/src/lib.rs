@@ -128,7 +128,8 @@ pub struct RecordHeader {
     pub captured_len: u32,
     /// How many client messages have begun on this flow. A verdict names the message that it judges.
     pub message: u32,
-    /// TCP: acknowledgement number of the segment; 0 for TLS.
+    /// TCP: the sequence number up to which the socket has received everything, when the segment passed; 0 where that is
+    /// not known, and for TLS.
     pub ack: u32,
     /// Addresses as the socket has them; IPv4 in the first four bytes.
     pub local_address: [u8; 16],

@@ -51,11 +51,17 @@ pub struct Socket {
     closer: u32,
     /// Per direction, the sequence number after the last byte seen in order.
     pub next: [u32; 2],
+    /// Where the peer's latest turn begins.
+    pub turned_at: u32,
+    /// The messages that had begun before that.
+    pub turned_message: u32,
+    /// What the socket has taken, as user space knows it.
+    told: u32,
     /// Per direction, whether `next` means anything.
     pub known: [u8; 2],
     /// The descriptor is closed, while what it has sent may still be on its way.
     pub released: u8,
-    zero: [u8; 3],
+    zero: [u8; 7],
     /// The client's port, where `cookie` is 0.
     pub waiting_port: u16,
     comm: [u8; 16],
@@ -155,7 +161,8 @@ fn try_release(ctx: &SockContext) -> Option<()> {
 fn try_segment(ctx: &SkBuffContext, direction: u8) -> Option<()> {
     let skb = ctx.skb.skb;
     let headers = Headers::read(skb)?;
-    if headers.payload_len == 0 && headers.ends == 0 {
+    let is_bare = headers.payload_len == 0 && headers.ends == 0;
+    if is_bare && direction == direction::RECEIVED {
         return None;
     }
     // SAFETY: the context is a packet; the verifier wants its socket checked.
@@ -173,6 +180,9 @@ fn try_segment(ctx: &SkBuffContext, direction: u8) -> Option<()> {
     if unsafe { (*socket).type_ } != SOCK_STREAM {
         return None;
     }
+    if is_bare {
+        return tell_taken(skb, socket, &headers);
+    }
     // SAFETY: a helper without arguments.
     let now = unsafe { bpf_ktime_get_ns() };
     let mut piece = Piece::new(now, headers.sequence.into(), headers.payload_len, direction);
@@ -183,6 +193,7 @@ fn try_segment(ctx: &SkBuffContext, direction: u8) -> Option<()> {
         if headers.payload_len > 0 && direction == direction::RECEIVED {
             let waiting = deferred::waiting(skb, &headers, now)?;
             // SAFETY: the segments of a connection that is not accepted yet come one at a time.
+            piece.ack = 0;
             look_at(skb, unsafe { &mut *waiting }, &mut piece, headers.sequence, 0);
         }
         return None;
@@ -211,6 +222,8 @@ fn try_segment(ctx: &SkBuffContext, direction: u8) -> Option<()> {
         }
         // SAFETY: checked above.
         expected = unsafe { (*tcp).rcv_nxt };
+        // What the peer acknowledges is its word; what this socket does is the truth.
+        piece.ack = expected;
         if !found.may_end(headers.sequence, expected) {
             ends &= !flags::RST;
         }
@@ -219,14 +232,33 @@ fn try_segment(ctx: &SkBuffContext, direction: u8) -> Option<()> {
     Some(())
 }
 
+/// Tells what the socket has taken when it sends an acknowledgement and nothing else: the peer may be silent for long, and
+/// what it has sent counts only then.
+#[inline(always)]
+fn tell_taken(skb: *mut __sk_buff, socket: *mut bpf_sock, headers: &Headers) -> Option<()> {
+    // SAFETY: what the socket sends is looked at under its lock.
+    let found = unsafe { &mut *SOCKETS.get(socket)? };
+    if found.flow.mode == flow::CAPTURE && found.told != headers.acknowledgement {
+        found.told = headers.acknowledgement;
+        emit::emit_end(Segment(skb), found, flags::CAPTURE, direction::SENT, headers.sequence.into());
+    }
+    None
+}
+
 /// `expected` is the sequence number that the socket waits for.
 #[inline(always)]
 fn look_at(skb: *mut __sk_buff, socket: &mut Socket, piece: &mut Piece, expected: u32, ends: u16) {
     // The verifier would follow every way of getting here through all that comes now.
     let ends = forgotten(ends.into(), piece.timestamp_ns) as u16;
     piece.forget();
+    socket.told = piece.ack;
     if piece.len > 0 {
+        socket.take_back_refused(piece, expected);
         let is_next = socket.is_next(piece, expected);
+        if is_next && piece.direction == direction::RECEIVED && socket.flow.turns_to(piece) {
+            socket.turned_at = piece.offset as u32;
+            socket.turned_message = socket.flow.message;
+        }
         flow::observe(Segment(skb), socket, piece, is_next);
     }
     if ends == 0 {
@@ -269,6 +301,21 @@ impl Socket {
         behind == 0
     }
 
+    /// Forgets what was seen from the piece's place on, if TCP still waits for that: it was broken, or forged, or has
+    /// overtaken the piece. The peer's turn, and a message, may have seemed to begin with it.
+    #[inline(always)]
+    fn take_back_refused(&mut self, piece: &Piece, expected: u32) {
+        let way = usize::from(direction::RECEIVED);
+        let is_its_place = piece.direction == direction::RECEIVED && piece.offset as u32 == expected;
+        if !is_its_place || self.known[way] == 0 || self.next[way] == expected {
+            return;
+        }
+        self.next[way] = expected;
+        if self.turned_at.wrapping_sub(expected) <= MOST_AHEAD {
+            self.flow.take_back_turn(self.turned_message);
+        }
+    }
+
     /// Whether TCP believes a received reset: one with any other sequence number is forged or long overtaken.
     #[inline(always)]
     fn may_end(&self, sequence: u32, expected: u32) -> bool {
@@ -298,6 +345,11 @@ impl State for Socket {
     #[inline(always)]
     fn flow(&mut self) -> &mut Flow {
         &mut self.flow
+    }
+
+    #[inline(always)]
+    fn taken(&self) -> u32 {
+        self.told
     }
 
     #[inline(always)]

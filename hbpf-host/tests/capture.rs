@@ -62,13 +62,13 @@ fn request(path: &str, body: &[u8]) -> Vec<u8> {
     [head.as_bytes(), body].concat()
 }
 
-/// The payload of records of one direction, put where their offsets say, beginning at the first.
+/// The payload of records of one direction, put where their offsets say, beginning at the first. Those without any only
+/// tell what a socket has received.
 fn stream(records: &[&Record], direction: u8) -> Vec<u8> {
     let mut bytes = Vec::new();
     let mut first = None;
-    for record in
-        records.iter().filter(|record| record.header.kind == kind::DATA && record.header.direction == direction)
-    {
+    let has_bytes = |record: &&&Record| record.header.kind == kind::DATA && !record.payload.is_empty();
+    for record in records.iter().filter(has_bytes).filter(|record| record.header.direction == direction) {
         let first = *first.get_or_insert(record.header.offset);
         let at = usize::try_from(record.header.offset - first).expect("offsets grow");
         bytes.resize(bytes.len().max(at + record.payload.len()), b'?');

@@ -67,6 +67,10 @@ impl Connection {
         self.last_heard
     }
 
+    fn is_client(&self) -> bool {
+        self.request_direction == Some(Direction::Sent)
+    }
+
     pub(super) fn is_busy(&self) -> bool {
         !self.messages.active.is_empty()
     }
@@ -88,28 +92,29 @@ impl Connection {
     }
 
     pub(super) fn segment(&mut self, segment: &Segment<'_>, shared: &mut Shared, observer: &mut dyn Observer) {
-        self.through_reassembler(shared, |reassembler, out| reassembler.push(segment, out), observer);
-        if segment.rst {
+        let belongs = self.through_reassembler(shared, |reassembler, out| reassembler.push(segment, out), observer);
+        if segment.rst && belongs == Some(true) {
             self.reset(segment.direction, segment.when, shared, observer);
         }
     }
 
     pub(super) fn tick(&mut self, now: Nanos, shared: &mut Shared, observer: &mut dyn Observer) {
-        self.through_reassembler(shared, |reassembler, out| reassembler.tick(now, out), observer);
+        self.through_reassembler(shared, |reassembler, _| reassembler.tick(now), observer);
     }
 
-    fn through_reassembler(
+    fn through_reassembler<T>(
         &mut self,
         shared: &mut Shared,
-        act: impl FnOnce(&mut Reassembler, &mut dyn FnMut(Chunk<'_>)),
+        act: impl FnOnce(&mut Reassembler, &mut dyn FnMut(Chunk<'_>)) -> T,
         observer: &mut dyn Observer,
-    ) {
+    ) -> Option<T> {
         // Taken out so that the pieces can be handed to the rest of the connection.
-        let Some(mut reassembler) = self.reassembler.take() else { return };
+        let mut reassembler = self.reassembler.take()?;
         let before = reassembler.desyncs();
-        act(&mut reassembler, &mut |chunk| self.chunk(&chunk, shared, observer));
+        let result = act(&mut reassembler, &mut |chunk| self.chunk(&chunk, shared, observer));
         shared.counters.desyncs += reassembler.desyncs() - before;
         self.reassembler = Some(reassembler);
+        Some(result)
     }
 
     /// Takes a piece in stream order.
@@ -121,7 +126,10 @@ impl Connection {
         }
         let Some((bytes, gap)) = self.place(chunk) else { return };
         let begins = chunk.begins_message && self.request_direction.is_none_or(|known| known == chunk.direction);
-        if chunk.message > self.messages.current && !begins {
+        // The kernel side counts what a socket receives before TCP has taken it: an answer may come with a count that is
+        // taken back.
+        let is_certain = self.key.source == Source::Tls || chunk.direction == Direction::Received || self.is_client();
+        if chunk.message > self.messages.current && !begins && is_certain {
             self.miss_beginning(chunk, shared, observer);
         }
         if begins {
@@ -303,7 +311,7 @@ impl Connection {
     }
 
     pub(super) fn close(&mut self, how: Close, now: Nanos, shared: &mut Shared, observer: &mut dyn Observer) {
-        self.through_reassembler(shared, |reassembler, out| reassembler.close(now, out), observer);
+        self.through_reassembler(shared, |reassembler, out| reassembler.close(out), observer);
         self.end_all(how, now, shared, observer);
     }
 
@@ -320,7 +328,7 @@ impl Connection {
 
     /// Lets go of what it holds, as if that had not been seen.
     pub(super) fn shed(&mut self, now: Nanos, shared: &mut Shared, observer: &mut dyn Observer) {
-        self.through_reassembler(shared, |reassembler, out| reassembler.close(now, out), observer);
+        self.through_reassembler(shared, |reassembler, out| reassembler.close(out), observer);
         for side in [Side::Request, Side::Response] {
             if self.http.has_partial_head(side) {
                 self.gap(side, now, 1, false, shared, observer);

@@ -225,7 +225,9 @@ fn sequence_numbers_wrap() {
         transfer(&mut server, &mut client, ANSWER);
         let records = kernel.records_of_port(port);
         assert_eq!(kernel::handles(&records).len(), 2);
-        for records in kernel::handles(&records) {
+        for mut records in kernel::handles(&records) {
+            // The others only tell what a socket has received.
+            records.retain(|record| !record.payload.is_empty());
             assert_eq!(records.len(), 2, "a request and its answer");
             assert_eq!((records[0].header.message, &records[0].payload), (message, &request(OWN_PATH)));
             let offset = records[0].header.offset;

@@ -1,0 +1,271 @@
+//! What a socket receives, seen before TCP has looked at it.
+
+use std::collections::VecDeque;
+
+use super::piece::{Held, Piece};
+use super::{ORIGIN_OF_OFFSETS, OutOfPlace, Reassembler, unwrap_growing};
+use crate::chunk::{Capture, Chunk, Segment};
+use crate::time::Nanos;
+
+/// Bytes held until TCP takes them. Reordering on a path spans a few dozen segments of 1.4 KB; more, in pieces of up to
+/// 64 KB, waits while a process works with its socket.
+const MAX_HELD_BYTES: usize = 256 * 1024;
+
+/// Pieces held; bounds the bookkeeping where segments are tiny.
+const MAX_HELD_PIECES: usize = 256;
+
+/// How far from what TCP has taken a segment can plausibly lie: more than the largest receive window that Linux gives by
+/// default (6 MB).
+const PLAUSIBLE: u64 = 16 * 1024 * 1024;
+
+#[derive(Debug, Default)]
+pub(super) struct Received {
+    /// What TCP has taken; `None` while nothing says so.
+    taken: Option<u64>,
+    /// The next offset to hand over, never before `taken`; `None` before the first segment.
+    next: Option<u64>,
+    /// Pieces from `next` on, in order, not overlapping.
+    held: VecDeque<Held>,
+    held_bytes: usize,
+    /// The end of the stream, without bytes.
+    fin: Option<Held>,
+    has_ended: bool,
+    /// The time of the latest chunk.
+    last: Nanos,
+}
+
+impl Received {
+    /// TCP had taken all before the segment's acknowledgement when that passed, whichever way; 0 says nothing. (A genuine
+    /// 0 is one of 2^32, and others follow it.)
+    pub(super) fn acknowledge(&mut self, segment: &Segment<'_>, out: &mut dyn FnMut(Chunk<'_>)) {
+        let acknowledgement = segment.acknowledgement;
+        if acknowledgement == 0 || self.has_ended {
+            return;
+        }
+        let first = ORIGIN_OF_OFFSETS + u64::from(acknowledgement);
+        let taken = self.taken.or(self.next).map_or(first, |near| unwrap_growing(acknowledgement, near).max(near));
+        self.taken = Some(taken);
+        self.hand_over(taken, out);
+        if !self.has_ended && self.next.is_none_or(|next| next < taken) {
+            self.next = Some(taken);
+            // Where the stream is, or that there is a hole: nothing may follow that would show it.
+            out(Piece::nothing_at(taken, segment).chunk(self.last));
+        }
+    }
+
+    /// Takes a segment. Returns how many contradict others.
+    pub(super) fn push(&mut self, segment: &Segment<'_>, out: &mut dyn FnMut(Chunk<'_>)) -> Result<u64, OutOfPlace> {
+        if self.has_ended {
+            return Ok(0);
+        }
+        let piece = Piece::new(segment, self.unwrap(segment));
+        let near = self.taken.or(self.next).unwrap_or(piece.offset);
+        let is_beginning = segment.begins_message && self.taken.is_none();
+        if !is_beginning && (piece.offset > near + PLAUSIBLE || piece.end() + PLAUSIBLE < near) {
+            return Err(OutOfPlace);
+        }
+        let next = *self.next.get_or_insert(near.min(piece.offset));
+        if segment.rst {
+            return self.reset(piece, out);
+        }
+        if segment.fin && self.fin.is_none() && piece.end() >= next {
+            self.fin = Some(piece.ending_at(piece.end()).hold());
+        }
+        let has_turn = piece.offset <= next || is_beginning;
+        let desyncs = if self.taken.is_some() && piece.capture == Capture::Positive || !has_turn {
+            self.hold(piece, out)
+        } else {
+            // Nothing will say when it is taken: the rest of it is not copied before there is a verdict.
+            self.emit(piece.part(piece.offset.max(next).min(piece.end()), piece.end()), out);
+            0
+        };
+        if self.taken.is_none() {
+            self.hand_over_in_order(out);
+        }
+        Ok(desyncs)
+    }
+
+    /// Forgets what TCP has not taken for too long; returns how many pieces that were.
+    pub(super) fn expire(&mut self, now: Nanos) -> u64 {
+        let is_fresh = |held: &Held| now.since(held.when) < Reassembler::MAX_AGE;
+        if self.held.iter().all(is_fresh) && self.fin.iter().all(is_fresh) {
+            return 0;
+        }
+        let before = self.held.len();
+        self.held.retain(is_fresh);
+        self.held_bytes = self.held.iter().map(|held| held.bytes.len()).sum();
+        self.fin.take_if(|fin| !is_fresh(fin));
+        (before - self.held.len()) as u64
+    }
+
+    /// Lets go of everything: what would have been next is missing, the rest is forgotten.
+    pub(super) fn close(&mut self, out: &mut dyn FnMut(Chunk<'_>)) -> u64 {
+        while let Some(held) = self.pop_in_order() {
+            self.emit(held.piece().blank(), out);
+        }
+        self.hand_over_end(self.next.unwrap_or_default(), out);
+        let forgotten = self.held.len() as u64;
+        self.forget();
+        forgotten
+    }
+
+    /// Memory for what is held.
+    pub(super) fn memory(&self) -> usize {
+        self.held_bytes + self.held.capacity() * size_of::<Held>()
+    }
+
+    /// Whether anything is held that TCP may never take.
+    pub(super) fn is_waiting(&self) -> bool {
+        !self.held.is_empty() || self.fin.is_some()
+    }
+
+    /// Bytes and pieces held.
+    #[cfg(test)]
+    pub(super) fn held(&self) -> (usize, usize) {
+        assert_eq!(self.held_bytes, self.held.iter().map(|held| held.bytes.len()).sum::<usize>());
+        assert!(self.held.iter().zip(self.held.iter().skip(1)).all(|(one, next)| one.end() <= next.offset));
+        (self.held_bytes, self.held.len())
+    }
+
+    /// The 64-bit offset of a segment: near what TCP has taken.
+    fn unwrap(&self, segment: &Segment<'_>) -> u64 {
+        match self.taken.or(self.next) {
+            None => ORIGIN_OF_OFFSETS + u64::from(segment.sequence),
+            Some(next) if self.taken.is_none() && segment.begins_message => unwrap_growing(segment.sequence, next),
+            Some(near) => near.saturating_add_signed(i64::from(segment.sequence.wrapping_sub(near as u32) as i32)),
+        }
+    }
+
+    /// Hands over what lies before this offset. What of it is not held will not come any more.
+    fn hand_over(&mut self, until: u64, out: &mut dyn FnMut(Chunk<'_>)) {
+        while self.held.front().is_some_and(|held| held.offset < until) {
+            let Some(held) = self.pop() else { break };
+            let piece = held.piece();
+            if piece.end() > until {
+                self.insert(0, piece.part(until, piece.end()));
+            }
+            self.emit(piece.part(piece.offset, piece.end().min(until)), out);
+        }
+        self.hand_over_end(until, out);
+    }
+
+    /// Hands over what follows without a hole.
+    fn hand_over_in_order(&mut self, out: &mut dyn FnMut(Chunk<'_>)) {
+        while let Some(held) = self.pop_in_order() {
+            self.emit(held.piece(), out);
+        }
+        self.hand_over_end(self.next.unwrap_or_default(), out);
+    }
+
+    /// Hands over the end of the stream if it lies before this offset, or there and nothing can say that it is taken.
+    fn hand_over_end(&mut self, until: u64, out: &mut dyn FnMut(Chunk<'_>)) {
+        // The end has a sequence number itself.
+        let room = u64::from(self.taken.is_some());
+        if let Some(fin) = self.fin.take_if(|fin| fin.offset + room <= until) {
+            self.emit(fin.piece(), out);
+            self.finish();
+        }
+    }
+
+    fn emit(&mut self, piece: Piece<'_>, out: &mut dyn FnMut(Chunk<'_>)) {
+        self.next = Some(self.next.unwrap_or_default().max(piece.end()));
+        self.last = self.last.max(piece.when);
+        if piece.end() > piece.offset || piece.is_end() {
+            out(piece.chunk(self.last));
+        }
+    }
+
+    fn finish(&mut self) {
+        self.has_ended = true;
+        self.forget();
+    }
+
+    fn forget(&mut self) {
+        self.fin = None;
+        self.held = VecDeque::new();
+        self.held_bytes = 0;
+    }
+
+    /// The sender has given up the connection. TCP believes that at the place where it is only.
+    fn reset(&mut self, piece: Piece<'_>, out: &mut dyn FnMut(Chunk<'_>)) -> Result<u64, OutOfPlace> {
+        let next = self.next.unwrap_or(piece.offset);
+        // One before: the sender of a FIN may reset with the number of that.
+        let earliest = self.taken.unwrap_or(next).saturating_sub(1);
+        let latest = self.held.back().map_or(next, Held::end);
+        if !(earliest..=latest).contains(&piece.offset) {
+            return Err(OutOfPlace);
+        }
+        self.hand_over(piece.offset, out);
+        if !self.has_ended {
+            self.emit(piece.ending_at(self.next.unwrap_or_default().max(piece.offset)), out);
+            self.finish();
+        }
+        Ok(0)
+    }
+
+    /// Keeps what of a piece is new.
+    fn hold(&mut self, piece: Piece<'_>, out: &mut dyn FnMut(Chunk<'_>)) -> u64 {
+        let mut desyncs = u64::from(self.settle_contradictions(&piece));
+        let mut from = piece.offset.max(self.next.unwrap_or_default());
+        let mut index = 0;
+        while from < piece.end() {
+            let (start, end) = self.held.get(index).map_or((u64::MAX, u64::MAX), |held| (held.offset, held.end()));
+            if from < start {
+                self.insert(index, piece.part(from, piece.end().min(start)));
+                index += 1;
+            }
+            from = from.max(end);
+            index += 1;
+        }
+        while self.held.len() > MAX_HELD_PIECES || self.held_bytes > MAX_HELD_BYTES {
+            if let Some(held) = self.pop_in_order() {
+                // So much comes at once: TCP will have taken it.
+                self.emit(held.piece(), out);
+            } else if let Some(last) = self.held.pop_back() {
+                self.held_bytes -= last.bytes.len();
+                desyncs += 1;
+            }
+        }
+        desyncs
+    }
+
+    /// Decides between the piece and those that are held where they differ; `true` if they do.
+    fn settle_contradictions(&mut self, piece: &Piece<'_>) -> bool {
+        let next = self.next.unwrap_or_default();
+        let mut differs = false;
+        self.held.retain_mut(|held| {
+            if !held.piece().contradicts(piece) {
+                return true;
+            }
+            differs = true;
+            if held.offset <= next {
+                // It had its turn, and TCP has not taken it.
+                return false;
+            }
+            // It may wait in TCP as it does here, or not.
+            *held = held.piece().blank().hold();
+            true
+        });
+        if differs {
+            self.held_bytes = self.held.iter().map(|held| held.bytes.len()).sum();
+        }
+        differs
+    }
+
+    fn insert(&mut self, index: usize, piece: Piece<'_>) {
+        self.held_bytes += piece.bytes.len();
+        self.held.insert(index, piece.hold());
+    }
+
+    fn pop(&mut self) -> Option<Held> {
+        let held = self.held.pop_front()?;
+        self.held_bytes -= held.bytes.len();
+        Some(held)
+    }
+
+    /// The first piece, if nothing is missing before it.
+    fn pop_in_order(&mut self) -> Option<Held> {
+        let next = self.next?;
+        if self.held.front()?.offset <= next { self.pop() } else { None }
+    }
+}
