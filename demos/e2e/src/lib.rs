@@ -6,19 +6,27 @@
 //! The functions here panic where a test is to fail: they are called by tests and benches only.
 
 mod client;
+mod namespace;
+mod network;
 mod observer;
+mod packet;
 mod programs;
 mod server;
 mod truth;
 
 pub use client::Client;
+pub use namespace::Namespace;
+pub use network::{End, Faults, Network};
 pub use observer::{Observer, loaded_programs};
+pub use packet::Packet;
 pub use programs::{full, programs, python, python_with, script, use_programs_in};
 pub use server::Server;
-pub use truth::{Entry, Outcome, Sums, percentile};
+pub use truth::{Entry, Outcome, Sums, exact_or_marked, percentile};
 
 use std::fs;
 use std::io::Write;
+use std::path::Path;
+use std::process::Command;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -34,6 +42,18 @@ pub fn host() -> Option<MutexGuard<'static, ()>> {
         return Some(guard);
     }
     skip("HBPF_REQUIRE_BPF", "loading probes needs root");
+    None
+}
+
+/// The same for tests that make networks of their own.
+#[must_use]
+pub fn host_with_networks() -> Option<MutexGuard<'static, ()>> {
+    let guard = host()?;
+    let has_ip = Command::new("ip").arg("-V").output().is_ok_and(|output| output.status.success());
+    if has_ip && Path::new("/dev/net/tun").exists() {
+        return Some(guard);
+    }
+    skip("HBPF_REQUIRE_CLIENTS", "networks are made of TUN devices (/dev/net/tun) by ip (Debian: iproute2)");
     None
 }
 

@@ -9,6 +9,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::Instant;
 
+use hbpf_core::exchange::Role;
 use hbpf_core::snapshot::{LlmStats, ProbeState, Request, Snapshot};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -92,6 +93,23 @@ impl Observer {
         let what = format!("{count} exchanges with port {port} have ended");
         let frame = self.until(&what, |frame| Sums::at_port(frame, port).ended() >= count);
         Sums::at_port(&frame, port)
+    }
+
+    /// Waits until so many requests have ended at this end of connections to this port, and hands over what is told of
+    /// each.
+    pub fn until_rows(&mut self, role: Role, port: u16, count: usize) -> Vec<Request> {
+        let port = format!(":{port}");
+        let is_asked = |request: &&Request| request.role == role && request.endpoint.as_str().ends_with(&port);
+        let give_up = Instant::now() + DEADLINE;
+        while self.finished.iter().filter(is_asked).count() < count {
+            assert!(
+                Instant::now() < give_up,
+                "not in time: {count} requests at the {role:?} of {port}\n{}",
+                self.about()
+            );
+            self.next_frame();
+        }
+        self.finished.iter().filter(is_asked).cloned().collect()
     }
 
     /// Reads frames until one is as it should be.

@@ -1,7 +1,7 @@
 //! The stand-in server, started for one test.
 
 use std::io::{BufRead, BufReader};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Instant;
@@ -9,7 +9,7 @@ use std::time::Instant;
 use serde::Deserialize;
 
 use crate::truth::{Entry, Sums};
-use crate::{DEADLINE, programs};
+use crate::{DEADLINE, Namespace, programs};
 
 /// A running stand-in server. It ends with this value.
 pub struct Server {
@@ -30,9 +30,20 @@ struct Ready {
 impl Server {
     /// Starts one with these arguments.
     pub fn start(arguments: &[&str]) -> Self {
+        Self::start_at(IpAddr::from([127, 0, 0, 1]), arguments)
+    }
+
+    /// Starts one in a network namespace, at this address.
+    pub fn start_in(namespace: &Namespace, address: IpAddr, arguments: &[&str]) -> Self {
+        namespace.run(|| Self::start_at(address, arguments))
+    }
+
+    fn start_at(address: IpAddr, arguments: &[&str]) -> Self {
+        let any_port = SocketAddr::new(address, 0).to_string();
         let directory = tempfile::tempdir().expect("a temporary directory can be made");
         let mut child = Command::new(&programs().server)
             .args(arguments)
+            .args(["--plain", &any_port, "--tls", &any_port])
             .arg("--stop-with-stdin")
             .arg("--record")
             .arg(directory.path().join("record.jsonl"))

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use hbpf_core::snapshot::{LlmStats, Snapshot};
+use hbpf_core::exchange::Phase;
+use hbpf_core::snapshot::{LlmStats, Request, Snapshot, TokensSource};
 use serde::Deserialize;
 
 /// One exchange, as the stand-in server wrote it down. Times are CLOCK_MONOTONIC nanoseconds.
@@ -152,6 +153,36 @@ impl Sums {
         }
         sums
     }
+}
+
+/// Holds what one end saw against the record: each exchange either tells what the server wrote down, or says that bytes
+/// of it were missed and tells no more than that. Returns how many tell it all; panics where that does not hold.
+pub fn exact_or_marked(rows: &[&Request], record: &[Entry]) -> usize {
+    assert_eq!(rows.len(), record.len(), "as many exchanges as there were");
+    let mut exact = 0;
+    for row in rows {
+        let id = row.request_id.as_ref().map(hbpf_core::label::Label::as_str);
+        let entry = record.iter().find(|entry| id == Some(&format!("req_demo{:08}", entry.id)));
+        let truth = entry.map(|entry| {
+            let sent = entry.usage_sent;
+            (sent.then_some(entry.input), sent.then_some(entry.output), entry.status)
+        });
+        let seen = (row.tokens.input, row.tokens.output, row.status.unwrap_or(0));
+        if row.tokens_source == TokensSource::Reported && truth == Some(seen) && row.phase == Phase::Done {
+            exact += 1;
+            continue;
+        }
+        assert!(row.bytes_missed > 0, "neither exact nor marked: {row:?}\n{entry:?}");
+        if let Some(entry) = entry {
+            assert!(row.tokens.input.unwrap_or(0) <= entry.input, "too much: {row:?}\n{entry:?}");
+            assert!(row.tokens.output.unwrap_or(0) <= entry.output, "too much: {row:?}\n{entry:?}");
+        }
+    }
+    let (input, output) =
+        (|row: &&Request| row.tokens.input.unwrap_or(0), |row: &&Request| row.tokens.output.unwrap_or(0));
+    assert!(rows.iter().map(input).sum::<u64>() <= record.iter().map(|entry| entry.input).sum());
+    assert!(rows.iter().map(output).sum::<u64>() <= record.iter().map(|entry| entry.output).sum());
+    exact
 }
 
 /// The value below which `percent` of all lie (nearest rank).

@@ -58,7 +58,11 @@ fn main() -> anyhow::Result<()> {
     let args = Args::parse();
     let server = Server::new(args.defaults, Record::create(args.record.as_deref())?);
     let plain = listen(args.plain)?;
-    let tls = args.certificates.as_deref().map(|to| anyhow::Ok((listen(args.tls)?, tls::config(to)?))).transpose()?;
+    let tls = args
+        .certificates
+        .as_deref()
+        .map(|to| anyhow::Ok((listen(args.tls)?, tls::config(to, args.tls.ip())?)))
+        .transpose()?;
 
     // Whoever started this server learns from this line that it is ready, and where.
     let tls_address = tls.as_ref().map(|(listener, _)| listener.local_addr()).transpose()?;

@@ -1,5 +1,6 @@
 //! A certificate authority that lives as long as the server.
 
+use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -8,9 +9,9 @@ use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, 
 use rustls::ServerConfig;
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 
-/// Makes an authority and a certificate for this host's loopback names, and writes them to `directory`: `ca.pem`, with
+/// Makes an authority and a certificate for this host's loopback names and the address it serves at, and writes them to `directory`: `ca.pem`, with
 /// which clients verify, and `server.pem` and `server-key.pem`, with which another server can stand under the same name.
-pub(crate) fn config(directory: &Path) -> anyhow::Result<Arc<ServerConfig>> {
+pub(crate) fn config(directory: &Path, address: IpAddr) -> anyhow::Result<Arc<ServerConfig>> {
     let ca_key = KeyPair::generate()?;
     let mut ca = CertificateParams::new(Vec::new())?;
     ca.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
@@ -21,7 +22,8 @@ pub(crate) fn config(directory: &Path) -> anyhow::Result<Arc<ServerConfig>> {
     write(directory, "ca.pem", &ca_cert.pem())?;
 
     let leaf_key = KeyPair::generate()?;
-    let mut leaf = CertificateParams::new(vec!["localhost".into(), "127.0.0.1".into(), "::1".into()])?;
+    let mut leaf =
+        CertificateParams::new(vec!["localhost".into(), "127.0.0.1".into(), "::1".into(), address.to_string()])?;
     leaf.distinguished_name.push(DnType::CommonName, "localhost");
     leaf.use_authority_key_identifier_extension = true;
     let leaf_cert = leaf.signed_by(&leaf_key, &Issuer::from_params(&ca, &ca_key))?;
