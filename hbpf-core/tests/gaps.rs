@@ -213,3 +213,10 @@ fn every_split_of_a_message_means_the_same() {
         }
     }
 }
+
+/// An answer that was not seen to its end, to a request whose end was lost.
+#[test]
+fn a_lost_end_of_a_request_shows_in_an_answer_that_is_cut() {
+    let plan = Plan { messages: vec![(22, Framing::Chunked(6), Coding::Gzip)], sizes: vec![143], pipelined: false };
+    with_loss(&plan, |index, _| ![0, 2].contains(&index));
+}

@@ -131,6 +131,7 @@ impl Messages {
                 // One byte at the least, more cannot be told.
                 tracked.exchange.bytes_missed = tracked.exchange.bytes_missed.max(1);
             }
+            shared.counters.parse_gaps += u64::from(tracked.mark_lost_end_of_request());
             tracked.response_end(when, observer);
             tracked.end(when, outcome, observer);
             keep_if_held(tracked, key, shared);
@@ -383,11 +384,7 @@ impl HttpSink for Sink<'_> {
     fn response_end(&mut self, exchange: u64, when: Nanos, complete: bool) {
         let Some(index) = self.messages.active.iter().position(|tracked| tracked.number == exchange) else { return };
         let mut tracked = self.messages.active.remove(index);
-        if complete && tracked.exchange.bytes_missed == 0 && tracked.lacks_end_of_request() {
-            // One byte at the least, more cannot be told.
-            tracked.exchange.bytes_missed = 1;
-            self.shared.counters.parse_gaps += 1;
-        }
+        self.shared.counters.parse_gaps += u64::from(tracked.mark_lost_end_of_request());
         tracked.response_end(when, self.observer);
         let outcome = if complete { Outcome::Complete } else { Outcome::Cut };
         tracked.end(when, outcome, self.observer);
