@@ -271,6 +271,8 @@ impl Connection {
             // The kernel side knows its target, so a model call is lost here: its head is longer than what is copied.
             shared.counters.parse_gaps += 1;
             self.messages.state = State::Ignored;
+        } else if side == Side::Response && !on_purpose && self.messages.active.len() > 1 {
+            return self.lose_order(when, len, shared, observer);
         } else if !on_purpose && let Some(tracked) = self.messages.affected_by_gap(side) {
             match side {
                 Side::Request => tracked.exchange.bytes_missed += len,
@@ -279,6 +281,19 @@ impl Connection {
             shared.counters.parse_gaps += 1;
         }
         self.feed(shared, observer, |http, sink| http.gap(side, when, len, sink));
+    }
+
+    /// Several requests await their answers, and where one ends and the next begins may have been lost: what comes now
+    /// could be taken for the answer to another request.
+    fn lose_order(&mut self, when: Nanos, len: u64, shared: &mut Shared, observer: &mut dyn Observer) {
+        if let Some(tracked) = self.messages.affected_by_gap(Side::Response) {
+            tracked.answer_missed(len);
+            shared.counters.parse_gaps += 1;
+        }
+        self.messages.mark_missed(0, shared);
+        self.messages.end_active(self.key, when, Outcome::Cut, shared, observer);
+        self.messages.state = State::Ignored;
+        self.http = Http1::new();
     }
 
     /// Decides on a message whose head is longer than what the kernel side copies of it.
