@@ -607,7 +607,10 @@ fn a_request_counts_once_its_connection_is_accepted() {
     let server = Origin { pid: Some(Pid(7)), owner_is_certain: true, ..Origin::default() };
     engine.accepted(key, &server, &mut log);
     let answer = json("200 OK", DONE_JSON);
-    engine.segment(&segment(key, &origin, 1500 * MS, Direction::Sent, answer.as_bytes(), false), &mut log);
+    // The answer shows that the request was taken.
+    let acknowledgement = 1 + u32::try_from(chat(false).len()).unwrap();
+    let answer = segment(key, &origin, 1500 * MS, Direction::Sent, answer.as_bytes(), false);
+    engine.segment(&Segment { acknowledgement, ..answer }, &mut log);
     let ended = log.ended();
     assert_eq!((ended.len(), ended[0].phase, ended[0].role), (1, Phase::Done, Role::Server));
     assert_eq!((ended[0].pid, ended[0].opened_at), (Some(Pid(7)), Nanos(1000 * MS)), "since the request came");

@@ -34,9 +34,12 @@ const ALL: Faults = Faults {
     repeated: 0.1,
     overtaken: 0.25,
     jitter: Duration::from_millis(100),
-    broken: 0.02,
+    broken: 0.0,
     wrap_after: Some(20_000),
 };
+
+/// Broken packets besides.
+const BROKEN: Faults = Faults { broken: 0.02, ..ALL };
 
 fn plain(name: &'static str, faults: Faults, sdk: &'static str) -> Case {
     Case { name, faults, v6: false, tls: false, sdk, mode: "async" }
@@ -68,7 +71,7 @@ fn calls_over(case: &Case, streamed: usize, whole: usize) -> Option<[usize; 2]> 
     let truth = Sums::of_record(&record);
     let seen = observer.until_ended(port, calls);
     assert_eq!((seen.requests, seen.ended()), (truth.requests, truth.requests), "{}: each call once", case.name);
-    assert!(seen.input <= truth.input && seen.output <= truth.output, "{}: {seen:?}", case.name);
+    assert!(seen.input <= truth.input && seen.output <= truth.output, "{}: {seen:?} {truth:?}", case.name);
     // The stand-in server's TLS has no probes.
     let roles = if case.tls { &[Role::Client][..] } else { &[Role::Client, Role::Server] };
     let exact = roles.iter().map(|role| {
@@ -107,7 +110,7 @@ fn totals_are_exact_or_marked() {
     let mut cases = vec![
         plain("5 % lost", Faults { lost: 0.05, ..KIND }, "openai"),
         plain("all at once", ALL, "anthropic"),
-        Case { tls: true, ..plain("all at once", ALL, "openai") },
+        Case { tls: true, ..plain("all at once", BROKEN, "openai") },
     ];
     if full() {
         let single = [
@@ -116,7 +119,6 @@ fn totals_are_exact_or_marked() {
             ("25 % overtaken", Faults { overtaken: 0.25, ..KIND }),
             ("10 % repeated", Faults { repeated: 0.1, ..KIND }),
             ("100 ms of jitter", Faults { jitter: Duration::from_millis(100), ..KIND }),
-            ("5 % broken", Faults { broken: 0.05, ..KIND }),
             ("wrapping sequence numbers", Faults { wrap_after: Some(1000), ..KIND }),
             ("all at once", ALL),
         ];

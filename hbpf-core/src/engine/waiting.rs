@@ -61,8 +61,14 @@ impl Waiting {
 
     /// The segments of a connection that has been accepted; `None` where there are none any more.
     pub(super) fn take(&mut self, key: ConnectionKey) -> Option<Vec<Held>> {
-        let segments = self.connections.remove(&key)?.segments;
+        let mut segments = self.connections.remove(&key)?.segments;
         self.bytes -= segments.iter().map(|held| held.bytes.len()).sum::<usize>();
+        // No socket could say what TCP had taken of them: all of them wait for the connection's own to say so.
+        let any = segments.first()?.sequence;
+        let first = segments.iter().map(|held| held.sequence.wrapping_sub(any) as i32).min()?;
+        for held in &mut segments {
+            held.acknowledgement = any.wrapping_add_signed(first);
+        }
         Some(segments)
     }
 
