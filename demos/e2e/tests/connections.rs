@@ -202,7 +202,7 @@ fn nginx_that_accepts_when_the_request_is_there() {
     const CALLS: usize = 8;
     let Some(_host) = host() else { return };
     if Command::new("nginx").arg("-v").output().is_err() {
-        return skip("HBPF_REQUIRE_NGINX", "there is no nginx");
+        return skip("HBPF_REQUIRE_CLIENTS", "there is no nginx (Debian has it in the package nginx-light)");
     }
     let mut observer = Observer::start();
     let places = tempfile::tempdir().expect("a temporary directory");
