@@ -6,9 +6,9 @@ use std::time::Duration;
 use crate::exchange::{ExchangeId, Role};
 use crate::time::Nanos;
 
-/// How far apart the two ends may see the same request head. Both are on this host: it lies in the kernel's buffers at
-/// most until a busy server reads it.
-const WINDOW: Duration = Duration::from_secs(10);
+/// How far apart the two ends may see the same request head. Both are on this host, but the way between them need not be: a
+/// connection whose first packet was lost tries again after 3, 6 and 12 seconds.
+const WINDOW: Duration = Duration::from_secs(30);
 
 /// Most request heads remembered at a time; beyond it an exchange may count twice, so it is far above what a host opens
 /// within the window.
