@@ -78,8 +78,9 @@ pub mod flags {
     pub const FIN: u16 = 1 << 3;
     /// TCP: the segment carries RST.
     pub const RST: u16 = 1 << 4;
-    /// TCP: seen at a listening socket, for a connection that is not accepted yet (see [`DEFERRED_HANDLE`]). Anyone can
-    /// send that: it counts for nothing before the [`kind::ACCEPTED`] record of its handle.
+    /// TCP: seen at a listening socket, for a connection that is not accepted yet (see
+    /// [`DEFERRED_HANDLE`](super::DEFERRED_HANDLE)). Anyone can send that: it counts for nothing before the
+    /// [`ACCEPTED`](super::kind::ACCEPTED) record of its handle.
     pub const LISTENER: u16 = 1 << 5;
     /// TCP: `pid` is that of the process which created the *listener*, inherited by the accepted socket.
     pub const INHERITED_OWNER: u16 = 1 << 6;
