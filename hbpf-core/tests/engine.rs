@@ -671,6 +671,10 @@ fn an_uncertain_owner_is_asked_for_before_anything_is_reported() {
     wire.origin.owner_is_certain = false;
     wire.request(&mut engine, &mut log, &chat(false));
     wire.answer(&mut engine, &mut log, &json("200 OK", DONE_JSON));
+    engine.tick(Nanos(wire.now + 50 * MS), &mut log);
+    assert!(log.owners_wanted.is_empty(), "the connection may tell it by itself");
+    engine.tick(Nanos(wire.now + 150 * MS), &mut log);
+    engine.tick(Nanos(wire.now + 250 * MS), &mut log);
     assert_eq!(log.owners_wanted, [wire.key]);
     assert!(log.events.is_empty());
     engine.set_owner(wire.key, Some(Pid(99)), &mut log);
@@ -687,6 +691,22 @@ fn an_uncertain_owner_is_asked_for_before_anything_is_reported() {
     engine.tick(Nanos(nobody.now + 600 * MS), &mut log);
     assert_eq!(log.events.len(), 8, "nobody was found in time: reported with the presumed owner");
     assert_eq!(log.events[7].1.pid, Some(Pid(8)));
+}
+
+#[test]
+fn an_owner_that_the_answer_tells_need_not_be_asked_for() {
+    let (mut engine, mut log) = (Engine::new(), Log::default());
+    let mut wire = Wire::tls(7, Direction::Received);
+    wire.origin.owner_is_certain = false;
+    wire.request(&mut engine, &mut log, &chat(false));
+    assert!(log.events.is_empty());
+    wire.origin = Origin { pid: Some(Pid(99)), owner_is_certain: true, ..wire.origin };
+    wire.answer(&mut engine, &mut log, &json("200 OK", DONE_JSON));
+    wire.request(&mut engine, &mut log, &chat(false));
+    assert_eq!(log.events.len(), 6);
+    assert!(log.events.iter().all(|(_, exchange, _)| exchange.pid == Some(Pid(99))));
+    engine.tick(Nanos(wire.now + 600 * MS), &mut log);
+    assert!(log.owners_wanted.is_empty());
 }
 
 #[test]

@@ -23,7 +23,8 @@ const MOST_AHEAD_OF_BULK_NS: u64 = SECOND_NS / 2;
 /// What the ring may hold of bulk. The other half is room for ten thousand events of streams.
 const RING_FOR_BULK: u64 = EVENTS_RING_BYTES as u64 / 2;
 
-/// When so much of the ring is full, the last eighth is for what bytes come with.
+/// When so much of the ring is full, the last eighth is for beginnings and for ends: what they say of all the rest, and of
+/// what is lost, nothing else can say.
 const RING_FOR_MARKS: u64 = EVENTS_RING_BYTES as u64 / 8 * 7;
 
 /// Pieces up to this size are no bulk. Events of a stream are a few hundred bytes.
@@ -48,16 +49,12 @@ const FULL: u64 = 3;
 #[inline(never)]
 pub fn pressure(now: u64, wanted: u32) -> u64 {
     let ahead = ahead(now);
-    let most = if wanted <= SMALL_BYTES { MOST_AHEAD_NS } else { MOST_AHEAD_OF_BULK_NS };
-    if wanted <= SMALL_BYTES && ahead < most {
-        return FREE;
-    }
     let filled = EVENTS.query(BPF_RB_AVAIL_DATA.into());
     if filled >= RING_FOR_MARKS {
         FULL
     } else if ahead >= MOST_AHEAD_NS {
         SPENT
-    } else if ahead >= most || filled >= RING_FOR_BULK {
+    } else if wanted > SMALL_BYTES && (ahead >= MOST_AHEAD_OF_BULK_NS || filled >= RING_FOR_BULK) {
         SCARCE
     } else {
         FREE

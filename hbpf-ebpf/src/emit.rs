@@ -5,7 +5,7 @@ use hbpf_ebpf::{RECORD_CLASSES, RecordHeader, TAIL_BYTES, counter, flags, kind};
 
 use crate::{
     budget,
-    flow::{EMITTED, Piece, Source, State},
+    flow::{EMITTED, LOST, Piece, Source, State},
     maps::{COUNTERS, EVENTS},
     number::{add_atomically, bounded, forgotten},
 };
@@ -99,6 +99,7 @@ fn emit_bare<S: Source>(source: S, state: &mut S::State, kind: u8) {
 fn emit_ends<S: Source>(source: S, state: &mut S::State, piece: &mut Piece, pressure: u64) {
     let is_first = state.flow().opens != 0 || piece.held > 0 || piece.flags & flags::BEGIN != 0;
     if !budget::cut(piece, pressure, is_first) {
+        state.flow().marks |= LOST;
         return;
     }
     budget::pay(piece.timestamp_ns, piece.whole + piece.tail);
@@ -119,7 +120,10 @@ fn emit_ends<S: Source>(source: S, state: &mut S::State, piece: &mut Piece, pres
 /// Emits the record of a piece of which no bytes are copied from its beginning on, only how many there are.
 #[inline(never)]
 fn emit_mark<S: Source>(source: S, state: &mut S::State, piece: &mut Piece) {
-    let Some(mut entry) = EVENTS.reserve::<RecordHeader>(0) else { return count(counter::RING_FULL_CHUNKS, 1) };
+    let Some(mut entry) = EVENTS.reserve::<RecordHeader>(0) else {
+        state.flow().marks |= LOST;
+        return count(counter::RING_FULL_CHUNKS, 1);
+    };
     // SAFETY: the entry is memory for a header, every field of which is written.
     let header = unsafe { &mut *entry.as_mut_ptr() };
     describe_piece(source, state, piece, header);
@@ -133,6 +137,7 @@ fn emit_mark<S: Source>(source: S, state: &mut S::State, piece: &mut Piece) {
 #[inline(never)]
 fn emit_record<S: Source, const N: usize>(source: S, state: &mut S::State, piece: &mut Piece, from: u32, len: u32) {
     let Some(mut entry) = EVENTS.reserve::<Record<N>>(0) else {
+        state.flow().marks |= LOST;
         count(counter::RING_FULL_CHUNKS, 1);
         count(counter::RING_FULL_BYTES, len);
         return;

@@ -37,6 +37,8 @@ pub const EMITTED: u8 = 1 << 0;
 const COMPRESSED: u8 = 1 << 1;
 /// Of the answer under way only the tail of each piece is needed.
 const THIN: u8 = 1 << 2;
+/// The ring had no room for something of the message under way or its answer.
+pub const LOST: u8 = 1 << 3;
 
 /// How many bytes of a request line that comes in several segments are remembered. Half the head: see [`State::head`].
 const TCP_HELD_BYTES: u32 = HEAD_BYTES as u32 / 2;

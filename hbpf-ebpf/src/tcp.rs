@@ -34,6 +34,11 @@ const TCP_ESTABLISHED: u32 = 1;
 const TCP_CLOSE_WAIT: u32 = 8;
 const TCP_LISTEN: u32 = 10;
 
+/// Whether a packet's program may ask which process is running (since Linux 6.10); user space finds out and writes it before
+/// loading. Where it is 0, the verifier does not look at what needs it.
+#[unsafe(no_mangle)]
+static WRITER_IS_KNOWN: u8 = 0;
+
 /// How far what was seen can lie beyond what TCP has taken: segments wait while a process works with their socket.
 /// More than the largest receive window that Linux gives by default (6 MB).
 const MOST_AHEAD: u32 = 16 << 20;
@@ -80,6 +85,12 @@ pub fn tcp_egress(ctx: SkBuffContext) -> i32 {
 pub fn tcp_ingress(ctx: SkBuffContext) -> i32 {
     try_segment(&ctx, direction::RECEIVED);
     PASS
+}
+
+#[inline(always)]
+fn writer_is_known() -> bool {
+    // SAFETY: a static; volatile, since its value here is not what it will be.
+    unsafe { core::ptr::read_volatile(&raw const WRITER_IS_KNOWN) != 0 }
 }
 
 /// A socket is created: its creator owns it, and what it accepts.
@@ -255,6 +266,9 @@ fn look_at(skb: *mut __sk_buff, socket: &mut Socket, piece: &mut Piece, expected
     if piece.len > 0 {
         socket.take_back_refused(piece, expected);
         let is_next = socket.is_next(piece, expected);
+        if is_next && piece.direction == direction::SENT && socket.flow.turns_to(piece) {
+            socket.note_writer();
+        }
         if is_next && piece.direction == direction::RECEIVED && socket.flow.turns_to(piece) {
             socket.turned_at = piece.offset as u32;
             socket.turned_message = socket.flow.message;
@@ -322,6 +336,22 @@ impl Socket {
         // One before: the sender of a FIN may reset with the number of that.
         let way = usize::from(direction::RECEIVED);
         expected.wrapping_sub(sequence) <= 1 || self.known[way] != 0 && self.next[way] == sequence
+    }
+
+    /// Notes who writes, if nobody better is known to own the socket.
+    ///
+    /// The first segment of a turn leaves while its process is within the call that has written it: the other side has
+    /// taken all that came before, so nothing holds it back. Later ones may leave at any time.
+    #[inline(always)]
+    fn note_writer(&mut self) {
+        if self.owned == self.cookie || !writer_is_known() {
+            return;
+        }
+        let writer = (bpf_get_current_pid_tgid() >> 32) as u32;
+        if writer != 0 {
+            self.owner = writer;
+            self.owned = self.cookie;
+        }
     }
 
     #[inline(always)]

@@ -512,11 +512,23 @@ fn forget(ssl: u64) {
     // SAFETY: as in `look_at`.
     let connection = unsafe { &mut *connection };
     hand_out_gathered(connection);
-    if connection.stream.flow.marks & flow::EMITTED != 0 {
-        emit::emit_close(UserBuffer(0), &mut connection.stream);
+    let stream = &mut connection.stream;
+    if stream.flow.marks & flow::LOST != 0 {
+        tell_ends(stream);
+    }
+    if stream.flow.marks & flow::EMITTED != 0 {
+        emit::emit_close(UserBuffer(0), stream);
     }
     // Failure means that the entry is gone already.
     let _ = TLS_FLOWS.remove(&key);
+}
+
+/// Tells where both directions have come to: what was lost last, nothing that follows would show. (A socket's FIN does.)
+#[inline(never)]
+fn tell_ends(stream: &mut Stream) {
+    let [sent, received] = stream.offsets;
+    emit::emit_end(UserBuffer(0), stream, flags::CAPTURE, direction::SENT, sent);
+    emit::emit_end(UserBuffer(0), stream, flags::CAPTURE, direction::RECEIVED, received);
 }
 
 /// Memory of the process that makes the call.

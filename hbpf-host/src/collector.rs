@@ -595,10 +595,8 @@ fn take_record(engine: &mut Engine, sink: &mut EngineSink, header: &RecordHeader
         return;
     }
     if let (true, Some(pid)) = (decode::is_close(header), decode::closer(header)) {
-        let connection = decode::connection(header);
-        // Whoever has closed it last has served it; nobody need be asked who holds it.
-        sink.owners.retain(|query| query.cookie != connection.handle);
-        engine.set_owner(connection, Some(pid), sink);
+        // Whoever has closed it last has most likely served it, and nobody holds it any more.
+        engine.set_owner(decode::connection(header), Some(pid), sink);
     }
     decode::feed(engine, sink, header, bytes);
 }

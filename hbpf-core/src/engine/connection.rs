@@ -67,6 +67,10 @@ impl Connection {
         self.last_heard
     }
 
+    pub(super) fn origin(&self) -> &Origin {
+        &self.origin
+    }
+
     fn is_client(&self) -> bool {
         self.request_direction == Some(Direction::Sent)
     }
@@ -120,7 +124,7 @@ impl Connection {
     /// Takes a piece in stream order.
     pub(super) fn chunk(&mut self, chunk: &Chunk<'_>, shared: &mut Shared, observer: &mut dyn Observer) {
         self.last_heard = chunk.when;
-        self.note_origin(chunk.origin);
+        self.note_origin(chunk.origin, shared, observer);
         if matches!(self.messages.state, State::Opaque) {
             return;
         }
@@ -189,11 +193,14 @@ impl Connection {
         Some((&chunk.bytes[repeated..], gap))
     }
 
-    fn note_origin(&mut self, origin: &Origin) {
+    fn note_origin(&mut self, origin: &Origin, shared: &mut Shared, observer: &mut dyn Observer) {
+        if origin.owner_is_certain && !self.origin.owner_is_certain {
+            shared.settle_ended(self.key, origin.pid, observer);
+            self.settle(origin.pid, observer);
+        }
         let known = &mut self.origin;
-        if !known.owner_is_certain {
+        if origin.owner_is_certain || !known.owner_is_certain {
             known.pid = origin.pid.or(known.pid);
-            known.owner_is_certain = origin.owner_is_certain;
         }
         if origin.comm[0] != 0 {
             known.comm = origin.comm;

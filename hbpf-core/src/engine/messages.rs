@@ -248,8 +248,8 @@ impl Sink<'_> {
         };
         let message = self.messages.current;
         let mut tracked = Tracked::new(number, message, exchange, interpreter, head, self.origin.owner_is_certain);
-        if tracked.is_held() && self.shared.unsettled.begin(self.key, when) {
-            self.observer.owner_wanted(self.key, self.origin);
+        if tracked.is_held() {
+            self.shared.unsettled.begin(self.key, when);
         }
         tracked.emit(started, ExchangeEvent::Opened, self.observer);
         self.messages.active.push(tracked);

@@ -38,7 +38,7 @@ pub trait Observer {
     fn verdict(&mut self, verdict: Verdict);
     /// A model was called at this request-target (path without query), which no pattern of the kernel side covers.
     fn learned(&mut self, path: &str);
-    /// A model call was found on a connection whose owner is uncertain: [`Engine::set_owner`] is awaited.
+    /// Model calls are held back for the owner of a connection, which has not told: [`Engine::set_owner`] is awaited.
     fn owner_wanted(&mut self, connection: ConnectionKey, origin: &Origin);
 }
 
@@ -88,6 +88,15 @@ impl Shared {
         let memory = connection.memory();
         self.memory = self.memory - connection.noted.memory + memory;
         connection.noted.memory = memory;
+    }
+
+    /// Reports what has ended on a connection and waits for its owner. Returns whether the connection was waited for.
+    fn settle_ended(&mut self, key: ConnectionKey, pid: Option<Pid>, observer: &mut dyn Observer) -> bool {
+        let Some(ended) = self.unsettled.take(key) else { return false };
+        for mut tracked in ended {
+            tracked.settle(pid, observer);
+        }
+        true
     }
 
     fn memory(&self) -> usize {
@@ -179,11 +188,9 @@ impl Engine {
 
     /// The owner of a connection is known now; `None` says that nobody could be found.
     pub fn set_owner(&mut self, key: ConnectionKey, pid: Option<Pid>, observer: &mut dyn Observer) {
-        let Some(ended) = self.shared.unsettled.take(key) else { return };
-        for mut tracked in ended {
-            tracked.settle(pid, observer);
-        }
-        if let Some(connection) = self.connections.get_mut(&key) {
+        if self.shared.settle_ended(key, pid, observer)
+            && let Some(connection) = self.connections.get_mut(&key)
+        {
             connection.settle(pid, observer);
             self.shared.charge(connection);
         }
@@ -194,6 +201,11 @@ impl Engine {
     pub fn tick(&mut self, now: Nanos, observer: &mut dyn Observer) {
         while let Some(key) = self.shared.unsettled.next_overdue(now, false) {
             self.set_owner(key, None, observer);
+        }
+        while let Some(key) = self.shared.unsettled.next_to_ask(now) {
+            if let Some(connection) = self.connections.get(&key) {
+                observer.owner_wanted(key, connection.origin());
+            }
         }
         for key in self.schedule.waiting() {
             self.act(key, now, observer, |connection, shared, observer| connection.tick(now, shared, observer));

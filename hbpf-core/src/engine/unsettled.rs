@@ -1,5 +1,6 @@
 //! Connections whose owner is being looked up, and what has ended on them meanwhile.
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
@@ -7,6 +8,10 @@ use crate::chunk::ConnectionKey;
 use crate::time::Nanos;
 
 use super::tracked::Tracked;
+
+/// How long it is waited for the connection itself to tell its owner before anybody is asked. Many answers come within
+/// that time; and a process that accepts connections for others has let go of them by then.
+const ASK_AFTER: Duration = Duration::from_millis(100);
 
 /// How long an exchange waits to learn its process before it is reported with the one that is presumed.
 const OWNER_PATIENCE: Duration = Duration::from_millis(500);
@@ -17,6 +22,8 @@ pub(super) struct Unsettled {
     connections: HashMap<ConnectionKey, Waiting>,
     /// In the order in which they began to wait; some are settled already.
     order: VecDeque<(Nanos, ConnectionKey)>,
+    /// The same, but for those that were asked about.
+    unasked: VecDeque<(Nanos, ConnectionKey)>,
     memory: usize,
 }
 
@@ -36,14 +43,18 @@ impl Unsettled {
         self.memory
     }
 
-    /// The connection waits from now on; `false` if it does already.
-    pub(super) fn begin(&mut self, key: ConnectionKey, now: Nanos) -> bool {
-        if self.connections.contains_key(&key) {
-            return false;
+    /// The connection waits from now on, if it does not already.
+    pub(super) fn begin(&mut self, key: ConnectionKey, now: Nanos) {
+        if let Entry::Vacant(entry) = self.connections.entry(key) {
+            entry.insert(Waiting { since: now, ended: Vec::new() });
+            self.order.push_back((now, key));
+            self.unasked.push_back((now, key));
         }
-        self.connections.insert(key, Waiting { since: now, ended: Vec::new() });
-        self.order.push_back((now, key));
-        true
+    }
+
+    /// The next connection whose owner has to be asked for.
+    pub(super) fn next_to_ask(&mut self, now: Nanos) -> Option<ConnectionKey> {
+        next(&mut self.unasked, &self.connections, now, ASK_AFTER)
     }
 
     /// Keeps an exchange that has ended, if its connection waits.
@@ -64,16 +75,27 @@ impl Unsettled {
 
     /// The next connection that has waited long enough, or with `all` the next at all.
     pub(super) fn next_overdue(&mut self, now: Nanos, all: bool) -> Option<ConnectionKey> {
-        while let Some((since, key)) = self.order.front().copied() {
-            let is_settled = self.connections.get(&key).is_none_or(|waiting| waiting.since != since);
-            if !is_settled && !all && now.since(since) < OWNER_PATIENCE {
-                return None;
-            }
-            self.order.pop_front();
-            if !is_settled {
-                return Some(key);
-            }
-        }
-        None
+        let patience = if all { Duration::ZERO } else { OWNER_PATIENCE };
+        next(&mut self.order, &self.connections, now, patience)
     }
+}
+
+/// Takes the next connection out of the queue that has waited for so long and still waits.
+fn next(
+    queue: &mut VecDeque<(Nanos, ConnectionKey)>,
+    connections: &HashMap<ConnectionKey, Waiting>,
+    now: Nanos,
+    patience: Duration,
+) -> Option<ConnectionKey> {
+    while let Some((since, key)) = queue.front().copied() {
+        let is_settled = connections.get(&key).is_none_or(|waiting| waiting.since != since);
+        if !is_settled && now.since(since) < patience {
+            return None;
+        }
+        queue.pop_front();
+        if !is_settled {
+            return Some(key);
+        }
+    }
+    None
 }

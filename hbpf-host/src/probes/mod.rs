@@ -14,10 +14,10 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use aya::maps::{Array, HashMap, MapData, PerCpuArray, RingBuf};
 use aya::programs::{
-    CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSock, CgroupSockAddr, Program, ProgramError, RawTracePoint,
-    SockOps,
+    CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSock, CgroupSockAddr, Program, ProgramError, ProgramType,
+    RawTracePoint, SockOps,
 };
-use aya::sys::{Stats, enable_stats};
+use aya::sys::{BpfHelper, Stats, enable_stats, is_helper_supported};
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 use hbpf_core::label::Label;
 use hbpf_ebpf::{EVENTS_RING_BYTES, LifecycleEvent, counter, limit, target};
@@ -181,6 +181,10 @@ impl Probes {
     fn load(&mut self) -> Result<Ring, ProbeError> {
         let mut loader = EbpfLoader::new();
         loader.verifier_log_level(VerifierLogLevel::STATS).allow_unsupported_maps();
+        // Where it is not known, sockets are looked for in the processes that hold them.
+        let writer_is_known = is_helper_supported(ProgramType::CgroupSkb, BpfHelper::BPF_FUNC_get_current_pid_tgid);
+        let writer_is_known = u8::from(writer_is_known.unwrap_or(false));
+        loader.override_global("WRITER_IS_KNOWN", &writer_is_known, true);
         let mut ebpf = loader.load(object::BYTES).map_err(|error| ProbeError::new("loading the object", &error))?;
         // Not taken out of the object: programs loaded later refer to its descriptor.
         let Some(aya::maps::Map::RingBuf(events)) = ebpf.map("EVENTS") else {
