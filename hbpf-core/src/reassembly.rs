@@ -38,7 +38,6 @@ const PLAUSIBLE_BEHIND: u32 = 64 * 1024 * 1024;
 pub struct Reassembler {
     sent: Sent,
     received: Received,
-    desyncs: u64,
 }
 
 impl Reassembler {
@@ -55,29 +54,30 @@ impl Reassembler {
     pub fn push(&mut self, segment: &Segment<'_>, out: &mut dyn FnMut(Chunk<'_>)) -> bool {
         // What had been received before this was sent, or came, goes first.
         self.received.acknowledge(segment, out);
-        let desyncs = match segment.direction {
-            Direction::Sent => self.sent.push(segment, out),
+        let belongs = match segment.direction {
+            Direction::Sent => {
+                self.sent.push(segment, out);
+                true
+            }
             Direction::Received => self.received.push(segment, out),
         };
-        let belongs = desyncs != Err(OutOfPlace);
-        self.desyncs += desyncs.unwrap_or(1);
         self.tick(segment.when);
         belongs
     }
 
     /// Forgets what TCP has not taken for too long.
     pub fn tick(&mut self, now: Nanos) {
-        self.desyncs += self.received.expire(now);
+        self.received.expire(now);
     }
 
     /// Lets go of all that is held, since nothing more will come or it takes too much memory: it is missing.
     pub fn close(&mut self, out: &mut dyn FnMut(Chunk<'_>)) {
-        self.desyncs += self.received.close(out);
+        self.received.close(out);
     }
 
     /// Segments that contradicted what was already seen, lay where no segment could, or were never taken.
     pub fn desyncs(&self) -> u64 {
-        self.desyncs
+        self.received.desyncs()
     }
 
     /// Memory that it holds beyond its own size, in bytes.
@@ -96,10 +96,6 @@ impl Reassembler {
         self.received.held()
     }
 }
-
-/// A segment lies where none of its stream can lie.
-#[derive(Debug, PartialEq, Eq)]
-struct OutOfPlace;
 
 /// The 64-bit form of a sequence number of a socket's own, which only grow; `near` is the latest before it.
 fn unwrap_growing(sequence: u32, near: u64) -> u64 {

@@ -226,7 +226,10 @@ impl Interpreter {
             b'{' | b'[' => Body::Whole,
             // A field's name, or a comment.
             b'd' | b'e' | b'i' | b'r' | b':' => Body::Events(Sse::new()),
-            _ => Body::Opaque,
+            _ => {
+                self.facts.missed_events += 1;
+                Body::Opaque
+            }
         };
         self.decide(body);
     }

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use super::piece::{Held, Piece};
-use super::{ORIGIN_OF_OFFSETS, OutOfPlace, Reassembler, unwrap_growing};
+use super::{ORIGIN_OF_OFFSETS, Reassembler, unwrap_growing};
 use crate::chunk::{Capture, Chunk, Segment};
 use crate::time::Nanos;
 
@@ -13,6 +13,9 @@ const MAX_HELD_BYTES: usize = 256 * 1024;
 
 /// Pieces held; bounds the bookkeeping where segments are tiny.
 const MAX_HELD_PIECES: usize = 256;
+
+/// Ends of the stream that are considered: all but one are forged.
+const MAX_ENDS: usize = 4;
 
 /// How far from what TCP has taken a segment can plausibly lie: more than the largest receive window that Linux gives by
 /// default (6 MB).
@@ -27,11 +30,12 @@ pub(super) struct Received {
     /// Pieces from `next` on, in order, not overlapping.
     held: VecDeque<Held>,
     held_bytes: usize,
-    /// The end of the stream, without bytes.
-    fin: Option<Held>,
+    /// Where the stream may end, without bytes: which of them is true, what TCP takes will tell.
+    ends: Vec<Held>,
     has_ended: bool,
     /// The time of the latest chunk.
     last: Nanos,
+    desyncs: u64,
 }
 
 impl Received {
@@ -53,70 +57,74 @@ impl Received {
         }
     }
 
-    /// Takes a segment. Returns how many contradict others.
-    pub(super) fn push(&mut self, segment: &Segment<'_>, out: &mut dyn FnMut(Chunk<'_>)) -> Result<u64, OutOfPlace> {
+    /// Takes a segment. `false` if it lies where none of this stream can lie.
+    pub(super) fn push(&mut self, segment: &Segment<'_>, out: &mut dyn FnMut(Chunk<'_>)) -> bool {
         if self.has_ended {
-            return Ok(0);
+            return true;
         }
         let piece = Piece::new(segment, self.unwrap(segment));
         let near = self.taken.or(self.next).unwrap_or(piece.offset);
         let is_beginning = segment.begins_message && self.taken.is_none();
         if !is_beginning && (piece.offset > near + PLAUSIBLE || piece.end() + PLAUSIBLE < near) {
-            return Err(OutOfPlace);
+            self.desyncs += 1;
+            return false;
         }
         let next = *self.next.get_or_insert(near.min(piece.offset));
         if segment.rst {
             return self.reset(piece, out);
         }
-        if segment.fin && self.fin.is_none() && piece.end() >= next {
-            self.fin = Some(piece.ending_at(piece.end()).hold());
+        if segment.fin && piece.end() >= next {
+            self.note_end(piece.ending_at(piece.end()));
         }
         let has_turn = piece.offset <= next || is_beginning;
-        let desyncs = if self.taken.is_some() && piece.capture == Capture::Positive || !has_turn {
-            self.hold(piece, out)
+        if self.taken.is_some() && piece.capture == Capture::Positive || !has_turn {
+            self.hold(piece, out);
         } else {
             // Nothing will say when it is taken: the rest of it is not copied before there is a verdict.
             self.emit(piece.part(piece.offset.max(next).min(piece.end()), piece.end()), out);
-            0
-        };
+        }
         if self.taken.is_none() {
             self.hand_over_in_order(out);
         }
-        Ok(desyncs)
+        true
     }
 
-    /// Forgets what TCP has not taken for too long; returns how many pieces that were.
-    pub(super) fn expire(&mut self, now: Nanos) -> u64 {
+    /// Forgets what TCP has not taken for too long.
+    pub(super) fn expire(&mut self, now: Nanos) {
         let is_fresh = |held: &Held| now.since(held.when) < Reassembler::MAX_AGE;
-        if self.held.iter().all(is_fresh) && self.fin.iter().all(is_fresh) {
-            return 0;
+        if self.held.iter().chain(&self.ends).all(is_fresh) {
+            return;
         }
         let before = self.held.len();
         self.held.retain(is_fresh);
         self.held_bytes = self.held.iter().map(|held| held.bytes.len()).sum();
-        self.fin.take_if(|fin| !is_fresh(fin));
-        (before - self.held.len()) as u64
+        self.ends.retain(is_fresh);
+        self.desyncs += (before - self.held.len()) as u64;
     }
 
     /// Lets go of everything: what would have been next is missing, the rest is forgotten.
-    pub(super) fn close(&mut self, out: &mut dyn FnMut(Chunk<'_>)) -> u64 {
+    pub(super) fn close(&mut self, out: &mut dyn FnMut(Chunk<'_>)) {
         while let Some(held) = self.pop_in_order() {
             self.emit(held.piece().blank(), out);
         }
         self.hand_over_end(self.next.unwrap_or_default(), out);
-        let forgotten = self.held.len() as u64;
+        self.desyncs += self.held.len() as u64;
         self.forget();
-        forgotten
+    }
+
+    /// What contradicted other segments, lay where it could not, or was never taken.
+    pub(super) fn desyncs(&self) -> u64 {
+        self.desyncs
     }
 
     /// Memory for what is held.
     pub(super) fn memory(&self) -> usize {
-        self.held_bytes + self.held.capacity() * size_of::<Held>()
+        self.held_bytes + (self.held.capacity() + self.ends.capacity()) * size_of::<Held>()
     }
 
     /// Whether anything is held that TCP may never take.
     pub(super) fn is_waiting(&self) -> bool {
-        !self.held.is_empty() || self.fin.is_some()
+        !self.held.is_empty() || !self.ends.is_empty()
     }
 
     /// Bytes and pieces held.
@@ -161,10 +169,26 @@ impl Received {
     fn hand_over_end(&mut self, until: u64, out: &mut dyn FnMut(Chunk<'_>)) {
         // The end has a sequence number itself.
         let room = u64::from(self.taken.is_some());
-        if let Some(fin) = self.fin.take_if(|fin| fin.offset + room <= until) {
-            self.emit(fin.piece(), out);
-            self.finish();
+        while let Some(index) = self.ends.iter().position(|end| end.offset + room <= until) {
+            let end = self.ends.swap_remove(index);
+            // Where the stream goes on behind it, somebody made it up.
+            if end.offset + room == until && self.next.is_none_or(|next| next <= end.offset) {
+                self.emit(end.piece(), out);
+                return self.finish();
+            }
+            self.desyncs += 1;
         }
+    }
+
+    fn note_end(&mut self, piece: Piece<'_>) {
+        if self.ends.iter().any(|end| end.offset == piece.offset) {
+            return;
+        }
+        if self.ends.len() >= MAX_ENDS {
+            self.ends.remove(0);
+            self.desyncs += 1;
+        }
+        self.ends.push(piece.hold());
     }
 
     fn emit(&mut self, piece: Piece<'_>, out: &mut dyn FnMut(Chunk<'_>)) {
@@ -181,31 +205,32 @@ impl Received {
     }
 
     fn forget(&mut self) {
-        self.fin = None;
+        self.ends = Vec::new();
         self.held = VecDeque::new();
         self.held_bytes = 0;
     }
 
     /// The sender has given up the connection. TCP believes that at the place where it is only.
-    fn reset(&mut self, piece: Piece<'_>, out: &mut dyn FnMut(Chunk<'_>)) -> Result<u64, OutOfPlace> {
+    fn reset(&mut self, piece: Piece<'_>, out: &mut dyn FnMut(Chunk<'_>)) -> bool {
         let next = self.next.unwrap_or(piece.offset);
         // One before: the sender of a FIN may reset with the number of that.
         let earliest = self.taken.unwrap_or(next).saturating_sub(1);
         let latest = self.held.back().map_or(next, Held::end);
         if !(earliest..=latest).contains(&piece.offset) {
-            return Err(OutOfPlace);
+            self.desyncs += 1;
+            return false;
         }
         self.hand_over(piece.offset, out);
         if !self.has_ended {
             self.emit(piece.ending_at(self.next.unwrap_or_default().max(piece.offset)), out);
             self.finish();
         }
-        Ok(0)
+        true
     }
 
     /// Keeps what of a piece is new.
-    fn hold(&mut self, piece: Piece<'_>, out: &mut dyn FnMut(Chunk<'_>)) -> u64 {
-        let mut desyncs = u64::from(self.settle_contradictions(&piece));
+    fn hold(&mut self, piece: Piece<'_>, out: &mut dyn FnMut(Chunk<'_>)) {
+        self.settle_contradictions(&piece);
         let mut from = piece.offset.max(self.next.unwrap_or_default());
         let mut index = 0;
         while from < piece.end() {
@@ -223,14 +248,13 @@ impl Received {
                 self.emit(held.piece(), out);
             } else if let Some(last) = self.held.pop_back() {
                 self.held_bytes -= last.bytes.len();
-                desyncs += 1;
+                self.desyncs += 1;
             }
         }
-        desyncs
     }
 
-    /// Decides between the piece and those that are held where they differ; `true` if they do.
-    fn settle_contradictions(&mut self, piece: &Piece<'_>) -> bool {
+    /// Decides between the piece and those that are held where they differ.
+    fn settle_contradictions(&mut self, piece: &Piece<'_>) {
         let next = self.next.unwrap_or_default();
         let mut differs = false;
         self.held.retain_mut(|held| {
@@ -248,8 +272,8 @@ impl Received {
         });
         if differs {
             self.held_bytes = self.held.iter().map(|held| held.bytes.len()).sum();
+            self.desyncs += 1;
         }
-        differs
     }
 
     fn insert(&mut self, index: usize, piece: Piece<'_>) {

@@ -1,7 +1,7 @@
 //! What a socket sends: in order, some of it more than once.
 
 use super::piece::Piece;
-use super::{ORIGIN_OF_OFFSETS, OutOfPlace, unwrap_growing};
+use super::{ORIGIN_OF_OFFSETS, unwrap_growing};
 use crate::chunk::{Chunk, Segment};
 use crate::time::Nanos;
 
@@ -16,10 +16,10 @@ pub(super) struct Sent {
 
 impl Sent {
     /// Takes a segment. What lies between it and the one before was sent, and not captured.
-    pub(super) fn push(&mut self, segment: &Segment<'_>, out: &mut dyn FnMut(Chunk<'_>)) -> Result<u64, OutOfPlace> {
+    pub(super) fn push(&mut self, segment: &Segment<'_>, out: &mut dyn FnMut(Chunk<'_>)) {
         let next = self.next.unwrap_or(ORIGIN_OF_OFFSETS + u64::from(segment.sequence));
         if self.has_ended {
-            return Ok(0);
+            return;
         }
         let piece = Piece::new(segment, unwrap_growing(segment.sequence, next));
         self.last = self.last.max(segment.when);
@@ -31,6 +31,5 @@ impl Sent {
             self.has_ended = true;
             out(piece.ending_at(piece.end().max(next)).chunk(self.last));
         }
-        Ok(0)
     }
 }

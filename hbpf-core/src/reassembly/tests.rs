@@ -362,6 +362,28 @@ fn ends_without_bytes() {
 }
 
 #[test]
+fn forged_ends_hide_nothing() {
+    let forged = |sequence| Seen::received(sequence, b"").taken(12).fin();
+    let (out, reassembler) = run(&[
+        Seen::received(10, b"ab").taken(10),
+        forged(13),
+        forged(14),
+        forged(20),
+        Seen::received(12, b"cdef").taken(12),
+        Seen::received(16, b"gh").taken(16).fin(),
+        Seen::mark(19),
+    ]);
+    assert_eq!(out, ["Received 10@0 ab", "Received 12@0 cdef", "Received 16@0 gh", "Received 18@0  ends"]);
+    assert_eq!(reassembler.desyncs(), 2, "those that the stream went past");
+    // Nothing says what is taken, and the stream goes on.
+    let (out, _) = run(&[Seen::received(10, b"ab"), Seen::received(14, b"").fin(), Seen::received(12, b"cdef")]);
+    assert_eq!(out, ["Received 10@0 ab", "Received 12@0 cdef"]);
+    let forged = (0..1000).map(|at| Seen::received(20 + at, b"").taken(12).fin());
+    let (_, reassembler) = run(&[Seen::received(10, b"ab").taken(10)].into_iter().chain(forged).collect::<Vec<_>>());
+    assert!(reassembler.memory() < 8 * 1024, "{}", reassembler.memory());
+}
+
+#[test]
 fn a_mark_without_an_acknowledgement_acknowledges_nothing() {
     let start = u32::MAX - 10;
     let (out, _) = run(&[
