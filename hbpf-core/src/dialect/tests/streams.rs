@@ -359,7 +359,7 @@ data: [DONE]
         status: 502,
         content_type: Some("text/html"),
         body: "<html>CANARY</html>",
-        expected: Expected { is_error: true, finished: false, ..STREAMED },
+        expected: Expected { is_error: true, finished: false, missed: 1, ..STREAMED },
     },
     Case {
         name: "legacy completions, streamed",
