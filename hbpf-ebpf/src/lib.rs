@@ -35,6 +35,10 @@ pub const EVENTS_RING_BYTES: u32 = 8 * 1024 * 1024;
 /// Size of the ring of [`LifecycleEvent`] records, in bytes.
 pub const LIFECYCLE_RING_BYTES: u32 = 256 * 1024;
 
+/// Name of the variable that says whether a program at a packet may ask which process is running, as it may since Linux
+/// 6.10: one byte, 0 or 1, that user space writes before it loads.
+pub const WRITER_IS_KNOWN: &str = "WRITER_IS_KNOWN";
+
 /// Set in the `handle` of a TCP flow that began before its connection was accepted, where there is no socket yet whose
 /// cookie it could be. No cookie is that large.
 pub const DEFERRED_HANDLE: u64 = 1 << 63;

@@ -34,8 +34,7 @@ const TCP_ESTABLISHED: u32 = 1;
 const TCP_CLOSE_WAIT: u32 = 8;
 const TCP_LISTEN: u32 = 10;
 
-/// Whether a packet's program may ask which process is running (since Linux 6.10); user space finds out and writes it before
-/// loading. Where it is 0, the verifier does not look at what needs it.
+/// See [`hbpf_ebpf::WRITER_IS_KNOWN`]. Where it is 0, the verifier does not look at what needs it.
 #[unsafe(no_mangle)]
 static WRITER_IS_KNOWN: u8 = 0;
 

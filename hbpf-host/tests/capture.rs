@@ -20,8 +20,8 @@ use std::{
 };
 
 use hbpf_ebpf::{
-    BEGINNING_BYTES, DEFERRED_HANDLE, EVENTS_RING_BYTES, REQUEST_HEAD_BYTES, TAIL_BYTES, action, counter, direction,
-    flags, kind, limit, source,
+    BEGINNING_BYTES, DEFERRED_HANDLE, EVENTS_RING_BYTES, REQUEST_HEAD_BYTES, RecordHeader, TAIL_BYTES, action, counter,
+    direction, flags, kind, limit, source,
 };
 use kernel::{Kernel, Record};
 use nix::mount::{MsFlags, mount};
@@ -296,6 +296,72 @@ fn bulk_leaves_room_in_the_ring_for_streams() {
 }
 
 #[test]
+fn ends_come_through_a_ring_that_is_full() {
+    // Other tests run meanwhile, and the counters of these programs are of all that matches.
+    const OWN_PATH: &str = "/v1/full/own";
+    let Some(mut kernel) = Kernel::load() else { return };
+    kernel.target(OWN_PATH);
+    kernel.attach_tcp();
+    let (mut client, mut server, port) = connection((Ipv4Addr::LOCALHOST, 0).into());
+    transfer(&mut client, &mut server, &request(OWN_PATH, b"{}"));
+    let event = [b'e'; 200];
+    let mut sent = 0_u32;
+    // Nobody reads the ring: small pieces fill it, too.
+    while kernel.counter(counter::RING_FULL_CHUNKS) < 100 {
+        transfer(&mut server, &mut client, &event);
+        sent += event.len() as u32;
+        assert!(sent < EVENTS_RING_BYTES, "it is never full");
+    }
+    drop(server);
+    client.read_to_end(&mut Vec::new()).expect("the server has closed");
+    drop(client);
+    for records in kernel::handles(&kernel.records_of_port(port)) {
+        let is_client = records[0].header.remote_port == port;
+        let way = if is_client { direction::RECEIVED } else { direction::SENT };
+        let of_answer = |record: &&&Record| record.header.direction == way;
+        let first = records.iter().filter(of_answer).find(|record| !record.payload.is_empty()).expect("it has begun");
+        let fin = records.iter().filter(of_answer).find(|record| record.header.flags & flags::FIN != 0);
+        let fin = fin.expect("the end is told");
+        assert_eq!((fin.header.offset as u32).wrapping_sub(first.header.offset as u32), sent, "where the stream ends");
+        assert!(records.iter().any(|record| record.is_close()));
+        let (_, captured) = lengths(&records, way);
+        assert!(captured < sent as usize, "something was lost");
+    }
+}
+
+#[test]
+fn who_writes_the_answer_is_the_owner() {
+    let Some(mut kernel) = Kernel::load() else { return };
+    if !support::writer_is_known() {
+        support::skip("the kernel does not tell which process a packet comes from");
+        return;
+    }
+    kernel.target(MODEL_PATH);
+    kernel.attach_tcp();
+    let (mut client, mut server, port) = connection((Ipv4Addr::LOCALHOST, 0).into());
+    transfer(&mut client, &mut server, &request(MODEL_PATH, b"{}"));
+    let mut command = Command::new("printf");
+    command.arg(r"HTTP/1.1 204 No Content\r\n\r\n").stdout(Stdio::from(std::os::fd::OwnedFd::from(server)));
+    let mut worker = command.spawn().expect("printf is in coreutils");
+    // It holds the socket, too.
+    drop(command);
+    let mut answer = Vec::new();
+    client.read_to_end(&mut answer).expect("the worker ends");
+    assert_eq!(answer, b"HTTP/1.1 204 No Content\r\n\r\n");
+    let records = kernel.records_of_port(port);
+    let at_server = |way| {
+        let mut records = records.iter().filter(|record| record.header.local_port == port);
+        let record = records.find(|record| record.header.direction == way && !record.payload.is_empty());
+        record.expect("both directions were seen").header
+    };
+    let (asked, answered) = (at_server(direction::RECEIVED), at_server(direction::SENT));
+    let is_inherited = |header: &RecordHeader| header.flags & flags::INHERITED_OWNER != 0;
+    assert!(is_inherited(&asked) && !is_inherited(&answered));
+    assert_eq!((asked.pid, answered.pid), (std::process::id(), worker.id()));
+    worker.wait().expect("it is a child of ours");
+}
+
+#[test]
 fn a_compressed_request_and_a_long_answer_are_copied_whole() {
     // Other tests run meanwhile, and the counters of these programs are of all that matches.
     const OWN_PATH: &str = "/v1/compressed/own";
@@ -354,7 +420,9 @@ fn a_connection_that_is_older_than_the_programs_is_picked_up_at_its_next_message
     let records = kernel.records_of_port(port);
     for records in kernel::handles(&records) {
         assert_eq!(stream(&records, records[0].header.direction), request);
-        assert_eq!(records[0].header.pid, 0, "who owns it is not known here");
+        // Each end has sent something by now.
+        let owner = if support::writer_is_known() { std::process::id() } else { 0 };
+        assert_eq!(records[0].header.pid, owner, "who made the socket was not seen");
     }
 }
 

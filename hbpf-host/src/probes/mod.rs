@@ -20,7 +20,7 @@ use aya::programs::{
 use aya::sys::{BpfHelper, Stats, enable_stats, is_helper_supported};
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 use hbpf_core::label::Label;
-use hbpf_ebpf::{EVENTS_RING_BYTES, LifecycleEvent, counter, limit, target};
+use hbpf_ebpf::{EVENTS_RING_BYTES, LifecycleEvent, WRITER_IS_KNOWN, counter, limit, target};
 
 use crate::discover::{Library, LibraryId};
 use crate::privsep;
@@ -184,7 +184,7 @@ impl Probes {
         // Where it is not known, sockets are looked for in the processes that hold them.
         let writer_is_known = is_helper_supported(ProgramType::CgroupSkb, BpfHelper::BPF_FUNC_get_current_pid_tgid);
         let writer_is_known = u8::from(writer_is_known.unwrap_or(false));
-        loader.override_global("WRITER_IS_KNOWN", &writer_is_known, true);
+        loader.override_global(WRITER_IS_KNOWN, &writer_is_known, true);
         let mut ebpf = loader.load(object::BYTES).map_err(|error| ProbeError::new("loading the object", &error))?;
         // Not taken out of the object: programs loaded later refer to its descriptor.
         let Some(aya::maps::Map::RingBuf(events)) = ebpf.map("EVENTS") else {

@@ -113,7 +113,7 @@ impl Kernel {
         if !support::can_load() {
             return None;
         }
-        let mut ebpf = Ebpf::load(&support::object(env::consts::ARCH)).expect("the maps are created");
+        let mut ebpf = support::create_maps(&support::object(env::consts::ARCH));
         let mut take = |name: &str| ebpf.take_map(name).unwrap_or_else(|| panic!("no map {name}"));
         let events = RingBuf::try_from(take("EVENTS")).expect("EVENTS is a ring");
         let verdicts = HashMap::try_from(take("VERDICTS")).expect("VERDICTS is a hash map");

@@ -2,12 +2,32 @@
 
 use std::{env, path::PathBuf};
 
+use aya::{
+    Ebpf, EbpfLoader,
+    programs::ProgramType,
+    sys::{BpfHelper, is_helper_supported},
+};
+
 /// The object for an architecture: the committed one, or one at the place that `HBPF_EBPF_OBJECTS` names.
 pub(crate) fn object(architecture: &str) -> Vec<u8> {
     let path = env::var_os("HBPF_EBPF_OBJECTS")
         .map_or_else(|| PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../hbpf-ebpf/dist")), PathBuf::from)
         .join(format!("hbpf.{architecture}.o"));
     std::fs::read(&path).unwrap_or_else(|error| panic!("reading {}: {error}", path.display()))
+}
+
+/// The maps of an object, and its programs as the helper loads them.
+pub(crate) fn create_maps(object: &[u8]) -> Ebpf {
+    let writer_is_known = u8::from(writer_is_known());
+    let mut loader = EbpfLoader::new();
+    loader.override_global(hbpf_ebpf::WRITER_IS_KNOWN, &writer_is_known, true);
+    loader.load(object).expect("the maps are created")
+}
+
+/// Whether a program at a packet may ask which process is running.
+pub(crate) fn writer_is_known() -> bool {
+    let supported = is_helper_supported(ProgramType::CgroupSkb, BpfHelper::BPF_FUNC_get_current_pid_tgid);
+    supported.expect("the kernel answers")
 }
 
 /// Whether programs can be loaded at all; says why not, unless the run insists.
