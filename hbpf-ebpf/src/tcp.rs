@@ -231,6 +231,13 @@ fn try_segment(ctx: &SkBuffContext, direction: u8) -> Option<()> {
             return None;
         }
         // SAFETY: checked above.
+        let sent = unsafe { (*tcp).snd_nxt };
+        // TCP refuses what acknowledges more than was ever sent (but for a reset, which need not acknowledge anything).
+        let is_unfounded = headers.acknowledgement.wrapping_sub(sent) as i32 > 0;
+        if is_unfounded && ends & flags::RST == 0 {
+            return None;
+        }
+        // SAFETY: checked above.
         expected = unsafe { (*tcp).rcv_nxt };
         // What the peer acknowledges is its word; what this socket does is the truth.
         piece.ack = expected;

@@ -105,8 +105,8 @@ impl Network {
         self.relay.state().harmed
     }
 
-    /// The latest segment that this end has sent in a connection with the server at this port, once there is one that
-    /// does not end where the one `before` did.
+    /// The latest segment of this end in a connection with the server at this port that was passed on to the other, once
+    /// there is one that does not end where the one `before` did.
     pub fn next(&self, from: End, server_port: u16, before: Option<u32>) -> Packet {
         let is_asked = |(sender, packet): &(&End, &Packet)| {
             let server = if from == End::Server { packet.source() } else { packet.destination() };
@@ -177,6 +177,7 @@ struct State {
     /// Packets that wait, by when they are due; those that are due at once, in the order in which they came.
     waiting: BinaryHeap<Reverse<Due>>,
     accepted: u64,
+    /// By who has sent it, from where and to where.
     latest: HashMap<(End, SocketAddr, SocketAddr), Packet>,
     /// By how much sequence numbers are shifted, by who sends to whom.
     shifts: HashMap<(SocketAddr, SocketAddr), u32>,
@@ -213,8 +214,12 @@ impl Relay {
         let mut state = self.state();
         let now = Instant::now();
         while state.waiting.peek().is_some_and(|Reverse((due, ..))| *due <= now) {
-            let Some(Reverse((_, _, to, packet))) = state.waiting.pop() else { break };
-            self.send(to, &packet);
+            let Some(Reverse((_, _, to, bytes))) = state.waiting.pop() else { break };
+            self.send(to, &bytes);
+            if let Some(packet) = Packet::parse(&bytes) {
+                state.latest.insert((to.other(), packet.source(), packet.destination()), packet);
+                self.news.notify_all();
+            }
         }
         let next = state.waiting.peek().map(|Reverse((due, ..))| *due - now);
         // Rounded up, so as not to wake too early again and again.
@@ -227,7 +232,6 @@ impl Relay {
         let mut buffer = [0; MTU as usize];
         while let Ok(length) = self.devices[from as usize].recv(&mut buffer) {
             self.state().take(from, &buffer[..length]);
-            self.news.notify_all();
         }
     }
 }
@@ -241,7 +245,6 @@ impl State {
                 bytes = packet.to_bytes();
             }
             payload = packet.payload.len();
-            self.latest.insert((from, packet.source(), packet.destination()), packet);
         }
         let faults = self.faults;
         if self.falls(faults.lost) {

@@ -1,6 +1,7 @@
 //! What a socket receives, seen before TCP has looked at it.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use super::piece::{Held, Piece};
 use super::{ORIGIN_OF_OFFSETS, Reassembler, unwrap_growing};
@@ -17,6 +18,13 @@ const MAX_HELD_PIECES: usize = 256;
 /// Ends of the stream that are considered: all but one are forged.
 const MAX_ENDS: usize = 4;
 
+/// A segment waits for its socket as long as a process works with that, some microseconds, and a busy machine may make some
+/// hundred of it. Between a segment and its repetition lies a round trip and more.
+pub(super) const REFUSED_AFTER: Duration = Duration::from_millis(2);
+
+/// Pieces that are considered where one contradicts the other: all but one are broken or forged.
+const MAX_RIVALS: usize = 16;
+
 /// How far from what TCP has taken a segment can plausibly lie: more than the largest receive window that Linux gives by
 /// default (6 MB).
 const PLAUSIBLE: u64 = 16 * 1024 * 1024;
@@ -29,6 +37,8 @@ pub(super) struct Received {
     next: Option<u64>,
     /// Pieces from `next` on, in order, not overlapping.
     held: VecDeque<Held>,
+    /// Pieces that contradict others, held or rivals: which one TCP takes shows by how far that brings it.
+    rivals: Vec<Held>,
     held_bytes: usize,
     /// Where the stream may end, without bytes: which of them is true, what TCP takes will tell.
     ends: Vec<Held>,
@@ -92,13 +102,14 @@ impl Received {
     /// Forgets what TCP has not taken for too long.
     pub(super) fn expire(&mut self, now: Nanos) {
         let is_fresh = |held: &Held| now.since(held.when) < Reassembler::MAX_AGE;
-        if self.held.iter().chain(&self.ends).all(is_fresh) {
+        if self.held.iter().chain(&self.ends).chain(&self.rivals).all(is_fresh) {
             return;
         }
         let before = self.held.len();
         self.held.retain(is_fresh);
         self.held_bytes = self.held.iter().map(|held| held.bytes.len()).sum();
         self.ends.retain(is_fresh);
+        self.rivals.retain(is_fresh);
         self.desyncs += (before - self.held.len()) as u64;
     }
 
@@ -119,12 +130,13 @@ impl Received {
 
     /// Memory for what is held.
     pub(super) fn memory(&self) -> usize {
-        self.held_bytes + (self.held.capacity() + self.ends.capacity()) * size_of::<Held>()
+        let pieces = self.held.capacity() + self.ends.capacity() + self.rivals.capacity();
+        self.held_bytes + self.rivals.iter().map(|rival| rival.bytes.len()).sum::<usize>() + pieces * size_of::<Held>()
     }
 
     /// Whether anything is held that TCP may never take.
     pub(super) fn is_waiting(&self) -> bool {
-        !self.held.is_empty() || !self.ends.is_empty()
+        !self.held.is_empty() || !self.ends.is_empty() || !self.rivals.is_empty()
     }
 
     /// Bytes and pieces held.
@@ -146,6 +158,9 @@ impl Received {
 
     /// Hands over what lies before this offset. What of it is not held will not come any more.
     fn hand_over(&mut self, until: u64, out: &mut dyn FnMut(Chunk<'_>)) {
+        if self.next.is_some_and(|next| next < until) {
+            self.choose(until);
+        }
         while self.held.front().is_some_and(|held| held.offset < until) {
             let Some(held) = self.pop() else { break };
             let piece = held.piece();
@@ -191,6 +206,48 @@ impl Received {
         self.ends.push(piece.hold());
     }
 
+    /// Decides between pieces that contradict each other, now that TCP has taken all before `until`: only the genuine ones
+    /// add up to that. What does not is forgotten, and what may be either is missing.
+    fn choose(&mut self, until: u64) {
+        let next = self.next.unwrap_or_default();
+        let (rivals, later): (Vec<_>, _) = self.rivals.drain(..).partition(|rival| rival.offset < until);
+        self.rivals = later;
+        if rivals.is_empty() {
+            return;
+        }
+        let before = self.held.iter().take_while(|held| held.offset < until).count();
+        let mut pieces: Vec<Held> = rivals.into_iter().chain(self.held.drain(..before)).collect();
+        pieces.retain(|piece| piece.end() > next);
+        pieces.sort_by_key(|piece| piece.offset);
+        let start = |piece: &Held| piece.offset.max(next);
+        let (mut ahead, mut behind) = (vec![next], vec![until]);
+        for piece in pieces.iter().filter(|piece| start(piece) < piece.end()) {
+            if ahead.contains(&start(piece)) {
+                ahead.push(piece.end());
+            }
+        }
+        for piece in pieces.iter().rev() {
+            if behind.contains(&piece.end()) {
+                behind.push(start(piece));
+            }
+        }
+        let adds_up = |piece: &Held| ahead.contains(&start(piece)) && behind.contains(&piece.end());
+        // What TCP had not taken by the time that it was sent again, it has refused.
+        let beats = |piece: &Held, rival: &Held| {
+            !piece.piece().contradicts(&rival.piece())
+                || !adds_up(rival)
+                || piece.when.since(rival.when) >= REFUSED_AFTER
+        };
+        let is_genuine = |piece: &Held| {
+            let is_alone = pieces.iter().all(|rival| !piece.piece().contradicts(&rival.piece()));
+            is_alone || adds_up(piece) && pieces.iter().all(|rival| std::ptr::eq(piece, rival) || beats(piece, rival))
+        };
+        let (genuine, others): (Vec<_>, Vec<_>) = pieces.iter().partition(|piece| is_genuine(piece));
+        genuine.into_iter().for_each(|piece| self.insert_new(piece.piece()));
+        others.into_iter().filter(|piece| adds_up(piece)).for_each(|piece| self.insert_new(piece.piece().blank()));
+        self.held_bytes = self.held.iter().map(|held| held.bytes.len()).sum();
+    }
+
     fn emit(&mut self, piece: Piece<'_>, out: &mut dyn FnMut(Chunk<'_>)) {
         self.next = Some(self.next.unwrap_or_default().max(piece.end()));
         self.last = self.last.max(piece.when);
@@ -206,6 +263,7 @@ impl Received {
 
     fn forget(&mut self) {
         self.ends = Vec::new();
+        self.rivals = Vec::new();
         self.held = VecDeque::new();
         self.held_bytes = 0;
     }
@@ -231,6 +289,21 @@ impl Received {
     /// Keeps what of a piece is new.
     fn hold(&mut self, piece: Piece<'_>, out: &mut dyn FnMut(Chunk<'_>)) {
         self.settle_contradictions(&piece);
+        self.insert_new(piece);
+        while self.held.len() > MAX_HELD_PIECES || self.held_bytes > MAX_HELD_BYTES {
+            if let Some(held) = self.pop_in_order() {
+                // So much comes at once: TCP will have taken it, or what contradicts it.
+                let piece = if self.rivals.is_empty() { held.piece() } else { held.piece().blank() };
+                self.emit(piece, out);
+            } else if let Some(last) = self.held.pop_back() {
+                self.held_bytes -= last.bytes.len();
+                self.desyncs += 1;
+            }
+        }
+    }
+
+    /// Inserts what of a piece is not held.
+    fn insert_new(&mut self, piece: Piece<'_>) {
         let mut from = piece.offset.max(self.next.unwrap_or_default());
         let mut index = 0;
         while from < piece.end() {
@@ -242,33 +315,34 @@ impl Received {
             from = from.max(end);
             index += 1;
         }
-        while self.held.len() > MAX_HELD_PIECES || self.held_bytes > MAX_HELD_BYTES {
-            if let Some(held) = self.pop_in_order() {
-                // So much comes at once: TCP will have taken it.
-                self.emit(held.piece(), out);
-            } else if let Some(last) = self.held.pop_back() {
-                self.held_bytes -= last.bytes.len();
-                self.desyncs += 1;
-            }
-        }
     }
 
-    /// Decides between the piece and those that are held where they differ.
+    /// Decides between the piece and those that are held where they differ, if that can be decided already.
     fn settle_contradictions(&mut self, piece: &Piece<'_>) {
         let next = self.next.unwrap_or_default();
+        let will_be_known = self.taken.is_some();
+        let last = self.last;
+        // It had its turn, and TCP has not taken it since.
+        let is_refused = |held: &Held| held.offset <= next && piece.when.since(last.max(held.when)) >= REFUSED_AFTER;
+        let rivals = &mut self.rivals;
+        rivals.retain(|rival| !is_refused(rival));
         let mut differs = false;
         self.held.retain_mut(|held| {
             if !held.piece().contradicts(piece) {
                 return true;
             }
             differs = true;
-            if held.offset <= next {
-                // It had its turn, and TCP has not taken it.
+            if is_refused(held) {
                 return false;
             }
-            // It may wait in TCP as it does here, or not.
-            *held = held.piece().blank().hold();
-            true
+            let unknown = held.piece().blank().hold();
+            let bytes: usize = rivals.iter().map(|rival| rival.bytes.len()).sum();
+            if !will_be_known || rivals.len() >= MAX_RIVALS || bytes + held.bytes.len() > MAX_HELD_BYTES {
+                *held = unknown;
+                return true;
+            }
+            rivals.push(std::mem::replace(held, unknown));
+            false
         });
         if differs {
             self.held_bytes = self.held.iter().map(|held| held.bytes.len()).sum();

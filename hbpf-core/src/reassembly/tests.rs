@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::Reassembler;
+use super::received::REFUSED_AFTER;
 use crate::chunk::{Capture, Chunk, ConnectionKey, Direction, Origin, Segment, Source};
 use crate::time::Nanos;
 
@@ -381,6 +382,33 @@ fn forged_ends_hide_nothing() {
     let forged = (0..1000).map(|at| Seen::received(20 + at, b"").taken(12).fin());
     let (_, reassembler) = run(&[Seen::received(10, b"ab").taken(10)].into_iter().chain(forged).collect::<Vec<_>>());
     assert!(reassembler.memory() < 8 * 1024, "{}", reassembler.memory());
+}
+
+#[test]
+fn of_pieces_that_come_together_the_one_counts_that_fits_what_is_taken() {
+    let begin = || Seen::received(10, b"ab").taken(10);
+    // Both wait for the socket.
+    let pair = |one: &[u8], other: &[u8]| {
+        let both = [begin(), Seen::received(12, one).taken(12).at(1), Seen::received(12, other).taken(12).at(2)];
+        let (out, reassembler) =
+            run(&[&both[..], &[Seen::received(16, b"gh").taken(12).at(3), Seen::mark(18)]].concat());
+        assert!(reassembler.desyncs() > 0);
+        out[1..].to_vec()
+    };
+    assert_eq!(pair(b"cdef", b"forge"), ["Received 12@1 cdef", "Received 16@3 gh"]);
+    assert_eq!(pair(b"forge", b"cdef"), ["Received 12@2 cdef", "Received 16@3 gh"]);
+    // Nobody can tell.
+    assert_eq!(pair(b"cdef", b"fake"), ["Received 12@1 +4", "Received 16@3 gh"]);
+
+    // One was refused long before the other came.
+    let long = REFUSED_AFTER.as_nanos() as u64;
+    let (out, _) = run(&[
+        begin(),
+        Seen::received(12, b"fake").taken(12),
+        Seen::received(12, b"cdef").taken(12).at(long),
+        Seen::mark(16).at(long),
+    ]);
+    assert_eq!(out[1..], [format!("Received 12@{long} cdef")]);
 }
 
 #[test]
