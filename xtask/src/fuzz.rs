@@ -141,6 +141,8 @@ fn run_one(target: &str, duration: Duration, directory: &Path) -> Result<Outcome
         .arg(format!("-artifact_prefix={}/", crashes.display()))
         .arg(format!("-max_len={MAX_INPUT_BYTES}"))
         .arg(format!("-timeout={SECONDS_PER_INPUT}"))
+        // By the clock, and so of every input that a busy machine was slow with: no finding before that limit.
+        .arg(format!("-report_slow_units={SECONDS_PER_INPUT}"))
         .arg(format!("-rss_limit_mb={MEMORY_MIB}"))
         .arg("-print_final_stats=1")
         .stdin(Stdio::null())
