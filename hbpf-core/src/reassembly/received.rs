@@ -164,10 +164,13 @@ impl Received {
         while self.held.front().is_some_and(|held| held.offset < until) {
             let Some(held) = self.pop() else { break };
             let piece = held.piece();
+            let from = piece.offset.max(self.next.unwrap_or_default());
             if piece.end() > until {
                 self.insert(0, piece.part(until, piece.end()));
             }
-            self.emit(piece.part(piece.offset, piece.end().min(until)), out);
+            if from < piece.end().min(until) {
+                self.emit(piece.part(from, piece.end().min(until)), out);
+            }
         }
         self.hand_over_end(until, out);
     }
@@ -361,9 +364,15 @@ impl Received {
         Some(held)
     }
 
-    /// The first piece, if nothing is missing before it.
+    /// The first piece, if nothing is missing before it. What a beginning has left behind is forgotten.
     fn pop_in_order(&mut self) -> Option<Held> {
         let next = self.next?;
-        if self.held.front()?.offset <= next { self.pop() } else { None }
+        while self.held.front()?.end() <= next {
+            self.pop();
+            self.desyncs += 1;
+        }
+        let is_next = self.held.front()?.offset <= next;
+        let held = if is_next { self.pop()? } else { return None };
+        if held.offset == next { Some(held) } else { Some(held.piece().part(next, held.end()).hold()) }
     }
 }
