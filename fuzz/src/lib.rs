@@ -12,6 +12,7 @@ pub mod dialect;
 pub mod durations;
 pub mod elf;
 pub mod engine;
+mod framing;
 pub mod head;
 pub mod http1;
 mod input;
