@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::os::fd::AsFd;
 
 use super::{Check, Outcome};
-use crate::probes::CGROUP_PROGRAMS;
 use crate::probes::cgroup::{self, CgroupError};
+use crate::probes::plain;
 use crate::probes::raw::{self, Attached};
 
 /// Hooks of a control group at which hbpf attaches: `enum bpf_attach_type` and a name.
@@ -65,7 +65,7 @@ fn judge_others(hooks: &[(&str, Attached)], names: &BTreeMap<u32, String>) -> Ch
             let text = format!("{hook} {} (id {id})", name(id));
             match attached.shared {
                 false => exclusive.push(text),
-                true if CGROUP_PROGRAMS.contains(&name(id)) => ours += 1,
+                true if plain::PROGRAMS.contains(&name(id)) => ours += 1,
                 true => sharing.push(text),
             }
         }

@@ -4,6 +4,7 @@
 
 pub(crate) mod cgroup;
 mod object;
+pub(crate) mod plain;
 pub(crate) mod raw;
 mod tls;
 mod trap;
@@ -13,10 +14,7 @@ use std::error::Error;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use aya::maps::{Array, HashMap, MapData, PerCpuArray, RingBuf};
-use aya::programs::{
-    CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSock, CgroupSockAddr, Program, ProgramError, ProgramType,
-    RawTracePoint, SockOps,
-};
+use aya::programs::{Program, ProgramError, ProgramType, RawTracePoint};
 use aya::sys::{BpfHelper, Stats, enable_stats, is_helper_supported};
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 use hbpf_core::label::Label;
@@ -32,11 +30,6 @@ use tls::Tls;
 
 /// Longest text of an error that is handed on: a verifier's log has thousands of lines.
 const MAX_ERROR_CHARS: usize = 300;
-
-/// Programs at the root of cgroup v2. The last two see the payload; the others say whose socket it is, and so come first
-/// when attaching.
-pub(crate) const CGROUP_PROGRAMS: [&str; 7] =
-    ["sock_create", "sock_release", "connect4", "connect6", "tcp_accepted", "tcp_egress", "tcp_ingress"];
 
 /// Programs on process starts and ends, needed by every group, and their tracepoints.
 const LIFECYCLE_PROGRAMS: [(&str, &str); 2] = [EXEC_PROGRAM, END_PROGRAM];
@@ -149,7 +142,7 @@ impl Probes {
                 }
                 self.tls.attach(&mut loaded.ebpf)?;
             }
-            Group::LlmPlain => self.cgroup = Some(attach_cgroup(&mut loaded.ebpf)?),
+            Group::LlmPlain => self.cgroup = Some(plain::attach(&mut loaded.ebpf)?),
         }
         Ok(ring)
     }
@@ -169,7 +162,7 @@ impl Probes {
         if let Some(loaded) = &mut self.loaded {
             match group {
                 Group::LlmTls => self.tls.detach(&mut loaded.ebpf),
-                Group::LlmPlain => CGROUP_PROGRAMS.iter().for_each(|name| unload(&mut loaded.ebpf, name)),
+                Group::LlmPlain => plain::PROGRAMS.iter().for_each(|name| unload(&mut loaded.ebpf, name)),
             }
         }
         if !self.any_on() {
@@ -370,7 +363,7 @@ impl Probes {
             Group::LlmTls => self.tls.status(&loaded.ebpf, list),
             Group::LlmPlain => {
                 let place = self.cgroup.clone().unwrap_or_default();
-                list.extend(CGROUP_PROGRAMS.map(|name| present(group, name, place.clone(), None, &loaded.ebpf)));
+                list.extend(plain::PROGRAMS.map(|name| present(group, name, place.clone(), None, &loaded.ebpf)));
             }
         }
         // Shown once, with the first group that is on.
@@ -427,61 +420,6 @@ fn present(group: Group, name: &str, place: Label, trap: Option<Trap>, ebpf: &Eb
 fn attach_tracepoint(ebpf: &mut Ebpf, (name, tracepoint): (&str, &str)) -> Result<(), ProbeError> {
     let program: &mut RawTracePoint = program(ebpf, name)?;
     program.load().and_then(|()| program.attach(tracepoint)).map(drop).map_err(|error| ProbeError::new(name, &error))
-}
-
-fn attach_cgroup(ebpf: &mut Ebpf) -> Result<Label, ProbeError> {
-    let root = cgroup::open_root().map_err(|error| ProbeError(error.to_string()))?;
-    // Loading takes tenths of a second. All are loaded before the first is attached: a request seen without its answer
-    // would be taken for one that waits.
-    for name in CGROUP_PROGRAMS {
-        let program = ebpf.program_mut(name).ok_or_else(|| missing(name))?;
-        load_cgroup_program(program).map_err(|error| ProbeError::new(name, &error))?;
-    }
-    for name in CGROUP_PROGRAMS {
-        let program = ebpf.program_mut(name).ok_or_else(|| missing(name))?;
-        attach_cgroup_program(program, name, &root.fd).map_err(|error| {
-            if is_refused(&error) {
-                let text = format!(
-                    "{name}: the root of cgroup v2 refuses another program, for one is attached to it exclusively; \
-                     `sudo hbpf doctor` names it"
-                );
-                return ProbeError(text);
-            }
-            ProbeError::new(name, &error)
-        })?;
-    }
-    Ok(root.place)
-}
-
-fn load_cgroup_program(program: &mut Program) -> Result<(), ProgramError> {
-    match program {
-        Program::CgroupSkb(program) => program.load(),
-        Program::CgroupSock(program) => program.load(),
-        Program::CgroupSockAddr(program) => program.load(),
-        Program::SockOps(program) => program.load(),
-        _ => Err(ProgramError::UnexpectedProgramType),
-    }
-}
-
-fn attach_cgroup_program(program: &mut Program, name: &str, root: &OwnedFd) -> Result<(), ProgramError> {
-    // The kernel treats every link as one that allows others beside it.
-    let mode = CgroupAttachMode::Single;
-    match program {
-        Program::CgroupSkb(program) => {
-            let hook = if name == "tcp_ingress" { CgroupSkbAttachType::Ingress } else { CgroupSkbAttachType::Egress };
-            CgroupSkb::attach(program, root, hook, mode).map(drop)
-        }
-        Program::CgroupSock(program) => CgroupSock::attach(program, root, mode).map(drop),
-        Program::CgroupSockAddr(program) => CgroupSockAddr::attach(program, root, mode).map(drop),
-        Program::SockOps(program) => SockOps::attach(program, root, mode).map(drop),
-        _ => Err(ProgramError::UnexpectedProgramType),
-    }
-}
-
-/// Whether attaching (not loading) was not permitted.
-fn is_refused(error: &ProgramError) -> bool {
-    let ProgramError::SyscallError(error) = error else { return false };
-    error.call == "bpf_link_create" && error.io_error.raw_os_error() == Some(nix::libc::EPERM)
 }
 
 fn missing(name: &str) -> ProbeError {

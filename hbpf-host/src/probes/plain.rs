@@ -1,0 +1,72 @@
+//! The programs on plain traffic, at the root of cgroup v2.
+
+use std::os::fd::OwnedFd;
+
+use aya::Ebpf;
+use aya::programs::{
+    CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSock, CgroupSockAddr, Program, ProgramError, SockOps,
+};
+use hbpf_core::label::Label;
+
+use super::{ProbeError, cgroup, missing};
+
+/// Programs at the root of cgroup v2. The last two see the payload; the others say whose socket it is, and so come first
+/// when attaching.
+pub(crate) const PROGRAMS: [&str; 7] =
+    ["sock_create", "sock_release", "connect4", "connect6", "tcp_accepted", "tcp_egress", "tcp_ingress"];
+
+/// Puts the programs in place, and says where that is.
+pub(super) fn attach(ebpf: &mut Ebpf) -> Result<Label, ProbeError> {
+    let root = cgroup::open_root().map_err(|error| ProbeError(error.to_string()))?;
+    // Loading takes tenths of a second. All are loaded before the first is attached: a request seen without its answer
+    // would be taken for one that waits.
+    for name in PROGRAMS {
+        let program = ebpf.program_mut(name).ok_or_else(|| missing(name))?;
+        load(program).map_err(|error| ProbeError::new(name, &error))?;
+    }
+    for name in PROGRAMS {
+        let program = ebpf.program_mut(name).ok_or_else(|| missing(name))?;
+        attach_one(program, name, &root.fd).map_err(|error| {
+            if is_refused(&error) {
+                let text = format!(
+                    "{name}: the root of cgroup v2 refuses another program, for one is attached to it exclusively; \
+                     `sudo hbpf doctor` names it"
+                );
+                return ProbeError(text);
+            }
+            ProbeError::new(name, &error)
+        })?;
+    }
+    Ok(root.place)
+}
+
+fn load(program: &mut Program) -> Result<(), ProgramError> {
+    match program {
+        Program::CgroupSkb(program) => program.load(),
+        Program::CgroupSock(program) => program.load(),
+        Program::CgroupSockAddr(program) => program.load(),
+        Program::SockOps(program) => program.load(),
+        _ => Err(ProgramError::UnexpectedProgramType),
+    }
+}
+
+fn attach_one(program: &mut Program, name: &str, root: &OwnedFd) -> Result<(), ProgramError> {
+    // The kernel treats every link as one that allows others beside it.
+    let mode = CgroupAttachMode::Single;
+    match program {
+        Program::CgroupSkb(program) => {
+            let hook = if name == "tcp_ingress" { CgroupSkbAttachType::Ingress } else { CgroupSkbAttachType::Egress };
+            CgroupSkb::attach(program, root, hook, mode).map(drop)
+        }
+        Program::CgroupSock(program) => CgroupSock::attach(program, root, mode).map(drop),
+        Program::CgroupSockAddr(program) => CgroupSockAddr::attach(program, root, mode).map(drop),
+        Program::SockOps(program) => SockOps::attach(program, root, mode).map(drop),
+        _ => Err(ProgramError::UnexpectedProgramType),
+    }
+}
+
+/// Whether attaching (not loading) was not permitted.
+fn is_refused(error: &ProgramError) -> bool {
+    let ProgramError::SyscallError(error) = error else { return false };
+    error.call == "bpf_link_create" && error.io_error.raw_os_error() == Some(nix::libc::EPERM)
+}
