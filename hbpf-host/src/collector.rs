@@ -1,5 +1,7 @@
 //! The unprivileged side's worker: reads the ring, runs the engine, asks the helper for samples, hands out snapshots.
 
+mod sink;
+
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, Sender, TryRecvError};
@@ -7,23 +9,22 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use hbpf_core::aggregate::{Aggregator, AggregatorConfig};
-use hbpf_core::chunk::{Action, ConnectionKey, Origin, Pid, Source, Verdict};
-use hbpf_core::engine::{Engine, Observer};
-use hbpf_core::exchange::{Exchange, ExchangeEvent};
+use hbpf_core::chunk::{ConnectionKey, Pid, Source};
+use hbpf_core::engine::Engine;
 use hbpf_core::label::Text;
 use hbpf_core::snapshot::{CollectionError, Overhead, Snapshot};
 use hbpf_core::time::{Nanos, WallClock};
-use hbpf_ebpf::{RecordHeader, action, flags, lifecycle, source};
+use hbpf_ebpf::lifecycle;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::time::{ClockId, clock_gettime};
 
-use crate::decode;
 use crate::facts::Facts;
 use crate::governor::{Budget, Governor, Observation, Step};
 use crate::privsep::{HelperClient, SocketError};
-use crate::protocol::{FlowVerdict, Group, Limits, Reply, Request, SocketQuery, Status};
+use crate::protocol::{Group, Limits, Reply, Request, Status};
 use crate::ring::EventRing;
+use sink::{EngineSink, take_record};
 
 /// How long records may gather before they are read: at high rates one wake-up serves many, and nobody sees 5 ms.
 const GATHER: Duration = Duration::from_millis(5);
@@ -178,58 +179,6 @@ struct Sampling {
     since: Nanos,
 }
 
-/// What the engine reports to.
-struct EngineSink {
-    aggregator: Aggregator,
-    verdicts: Vec<FlowVerdict>,
-    learned: Vec<String>,
-    owners: Vec<SocketQuery>,
-    /// Connections whose owner cannot even be asked for.
-    ownerless: Vec<ConnectionKey>,
-}
-
-impl Observer for EngineSink {
-    fn exchange(&mut self, when: Nanos, exchange: &Exchange, event: ExchangeEvent) {
-        self.aggregator.observe(when, exchange, event);
-    }
-
-    fn verdict(&mut self, verdict: Verdict) {
-        let Verdict { connection, message, action } = verdict;
-        self.verdicts.push(FlowVerdict {
-            source: match connection.source {
-                Source::Tls => source::TLS,
-                Source::Tcp => source::TCP,
-            },
-            pid: connection.pid,
-            handle: connection.handle,
-            generation: connection.generation,
-            message,
-            action: match action {
-                Action::Ignore => action::IGNORE,
-                Action::Capture => action::CAPTURE,
-                Action::ThinResponse => action::THIN_RESPONSE,
-                Action::Opaque => action::OPAQUE,
-            },
-        });
-    }
-
-    fn learned(&mut self, path: &str) {
-        self.learned.push(path.to_owned());
-    }
-
-    fn owner_wanted(&mut self, connection: ConnectionKey, origin: &Origin) {
-        match (origin.local, origin.remote) {
-            (Some(local), Some(remote)) => self.owners.push(SocketQuery {
-                cookie: connection.handle,
-                hint: origin.pid.map_or(0, |pid| pid.0),
-                local: local.into(),
-                remote: remote.into(),
-            }),
-            _ => self.ownerless.push(connection),
-        }
-    }
-}
-
 impl Worker {
     fn new(
         helper: HelperClient,
@@ -245,13 +194,7 @@ impl Worker {
             helper,
             ring: None,
             engine: Engine::new(),
-            sink: EngineSink {
-                aggregator: Aggregator::new(config, now),
-                verdicts: Vec::new(),
-                learned: Vec::new(),
-                owners: Vec::new(),
-                ownerless: Vec::new(),
-            },
+            sink: EngineSink::new(Aggregator::new(config, now)),
             errors: Vec::new(),
             governor: Governor::new(Budget {
                 percent: options.max_overhead,
@@ -587,18 +530,6 @@ impl Worker {
 /// CPU time of this process, all its threads.
 fn own_cpu_time() -> Duration {
     clock_gettime(ClockId::CLOCK_PROCESS_CPUTIME_ID).map(Duration::from).unwrap_or_default()
-}
-
-fn take_record(engine: &mut Engine, sink: &mut EngineSink, header: &RecordHeader, bytes: &[u8]) {
-    // A handshake names what a process talks to; it is no message.
-    if header.flags & flags::TLS_HELLO != 0 {
-        return;
-    }
-    if let (true, Some(pid)) = (decode::is_close(header), decode::closer(header)) {
-        // Whoever has closed it last has most likely served it, and nobody holds it any more.
-        engine.set_owner(decode::connection(header), Some(pid), sink);
-    }
-    decode::feed(engine, sink, header, bytes);
 }
 
 /// The clock that stamps records.

@@ -1,0 +1,82 @@
+//! Between the kernel side's records, the engine, and what is to be asked of the helper.
+
+use hbpf_core::aggregate::Aggregator;
+use hbpf_core::chunk::{Action, ConnectionKey, Origin, Source, Verdict};
+use hbpf_core::engine::{Engine, Observer};
+use hbpf_core::exchange::{Exchange, ExchangeEvent};
+use hbpf_core::time::Nanos;
+use hbpf_ebpf::{RecordHeader, action, flags, source};
+
+use crate::decode;
+use crate::protocol::{FlowVerdict, SocketQuery};
+
+/// What the engine reports to.
+pub(super) struct EngineSink {
+    pub(super) aggregator: Aggregator,
+    pub(super) verdicts: Vec<FlowVerdict>,
+    pub(super) learned: Vec<String>,
+    pub(super) owners: Vec<SocketQuery>,
+    /// Connections whose owner cannot even be asked for.
+    pub(super) ownerless: Vec<ConnectionKey>,
+}
+
+impl EngineSink {
+    pub(super) fn new(aggregator: Aggregator) -> Self {
+        Self { aggregator, verdicts: Vec::new(), learned: Vec::new(), owners: Vec::new(), ownerless: Vec::new() }
+    }
+}
+
+impl Observer for EngineSink {
+    fn exchange(&mut self, when: Nanos, exchange: &Exchange, event: ExchangeEvent) {
+        self.aggregator.observe(when, exchange, event);
+    }
+
+    fn verdict(&mut self, verdict: Verdict) {
+        let Verdict { connection, message, action } = verdict;
+        self.verdicts.push(FlowVerdict {
+            source: match connection.source {
+                Source::Tls => source::TLS,
+                Source::Tcp => source::TCP,
+            },
+            pid: connection.pid,
+            handle: connection.handle,
+            generation: connection.generation,
+            message,
+            action: match action {
+                Action::Ignore => action::IGNORE,
+                Action::Capture => action::CAPTURE,
+                Action::ThinResponse => action::THIN_RESPONSE,
+                Action::Opaque => action::OPAQUE,
+            },
+        });
+    }
+
+    fn learned(&mut self, path: &str) {
+        self.learned.push(path.to_owned());
+    }
+
+    fn owner_wanted(&mut self, connection: ConnectionKey, origin: &Origin) {
+        match (origin.local, origin.remote) {
+            (Some(local), Some(remote)) => self.owners.push(SocketQuery {
+                cookie: connection.handle,
+                hint: origin.pid.map_or(0, |pid| pid.0),
+                local: local.into(),
+                remote: remote.into(),
+            }),
+            _ => self.ownerless.push(connection),
+        }
+    }
+}
+
+/// Gives a record to the engine.
+pub(super) fn take_record(engine: &mut Engine, sink: &mut EngineSink, header: &RecordHeader, bytes: &[u8]) {
+    // A handshake names what a process talks to; it is no message.
+    if header.flags & flags::TLS_HELLO != 0 {
+        return;
+    }
+    if let (true, Some(pid)) = (decode::is_close(header), decode::closer(header)) {
+        // Whoever has closed it last has most likely served it, and nobody holds it any more.
+        engine.set_owner(decode::connection(header), Some(pid), sink);
+    }
+    decode::feed(engine, sink, header, bytes);
+}
