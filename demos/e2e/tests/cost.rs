@@ -1,5 +1,5 @@
 //! What observing costs is kept within bounds, and what was given up for that is said. (What is copied is tested in
-//! `hbpf-host/tests/capture.rs`, and what is made of it in `hbpf-core/tests/engine.rs`.)
+//! `hbpf-host/tests/capture.rs`, and what is made of it in `hbpf-core/tests/engine`.)
 
 use std::process::{Child, Command};
 

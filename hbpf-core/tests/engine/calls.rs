@@ -1,0 +1,56 @@
+//! Whole calls.
+
+use hbpf_core::chunk::{Direction, Pid};
+use hbpf_core::engine::Engine;
+use hbpf_core::exchange::{Phase, Role};
+
+use crate::wire::{CANARY, DONE_JSON, Log, SSE_HEAD, Wire, chat, chunked, json, token};
+
+#[test]
+fn a_streamed_call_is_timed_and_counted() {
+    let (mut engine, mut log) = (Engine::new(), Log::default());
+    let mut wire = Wire::tls(7, Direction::Sent);
+    wire.request(&mut engine, &mut log, &chat(true));
+    wire.answer(&mut engine, &mut log, SSE_HEAD);
+    for _ in 0..3 {
+        wire.answer(&mut engine, &mut log, &token("hi"));
+    }
+    assert_eq!(engine.in_flight().count(), 1);
+    let usage = "data: {\"choices\":[],\"usage\":{\"prompt_tokens\":9,\"completion_tokens\":3}}\n\ndata: [DONE]\n\n";
+    wire.answer(&mut engine, &mut log, &chunked(usage));
+    wire.answer(&mut engine, &mut log, "0\r\n\r\n");
+    let ended = log.ended();
+    assert_eq!(ended.len(), 1);
+    let exchange = ended[0];
+    assert_eq!(exchange.phase, Phase::Done);
+    assert_eq!((exchange.role, exchange.pid), (Role::Client, Some(Pid(7))));
+    assert_eq!(exchange.model.as_ref().unwrap().as_str(), "m-1");
+    assert_eq!(exchange.response_model.as_ref().unwrap().as_str(), "m-1-x");
+    assert_eq!(exchange.endpoint.host.as_ref().unwrap().as_str(), "llm.example");
+    assert_eq!(exchange.endpoint.port, Some(8443));
+    assert_eq!(exchange.stream, Some(true));
+    assert_eq!((exchange.usage.input, exchange.usage.output), (Some(9), Some(3)));
+    assert_eq!(exchange.output_events, 3);
+    let body = chat(true).len() as u64;
+    assert!(exchange.bytes_seen > body, "the answer's body counts too: {}", exchange.bytes_seen);
+    assert!((exchange.time_to_first_token_seconds().unwrap() - 0.002).abs() < 1e-9);
+    assert!((exchange.time_to_headers_seconds().unwrap() - 0.001).abs() < 1e-9);
+    assert_eq!(engine.in_flight().count(), 0);
+    let kinds: Vec<_> = log.events.iter().map(|(_, _, event)| std::mem::discriminant(event)).collect();
+    assert_eq!(kinds.len(), 7, "opened, request sent, headers, three outputs, ended");
+    assert!(!format!("{:?}", log.events).contains(CANARY));
+    assert!(log.verdicts.is_empty(), "the kernel captured it already");
+}
+
+#[test]
+fn a_plain_call_reports_usage() {
+    let (mut engine, mut log) = (Engine::new(), Log::default());
+    let mut wire = Wire::tls(7, Direction::Received);
+    wire.request(&mut engine, &mut log, &chat(false));
+    wire.answer(&mut engine, &mut log, &json("200 OK", DONE_JSON));
+    let exchange = log.ended()[0];
+    assert_eq!((exchange.phase, exchange.role), (Phase::Done, Role::Server));
+    assert_eq!((exchange.usage.input, exchange.usage.output, exchange.usage.cached_input), (Some(9), Some(3), Some(4)));
+    assert_eq!(exchange.finish_reason.as_ref().unwrap().as_str(), "stop");
+    assert_eq!(exchange.first_token_at, None);
+}

@@ -1,0 +1,9 @@
+//! The engine, from pieces of streams to exchanges.
+
+mod calls;
+mod connections;
+mod endings;
+
+mod judging;
+mod losses;
+mod wire;
