@@ -3,7 +3,6 @@
 mod calls;
 mod connections;
 mod endings;
-
 mod judging;
 mod losses;
 mod wire;
