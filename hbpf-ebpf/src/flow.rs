@@ -26,7 +26,7 @@ pub const CAPTURE: u8 = 3;
 /// Not a model call: nothing is copied until the next message begins.
 const IGNORE: u8 = 4;
 /// Nothing is copied any more.
-const OPAQUE: u8 = 5;
+pub const OPAQUE: u8 = 5;
 
 /// Value of [`Flow::request_side`] and [`Flow::last_side`] before the first piece.
 const NO_SIDE: u8 = 0;

@@ -68,7 +68,7 @@ fn exit(of_process: bool) -> i32 {
 #[inline(always)]
 fn emit_event(kind: u32) {
     let Some(mut entry) = LIFECYCLE.reserve::<LifecycleEvent>(0) else {
-        // User space looks through /proc on a timer as well: only the count matters.
+        // User space looks through /proc on a timer as well, for starts and for ends.
         emit::count(counter::RING_FULL_CHUNKS, 1);
         return;
     };

@@ -162,7 +162,7 @@ fn try_release(ctx: &SockContext) -> Option<()> {
     // In these, what has been written and not sent yet follows, and then a FIN or a reset, which is where the flow ends.
     if !matches!(state, TCP_ESTABLISHED | TCP_CLOSE_WAIT) {
         emit::emit_close(OutsidePackets, socket);
-        socket.flow.marks &= !flow::EMITTED;
+        socket.be_over();
     }
     Some(())
 }
@@ -202,8 +202,8 @@ fn try_segment(ctx: &SkBuffContext, direction: u8) -> Option<()> {
     if unsafe { (*socket).state } == TCP_LISTEN {
         if headers.payload_len > 0 && direction == direction::RECEIVED {
             let waiting = deferred::waiting(skb, &headers, now)?;
-            // SAFETY: the segments of a connection that is not accepted yet come one at a time.
             piece.ack = 0;
+            // SAFETY: the segments of a connection that is not accepted yet come one at a time.
             look_at(skb, unsafe { &mut *waiting }, &mut piece, headers.sequence, 0);
         }
         return None;
@@ -291,7 +291,7 @@ fn look_at(skb: *mut __sk_buff, socket: &mut Socket, piece: &mut Piece, expected
     let over = socket.released != 0 && (piece.direction == direction::SENT || ends & flags::RST != 0);
     if over && socket.flow.marks & flow::EMITTED != 0 {
         emit::emit_close(Segment(skb), socket);
-        socket.flow.marks &= !flow::EMITTED;
+        socket.be_over();
     }
 }
 
@@ -303,6 +303,13 @@ impl Socket {
         self.cookie = cookie;
         self.known = [0; 2];
         self.released = 0;
+    }
+
+    /// User space knows of the end: what still comes, such as the peer's own, would begin the connection anew there.
+    #[inline(always)]
+    fn be_over(&mut self) {
+        self.flow.marks &= !flow::EMITTED;
+        self.flow.mode = flow::OPAQUE;
     }
 
     /// Whether the piece follows what was seen of its direction; takes note of the bytes that it adds.

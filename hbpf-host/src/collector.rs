@@ -302,14 +302,13 @@ impl Worker {
                     None => self.note_error("ring", "the helper sent no descriptor"),
                 },
                 Reply::Lifecycle { kind, pid, timestamp_ns, .. } => {
-                    if kind == lifecycle::EXIT {
-                        // What the process did last may still be in the ring.
+                    if kind == lifecycle::EXEC {
+                        // Its memory is gone, and what it had to say over TLS with it.
                         self.drain_ring();
-                        self.engine.process_exited(Pid(pid), Nanos(timestamp_ns), &mut self.sink);
-                        self.sink.aggregator.process_exited(Pid(pid), Nanos(timestamp_ns));
-                        self.facts.exited(pid);
-                        let step = self.governor.exited(pid);
-                        self.carry_out(step)?;
+                        self.engine.process_executed(Pid(pid), Nanos(timestamp_ns), &mut self.sink);
+                    }
+                    if kind == lifecycle::EXIT {
+                        self.process_ended(pid, Nanos(timestamp_ns))?;
                     }
                 }
                 Reply::Owners(owners) => {
@@ -322,7 +321,9 @@ impl Worker {
                 Reply::SampleEnd { sequence } => {
                     if self.sampling.as_ref().is_some_and(|sampling| sampling.sequence == sequence) {
                         self.sampling = None;
-                        self.facts.sample_complete();
+                        for pid in self.facts.sample_complete() {
+                            self.process_ended(pid, now())?;
+                        }
                         self.describe_unknown()?;
                         self.hand_out(None);
                     }
@@ -336,6 +337,16 @@ impl Worker {
             }
         }
         Ok(())
+    }
+
+    fn process_ended(&mut self, pid: u32, when: Nanos) -> Result<(), CollectError> {
+        // What the process did last may still be in the ring.
+        self.drain_ring();
+        self.engine.process_exited(Pid(pid), when, &mut self.sink);
+        self.sink.aggregator.process_exited(Pid(pid), when);
+        self.facts.exited(pid);
+        let step = self.governor.exited(pid);
+        self.carry_out(step)
     }
 
     fn take_status(&mut self, status: Status) -> Result<(), CollectError> {
@@ -442,11 +453,13 @@ impl Worker {
 
     fn flush_requests(&mut self) -> Result<(), CollectError> {
         let sink = &mut self.sink;
-        if !sink.verdicts.is_empty() {
-            self.helper.send(Request::Verdicts(std::mem::take(&mut sink.verdicts)))?;
-        }
-        for path in sink.learned.drain(..) {
-            self.helper.send(Request::Learn(path))?;
+        if self.helper.keeps_up() {
+            if !sink.verdicts.is_empty() {
+                self.helper.send(Request::Verdicts(std::mem::take(&mut sink.verdicts)))?;
+            }
+            for path in std::mem::take(&mut sink.learned) {
+                self.helper.send(Request::Learn(path))?;
+            }
         }
         if !sink.owners.is_empty() {
             self.helper.send(Request::FindOwners(std::mem::take(&mut sink.owners)))?;

@@ -38,6 +38,8 @@ pub(crate) struct Facts {
     samples: HashMap<u32, ProcessSample>,
     /// Of the sample that is under way.
     incoming: HashMap<u32, ProcessSample>,
+    /// Processes that the latest sample lacked, and whose end was not told.
+    absent: HashSet<u32>,
     /// Descriptions of processes that have ended since the frame before: their rows may still lack a name.
     departed: Vec<ProcessInfo>,
     status: Status,
@@ -57,6 +59,7 @@ impl Facts {
             infos: HashMap::new(),
             samples: HashMap::new(),
             incoming: HashMap::new(),
+            absent: HashSet::new(),
             departed: Vec::new(),
             status: Status::default(),
             meter: Meter::default(),
@@ -82,9 +85,15 @@ impl Facts {
         self.incoming.extend(samples.into_iter().map(|sample| (sample.pid, sample)));
     }
 
-    /// The sample under way is complete: processes that are not in it have ended.
-    pub(crate) fn sample_complete(&mut self) {
-        self.samples = std::mem::take(&mut self.incoming);
+    /// The sample under way is complete. Gives the processes that are in neither it nor the one before: they have ended,
+    /// and news of that was lost.
+    pub(crate) fn sample_complete(&mut self) -> Vec<u32> {
+        let before = std::mem::replace(&mut self.samples, std::mem::take(&mut self.incoming));
+        let is_absent = |pid: &u32| !self.samples.contains_key(pid);
+        // Once may be a part of a sample that was not sent.
+        let gone = self.absent.drain().filter(is_absent).collect();
+        self.absent = before.into_keys().filter(is_absent).collect();
+        gone
     }
 
     /// Takes the state of the kernel side, with the CPU time of this process.
@@ -115,6 +124,7 @@ impl Facts {
     /// The process has ended.
     pub(crate) fn exited(&mut self, pid: u32) {
         self.samples.remove(&pid);
+        self.absent.remove(&pid);
         if let Some(info) = self.infos.remove(&pid)
             && self.departed.len() < MAX_DEPARTED
         {
@@ -368,6 +378,23 @@ mod tests {
         assert_eq!(first[0].start_time, second[0].start_time);
         let after_setting = frame("2026-01-02T00:00:00Z");
         assert_ne!(first[0].start_time, after_setting[0].start_time);
+    }
+
+    #[test]
+    fn who_is_missing_twice_has_ended() {
+        let mut facts = Facts::new(1);
+        let mut sampled = |pids: &[u32]| {
+            let of = |pid| ProcessSample { pid, start_time_ns: 1, cpu_percent: None, threads: 1, resident_bytes: 1 };
+            facts.sample(pids.iter().copied().map(of).collect());
+            facts.sample_complete()
+        };
+        assert!(sampled(&[1, 2, 3]).is_empty());
+        assert!(sampled(&[1]).is_empty());
+        assert_eq!(sampled(&[1, 3]), [2]);
+        assert!(sampled(&[1, 3]).is_empty(), "and is told once");
+        facts.exited(3);
+        facts.sample_complete();
+        assert!(!facts.sample_complete().contains(&3), "its end was told");
     }
 
     #[test]

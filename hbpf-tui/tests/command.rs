@@ -237,3 +237,28 @@ fn under_sudo_a_file_is_the_users_and_where_the_user_may_write() {
     assert!(text(&output.stderr).contains("Permission denied"), "{}", text(&output.stderr));
     assert!(!roots.join("out").exists());
 }
+
+/// Whoever replays as root is not root while the recording is read.
+#[test]
+fn a_recording_is_read_without_privileges() {
+    /// It lasts for some seconds.
+    const LONG: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../demos/recording.ndjson");
+    if !nix::unistd::geteuid().is_root() {
+        return eprintln!("skipped: only root has privileges to lose");
+    }
+    let mut child = hbpf(&["top", "--batch", "--replay", LONG]).stdout(Stdio::piped()).spawn().expect("hbpf runs");
+    // Something is written once reading has begun.
+    let mut first = [0];
+    child.stdout.as_mut().expect("it is piped").read_exact(&mut first).expect("a frame");
+    let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).expect("it plays");
+    child.kill().and_then(|()| child.wait()).expect("it is ours");
+    let field = |name: &str| -> Vec<&str> {
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).expect("a field of /proc");
+        line.split_whitespace().collect()
+    };
+    assert!(field("Uid:").iter().all(|uid| *uid != "0"), "{status}");
+    for set in ["CapInh:", "CapPrm:", "CapEff:", "CapBnd:", "CapAmb:"] {
+        assert_eq!(field(set), ["0000000000000000"], "{set}");
+    }
+    assert_eq!((field("NoNewPrivs:"), field("Seccomp:")), (vec!["1"], vec!["2"]));
+}

@@ -173,6 +173,14 @@ impl Engine {
         }
     }
 
+    /// A process has executed another program: the TLS connections that were in its memory before that have ended.
+    pub fn process_executed(&mut self, pid: Pid, now: Nanos, observer: &mut dyn Observer) {
+        // Their generation is the time at which they were first seen.
+        for key in self.schedule.of_process(pid).into_iter().filter(|key| key.generation < now.0) {
+            self.close(key, Close::ProcessExited, now, observer);
+        }
+    }
+
     /// Nothing more will be heard of connections seen there: their exchanges are given up.
     pub fn lose_sight(&mut self, source: Source, now: Nanos, observer: &mut dyn Observer) {
         if source == Source::Tcp {
@@ -234,7 +242,7 @@ impl Engine {
 
     /// Memory for what is under way, in bytes: what connections hold beyond their bookkeeping.
     pub fn memory(&self) -> usize {
-        self.shared.memory()
+        self.shared.memory() + self.waiting.memory()
     }
 
     /// Lets a connection act, a new one if it is not known, and keeps the books.

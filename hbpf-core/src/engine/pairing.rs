@@ -33,7 +33,7 @@ pub(super) struct Pairing {
 
 struct Waiting {
     seen_by: Role,
-    heads: Vec<(Nanos, ExchangeId)>,
+    heads: VecDeque<(Nanos, ExchangeId)>,
 }
 
 impl Pairing {
@@ -44,19 +44,19 @@ impl Pairing {
         {
             let fresh = waiting.heads.iter().position(|(since, _)| distance(*since, now) < WINDOW);
             if let Some(index) = fresh {
-                let (_, other) = waiting.heads.remove(index);
+                let other = waiting.heads.remove(index).map(|(_, other)| other);
                 self.heads -= 1;
                 if waiting.heads.is_empty() {
                     self.waiting.remove(&fingerprint);
                 }
-                return Some(other);
+                return other;
             }
             self.heads -= waiting.heads.len();
             self.waiting.remove(&fingerprint);
         }
         if self.heads < MAX_HEADS && self.order.len() < MAX_ORDER {
-            let waiting = self.waiting.entry(fingerprint).or_insert(Waiting { seen_by: role, heads: Vec::new() });
-            waiting.heads.push((now, id));
+            let waiting = self.waiting.entry(fingerprint).or_insert(Waiting { seen_by: role, heads: VecDeque::new() });
+            waiting.heads.push_back((now, id));
             self.heads += 1;
             self.order.push_back((now, fingerprint));
         }
@@ -70,9 +70,10 @@ impl Pairing {
         {
             self.order.pop_front();
             let Some(waiting) = self.waiting.get_mut(&fingerprint) else { continue };
-            let before = waiting.heads.len();
-            waiting.heads.retain(|(since, _)| now.since(*since) < WINDOW);
-            self.heads -= before - waiting.heads.len();
+            while waiting.heads.front().is_some_and(|(since, _)| now.since(*since) >= WINDOW) {
+                waiting.heads.pop_front();
+                self.heads -= 1;
+            }
             if waiting.heads.is_empty() {
                 self.waiting.remove(&fingerprint);
             }

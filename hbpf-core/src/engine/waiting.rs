@@ -3,7 +3,7 @@
 //! Whoever can send packets to a listening port can send such segments, with any address on them. So none counts before
 //! the kernel side has said that its connection was accepted, and what is kept until then is bounded.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
 use crate::chunk::{Capture, ConnectionKey, Direction, Origin, Segment};
@@ -12,7 +12,7 @@ use crate::time::Nanos;
 /// Connections kept. Nearly all are accepted at once; a server whose queue is full makes some hundred wait.
 const MAX_CONNECTIONS: usize = 1024;
 
-/// Bytes kept of all of them.
+/// Memory for the segments of all of them.
 const MAX_BYTES: usize = 4 * 1024 * 1024;
 
 /// How long one is kept: a client that gets no answer gives up after some minutes, but few servers are that late.
@@ -22,6 +22,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 #[derive(Default)]
 pub(super) struct Waiting {
     connections: HashMap<ConnectionKey, Connection>,
+    /// In the order in which they came; some are accepted or forgotten already.
+    order: VecDeque<(Nanos, ConnectionKey)>,
     bytes: usize,
 }
 
@@ -48,21 +50,50 @@ pub(super) struct Held {
 impl Waiting {
     /// Keeps a segment; those that have waited longest make room for it.
     pub(super) fn keep(&mut self, segment: &Segment<'_>) {
-        let is_new = !self.connections.contains_key(&segment.connection);
-        while self.bytes + segment.bytes.len() > MAX_BYTES || is_new && self.connections.len() >= MAX_CONNECTIONS {
-            let oldest = self.connections.iter().min_by_key(|(_, connection)| connection.since).map(|(key, _)| *key);
-            let Some(oldest) = oldest else { return };
-            self.take(oldest);
+        let held = Held::new(segment);
+        while self.bytes + held.memory() > MAX_BYTES || self.connections.len() >= MAX_CONNECTIONS {
+            // Room for one connection more is made even if this is none.
+            if !self.forget_oldest(|_| true) {
+                return;
+            }
         }
-        let new = || Connection { since: segment.when, segments: Vec::new() };
-        self.connections.entry(segment.connection).or_insert_with(new).segments.push(Held::new(segment));
-        self.bytes += segment.bytes.len();
+        if self.order.len() >= 2 * MAX_CONNECTIONS {
+            let connections = &self.connections;
+            self.order.retain(|(since, key)| connections.get(key).is_some_and(|found| found.since == *since));
+        }
+        let connection = self.connections.entry(segment.connection).or_insert_with(|| {
+            self.order.push_back((segment.when, segment.connection));
+            Connection { since: segment.when, segments: Vec::new() }
+        });
+        self.bytes += held.memory();
+        connection.segments.push(held);
+    }
+
+    /// Forgets the connection that has waited longest, if that may be forgotten; whether there was one.
+    fn forget_oldest(&mut self, may: impl Fn(Nanos) -> bool) -> bool {
+        while let Some((since, key)) = self.order.front().copied() {
+            let waits = self.connections.get(&key).is_some_and(|connection| connection.since == since);
+            if waits && !may(since) {
+                return false;
+            }
+            self.order.pop_front();
+            if waits {
+                self.take(key);
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Memory for what is kept, in bytes.
+    pub(super) fn memory(&self) -> usize {
+        self.bytes
     }
 
     /// The segments of a connection that has been accepted; `None` where there are none any more.
     pub(super) fn take(&mut self, key: ConnectionKey) -> Option<Vec<Held>> {
         let mut segments = self.connections.remove(&key)?.segments;
-        self.bytes -= segments.iter().map(|held| held.bytes.len()).sum::<usize>();
+        self.bytes -= segments.iter().map(Held::memory).sum::<usize>();
         // No socket could say what TCP had taken of them: all of them wait for the connection's own to say so.
         let any = segments.first()?.sequence;
         let first = segments.iter().map(|held| held.sequence.wrapping_sub(any) as i32).min()?;
@@ -73,12 +104,7 @@ impl Waiting {
     }
 
     pub(super) fn expire(&mut self, now: Nanos) {
-        let is_late = |connection: &Connection| now.since(connection.since) >= PATIENCE;
-        let late: Vec<_> =
-            self.connections.iter().filter(|(_, connection)| is_late(connection)).map(|(key, _)| *key).collect();
-        for key in late {
-            self.take(key);
-        }
+        while self.forget_oldest(|since| now.since(since) >= PATIENCE) {}
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -87,6 +113,10 @@ impl Waiting {
 }
 
 impl Held {
+    fn memory(&self) -> usize {
+        size_of::<Self>() + self.bytes.capacity()
+    }
+
     fn new(segment: &Segment<'_>) -> Self {
         Self {
             when: segment.when,
@@ -160,14 +190,19 @@ mod tests {
         for handle in 0..100_000 {
             keep(&mut waiting, handle, handle, &[0; 100]);
         }
-        assert_eq!(waiting.connections.len(), MAX_CONNECTIONS);
-        assert_eq!(waiting.bytes, 100 * MAX_CONNECTIONS);
+        assert!(waiting.connections.len() <= MAX_CONNECTIONS && waiting.order.len() <= 2 * MAX_CONNECTIONS);
         let last = keep(&mut waiting, 99_999, 100_000, &[0; 100]);
         assert_eq!(waiting.take(last).map(|segments| segments.len()), Some(2), "the latest are kept");
         for handle in 0..10_000 {
             keep(&mut waiting, handle, 200_000, &[0; 16_384]);
             assert!(waiting.bytes <= MAX_BYTES);
         }
+        for _ in 0..100_000 {
+            keep(&mut waiting, 1, 200_000, &[]);
+            assert!(waiting.bytes <= MAX_BYTES);
+        }
+        let segments: usize = waiting.connections.values().map(|connection| connection.segments.len()).sum();
+        assert!(segments * size_of::<Held>() <= MAX_BYTES, "segments without bytes take room, too");
         waiting.expire(Nanos(200_000).after(PATIENCE));
         assert!(waiting.is_empty());
         assert_eq!(waiting.bytes, 0);

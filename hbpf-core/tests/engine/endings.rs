@@ -66,6 +66,23 @@ fn every_way_to_end_has_its_state() {
 }
 
 #[test]
+fn another_program_ends_what_the_one_before_had_under_way() {
+    let (mut engine, mut log) = (Engine::new(), Log::default());
+    let mut before = Wire::tls(7, Direction::Sent);
+    before.request(&mut engine, &mut log, &chat(true));
+    let executed = before.now + MS;
+    let mut after = Wire::tls(7, Direction::Sent);
+    after.key.generation = executed + MS;
+    after.now = executed + MS;
+    after.request(&mut engine, &mut log, &chat(true));
+    // It is told late.
+    engine.process_executed(Pid(7), Nanos(executed), &mut log);
+    assert_eq!(log.ended().len(), 1);
+    assert_eq!(log.ended()[0].opened_at, Nanos(before.now));
+    assert_eq!(engine.in_flight().count(), 1);
+}
+
+#[test]
 fn an_exchange_whose_end_was_lost_is_given_up_in_the_end() {
     // A client that has ended its half may wait for its answer as long as any other.
     for ends_stream in [true, false] {

@@ -1,5 +1,7 @@
 //! Between the kernel side's records, the engine, and what is to be asked of the helper.
 
+use std::collections::HashSet;
+
 use hbpf_core::aggregate::Aggregator;
 use hbpf_core::chunk::{Action, ConnectionKey, Origin, Source, Verdict};
 use hbpf_core::engine::{Engine, Observer};
@@ -8,13 +10,18 @@ use hbpf_core::time::Nanos;
 use hbpf_ebpf::{RecordHeader, action, flags, source};
 
 use crate::decode;
-use crate::protocol::{FlowVerdict, SocketQuery};
+use crate::protocol::{FlowVerdict, MAX_LEARNED_TARGETS, MAX_TARGET_BYTES, SocketQuery};
+
+/// Verdicts kept while the helper is busy: as many as the kernel side holds.
+const MAX_VERDICTS_WAITING: usize = 16_384;
 
 /// What the engine reports to.
 pub(super) struct EngineSink {
     pub(super) aggregator: Aggregator,
     pub(super) verdicts: Vec<FlowVerdict>,
     pub(super) learned: Vec<String>,
+    /// Everything that was ever learned: the helper remembers it, too.
+    told: HashSet<String>,
     pub(super) owners: Vec<SocketQuery>,
     /// Connections whose owner cannot even be asked for.
     pub(super) ownerless: Vec<ConnectionKey>,
@@ -22,7 +29,14 @@ pub(super) struct EngineSink {
 
 impl EngineSink {
     pub(super) fn new(aggregator: Aggregator) -> Self {
-        Self { aggregator, verdicts: Vec::new(), learned: Vec::new(), owners: Vec::new(), ownerless: Vec::new() }
+        Self {
+            aggregator,
+            verdicts: Vec::new(),
+            learned: Vec::new(),
+            told: HashSet::new(),
+            owners: Vec::new(),
+            ownerless: Vec::new(),
+        }
     }
 }
 
@@ -33,6 +47,10 @@ impl Observer for EngineSink {
 
     fn verdict(&mut self, verdict: Verdict) {
         let Verdict { connection, message, action } = verdict;
+        if self.verdicts.len() >= MAX_VERDICTS_WAITING {
+            // By the time that the helper takes any, these are over.
+            self.verdicts.clear();
+        }
         self.verdicts.push(FlowVerdict {
             source: match connection.source {
                 Source::Tls => source::TLS,
@@ -52,7 +70,10 @@ impl Observer for EngineSink {
     }
 
     fn learned(&mut self, path: &str) {
-        self.learned.push(path.to_owned());
+        let fits = path.len() <= MAX_TARGET_BYTES && self.told.len() < MAX_LEARNED_TARGETS;
+        if fits && self.told.insert(path.to_owned()) {
+            self.learned.push(path.to_owned());
+        }
     }
 
     fn owner_wanted(&mut self, connection: ConnectionKey, origin: &Origin) {

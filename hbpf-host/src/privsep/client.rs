@@ -14,6 +14,9 @@ use crate::socket::{Socket, SocketError};
 /// Requests that may wait for a helper that does not read. It answers within milliseconds: this many mean that it hangs.
 const MAX_BACKLOG: usize = 4096;
 
+/// From so many on the helper does not keep up.
+const MUCH_BACKLOG: usize = 64;
+
 /// How long to wait for the helper's end: detaching many probes takes the kernel some tenths of a second.
 const END_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -48,6 +51,12 @@ impl HelperClient {
             }
             other => self.send_one(&other),
         }
+    }
+
+    /// Whether the helper takes what it is sent. Putting probes in and taking them out can keep it for seconds: what grows
+    /// with the traffic is better gathered meanwhile.
+    pub fn keeps_up(&self) -> bool {
+        self.socket().backlog() < MUCH_BACKLOG
     }
 
     /// Whether requests wait for room in the socket: poll it for writing too, then [`flush`](Self::flush).

@@ -87,15 +87,12 @@ fn filter() -> Filter {
     // The loader library raises the limit on locked memory where kernels before 5.11 demand it; of this process only.
     filter.allow_if(libc::SYS_prlimit64, &[Is(0, 0), Is(1, u64::from(libc::RLIMIT_MEMLOCK))]);
     filter.allow(&[libc::SYS_capget]);
-    filter.allow_if(libc::SYS_sched_setaffinity, &[Is(0, 0)]);
     // A mount of cgroup v2 that nobody sees.
     filter.allow(&[libc::SYS_fsopen, libc::SYS_fsmount]);
     filter.allow_if(libc::SYS_fsconfig, &[Is(1, FSCONFIG_CMD_CREATE), Null(2), Null(3)]);
-    filter.allow_values(libc::SYS_setns, 1, &[libc::CLONE_NEWCGROUP as u64, libc::CLONE_NEWNET as u64]);
-    // Whose socket it is: the kernel's diagnosis, and the cookie of another process's descriptor.
-    filter.allow_if(libc::SYS_socket, &[Is(0, libc::AF_NETLINK as u64)]);
-    filter.allow(&[libc::SYS_bind, libc::SYS_getsockname, libc::SYS_setsockopt]);
-    filter.allow(&[libc::SYS_pidfd_open, libc::SYS_pidfd_getfd]);
+    filter.allow_values(libc::SYS_setns, 1, &[libc::CLONE_NEWCGROUP as u64]);
+    // Whose socket it is: the kernel's diagnosis.
+    filter.allow_if(libc::SYS_socket, &[Is(0, libc::AF_NETLINK as u64), Is(2, libc::NETLINK_SOCK_DIAG as u64)]);
     filter
 }
 

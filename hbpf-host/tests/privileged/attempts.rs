@@ -124,9 +124,17 @@ pub(crate) fn allowed_to_parser() -> Vec<&'static str> {
 
 /// What the helper must not be able to do, but can.
 pub(crate) fn allowed_to_helper() -> Vec<&'static str> {
+    let raw = i64::from(libc::SOCK_RAW);
     let mut list = allowed_to_both();
     let more = [
         tried("setns of mounts", libc::SYS_setns, [0, i64::from(libc::CLONE_NEWNS), 0, 0, 0]),
+        tried("setns of the network", libc::SYS_setns, [0, i64::from(libc::CLONE_NEWNET), 0, 0, 0]),
+        tried("socket for routes", libc::SYS_socket, [i64::from(libc::AF_NETLINK), raw, 0, 0, 0]),
+        tried("bind", libc::SYS_bind, [0, 0, 0, 0, 0]),
+        tried("setsockopt", libc::SYS_setsockopt, [0, 0, 0, 0, 0]),
+        tried("pidfd_open", libc::SYS_pidfd_open, [1, 0, 0, 0, 0]),
+        tried("pidfd_getfd", libc::SYS_pidfd_getfd, [0, 0, 0, 0, 0]),
+        tried("sched_setaffinity", libc::SYS_sched_setaffinity, [0, 0, 0, 0, 0]),
         tried("bpf taking another's map", libc::SYS_bpf, [14, 0, 0, 0, 0]),
         tried("fsconfig with a parameter", libc::SYS_fsconfig, [0, 1, c"x".as_ptr() as i64, 0, 0]),
         tried("move_mount", libc::SYS_move_mount, [0, 0, 0, 0, 0]),

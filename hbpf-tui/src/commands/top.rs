@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use hbpf_host::collector::Options;
-use hbpf_host::privsep;
+use hbpf_host::privsep::{self, SplitOptions};
 
 use super::{each_frame, print};
 use crate::cli::Top;
@@ -38,7 +38,17 @@ fn source(arguments: &Top) -> Result<Start<'_>> {
     match &arguments.replay {
         None => Ok(Start::Live(live::Session::begin()?, arguments)),
         Some(path) => {
-            let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
+            let renounce = || privsep::renounce(&SplitOptions::default()).context("cannot start");
+            let open = || File::open(path).with_context(|| format!("cannot open {}", path.display()));
+            // Root may read every file anyway; who only has capabilities reads with their own rights.
+            let file = if nix::unistd::geteuid().is_root() {
+                let file = open()?;
+                renounce()?;
+                file
+            } else {
+                renounce()?;
+                open()?
+            };
             // A recording is from outside as well.
             privsep::confine().context("cannot start")?;
             Ok(Start::Recording(BufReader::new(file)))
