@@ -31,8 +31,11 @@ const SOCK_STREAM: u32 = 1;
 
 /// `enum` of `bpf.h`: states of a TCP socket.
 const TCP_ESTABLISHED: u32 = 1;
+const TCP_FIN_WAIT1: u32 = 4;
 const TCP_CLOSE_WAIT: u32 = 8;
+const TCP_LAST_ACK: u32 = 9;
 const TCP_LISTEN: u32 = 10;
+const TCP_CLOSING: u32 = 11;
 
 /// See [`hbpf_ebpf::WRITER_IS_KNOWN`]. Where it is 0, the verifier does not look at what needs it.
 #[unsafe(no_mangle)]
@@ -65,7 +68,9 @@ pub struct Socket {
     pub known: [u8; 2],
     /// The descriptor is closed, while what it has sent may still be on its way.
     pub released: u8,
-    zero: [u8; 7],
+    /// The FIN of this side has left.
+    fin_sent: u8,
+    zero: [u8; 6],
     /// The client's port, where `cookie` is 0.
     pub waiting_port: u16,
     comm: [u8; 16],
@@ -84,6 +89,18 @@ pub fn tcp_egress(ctx: SkBuffContext) -> i32 {
 pub fn tcp_ingress(ctx: SkBuffContext) -> i32 {
     try_segment(&ctx, direction::RECEIVED);
     PASS
+}
+
+/// Whether TCP believes a received reset: one with any other sequence number is forged, or overtaken, or comes while what was
+/// sent before waits for the socket. The last is told of by the socket's end.
+#[inline(always)]
+fn may_end(sequence: u32, expected: u32, state: u32) -> bool {
+    match expected.wrapping_sub(sequence) {
+        0 => true,
+        // The sender of a FIN may reset with the number of that.
+        1 => matches!(state, TCP_CLOSE_WAIT | TCP_LAST_ACK | TCP_CLOSING),
+        _ => false,
+    }
 }
 
 #[inline(always)]
@@ -160,7 +177,13 @@ fn try_release(ctx: &SockContext) -> Option<()> {
     // SAFETY: the context is a socket.
     let state = unsafe { (*ctx.sock).state };
     // In these, what has been written and not sent yet follows, and then a FIN or a reset, which is where the flow ends.
-    if !matches!(state, TCP_ESTABLISHED | TCP_CLOSE_WAIT) {
+    let may_follow = match state {
+        TCP_ESTABLISHED | TCP_CLOSE_WAIT => true,
+        // The process has ended its stream before it let go of the socket.
+        TCP_FIN_WAIT1 | TCP_CLOSING | TCP_LAST_ACK => socket.fin_sent == 0,
+        _ => false,
+    };
+    if !may_follow {
         emit::emit_close(OutsidePackets, socket);
         socket.be_over();
     }
@@ -241,7 +264,8 @@ fn try_segment(ctx: &SkBuffContext, direction: u8) -> Option<()> {
         expected = unsafe { (*tcp).rcv_nxt };
         // What the peer acknowledges is its word; what this socket does is the truth.
         piece.ack = expected;
-        if !found.may_end(headers.sequence, expected) {
+        // SAFETY: checked above.
+        if !may_end(headers.sequence, expected, unsafe { (*socket).state }) {
             ends &= !flags::RST;
         }
     }
@@ -284,6 +308,9 @@ fn look_at(skb: *mut __sk_buff, socket: &mut Socket, piece: &mut Piece, expected
     if ends == 0 {
         return;
     }
+    if piece.direction == direction::SENT {
+        socket.fin_sent = 1;
+    }
     if socket.flow.mode == flow::CAPTURE {
         let offset = piece.offset + u64::from(piece.len);
         emit::emit_end(Segment(skb), socket, ends | flags::CAPTURE, piece.direction, offset);
@@ -303,6 +330,7 @@ impl Socket {
         self.cookie = cookie;
         self.known = [0; 2];
         self.released = 0;
+        self.fin_sent = 0;
     }
 
     /// User space knows of the end: what still comes, such as the peer's own, would begin the connection anew there.
@@ -341,14 +369,6 @@ impl Socket {
         if self.turned_at.wrapping_sub(expected) <= MOST_AHEAD {
             self.flow.take_back_turn(self.turned_message);
         }
-    }
-
-    /// Whether TCP believes a received reset: one with any other sequence number is forged or long overtaken.
-    #[inline(always)]
-    fn may_end(&self, sequence: u32, expected: u32) -> bool {
-        // One before: the sender of a FIN may reset with the number of that.
-        let way = usize::from(direction::RECEIVED);
-        expected.wrapping_sub(sequence) <= 1 || self.known[way] != 0 && self.next[way] == sequence
     }
 
     /// Notes who writes, if nobody better is known to own the socket.

@@ -123,7 +123,8 @@ fn segment<'a>(header: &RecordHeader, origin: &'a Origin, bytes: &'a [u8]) -> Op
         connection: connection(header),
         origin,
         direction: side(header)?,
-        sequence: u32::try_from(header.offset).ok()?,
+        // The kernel side counts on from where a segment begins, and numbers wrap.
+        sequence: header.offset as u32,
         acknowledgement: header.ack,
         original_len: header.original_len,
         bytes,

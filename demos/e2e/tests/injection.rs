@@ -53,7 +53,8 @@ fn forge(network: &Network, to: End, genuine: &Packet) {
         unfounded.tcp.acknowledgment_number = unfounded.tcp.acknowledgment_number.wrapping_add(1 << 24);
         network.inject(to, &unfounded);
     }
-    for sequence in [next.wrapping_add(1), next.wrapping_add(5000), next.wrapping_add(FAR[0]), next.wrapping_sub(9)] {
+    let not_there = [1, 5000, FAR[0], 0_u32.wrapping_sub(1), 0_u32.wrapping_sub(9), REQUEST.len() as u32];
+    for sequence in not_there.map(|distance| next.wrapping_add(distance)) {
         let mut end = genuine.clone().with(sequence, b"");
         end.tcp.rst = true;
         network.inject(to, &end);

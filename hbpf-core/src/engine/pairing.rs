@@ -7,14 +7,14 @@ use crate::exchange::{ExchangeId, Role};
 use crate::time::Nanos;
 
 /// How far apart the two ends may see the same request head. Both are on this host, but the way between them need not be: a
-/// connection whose first packet was lost tries again after 3, 6 and 12 seconds.
+/// connection whose first packets are lost tries again after 1, 3, 7 and 15 seconds.
 const WINDOW: Duration = Duration::from_secs(30);
 
-/// Most request heads remembered at a time; beyond it an exchange may count twice, so it is far above what a host opens
-/// within the window.
+/// Most request heads remembered at a time. Beyond it the oldest are forgotten: an exchange whose other end comes that late
+/// counts twice.
 const MAX_HEADS: usize = 65_536;
 
-/// Most heads remembered in the order in which they came, those included that have found their other end.
+/// Most heads remembered in the order in which they came, those that have found their other end included.
 const MAX_ORDER: usize = 4 * MAX_HEADS;
 
 /// Request heads seen at one end only, by fingerprint of their bytes.
@@ -54,7 +54,12 @@ impl Pairing {
             self.heads -= waiting.heads.len();
             self.waiting.remove(&fingerprint);
         }
-        if self.heads < MAX_HEADS && self.order.len() < MAX_ORDER {
+        // The other end is heard of within moments, if at all: who has waited longest makes room.
+        while self.heads >= MAX_HEADS || self.order.len() >= MAX_ORDER {
+            let Some((since, fingerprint)) = self.order.pop_front() else { break };
+            self.forget(fingerprint, |when| when <= since);
+        }
+        {
             let waiting = self.waiting.entry(fingerprint).or_insert(Waiting { seen_by: role, heads: VecDeque::new() });
             waiting.heads.push_back((now, id));
             self.heads += 1;
@@ -69,14 +74,19 @@ impl Pairing {
             && now.since(since) >= WINDOW
         {
             self.order.pop_front();
-            let Some(waiting) = self.waiting.get_mut(&fingerprint) else { continue };
-            while waiting.heads.front().is_some_and(|(since, _)| now.since(*since) >= WINDOW) {
-                waiting.heads.pop_front();
-                self.heads -= 1;
-            }
-            if waiting.heads.is_empty() {
-                self.waiting.remove(&fingerprint);
-            }
+            self.forget(fingerprint, |when| now.since(when) >= WINDOW);
+        }
+    }
+
+    /// Forgets the oldest heads with this fingerprint that are as old as that.
+    fn forget(&mut self, fingerprint: u64, is_old: impl Fn(Nanos) -> bool) {
+        let Some(waiting) = self.waiting.get_mut(&fingerprint) else { return };
+        while waiting.heads.front().is_some_and(|(since, _)| is_old(*since)) {
+            waiting.heads.pop_front();
+            self.heads -= 1;
+        }
+        if waiting.heads.is_empty() {
+            self.waiting.remove(&fingerprint);
         }
     }
 }
@@ -103,6 +113,19 @@ mod tests {
         assert_eq!(other_end(Role::Server, 4, 14), None);
         assert_eq!(other_end(Role::Client, 5, 15), Some(ExchangeId(14)), "the server's record may come first");
         assert_eq!(pairing.heads, 0);
+    }
+
+    #[test]
+    fn both_ends_pair_at_any_rate() {
+        let mut pairing = Pairing::default();
+        for number in 0..2 * MAX_ORDER as u64 {
+            let now = Nanos(number * SECOND / 10_000);
+            assert_eq!(pairing.other_end(number, Role::Client, now, ExchangeId(number)), None);
+            assert_eq!(pairing.other_end(number, Role::Server, now, ExchangeId(0)), Some(ExchangeId(number)));
+            // Some others are seen at one end only.
+            pairing.other_end(u64::MAX - number, Role::Client, now, ExchangeId(number));
+            assert!(pairing.heads <= MAX_HEADS && pairing.order.len() <= MAX_ORDER);
+        }
     }
 
     #[test]

@@ -221,20 +221,27 @@ impl Received {
         let before = self.held.iter().take_while(|held| held.offset < until).count();
         let mut pieces: Vec<Held> = rivals.into_iter().chain(self.held.drain(..before)).collect();
         pieces.retain(|piece| piece.end() > next);
-        pieces.sort_by_key(|piece| piece.offset);
-        let start = |piece: &Held| piece.offset.max(next);
-        let (mut ahead, mut behind) = (vec![next], vec![until]);
-        for piece in pieces.iter().filter(|piece| start(piece) < piece.end()) {
-            if ahead.contains(&start(piece)) {
-                ahead.push(piece.end());
+        let covers = |piece: &Held, offset: u64| (piece.offset..piece.end()).contains(&offset);
+        // Where TCP may have been on its way, and from which of these places it may have come to where it is.
+        let mut places = vec![next];
+        let mut index = 0;
+        while let Some(place) = places.get(index).copied() {
+            for piece in pieces.iter().filter(|piece| covers(piece, place) && piece.end() <= until) {
+                if !places.contains(&piece.end()) {
+                    places.push(piece.end());
+                }
+            }
+            index += 1;
+        }
+        places.sort_unstable();
+        let mut good = vec![until];
+        for place in places.iter().rev() {
+            let leads_on = |piece: &Held| covers(piece, *place) && good.contains(&piece.end());
+            if pieces.iter().any(leads_on) {
+                good.push(*place);
             }
         }
-        for piece in pieces.iter().rev() {
-            if behind.contains(&piece.end()) {
-                behind.push(start(piece));
-            }
-        }
-        let adds_up = |piece: &Held| ahead.contains(&start(piece)) && behind.contains(&piece.end());
+        let adds_up = |piece: &Held| good.contains(&piece.end()) && places.iter().any(|place| covers(piece, *place));
         // What TCP had not taken by the time that it was sent again, it has refused.
         let beats = |piece: &Held, rival: &Held| {
             !piece.piece().contradicts(&rival.piece())
@@ -273,11 +280,9 @@ impl Received {
 
     /// The sender has given up the connection. TCP believes that at the place where it is only.
     fn reset(&mut self, piece: Piece<'_>, out: &mut dyn FnMut(Chunk<'_>)) -> bool {
-        let next = self.next.unwrap_or(piece.offset);
         // One before: the sender of a FIN may reset with the number of that.
-        let earliest = self.taken.unwrap_or(next).saturating_sub(1);
-        let latest = self.held.back().map_or(next, Held::end);
-        if !(earliest..=latest).contains(&piece.offset) {
+        let place = self.taken.or(self.next).unwrap_or(piece.offset);
+        if !(place.saturating_sub(1)..=place).contains(&piece.offset) {
             self.desyncs += 1;
             return false;
         }
@@ -295,9 +300,9 @@ impl Received {
         self.insert_new(piece);
         while self.held.len() > MAX_HELD_PIECES || self.held_bytes > MAX_HELD_BYTES {
             if let Some(held) = self.pop_in_order() {
-                // So much comes at once: TCP will have taken it, or what contradicts it.
-                let piece = if self.rivals.is_empty() { held.piece() } else { held.piece().blank() };
-                self.emit(piece, out);
+                // There is no room for it, and nothing says whether TCP takes it, or something else in its place.
+                let is_taken = self.taken.is_none_or(|taken| held.end() <= taken);
+                self.emit(if is_taken { held.piece() } else { held.piece().blank() }, out);
             } else if let Some(last) = self.held.pop_back() {
                 self.held_bytes -= last.bytes.len();
                 self.desyncs += 1;

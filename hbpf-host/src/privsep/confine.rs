@@ -61,7 +61,8 @@ fn filter() -> Filter {
     filter.allow_values(libc::SYS_ioctl, 1, &[libc::TCGETS, libc::TCSETS, libc::TCSETSW, libc::TCSETSF]);
     filter.allow_values(libc::SYS_ioctl, 1, &[libc::TCGETS2, libc::TCSETS2, libc::TCSETSW2, libc::TCSETSF2]);
     filter.allow_values(libc::SYS_ioctl, 1, &[libc::TIOCGWINSZ, libc::FIONBIO, libc::FIONREAD]);
-    // How threads wake each other.
-    filter.allow_if(libc::SYS_socketpair, &[Argument::Is(0, libc::AF_UNIX as u64)]);
+    // How threads wake each other. Streams only: datagrams could be sent to any address.
+    let stream = Argument::Masked(1, 0xf, libc::SOCK_STREAM as u64);
+    filter.allow_if(libc::SYS_socketpair, &[Argument::Is(0, libc::AF_UNIX as u64), stream]);
     filter
 }

@@ -32,8 +32,9 @@ const MAX_ANSWERS: usize = 4096;
 const BURST: Duration = Duration::from_millis(500);
 const SHARE: f64 = 0.05;
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Owners {
+    /// Open from the start: what hbpf holds shall not depend on what it has met.
     diag: Option<Diag>,
     answers: HashMap<u64, Answer>,
     tree: Option<(Instant, HashMap<u32, Vec<u32>>)>,
@@ -60,6 +61,12 @@ struct Wanted {
     cookie: u64,
     hint: u32,
     inode: u64,
+}
+
+impl Default for Owners {
+    fn default() -> Self {
+        Self { diag: Diag::open(), answers: HashMap::new(), tree: None, budget: Budget::default() }
+    }
 }
 
 impl Owners {
@@ -100,9 +107,6 @@ impl Owners {
 
     /// Sockets that have an inode, which is to say: that someone holds.
     fn inodes(&mut self, root: &Path, queries: &[SocketQuery]) -> Vec<Wanted> {
-        if self.diag.is_none() {
-            self.diag = Diag::open();
-        }
         let mut found = Vec::new();
         let mut elsewhere: Vec<(&SocketQuery, Ends)> = Vec::new();
         for query in queries {

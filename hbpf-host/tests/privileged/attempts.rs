@@ -96,6 +96,7 @@ fn allowed_to_both() -> Vec<&'static str> {
 
 /// What the unprivileged side must not be able to do, but can.
 pub(crate) fn allowed_to_parser() -> Vec<&'static str> {
+    let (unix, datagrams) = (i64::from(libc::AF_UNIX), i64::from(libc::SOCK_DGRAM));
     let path = c"/proc/self/status".as_ptr() as i64;
     let at = i64::from(libc::AT_FDCWD);
     let stream = i64::from(libc::SOCK_STREAM);
@@ -108,6 +109,7 @@ pub(crate) fn allowed_to_parser() -> Vec<&'static str> {
         tried("readlinkat", libc::SYS_readlinkat, [at, path, 0, 0, 0]),
         tried("getdents64", libc::SYS_getdents64, [0, 0, 0, 0, 0]),
         tried("socketpair", libc::SYS_socketpair, [i64::from(libc::AF_INET), stream, 0, 0, 0]),
+        tried("socketpair of datagrams", libc::SYS_socketpair, [unix, datagrams, 0, 0, 0]),
         tried("sendto an address", libc::SYS_sendto, [0, 0, 0, 0, path]),
         tried("bind", libc::SYS_bind, [0, 0, 0, 0, 0]),
         tried("bpf", libc::SYS_bpf, [0, 0, 0, 0, 0]),
