@@ -54,6 +54,34 @@ def serve(connection):
     connection.close()
 
 
+def serve_long(connection):
+    """Answers one request with more than the client takes at a time, and lets go of the connection at once."""
+    stream = connection.makefile("rb")
+    while b":" in (line := stream.readline()) or line.startswith(b"POST"):
+        pass
+    answer = {"object": "chat.completion", "model": "demo"}
+    answer["choices"] = [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": "x" * 1_000_000}}]
+    answer["usage"] = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
+    body = json.dumps(answer).encode()
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body)
+    connection.sendall(head + body)
+    connection.shutdown(socket.SHUT_WR)
+    stream.close()
+    connection.close()
+
+
+def long():
+    listener = listen()
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4_000_000)
+
+    def accept():
+        while True:
+            serve_long(listener.accept()[0])
+
+    threading.Thread(target=accept, daemon=True).start()
+    return listener.getsockname()[1]
+
+
 def serve_by_two(connection):
     """Answers one request; another process writes the second half."""
     stream = connection.makefile("rb")
@@ -188,6 +216,7 @@ def main():
         "forking": forking,
         "executed": executed,
         "halves": halves,
+        "long": long,
     }
     # All in one group, so that workers end with the one that started them.
     os.setpgid(0, 0)

@@ -8,10 +8,13 @@ use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
 use std::process::{Command, Stdio};
 
+use hbpf_core::exchange::{Phase, Role};
 use hbpf_e2e::{Client, Observer, Sums, host, python, script, skip};
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::signal::{Signal, kill};
-use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, SockaddrIn, sendto, socket};
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, SockFlag, SockType, SockaddrIn, connect, sendto, setsockopt, socket, sockopt,
+};
 use nix::unistd::Pid;
 
 /// What the server says of each answer.
@@ -303,6 +306,49 @@ fn a_stream_that_another_process_goes_on_with() {
     assert_eq!((seen.requests, seen.completed, seen.input, seen.output), (CALLS, CALLS, CALLS * INPUT, CALLS * OUTPUT));
     observer.assert_nothing_lost();
     observer.stop();
+}
+
+#[test]
+fn a_server_that_lets_go_before_its_answer_is_out() {
+    const CALLS: u64 = 4;
+    let Some(_host) = host() else { return };
+    let mut observer = Observer::start();
+    let Some((_server, address)) = server("long") else { return };
+    for number in 0..CALLS {
+        let socket = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).expect("a socket");
+        // So that most of the answer has to wait at the server's end.
+        setsockopt(&socket, sockopt::RcvBuf, &32_768).expect("a socket option");
+        connect(socket.as_raw_fd(), &SockaddrIn::new(127, 0, 0, 1, address.port())).expect("loopback connects");
+        let mut stream = TcpStream::from(socket);
+        stream.write_all(&request(usize::try_from(number).unwrap(), true)).expect("loopback takes");
+        let client = stream.local_addr().expect("it is connected").port();
+        while !is_nobodys_and_unsent(address.port(), client) {
+            std::thread::yield_now();
+        }
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("loopback delivers");
+        assert!(answer.len() > 1_000_000);
+    }
+    let seen = observer.until_ended(address.port(), usize::try_from(CALLS).unwrap());
+    assert_eq!((seen.completed, seen.failed, seen.input, seen.output), (CALLS, 0, CALLS * INPUT, CALLS * OUTPUT));
+    for row in observer.until_rows(Role::Server, address.port(), usize::try_from(CALLS).unwrap()) {
+        assert_eq!((row.phase, row.tokens.output, row.bytes_missed), (Phase::Done, Some(OUTPUT), 0), "{row:?}");
+    }
+    observer.stop();
+}
+
+/// Whether the server's end of a connection is in FIN-WAIT-1, and no process holds it.
+fn is_nobodys_and_unsent(server: u16, client: u16) -> bool {
+    let table = std::fs::read_to_string("/proc/net/tcp").expect("the kernel has TCP");
+    let (local, remote) = (format!(":{server:04X}"), format!(":{client:04X}"));
+    table.lines().any(|line| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        fields.len() > 9
+            && fields[1].ends_with(&local)
+            && fields[2].ends_with(&remote)
+            && fields[3] == "04"
+            && fields[9] == "0"
+    })
 }
 
 #[test]
