@@ -54,7 +54,7 @@ pub fn run(data: &[u8]) {
     // begins like another kind than it says or is, unless its beginning is lost.
     let first = body.iter().find(|byte| !byte.is_ascii_whitespace());
     let is_what_it_says = match kind {
-        Some(b"application/json") => matches!(first, Some(b'{' | b'[')),
+        Some(b"application/json") => matches!(first, Some(b'{' | b'[')) && whole.0.finished,
         said => said.is_some(),
     };
     if whole.0.missed_events == 0 && is_what_it_says {
