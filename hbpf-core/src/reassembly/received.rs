@@ -221,40 +221,26 @@ impl Received {
         let before = self.held.iter().take_while(|held| held.offset < until).count();
         let mut pieces: Vec<Held> = rivals.into_iter().chain(self.held.drain(..before)).collect();
         pieces.retain(|piece| piece.end() > next);
-        let covers = |piece: &Held, offset: u64| (piece.offset..piece.end()).contains(&offset);
-        // Where TCP may have been on its way, and from which of these places it may have come to where it is.
-        let mut places = vec![next];
-        let mut index = 0;
-        while let Some(place) = places.get(index).copied() {
-            for piece in pieces.iter().filter(|piece| covers(piece, place) && piece.end() <= until) {
-                if !places.contains(&piece.end()) {
-                    places.push(piece.end());
+        let contradicts = |one: &Held, other: &Held| one.piece().contradicts(&other.piece());
+        // Of each piece, whether nothing contradicts it; if something does, whether it may be genuine all the same.
+        let is_alone: Vec<bool> =
+            pieces.iter().map(|piece| !pieces.iter().any(|rival| contradicts(piece, rival))).collect();
+        let may_be: Vec<bool> =
+            pieces.iter().zip(&is_alone).map(|(piece, alone)| *alone || adds_up(piece, &pieces, next, until)).collect();
+        // What TCP had not taken by the time that it was sent again, it has refused.
+        let is_rival =
+            |piece: &Held, rival: &Held| contradicts(piece, rival) && piece.when.since(rival.when) < REFUSED_AFTER;
+        for wants_genuine in [true, false] {
+            for (piece, _) in pieces.iter().zip(&may_be).filter(|(_, may_be)| **may_be) {
+                let has_rival = pieces.iter().zip(&may_be).any(|(rival, may_be)| *may_be && is_rival(piece, rival));
+                match (wants_genuine, has_rival) {
+                    (true, false) => self.insert_new(piece.piece()),
+                    // What may be either is missing.
+                    (false, true) => self.insert_new(piece.piece().blank()),
+                    _ => {}
                 }
             }
-            index += 1;
         }
-        places.sort_unstable();
-        let mut good = vec![until];
-        for place in places.iter().rev() {
-            let leads_on = |piece: &Held| covers(piece, *place) && good.contains(&piece.end());
-            if pieces.iter().any(leads_on) {
-                good.push(*place);
-            }
-        }
-        let adds_up = |piece: &Held| good.contains(&piece.end()) && places.iter().any(|place| covers(piece, *place));
-        // What TCP had not taken by the time that it was sent again, it has refused.
-        let beats = |piece: &Held, rival: &Held| {
-            !piece.piece().contradicts(&rival.piece())
-                || !adds_up(rival)
-                || piece.when.since(rival.when) >= REFUSED_AFTER
-        };
-        let is_genuine = |piece: &Held| {
-            let is_alone = pieces.iter().all(|rival| !piece.piece().contradicts(&rival.piece()));
-            is_alone || adds_up(piece) && pieces.iter().all(|rival| std::ptr::eq(piece, rival) || beats(piece, rival))
-        };
-        let (genuine, others): (Vec<_>, Vec<_>) = pieces.iter().partition(|piece| is_genuine(piece));
-        genuine.into_iter().for_each(|piece| self.insert_new(piece.piece()));
-        others.into_iter().filter(|piece| adds_up(piece)).for_each(|piece| self.insert_new(piece.piece().blank()));
         self.held_bytes = self.held.iter().map(|held| held.bytes.len()).sum();
     }
 
@@ -380,4 +366,29 @@ impl Received {
         let held = if is_next { self.pop()? } else { return None };
         if held.offset == next { Some(held) } else { Some(held.piece().part(next, held.end()).hold()) }
     }
+}
+
+/// Whether the piece and others that do not contradict it can have brought TCP from one place to the other.
+fn adds_up(piece: &Held, pieces: &[Held], from: u64, to: u64) -> bool {
+    let agrees = |other: &&Held| !other.piece().contradicts(&piece.piece());
+    let covers = |piece: &Held, place: u64| (piece.offset..piece.end()).contains(&place);
+    // Where TCP may have been on its way, and from which of these places it may have come to where it is.
+    let mut places = vec![from];
+    let mut index = 0;
+    while let Some(place) = places.get(index).copied() {
+        for other in pieces.iter().filter(agrees).filter(|other| covers(other, place) && other.end() <= to) {
+            if !places.contains(&other.end()) {
+                places.push(other.end());
+            }
+        }
+        index += 1;
+    }
+    places.sort_unstable();
+    let mut good = vec![to];
+    for place in places.iter().rev() {
+        if pieces.iter().filter(agrees).any(|other| covers(other, *place) && good.contains(&other.end())) {
+            good.push(*place);
+        }
+    }
+    good.contains(&piece.end()) && places.iter().any(|place| covers(piece, *place))
 }

@@ -406,6 +406,8 @@ fn of_pieces_that_come_together_the_one_counts_that_fits_what_is_taken() {
     };
     assert_eq!(pair(b"cdef", b"a longer one"), ["Received 12@1 cdef", "Received 16@3 gh"]);
     assert_eq!(pair(b"a longer one", b"cdef"), ["Received 12@2 cdef", "Received 16@3 gh"]);
+    assert_eq!(pair(b"cdef", b"?"), ["Received 12@1 cdef", "Received 16@3 gh"]);
+    assert_eq!(pair(b"?", b"cdef"), ["Received 12@2 cdef", "Received 16@3 gh"]);
     // Nobody can tell.
     assert_eq!(pair(b"cdef", b"fake"), ["Received 12@1 +4", "Received 16@3 gh"]);
 
