@@ -30,8 +30,8 @@ const RING_FOR_MARKS: u64 = EVENTS_RING_BYTES as u64 / 8 * 7;
 /// Pieces up to this size are no bulk. Events of a stream are a few hundred bytes.
 const SMALL_BYTES: u32 = 1024;
 
-/// Bytes that are copied of a message's first piece whatever the pressure: most heads are shorter.
-const FIRST_BYTES: u32 = 1024;
+/// Bytes that are copied of a message's first piece, and of a request's beginning, whatever the pressure: most heads are shorter.
+pub const FIRST_BYTES: u32 = 1024;
 
 /// Bytes that are copied from the end of a piece of bulk: a document's last words say what it has cost.
 const LAST_BYTES: u32 = 256;

@@ -97,7 +97,10 @@ fn emit_bare<S: Source>(source: S, state: &mut S::State, kind: u8) {
 /// Emits what the byte budget has left of a piece: its first bytes, how many follow, and its last.
 #[inline(never)]
 fn emit_ends<S: Source>(source: S, state: &mut S::State, piece: &mut Piece, pressure: u64) {
-    let is_first = state.flow().opens != 0 || piece.held > 0 || piece.flags & flags::BEGIN != 0;
+    let is_first = state.flow().opens != 0
+        || state.flow().is_request_within(piece, budget::FIRST_BYTES)
+        || piece.held > 0
+        || piece.flags & flags::BEGIN != 0;
     if !budget::cut(piece, pressure, is_first) {
         state.flow().marks |= LOST;
         return;

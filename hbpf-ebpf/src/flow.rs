@@ -104,6 +104,12 @@ impl Flow {
         self.last_side != side(piece)
     }
 
+    /// Whether the piece, which has been decided on, has begun within so many bytes of a request. SDKs send head and body apart.
+    #[inline(always)]
+    pub fn is_request_within(&self, piece: &Piece, bytes: u32) -> bool {
+        self.request_side == side(piece) && self.request_seen.wrapping_sub(piece.len) < bytes
+    }
+
     /// What was seen of this turn was not part of the stream: so many messages had begun before.
     #[inline(always)]
     pub fn take_back_turn(&mut self, message: u32) {

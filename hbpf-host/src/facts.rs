@@ -43,6 +43,8 @@ pub(crate) struct Facts {
     /// Descriptions of processes that have ended since the frame before: their rows may still lack a name.
     departed: Vec<ProcessInfo>,
     status: Status,
+    /// What the kernel side had counted each time before everything of it was taken out.
+    counted: [u64; counter::COUNT as usize],
     pub(crate) meter: Meter,
     /// What all of it costs and may cost; by whoever keeps it so.
     pub(crate) overhead: Overhead,
@@ -60,6 +62,7 @@ impl Facts {
             samples: HashMap::new(),
             incoming: HashMap::new(),
             absent: HashSet::new(),
+            counted: [0; counter::COUNT as usize],
             departed: Vec::new(),
             status: Status::default(),
             meter: Meter::default(),
@@ -100,6 +103,12 @@ impl Facts {
     pub(crate) fn status(&mut self, status: Status, own: Duration, now: Nanos) {
         let helper = Duration::try_from_secs_f64(status.helper_cpu_seconds).unwrap_or_default();
         self.meter.read(&status, own + helper, now);
+        // With the last group the kernel's counters go, and with the next they begin anew.
+        let before = self.status.counters.unwrap_or_default();
+        let now = status.counters.unwrap_or_default();
+        if now.iter().zip(before).any(|(now, before)| *now < before) {
+            self.counted.iter_mut().zip(before).for_each(|(sum, before)| *sum += before);
+        }
         self.status = status;
     }
 
@@ -197,7 +206,7 @@ impl Facts {
 
     fn capture(&self, engine: Counters, malformed_records: u64) -> Capture {
         let counters = self.status.counters.unwrap_or_default();
-        let count = |index: u32| counters[index as usize];
+        let count = |index: u32| self.counted[index as usize] + counters[index as usize];
         Capture {
             probes: self.status.probes.iter().map(|probe| self.probe(probe)).collect(),
             chunks_total: count(counter::CHUNKS),
@@ -378,6 +387,22 @@ mod tests {
         assert_eq!(first[0].start_time, second[0].start_time);
         let after_setting = frame("2026-01-02T00:00:00Z");
         assert_ne!(first[0].start_time, after_setting[0].start_time);
+    }
+
+    #[test]
+    fn totals_outlive_the_probes() {
+        let mut facts = Facts::new(1);
+        let mut chunks = |counters: Option<u64>| {
+            let of = |chunks| {
+                let mut counters = [0; counter::COUNT as usize];
+                counters[counter::CHUNKS as usize] = chunks;
+                counters
+            };
+            facts.status(Status { counters: counters.map(of), ..status(0) }, Duration::ZERO, Nanos(0));
+            facts.capture(Counters::default(), 0).chunks_total
+        };
+        let totals = [None, Some(3), Some(5), None, None, Some(1), Some(4), Some(2)].map(&mut chunks);
+        assert_eq!(totals, [0, 3, 5, 5, 5, 6, 9, 11]);
     }
 
     #[test]

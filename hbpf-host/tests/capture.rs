@@ -232,7 +232,10 @@ fn over_the_byte_budget_messages_begin_and_the_rest_is_known_by_time_and_length(
     let head = b"HTTP/1.1 200 OK\r\nContent-Length: 30000\r\n\r\n";
     // A second's worth may be in hand, which is used up by the first call.
     for call in 0..2 {
-        transfer(&mut client, &mut server, &request);
+        // SDKs send head and body apart.
+        let (its_head, its_body) = request.split_at(request.len() - 500);
+        transfer(&mut client, &mut server, its_head);
+        transfer(&mut client, &mut server, its_body);
         transfer(&mut server, &mut client, head);
         for _ in 0..100 {
             transfer(&mut server, &mut client, &[b'y'; 300]);
@@ -242,10 +245,11 @@ fn over_the_byte_budget_messages_begin_and_the_rest_is_known_by_time_and_length(
             continue;
         }
         for records in kernel::handles(&records) {
-            let first = records[0];
-            let way = first.header.direction;
-            assert_eq!(first.payload, request, "a message's beginning comes whole");
-            let answers: Vec<_> = records.iter().filter(|record| record.header.direction != way).collect();
+            let way = records[0].header.direction;
+            assert_eq!(stream(&records, way), request, "a message's beginning comes whole");
+            // A bare acknowledgement is a record, too.
+            let is_answer = |record: &&&Record| record.header.direction != way && record.header.original_len > 0;
+            let answers: Vec<_> = records.iter().filter(is_answer).collect();
             assert_eq!(answers[0].payload, head, "so does its answer's");
             let (original, captured) = lengths(&records, 1 - way);
             assert!(original >= head.len() + 30_000, "every byte is told of: {original}");
