@@ -23,6 +23,20 @@ pub(crate) fn count(value: u64) -> String {
     if value < 1000 { value.to_string() } else { scaled(value as f64, 1000.0, &["", "k", "M", "G", "T", "P", "E"]) }
 }
 
+/// A count in a narrow column: `999`, `1.2k`, `12k`, `123k`; at most four characters below 10^15. Rounded down, so that no unit
+/// is reached before its time.
+pub(crate) fn short_count(value: u64) -> String {
+    let (mut unit, mut scale) = (0, 1);
+    while value / scale >= 1000 {
+        (unit, scale) = (unit + 1, scale * 1000);
+    }
+    let unit = ["", "k", "M", "G", "T", "P", "E"][unit];
+    match value / scale {
+        whole @ 0..10 if scale > 1 => format!("{whole}.{}{unit}", value % scale / (scale / 10)),
+        whole => format!("{whole}{unit}"),
+    }
+}
+
 /// A rate per second: `0`, `0.25`, `12.3`, `1.23k`.
 pub(crate) fn rate(value: f64) -> String {
     if !value.is_finite() {
@@ -138,6 +152,24 @@ mod tests {
                 assert!(count(value as u64).len() <= 5, "{value}");
             }
         }
+    }
+
+    #[test]
+    fn short_counts_fit_four_characters() {
+        for (value, text) in [
+            (0, "0"),
+            (9, "9"),
+            (999, "999"),
+            (1000, "1.0k"),
+            (1270, "1.2k"),
+            (12_700, "12k"),
+            (999_999, "999k"),
+            (1_270_000, "1.2M"),
+            (u64::MAX, "18E"),
+        ] {
+            assert_eq!(short_count(value), text);
+        }
+        assert!((0..15).all(|power| short_count(10_u64.pow(power) - 1).len() <= 4));
     }
 
     #[test]

@@ -267,7 +267,7 @@ impl ProcessColumn {
                 Cell::new(row.model_text(), tone)
             }
             Self::RequestRate => number(stats.and_then(|s| s.requests_per_second).map(format::rate)),
-            Self::InFlight => number(stats.map(|s| format::count(s.requests_in_flight))),
+            Self::InFlight => number(stats.map(|s| format::short_count(s.requests_in_flight))),
             Self::OutputRate => number(stats.map(output_rate)),
             Self::InputTotal => number(stats.map(input_total)),
             Self::OutputTotal => number(stats.map(output_total)),
@@ -275,8 +275,8 @@ impl ProcessColumn {
             Self::InterToken => number(row.latency(span, inter_token, |d| d.p50).map(format::seconds)),
             Self::InterTokenTail => number(row.latency(span, inter_token, |d| d.p99).map(format::seconds)),
             Self::Errors => match stats.map(|s| s.failed_total) {
-                Some(errors) if errors > 0 => Cell::new(format::count(errors), Tone::Bad),
-                errors => number(errors.map(format::count)),
+                Some(errors) if errors > 0 => Cell::new(format::short_count(errors), Tone::Bad),
+                errors => number(errors.map(format::short_count)),
             },
             Self::Cpu => number(process.cpu_percent.map(format::percent)),
             Self::Memory => number(process.resident_bytes.map(format::bytes)),
