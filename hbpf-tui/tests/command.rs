@@ -170,7 +170,7 @@ fn the_terminal_is_given_back_when_the_user_leaves() {
 
 #[test]
 fn the_terminal_is_given_back_on_signals() {
-    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
+    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT] {
         let session = Session::start();
         kill(Pid::from_raw(session.child.id() as i32), signal).expect("a signal");
         let status = session.ended();

@@ -23,7 +23,7 @@ use std::thread;
 
 use anyhow::{Context, Result};
 use crossterm::event;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 pub(crate) use self::state::Source;
@@ -93,7 +93,7 @@ fn next(events: &Receiver<Event>, state: &mut State, control: &dyn Control) -> b
 }
 
 fn listen_to_signals(sender: Sender<Event>) -> Result<()> {
-    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).context("cannot listen to signals")?;
+    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP, SIGQUIT]).context("cannot listen to signals")?;
     thread::Builder::new().name("signals".to_owned()).spawn(move || {
         for _ in signals.forever() {
             if sender.send(Event::Leave).is_err() {
