@@ -222,11 +222,10 @@ impl Received {
         let mut pieces: Vec<Held> = rivals.into_iter().chain(self.held.drain(..before)).collect();
         pieces.retain(|piece| piece.end() > next);
         let contradicts = |one: &Held, other: &Held| one.piece().contradicts(&other.piece());
-        // Of each piece, whether nothing contradicts it; if something does, whether it may be genuine all the same.
-        let is_alone: Vec<bool> =
-            pieces.iter().map(|piece| !pieces.iter().any(|rival| contradicts(piece, rival))).collect();
+        let is_contradicted = |piece: &Held| pieces.iter().any(|rival| contradicts(piece, rival));
+        // Whether each may be genuine.
         let may_be: Vec<bool> =
-            pieces.iter().zip(&is_alone).map(|(piece, alone)| *alone || adds_up(piece, &pieces, next, until)).collect();
+            pieces.iter().map(|piece| !is_contradicted(piece) || adds_up(piece, &pieces, next, until)).collect();
         // What TCP had not taken by the time that it was sent again, it has refused.
         let is_rival =
             |piece: &Held, rival: &Held| contradicts(piece, rival) && piece.when.since(rival.when) < REFUSED_AFTER;
