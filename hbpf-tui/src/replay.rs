@@ -35,8 +35,9 @@ pub(crate) fn next(input: &mut impl BufRead, line_number: &mut u64) -> Result<Op
             break;
         }
     }
-    let snapshot: Snapshot =
-        serde_json::from_str(&line).with_context(|| format!("line {line_number} is not a snapshot"))?;
+    let snapshot: Snapshot = serde_json::from_str(&line).with_context(|| {
+        format!("line {line_number} is not a snapshot, such as `hbpf snapshot --json --interval 1s` writes one a line")
+    })?;
     if snapshot.schema != SCHEMA {
         bail!("line {line_number} has schema {:?}; this hbpf reads {SCHEMA}", snapshot.schema);
     }
