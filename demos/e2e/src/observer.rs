@@ -182,7 +182,7 @@ impl Observer {
         let part = |value: Result<String, serde_json::Error>| value.unwrap_or_default();
         format!(
             "standard error:\n{errors}\nprobes: {}\n{} chunks, {} bytes, {} messages ignored, lost: {:?}\nendpoints: {}\n\
-             processes (pid, as client, as server): {rows:?}\nin flight: {}\nerrors: {}",
+             processes (pid, as client, as server): {rows:?}\nin flight: {}\ncost: {:?} {:?} {:?}\nerrors: {}",
             part(serde_json::to_string(&not_on)),
             capture.chunks_total,
             capture.bytes_total,
@@ -190,6 +190,9 @@ impl Observer {
             capture.lost,
             part(serde_json::to_string(&frame.endpoints)),
             part(serde_json::to_string(&frame.requests.in_flight)),
+            capture.overhead,
+            capture.self_cost,
+            capture.groups,
             part(serde_json::to_string(&frame.errors)),
         )
     }
