@@ -209,6 +209,8 @@ fn deny() -> Result<Outcome> {
     if !works(cargo(&["deny", "--version"]).stdin(std::process::Stdio::null())) {
         return Ok(Outcome::Skipped("cargo-deny is not installed: `cargo install --locked cargo-deny`".into()));
     }
+    // The crates for other systems, too, which no build here has fetched.
+    run(&mut cargo(&["fetch", "--locked", "--quiet"]))?;
     // Advisories need a database from the network; they are checked where there is one.
     command(&mut cargo(&["deny", "--offline", "check", "bans", "licenses", "sources"]))
 }
