@@ -127,7 +127,7 @@ impl Messages {
         observer: &mut dyn Observer,
     ) {
         for mut tracked in std::mem::take(&mut self.active) {
-            if matches!(outcome, Outcome::OutOfSight(_)) {
+            if matches!(outcome, Outcome::OutOfSight(_)) && !tracked.has_told_its_end() {
                 // One byte at the least, more cannot be told.
                 tracked.exchange.bytes_missed = tracked.exchange.bytes_missed.max(1);
             }

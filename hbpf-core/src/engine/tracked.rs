@@ -146,6 +146,12 @@ impl Tracked {
         !std::mem::replace(&mut self.is_unreadable, true)
     }
 
+    /// Whether the dialect's own end was seen, or an error, whatever has become of the connection.
+    pub(super) fn has_told_its_end(&self) -> bool {
+        let facts = self.interpreter.facts();
+        facts.finished || facts.is_error
+    }
+
     pub(super) fn note_end_of_request(&mut self, complete: bool) {
         self.request_is_whole |= complete;
     }

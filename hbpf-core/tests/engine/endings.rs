@@ -66,6 +66,18 @@ fn every_way_to_end_has_its_state() {
 }
 
 #[test]
+fn what_has_failed_before_it_is_lost_from_sight_misses_nothing() {
+    let (mut engine, mut log) = (Engine::new(), Log::default());
+    let mut wire = Wire::tls(7, Direction::Sent);
+    wire.request(&mut engine, &mut log, &chat(true));
+    wire.answer(&mut engine, &mut log, SSE_HEAD);
+    wire.answer(&mut engine, &mut log, &chunked("data: {\"error\":{\"type\":\"server_error\"}}\n\n"));
+    engine.lose_sight(Source::Tls, Nanos(wire.now + MS), &mut log);
+    let ended = log.ended();
+    assert_eq!((ended[0].phase, ended[0].bytes_missed), (Phase::Failed, 0));
+}
+
+#[test]
 fn another_program_ends_what_the_one_before_had_under_way() {
     let (mut engine, mut log) = (Engine::new(), Log::default());
     let mut before = Wire::tls(7, Direction::Sent);
