@@ -13,6 +13,9 @@ import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
+# What both SDKs are built upon: where an answer is cut, its errors come through.
+import httpx
+
 PROMPT = [{"role": "user", "content": os.environ.get("HBPF_DEMO_PROMPT", "Say something about bees.")}]
 
 
@@ -129,7 +132,7 @@ def run_sync(client, sdk, options, counts):
     def attempt(streamed):
         try:
             one_sync(client, options, streamed, counts)
-        except sdk.APIError:
+        except (sdk.APIError, httpx.HTTPError):
             counts.add(errors=1)
 
     with ThreadPoolExecutor(options.concurrency) as pool:
@@ -141,7 +144,7 @@ def run_async(client, sdk, options, counts):
         async with places:
             try:
                 await one_async(client, options, streamed, counts)
-            except sdk.APIError:
+            except (sdk.APIError, httpx.HTTPError):
                 counts.add(errors=1)
 
     async def everything():

@@ -85,9 +85,10 @@ pub struct CollectionError {
 pub struct LlmStats {
     /// Exchanges opened.
     pub requests_total: u64,
-    /// Exchanges not yet ended.
-    pub requests_in_flight: u64,
-    /// Exchanges opened per second over the window; null until the window has some length.
+    /// Exchanges not yet ended; null while no probes are in place.
+    pub requests_in_flight: Option<u64>,
+    /// Exchanges opened per second over the window; null until the window has some length, and while no probes are in
+    /// place.
     pub requests_per_second: Option<f64>,
     /// Ended as they should.
     pub completed_total: u64,
@@ -156,7 +157,7 @@ pub struct TokensInProgress {
     pub output: u64,
 }
 
-/// Tokens per second over the window; null until the window has some length.
+/// Tokens per second over the window; null until the window has some length, and while no probes are in place.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct TokenRates {
     /// Prompt tokens, counted when usage becomes known.

@@ -94,9 +94,9 @@ fn nothing_is_too_high(seen: &Seen, truths: &[Exchange]) {
         let count = |exchange: &Exchange| numbers(exchange)[index].unwrap_or(0);
         assert!(sum(&seen.ended, count) <= sum(truths, count), "count {index}");
     }
-    assert!(
-        sum(&seen.ended, |exchange| exchange.estimated_output) <= sum(truths, |exchange| exchange.estimated_output)
-    );
+    // A count that was reported of an answer whose end was lost may not be its last word: it becomes an estimate.
+    let most = |exchange: &Exchange| exchange.estimated_output.max(exchange.usage.output.unwrap_or(0));
+    assert!(sum(&seen.ended, |exchange| exchange.estimated_output) <= sum(truths, most));
     assert!(sum(&seen.ended, |exchange| exchange.output_events) <= sum(truths, |exchange| exchange.output_events));
 }
 

@@ -43,6 +43,8 @@ pub(crate) struct Facts {
     /// Descriptions of processes that have ended since the frame before: their rows may still lack a name.
     departed: Vec<ProcessInfo>,
     status: Status,
+    /// Since when probes of any group are in place.
+    watching_since: Option<Nanos>,
     /// What the kernel side had counted each time before everything of it was taken out.
     counted: [u64; counter::COUNT as usize],
     pub(crate) meter: Meter,
@@ -65,6 +67,7 @@ impl Facts {
             counted: [0; counter::COUNT as usize],
             departed: Vec::new(),
             status: Status::default(),
+            watching_since: None,
             meter: Meter::default(),
             overhead: Overhead::default(),
             findings: Vec::new(),
@@ -105,11 +108,13 @@ impl Facts {
         self.meter.read(&status, own + helper, now);
         // With the last group the kernel's counters go, and with the next they begin anew.
         let before = self.status.counters.unwrap_or_default();
-        let now = status.counters.unwrap_or_default();
-        if now.iter().zip(before).any(|(now, before)| *now < before) {
+        let after = status.counters.unwrap_or_default();
+        if after.iter().zip(before).any(|(after, before)| *after < before) {
             self.counted.iter_mut().zip(before).for_each(|(sum, before)| *sum += before);
         }
         self.status = status;
+        let is_watching = Group::ALL.into_iter().any(|group| self.is_on(group));
+        self.watching_since = is_watching.then(|| self.watching_since.unwrap_or(now));
     }
 
     /// How many CPUs the machine has; `None` until it has been told.
@@ -198,6 +203,7 @@ impl Facts {
         HostFacts {
             host: self.host.clone().unwrap_or_default(),
             processes,
+            watching_since: self.watching_since,
             capture: self.capture(engine, malformed_records),
             findings: self.findings.clone(),
             errors,

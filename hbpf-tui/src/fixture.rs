@@ -66,7 +66,7 @@ fn stats(requests: u64, output_rate: f64, first_token: f64) -> LlmStats {
     };
     LlmStats {
         requests_total: requests,
-        requests_in_flight: requests / 100,
+        requests_in_flight: Some(requests / 100),
         requests_per_second: Some(requests as f64 / 300.0),
         completed_total: requests - failed - requests / 100,
         failed_total: failed,

@@ -238,7 +238,7 @@ impl ProcessColumn {
             Self::Role => SortKey::Text(row.role_text().to_owned()),
             Self::Model => text(row.model.map(|(model, _)| model)),
             Self::RequestRate => of_stats(|s| s.requests_per_second),
-            Self::InFlight => of_stats(|s| Some(s.requests_in_flight as f64)),
+            Self::InFlight => of_stats(|s| s.requests_in_flight.map(|n| n as f64)),
             Self::OutputRate => of_stats(|s| s.tokens_per_second.output),
             Self::InputTotal => of_stats(|s| s.tokens.input.map(|n| n as f64)),
             Self::OutputTotal => of_stats(|s| s.tokens.output.map(|n| n as f64)),
@@ -267,7 +267,7 @@ impl ProcessColumn {
                 Cell::new(row.model_text(), tone)
             }
             Self::RequestRate => number(stats.and_then(|s| s.requests_per_second).map(format::rate)),
-            Self::InFlight => number(stats.map(|s| format::short_count(s.requests_in_flight))),
+            Self::InFlight => number(stats.and_then(|s| s.requests_in_flight).map(format::short_count)),
             Self::OutputRate => number(stats.map(output_rate)),
             Self::InputTotal => number(stats.map(input_total)),
             Self::OutputTotal => number(stats.map(output_total)),

@@ -26,7 +26,7 @@ fn stats_cells(stats: &LlmStats) -> [Cell; 8] {
     [
         format::count(stats.requests_total),
         known(stats.requests_per_second, format::rate),
-        format::short_count(stats.requests_in_flight),
+        known(stats.requests_in_flight, format::short_count),
         format::short_count(stats.failed_total),
         rows::output_rate(stats),
         rows::input_total(stats),

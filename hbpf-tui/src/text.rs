@@ -142,7 +142,7 @@ fn request_counts(totals: &LlmStats) -> Vec<String> {
     let status = status.collect::<Vec<_>>().join(" ");
     vec![
         format!("{}/s", known(totals.requests_per_second, format::rate)),
-        format!("in flight {}", totals.requests_in_flight),
+        format!("in flight {}", known(totals.requests_in_flight, format::count)),
         format!("total {}", totals.requests_total),
         format!("done {}", totals.completed_total),
         format!("failed {}", totals.failed_total),

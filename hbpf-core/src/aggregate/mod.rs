@@ -79,6 +79,9 @@ pub struct HostFacts {
     /// Its processes, at the least those of [`Aggregator::pids`] that run; `as_client` and `as_server` are filled in
     /// here.
     pub processes: Vec<Process>,
+    /// Since when there are probes in place, of any group; `None` while there are none: what is in flight, and how much
+    /// of it a second, is unknown then.
+    pub watching_since: Option<Nanos>,
     /// Probes, losses and own cost.
     pub capture: Capture,
     /// What deserves attention.
@@ -320,6 +323,7 @@ impl Aggregator {
         let sequence = self.sequence;
         self.sequence += 1;
         self.processes.reconcile(&facts.processes, &mut self.pool, now);
+        self.pool.begin_frame(facts.watching_since);
         let live = self.count_live(live);
         let slots = self.pool.clocks().slots;
         Snapshot {
@@ -348,7 +352,6 @@ impl Aggregator {
 
     /// Counts what runs under its keys, and says which process each belongs to.
     fn count_live<'a>(&mut self, live: impl Iterator<Item = &'a Exchange>) -> Vec<Live<'a>> {
-        self.pool.begin_frame();
         self.processes.begin_frame();
         let mut rows = Vec::new();
         for exchange in live {

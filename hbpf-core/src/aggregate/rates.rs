@@ -17,6 +17,8 @@ const MIN_OBSERVED: Duration = Duration::from_millis(500);
 #[derive(Clone, Copy, Debug)]
 pub(super) struct SlotClock {
     started: Nanos,
+    /// Since when something is observed that could be counted; `None` while nothing is.
+    watching_since: Option<Nanos>,
     slot_nanos: u64,
 }
 
@@ -33,7 +35,16 @@ impl SlotNumber {
 impl SlotClock {
     pub(super) fn new(started: Nanos, window: Duration) -> Self {
         let nanos = u64::try_from(window.as_nanos()).unwrap_or(u64::MAX);
-        Self { started, slot_nanos: (nanos / SLOTS_PER_WINDOW).max(1) }
+        Self { started, watching_since: Some(started), slot_nanos: (nanos / SLOTS_PER_WINDOW).max(1) }
+    }
+
+    /// Takes over since when something is observed: rates are of that time only.
+    pub(super) fn watch_since(&mut self, since: Option<Nanos>) {
+        self.watching_since = since;
+    }
+
+    pub(super) fn is_watching(&self) -> bool {
+        self.watching_since.is_some()
     }
 
     pub(super) fn at(&self, when: Nanos) -> SlotNumber {
@@ -47,7 +58,7 @@ impl SlotClock {
 
     /// What sums over the window are divided by; `None` while there is too little.
     fn divisor(&self, now: Nanos) -> Option<f64> {
-        let observed = now.since(self.started);
+        let observed = now.since(self.watching_since?);
         let window = Duration::from_nanos(self.slot_nanos.saturating_mul(SLOTS_PER_WINDOW));
         (observed >= MIN_OBSERVED.min(window)).then(|| observed.min(window).as_secs_f64())
     }

@@ -238,7 +238,7 @@ impl Stats {
         }
         LlmStats {
             requests_total: self.requests,
-            requests_in_flight: self.in_flight,
+            requests_in_flight: clocks.slots.is_watching().then_some(self.in_flight),
             requests_per_second: rates.requests,
             completed_total: self.completed,
             failed_total: self.failed,
@@ -396,8 +396,9 @@ impl Pool {
         }
     }
 
-    /// Forgets what was counted for the frame before.
-    pub(super) fn begin_frame(&mut self) {
+    /// Forgets what was counted for the frame before. See [`HostFacts::watching_since`](super::HostFacts::watching_since).
+    pub(super) fn begin_frame(&mut self, watching_since: Option<Nanos>) {
+        self.clocks.slots.watch_since(watching_since);
         for stats in self.entries.iter_mut().flatten() {
             stats.in_flight = 0;
             stats.in_progress = 0;

@@ -89,6 +89,7 @@ fn what_may_be_unknown_may_be_null_and_counters_may_not() {
             || schema["anyOf"].as_array().is_some_and(|any| any.iter().any(|one| one["type"] == null))
     };
     for (object, field) in [
+        ("LlmStats", "requests_in_flight"),
         ("LlmStats", "requests_per_second"),
         ("LlmStats", "cost_usd"),
         ("TokenTotals", "output"),

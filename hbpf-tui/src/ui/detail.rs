@@ -157,7 +157,7 @@ fn request_facts(stats: &LlmStats) -> Vec<Fact> {
     };
     vec![
         ("requests", requests, Tone::Plain),
-        ("in flight", format::count(stats.requests_in_flight), Tone::Plain),
+        ("in flight", known(stats.requests_in_flight, format::count), Tone::Plain),
         ("failed", format::count(stats.failed_total), alarm(stats.failed_total, Tone::Bad)),
         ("abandoned", format::count(stats.abandoned_total), alarm(stats.abandoned_total, Tone::Warn)),
         ("retries", format::count(stats.retries_total), alarm(stats.retries_total, Tone::Warn)),

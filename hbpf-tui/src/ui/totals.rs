@@ -94,7 +94,7 @@ fn lines(totals: &LlmStats, known_at_all: bool) -> [Line; 4] {
     let bad = |value: u64| if value > 0 { Cell::new(format::count(value), Tone::Bad) } else { count(value) };
     let warn = |value: u64| if value > 0 { Cell::new(format::count(value), Tone::Warn) } else { count(value) };
     let per_second = |value: Option<f64>| known(value, |rate| format::rate(rate) + "/s");
-    let tokens = |value: Option<u64>| Cell::number(known(value, format::count));
+    let if_known = |value: Option<u64>| Cell::number(known(value, format::count));
     let seconds = |value: Option<f64>| Cell::number(known(value, format::seconds));
     let rate = &totals.tokens_per_second;
     let window = &totals.latency.window;
@@ -106,7 +106,7 @@ fn lines(totals: &LlmStats, known_at_all: bool) -> [Line; 4] {
             name: "requests",
             value: per_second(totals.requests_per_second),
             facts: vec![
-                ("inflight", count(totals.requests_in_flight)),
+                ("inflight", if_known(totals.requests_in_flight.filter(|_| known_at_all))),
                 ("failed", bad(totals.failed_total)),
                 ("429", bad(quota)),
                 ("done", count(totals.completed_total)),
@@ -123,7 +123,7 @@ fn lines(totals: &LlmStats, known_at_all: bool) -> [Line; 4] {
                 ("total", Cell::number(rows::output_total(totals))),
                 ("running", Cell::number(estimated(count(progress).text, progress > 0))),
                 ("est.", Cell::number(known(rate.estimated_share, format::share))),
-                ("reason.", tokens(totals.tokens.reasoning)),
+                ("reason.", if_known(totals.tokens.reasoning)),
                 ("stalls", warn(totals.stalls_total)),
             ],
             history: |point| point.output_per_second,
@@ -134,9 +134,9 @@ fn lines(totals: &LlmStats, known_at_all: bool) -> [Line; 4] {
             value: per_second(rate.input),
             facts: vec![
                 ("total", Cell::number(rows::input_total(totals))),
-                ("cached", tokens(totals.tokens.cached_input)),
+                ("cached", if_known(totals.tokens.cached_input)),
                 ("no usage", warn(totals.requests_without_usage)),
-                ("cache wr", tokens(totals.tokens.cache_creation_input)),
+                ("cache wr", if_known(totals.tokens.cache_creation_input)),
             ],
             history: |point| point.input_per_second,
             scale: format::rate,

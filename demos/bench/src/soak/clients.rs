@@ -74,6 +74,12 @@ impl Clients {
         Ok(())
     }
 
+    /// Those that should have stayed and have ended by themselves.
+    pub(super) fn deserters(&mut self) -> usize {
+        let all = self.residents.iter_mut().chain(&mut self.guests);
+        all.filter_map(|client| client.try_wait().ok().flatten()).count()
+    }
+
     /// Ends all of them.
     pub(super) fn end(&mut self) {
         for client in self.residents.drain(..).chain(self.guests.drain(..)).collect::<Vec<_>>() {

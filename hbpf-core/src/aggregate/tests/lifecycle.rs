@@ -50,6 +50,24 @@ fn rates_are_unknown_until_something_was_observed_and_then_over_what_was() {
 }
 
 #[test]
+fn what_nobody_watches_is_unknown_and_rates_begin_anew_with_the_probes() {
+    let mut bench = Bench::new();
+    for (id, seconds) in [(1, 0.5), (2, 1.0)] {
+        bench.open(seconds, id, |_| {});
+    }
+    assert_eq!(bench.frame(2.0).totals.requests_in_flight, Some(2));
+    bench.facts.watching_since = None;
+    let totals = bench.frame(10.0).totals;
+    assert_eq!((totals.requests_in_flight, totals.requests_per_second), (None, None));
+    assert_eq!((totals.tokens_per_second, totals.requests_total), (TokenRates::default(), 2), "totals stay");
+    bench.facts.watching_since = Some(at(20.0));
+    assert_eq!(bench.frame(20.1).totals.requests_per_second, None);
+    bench.open(21.0, 3, |_| {});
+    let totals = bench.frame(22.0).totals;
+    assert_eq!((totals.requests_in_flight, totals.requests_per_second), (Some(3), Some(0.5)));
+}
+
+#[test]
 fn an_answer_in_one_piece_counts_when_it_ends() {
     let mut bench = Bench::new();
     bench.call(6.0, 1, "m", |_| {});
@@ -135,7 +153,7 @@ fn both_ends_on_one_host_count_once_except_in_their_own_rows() {
     let hops = |rows: &[Request]| rows.iter().map(|row| (row.sequence, row.hop.is_some())).collect::<Vec<_>>();
     assert_eq!(hops(&frame.requests.recent), [(2, true), (1, true)], "the first had ended before the second came");
     assert_eq!(hops(&frame.requests.in_flight), [(4, true), (3, true), (5, false)]);
-    assert_eq!((frame.totals.requests_total, frame.totals.requests_in_flight), (3, 2));
+    assert_eq!((frame.totals.requests_total, frame.totals.requests_in_flight), (3, Some(2)));
     assert_eq!((frame.models.len(), frame.models[0].stats.requests_total), (1, 1));
     assert_eq!((frame.endpoints.len(), frame.endpoints[0].stats.requests_total), (1, 1));
     assert_eq!(frame.totals.latency.since_start.duration_seconds.unwrap().count, 1);
@@ -163,7 +181,7 @@ fn a_model_counts_when_its_provider_is_known_for_good() {
     bench.open(1.0, 2, |exchange| exchange.provider = "unknown".into());
     bench.sent(1.0, 2, "m");
     let frame = bench.frame(1.0);
-    assert_eq!((names(&frame), frame.models[0].stats.requests_in_flight), (vec![("vllm".to_owned(), 2)], 2));
+    assert_eq!((names(&frame), frame.models[0].stats.requests_in_flight), (vec![("vllm".to_owned(), 2)], Some(2)));
     // Elsewhere nobody tells: then it is unknown.
     bench.open(1.0, 3, |exchange| {
         exchange.provider = "unknown".into();

@@ -155,7 +155,7 @@ fn sum<'a>(rows: impl Iterator<Item = &'a LlmStats> + Clone) -> (u64, u64, u64, 
     let of = |value: fn(&LlmStats) -> u64| rows.clone().map(value).sum::<u64>();
     (
         of(|row| row.requests_total),
-        of(|row| row.requests_in_flight),
+        of(|row| row.requests_in_flight.unwrap_or_default()),
         of(|row| row.completed_total + row.failed_total + row.abandoned_total),
         tokens.input,
         tokens.output,
@@ -168,7 +168,7 @@ fn check(frame: &Snapshot, bench: &Bench, expected: &Expected) -> Result<(), Tes
     let totals = &frame.totals;
     let running = || bench.live.values().filter(|exchange| !exchange.is_mirror);
     prop_assert_eq!(totals.requests_total, expected.requests);
-    prop_assert_eq!(totals.requests_in_flight, running().count() as u64);
+    prop_assert_eq!(totals.requests_in_flight, Some(running().count() as u64));
     prop_assert_eq!(totals.completed_total + totals.failed_total + totals.abandoned_total, expected.ended);
     prop_assert_eq!(totals.status.values().sum::<u64>(), expected.ended);
     prop_assert_eq!((totals.tokens.input, totals.tokens.output), (expected.input, expected.output));
@@ -231,7 +231,7 @@ proptest! {
             bench.end(seconds, id, Phase::Abandoned, |_| {});
         }
         let frame = bench.frame(seconds + 30.0);
-        prop_assert_eq!(frame.totals.requests_in_flight, 0);
+        prop_assert_eq!(frame.totals.requests_in_flight, Some(0));
         prop_assert_eq!(frame.totals.tokens_per_second.output, Some(0.0));
         let models: u64 = frame.models.iter().map(|row| row.stats.requests_total).sum();
         prop_assert_eq!(models, frame.totals.requests_total);
