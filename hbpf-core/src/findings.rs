@@ -48,7 +48,10 @@ pub fn copying_thinned(dear: TooDear, bytes_per_second: u64) -> Finding {
 pub fn group_detached(dear: TooDear, group: &str, key: usize, group_percent: f64) -> Finding {
     let evidence = [("group_percent", group_percent)];
     let title = format!("{group} was switched off, for the overhead stayed above what is allowed ({})", shares(dear));
-    let advice = format!("switch it on again with {key} in `hbpf top`; allow more with --max-overhead");
+    let advice = format!(
+        "hbpf tries again after a quiet minute; switch it on at once with {key} in `hbpf top`, or allow more with \
+         --max-overhead"
+    );
     finding("overhead_detached", Severity::Critical, group, title, evidence, advice, dear)
 }
 

@@ -12,18 +12,19 @@ use hbpf_core::aggregate::{Aggregator, AggregatorConfig};
 use hbpf_core::chunk::{ConnectionKey, Pid, Source};
 use hbpf_core::engine::Engine;
 use hbpf_core::label::Text;
-use hbpf_core::snapshot::{CollectionError, Overhead, Snapshot};
+use hbpf_core::snapshot::{CollectionError, Overhead, OverheadLevel, Snapshot};
 use hbpf_core::time::{Nanos, WallClock};
-use hbpf_ebpf::lifecycle;
+use hbpf_ebpf::{lifecycle, source};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::time::{ClockId, clock_gettime};
 
+use crate::cost::{OwnTime, index};
 use crate::facts::Facts;
-use crate::governor::{Budget, Governor, Observation, Step};
+use crate::governor::{Budget, Governor, Observation, Share, Step};
 use crate::privsep::{HelperClient, SocketError};
 use crate::protocol::{Group, Limits, Reply, Request, Status};
-use crate::ring::EventRing;
+use crate::ring::{Batch, EventRing};
 use sink::{EngineSink, take_record};
 
 /// How long records may gather before they are read: at high rates one wake-up serves many, and nobody sees 5 ms.
@@ -171,6 +172,8 @@ struct Worker {
     gathering_until: Option<Nanos>,
     /// Polling has found something in the ring.
     ring_is_ready: bool,
+    /// CPU time that reading each group's records has taken.
+    reading: [Duration; Group::ALL.len()],
 }
 
 /// A sample under way.
@@ -211,6 +214,7 @@ impl Worker {
             next_tick: now,
             gathering_until: None,
             ring_is_ready: false,
+            reading: [Duration::ZERO; Group::ALL.len()],
         }
     }
 
@@ -352,7 +356,7 @@ impl Worker {
     fn take_status(&mut self, status: Status) -> Result<(), CollectError> {
         let now = now();
         let before = Group::ALL.map(|group| self.facts.is_on(group));
-        self.facts.status(status, own_cpu_time(), now);
+        self.facts.status(status, OwnTime { total: own_cpu_time(), reading: self.reading }, now);
         self.next_status = now.after(STATUS_INTERVAL);
         for (group, was_on) in Group::ALL.into_iter().zip(before) {
             if was_on != self.facts.is_on(group) {
@@ -374,8 +378,10 @@ impl Worker {
         let (idle_callers, calls_per_second) = meter.idle_callers();
         Some(Observation {
             percent: meter.latest_percent()? / cpus,
-            own_percent: meter.own_percent()? / cpus,
-            groups: Group::ALL.map(|group| self.facts.is_on(group).then(|| meter.share(group).percent() / cpus)),
+            groups: Group::ALL.map(|group| {
+                let share = self.facts.is_on(group).then(|| meter.share(group))?;
+                Some(Share { outside: share.outside_percent() / cpus, reading: share.reading_percent / cpus })
+            }),
             bytes_per_second: meter.bytes_per_second(),
             idle_callers,
             calls_per_second,
@@ -389,6 +395,7 @@ impl Worker {
             Some(Step::Limit(bytes_per_second)) => Request::Limit(Limits { bytes_per_second }),
             Some(Step::Exclude(pids)) => Request::Exclude(pids),
             Some(Step::Detach(group)) => Request::Detach(vec![group]),
+            Some(Step::Attach(group)) => Request::Attach(vec![group]),
         };
         if !matches!(request, Request::Limit(_)) {
             self.governor.probes_changed(now());
@@ -399,7 +406,9 @@ impl Worker {
 
     /// Whether there is anything whose cost is to be kept in bounds.
     fn is_governed(&self) -> bool {
-        self.governor.budget_percent().is_some() && Group::ALL.into_iter().any(|group| self.facts.is_on(group))
+        let may_come_back = self.governor.level() == OverheadLevel::Detached;
+        let is_on = |group| self.facts.is_on(group);
+        self.governor.budget_percent().is_some() && (may_come_back || Group::ALL.into_iter().any(is_on))
     }
 
     /// A group's probes have been taken out: nothing more will be heard of what they showed.
@@ -428,27 +437,42 @@ impl Worker {
     /// Reads a batch, and lets the next one gather unless there is more already. Without traffic nothing is read, and
     /// nothing wakes us.
     fn read_ring(&mut self) {
-        let Some(ring) = &mut self.ring else { return };
         let now = now();
-        if !self.gathering_until.map_or(self.ring_is_ready, |until| now >= until) {
+        if self.ring.is_none() || !self.gathering_until.map_or(self.ring_is_ready, |until| now >= until) {
             return;
         }
-        let (engine, sink) = (&mut self.engine, &mut self.sink);
-        let batch = ring.read(&mut |header, bytes| take_record(engine, sink, header, bytes));
+        let batch = self.read_batch();
         // A ring that is ready and gives nothing holds a record that is being written: polling would turn in circles.
         let gathers = !batch.more && (batch.records > 0 || self.ring_is_ready);
         self.gathering_until = gathers.then(|| now.after(GATHER));
     }
 
     fn drain_ring(&mut self) {
-        let Some(ring) = &mut self.ring else { return };
-        let (engine, sink) = (&mut self.engine, &mut self.sink);
         // A ring that fills faster than it is read does not keep us here for ever.
         for _ in 0..64 {
-            if !ring.read(&mut |header, bytes| take_record(engine, sink, header, bytes)).more {
+            if !self.read_batch().more {
                 break;
             }
         }
+    }
+
+    /// Reads what is in the ring, a batch at most, and shares the time that takes out among the groups.
+    fn read_batch(&mut self) -> Batch {
+        let Some(ring) = &mut self.ring else { return Batch::default() };
+        let (engine, sink) = (&mut self.engine, &mut self.sink);
+        let began = thread_cpu_time();
+        let mut records = [0_u32; Group::ALL.len()];
+        let batch = ring.read(&mut |header, bytes| {
+            let group = if header.source == source::TLS { Group::LlmTls } else { Group::LlmPlain };
+            records[index(group)] += 1;
+            take_record(engine, sink, header, bytes);
+        });
+        let all = records.iter().sum::<u32>();
+        let took = thread_cpu_time().saturating_sub(began);
+        for (sum, records) in self.reading.iter_mut().zip(records).filter(|(_, records)| *records > 0) {
+            *sum += took * records / all;
+        }
+        batch
     }
 
     fn flush_requests(&mut self) -> Result<(), CollectError> {
@@ -543,6 +567,11 @@ impl Worker {
 /// CPU time of this process, all its threads.
 fn own_cpu_time() -> Duration {
     clock_gettime(ClockId::CLOCK_PROCESS_CPUTIME_ID).map(Duration::from).unwrap_or_default()
+}
+
+/// CPU time of the thread that asks.
+fn thread_cpu_time() -> Duration {
+    clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map(Duration::from).unwrap_or_default()
 }
 
 /// The clock that stamps records.

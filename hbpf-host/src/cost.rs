@@ -1,4 +1,5 @@
-//! What observing costs: time in eBPF programs, in the traps that lead to them, and in hbpf's own processes.
+//! What observing costs: time in eBPF programs, in the traps that lead to them, and in hbpf's own processes, apart from
+//! the rest the part of it that reads what the programs have captured.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
@@ -25,13 +26,24 @@ pub(crate) struct GroupTimes {
 pub(crate) struct GroupShare {
     pub(crate) kernel_percent: Option<f64>,
     pub(crate) trap_percent: Option<f64>,
+    /// In hbpf's own process, for what was captured.
+    pub(crate) reading_percent: f64,
 }
 
 impl GroupShare {
-    /// As far as it is known.
-    pub(crate) fn percent(&self) -> f64 {
+    /// Programs and traps, as far as that is known.
+    pub(crate) fn outside_percent(&self) -> f64 {
         self.kernel_percent.unwrap_or_default() + self.trap_percent.unwrap_or_default()
     }
+}
+
+/// CPU time that hbpf's processes have used so far.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct OwnTime {
+    /// All of it.
+    pub(crate) total: Duration,
+    /// What reading each group's records has taken of it.
+    pub(crate) reading: [Duration; Group::ALL.len()],
 }
 
 /// Where things stood at one moment.
@@ -39,7 +51,7 @@ impl GroupShare {
 struct Reading {
     at: Nanos,
     groups: [GroupTimes; Group::ALL.len()],
-    own: Duration,
+    own: OwnTime,
     bytes: u64,
     users: Vec<TlsUser>,
 }
@@ -55,7 +67,7 @@ pub(crate) struct Meter {
 
 impl Meter {
     /// Takes a status and the CPU time of hbpf's processes until then.
-    pub(crate) fn read(&mut self, status: &Status, own: Duration, at: Nanos) {
+    pub(crate) fn read(&mut self, status: &Status, own: OwnTime, at: Nanos) {
         self.add(status);
         let groups = self.times.map(Option::unwrap_or_default);
         // Statuses can come often; those close to each other are made one, up to the latest.
@@ -100,17 +112,24 @@ impl Meter {
 
     fn span(&self) -> Option<(&Reading, &Reading, f64)> {
         let (first, last) = (self.readings.front()?, self.readings.back()?);
-        (last.at > first.at).then(|| (first, last, last.at.seconds_since(first.at)))
+        // Right after a start, or a change of probes, there is no share yet.
+        (last.at.since(first.at) >= CLOSE).then(|| (first, last, last.at.seconds_since(first.at)))
     }
 
     /// A group's share of one core.
     pub(crate) fn share(&self, group: Group) -> GroupShare {
         let Some((first, last, seconds)) = self.span() else { return GroupShare::default() };
-        let (first, last) = (first.groups[index(group)], last.groups[index(group)]);
+        let index = index(group);
+        let (before, after) = (first.groups[index], last.groups[index]);
         let percent = |before: Option<f64>, after: Option<f64>| {
             after.map(|after| (after - before.unwrap_or_default()).max(0.0) / 1e7 / seconds)
         };
-        GroupShare { kernel_percent: percent(first.kernel, last.kernel), trap_percent: percent(first.trap, last.trap) }
+        let reading = last.own.reading[index].saturating_sub(first.own.reading[index]);
+        GroupShare {
+            kernel_percent: percent(before.kernel, after.kernel),
+            trap_percent: percent(before.trap, after.trap),
+            reading_percent: reading.as_secs_f64() * 100.0 / seconds,
+        }
     }
 
     /// Part of one core that all programs take; `None` where it is not known.
@@ -121,20 +140,17 @@ impl Meter {
     /// Part of one core that hbpf's processes take.
     pub(crate) fn own_percent(&self) -> Option<f64> {
         let (first, last, seconds) = self.span()?;
-        Some(last.own.saturating_sub(first.own).as_secs_f64() / seconds * 100.0)
+        Some(last.own.total.saturating_sub(first.own.total).as_secs_f64() / seconds * 100.0)
     }
 
     /// Programs, traps and processes, as a part of one core.
     pub(crate) fn percent(&self) -> Option<f64> {
-        Some(self.own_percent()? + Group::ALL.into_iter().map(|group| self.share(group).percent()).sum::<f64>())
+        Some(self.own_percent()? + Group::ALL.into_iter().map(|group| self.share(group).outside_percent()).sum::<f64>())
     }
 
     /// The same since the reading before the latest; `None` where that is a moment ago.
     pub(crate) fn latest_percent(&self) -> Option<f64> {
-        let latest: VecDeque<Reading> = self.readings.range(self.readings.len().checked_sub(2)?..).cloned().collect();
-        if latest[1].at.since(latest[0].at) < CLOSE {
-            return None;
-        }
+        let latest = self.readings.range(self.readings.len().checked_sub(2)?..).cloned().collect();
         Self { readings: latest, times: self.times, ..Self::default() }.percent()
     }
 
@@ -212,14 +228,19 @@ mod tests {
     #[test]
     fn a_programs_time_counts_once_for_all_its_places_and_a_trap_once_for_all_its_programs() {
         let mut meter = Meter::default();
-        meter.read(&status(0), Duration::ZERO, Nanos(0));
+        meter.read(&status(0), OwnTime::default(), Nanos(0));
         assert_eq!(meter.percent(), None);
-        meter.read(&status(10_000), Duration::from_millis(20), Nanos(SECOND));
+        meter.read(
+            &status(10_000),
+            OwnTime { total: Duration::from_millis(20), reading: [Duration::from_millis(5), Duration::ZERO] },
+            Nanos(SECOND),
+        );
         let tls = meter.share(Group::LlmTls);
         // Three programs with 10,000 runs of 1 µs in a second; traps of 1, 2 and 3 µs.
         assert!(close(tls.kernel_percent, 3.0) && close(tls.trap_percent, 6.0), "{tls:?}");
         let plain = meter.share(Group::LlmPlain);
         assert!(close(plain.kernel_percent, 0.5) && close(plain.trap_percent, 0.0), "{plain:?}");
+        assert_eq!((tls.reading_percent, plain.reading_percent), (0.5, 0.0));
         assert!(close(meter.percent(), 3.0 + 6.0 + 0.5 + 2.0) && close(meter.kernel_percent(), 3.5));
     }
 
@@ -227,13 +248,13 @@ mod tests {
     fn what_is_not_known_is_no_number() {
         let mut meter = Meter::default();
         let unmeasured = |runs| Status { trap_cost: None, ..status(runs) };
-        meter.read(&unmeasured(0), Duration::ZERO, Nanos(0));
-        meter.read(&unmeasured(10), Duration::ZERO, Nanos(SECOND));
+        meter.read(&unmeasured(0), OwnTime::default(), Nanos(0));
+        meter.read(&unmeasured(10), OwnTime::default(), Nanos(SECOND));
         assert_eq!(meter.share(Group::LlmTls).trap_percent, None);
         assert!(close(meter.share(Group::LlmPlain).trap_percent, 0.0), "there is no trap");
         let mut uncounted = Meter::default();
-        uncounted.read(&Status::default(), Duration::ZERO, Nanos(0));
-        uncounted.read(&Status::default(), Duration::ZERO, Nanos(SECOND));
+        uncounted.read(&Status::default(), OwnTime::default(), Nanos(0));
+        uncounted.read(&Status::default(), OwnTime::default(), Nanos(SECOND));
         assert_eq!(uncounted.share(Group::LlmTls), GroupShare::default());
     }
 
@@ -241,7 +262,7 @@ mod tests {
     fn programs_loaded_again_count_from_nothing() {
         let mut meter = Meter::default();
         for (second, runs) in [(0, 0), (1, 10_000), (2, 5_000)] {
-            meter.read(&status(runs), Duration::ZERO, Nanos(second * SECOND));
+            meter.read(&status(runs), OwnTime::default(), Nanos(second * SECOND));
         }
         assert!(close(meter.share(Group::LlmPlain).kernel_percent, 15_000.0 * 500.0 / 1e7 / 2.0));
     }
@@ -251,17 +272,26 @@ mod tests {
         let mut meter = Meter::default();
         let mut latest = 0;
         for tick in 0..50 {
-            meter.read(&status(tick * 100), Duration::ZERO, Nanos(tick * SECOND / 5));
+            meter.read(&status(tick * 100), OwnTime::default(), Nanos(tick * SECOND / 5));
             latest += usize::from(meter.latest_percent().is_some());
         }
         assert!((8..=15).contains(&latest), "{latest} in ten seconds");
     }
 
     #[test]
+    fn a_moment_has_no_share() {
+        let mut meter = Meter::default();
+        meter.read(&status(0), OwnTime::default(), Nanos(0));
+        let own = OwnTime { total: Duration::from_secs(1), ..OwnTime::default() };
+        meter.read(&status(10_000), own, Nanos(SECOND / 100));
+        assert_eq!((meter.percent(), meter.share(Group::LlmTls)), (None, GroupShare::default()));
+    }
+
+    #[test]
     fn shares_are_over_the_last_seconds() {
         let mut meter = Meter::default();
         for second in 0..100 {
-            meter.read(&status(if second < 50 { 0 } else { 1000 }), Duration::ZERO, Nanos(second * SECOND));
+            meter.read(&status(if second < 50 { 0 } else { 1000 }), OwnTime::default(), Nanos(second * SECOND));
         }
         assert!(close(meter.percent(), 0.0) && close(meter.latest_percent(), 0.0));
     }

@@ -14,7 +14,7 @@ use hbpf_ebpf::counter;
 use jiff::{SignedDuration, Timestamp};
 use nix::time::{ClockId, clock_gettime};
 
-use crate::cost::{Meter, trap_ns};
+use crate::cost::{Meter, OwnTime, trap_ns};
 use crate::protocol::{Group, ProbeStatus, ProcessInfo, ProcessSample, Status};
 
 /// Processes shown besides those that talk to models: the ones that use the machine most. A screen holds fewer.
@@ -103,9 +103,9 @@ impl Facts {
     }
 
     /// Takes the state of the kernel side, with the CPU time of this process.
-    pub(crate) fn status(&mut self, status: Status, own: Duration, now: Nanos) {
+    pub(crate) fn status(&mut self, status: Status, own: OwnTime, now: Nanos) {
         let helper = Duration::try_from_secs_f64(status.helper_cpu_seconds).unwrap_or_default();
-        self.meter.read(&status, own + helper, now);
+        self.meter.read(&status, OwnTime { total: own.total + helper, ..own }, now);
         // With the last group the kernel's counters go, and with the next they begin anew.
         let before = self.status.counters.unwrap_or_default();
         let after = status.counters.unwrap_or_default();
@@ -345,8 +345,8 @@ mod tests {
     fn a_frame_says_what_each_group_costs() {
         let mut facts = Facts::new(1);
         assert!(facts.capture(Counters::default(), 0).groups.is_empty(), "nothing was told yet");
-        facts.status(status(0), Duration::ZERO, Nanos(0));
-        facts.status(status(10_000_000), Duration::ZERO, Nanos(1_000_000_000));
+        facts.status(status(0), OwnTime::default(), Nanos(0));
+        facts.status(status(10_000_000), OwnTime::default(), Nanos(1_000_000_000));
         let capture = facts.capture(Counters::default(), 0);
         assert_eq!(capture.groups.len(), 1, "of the other group nothing was told");
         assert_eq!(capture.groups[0].state, ProbeState::On);
@@ -404,7 +404,7 @@ mod tests {
                 counters[counter::CHUNKS as usize] = chunks;
                 counters
             };
-            facts.status(Status { counters: counters.map(of), ..status(0) }, Duration::ZERO, Nanos(0));
+            facts.status(Status { counters: counters.map(of), ..status(0) }, OwnTime::default(), Nanos(0));
             facts.capture(Counters::default(), 0).chunks_total
         };
         let totals = [None, Some(3), Some(5), None, None, Some(1), Some(4), Some(2)].map(&mut chunks);
@@ -439,13 +439,13 @@ mod tests {
             (tls, reason)
         };
         assert_eq!(visibility(&mut facts), (TlsVisibility::Blind, Some("llm-tls is off".into())));
-        facts.status(status(0), Duration::ZERO, Nanos(0));
+        facts.status(status(0), OwnTime::default(), Nanos(0));
         assert_eq!(visibility(&mut facts), (TlsVisibility::Attached, None));
         let mut failed = status(0);
         for probe in &mut failed.probes {
             (probe.off_because, probe.failed) = (Some("no memory".into()), true);
         }
-        facts.status(failed, Duration::ZERO, Nanos(1));
+        facts.status(failed, OwnTime::default(), Nanos(1));
         assert_eq!(visibility(&mut facts).1.unwrap(), "llm-tls failed: no memory");
     }
 

@@ -1,5 +1,8 @@
 //! Keeps the cost of observing within its budget: gives up a little at a time, dearest first, and takes it back when there
 //! is room. It decides; others do.
+//!
+//! What hbpf's own processes take for what nobody's traffic causes, samples and frames, is part of the overhead, but no
+//! blindness would save it: for that nothing is given up.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -34,12 +37,12 @@ const STEP: u64 = 4;
 /// Less than this per second is not worth copying less: beginnings of messages alone come to more.
 const LEAST_BYTES_PER_SECOND: u64 = 64 * 1024;
 
-/// Copying less helps where hbpf's own processes, which read what is copied, are at least this part of the overhead.
+/// Copying less helps where reading what is copied is at least this part of the overhead.
 const WORTH_THINNING: f64 = 0.25;
 
-/// A group is switched off where it is at least this part of the overhead. Otherwise it is hbpf's own processes that take
-/// the time, with samples taken too often for instance, and blindness would save nothing.
-const WORTH_DETACHING: f64 = 0.05;
+/// A group is switched off where all of them, with the reading of what they capture, are at least this part of the
+/// overhead. Otherwise it is hbpf's own processes that take the time, with samples taken too often for instance.
+const WORTH_DETACHING: f64 = 0.5;
 
 /// What is allowed.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -55,16 +58,29 @@ pub(crate) struct Budget {
 pub(crate) struct Observation {
     /// The overhead since the observation before, in percent of all CPUs.
     pub(crate) percent: f64,
-    /// The part of it that hbpf's own processes make up.
-    pub(crate) own_percent: f64,
-    /// The part of it that each group makes up; `None` for one that is off.
-    pub(crate) groups: [Option<f64>; Group::ALL.len()],
+    /// The part of it that each group causes; `None` for one that is off.
+    pub(crate) groups: [Option<Share>; Group::ALL.len()],
     /// Payload bytes copied per second.
     pub(crate) bytes_per_second: f64,
     /// Processes that make TLS calls and no model calls, with calls per second, most first.
     pub(crate) idle_callers: Vec<(u32, f64)>,
     /// TLS calls per second of all processes.
     pub(crate) calls_per_second: f64,
+}
+
+/// What a group causes, in percent of all CPUs.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct Share {
+    /// In programs and traps: those who are observed pay for it.
+    pub(crate) outside: f64,
+    /// In hbpf's own process, which reads what is captured.
+    pub(crate) reading: f64,
+}
+
+impl Share {
+    fn sum(self) -> f64 {
+        self.outside + self.reading
+    }
 }
 
 /// Something to be done.
@@ -76,6 +92,8 @@ pub(crate) enum Step {
     Limit(u64),
     /// Take a group of probes out.
     Detach(Group),
+    /// Put it in again.
+    Attach(Group),
 }
 
 /// Why and when something was given up.
@@ -181,7 +199,7 @@ impl Governor {
     /// Takes the probes out of as many processes as are needed, dearest first.
     fn exclude(&mut self, reason: Reason, budget: f64, seen: &Observation) -> Option<Step> {
         let tls = seen.groups[index(Group::LlmTls)]?;
-        let per_call = tls / seen.calls_per_second.max(1.0);
+        let per_call = tls.outside / seen.calls_per_second.max(1.0);
         let mut left = reason.percent - budget;
         let mut calls = 0.0;
         for (pid, rate) in &seen.idle_callers {
@@ -205,7 +223,8 @@ impl Governor {
     fn thin(&mut self, reason: Reason, seen: &Observation) -> Option<Step> {
         let copied = seen.bytes_per_second as u64;
         let now = if self.rate == 0 { copied } else { copied.min(self.rate) };
-        if seen.own_percent < reason.percent * WORTH_THINNING || now / STEP < LEAST_BYTES_PER_SECOND {
+        let reading: f64 = seen.groups.iter().flatten().map(|share| share.reading).sum();
+        if reading < reason.percent * WORTH_THINNING || now / STEP < LEAST_BYTES_PER_SECOND {
             return None;
         }
         if self.thinned_for.is_some() {
@@ -217,18 +236,24 @@ impl Governor {
     }
 
     fn detach(&mut self, reason: Reason, seen: &Observation) -> Option<Step> {
-        let on = Group::ALL.into_iter().filter_map(|group| Some((group, seen.groups[index(group)]?)));
-        let dearest = on.max_by(|a, b| a.1.total_cmp(&b.1));
-        let (group, percent) = dearest.filter(|(_, percent)| *percent >= reason.percent * WORTH_DETACHING)?;
+        let on = Group::ALL.into_iter().filter_map(|group| Some((group, seen.groups[index(group)]?.sum())));
+        if on.clone().map(|(_, percent)| percent).sum::<f64>() < reason.percent * WORTH_DETACHING {
+            return None;
+        }
+        let (group, percent) = on.max_by(|a, b| a.1.total_cmp(&b.1))?;
         self.detached.retain(|(other, ..)| *other != group);
         self.detached.push((group, reason, percent));
         Some(Step::Detach(group))
     }
 
-    /// Takes back what was given up last and costs least to try. A group that was taken out is the user's to decide on.
+    /// Takes back what was given up last.
     fn take_back(&mut self) -> Option<Step> {
         self.room_since = None;
         self.seconds.clear();
+        if let Some((group, ..)) = self.detached.pop() {
+            self.patience = (self.patience * 2).min(MOST_PATIENCE);
+            return Some(Step::Attach(group));
+        }
         if self.thinned_for.is_some() {
             let more = self.rate.saturating_mul(STEP);
             let full = self.budget.bytes_per_second;
@@ -343,11 +368,14 @@ mod tests {
         }
     }
 
+    fn share(outside: f64) -> Option<Share> {
+        Some(Share { outside, reading: 0.0 })
+    }
+
     fn seen(percent: f64) -> Observation {
         Observation {
             percent,
-            own_percent: percent / 2.0,
-            groups: [Some(percent / 3.0), Some(0.1)],
+            groups: [Some(Share { outside: percent / 3.0, reading: percent / 3.0 }), share(0.1)],
             ..Observation::default()
         }
     }
@@ -369,7 +397,7 @@ mod tests {
         let least = Observation { bytes_per_second: 0.1 * MB, ..dear.clone() };
         assert_eq!(bench.pass(SECONDS, &least), [Step::Detach(Group::LlmTls)]);
         assert_eq!(bench.findings(), ["overhead_detached", "overhead_thinned", "overhead_excluded"]);
-        let without = Observation { groups: [None, Some(0.5)], ..least };
+        let without = Observation { groups: [None, share(5.0)], ..least };
         assert_eq!(bench.pass(SECONDS, &without), [Step::Detach(Group::LlmPlain)]);
         assert_eq!(
             bench.pass(100, &Observation { groups: [None, None], ..seen(9.0) }),
@@ -381,7 +409,9 @@ mod tests {
     #[test]
     fn where_hbpf_itself_takes_the_time_it_does_not_blind_itself_and_says_so() {
         let mut bench = Bench::new(2.0);
-        let own = Observation { groups: [Some(0.1), Some(0.2)], ..seen(9.0) };
+        // A small host, on which the view alone is more than is allowed.
+        let reading = Some(Share { outside: 0.2, reading: 0.9 });
+        let own = Observation { groups: [share(0.1), reading], ..seen(2.6) };
         assert_eq!(bench.pass(100, &own), []);
         assert_eq!(bench.findings(), ["overhead_own"]);
         bench.pass(SECONDS, &Observation { percent: 1.5, ..own });
@@ -402,7 +432,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_come_back_by_and_by_processes_after_them_and_groups_never() {
+    fn groups_come_back_first_then_bytes_by_and_by_then_processes() {
         let mut bench = Bench::new(2.0);
         let dear = Observation { bytes_per_second: 20.0 * MB, ..seen(9.0) };
         let callers = Observation { idle_callers: vec![(7, 900.0)], calls_per_second: 900.0, ..seen(3.0) };
@@ -411,10 +441,43 @@ mod tests {
         bench.governor.detached.push((Group::LlmPlain, Reason { since: bench.now, percent: 3.0 }, 3.0));
         bench.steps.clear();
         bench.pass(2000, &seen(0.1));
-        assert_eq!(bench.steps, [Step::Limit(20_000_000), Step::Limit(64_000_000), Step::Exclude(vec![])]);
-        assert_eq!(bench.findings(), ["overhead_detached"]);
+        let back =
+            [Step::Attach(Group::LlmPlain), Step::Limit(20_000_000), Step::Limit(64_000_000), Step::Exclude(vec![])];
+        assert_eq!(bench.steps, back);
+        assert!(bench.findings().is_empty());
+    }
+
+    #[test]
+    fn what_was_switched_off_is_the_users_to_switch_on() {
+        let mut bench = Bench::new(2.0);
+        let dear = Observation { groups: [None, share(5.0)], ..seen(9.0) };
+        assert_eq!(bench.pass(SECONDS, &dear), [Step::Detach(Group::LlmPlain)]);
+        assert_eq!(
+            (bench.findings(), bench.governor.level()),
+            (vec!["overhead_detached".into()], OverheadLevel::Detached)
+        );
         assert_eq!(bench.governor.switched(Group::LlmPlain, bench.now), None);
         assert!(bench.findings().is_empty());
+    }
+
+    #[test]
+    fn a_group_that_stays_too_dear_is_tried_less_and_less_often() {
+        let mut bench = Bench::new(2.0);
+        let mut is_on = true;
+        let mut times = Vec::new();
+        for second in 0..7200 {
+            let now = Observation {
+                groups: [None, is_on.then_some(Share { outside: 5.0, reading: 1.0 })],
+                ..seen(if is_on { 9.0 } else { 0.5 })
+            };
+            for step in bench.pass(1, &now) {
+                is_on = step == Step::Attach(Group::LlmPlain);
+                times.push(second);
+                bench.governor.probes_changed(bench.now);
+            }
+        }
+        let gaps: Vec<usize> = times.windows(2).map(|pair| pair[1] - pair[0]).collect();
+        assert!(times.len() < 30 && gaps.iter().max() > Some(&600), "{gaps:?}");
     }
 
     #[test]

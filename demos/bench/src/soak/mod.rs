@@ -150,7 +150,10 @@ impl Soak {
     /// Waits for what is under way, ends everything, and judges.
     fn end(mut self) -> Result<ExitCode> {
         let deserters = self.clients.deserters();
-        ensure!(deserters == 0, "{deserters} clients have ended by themselves: this was not the load that it should be");
+        ensure!(
+            deserters == 0,
+            "{deserters} clients have ended by themselves: this was not the load that it should be"
+        );
         self.clients.end();
         let end = Instant::now() + LAST_ANSWERS;
         while Instant::now() < end {

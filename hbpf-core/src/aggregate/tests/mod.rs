@@ -72,7 +72,11 @@ struct Bench {
 impl Bench {
     fn new() -> Self {
         let aggregator = Aggregator::new(AggregatorConfig::default(), START);
-        Self { aggregator, live: BTreeMap::new(), facts: HostFacts { watching_since: Some(START), ..HostFacts::default() } }
+        Self {
+            aggregator,
+            live: BTreeMap::new(),
+            facts: HostFacts { watching_since: Some(START), ..HostFacts::default() },
+        }
     }
 
     fn open(&mut self, seconds: f64, id: u64, change: impl FnOnce(&mut Exchange)) {
