@@ -36,6 +36,9 @@ pub const FIRST_BYTES: u32 = 1024;
 /// Bytes that are copied from the end of a piece of bulk: a document's last words say what it has cost.
 const LAST_BYTES: u32 = 256;
 
+/// The same of any piece when nothing is left: the end of a chunked body, which says that a message is over.
+pub const END_BYTES: u32 = 8;
+
 /// There is room for all of it.
 pub const FREE: u64 = 0;
 /// Bulk makes do with its ends.
@@ -105,7 +108,9 @@ pub fn cut(piece: &mut Piece, pressure: u64, is_first: bool) -> bool {
     }
     piece.whole = if is_first { piece.whole.min(FIRST_BYTES) } else { 0 };
     let rest = piece.len - piece.whole;
-    piece.tail = if pressure == SCARCE && piece.left_out == 0 { rest.min(LAST_BYTES) } else { 0 };
+    let last = if pressure == SCARCE { LAST_BYTES } else { END_BYTES };
+    // A request that is not known to be a call is copied from its beginning only.
+    piece.tail = if piece.left_out == 0 { rest.min(last) } else { 0 };
     piece.left_out = rest - piece.tail;
     let kept = piece.whole + piece.tail;
     if kept < wanted {

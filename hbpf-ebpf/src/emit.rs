@@ -111,12 +111,14 @@ fn emit_ends<S: Source>(source: S, state: &mut S::State, piece: &mut Piece, pres
     let at = piece.len.wrapping_sub(tail);
     if whole > 0 {
         emit_record::<S, { RECORD_CLASSES[1] }>(source, state, piece, 0, whole);
-    } else {
+    } else if piece.left_out > 0 {
         emit_mark(source, state, piece);
     }
-    if tail > 0 {
-        piece.left_out = 0;
+    piece.left_out = 0;
+    if tail > budget::END_BYTES {
         emit_record::<S, { RECORD_CLASSES[0] }>(source, state, piece, at, tail);
+    } else if tail > 0 {
+        emit_record::<S, { budget::END_BYTES as usize }>(source, state, piece, at, tail);
     }
 }
 

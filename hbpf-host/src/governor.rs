@@ -37,11 +37,11 @@ const STEP: u64 = 4;
 /// Less than this per second is not worth copying less: beginnings of messages alone come to more.
 const LEAST_BYTES_PER_SECOND: u64 = 64 * 1024;
 
-/// Copying less helps where reading what is copied is at least this part of the overhead.
+/// Copying less helps where reading what is copied is at least this part of what is allowed.
 const WORTH_THINNING: f64 = 0.25;
 
-/// A group is switched off where all of them, with the reading of what they capture, are at least this part of the
-/// overhead. Otherwise it is hbpf's own processes that take the time, with samples taken too often for instance.
+/// A group is switched off where all of them, with the reading of what they capture, are at least this part of what is
+/// allowed. Otherwise it is hbpf's own processes that take the time, with samples taken too often for instance.
 const WORTH_DETACHING: f64 = 0.5;
 
 /// What is allowed.
@@ -189,8 +189,8 @@ impl Governor {
     fn give_up(&mut self, reason: Reason, budget: f64, seen: &Observation) -> Option<Step> {
         let step = self
             .exclude(reason, budget, seen)
-            .or_else(|| self.thin(reason, seen))
-            .or_else(|| self.detach(reason, seen))?;
+            .or_else(|| self.thin(reason, budget, seen))
+            .or_else(|| self.detach(reason, budget, seen))?;
         // What has been done must show before the next is judged.
         self.seconds.clear();
         Some(step)
@@ -220,11 +220,11 @@ impl Governor {
         Some(Step::Exclude(self.excluded.clone()))
     }
 
-    fn thin(&mut self, reason: Reason, seen: &Observation) -> Option<Step> {
+    fn thin(&mut self, reason: Reason, budget: f64, seen: &Observation) -> Option<Step> {
         let copied = seen.bytes_per_second as u64;
         let now = if self.rate == 0 { copied } else { copied.min(self.rate) };
         let reading: f64 = seen.groups.iter().flatten().map(|share| share.reading).sum();
-        if reading < reason.percent * WORTH_THINNING || now / STEP < LEAST_BYTES_PER_SECOND {
+        if reading < budget * WORTH_THINNING || now / STEP < LEAST_BYTES_PER_SECOND {
             return None;
         }
         if self.thinned_for.is_some() {
@@ -235,9 +235,9 @@ impl Governor {
         Some(Step::Limit(self.rate))
     }
 
-    fn detach(&mut self, reason: Reason, seen: &Observation) -> Option<Step> {
+    fn detach(&mut self, reason: Reason, budget: f64, seen: &Observation) -> Option<Step> {
         let on = Group::ALL.into_iter().filter_map(|group| Some((group, seen.groups[index(group)]?.sum())));
-        if on.clone().map(|(_, percent)| percent).sum::<f64>() < reason.percent * WORTH_DETACHING {
+        if on.clone().map(|(_, percent)| percent).sum::<f64>() < budget * WORTH_DETACHING {
             return None;
         }
         let (group, percent) = on.max_by(|a, b| a.1.total_cmp(&b.1))?;
@@ -410,7 +410,7 @@ mod tests {
     fn where_hbpf_itself_takes_the_time_it_does_not_blind_itself_and_says_so() {
         let mut bench = Bench::new(2.0);
         // A small host, on which the view alone is more than is allowed.
-        let reading = Some(Share { outside: 0.2, reading: 0.9 });
+        let reading = Some(Share { outside: 0.2, reading: 0.4 });
         let own = Observation { groups: [share(0.1), reading], ..seen(2.6) };
         assert_eq!(bench.pass(100, &own), []);
         assert_eq!(bench.findings(), ["overhead_own"]);

@@ -84,12 +84,14 @@ impl Messages {
         self.active.first().is_some_and(|tracked| tracked.message < message)
     }
 
-    /// Bytes of all exchanges in flight but the last few are missing: one at the least, more cannot be told.
+    /// The ends of the answers to all exchanges in flight but the last few are missing: one byte at the least, more cannot
+    /// be told.
     pub(super) fn mark_missed(&mut self, but_last: usize, shared: &mut Shared) {
         let count = self.active.len().saturating_sub(but_last);
-        for tracked in self.active[..count].iter_mut().filter(|tracked| tracked.exchange.bytes_missed == 0) {
-            tracked.exchange.bytes_missed = 1;
-            shared.counters.parse_gaps += 1;
+        for tracked in &mut self.active[..count] {
+            shared.counters.parse_gaps += u64::from(tracked.exchange.bytes_missed == 0);
+            tracked.exchange.bytes_missed = tracked.exchange.bytes_missed.max(1);
+            tracked.note_output_missed();
         }
     }
 
@@ -409,6 +411,9 @@ impl HttpSink for Sink<'_> {
         if let Some(tracked) = self.messages.affected_by_gap(side) {
             // What is not understood is not seen: one byte at the least, more cannot be told.
             tracked.exchange.bytes_missed = tracked.exchange.bytes_missed.max(1);
+            if side == Side::Response {
+                tracked.note_output_missed();
+            }
         }
         if self.messages.active.is_empty() {
             self.ignore();

@@ -118,6 +118,7 @@ impl Tracked {
         }
         if response && self.response_body.gap() == GapEffect::Undecodable {
             self.interpreter.response_gap();
+            self.note_output_missed();
             has_lost = true;
         }
         self.exchange.bytes_missed += u64::from(has_lost);
@@ -221,13 +222,24 @@ impl Tracked {
             _ if is_new => self.interpreter.response_gap(),
             _ => {}
         }
+        if is_new {
+            self.note_output_missed();
+        }
         is_new
     }
 
-    /// Bytes of the answer are missing that were wanted.
+    /// Bytes of the answer are missing that were wanted: they have come, whatever they said.
     pub(super) fn answer_missed(&mut self, len: u64) {
+        self.exchange.bytes_missed += len;
+        if matches!(self.exchange.phase, Phase::Sending | Phase::Waiting) {
+            self.exchange.phase = Phase::Streaming;
+        }
+        self.note_output_missed();
+    }
+
+    /// From here on output may be missing, and with it the answer's end.
+    pub(super) fn note_output_missed(&mut self) {
         let exchange = &mut self.exchange;
-        exchange.bytes_missed += len;
         let missed = &mut exchange.output_missed;
         missed.before_first |= exchange.first_token_at.is_none();
         missed.before_first_visible |= exchange.first_visible_token_at.is_none();
@@ -294,9 +306,7 @@ fn verdict(exchange: &Exchange, facts: &Facts, outcome: Outcome) -> (Phase, Opti
         // SDKs close as soon as they have read the dialect's own end.
         _ if facts.finished => (Phase::Done, None),
         // The end was among the bytes that were lost: nothing says that the answer itself was cut, or not waited for.
-        Outcome::Cut | Outcome::ClientLeft(_) if exchange.bytes_missed > 0 && exchange.request_sent_at.is_some() => {
-            (Phase::Done, None)
-        }
+        Outcome::Cut | Outcome::ClientLeft(_) if exchange.output_missed.since_latest => (Phase::Done, None),
         Outcome::Cut => failed("incomplete_response"),
         Outcome::ClientLeft(reason) => (Phase::Abandoned, Some(reason.into())),
         Outcome::ServerLeft(reason) => failed(reason),
