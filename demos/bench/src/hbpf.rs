@@ -63,8 +63,7 @@ impl Hbpf {
     fn start_with(arguments: &[&str]) -> Result<Self> {
         let errors = tempfile::NamedTempFile::new()?;
         let mut child = Command::new(&hbpf_e2e::programs().hbpf)
-            // What a load costs is measured; it shall not switch off what it is measured on.
-            .args(["snapshot", "--json", "--interval", "1s", "--max-overhead", "off"])
+            .args(["snapshot", "--json", "--interval", "1s"])
             .args(arguments)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
