@@ -264,6 +264,12 @@ pub fn decide<S: Source>(source: S, state: &mut S::State, piece: &mut Piece) {
     if turned && (flow.request_side == NO_SIDE || flow.request_side == side) {
         match sniff(source, state, piece) {
             Sniffed::Request => begin(state.flow(), piece),
+            // User space hears of a message that follows a call: the call is over.
+            Sniffed::NoCall if state.flow().mode == CAPTURE => begin(state.flow(), piece),
+            Sniffed::NoCall => {
+                begin(state.flow(), piece);
+                ignore(state.flow());
+            }
             Sniffed::TlsHello => begin_tls(state.flow(), piece),
             Sniffed::Nothing => {}
         }
@@ -293,7 +299,10 @@ fn side(piece: &Piece) -> u8 {
 
 enum Sniffed {
     Nothing,
+    /// A request that may be a model call.
     Request,
+    /// Another request.
+    NoCall,
     TlsHello,
 }
 
@@ -310,8 +319,10 @@ fn sniff<S: Source>(source: S, state: &mut S::State, piece: &Piece) -> Sniffed {
     let word = unsafe { head.cast::<u64>().read() };
     if S::TCP && target::is_client_hello(word, len) {
         Sniffed::TlsHello
-    } else if target::is_request(word, len) {
+    } else if target::may_be_call(word, len) {
         Sniffed::Request
+    } else if target::is_request(word, len) {
+        Sniffed::NoCall
     } else {
         Sniffed::Nothing
     }
@@ -403,6 +414,13 @@ fn is_long_answer(flow: &Flow, piece: &Piece) -> bool {
     flow.request_side != side(piece) && piece.len > UNASKED_ANSWER_BYTES && flow.marks & THIN == 0
 }
 
+/// The message under way is no model call.
+#[inline(always)]
+fn ignore(flow: &mut Flow) {
+    flow.mode = IGNORE;
+    emit::count(counter::MESSAGES_IGNORED, 1);
+}
+
 /// Takes the verdict about the message under way over into the flow, if there is one.
 #[inline(always)]
 fn obey_verdict(flow: &mut Flow) {
@@ -412,10 +430,7 @@ fn obey_verdict(flow: &mut Flow) {
         return;
     }
     match verdict.action {
-        action::IGNORE => {
-            flow.mode = IGNORE;
-            emit::count(counter::MESSAGES_IGNORED, 1);
-        }
+        action::IGNORE => ignore(flow),
         action::CAPTURE => flow.mode = CAPTURE,
         action::THIN_RESPONSE => {
             flow.mode = CAPTURE;

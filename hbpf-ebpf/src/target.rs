@@ -41,6 +41,13 @@ pub fn is_request(word: u64, len: u32) -> bool {
         || is(METHODS[9], word, len)
 }
 
+/// Whether a message that begins so may be a model call, or say that no message of its connection can be read: models are
+/// called with POST.
+#[inline(always)]
+pub fn may_be_call(word: u64, len: u32) -> bool {
+    is(METHODS[1], word, len) || is(METHODS[9], word, len)
+}
+
 #[inline(always)]
 fn is(method: &[u8], word: u64, len: u32) -> bool {
     let mut bytes = [0; 8];

@@ -8,13 +8,14 @@ import threading
 
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"
 HEALTH = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
+JOB = b"POST /jobs HTTP/1.1\r\nHost: localhost\r\n\r\n"
 BODY = b'{"model":"m"}'
 CALL = b"POST /v1/chat/completions?key=1 HTTP/1.1\r\nHost: test\r\nContent-Length: 13\r\n\r\n"
 
 
 def serve(listener, context):
     connection = context.wrap_socket(listener.accept()[0], server_side=True)
-    for body in (0, len(BODY)):
+    for body in (0, 0, len(BODY)):
         head = b""
         while not head.endswith(b"\r\n\r\n"):
             head += connection.recv(1)
@@ -33,8 +34,9 @@ listener = socket.create_server(("127.0.0.1", 0))
 thread = threading.Thread(target=serve, args=(listener, server))
 thread.start()
 connection = client.wrap_socket(socket.create_connection(listener.getsockname()))
-connection.sendall(HEALTH)
-assert connection.recv(4096) == ANSWER
+for message in (HEALTH, JOB):
+    connection.sendall(message)
+    assert connection.recv(4096) == ANSWER
 connection.sendall(CALL)
 connection.sendall(BODY)
 assert connection.recv(4096) == ANSWER
