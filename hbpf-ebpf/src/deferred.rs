@@ -9,7 +9,7 @@ use core::mem::offset_of;
 
 use aya_ebpf::{
     bindings::{__sk_buff, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, bpf_sock_ops},
-    helpers::generated::bpf_get_socket_cookie,
+    helpers::{bpf_ktime_get_ns, generated::bpf_get_socket_cookie},
     macros::sock_ops,
     programs::SockOpsContext,
 };
@@ -45,7 +45,7 @@ static NEW_SOCKET: Socket = unsafe { core::mem::zeroed() };
 
 /// What is remembered of the connection that a segment at a listening socket belongs to.
 #[inline(always)]
-pub fn waiting(skb: *mut __sk_buff, headers: &Headers, now: u64) -> Option<*mut Socket> {
+pub fn waiting(skb: *mut __sk_buff, headers: &Headers) -> Option<*mut Socket> {
     let key = DeferredKey {
         number: if headers.is_syn { headers.sequence } else { headers.acknowledgement },
         remote_address: packet::source_address(skb)?,
@@ -60,6 +60,8 @@ pub fn waiting(skb: *mut __sk_buff, headers: &Headers, now: u64) -> Option<*mut 
         return None;
     }
     let new = DEFERRED.get_ptr_mut(&key)?;
+    // SAFETY: a helper without arguments.
+    let now = unsafe { bpf_ktime_get_ns() };
     let handle = DEFERRED_HANDLE | now << 16 | u64::from(headers.source_port);
     // SAFETY: the segments of a connection that is not accepted yet come one at a time.
     let socket = unsafe { &mut *new };

@@ -104,6 +104,13 @@ impl Flow {
         self.last_side != side(piece)
     }
 
+    /// Whether anything of the piece may leave the kernel, or begin what does.
+    #[inline(always)]
+    pub fn may_want(&self, piece: &Piece) -> bool {
+        let may_begin = self.turns_to(piece) && (self.request_side == NO_SIDE || self.request_side == side(piece));
+        may_begin || matches!(self.mode, BEGINNING | AWAITING | CAPTURE)
+    }
+
     /// Whether the piece, which has been decided on, has begun within so many bytes of a request. SDKs send head and body apart.
     #[inline(always)]
     pub fn is_request_within(&self, piece: &Piece, bytes: u32) -> bool {
@@ -121,6 +128,7 @@ impl Flow {
 /// A run of bytes that was seen at once: what one TLS call moved, or the payload of one segment.
 #[repr(C)]
 pub struct Piece {
+    /// When it was seen; 0 where nothing of it [can be wanted](Flow::may_want).
     pub timestamp_ns: u64,
     /// Stream offset of the first byte.
     pub offset: u64,
@@ -139,14 +147,15 @@ pub struct Piece {
     pub held: u32,
     pub flags: u16,
     pub direction: u8,
-    pub zero: [u8; 5],
+    pub zero: u8,
+    pub zeros: u32,
 }
 
 impl Piece {
     /// A piece of which nothing is to be emitted yet.
-    pub const fn new(timestamp_ns: u64, offset: u64, len: u32, direction: u8) -> Self {
+    pub const fn new(offset: u64, len: u32, direction: u8) -> Self {
         Self {
-            timestamp_ns,
+            timestamp_ns: 0,
             offset,
             len,
             ack: 0,
@@ -157,7 +166,8 @@ impl Piece {
             held: 0,
             flags: 0,
             direction,
-            zero: [0; 5],
+            zero: 0,
+            zeros: 0,
         }
     }
 
@@ -165,7 +175,7 @@ impl Piece {
     /// number of bytes, through all that comes after.
     #[inline(always)]
     pub fn forget(&mut self) {
-        let unknown = self.timestamp_ns;
+        let unknown = self.offset;
         self.whole = forgotten(self.whole, unknown);
         self.tail = forgotten(self.tail, unknown);
         self.len = forgotten(self.len, unknown);
@@ -366,7 +376,7 @@ fn read_request_line<S: Source>(source: S, state: &mut S::State, piece: &mut Pie
     let held = flow.held.min(HEAD_BYTES as u32 - 1);
     let taken = append_to_head(source, state, piece, held);
     // What is known of these numbers here would make the verifier follow the search below once for each way to them.
-    let (held, len) = (forgotten(held, piece.timestamp_ns), forgotten(held + taken, piece.timestamp_ns));
+    let (held, len) = (forgotten(held, piece.offset), forgotten(held + taken, piece.offset));
     let found = target::find(state.head(), len);
     let flow = state.flow();
     let room = if S::TCP { TCP_HELD_BYTES } else { HEAD_BYTES as u32 };

@@ -1,6 +1,9 @@
 //! The headers of an IP packet that carries TCP.
 
-use core::{arch::asm, mem::offset_of};
+use core::{
+    arch::asm,
+    mem::{MaybeUninit, offset_of},
+};
 
 use aya_ebpf::{bindings::__sk_buff, helpers::generated::bpf_skb_load_bytes};
 use hbpf_ebpf::flags;
@@ -15,8 +18,6 @@ const IPV6_HEADER_BYTES: u32 = 40;
 /// Where the sender's address is in the header; the receiver's follows.
 const IPV4_SOURCE_AT: u32 = 12;
 const IPV6_SOURCE_AT: u32 = 8;
-
-const TCP_HEADER_BYTES: u32 = 20;
 
 const PROTOCOL_TCP: u8 = 6;
 
@@ -51,25 +52,21 @@ impl Headers {
     #[inline(always)]
     pub fn read(skb: *mut __sk_buff) -> Option<Self> {
         let tcp_at = if is_ipv4(skb) { behind_ipv4(skb)? } else { behind_ipv6(skb)? };
-        let mut tcp = [0; TCP_HEADER_BYTES as usize];
-        if !load::<{ TCP_HEADER_BYTES as usize }>(skb, tcp_at, tcp.as_mut_ptr()) {
-            return None;
-        }
-        let sequence = u32::from_be_bytes([tcp[4], tcp[5], tcp[6], tcp[7]]);
+        let [ports, sequence, acknowledgement, rest, _] = words::<5>(skb, tcp_at)?;
         // How the headers add up matters to nothing that follows, and the verifier need not follow each way.
-        let payload_at = forgotten(tcp_at + u32::from(tcp[12] >> 4) * 4, sequence.into());
+        let payload_at = forgotten(tcp_at + (rest >> 28) * 4, sequence.into());
         // SAFETY: the context is a packet. Its own length counts: that in the IP header is 0 for very big ones.
         let payload_len = unsafe { (*skb).len }.checked_sub(payload_at)?;
-        let bits = u16::from(tcp[13]);
+        let bits = (rest >> 16 & 0xff) as u16;
         // A SYN takes a sequence number itself; data may follow it (fast open).
         let syn = u32::from(bits >> SYN_BIT & 1);
         Some(Self {
             sequence: sequence.wrapping_add(syn),
-            acknowledgement: u32::from_be_bytes([tcp[8], tcp[9], tcp[10], tcp[11]]),
+            acknowledgement,
             payload_at,
             payload_len,
             ends: (bits >> FIN_BIT & 1) * flags::FIN | (bits >> RST_BIT & 1) * flags::RST,
-            source_port: u16::from_be_bytes([tcp[0], tcp[1]]),
+            source_port: (ports >> 16) as u16,
             is_syn: syn != 0,
         })
     }
@@ -178,17 +175,24 @@ pub fn load<const N: usize>(skb: *mut __sk_buff, at: u32, to: *mut u8) -> bool {
     unsafe { bpf_skb_load_bytes(skb.cast(), at, to.cast(), N as u32) == 0 }
 }
 
+/// `N` words of a header. (To begin with zeros would be a call for every packet, which writes them byte by byte.)
+#[inline(always)]
+fn words<const N: usize>(skb: *mut __sk_buff, at: u32) -> Option<[u32; N]> {
+    let mut words = MaybeUninit::<[u32; N]>::uninit();
+    // SAFETY: the helper checks the packet's end; there is room for so many words.
+    let copied = unsafe { bpf_skb_load_bytes(skb.cast(), at, words.as_mut_ptr().cast(), 4 * N as u32) == 0 };
+    // SAFETY: the helper has written all of them.
+    copied.then(|| unsafe { words.assume_init() }.map(u32::from_be))
+}
+
 #[inline(always)]
 fn behind_ipv4(skb: *mut __sk_buff) -> Option<u32> {
-    let mut header = [0; 10];
-    if !load::<10>(skb, 0, header.as_mut_ptr()) || header[9] != PROTOCOL_TCP {
-        return None;
-    }
+    let [length, fragment, protocol] = words::<3>(skb, 0)?;
     // A fragment other than the first has no TCP header.
-    if u16::from_be_bytes([header[6], header[7]]) & 0x1fff != 0 {
+    if protocol >> 16 & 0xff != PROTOCOL_TCP.into() || fragment & 0x1fff != 0 {
         return None;
     }
-    Some(u32::from(header[0] & 0x0f) * 4)
+    Some((length >> 24 & 0x0f) * 4)
 }
 
 #[inline(always)]

@@ -216,15 +216,13 @@ fn try_segment(ctx: &SkBuffContext, direction: u8) -> Option<()> {
     if is_bare {
         return tell_taken(skb, socket, &headers);
     }
-    // SAFETY: a helper without arguments.
-    let now = unsafe { bpf_ktime_get_ns() };
-    let mut piece = Piece::new(now, headers.sequence.into(), headers.payload_len, direction);
+    let mut piece = Piece::new(headers.sequence.into(), headers.payload_len, direction);
     piece.ack = headers.acknowledgement;
     piece.payload_at = headers.payload_at;
     // SAFETY: checked above.
     if unsafe { (*socket).state } == TCP_LISTEN {
         if headers.payload_len > 0 && direction == direction::RECEIVED {
-            let waiting = deferred::waiting(skb, &headers, now)?;
+            let waiting = deferred::waiting(skb, &headers)?;
             piece.ack = 0;
             // SAFETY: the segments of a connection that is not accepted yet come one at a time.
             look_at(skb, unsafe { &mut *waiting }, &mut piece, headers.sequence, 0);
@@ -290,7 +288,7 @@ fn tell_taken(skb: *mut __sk_buff, socket: *mut bpf_sock, headers: &Headers) -> 
 #[inline(always)]
 fn look_at(skb: *mut __sk_buff, socket: &mut Socket, piece: &mut Piece, expected: u32, ends: u16) {
     // The verifier would follow every way of getting here through all that comes now.
-    let ends = forgotten(ends.into(), piece.timestamp_ns) as u16;
+    let ends = forgotten(ends.into(), piece.offset) as u16;
     piece.forget();
     socket.told = piece.ack;
     if piece.len > 0 {
@@ -302,6 +300,10 @@ fn look_at(skb: *mut __sk_buff, socket: &mut Socket, piece: &mut Piece, expected
         if is_next && piece.direction == direction::RECEIVED && socket.flow.turns_to(piece) {
             socket.turned_at = piece.offset as u32;
             socket.turned_message = socket.flow.message;
+        }
+        if socket.flow.may_want(piece) {
+            // SAFETY: a helper without arguments.
+            piece.timestamp_ns = unsafe { bpf_ktime_get_ns() };
         }
         flow::observe(Segment(skb), socket, piece, is_next);
     }
