@@ -56,12 +56,17 @@ pub(crate) fn bytes(value: u64) -> String {
     if value < 1024 { format!("{value}B") } else { scaled(value as f64, 1024.0, &["", "K", "M", "G", "T", "P", "E"]) }
 }
 
-/// A percentage without its sign: `0.3`, `12.5`, `340`.
+/// A percentage without its sign: `0.3`, `12.5`, `340`, `12.8k`; at most five characters below 10^15. A hundred busy cores
+/// are 10,000 %.
 pub(crate) fn percent(value: f64) -> String {
     if !value.is_finite() {
         return UNKNOWN.to_owned();
     }
-    if value < 99.95 { format!("{value:.1}") } else { format!("{value:.0}") }
+    match value {
+        ..99.95 => format!("{value:.1}"),
+        ..9999.5 => format!("{value:.0}"),
+        _ => scaled(value, 1000.0, &["", "k", "M", "G", "T", "P", "E"]),
+    }
 }
 
 /// A share from 0 to 1 as whole percent; a part that is neither nothing nor all never reads as 0 or 100.
@@ -217,5 +222,14 @@ mod tests {
     fn bytes_and_percent() {
         assert_eq!([bytes(512), bytes(40_000_000), bytes(1 << 40)], ["512B", "38.1M", "1.00T"]);
         assert_eq!([percent(0.34), percent(12.5), percent(340.2)], ["0.3", "12.5", "340"]);
+    }
+
+    #[test]
+    fn percent_of_many_cores_keeps_to_its_column() {
+        let cases = [(9999.4, "9999"), (9999.5, "10.0k"), (12_800.0, "12.8k"), (102_400.0, "102k"), (1e6, "1.00M")];
+        for (value, text) in cases {
+            assert_eq!(percent(value), text);
+        }
+        assert!((0..15).all(|power| percent(10_f64.powi(power) - 0.01).len() <= 5));
     }
 }
