@@ -294,6 +294,26 @@ fn base() -> Snapshot {
     }
 }
 
+fn endpoint(api: Api, stats: LlmStats) -> EndpointStats {
+    EndpointStats {
+        host: Some("api.openai.com".into()),
+        address: None,
+        port: Some(443),
+        api,
+        tls: true,
+        protocol: Protocol::Http1,
+        stats,
+        rate_limit: (api == Api::Chat).then(|| EndpointRateLimit {
+            model: Some("gpt-4o-mini".into()),
+            remaining_requests: Some(412),
+            remaining_tokens: Some(81_000),
+            reset_seconds: Some(12.0),
+            retry_after_seconds: None,
+            observed_at: ago(2),
+        }),
+    }
+}
+
 /// Much of everything.
 pub(crate) fn rich() -> Snapshot {
     let model = |provider: &str, model: &str, stats: LlmStats| Model {
@@ -309,23 +329,7 @@ pub(crate) fn rich() -> Snapshot {
             model("openai", "gpt-4o-mini", stats(1240, 812.0, 0.31)),
             model("anthropic", "claude-sonnet-4-5", stats(650, 402.0, 0.42)),
         ],
-        endpoints: vec![EndpointStats {
-            host: Some("api.openai.com".into()),
-            address: None,
-            port: Some(443),
-            api: Api::Chat,
-            tls: true,
-            protocol: Protocol::Http1,
-            stats: stats(1240, 812.0, 0.31),
-            rate_limit: Some(EndpointRateLimit {
-                model: Some("gpt-4o-mini".into()),
-                remaining_requests: Some(412),
-                remaining_tokens: Some(81_000),
-                reset_seconds: Some(12.0),
-                retry_after_seconds: None,
-                observed_at: ago(2),
-            }),
-        }],
+        endpoints: vec![endpoint(Api::Chat, stats(1240, 812.0, 0.31)), endpoint(Api::Embeddings, stats(310, 0.0, 0.02))],
         requests: requests(),
         capture: Capture {
             probes: vec![

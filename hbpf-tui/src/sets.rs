@@ -1,5 +1,6 @@
 //! What the tables show of models and endpoints: sets of exchanges with their statistics.
 
+use hbpf_core::exchange::{Api, Protocol};
 use hbpf_core::label::Label;
 use hbpf_core::snapshot::{EndpointStats, LlmStats, Model};
 
@@ -49,11 +50,12 @@ pub(crate) fn model_cells(model: &Model) -> Vec<Cell> {
     names.into_iter().chain(stats_cells(&model.stats)).collect()
 }
 
-/// Columns of the endpoint table.
+/// Columns of the endpoint table. What tells its rows apart is there in 80 columns.
 pub(crate) fn endpoint_columns() -> Vec<Column> {
     let names = [
         Column::flexible("ENDPOINT", 22, 48, 100),
-        Column::fixed("TLS", Align::Left, 3, 30),
+        Column::flexible("API", 10, 16, 95),
+        Column::fixed("PROTO", Align::Left, 5, 94),
         Column::fixed("LEFT", Align::Right, 6, 20),
     ];
     names.into_iter().chain(stats_columns()).collect()
@@ -61,14 +63,44 @@ pub(crate) fn endpoint_columns() -> Vec<Column> {
 
 /// An endpoint's row.
 pub(crate) fn endpoint_cells(endpoint: &EndpointStats) -> Vec<Cell> {
-    let tls = if endpoint.tls { "yes" } else { "no" };
     let left = endpoint.rate_limit.as_ref().and_then(|limit| limit.remaining_tokens);
     let names = [
         Cell::new(endpoint_name(endpoint), Tone::Strong),
-        Cell::new(tls, Tone::Plain),
+        Cell::new(api_text(endpoint.api), Tone::Plain),
+        Cell::new(protocol_text(endpoint.protocol, endpoint.tls), Tone::Plain),
         Cell::number(known(left, format::count)),
     ];
     names.into_iter().chain(stats_cells(&endpoint.stats)).collect()
+}
+
+/// The API's name as in a snapshot.
+fn api_text(api: Api) -> &'static str {
+    match api {
+        Api::Chat => "chat",
+        Api::TextCompletion => "text_completion",
+        Api::Responses => "responses",
+        Api::Messages => "messages",
+        Api::Embeddings => "embeddings",
+        Api::GenerateContent => "generate_content",
+        Api::Rerank => "rerank",
+        Api::Audio => "audio",
+        Api::Image => "image",
+        Api::Realtime => "realtime",
+    }
+}
+
+/// The protocol and whether it goes over TLS, in one word.
+fn protocol_text(protocol: Protocol, tls: bool) -> &'static str {
+    match (protocol, tls) {
+        (Protocol::Http1, false) => "http",
+        (Protocol::Http1, true) => "https",
+        (Protocol::H2, false) => "h2c",
+        (Protocol::H2, true) => "h2",
+        (Protocol::Websocket, false) => "ws",
+        (Protocol::Websocket, true) => "wss",
+        (Protocol::Grpc, false) => "grpc",
+        (Protocol::Grpc, true) => "grpcs",
+    }
 }
 
 /// Host, or address where no name is known, with the port.
@@ -81,5 +113,50 @@ fn endpoint_name(endpoint: &EndpointStats) -> String {
     match endpoint.port {
         Some(port) => format!("{name}:{port}"),
         None => name,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{fixture, table};
+
+    /// Every API over every protocol, at one place with one set of numbers.
+    fn alike() -> Vec<EndpointStats> {
+        let one = fixture::rich().endpoints.remove(0);
+        let apis = [
+            Api::Chat,
+            Api::TextCompletion,
+            Api::Responses,
+            Api::Messages,
+            Api::Embeddings,
+            Api::GenerateContent,
+            Api::Rerank,
+            Api::Audio,
+            Api::Image,
+            Api::Realtime,
+        ];
+        let protocols = [Protocol::Http1, Protocol::H2, Protocol::Websocket, Protocol::Grpc];
+        let ways = protocols.into_iter().flat_map(|protocol| [false, true].map(|tls| (protocol, tls)));
+        let all = apis.into_iter().flat_map(|api| ways.clone().map(move |(protocol, tls)| (api, protocol, tls)));
+        all.map(|(api, protocol, tls)| EndpointStats { api, protocol, tls, ..one.clone() }).collect()
+    }
+
+    #[test]
+    fn no_two_endpoints_look_the_same_in_80_columns() {
+        let rows: Vec<_> = alike().iter().map(endpoint_cells).collect();
+        let mut lines = table::plain(&endpoint_columns(), &rows, Some(80));
+        assert!(lines.iter().all(|line| line.len() <= 80), "{lines:#?}");
+        let all = lines.len();
+        lines.sort();
+        lines.dedup();
+        assert_eq!(lines.len(), all, "{lines:#?}");
+    }
+
+    #[test]
+    fn apis_are_named_as_in_a_snapshot() {
+        for endpoint in alike() {
+            assert_eq!(serde_json::to_value(endpoint.api).unwrap(), api_text(endpoint.api));
+        }
     }
 }
