@@ -475,7 +475,8 @@ pub(crate) fn user_text(process: &Process) -> String {
 /// What can be seen of a process's TLS traffic, in a word.
 pub(crate) fn tls_text(visibility: &Visibility) -> &'static str {
     match visibility.tls {
-        TlsVisibility::None => "no tls",
+        // Not "no TLS": a program may carry its own, which is not looked for.
+        TlsVisibility::None => "no lib",
         TlsVisibility::Attached => "seen",
         TlsVisibility::Partial => "partial",
         TlsVisibility::Blind => "BLIND",

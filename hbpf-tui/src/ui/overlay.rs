@@ -10,7 +10,7 @@ use crate::summary;
 use crate::table::{self, Tone};
 
 /// Keys and what they do; an empty key continues the line above or explains.
-const HELP: [(&str, &str); 32] = [
+const HELP: [(&str, &str); 34] = [
     ("Up Down PgUp PgDn", "move the selection (also k j); Home follows the top row"),
     ("Enter", "details of the selected process or request"),
     ("Esc", "back"),
@@ -38,8 +38,10 @@ const HELP: [(&str, &str); 32] = [
     ("TTFT50 ITL50 ITL99", "time to first token, gaps between tokens: median, 99th percentile"),
     ("ERR", "requests that failed"),
     ("CPU%", "100 is one core"),
-    ("TLS", "no tls: it loads no TLS library; seen: its traffic can be read"),
-    ("", "partial, BLIND: not all, or none; the details say why"),
+    ("TLS", "no lib: no TLS library that hbpf knows is loaded; programs"),
+    ("", "with TLS of their own (Go, rustls) are not recognised yet"),
+    ("", "seen: its traffic can be read; partial, BLIND: not all of it,"),
+    ("", "or none; the details say why"),
     ("LEFT", "tokens left of an endpoint's quota, by its latest answer"),
     ("IDLE", "time since the latest token of a running answer"),
     ("END", "error, or why the answer ended"),
