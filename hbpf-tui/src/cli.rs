@@ -188,9 +188,9 @@ pub(crate) struct Bounds {
     /// less, then switches off the dearest group of probes, and says so. `off` for no limit
     #[arg(long, value_name = "PERCENT", default_value = "2", value_parser = overhead)]
     pub(crate) max_overhead: MaxOverhead,
-    /// Bytes of traffic that may be copied out of the kernel per second, e.g. 512K, 64M; of what is beyond only times
-    /// and lengths are known. `off` for no limit
-    #[arg(long, value_name = "BYTES", default_value = "64M", value_parser = bytes_per_second)]
+    /// Bytes of traffic that may be copied out of the kernel per second; of what is beyond only times and lengths are
+    /// known. Powers of 1000 (500k, 64M or 64MB, 1.5G, 1e9) or of 1024 (512Ki, 64MiB), or plain bytes; `off` for no limit
+    #[arg(long, value_name = "BYTES", default_value = "64MiB", value_parser = bytes_per_second)]
     pub(crate) max_bytes_per_second: u64,
 }
 
@@ -231,14 +231,7 @@ pub(crate) fn bytes_per_second(text: &str) -> Result<u64, String> {
     if text == "off" {
         return Ok(0);
     }
-    let (digits, unit) = match text.char_indices().last() {
-        Some((at, 'K' | 'k')) => (&text[..at], 1 << 10),
-        Some((at, 'M' | 'm')) => (&text[..at], 1 << 20),
-        Some((at, 'G' | 'g')) => (&text[..at], 1 << 30),
-        _ => (text, 1_u64),
-    };
-    let bytes = digits.parse::<u64>().ok().and_then(|number| number.checked_mul(unit));
-    let bytes = bytes.ok_or("write bytes a second as 512K, 64M or 1G, or off")?;
+    let bytes = parse_size::parse_size(text).map_err(|_| "write bytes a second as 500k, 64MB, 64MiB or 1e9, or off")?;
     if bytes == 0 { Err("write off for no limit".to_owned()) } else { Ok(bytes) }
 }
 
@@ -334,7 +327,7 @@ mod tests {
         let defaults = top(&[]).unwrap().bounds;
         assert_eq!(defaults.max_overhead, MaxOverhead(Some(Options::MAX_OVERHEAD)));
         assert_eq!(defaults.max_bytes_per_second, Options::MAX_BYTES_PER_SECOND);
-        let chosen = snapshot(&["--max-overhead", "0.5%", "--max-bytes-per-second", "512K"]).unwrap().bounds;
+        let chosen = snapshot(&["--max-overhead", "0.5%", "--max-bytes-per-second", "512KiB"]).unwrap().bounds;
         assert_eq!((chosen.max_overhead, chosen.max_bytes_per_second), (MaxOverhead(Some(0.5)), 512 * 1024));
         let none = top(&["--max-overhead", "off", "--max-bytes-per-second", "off"]).unwrap().bounds;
         assert_eq!((none.max_overhead, none.max_bytes_per_second), (MaxOverhead(None), 0));
@@ -342,10 +335,34 @@ mod tests {
             let error = top(&[&format!("--max-overhead={wrong}")]).unwrap_err().to_string();
             assert!(error.contains("more than 0 and at most 100, or off"), "{wrong}: {error}");
         }
-        for wrong in ["0", "-1", "1.5M", "M", "20000000000G", ""] {
-            assert!(top(&[&format!("--max-bytes-per-second={wrong}")]).is_err(), "{wrong}");
-        }
         assert!(top(&["--replay", "x", "--max-overhead", "1"]).is_err());
+    }
+
+    #[test]
+    fn bytes_as_people_write_them() {
+        for (text, bytes) in [
+            ("4096", 4096),
+            ("500k", 500_000),
+            ("500K", 500_000),
+            ("64M", 64_000_000),
+            ("64MB", 64_000_000),
+            ("64 mb", 64_000_000),
+            ("1.5G", 1_500_000_000),
+            ("1e9", 1_000_000_000),
+            ("2.5e6", 2_500_000),
+            ("512Ki", 512 << 10),
+            ("64MiB", 64 << 20),
+            ("64mib", 64 << 20),
+            ("1GiB", 1 << 30),
+            ("2TB", 2_000_000_000_000),
+        ] {
+            assert_eq!(bytes_per_second(text), Ok(bytes), "{text}");
+        }
+        assert_eq!(bytes_per_second("0"), Err("write off for no limit".to_owned()));
+        for wrong in ["-1", "M", "MiB", "20000000000G", "1e99", "NaN", "inf", "64Mbit", "64MB/s", "1,5M", "0x10", ""] {
+            let error = bytes_per_second(wrong).expect_err(wrong);
+            assert!(error.starts_with("write bytes a second as ") && error.lines().count() == 1, "{wrong}: {error}");
+        }
     }
 
     #[test]

@@ -329,7 +329,10 @@ pub(crate) fn rich() -> Snapshot {
             model("openai", "gpt-4o-mini", stats(1240, 812.0, 0.31)),
             model("anthropic", "claude-sonnet-4-5", stats(650, 402.0, 0.42)),
         ],
-        endpoints: vec![endpoint(Api::Chat, stats(1240, 812.0, 0.31)), endpoint(Api::Embeddings, stats(310, 0.0, 0.02))],
+        endpoints: vec![
+            endpoint(Api::Chat, stats(1240, 812.0, 0.31)),
+            endpoint(Api::Embeddings, stats(310, 0.0, 0.02)),
+        ],
         requests: requests(),
         capture: Capture {
             probes: vec![
