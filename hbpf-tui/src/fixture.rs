@@ -1,6 +1,7 @@
 //! Snapshots for tests: rich, empty and unprivileged ones, the same at every run.
 
 use hbpf_core::exchange::{Api, Dialect, Phase, Protocol, Role};
+use hbpf_core::findings::{self, TooDear};
 use hbpf_core::label::Label;
 use hbpf_core::snapshot::*;
 use jiff::{SignedDuration, Timestamp};
@@ -354,6 +355,17 @@ pub(crate) fn rich() -> Snapshot {
 
 fn group_cost(group: &str, kernel_cpu_percent: Option<f64>, traps: Option<f64>) -> GroupCost {
     GroupCost { group: group.into(), state: ProbeState::On, kernel_cpu_percent, trap_cpu_percent_estimated: traps }
+}
+
+/// One of each kind, long ones among them.
+pub(crate) fn findings() -> Vec<Finding> {
+    let dear = TooDear { since: ago(30), percent: 3.2, budget_percent: 2.0 };
+    vec![
+        findings::copying_thinned(dear, 65_536),
+        findings::group_detached(dear, "llm-tls", 1, 2.5),
+        findings::processes_excluded(dear, 12, 41_230.0),
+        findings::own_processes_dear(dear),
+    ]
 }
 
 /// The first frame: nothing was seen yet.

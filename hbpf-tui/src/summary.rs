@@ -1,6 +1,6 @@
 //! What header and plain text say of the observation itself: probe groups, losses, problems.
 
-use hbpf_core::snapshot::{Capture, Lost, ProbeState, Severity, Snapshot};
+use hbpf_core::snapshot::{Capture, Finding, Lost, ProbeState, Severity, Snapshot};
 use hbpf_host::protocol::Group;
 
 use crate::format;
@@ -94,6 +94,12 @@ pub(crate) fn problems(snapshot: &Snapshot) -> Vec<String> {
 pub(crate) fn notices(snapshot: &Snapshot) -> Vec<String> {
     let findings = snapshot.findings.iter().filter(|finding| finding.severity > Severity::Info);
     findings.map(|finding| finding.title.to_string()).chain(problems(snapshot)).collect()
+}
+
+/// What a finding is about and says; not its subject twice.
+pub(crate) fn finding(finding: &Finding) -> String {
+    let (subject, title) = (finding.subject.as_str(), finding.title.as_str());
+    if title.starts_with(subject) { title.to_owned() } else { format!("{subject}: {title}") }
 }
 
 /// What observing costs and may cost, as `~0.4% of 2%`; empty where it is not known.

@@ -15,6 +15,9 @@ use crate::table::{self, Cell, Column};
 /// Most processes without model traffic that are listed: those that use most CPU.
 const IDLE_PROCESSES: usize = 10;
 
+/// Width of the names at the beginning of lines.
+const NAME: usize = 10;
+
 /// How a snapshot is written.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Style {
@@ -36,7 +39,7 @@ pub(crate) fn terminal_width() -> Option<usize> {
 /// The snapshot as lines, ending with a line break.
 pub(crate) fn render(snapshot: &Snapshot, style: Style) -> String {
     let mut out = String::new();
-    head(&mut out, snapshot);
+    head(&mut out, snapshot, style.width);
     processes(&mut out, snapshot, style);
     models(&mut out, snapshot, style.width);
     endpoints(&mut out, snapshot, style.width);
@@ -53,13 +56,13 @@ pub(crate) fn render(snapshot: &Snapshot, style: Style) -> String {
     out
 }
 
-fn head(out: &mut String, snapshot: &Snapshot) {
+fn head(out: &mut String, snapshot: &Snapshot, width: Option<usize>) {
     let host = &snapshot.host;
     let window = format::chosen_seconds(snapshot.window_seconds);
     let mut line = |name: &str, parts: &[String]| {
         let parts: Vec<&str> = parts.iter().map(String::as_str).filter(|part| !part.is_empty()).collect();
         // Writing to a String cannot fail.
-        let _ = writeln!(out, "{name:<10}{}", parts.join("  "));
+        let _ = writeln!(out, "{name:<NAME$}{}", parts.join("  "));
     };
     line(
         "hbpf",
@@ -130,10 +133,32 @@ fn head(out: &mut String, snapshot: &Snapshot) {
         line("overhead", &[probes::title(&snapshot.capture).replacen("Cost ", "", 1)]);
     }
     for problem in summary::problems(snapshot) {
-        line("problem", &[problem]);
+        sentences(out, &[("problem", &problem)], width);
     }
     for finding in &snapshot.findings {
-        line("finding", &[format!("{}: {}", finding.subject, finding.title), finding.advice.to_string()]);
+        sentences(out, &[("finding", &summary::finding(finding)), ("advice", finding.advice.as_str())], width);
+    }
+}
+
+/// Sentences, each behind its name and broken between words where the width is known; otherwise on one line behind the
+/// first name, for programs that look for it.
+fn sentences(out: &mut String, named: &[(&'static str, &str)], width: Option<usize>) {
+    let lines: Vec<(&str, String)> = match width {
+        Some(width) => {
+            let room = width.saturating_sub(NAME).max(1);
+            let lines = |(name, text): &(&'static str, &str)| {
+                let names = std::iter::once(*name).chain(std::iter::repeat(""));
+                names.zip(table::wrap(text, room)).collect::<Vec<_>>()
+            };
+            named.iter().flat_map(lines).collect()
+        }
+        None => {
+            let texts: Vec<&str> = named.iter().map(|(_, text)| *text).collect();
+            vec![(named.first().map_or("", |(name, _)| name), texts.join("  "))]
+        }
+    };
+    for (name, text) in lines {
+        let _ = writeln!(out, "{name:<NAME$}{text}");
     }
 }
 
@@ -240,6 +265,18 @@ mod tests {
         let tables = text.split_once("\n\n").expect("a head and tables").1;
         assert!(tables.lines().all(|line| line.chars().count() <= 80), "{tables}");
         insta::assert_snapshot!(tables);
+    }
+
+    #[test]
+    fn findings_are_broken_between_words_where_the_width_is_known() {
+        let snapshot = Snapshot { findings: fixture::findings(), ..fixture::rich() };
+        let found = |width| -> Vec<String> {
+            let text = render(&snapshot, Style { width, ..FULL });
+            let lines = text.lines().skip_while(|line| !line.starts_with("finding"));
+            lines.take_while(|line| !line.is_empty()).map(str::to_owned).collect()
+        };
+        assert_eq!(found(None).len(), snapshot.findings.len());
+        insta::assert_snapshot!(found(Some(80)).join("\n"));
     }
 
     #[test]

@@ -17,8 +17,8 @@ const FIXED_LINES: u16 = 3;
 /// From this width on the cost is shown in its parts as well.
 const WIDE: u16 = 100;
 
-/// Most lines that a problem gets: enough for what failed and what mends it on a narrow screen.
-const PROBLEM_LINES: usize = 2;
+/// Most lines that a problem gets: enough for any finding on a screen of 80 columns, with both tables below.
+const PROBLEM_LINES: usize = 3;
 
 /// Lines that the header needs now.
 pub(crate) fn height(state: &State) -> u16 {
@@ -195,12 +195,14 @@ fn problem_lines(snapshot: &Snapshot, width: usize) -> Option<(Vec<String>, Stri
         0 => " details ".to_owned(),
         more => format!(" +{more} more "),
     };
-    // The key, and a gap before it.
-    let room = width.saturating_sub(MARK + more.len() + 2).max(1);
-    let mut lines = table::wrap(first, room);
+    // Beside the first line stands the key, behind a gap.
+    let beside = more.len() + 2;
+    let room = width.saturating_sub(MARK).max(1);
+    let mut lines = table::wrap_behind(first, room.saturating_sub(beside).max(1), room);
     if lines.len() > PROBLEM_LINES {
+        // The screen's edge cuts it.
         let rest = lines.split_off(PROBLEM_LINES - 1).join(" ");
-        lines.push(table::cut(&rest, room, '+'));
+        lines.push(rest);
     }
     Some((lines, more))
 }

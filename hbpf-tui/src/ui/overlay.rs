@@ -1,5 +1,6 @@
 //! What is shown over a page: the keys, and the problems in full.
 
+use hbpf_core::snapshot::{Finding, Severity};
 use ratatui::layout::Rect;
 use ratatui::widgets::{Clear, Widget};
 
@@ -7,7 +8,7 @@ use super::layout;
 use super::paint::{Painter, Piece};
 use super::state::{Overlay, State};
 use crate::summary;
-use crate::table::{self, Tone};
+use crate::table::{self, Align, Tone};
 
 /// Keys and what they do; an empty key continues the line above or explains.
 const HELP: [(&str, &str); 34] = [
@@ -78,23 +79,57 @@ pub(crate) fn scroll(area: Rect, state: &State, overlay: Overlay) -> usize {
 }
 
 fn problems(painter: &Painter<'_>, state: &State) -> Vec<Vec<Piece>> {
-    let line = |(text, tone): (String, Tone)| vec![painter.piece(format!(" {text}"), tone)];
+    let line = |line: ProblemLine| {
+        vec![painter.piece(format!(" {}", line.label), line.tone), painter.piece(line.text, line.tone)]
+    };
     problem_lines(state).into_iter().map(line).collect()
 }
 
-fn problem_lines(state: &State) -> Vec<(String, Tone)> {
+/// A line of the problems.
+struct ProblemLine {
+    /// What it is, in front of its first line; padded.
+    label: String,
+    text: String,
+    tone: Tone,
+}
+
+/// Width of the labels, with a gap behind.
+const LABEL: usize = 10;
+
+/// Narrower than this and the text needs the labels' room.
+const LABELLED: usize = 40;
+
+/// Findings as in the header, then what could not be collected: each with its kind in front, indented below that, and
+/// apart from the next.
+fn problem_lines(state: &State) -> Vec<ProblemLine> {
     let Some(snapshot) = state.snapshot() else { return Vec::new() };
-    let mut texts: Vec<(String, Tone)> = Vec::new();
-    texts.extend(summary::problems(snapshot).into_iter().map(|text| (text, Tone::Warn)));
-    for finding in &snapshot.findings {
-        texts.push((format!("{}: {}", finding.subject, finding.title), Tone::Warn));
-        texts.push((finding.advice.to_string(), Tone::Plain));
+    let finding = |finding: &Finding| {
+        let (label, tone) = match finding.severity {
+            Severity::Info => ("info", Tone::Accent),
+            Severity::Warning => ("warning", Tone::Warn),
+            Severity::Critical => ("critical", Tone::Bad),
+        };
+        vec![(label, tone, summary::finding(finding)), ("advice", Tone::Plain, finding.advice.to_string())]
+    };
+    let problem = |text: String| vec![("problem", Tone::Warn, text)];
+    let findings = snapshot.findings.iter().map(finding);
+    let mut all: Vec<_> = findings.chain(summary::problems(snapshot).into_iter().map(problem)).collect();
+    if all.is_empty() {
+        all.push(vec![("", Tone::Dim, "none".to_owned())]);
     }
-    if texts.is_empty() {
-        texts.push(("none".to_owned(), Tone::Dim));
+    let width = usize::from(state.size.0);
+    let indent = if width >= LABELLED { LABEL } else { 0 };
+    let room = width.saturating_sub(indent + 2).max(1);
+    let mut lines = Vec::new();
+    for texts in all {
+        if !lines.is_empty() {
+            lines.push(ProblemLine { label: String::new(), text: String::new(), tone: Tone::Plain });
+        }
+        for (label, tone, text) in texts {
+            for (label, text) in std::iter::once(label).chain(std::iter::repeat("")).zip(table::wrap(&text, room)) {
+                lines.push(ProblemLine { label: table::fill(label, indent, Align::Left, ' '), text, tone });
+            }
+        }
     }
-    let width = usize::from(state.size.0).saturating_sub(2).max(1);
-    let wrapped =
-        |(text, tone): &(String, Tone)| table::wrap(text, width).into_iter().map(|line| (line, *tone)).collect();
-    texts.iter().flat_map::<Vec<_>, _>(wrapped).collect()
+    lines
 }

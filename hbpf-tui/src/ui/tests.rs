@@ -144,6 +144,24 @@ fn request_page_help_and_problems() {
 }
 
 #[test]
+fn findings_can_be_read_on_a_small_screen() {
+    let mut state = with((80, 24), Snapshot { findings: fixture::findings(), ..fixture::unprivileged() });
+    let words = |screen: &str| screen.split_whitespace().collect::<Vec<_>>().join(" ");
+    let main = screen(&state);
+    assert!(words(&main).contains("tokens of some answers are a lower bound"), "the first, to its end: {main}");
+    state.apply(Action::Show(Overlay::Problems));
+    insta::assert_snapshot!("findings", screen(&state));
+    // All words of all of them, whatever the width.
+    for width in [20, 39, 40, 80, 200] {
+        state.apply(Action::Resize(width, 100));
+        let shown = words(&screen(&state));
+        for finding in fixture::findings() {
+            assert!(shown.contains(finding.advice.as_str()), "{width}: {shown}");
+        }
+    }
+}
+
+#[test]
 fn ascii_terminals_get_ascii() {
     let buffer = terminal(&watched((120, 40)), &Environment::default()).backend().buffer().clone();
     assert!(buffer.content.iter().all(|cell| cell.symbol().is_ascii()));
