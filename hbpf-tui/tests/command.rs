@@ -1,14 +1,15 @@
 //! The built `hbpf` as a user runs it: exit codes, what goes to which stream, and the terminal it gives back.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufReader, Read, Write};
 use std::os::fd::OwnedFd;
-use std::os::unix::process::ExitStatusExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Command, ExitStatus, Output, Stdio};
 
 use nix::pty::{Winsize, openpty};
 use nix::sys::signal::{Signal, kill};
-use nix::sys::termios::{Termios, tcgetattr};
+use nix::sys::termios::{SetArg, Termios, tcgetattr, tcsetattr};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
 /// A recording of two frames, ten milliseconds apart.
@@ -124,8 +125,10 @@ impl Session {
         let pty = openpty(Some(&size), None).expect("a pseudo terminal");
         let before = tcgetattr(&pty.slave).expect("its modes");
         let end = || Stdio::from(pty.slave.try_clone().expect("a descriptor"));
-        let child =
-            hbpf(&["top", "--replay", RECORDING]).stdin(end()).stdout(end()).stderr(end()).spawn().expect("hbpf runs");
+        let mut command = hbpf(&["top", "--replay", RECORDING]);
+        // A process group of its own, as a shell with job control gives: without, the kernel may not let it be stopped.
+        command.stdin(end()).stdout(end()).stderr(end()).process_group(0);
+        let child = command.spawn().expect("hbpf runs");
         let keyboard = File::from(pty.master.try_clone().expect("a descriptor"));
         let screen = BufReader::new(File::from(pty.master));
         let mut session = Self { child, screen, keyboard, terminal: pty.slave, before };
@@ -134,14 +137,22 @@ impl Session {
         session
     }
 
-    /// Reads what is drawn until a text has come.
+    /// Reads what is drawn up to a text, and no further.
     fn read_until(&mut self, wanted: &str) {
         let mut seen = Vec::new();
-        while !String::from_utf8_lossy(&seen).contains(wanted) {
-            // Escape sequences split the output finely enough for this to return after each.
-            let read = self.screen.read_until(0x1b, &mut seen).expect("output");
-            assert!(read > 0, "the terminal was closed before {wanted:?} came");
+        while !seen.ends_with(wanted.as_bytes()) {
+            let mut byte = [0];
+            self.screen.read_exact(&mut byte).expect("the terminal is open, and what is wanted comes");
+            seen.extend(byte);
         }
+    }
+
+    fn pid(&self) -> Pid {
+        Pid::from_raw(self.child.id() as i32)
+    }
+
+    fn modes(&self) -> Termios {
+        tcgetattr(&self.terminal).expect("its modes")
     }
 
     /// Waits for the end, and checks that the terminal is as it was.
@@ -172,10 +183,49 @@ fn the_terminal_is_given_back_when_the_user_leaves() {
 fn the_terminal_is_given_back_on_signals() {
     for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT] {
         let session = Session::start();
-        kill(Pid::from_raw(session.child.id() as i32), signal).expect("a signal");
+        kill(session.pid(), signal).expect("a signal");
         let status = session.ended();
         assert_eq!((status.signal(), status.code()), (None, Some(0)), "{signal}");
     }
+}
+
+#[test]
+fn the_terminal_is_given_back_while_stopped() {
+    let by_key = |session: &mut Session| session.keyboard.write_all(b"\x1a").expect("a key");
+    let by_signal = |session: &mut Session| kill(session.pid(), Signal::SIGTSTP).expect("a signal");
+    for suspend in [by_key as fn(&mut Session), by_signal] {
+        let mut session = Session::start();
+        // More than once: the signal is ours again afterwards.
+        for _ in 0..2 {
+            suspend(&mut session);
+            let stopped = waitpid(session.pid(), Some(WaitPidFlag::WUNTRACED)).expect("it stops");
+            assert_eq!(stopped, WaitStatus::Stopped(session.pid(), Signal::SIGTSTP));
+            assert_eq!(session.modes(), session.before, "the modes are restored");
+            session.read_until("\u{1b}[?1049l");
+            session.read_until("\u{1b}[?25h");
+            kill(session.pid(), Signal::SIGCONT).expect("a signal");
+            session.read_until("\u{1b}[?1049h");
+            session.read_until("end of the recording");
+            assert_ne!(session.modes(), session.before, "raw mode is on again");
+        }
+        session.keyboard.write_all(b"q").expect("a key");
+        assert_eq!(session.ended().code(), Some(0));
+    }
+}
+
+/// SIGSTOP is told to nobody; a shell has set its own modes when it goes on.
+#[test]
+fn what_others_did_to_the_terminal_meanwhile_is_undone() {
+    let mut session = Session::start();
+    kill(session.pid(), Signal::SIGSTOP).expect("a signal");
+    waitpid(session.pid(), Some(WaitPidFlag::WUNTRACED)).expect("it stops");
+    tcsetattr(&session.terminal, SetArg::TCSANOW, &session.before).expect("modes");
+    kill(session.pid(), Signal::SIGCONT).expect("a signal");
+    session.read_until("\u{1b}[?1049h");
+    session.read_until("end of the recording");
+    assert_ne!(session.modes(), session.before, "raw mode is on again");
+    session.keyboard.write_all(b"q").expect("a key");
+    assert_eq!(session.ended().code(), Some(0));
 }
 
 /// Takes a snapshot without probes into a file.

@@ -6,6 +6,7 @@ mod draw;
 mod header;
 mod history;
 mod input;
+mod job;
 mod layout;
 mod overlay;
 mod paint;
@@ -18,14 +19,16 @@ mod totals;
 #[cfg(test)]
 mod tests;
 
+use std::io;
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread;
 
 use anyhow::{Context, Result};
 use crossterm::event;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
+use signal_hook::consts::{SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 use signal_hook::iterator::Signals;
 
+use self::job::JobControl;
 pub(crate) use self::state::Source;
 use self::state::{Action, Effect, State};
 use self::terminal::Screen;
@@ -36,7 +39,20 @@ use crate::feed::{Control, Update};
 enum Event {
     Terminal(event::Event),
     Update(Update),
+    /// A signal asks us to stop for a while.
+    Suspend,
+    /// We were stopped, and go on.
+    Continued,
     /// A signal asks us to go, or the terminal is gone.
+    Leave,
+}
+
+/// What is to be done with the screen.
+enum Next {
+    Draw,
+    /// It may be another by now, or in another mode.
+    TakeAgain,
+    Suspend,
     Leave,
 }
 
@@ -56,47 +72,76 @@ impl Sink {
 pub(crate) fn run(source: Source, start: impl FnOnce(Sink) -> Result<Box<dyn Control>>) -> Result<Option<String>> {
     let theme = Theme::new(&Environment::read(|name| std::env::var(name).ok()));
     let (sender, events) = mpsc::channel();
+    let suspend = sender.clone();
+    let job = JobControl::take(move || suspend.send(Event::Suspend).is_ok())?;
     listen_to_signals(sender.clone())?;
     let mut screen = Screen::take().context("cannot take over the terminal")?;
     let mut state = State::new(source, screen.size().context("cannot tell the terminal's size")?);
     screen.draw(|frame| draw::frame(frame, &state, &theme))?;
     let control = start(Sink(sender.clone()))?;
     listen_to_terminal(sender);
-    let mut drawn = Ok(());
-    while drawn.is_ok() && next(&events, &mut state, control.as_ref()) {
-        drawn = screen.draw(|frame| draw::frame(frame, &state, &theme));
-    }
+    let drawn = loop {
+        let ready = match next(&events, &mut state, control.as_ref()) {
+            Next::Draw => Ok(()),
+            Next::TakeAgain => take_again(&mut screen, &mut state),
+            Next::Suspend => suspended(&mut screen, &mut state, &job),
+            Next::Leave => break Ok(()),
+        };
+        if let Err(error) = ready.and_then(|()| screen.draw(|frame| draw::frame(frame, &state, &theme))) {
+            break Err(error);
+        }
+    };
     // Before the control, which waits until the probes are out: that can take seconds on a busy machine.
     drop(screen);
+    drop(job);
     drop(control);
     drawn?;
     Ok(state.ended)
 }
 
-/// Waits for the next event and takes all that are there; false when it is time to leave.
-fn next(events: &Receiver<Event>, state: &mut State, control: &dyn Control) -> bool {
+/// Leaves the terminal to others until we go on.
+fn suspended(screen: &mut Screen, state: &mut State, job: &JobControl) -> io::Result<()> {
+    screen.lend();
+    job.stop()?;
+    take_again(screen, state)
+}
+
+fn take_again(screen: &mut Screen, state: &mut State) -> io::Result<()> {
+    screen.take_again()?;
+    let (width, height) = screen.size()?;
+    state.apply(Action::Resize(width, height));
+    Ok(())
+}
+
+/// Waits for the next event and takes all that are there, up to one that is about the screen.
+fn next(events: &Receiver<Event>, state: &mut State, control: &dyn Control) -> Next {
     let mut waiting = events.recv().ok();
     while let Some(event) = waiting {
         let action = match event {
             Event::Terminal(event) => input::action(&event),
             Event::Update(update) => Some(Action::Update(update)),
+            Event::Suspend => Some(Action::Suspend),
+            Event::Continued => return Next::TakeAgain,
             Event::Leave => Some(Action::Quit),
         };
         match action.map(|action| state.apply(action)) {
-            Some(Effect::Quit) => return false,
+            Some(Effect::Quit) => return Next::Leave,
+            Some(Effect::Suspend) => return Next::Suspend,
             Some(Effect::SetGroup(group, on)) => control.set_group(group, on),
             Some(Effect::None) | None => {}
         }
         waiting = events.try_recv().ok();
     }
-    true
+    Next::Draw
 }
 
 fn listen_to_signals(sender: Sender<Event>) -> Result<()> {
-    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP, SIGQUIT]).context("cannot listen to signals")?;
+    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGCONT]).context("cannot listen to signals")?;
     thread::Builder::new().name("signals".to_owned()).spawn(move || {
-        for _ in signals.forever() {
-            if sender.send(Event::Leave).is_err() {
+        for signal in signals.forever() {
+            // Also after SIGSTOP, of which nobody is told.
+            let event = if signal == SIGCONT { Event::Continued } else { Event::Leave };
+            if sender.send(event).is_err() {
                 break;
             }
         }
@@ -120,5 +165,5 @@ fn listen_to_terminal(sender: Sender<Event>) {
 /// Whether the view can be shown at all.
 pub(crate) fn is_terminal() -> bool {
     use std::io::IsTerminal;
-    std::io::stdout().is_terminal()
+    io::stdout().is_terminal()
 }

@@ -11,7 +11,7 @@ use crate::summary;
 use crate::table::{self, Align, Tone};
 
 /// Keys and what they do; an empty key continues the line above or explains.
-const HELP: [(&str, &str); 34] = [
+const HELP: [(&str, &str); 35] = [
     ("Up Down PgUp PgDn", "move the selection (also k j); Home follows the top row"),
     ("Enter", "details of the selected process or request"),
     ("Esc", "back"),
@@ -27,6 +27,7 @@ const HELP: [(&str, &str); 34] = [
     ("Space", "freeze the view; collection goes on"),
     ("e", "problems and findings in full"),
     ("? h F1", "this help"),
+    ("Ctrl-Z", "suspend; the shell's fg brings it back"),
     ("q F10 Ctrl-C", "quit"),
     ("", ""),
     ("-", "not known: never the same as 0"),

@@ -64,6 +64,7 @@ pub(crate) enum Action {
     Update(Update),
     Resize(u16, u16),
     Quit,
+    Suspend,
     TogglePause,
     /// By place in [`Group::ALL`].
     ToggleGroup(usize),
@@ -87,6 +88,8 @@ pub(crate) enum Action {
 pub(crate) enum Effect {
     None,
     Quit,
+    /// Give the terminal back and stop until told to go on.
+    Suspend,
     SetGroup(Group, bool),
 }
 
@@ -234,6 +237,7 @@ impl State {
             Action::Update(Update::Ended(why)) => self.ended = Some(why),
             Action::Resize(width, height) => self.size = (width, height),
             Action::Quit => return Effect::Quit,
+            Action::Suspend => return Effect::Suspend,
             Action::TogglePause => {
                 self.frozen = if self.frozen.is_some() { None } else { Some(self.newest.clone()) };
             }

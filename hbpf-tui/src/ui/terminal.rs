@@ -28,19 +28,25 @@ impl Screen {
                 std::process::exit(101);
             }
         }));
-        TAKEN.store(true, Ordering::SeqCst);
-        let result = (|| {
-            terminal::enable_raw_mode()?;
-            execute!(io::stdout(), terminal::EnterAlternateScreen, cursor::Hide)?;
-            Terminal::new(CrosstermBackend::new(io::stdout()))
-        })();
-        match result {
-            Ok(terminal) => Ok(Self { terminal }),
-            Err(error) => {
-                give_back();
-                Err(error)
-            }
+        enter().map(|terminal| Self { terminal }).inspect_err(|_| {
+            give_back();
+        })
+    }
+
+    /// Gives the terminal back until [`Self::take_again`].
+    pub(crate) fn lend(&mut self) {
+        give_back();
+    }
+
+    /// Takes over a terminal that others have had meanwhile, lent or not: what is drawn next is drawn whole. In the
+    /// background it waits, stopped by the kernel, for the foreground.
+    pub(crate) fn take_again(&mut self) -> io::Result<()> {
+        if TAKEN.load(Ordering::SeqCst) {
+            // Modes that are thought to be set are not set again.
+            terminal::disable_raw_mode()?;
         }
+        self.terminal = enter()?;
+        Ok(())
     }
 
     /// Draws one frame.
@@ -58,6 +64,17 @@ impl Drop for Screen {
     fn drop(&mut self) {
         give_back();
     }
+}
+
+/// Raw mode, alternate screen, no cursor, and nothing on it.
+fn enter() -> io::Result<Terminal<CrosstermBackend<Stdout>>> {
+    TAKEN.store(true, Ordering::SeqCst);
+    terminal::enable_raw_mode()?;
+    let everything = terminal::Clear(terminal::ClearType::All);
+    execute!(io::stdout(), terminal::EnterAlternateScreen, cursor::Hide, everything)?;
+    // A new one, which knows of nothing on the screen; to have the old one forget it asks for the cursor's position, and the
+    // answer goes to whoever reads the keys.
+    Terminal::new(CrosstermBackend::new(io::stdout()))
 }
 
 /// Gives the terminal back if it is ours; says whether it was. Errors are of no use to anyone here.
