@@ -115,7 +115,8 @@ pub(crate) struct SnapshotArgs {
     /// How to write
     #[arg(long, value_enum, value_name = "FORMAT", default_value_t = Format::Text)]
     pub(crate) format: Format,
-    /// How long to observe before the snapshot is taken; rates are over this time, up to 60s of it
+    /// How long to observe before the snapshot is taken, from when the probes are in place: putting them in takes a second
+    /// or two, on big hosts more, and comes before. Rates are over this time, up to 60s of it
     #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = interval, conflicts_with = "interval")]
     pub(crate) duration: Duration,
     /// Take a snapshot every so often instead of one; rates are over 5s, or over the interval if that is longer

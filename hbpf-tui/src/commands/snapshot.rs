@@ -9,16 +9,21 @@ use anyhow::{Context, Result, bail};
 use hbpf_core::snapshot::Snapshot;
 use hbpf_host::collector::Options;
 use hbpf_host::privsep;
+use hbpf_host::protocol::Group;
 
 use super::{each_frame, print, write};
 use crate::cli::{Format, MAX_WINDOW, MIN_WINDOW, SnapshotArgs};
 use crate::feed::{Control, Update};
 use crate::live;
 use crate::rows::ProcessColumn;
+use crate::summary::{self, GroupState};
 use crate::text::{self, Style};
 
 /// What rates of a stream are over, unless its frames are farther apart.
 const STREAM_WINDOW: Duration = Duration::from_secs(5);
+
+/// How long to wait for the probes before the time counts without them. Seconds, where many libraries are loaded.
+const PLACING: Duration = Duration::from_secs(30);
 
 /// How long the collector may take to answer: it answers in milliseconds, unless it hangs.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -29,8 +34,9 @@ pub(crate) fn run(arguments: &SnapshotArgs) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let window = arguments.interval.map_or(arguments.duration, |interval| interval.max(STREAM_WINDOW));
+    let groups = arguments.probes.chosen();
     let options = Options {
-        groups: arguments.probes.chosen(),
+        groups: groups.clone(),
         window: window.clamp(MIN_WINDOW, MAX_WINDOW),
         interval: arguments.interval,
         max_overhead: arguments.bounds.max_overhead.0,
@@ -62,30 +68,67 @@ pub(crate) fn run(arguments: &SnapshotArgs) -> Result<ExitCode> {
     };
     match arguments.interval {
         Some(interval) => each_frame(&updates, interval, arguments.count, emit)?,
-        None => emit(&one(&updates, control.as_ref(), arguments.duration)?)?,
+        None => emit(&one(&updates, control.as_ref(), &groups, arguments.duration)?)?,
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// Lets the time pass and takes a snapshot at its end.
-fn one(updates: &Receiver<Update>, control: &dyn Control, duration: Duration) -> Result<Arc<Snapshot>> {
-    let deadline = Instant::now() + duration;
-    let mut asked = false;
+/// Lets the time pass, from when the probes are in place, and takes a snapshot at its end.
+fn one(
+    updates: &Receiver<Update>,
+    control: &dyn Control,
+    groups: &[Group],
+    duration: Duration,
+) -> Result<Arc<Snapshot>> {
     let mut latest = None;
+    let mut progress = Progress::Placing { until: Instant::now() + PLACING };
     loop {
-        let patience = if asked { PATIENCE } else { deadline.saturating_duration_since(Instant::now()) };
-        match updates.recv_timeout(patience) {
-            Ok(Update::Snapshot(snapshot)) if asked => return Ok(snapshot),
-            Ok(Update::Snapshot(snapshot)) => latest = Some(snapshot),
-            Ok(Update::Ended(why)) => return latest.with_context(|| format!("nothing could be collected: {why}")),
-            Err(RecvTimeoutError::Disconnected) => return latest.context("nothing could be collected"),
-            Err(RecvTimeoutError::Timeout) if asked => bail!("nothing could be collected: no answer"),
-            Err(RecvTimeoutError::Timeout) => {
-                asked = true;
+        let patience = match progress {
+            Progress::Observing { until } => until.saturating_duration_since(Instant::now()),
+            Progress::Placing { .. } | Progress::Asked => PATIENCE,
+        };
+        match (updates.recv_timeout(patience), &progress) {
+            (Ok(Update::Snapshot(snapshot)), Progress::Asked) => return Ok(snapshot),
+            (Ok(Update::Snapshot(snapshot)), Progress::Placing { until }) => {
+                let now = Instant::now();
+                if in_place(&snapshot, groups) || now >= *until {
+                    progress = Progress::Observing { until: now + duration };
+                } else {
+                    // The helper answers when it has put them in.
+                    control.take_now();
+                }
+                latest = Some(snapshot);
+            }
+            (Ok(Update::Snapshot(snapshot)), Progress::Observing { .. }) => latest = Some(snapshot),
+            (Ok(Update::Ended(why)), _) => {
+                return latest.with_context(|| format!("nothing could be collected: {why}"));
+            }
+            (Err(RecvTimeoutError::Disconnected), _) => return latest.context("nothing could be collected"),
+            (Err(RecvTimeoutError::Timeout), Progress::Observing { .. }) => {
+                progress = Progress::Asked;
                 control.take_now();
             }
+            (Err(RecvTimeoutError::Timeout), _) => bail!("nothing could be collected: no answer"),
         }
     }
+}
+
+/// How far a single snapshot has got.
+enum Progress {
+    /// The probes are being put in. A first snapshot comes at once.
+    Placing { until: Instant },
+    /// The time passes.
+    Observing { until: Instant },
+    /// The snapshot was asked for.
+    Asked,
+}
+
+/// Whether these groups of probes are in, or what stands in their way is known.
+fn in_place(snapshot: &Snapshot, groups: &[Group]) -> bool {
+    let waiting = |group: &Group| {
+        matches!(summary::group_state(&snapshot.capture, *group), GroupState::Waiting | GroupState::Off)
+    };
+    !groups.iter().any(waiting)
 }
 
 /// Leaves only what is about these processes, if any are named; returns those that are not there.
@@ -118,10 +161,10 @@ fn written(snapshot: &Snapshot, format: Format, is_stream: bool, width: Option<u
 
 #[cfg(test)]
 mod tests {
-    use std::cell::Cell;
+    use std::cell::RefCell;
     use std::sync::mpsc;
 
-    use hbpf_host::protocol::Group;
+    use hbpf_core::snapshot::ProbeState;
 
     use super::*;
     use crate::fixture;
@@ -149,38 +192,62 @@ mod tests {
         assert_eq!(back.capture, fixture::rich().capture);
     }
 
-    /// Answers `take_now` with a marked snapshot.
-    struct Answers(mpsc::Sender<Update>, Cell<bool>);
+    /// Answers `take_now` with snapshots in order; the last one again and again.
+    struct Answers(mpsc::Sender<Update>, RefCell<Vec<Snapshot>>);
+
+    impl Answers {
+        /// The first snapshot is there already.
+        fn new(snapshots: Vec<Snapshot>) -> (Self, Receiver<Update>) {
+            let (sender, updates) = mpsc::channel();
+            let answers = Self(sender, RefCell::new(snapshots));
+            answers.take_now();
+            (answers, updates)
+        }
+    }
 
     impl Control for Answers {
         fn set_group(&self, _: Group, _: bool) {}
 
         fn take_now(&self) {
-            self.1.set(true);
-            let snapshot = Snapshot { sequence: 42, ..fixture::empty() };
-            self.0.send(Update::Snapshot(Arc::new(snapshot))).unwrap();
+            let mut left = self.1.borrow_mut();
+            let next = if left.len() > 1 { left.remove(0) } else { left[0].clone() };
+            self.0.send(Update::Snapshot(Arc::new(next))).unwrap();
         }
     }
 
+    const SHORT: Duration = Duration::from_millis(1);
+
     #[test]
     fn the_snapshot_is_that_of_the_end_not_one_of_those_before() {
-        let (sender, updates) = mpsc::channel();
-        sender.send(Update::Snapshot(Arc::new(fixture::empty()))).unwrap();
-        let control = Answers(sender, Cell::new(false));
-        let snapshot = one(&updates, &control, Duration::from_millis(1)).unwrap();
-        assert_eq!(snapshot.sequence, 42);
+        let (control, updates) = Answers::new(vec![fixture::empty(), Snapshot { sequence: 42, ..fixture::empty() }]);
+        assert_eq!(one(&updates, &control, &[], SHORT).unwrap().sequence, 42);
+    }
+
+    #[test]
+    fn the_time_counts_from_when_the_probes_are_in_place() {
+        let mut off = fixture::rich();
+        for probe in &mut off.capture.probes {
+            probe.state = ProbeState::Off;
+        }
+        let failed = fixture::unprivileged();
+        let asked_for = |settled: Snapshot| {
+            let frames = [fixture::empty(), off.clone(), settled.clone(), settled];
+            let frames = (0..).zip(frames).map(|(sequence, snapshot)| Snapshot { sequence, ..snapshot });
+            let (control, updates) = Answers::new(frames.collect());
+            one(&updates, &control, &Group::ALL, SHORT).unwrap().sequence
+        };
+        assert_eq!(asked_for(fixture::rich()), 3, "two without probes, one that says they are in, one at the end");
+        assert_eq!(asked_for(failed), 3, "nothing more to wait for");
     }
 
     #[test]
     fn an_early_end_leaves_what_there_is_or_says_why_there_is_nothing() {
-        let (sender, updates) = mpsc::channel();
-        sender.send(Update::Snapshot(Arc::new(fixture::empty()))).unwrap();
-        sender.send(Update::Ended("gone".to_owned())).unwrap();
-        sender.send(Update::Ended("gone".to_owned())).unwrap();
-        let control = Answers(sender, Cell::new(false));
-        assert!(one(&updates, &control, PATIENCE).is_ok());
-        let error = one(&updates, &control, PATIENCE).unwrap_err();
+        let (control, updates) = Answers::new(vec![fixture::empty()]);
+        for _ in 0..2 {
+            control.0.send(Update::Ended("gone".to_owned())).unwrap();
+        }
+        assert!(one(&updates, &control, &[], PATIENCE).is_ok());
+        let error = one(&updates, &control, &[], PATIENCE).unwrap_err();
         assert_eq!(error.to_string(), "nothing could be collected: gone");
-        assert!(!control.1.get());
     }
 }
