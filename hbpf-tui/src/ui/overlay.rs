@@ -37,13 +37,13 @@ const HELP: [(&str, &str); 35] = [
     ("REQ/S FLY", "requests a second, requests in flight"),
     ("TOK/S", "output tokens a second, as they flow"),
     ("TOK IN, TOKOUT", "tokens of ended requests since the start"),
-    ("TTFT50 ITL50 ITL99", "time to first token, gaps between tokens: median, 99th percentile"),
+    ("TTFT50 ITL50 ITL99", "first token, gaps between tokens: median, 99th percentile"),
     ("ERR", "requests that failed"),
     ("CPU%", "100 is one core"),
     ("TLS", "no lib: no TLS library that hbpf knows is loaded; programs"),
     ("", "with TLS of their own (Go, rustls) are not recognised yet"),
-    ("", "seen: its traffic can be read; partial, BLIND: not all of it,"),
-    ("", "or none; the details say why"),
+    ("", "seen: its traffic can be read; partial, BLIND: not all, or"),
+    ("", "none; the details say why"),
     ("LEFT", "tokens left of an endpoint's quota, by its latest answer"),
     ("IDLE", "time since the latest token of a running answer"),
     ("END", "error, or why the answer ended"),
@@ -133,4 +133,14 @@ fn problem_lines(state: &State) -> Vec<ProblemLine> {
         }
     }
     lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::HELP;
+
+    #[test]
+    fn the_help_fits_80_columns() {
+        assert!(HELP.iter().all(|(key, text)| key.len() <= 19 && text.len() <= 60), "{HELP:?}");
+    }
 }
