@@ -21,14 +21,14 @@ pub struct TooDear {
 /// TLS probes were taken out of processes that paid for them without talking to models.
 pub fn processes_excluded(dear: TooDear, processes: usize, calls_per_second: f64) -> Finding {
     let evidence = [("processes", processes as f64), ("tls_calls_per_second", calls_per_second)];
-    let (are, them) = if processes == 1 { ("process is", "it") } else { ("processes are", "them") };
+    let (are, they) = if processes == 1 { ("process is", "it") } else { ("processes are", "they") };
     let title = format!(
         "{processes} {are} no longer watched over TLS: {calls_per_second:.0} calls a second and no model traffic, which \
          cost too much ({})",
         shares(dear)
     );
     let advice =
-        format!("should {them} talk to models: allow more with --max-overhead, or switch llm-tls off and on again");
+        format!("should {they} talk to models: allow more with --max-overhead, or switch llm-tls off and on again");
     finding("overhead_excluded", Severity::Info, "llm-tls", title, evidence, advice, dear)
 }
 

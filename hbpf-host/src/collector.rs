@@ -208,7 +208,8 @@ impl Worker {
             wake,
             deliver,
             interval: options.interval,
-            next_sample: options.interval.map(|_| now),
+            // The first is asked for at once, outside of the pace.
+            next_sample: options.interval.map(|interval| now.after(interval)),
             sampling: None,
             sequence: 0,
             next_tick: now,
@@ -510,9 +511,7 @@ impl Worker {
             && let (Some(next), Some(interval)) = (self.next_sample, self.interval)
             && now >= next
         {
-            // After a delay the pace starts anew: samples close to each other say nothing.
-            let due = next.after(interval);
-            self.next_sample = Some(if due > now { due } else { now.after(interval) });
+            self.next_sample = Some(next.after(interval));
             self.request_sample(now)?;
         }
         Ok(())
@@ -539,6 +538,7 @@ impl Worker {
     fn hand_out(&mut self, passing: Option<CollectionError>) {
         self.drain_ring();
         let now = now();
+        self.next_sample = self.next_sample.zip(self.interval).map(|(next, interval)| pace(next, interval, now));
         let clock = WallClock { monotonic: now, wall: jiff::Timestamp::now() };
         let counters = self.engine.counters();
         let malformed = self.ring.as_ref().map_or(0, EventRing::malformed);
@@ -564,6 +564,13 @@ impl Worker {
     }
 }
 
+/// When the next sample is due after a frame at `now`. One that came late, as while the helper puts probes in, starts the
+/// pace anew: frames close to each other say nothing.
+fn pace(next: Nanos, interval: Duration, now: Nanos) -> Nanos {
+    let soonest = now.after(interval - interval / 10);
+    if next < soonest { now.after(interval) } else { next }
+}
+
 /// CPU time of this process, all its threads.
 fn own_cpu_time() -> Duration {
     clock_gettime(ClockId::CLOCK_PROCESS_CPUTIME_ID).map(Duration::from).unwrap_or_default()
@@ -578,4 +585,19 @@ fn thread_cpu_time() -> Duration {
 fn now() -> Nanos {
     let time = clock_gettime(ClockId::CLOCK_MONOTONIC).expect("every Linux has this clock");
     Nanos(Duration::from(time).as_nanos() as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_late_frame_is_not_followed_by_another_at_once() {
+        const SECOND: Duration = Duration::from_secs(1);
+        let at = |millis: u64| Nanos(millis * 1_000_000);
+        assert_eq!(pace(at(1000), SECOND, at(5)), at(1000), "a sample takes some milliseconds: the pace is kept");
+        assert_eq!(pace(at(2000), SECOND, at(1100)), at(2000));
+        assert_eq!(pace(at(2000), SECOND, at(1101)), at(2101));
+        assert_eq!(pace(at(2000), SECOND, at(2950)), at(3950), "after attaching");
+    }
 }
