@@ -292,7 +292,7 @@ mod tests {
         snapshot.capture.self_cost = Default::default();
         let text = render(&snapshot, FULL);
         assert!(text.contains("host      cpu -  "), "{text}");
-        assert!(text.contains("requests  -/s  in flight 0"), "{text}");
+        assert!(text.contains("requests  -/s  in flight -"), "{text}");
         assert!(text.contains("tokens    out -/s  in -/s  total out -  total in -\n"), "{text}");
         assert!(text.contains("own cost  cpu -  kernel -  memory -"), "{text}");
     }
