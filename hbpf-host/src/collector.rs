@@ -20,12 +20,13 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::time::{ClockId, clock_gettime};
 
 use crate::cost::{OwnTime, index};
+use crate::decode;
 use crate::facts::Facts;
 use crate::governor::{Budget, Governor, Observation, Share, Step};
 use crate::privsep::{HelperClient, SocketError};
 use crate::protocol::{Group, Limits, Reply, Request, Status};
 use crate::ring::{Batch, EventRing};
-use sink::{EngineSink, take_record};
+use sink::EngineSink;
 
 /// How long records may gather before they are read: at high rates one wake-up serves many, and nobody sees 5 ms.
 const GATHER: Duration = Duration::from_millis(5);
@@ -466,7 +467,7 @@ impl Worker {
         let batch = ring.read(&mut |header, bytes| {
             let group = if header.source == source::TLS { Group::LlmTls } else { Group::LlmPlain };
             records[index(group)] += 1;
-            take_record(engine, sink, header, bytes);
+            decode::feed(engine, sink, header, bytes);
         });
         let all = records.iter().sum::<u32>();
         let took = thread_cpu_time().saturating_sub(began);

@@ -25,6 +25,10 @@ enum Record {
 
 /// Sorts a record; `None` if it is none that we know.
 fn classify(header: &RecordHeader) -> Option<Record> {
+    // A handshake names what a process talks to; it is no message.
+    if header.flags & flags::TLS_HELLO != 0 {
+        return None;
+    }
     match (header.kind, header.source) {
         (kind::CLOSE, source::TLS | source::TCP) => Some(Record::Close(Close::Released)),
         (kind::DATA, source::TLS) => Some(Record::Tls),
@@ -55,18 +59,20 @@ pub(crate) fn feed(engine: &mut Engine, observer: &mut dyn Observer, header: &Re
             }
         }
         Some(Record::Accepted) => engine.accepted(connection(header), &origin, observer),
-        Some(Record::Close(how)) => engine.close(connection(header), how, Nanos(header.timestamp_ns), observer),
+        Some(Record::Close(how)) => {
+            let key = connection(header);
+            if let Some(pid) = closer(header) {
+                // Whoever has closed it last has most likely served it, and nobody holds it any more.
+                engine.set_owner(key, Some(pid), observer);
+            }
+            engine.close(key, how, Nanos(header.timestamp_ns), observer);
+        }
         None => {}
     }
 }
 
-/// Whether the record says that a connection has ended.
-pub(crate) fn is_close(header: &RecordHeader) -> bool {
-    matches!(classify(header), Some(Record::Close(_)))
-}
-
 /// The connection that a record belongs to.
-pub(crate) fn connection(header: &RecordHeader) -> ConnectionKey {
+fn connection(header: &RecordHeader) -> ConnectionKey {
     let source = if header.source == source::TLS { Source::Tls } else { Source::Tcp };
     let pid = if source == Source::Tls { header.pid } else { 0 };
     ConnectionKey { source, pid, handle: header.handle, generation: header.generation }
@@ -85,7 +91,7 @@ fn origin(header: &RecordHeader) -> Origin {
 }
 
 /// The process that has closed a socket of which it is not known for certain who owns it.
-pub(crate) fn closer(header: &RecordHeader) -> Option<Pid> {
+fn closer(header: &RecordHeader) -> Option<Pid> {
     (header.pid != 0 && header.flags & flags::CLOSER != 0).then_some(Pid(header.pid))
 }
 

@@ -6,8 +6,8 @@ mod messages;
 mod pairing;
 mod schedule;
 mod tracked;
+mod unaccepted;
 mod unsettled;
-mod waiting;
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -19,8 +19,8 @@ use crate::time::Nanos;
 use connection::Connection;
 use pairing::Pairing;
 use schedule::{Schedule, Silence};
+use unaccepted::Unaccepted;
 use unsettled::Unsettled;
-use waiting::Waiting;
 
 /// Most connections followed at a time. An idle one holds no buffers; this bounds their bookkeeping to some 100 MB.
 const MAX_CONNECTIONS: usize = 65_536;
@@ -62,7 +62,7 @@ pub struct Engine {
     connections: HashMap<ConnectionKey, Connection>,
     schedule: Schedule,
     budget: usize,
-    waiting: Waiting,
+    unaccepted: Unaccepted,
     shared: Shared,
 }
 
@@ -121,7 +121,7 @@ impl Engine {
         Self {
             connections: HashMap::new(),
             schedule: Schedule::default(),
-            waiting: Waiting::default(),
+            unaccepted: Unaccepted::default(),
             budget,
             shared: Shared::default(),
         }
@@ -143,12 +143,12 @@ impl Engine {
 
     /// Takes a TCP segment for a connection that its server has not accepted yet. It is kept until that has happened.
     pub fn waiting_segment(&mut self, segment: &Segment<'_>) {
-        self.waiting.keep(segment);
+        self.unaccepted.keep(segment);
     }
 
     /// A connection of which [segments were waiting](Self::waiting_segment) has been accepted.
     pub fn accepted(&mut self, key: ConnectionKey, origin: &Origin, observer: &mut dyn Observer) {
-        let Some(segments) = self.waiting.take(key) else {
+        let Some(segments) = self.unaccepted.take(key) else {
             // It took too long, or there were too many: the request is lost.
             self.shared.counters.parse_gaps += 1;
             return;
@@ -184,7 +184,7 @@ impl Engine {
     /// Nothing more will be heard of connections seen there: their exchanges are given up.
     pub fn lose_sight(&mut self, source: Source, now: Nanos, observer: &mut dyn Observer) {
         if source == Source::Tcp {
-            self.waiting = Waiting::default();
+            self.unaccepted = Unaccepted::default();
         }
         let keys: Vec<_> = self.connections.keys().filter(|key| key.source == source).copied().collect();
         for key in keys {
@@ -222,7 +222,7 @@ impl Engine {
             self.note_silence(key, now, observer);
         }
         self.shared.pairing.expire(now);
-        self.waiting.expire(now);
+        self.unaccepted.expire(now);
     }
 
     /// Exchanges that have not ended, in no order.
@@ -232,7 +232,7 @@ impl Engine {
 
     /// Whether time may pass without [`tick`](Self::tick).
     pub fn is_idle(&self) -> bool {
-        self.connections.is_empty() && self.waiting.is_empty() && self.shared.unsettled.is_empty()
+        self.connections.is_empty() && self.unaccepted.is_empty() && self.shared.unsettled.is_empty()
     }
 
     /// What could not be followed.
@@ -242,7 +242,7 @@ impl Engine {
 
     /// Memory for what is under way, in bytes: what connections hold beyond their bookkeeping.
     pub fn memory(&self) -> usize {
-        self.shared.memory() + self.waiting.memory()
+        self.shared.memory() + self.unaccepted.memory()
     }
 
     /// Lets a connection act, a new one if it is not known, and keeps the books.

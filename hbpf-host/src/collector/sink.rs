@@ -4,12 +4,11 @@ use std::collections::HashSet;
 
 use hbpf_core::aggregate::Aggregator;
 use hbpf_core::chunk::{Action, ConnectionKey, Origin, Source, Verdict};
-use hbpf_core::engine::{Engine, Observer};
+use hbpf_core::engine::Observer;
 use hbpf_core::exchange::{Exchange, ExchangeEvent};
 use hbpf_core::time::Nanos;
-use hbpf_ebpf::{RecordHeader, action, flags, source};
+use hbpf_ebpf::{action, source};
 
-use crate::decode;
 use crate::protocol::{FlowVerdict, MAX_LEARNED_TARGETS, MAX_TARGET_BYTES, SocketQuery};
 
 /// Verdicts kept while the helper is busy: as many as the kernel side holds.
@@ -87,17 +86,4 @@ impl Observer for EngineSink {
             _ => self.ownerless.push(connection),
         }
     }
-}
-
-/// Gives a record to the engine.
-pub(super) fn take_record(engine: &mut Engine, sink: &mut EngineSink, header: &RecordHeader, bytes: &[u8]) {
-    // A handshake names what a process talks to; it is no message.
-    if header.flags & flags::TLS_HELLO != 0 {
-        return;
-    }
-    if let (true, Some(pid)) = (decode::is_close(header), decode::closer(header)) {
-        // Whoever has closed it last has most likely served it, and nobody holds it any more.
-        engine.set_owner(decode::connection(header), Some(pid), sink);
-    }
-    decode::feed(engine, sink, header, bytes);
 }

@@ -20,7 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The segments of connections not accepted yet.
 #[derive(Default)]
-pub(super) struct Waiting {
+pub(super) struct Unaccepted {
     connections: HashMap<ConnectionKey, Connection>,
     /// In the order in which they came; some are accepted or forgotten already.
     order: VecDeque<(Nanos, ConnectionKey)>,
@@ -47,7 +47,7 @@ pub(super) struct Held {
     follows_thinning: bool,
 }
 
-impl Waiting {
+impl Unaccepted {
     /// Keeps a segment; those that have waited longest make room for it.
     pub(super) fn keep(&mut self, segment: &Segment<'_>) {
         let held = Held::new(segment);
@@ -163,7 +163,7 @@ mod tests {
     use super::*;
     use crate::chunk::Source;
 
-    fn keep(waiting: &mut Waiting, handle: u64, when: u64, bytes: &[u8]) -> ConnectionKey {
+    fn keep(waiting: &mut Unaccepted, handle: u64, when: u64, bytes: &[u8]) -> ConnectionKey {
         let connection = ConnectionKey { source: Source::Tcp, pid: 0, handle, generation: 0 };
         waiting.keep(&Segment {
             when: Nanos(when),
@@ -186,7 +186,7 @@ mod tests {
 
     #[test]
     fn a_flood_of_connections_that_nobody_accepts_takes_bounded_memory() {
-        let mut waiting = Waiting::default();
+        let mut waiting = Unaccepted::default();
         for handle in 0..100_000 {
             keep(&mut waiting, handle, handle, &[0; 100]);
         }
