@@ -49,7 +49,7 @@ pub fn group_detached(dear: TooDear, group: &str, key: usize, group_percent: f64
     let evidence = [("group_percent", group_percent)];
     let title = format!("{group} was switched off, for the overhead stayed above what is allowed ({})", shares(dear));
     let advice = format!(
-        "hbpf tries again after a quiet minute; switch it on at once with {key} in `hbpf top`, or allow more with \
+        "hbpf tries again when there is room; switch it on at once with {key} in `hbpf top`, or allow more with \
          --max-overhead"
     );
     finding("overhead_detached", Severity::Critical, group, title, evidence, advice, dear)

@@ -36,14 +36,15 @@ pub const FIRST_BYTES: u32 = 1024;
 /// Bytes that are copied from the end of a piece of bulk: a document's last words say what it has cost.
 const LAST_BYTES: u32 = 256;
 
-/// The same of any piece when nothing is left: the end of a chunked body, which says that a message is over.
+/// Bytes that are copied from the end of any piece when nothing is left: a chunked body's own end, which says that a message
+/// is over, and a line end before it.
 pub const END_BYTES: u32 = 8;
 
 /// There is room for all of it.
 pub const FREE: u64 = 0;
 /// Bulk makes do with its ends.
 const SCARCE: u64 = 1;
-/// Nothing is left for this second but what messages begin with.
+/// Nothing is left for this second but what messages begin and end with.
 const SPENT: u64 = 2;
 /// The ring is nearly full.
 const FULL: u64 = 3;
@@ -108,7 +109,11 @@ pub fn cut(piece: &mut Piece, pressure: u64, is_first: bool) -> bool {
     }
     piece.whole = if is_first { piece.whole.min(FIRST_BYTES) } else { 0 };
     let rest = piece.len - piece.whole;
-    let last = if pressure == SCARCE { LAST_BYTES } else { END_BYTES };
+    let last = match pressure {
+        SCARCE => LAST_BYTES,
+        SPENT => END_BYTES,
+        _ => 0,
+    };
     // A request that is not known to be a call is copied from its beginning only.
     piece.tail = if piece.left_out == 0 { rest.min(last) } else { 0 };
     piece.left_out = rest - piece.tail;

@@ -111,13 +111,20 @@ fn emit_ends<S: Source>(source: S, state: &mut S::State, piece: &mut Piece, pres
     let at = piece.len.wrapping_sub(tail);
     if whole > 0 {
         emit_record::<S, { RECORD_CLASSES[1] }>(source, state, piece, 0, whole);
-    } else if piece.left_out > 0 {
+    } else if tail == 0 {
         emit_mark(source, state, piece);
     }
-    piece.left_out = 0;
+    if tail == 0 {
+        return;
+    }
+    if whole == 0 && piece.left_out > 0 {
+        piece.flags |= flags::LAST;
+    } else {
+        piece.left_out = 0;
+    }
     if tail > budget::END_BYTES {
         emit_record::<S, { RECORD_CLASSES[0] }>(source, state, piece, at, tail);
-    } else if tail > 0 {
+    } else {
         emit_record::<S, { budget::END_BYTES as usize }>(source, state, piece, at, tail);
     }
 }
@@ -151,7 +158,10 @@ fn emit_record<S: Source, const N: usize>(source: S, state: &mut S::State, piece
     // the header says.
     let record = unsafe { &mut *entry.as_mut_ptr() };
     describe_piece(source, state, piece, &mut record.header);
-    record.header.offset = piece.offset + u64::from(from);
+    record.header.offset = piece.offset;
+    if piece.flags & flags::LAST == 0 {
+        record.header.offset += u64::from(from);
+    }
     record.header.original_len = len + piece.left_out;
     if source.read(piece, from, record.payload.as_mut_ptr(), bounded::<N>(len)) {
         record.header.captured_len = len;

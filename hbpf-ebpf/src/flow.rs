@@ -3,6 +3,7 @@
 //! It is the same for TLS calls and TCP segments; what differs between them is behind [`Source`]. Everything that must
 //! outlive a call lies in map memory, so that the frames of the programs stay small.
 
+use aya_ebpf::helpers::bpf_ktime_get_ns;
 use hbpf_ebpf::{
     BEGINNING_BYTES, COMPRESSED_REQUEST_BYTES, FlowKey, HEAD_BYTES, RECORD_CLASSES, REQUEST_HEAD_BYTES, RecordHeader,
     TAIL_BYTES, action, counter, flags,
@@ -76,7 +77,7 @@ pub struct Flow {
     /// Whether the piece before the one under way went the other way: a message begins here. (Noted in the piece, the
     /// verifier would follow both cases through all that comes.)
     pub opens: u32,
-    /// When the first of the held bytes was seen.
+    /// TLS: when the first of the held bytes was seen.
     held_since_ns: u64,
 }
 
@@ -104,13 +105,6 @@ impl Flow {
         self.last_side != side(piece)
     }
 
-    /// Whether anything of the piece may leave the kernel, or begin what does.
-    #[inline(always)]
-    pub fn may_want(&self, piece: &Piece) -> bool {
-        let may_begin = self.turns_to(piece) && (self.request_side == NO_SIDE || self.request_side == side(piece));
-        may_begin || matches!(self.mode, BEGINNING | AWAITING | CAPTURE)
-    }
-
     /// Whether the piece, which has been decided on, has begun within so many bytes of a request. SDKs send head and body apart.
     #[inline(always)]
     pub fn is_request_within(&self, piece: &Piece, bytes: u32) -> bool {
@@ -128,7 +122,7 @@ impl Flow {
 /// A run of bytes that was seen at once: what one TLS call moved, or the payload of one segment.
 #[repr(C)]
 pub struct Piece {
-    /// When it was seen; 0 where nothing of it [can be wanted](Flow::may_want).
+    /// When it was seen. TCP: set once something of it leaves the kernel; most of what passes does not.
     pub timestamp_ns: u64,
     /// Stream offset of the first byte.
     pub offset: u64,
@@ -147,8 +141,8 @@ pub struct Piece {
     pub held: u32,
     pub flags: u16,
     pub direction: u8,
-    pub zero: u8,
-    pub zeros: u32,
+    /// In fields of their own sizes: an array would be zeroed by a call, byte by byte.
+    pub padding: (u8, u32),
 }
 
 impl Piece {
@@ -166,8 +160,7 @@ impl Piece {
             held: 0,
             flags: 0,
             direction,
-            zero: 0,
-            zeros: 0,
+            padding: (0, 0),
         }
     }
 
@@ -242,6 +235,10 @@ pub fn hand_out<S: Source>(source: S, state: &mut S::State, piece: &mut Piece) {
         emit_held::<S>(state, piece);
     }
     if piece.whole + piece.tail > 0 {
+        if S::TCP {
+            // SAFETY: a helper without arguments.
+            piece.timestamp_ns = unsafe { bpf_ktime_get_ns() };
+        }
         emit::emit(source, state, piece);
     }
 }
@@ -274,11 +271,17 @@ pub fn decide<S: Source>(source: S, state: &mut S::State, piece: &mut Piece) {
     if turned && (flow.request_side == NO_SIDE || flow.request_side == side) {
         match sniff(source, state, piece) {
             Sniffed::Request => begin(state.flow(), piece),
-            // User space hears of a message that follows a call: the call is over.
-            Sniffed::NoCall if state.flow().mode == CAPTURE => begin(state.flow(), piece),
             Sniffed::NoCall => {
-                begin(state.flow(), piece);
-                ignore(state.flow());
+                let flow = state.flow();
+                if flow.mode == AWAITING {
+                    obey_verdict(flow);
+                }
+                // User space hears of a message that follows a call, or what may be one: that is over.
+                let is_news = matches!(flow.mode, AWAITING | CAPTURE);
+                begin(flow, piece);
+                if !is_news {
+                    ignore(flow);
+                }
             }
             Sniffed::TlsHello => begin_tls(state.flow(), piece),
             Sniffed::Nothing => {}

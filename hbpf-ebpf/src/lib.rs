@@ -95,6 +95,8 @@ pub mod flags {
     pub const TIMING_ONLY: u16 = 1 << 8;
     /// TCP: `pid` is that of the process which has closed the socket, since who else owns it is not known for certain.
     pub const CLOSER: u16 = 1 << 9;
+    /// The payload is the last of the bytes that the record stands for, not the first: those before it are the gap.
+    pub const LAST: u16 = 1 << 10;
 }
 
 /// One record of the `EVENTS` ring: this header, then `captured_len` bytes of payload (and unused space of its class).
@@ -127,7 +129,8 @@ pub struct RecordHeader {
     pub generation: u64,
     /// Stream offset of the first byte. See [`source`].
     pub offset: u64,
-    /// Bytes of the stream, from `offset` on, that this record stands for; those beyond `captured_len` are a gap.
+    /// Bytes of the stream, from `offset` on, that this record stands for; those beyond `captured_len` are a gap (or those
+    /// before, see [`flags::LAST`]).
     pub original_len: u32,
     /// Bytes of payload that follow, at most the largest of [`RECORD_CLASSES`].
     pub captured_len: u32,

@@ -1,6 +1,7 @@
 //! The programs. Each entry function is thin: it calls its `try_*` function and turns the outcome into what the
-//! kernel expects. One file per area: [`tls`], [`tcp`], [`deferred`],
-//! [`lifecycle`]; [`flow`] decides, [`emit`] copies.
+//! kernel expects. One file per area: [`tls`], [`tcp`], [`deferred`], [`lifecycle`]. [`flow`] decides by what [`target`] and
+//! [`packet`] read, [`emit`] copies as much as [`budget`] allows; [`maps`] has what outlives a call, [`number`] what the
+//! verifier has to be shown. [`empty`] has the programs that a bench compares with.
 #![no_std]
 #![no_main]
 #![feature(asm_experimental_arch)]

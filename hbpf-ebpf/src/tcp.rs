@@ -6,7 +6,7 @@
 use aya_ebpf::{
     bindings::{__sk_buff, bpf_sock},
     helpers::{
-        bpf_get_current_pid_tgid, bpf_ktime_get_ns,
+        bpf_get_current_pid_tgid,
         generated::{bpf_get_socket_cookie, bpf_sk_fullsock, bpf_skb_load_bytes, bpf_tcp_sock},
     },
     macros::{cgroup_skb, cgroup_sock, cgroup_sock_addr},
@@ -300,10 +300,6 @@ fn look_at(skb: *mut __sk_buff, socket: &mut Socket, piece: &mut Piece, expected
         if is_next && piece.direction == direction::RECEIVED && socket.flow.turns_to(piece) {
             socket.turned_at = piece.offset as u32;
             socket.turned_message = socket.flow.message;
-        }
-        if socket.flow.may_want(piece) {
-            // SAFETY: a helper without arguments.
-            piece.timestamp_ns = unsafe { bpf_ktime_get_ns() };
         }
         flow::observe(Segment(skb), socket, piece, is_next);
     }

@@ -12,7 +12,7 @@ use hbpf_core::aggregate::{Aggregator, AggregatorConfig};
 use hbpf_core::chunk::{ConnectionKey, Pid, Source};
 use hbpf_core::engine::Engine;
 use hbpf_core::label::Text;
-use hbpf_core::snapshot::{CollectionError, Overhead, OverheadLevel, Snapshot};
+use hbpf_core::snapshot::{CollectionError, Overhead, Snapshot};
 use hbpf_core::time::{Nanos, WallClock};
 use hbpf_ebpf::{lifecycle, source};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -173,7 +173,8 @@ struct Worker {
     gathering_until: Option<Nanos>,
     /// Polling has found something in the ring.
     ring_is_ready: bool,
-    /// CPU time that reading each group's records has taken.
+    /// CPU time that reading each group's records has taken, shared out by their number. What follows from them, verdicts
+    /// and the like, is little beside and not in it.
     reading: [Duration; Group::ALL.len()],
 }
 
@@ -408,9 +409,9 @@ impl Worker {
 
     /// Whether there is anything whose cost is to be kept in bounds.
     fn is_governed(&self) -> bool {
-        let may_come_back = self.governor.level() == OverheadLevel::Detached;
         let is_on = |group| self.facts.is_on(group);
-        self.governor.budget_percent().is_some() && (may_come_back || Group::ALL.into_iter().any(is_on))
+        let is_any_on = Group::ALL.into_iter().any(is_on);
+        self.governor.budget_percent().is_some() && (is_any_on || self.governor.may_attach())
     }
 
     /// A group's probes have been taken out: nothing more will be heard of what they showed.
@@ -565,10 +566,10 @@ impl Worker {
     }
 }
 
-/// When the next sample is due after a frame at `now`. One that came late, as while the helper puts probes in, starts the
-/// pace anew: frames close to each other say nothing.
+/// When the next sample is due after a frame at `now`. One that came very late, as while the helper puts probes in, starts
+/// the pace anew: frames close to each other say nothing.
 fn pace(next: Nanos, interval: Duration, now: Nanos) -> Nanos {
-    let soonest = now.after(interval - interval / 10);
+    let soonest = now.after(interval / 2);
     if next < soonest { now.after(interval) } else { next }
 }
 
@@ -597,8 +598,8 @@ mod tests {
         const SECOND: Duration = Duration::from_secs(1);
         let at = |millis: u64| Nanos(millis * 1_000_000);
         assert_eq!(pace(at(1000), SECOND, at(5)), at(1000), "a sample takes some milliseconds: the pace is kept");
-        assert_eq!(pace(at(2000), SECOND, at(1100)), at(2000));
-        assert_eq!(pace(at(2000), SECOND, at(1101)), at(2101));
+        assert_eq!(pace(at(2000), SECOND, at(1500)), at(2000));
+        assert_eq!(pace(at(2000), SECOND, at(1501)), at(2501));
         assert_eq!(pace(at(2000), SECOND, at(2950)), at(3950), "after attaching");
     }
 }

@@ -41,6 +41,11 @@ fn classify(header: &RecordHeader) -> Option<Record> {
 
 /// Hands a record to the engine; one that is none is passed over.
 pub(crate) fn feed(engine: &mut Engine, observer: &mut dyn Observer, header: &RecordHeader, bytes: &[u8]) {
+    if header.flags & flags::LAST != 0 {
+        let [before, last] = halves(header);
+        feed(engine, observer, &before, &[]);
+        return feed(engine, observer, &last, bytes);
+    }
     let origin = origin(header);
     match classify(header) {
         Some(Record::Tls) => {
@@ -69,6 +74,15 @@ pub(crate) fn feed(engine: &mut Engine, observer: &mut dyn Observer, header: &Re
         }
         None => {}
     }
+}
+
+/// The gap and the payload of a record whose payload stands last.
+fn halves(header: &RecordHeader) -> [RecordHeader; 2] {
+    let gap = header.original_len.saturating_sub(header.captured_len);
+    let flags = header.flags & !flags::LAST;
+    let before = RecordHeader { flags, original_len: gap, captured_len: 0, ..*header };
+    let offset = header.offset.wrapping_add(gap.into());
+    [before, RecordHeader { flags: flags & !flags::BEGIN, offset, original_len: header.captured_len, ..*header }]
 }
 
 /// The connection that a record belongs to.

@@ -2,7 +2,7 @@
 //! is room. It decides; others do.
 //!
 //! What hbpf's own processes take for what nobody's traffic causes, samples and frames, is part of the overhead, but no
-//! blindness would save it: for that nothing is given up.
+//! blindness would save it: for that nothing is given up, and because of it nothing is kept back.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -21,11 +21,11 @@ const SECONDS: usize = 5;
 /// is seconds), before anything is judged.
 const SETTLING: Duration = Duration::from_secs(3);
 
-/// How long there must have been room before something is taken back; twice as long after each time that it did not last.
+/// How long there must have been room before something is taken back; twice as long each time that it did not last.
 const PATIENCE: Duration = Duration::from_secs(60);
 const MOST_PATIENCE: Duration = Duration::from_secs(15 * 60);
 
-/// There is room when the overhead is below this part of the budget.
+/// There is room when what the probes cause is below this part of the budget.
 const ROOM: f64 = 0.5;
 
 /// Fewer calls a second than these are not worth a blind spot.
@@ -36,6 +36,9 @@ const STEP: u64 = 4;
 
 /// Less than this per second is not worth copying less: beginnings of messages alone come to more.
 const LEAST_BYTES_PER_SECOND: u64 = 64 * 1024;
+
+/// Leaving processes out helps where TLS costs those who are observed at least this part of what is allowed.
+const WORTH_EXCLUDING: f64 = 0.1;
 
 /// Copying less helps where reading what is copied is at least this part of what is allowed.
 const WORTH_THINNING: f64 = 0.25;
@@ -66,6 +69,13 @@ pub(crate) struct Observation {
     pub(crate) idle_callers: Vec<(u32, f64)>,
     /// TLS calls per second of all processes.
     pub(crate) calls_per_second: f64,
+}
+
+impl Observation {
+    /// What the probes cause: programs, traps, and the reading of what they capture.
+    fn caused(&self) -> f64 {
+        self.groups.iter().flatten().map(|share| share.sum()).sum()
+    }
 }
 
 /// What a group causes, in percent of all CPUs.
@@ -118,6 +128,8 @@ pub(crate) struct Governor {
     helpless: Option<Reason>,
     room_since: Option<Nanos>,
     patience: Duration,
+    /// Something was taken back, and nothing given up since.
+    has_taken_back: bool,
 }
 
 impl Governor {
@@ -134,6 +146,7 @@ impl Governor {
             helpless: None,
             room_since: None,
             patience: PATIENCE,
+            has_taken_back: false,
         }
     }
 
@@ -147,6 +160,7 @@ impl Governor {
     /// The user has switched a group: what was decided about it is void.
     pub(crate) fn switched(&mut self, group: Group, now: Nanos) -> Option<Step> {
         self.detached.retain(|(other, ..)| *other != group);
+        (self.patience, self.has_taken_back) = (PATIENCE, false);
         self.probes_changed(now);
         if group == Group::LlmTls && !self.excluded.is_empty() {
             return Some(self.include_all());
@@ -178,7 +192,7 @@ impl Governor {
             return step;
         }
         self.helpless = None;
-        if percent > budget * ROOM {
+        if seen.caused() > budget * ROOM {
             self.room_since = None;
             return None;
         }
@@ -191,6 +205,9 @@ impl Governor {
             .exclude(reason, budget, seen)
             .or_else(|| self.thin(reason, budget, seen))
             .or_else(|| self.detach(reason, budget, seen))?;
+        if std::mem::take(&mut self.has_taken_back) {
+            self.patience = (self.patience * 2).min(MOST_PATIENCE);
+        }
         // What has been done must show before the next is judged.
         self.seconds.clear();
         Some(step)
@@ -198,7 +215,7 @@ impl Governor {
 
     /// Takes the probes out of as many processes as are needed, dearest first.
     fn exclude(&mut self, reason: Reason, budget: f64, seen: &Observation) -> Option<Step> {
-        let tls = seen.groups[index(Group::LlmTls)]?;
+        let tls = seen.groups[index(Group::LlmTls)].filter(|tls| tls.outside >= budget * WORTH_EXCLUDING)?;
         let per_call = tls.outside / seen.calls_per_second.max(1.0);
         let mut left = reason.percent - budget;
         let mut calls = 0.0;
@@ -227,9 +244,6 @@ impl Governor {
         if reading < budget * WORTH_THINNING || now / STEP < LEAST_BYTES_PER_SECOND {
             return None;
         }
-        if self.thinned_for.is_some() {
-            self.patience = (self.patience * 2).min(MOST_PATIENCE);
-        }
         self.rate = now / STEP;
         self.thinned_for = Some(reason);
         Some(Step::Limit(self.rate))
@@ -237,7 +251,7 @@ impl Governor {
 
     fn detach(&mut self, reason: Reason, budget: f64, seen: &Observation) -> Option<Step> {
         let on = Group::ALL.into_iter().filter_map(|group| Some((group, seen.groups[index(group)]?.sum())));
-        if on.clone().map(|(_, percent)| percent).sum::<f64>() < budget * WORTH_DETACHING {
+        if seen.caused() < budget * WORTH_DETACHING {
             return None;
         }
         let (group, percent) = on.max_by(|a, b| a.1.total_cmp(&b.1))?;
@@ -246,12 +260,15 @@ impl Governor {
         Some(Step::Detach(group))
     }
 
-    /// Takes back what was given up last.
+    /// Takes something back: groups first, then bytes, then processes.
     fn take_back(&mut self) -> Option<Step> {
         self.room_since = None;
         self.seconds.clear();
+        if std::mem::replace(&mut self.has_taken_back, true) {
+            // What was taken back before has lasted.
+            self.patience = PATIENCE;
+        }
         if let Some((group, ..)) = self.detached.pop() {
-            self.patience = (self.patience * 2).min(MOST_PATIENCE);
             return Some(Step::Attach(group));
         }
         if self.thinned_for.is_some() {
@@ -266,9 +283,9 @@ impl Governor {
             return Some(Step::Limit(self.rate));
         }
         if self.excluded.is_empty() {
+            self.has_taken_back = false;
             return None;
         }
-        self.patience = (self.patience * 2).min(MOST_PATIENCE);
         Some(self.include_all())
     }
 
@@ -302,6 +319,11 @@ impl Governor {
         } else {
             OverheadLevel::Full
         }
+    }
+
+    /// Whether a group may be switched on again, once there is room.
+    pub(crate) fn may_attach(&self) -> bool {
+        !self.detached.is_empty()
     }
 
     /// Payload bytes that may be copied per second now; 0 for as many as come.
@@ -411,7 +433,8 @@ mod tests {
         let mut bench = Bench::new(2.0);
         // A small host, on which the view alone is more than is allowed.
         let reading = Some(Share { outside: 0.2, reading: 0.4 });
-        let own = Observation { groups: [share(0.1), reading], ..seen(2.6) };
+        let idle_callers = vec![(7, 900.0)];
+        let own = Observation { groups: [share(0.1), reading], idle_callers, calls_per_second: 900.0, ..seen(2.6) };
         assert_eq!(bench.pass(100, &own), []);
         assert_eq!(bench.findings(), ["overhead_own"]);
         bench.pass(SECONDS, &Observation { percent: 1.5, ..own });
@@ -458,6 +481,15 @@ mod tests {
         );
         assert_eq!(bench.governor.switched(Group::LlmPlain, bench.now), None);
         assert!(bench.findings().is_empty());
+    }
+
+    #[test]
+    fn what_hbpf_itself_takes_keeps_no_group_out() {
+        let mut bench = Bench::new(2.0);
+        let dear = Observation { groups: [None, share(1.0)], ..seen(2.5) };
+        assert_eq!(bench.pass(SECONDS, &dear), [Step::Detach(Group::LlmPlain)]);
+        let without = Observation { groups: [None, None], ..seen(1.5) };
+        assert_eq!(bench.pass(2 * PATIENCE.as_secs() as usize, &without), [Step::Attach(Group::LlmPlain)]);
     }
 
     #[test]

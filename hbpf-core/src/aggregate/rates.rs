@@ -43,6 +43,11 @@ impl SlotClock {
         self.watching_since = since;
     }
 
+    /// The slot in which that began; slots are numbered from 1.
+    fn first_watched(&self) -> SlotNumber {
+        self.watching_since.map_or(SlotNumber(1), |since| self.at(since).max(SlotNumber(1)))
+    }
+
     pub(super) fn is_watching(&self) -> bool {
         self.watching_since.is_some()
     }
@@ -190,10 +195,11 @@ impl RateRing {
     pub(super) fn rates(&self, clock: &SlotClock, now: Nanos) -> Rates {
         let Some(seconds) = clock.divisor(now) else { return Rates::default() };
         let current = clock.at(now).0;
+        let first = clock.first_watched().0;
         let (mut requests, mut input, mut reported, mut estimated) = (0.0, 0.0, 0.0, 0.0);
         for slot in &self.slots {
             let weight = match current.checked_sub(slot.number.0) {
-                _ if slot.number.0 == 0 => continue,
+                _ if slot.number.0 < first => continue,
                 Some(age) if age < SLOTS_PER_WINDOW => 1.0,
                 // The window begins within this slot.
                 Some(SLOTS_PER_WINDOW) => 1.0 - clock.passed(now),

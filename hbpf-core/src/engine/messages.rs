@@ -377,9 +377,13 @@ impl HttpSink for Sink<'_> {
         }
     }
 
-    fn response_body_gap(&mut self, exchange: u64, _len: Option<u64>) {
+    fn response_body_gap(&mut self, exchange: u64, len: Option<u64>) {
         if let Some(tracked) = self.messages.find(exchange) {
             tracked.response_gap();
+            if len.is_none() {
+                // Nothing says how far it goes.
+                tracked.note_output_missed();
+            }
         }
     }
 

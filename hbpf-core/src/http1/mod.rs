@@ -314,7 +314,11 @@ impl Http1 {
         let last_seen = self.response.last_seen;
         match self.response.state {
             State::Lost => {}
-            State::Raw(_) => self.finish(Side::Response, last_seen, false, sink),
+            // It has gone on to its end, which was not seen.
+            State::Raw(_) => {
+                report_gap(Side::Response, self.response.exchange, None, sink);
+                self.finish(Side::Response, last_seen, false, sink);
+            }
             // The answer to a request never seen. It should be over; its method may have meant that it has no body.
             State::Length { .. } | State::Chunked(_) | State::UntilClose if self.response.exchange.is_none() => {}
             // Intact: the client pipelines.
@@ -517,6 +521,7 @@ impl Http1 {
     ) -> usize {
         // The end of this answer fell into the gap, for the next one begins: its request was not held for pipelined.
         if side == Side::Response && !self.waiting.is_empty() && bytes.starts_with(b"HTTP/1.") {
+            report_gap(side, self.response.exchange, None, sink);
             self.finish(side, self.response.last_seen, false, sink);
             self.response.state = State::Head(PartialHead { is_guess: true, ..PartialHead::default() });
             return 0;

@@ -478,6 +478,8 @@ fn gaps() {
                 "0 response gap None",
                 "0 response body cd",
                 "0 response gap None",
+                // The end is missing, too.
+                "0 response gap None",
                 "0 response end false",
                 "1 request GET /a",
                 "1 request end true",

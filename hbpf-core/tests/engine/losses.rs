@@ -39,6 +39,50 @@ fn a_thinned_prompt_still_gives_the_model() {
 }
 
 #[test]
+fn an_answer_with_a_gap_whose_end_is_lost_has_not_failed() {
+    let (mut engine, mut log) = (Engine::new(), Log::default());
+    let mut wire = Wire::tls(7, Direction::Sent);
+    wire.request(&mut engine, &mut log, &chat(true));
+    wire.answer(&mut engine, &mut log, SSE_HEAD);
+    // A gap across the framing; then tokens are seen again, and the end is lost.
+    wire.offsets[1] += 1000;
+    wire.answer(&mut engine, &mut log, &token("a"));
+    wire.answer(&mut engine, &mut log, &token("b"));
+    wire.request(&mut engine, &mut log, &chat(false));
+    let first = log.ended()[0];
+    assert_eq!((first.phase, first.error_type.clone()), (Phase::Done, None));
+    assert!(first.bytes_missed > 0 && first.output_events > 0);
+}
+
+#[test]
+fn bytes_of_an_answer_that_were_not_seen_have_come_all_the_same() {
+    let (mut engine, mut log) = (Engine::new(), Log::default());
+    let mut wire = Wire::tls(7, Direction::Sent);
+    wire.request(&mut engine, &mut log, &chat(true));
+    wire.answer(&mut engine, &mut log, SSE_HEAD);
+    let phase = |engine: &Engine| engine.in_flight().next().map(|exchange| exchange.phase);
+    assert_eq!(phase(&engine), Some(Phase::Waiting));
+    wire.answer_of_length(&mut engine, &mut log, &token("a"), 0);
+    assert_eq!(phase(&engine), Some(Phase::Streaming));
+    // Its end is all that comes of the last piece.
+    wire.answer(&mut engine, &mut log, "0\r\n\r\n");
+    assert_eq!((phase(&engine), log.ended()[0].phase), (None, Phase::Done));
+}
+
+#[test]
+fn a_request_that_was_cut_and_never_answered_is_not_done() {
+    let (mut engine, mut log) = (Engine::new(), Log::default());
+    let mut wire = Wire::tls(7, Direction::Sent);
+    let request = chat(true);
+    // Of the body a part is missing.
+    let at = request.len() - 10;
+    wire.request(&mut engine, &mut log, &request[..at]);
+    wire.offsets[0] += 10;
+    wire.close(&mut engine, &mut log, Close::Released);
+    assert_ne!(log.ended()[0].phase, Phase::Done);
+}
+
+#[test]
 fn a_lost_piece_is_counted_and_the_next_message_is_read() {
     let (mut engine, mut log) = (Engine::new(), Log::default());
     let mut wire = Wire::tls(7, Direction::Sent);

@@ -65,6 +65,9 @@ fn what_nobody_watches_is_unknown_and_rates_begin_anew_with_the_probes() {
     bench.open(21.0, 3, |_| {});
     let totals = bench.frame(22.0).totals;
     assert_eq!((totals.requests_in_flight, totals.requests_per_second), (Some(3), Some(0.5)));
+    // Out and in again within the window: what came before is of another time.
+    bench.facts.watching_since = Some(at(23.0));
+    assert_eq!(bench.frame(24.0).totals.requests_per_second, Some(0.0));
 }
 
 #[test]

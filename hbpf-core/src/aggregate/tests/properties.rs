@@ -155,7 +155,7 @@ fn sum<'a>(rows: impl Iterator<Item = &'a LlmStats> + Clone) -> (u64, u64, u64, 
     let of = |value: fn(&LlmStats) -> u64| rows.clone().map(value).sum::<u64>();
     (
         of(|row| row.requests_total),
-        of(|row| row.requests_in_flight.unwrap_or_default()),
+        of(|row| row.requests_in_flight.expect("probes are in place")),
         of(|row| row.completed_total + row.failed_total + row.abandoned_total),
         tokens.input,
         tokens.output,
