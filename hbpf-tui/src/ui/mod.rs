@@ -80,17 +80,11 @@ pub(crate) fn run(source: Source, start: impl FnOnce(Sink) -> Result<Box<dyn Con
     screen.draw(|frame| draw::frame(frame, &state, &theme))?;
     let control = start(Sink(sender.clone()))?;
     listen_to_terminal(sender);
-    let mut was_lent = false;
     let drawn = loop {
         let ready = match next(&events, &mut state, control.as_ref()) {
             Next::Draw => Ok(()),
-            // The news comes behind what was done about it already.
-            Next::TakeAgain if std::mem::take(&mut was_lent) => Ok(()),
             Next::TakeAgain => take_again(&mut screen, &mut state),
-            Next::Suspend => {
-                was_lent = true;
-                suspended(&mut screen, &mut state, &job)
-            }
+            Next::Suspend => suspended(&mut screen, &mut state, &job),
             Next::Leave => break Ok(()),
         };
         if let Err(error) = ready.and_then(|()| screen.draw(|frame| draw::frame(frame, &state, &theme))) {
