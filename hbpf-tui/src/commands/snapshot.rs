@@ -25,6 +25,9 @@ const STREAM_WINDOW: Duration = Duration::from_secs(5);
 /// How long to wait for the probes before the time counts without them. Seconds, where many libraries are loaded.
 const PLACING: Duration = Duration::from_secs(30);
 
+/// How often is asked whether they are in.
+const PLACING_PACE: Duration = Duration::from_millis(100);
+
 /// How long the collector may take to answer: it answers in milliseconds, unless it hangs.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -84,6 +87,7 @@ fn one(
     let mut progress = Progress::Placing { until: Instant::now() + PLACING };
     loop {
         let patience = match progress {
+            Progress::Waiting { .. } => PLACING_PACE,
             Progress::Observing { until } => until.saturating_duration_since(Instant::now()),
             Progress::Placing { .. } | Progress::Asked => PATIENCE,
         };
@@ -94,16 +98,21 @@ fn one(
                 if in_place(&snapshot, groups) || now >= *until {
                     progress = Progress::Observing { until: now + duration };
                 } else {
-                    // The helper answers when it has put them in.
-                    control.take_now();
+                    progress = Progress::Waiting { until: *until };
                 }
                 latest = Some(snapshot);
             }
-            (Ok(Update::Snapshot(snapshot)), Progress::Observing { .. }) => latest = Some(snapshot),
+            (Ok(Update::Snapshot(snapshot)), Progress::Observing { .. } | Progress::Waiting { .. }) => {
+                latest = Some(snapshot);
+            }
             (Ok(Update::Ended(why)), _) => {
                 return latest.with_context(|| format!("nothing could be collected: {why}"));
             }
             (Err(RecvTimeoutError::Disconnected), _) => return latest.context("nothing could be collected"),
+            (Err(RecvTimeoutError::Timeout), Progress::Waiting { until }) => {
+                progress = Progress::Placing { until: *until };
+                control.take_now();
+            }
             (Err(RecvTimeoutError::Timeout), Progress::Observing { .. }) => {
                 progress = Progress::Asked;
                 control.take_now();
@@ -115,8 +124,10 @@ fn one(
 
 /// How far a single snapshot has got.
 enum Progress {
-    /// The probes are being put in. A first snapshot comes at once.
+    /// The probes are being put in, and a snapshot will say how far that is. A first one comes at once.
     Placing { until: Instant },
+    /// They are not all in; a moment passes until that is asked again.
+    Waiting { until: Instant },
     /// The time passes.
     Observing { until: Instant },
     /// The snapshot was asked for.
