@@ -42,9 +42,9 @@ def send(connection, options):
 
 
 def read(connection, events=None):
-    """Reads so many events, or to the end of the stream."""
+    """Reads so many events, or to the last chunk: who goes before that has left, in the server's eyes."""
     seen = b""
-    while b"data: [DONE]" not in seen and (events is None or seen.count(b"data: ") < events):
+    while not seen.endswith(b"\r\n0\r\n\r\n") and (events is None or seen.count(b"data: ") < events):
         piece = connection.recv(4096)
         if not piece:
             break

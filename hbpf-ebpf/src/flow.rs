@@ -314,7 +314,7 @@ enum Sniffed {
     Nothing,
     /// A request that may be a model call.
     Request,
-    /// Another request.
+    /// A request that is none, and nothing behind it.
     NoCall,
     TlsHello,
 }
@@ -332,13 +332,24 @@ fn sniff<S: Source>(source: S, state: &mut S::State, piece: &Piece) -> Sniffed {
     let word = unsafe { head.cast::<u64>().read() };
     if S::TCP && target::is_client_hello(word, len) {
         Sniffed::TlsHello
-    } else if target::may_be_call(word, len) {
-        Sniffed::Request
     } else if target::is_request(word, len) {
-        Sniffed::NoCall
+        let is_alone = !target::may_be_call(word, len) && ends_head(source, state, piece);
+        if is_alone { Sniffed::NoCall } else { Sniffed::Request }
     } else {
         Sniffed::Nothing
     }
+}
+
+/// Whether the piece ends where a head does. A client that pipelines may have put another request behind the first.
+#[inline(always)]
+fn ends_head<S: Source>(source: S, state: &mut S::State, piece: &Piece) -> bool {
+    let head = state.head();
+    if piece.len < SNIFFED_BYTES as u32 || !source.read(piece, piece.len - 4, head, 4) {
+        return false;
+    }
+    // SAFETY: the head is room for that much and lies at a multiple of eight.
+    let last = unsafe { head.cast::<u32>().read() };
+    last == u32::from_le_bytes(*b"\r\n\r\n")
 }
 
 /// The piece begins a TLS handshake: user space wants its server name, and the rest is not readable.

@@ -25,14 +25,19 @@ const SETTLING: Duration = Duration::from_secs(3);
 const PATIENCE: Duration = Duration::from_secs(60);
 const MOST_PATIENCE: Duration = Duration::from_secs(15 * 60);
 
-/// There is room when what the probes cause is below this part of the budget.
+/// There is room for a group, or for processes that were left out, when what the probes cause is below this part of the
+/// budget. For more bytes there is when twice the reading would do.
 const ROOM: f64 = 0.5;
 
 /// Fewer calls a second than these are not worth a blind spot.
 const MANY_CALLS: f64 = 50.0;
 
-/// By how much the limit on copying is changed in one step.
-const STEP: u64 = 4;
+/// By how much the limit on copying is lowered in one step at the most, and raised.
+const STEP_DOWN: f64 = 4.0;
+const STEP_UP: u64 = 2;
+
+/// What copying less is to save more than is too much: it shows late, and never all of it is saved.
+const MARGIN: f64 = 1.5;
 
 /// Less than this per second is not worth copying less: beginnings of messages alone come to more.
 const LEAST_BYTES_PER_SECOND: u64 = 64 * 1024;
@@ -72,6 +77,11 @@ pub(crate) struct Observation {
 }
 
 impl Observation {
+    /// What reading all that is captured takes.
+    fn reading(&self) -> f64 {
+        self.groups.iter().flatten().map(|share| share.reading).sum()
+    }
+
     /// What the probes cause: programs, traps, and the reading of what they capture.
     fn caused(&self) -> f64 {
         self.groups.iter().flatten().map(|share| share.sum()).sum()
@@ -192,12 +202,17 @@ impl Governor {
             return step;
         }
         self.helpless = None;
-        if seen.caused() > budget * ROOM {
+        let is_room = if self.detached.is_empty() && self.thinned_for.is_some() {
+            percent + seen.reading() <= budget
+        } else {
+            seen.caused() <= budget * ROOM
+        };
+        if !is_room {
             self.room_since = None;
             return None;
         }
         let since = *self.room_since.get_or_insert(now);
-        (now.since(since) >= self.patience).then(|| self.take_back()).flatten()
+        (now.since(since) >= self.patience).then(|| self.take_back(seen)).flatten()
     }
 
     fn give_up(&mut self, reason: Reason, budget: f64, seen: &Observation) -> Option<Step> {
@@ -240,11 +255,13 @@ impl Governor {
     fn thin(&mut self, reason: Reason, budget: f64, seen: &Observation) -> Option<Step> {
         let copied = seen.bytes_per_second as u64;
         let now = if self.rate == 0 { copied } else { copied.min(self.rate) };
-        let reading: f64 = seen.groups.iter().flatten().map(|share| share.reading).sum();
-        if reading < budget * WORTH_THINNING || now / STEP < LEAST_BYTES_PER_SECOND {
+        let reading = seen.reading();
+        let kept = 1.0 - (reason.percent - budget) * MARGIN / reading;
+        let rate = (now as f64 * kept.max(1.0 / STEP_DOWN)) as u64;
+        if reading < budget * WORTH_THINNING || rate < LEAST_BYTES_PER_SECOND {
             return None;
         }
-        self.rate = now / STEP;
+        self.rate = rate;
         self.thinned_for = Some(reason);
         Some(Step::Limit(self.rate))
     }
@@ -261,21 +278,19 @@ impl Governor {
     }
 
     /// Takes something back: groups first, then bytes, then processes.
-    fn take_back(&mut self) -> Option<Step> {
+    fn take_back(&mut self, seen: &Observation) -> Option<Step> {
         self.room_since = None;
         self.seconds.clear();
-        if std::mem::replace(&mut self.has_taken_back, true) {
-            // What was taken back before has lasted.
-            self.patience = PATIENCE;
-        }
+        let had_taken_back = std::mem::replace(&mut self.has_taken_back, true);
         if let Some((group, ..)) = self.detached.pop() {
             return Some(Step::Attach(group));
         }
         if self.thinned_for.is_some() {
-            let more = self.rate.saturating_mul(STEP);
+            let more = self.rate.saturating_mul(STEP_UP);
             let full = self.budget.bytes_per_second;
-            // Without a limit of the user's: one that is far above what caused this is none.
-            let is_full = if full == 0 { more >= 1 << 30 } else { more >= full };
+            // A limit far above what comes is none.
+            let is_idle = (seen.bytes_per_second as u64) < self.rate / STEP_UP;
+            let is_full = is_idle || if full == 0 { more >= 1 << 30 } else { more >= full };
             self.rate = if is_full { full } else { more };
             if is_full {
                 self.thinned_for = None;
@@ -283,6 +298,10 @@ impl Governor {
             return Some(Step::Limit(self.rate));
         }
         if self.excluded.is_empty() {
+            if had_taken_back {
+                // All of it is back, and has lasted.
+                self.patience = PATIENCE;
+            }
             self.has_taken_back = false;
             return None;
         }
@@ -463,9 +482,15 @@ mod tests {
         bench.pass(SECONDS, &dear);
         bench.governor.detached.push((Group::LlmPlain, Reason { since: bench.now, percent: 3.0 }, 3.0));
         bench.steps.clear();
-        bench.pass(2000, &seen(0.1));
-        let back =
-            [Step::Attach(Group::LlmPlain), Step::Limit(20_000_000), Step::Limit(64_000_000), Step::Exclude(vec![])];
+        bench.pass(2000, &Observation { bytes_per_second: 100.0 * MB, ..seen(0.1) });
+        let back = [
+            Step::Attach(Group::LlmPlain),
+            Step::Limit(10_000_000),
+            Step::Limit(20_000_000),
+            Step::Limit(40_000_000),
+            Step::Limit(64_000_000),
+            Step::Exclude(vec![]),
+        ];
         assert_eq!(bench.steps, back);
         assert!(bench.findings().is_empty());
     }
@@ -536,8 +561,22 @@ mod tests {
         let mut bench = Bench::new(2.0);
         bench.pass(SECONDS, &Observation { bytes_per_second: 4.0 * MB, ..seen(9.0) });
         bench.steps.clear();
-        bench.pass(1000, &seen(1.5));
+        bench.pass(1000, &Observation { bytes_per_second: 1.0 * MB, ..seen(1.9) });
         assert_eq!(bench.steps, []);
+    }
+
+    #[test]
+    fn no_more_is_left_out_than_has_to_be_and_bytes_come_back_though_hbpf_itself_takes_most() {
+        let mut bench = Bench::new(2.0);
+        let share = Some(Share { outside: 0.2, reading: 1.0 });
+        let dear = Observation { groups: [None, share], bytes_per_second: 1.0 * MB, ..seen(2.3) };
+        assert_eq!(bench.pass(SECONDS, &dear), [Step::Limit(550_000)]);
+        let less = Some(Share { outside: 0.2, reading: 0.4 });
+        let near = Observation { groups: [None, less], bytes_per_second: 0.5 * MB, ..seen(1.6) };
+        assert_eq!(bench.pass(100, &near), [Step::Limit(1_100_000)]);
+        // Nothing like that comes any more.
+        let idle = Observation { bytes_per_second: 0.01 * MB, ..near };
+        assert_eq!(bench.pass(100, &idle), [Step::Limit(64_000_000)]);
     }
 
     #[test]

@@ -178,6 +178,8 @@ fn what_calls_no_model_stays_in_the_kernel_unless_it_ends_a_call() {
         (&unknown, true),
         (HEALTH, true),
         (b"PUT /x HTTP/1.1\r\nContent-Length: 0\r\n\r\n", false),
+        // There may be another behind it.
+        (&[HEALTH, &model].concat(), true),
     ];
     for (number, (message, leaves)) in messages.into_iter().enumerate() {
         transfer(&mut client, &mut server, message);
@@ -593,13 +595,15 @@ fn tls_is_seen_at_the_library_with_requests_read_byte_by_byte() {
         let of =
             |message| records.iter().copied().filter(|record| record.header.message == message).collect::<Vec<_>>();
         let way = first.direction;
-        assert!(of(1).is_empty(), "no model is called with GET");
+        // No model is called with GET; but what of it is read byte by byte is not known to be alone.
+        let seen = if way == direction::SENT { b"" } else { HEALTH };
+        assert_eq!(stream(&of(1), way), seen);
         assert_eq!(stream(&of(2), way), JOB);
         assert!(of(2).iter().all(|record| record.header.direction == way), "an answer nobody asked for");
         assert_eq!(stream(&of(3), way), call);
         assert_eq!(stream(&of(3), 1 - way), ANSWER);
         let begins: Vec<_> = records.iter().filter(|record| record.header.flags & flags::BEGIN != 0).collect();
-        assert_eq!(begins.len(), 2);
+        assert_eq!(begins.len(), if seen.is_empty() { 2 } else { 3 });
         assert!(
             of(3).iter().filter(|record| !record.is_close()).all(|record| record.header.flags & flags::CAPTURE != 0)
         );

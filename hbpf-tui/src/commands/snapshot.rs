@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use hbpf_core::snapshot::Snapshot;
 use hbpf_host::collector::Options;
 use hbpf_host::privsep;
@@ -83,7 +83,6 @@ fn one(
     groups: &[Group],
     duration: Duration,
 ) -> Result<Arc<Snapshot>> {
-    let mut latest = None;
     let mut progress = Progress::Placing { until: Instant::now() + PLACING };
     loop {
         let patience = match progress {
@@ -100,15 +99,11 @@ fn one(
                 } else {
                     progress = Progress::Waiting { until: *until };
                 }
-                latest = Some(snapshot);
             }
-            (Ok(Update::Snapshot(snapshot)), Progress::Observing { .. } | Progress::Waiting { .. }) => {
-                latest = Some(snapshot);
-            }
-            (Ok(Update::Ended(why)), _) => {
-                return latest.with_context(|| format!("nothing could be collected: {why}"));
-            }
-            (Err(RecvTimeoutError::Disconnected), _) => return latest.context("nothing could be collected"),
+            (Ok(Update::Snapshot(_)), Progress::Observing { .. } | Progress::Waiting { .. }) => {}
+            // What was seen before would pass for what is.
+            (Ok(Update::Ended(why)), _) => bail!("collection has ended: {why}"),
+            (Err(RecvTimeoutError::Disconnected), _) => bail!("collection has ended"),
             (Err(RecvTimeoutError::Timeout), Progress::Waiting { until }) => {
                 progress = Progress::Placing { until: *until };
                 control.take_now();
@@ -252,13 +247,10 @@ mod tests {
     }
 
     #[test]
-    fn an_early_end_leaves_what_there_is_or_says_why_there_is_nothing() {
+    fn an_early_end_is_no_snapshot() {
         let (control, updates) = Answers::new(vec![fixture::empty()]);
-        for _ in 0..2 {
-            control.0.send(Update::Ended("gone".to_owned())).unwrap();
-        }
-        assert!(one(&updates, &control, &[], PATIENCE).is_ok());
+        control.0.send(Update::Ended("gone".to_owned())).unwrap();
         let error = one(&updates, &control, &[], PATIENCE).unwrap_err();
-        assert_eq!(error.to_string(), "nothing could be collected: gone");
+        assert_eq!(error.to_string(), "collection has ended: gone");
     }
 }
