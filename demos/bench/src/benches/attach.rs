@@ -90,6 +90,7 @@ fn load(program: &mut Program) -> Result<()> {
         Program::CgroupSock(program) => program.load()?,
         Program::CgroupSockAddr(program) => program.load()?,
         Program::RawTracePoint(program) => program.load()?,
+        Program::SockOps(program) => program.load()?,
         other => anyhow::bail!("{:?} programs are new here", other.prog_type()),
     }
     Ok(())
