@@ -155,6 +155,14 @@ impl Session {
         tcgetattr(&self.terminal).expect("its modes")
     }
 
+    /// Has it go on after it was stopped, and waits until it has drawn itself anew.
+    fn goes_on(&mut self) {
+        kill(self.pid(), Signal::SIGCONT).expect("a signal");
+        self.read_until("\u{1b}[?1049h");
+        self.read_until("end of the recording");
+        assert_ne!(self.modes(), self.before, "raw mode is on again");
+    }
+
     /// Waits for the end, and checks that the terminal is as it was.
     fn ended(mut self) -> ExitStatus {
         let status = self.child.wait().expect("it ends");
@@ -203,10 +211,7 @@ fn the_terminal_is_given_back_while_stopped() {
             assert_eq!(session.modes(), session.before, "the modes are restored");
             session.read_until("\u{1b}[?1049l");
             session.read_until("\u{1b}[?25h");
-            kill(session.pid(), Signal::SIGCONT).expect("a signal");
-            session.read_until("\u{1b}[?1049h");
-            session.read_until("end of the recording");
-            assert_ne!(session.modes(), session.before, "raw mode is on again");
+            session.goes_on();
         }
         session.keyboard.write_all(b"q").expect("a key");
         assert_eq!(session.ended().code(), Some(0));
@@ -220,10 +225,7 @@ fn what_others_did_to_the_terminal_meanwhile_is_undone() {
     kill(session.pid(), Signal::SIGSTOP).expect("a signal");
     waitpid(session.pid(), Some(WaitPidFlag::WUNTRACED)).expect("it stops");
     tcsetattr(&session.terminal, SetArg::TCSANOW, &session.before).expect("modes");
-    kill(session.pid(), Signal::SIGCONT).expect("a signal");
-    session.read_until("\u{1b}[?1049h");
-    session.read_until("end of the recording");
-    assert_ne!(session.modes(), session.before, "raw mode is on again");
+    session.goes_on();
     session.keyboard.write_all(b"q").expect("a key");
     assert_eq!(session.ended().code(), Some(0));
 }
