@@ -276,6 +276,9 @@ pub fn decide<S: Source>(source: S, state: &mut S::State, piece: &mut Piece) {
                 if flow.mode == AWAITING {
                     obey_verdict(flow);
                 }
+                if flow.mode == OPAQUE {
+                    return;
+                }
                 // User space hears of a message that follows a call, or what may be one: that is over.
                 let is_news = matches!(flow.mode, AWAITING | CAPTURE);
                 begin(flow, piece);
