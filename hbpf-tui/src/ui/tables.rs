@@ -6,6 +6,7 @@ use ratatui::layout::Rect;
 use super::layout;
 use super::paint::Painter;
 use super::state::{Focus, State};
+use crate::format;
 use crate::probes;
 use crate::rows::{ProcessColumn, ProcessRow, RequestColumn, Span};
 use crate::sets;
@@ -83,6 +84,9 @@ pub(crate) fn requests(painter: &mut Painter<'_>, area: Rect, state: &State) {
     let (in_flight, omitted) = listed.map_or((0, 0), |r| (r.in_flight.len(), r.in_flight_omitted));
     let omitted = if omitted > 0 { format!(" (+{omitted} not listed)") } else { String::new() };
     let recent = requests.len() - in_flight;
+    // None are listed while nothing is watched, which says nothing of how many there are.
+    let is_known = state.snapshot().is_none_or(|snapshot| snapshot.totals.requests_in_flight.is_some());
+    let in_flight = if is_known { in_flight.to_string() } else { format::UNKNOWN.to_owned() };
     let title = format!("Requests {in_flight} in flight{omitted}, {recent} recent");
     painter.rule(layout::line(area, 0), &title, "", focused);
     request_rows(painter, area, &requests, state.requests.top, focused.then_some(state.requests.row));

@@ -99,7 +99,8 @@ fn lines(totals: &LlmStats, known_at_all: bool) -> [Line; 4] {
     let rate = &totals.tokens_per_second;
     let window = &totals.latency.window;
     let (first, inter, whole) = (rows::first_token(window), rows::inter_token(window), rows::duration(window));
-    let progress = totals.tokens_in_progress.output;
+    // What runs is not known while nothing is watched.
+    let progress = totals.requests_in_flight.filter(|_| known_at_all).map(|_| totals.tokens_in_progress.output);
     let quota = totals.status.get("429").copied().unwrap_or(0);
     [
         Line {
@@ -121,7 +122,10 @@ fn lines(totals: &LlmStats, known_at_all: bool) -> [Line; 4] {
             value: estimated(per_second(rate.output), rate.estimated_share.is_some_and(|share| share > 0.0)),
             facts: vec![
                 ("total", Cell::number(rows::output_total(totals))),
-                ("running", Cell::number(estimated(count(progress).text, progress > 0))),
+                (
+                    "running",
+                    Cell::number(estimated(if_known(progress).text, progress.is_some_and(|tokens| tokens > 0))),
+                ),
                 ("est.", Cell::number(known(rate.estimated_share, format::share))),
                 ("reason.", if_known(totals.tokens.reasoning)),
                 ("stalls", warn(totals.stalls_total)),
