@@ -100,7 +100,8 @@ pub struct Aggregator {
     processes: Processes,
     models: Keyed<ModelKey, ()>,
     endpoints: Keyed<EndpointKey, EndpointExtra>,
-    running: HashMap<ExchangeId, Running>,
+    /// Looked up with every output.
+    running: HashMap<ExchangeId, Running, foldhash::fast::RandomState>,
     ended: EndedRing,
 }
 
@@ -184,7 +185,7 @@ impl Aggregator {
             processes: Processes::new(),
             models: Keyed::new(),
             endpoints: Keyed::new(),
-            running: HashMap::new(),
+            running: HashMap::default(),
             ended: EndedRing::new(),
         }
     }

@@ -59,7 +59,8 @@ pub struct Counters {
 
 /// Follows connections. See the module's documentation.
 pub struct Engine {
-    connections: HashMap<ConnectionKey, Connection>,
+    /// Looked up with every piece.
+    connections: HashMap<ConnectionKey, Connection, foldhash::fast::RandomState>,
     schedule: Schedule,
     budget: usize,
     unaccepted: Unaccepted,
@@ -119,7 +120,7 @@ impl Engine {
     /// One that holds at most so many bytes for what is under way. Beyond, the largest holders' buffers are dropped.
     pub fn with_memory(budget: usize) -> Self {
         Self {
-            connections: HashMap::new(),
+            connections: HashMap::default(),
             schedule: Schedule::default(),
             unaccepted: Unaccepted::default(),
             budget,

@@ -17,9 +17,17 @@ pub(super) const ROOT: u16 = 1;
 
 #[derive(Debug)]
 pub(super) struct Node<S> {
-    members: Vec<(&'static [u8], u16)>,
+    members: Vec<Member>,
     element: u16,
     pub(super) leaf: Option<(Want, S)>,
+}
+
+#[derive(Debug)]
+struct Member {
+    /// [`head_of`] its name: tells most names apart.
+    head: u64,
+    name: &'static [u8],
+    node: u16,
 }
 
 impl<S> Node<S> {
@@ -60,7 +68,7 @@ impl<S: Copy> PathSet<S> {
             return known;
         }
         let new = self.add_node();
-        self.nodes[usize::from(at)].members.push((name, new));
+        self.nodes[usize::from(at)].members.push(Member { head: head_of(name), name, node: new });
         self.longest_key = self.longest_key.max(name.len());
         new
     }
@@ -82,7 +90,13 @@ impl<S: Copy> PathSet<S> {
 
     pub(super) fn member(&self, at: u16, name: &[u8]) -> u16 {
         let members = &self.nodes[usize::from(at)].members;
-        members.iter().find(|(key, _)| *key == name).map_or(NOWHERE, |(_, node)| *node)
+        let head = head_of(name);
+        let is_it = |member: &&Member| {
+            member.head == head
+                && member.name.len() == name.len()
+                && (name.len() <= size_of::<u64>() || member.name == name)
+        };
+        members.iter().find(is_it).map_or(NOWHERE, |member| member.node)
     }
 
     pub(super) fn element(&self, at: u16) -> u16 {
@@ -95,6 +109,14 @@ impl<S: Copy> PathSet<S> {
 
     pub(super) fn longest_key(&self) -> usize {
         self.longest_key
+    }
+}
+
+/// The first bytes of a name.
+fn head_of(name: &[u8]) -> u64 {
+    match name.first_chunk() {
+        Some(head) => u64::from_le_bytes(*head),
+        None => name.iter().rev().fold(0, |head, byte| head << 8 | u64::from(*byte)),
     }
 }
 

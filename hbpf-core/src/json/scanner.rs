@@ -148,7 +148,7 @@ impl<S: Copy> Scanner<S> {
     /// The document is over.
     pub fn end(&mut self, visitor: &mut impl Visitor<S>) -> Outcome {
         if self.state == State::Bare && self.depth == 0 {
-            self.finish_bare(visitor);
+            self.end_bare(bare_value(&self.capture[..self.captured]), visitor);
         }
         let outcome = match self.state {
             State::Done => Outcome::Complete,
@@ -197,6 +197,7 @@ impl<S: Copy> Scanner<S> {
                     None => Keep::Nothing,
                 };
                 self.begin_text(State::Text);
+                return 1 + self.text(&bytes[1..], visitor);
             }
             b'{' | b'[' => self.open(byte == b'[', visitor),
             b'-' | b'0'..=b'9' | b't' | b'f' | b'n' => {
@@ -245,6 +246,14 @@ impl<S: Copy> Scanner<S> {
         match bytes[0] {
             b'"' => {
                 self.frames[self.depth - 1].is_empty = false;
+                let name = &bytes[1..];
+                let run = name_run(name);
+                if name[run..].starts_with(b"\":") {
+                    // The usual case: the whole key lies in this piece, and its colon.
+                    self.node = self.paths.member(self.frames[self.depth - 1].node, &name[..run]);
+                    self.state = State::BeforeValue;
+                    return 1 + run + 2;
+                }
                 self.keep = Keep::Bytes;
                 self.begin_text(State::Key);
                 1
@@ -301,12 +310,8 @@ impl<S: Copy> Scanner<S> {
             self.escaped(bytes[0]);
             return 1;
         }
-        let run = memchr2(b'"', b'\\', bytes).unwrap_or(bytes.len());
+        let run = if self.keep == Keep::Bytes { name_run(bytes) } else { text_run(bytes) };
         if self.keep == Keep::Bytes && run > 0 {
-            // A raw control character is no part of a name: it is framing that was taken for content.
-            if bytes[..run].iter().any(|byte| *byte < b' ') {
-                return self.fail();
-            }
             self.high_surrogate = None;
         }
         match bytes.get(run) {
@@ -328,11 +333,13 @@ impl<S: Copy> Scanner<S> {
                 self.finish_text(visitor);
                 run + 1
             }
-            Some(_) => {
+            Some(b'\\') => {
                 self.keep_run(&bytes[..run]);
                 self.escape = Escape::Backslash;
                 run + 1
             }
+            // A raw control character is no part of a name: it is framing that was taken for content.
+            Some(_) => self.fail(),
             None => {
                 self.keep_run(bytes);
                 run
@@ -436,11 +443,16 @@ impl<S: Copy> Scanner<S> {
 
     fn bare(&mut self, bytes: &[u8], visitor: &mut impl Visitor<S>) -> usize {
         let run = bytes.iter().position(|byte| !is_bare(*byte)).unwrap_or(bytes.len());
+        if self.captured == 0 && (1..bytes.len().min(CAPTURE_BYTES + 1)).contains(&run) {
+            // The usual case: the whole of it lies in this piece and need not be copied.
+            self.end_bare(bare_value(&bytes[..run]), visitor);
+            return run;
+        }
         let room = CAPTURE_BYTES.saturating_sub(self.captured).min(run);
         self.capture[self.captured..self.captured + room].copy_from_slice(&bytes[..room]);
         self.captured += room;
         if run < bytes.len() {
-            self.finish_bare(visitor);
+            self.end_bare(bare_value(&self.capture[..self.captured]), visitor);
             if run == 0 && self.state != State::Failed {
                 // The delimiter belongs to what follows: hand it on at once, so that every step takes a byte.
                 return match self.state {
@@ -452,18 +464,10 @@ impl<S: Copy> Scanner<S> {
         run.max(1)
     }
 
-    fn finish_bare(&mut self, visitor: &mut impl Visitor<S>) {
-        let value = match &self.capture[..self.captured] {
-            b"true" => Value::Bool(true),
-            b"false" => Value::Bool(false),
-            b"null" => Value::Null,
-            digits => match parse_number(digits) {
-                Some(number) => Value::Number(number),
-                None => {
-                    self.state = State::Failed;
-                    return;
-                }
-            },
+    fn end_bare(&mut self, value: Option<Value<'_>>, visitor: &mut impl Visitor<S>) {
+        let Some(value) = value else {
+            self.state = State::Failed;
+            return;
         };
         if let Some((_, slot)) = self.paths.leaf(self.node) {
             visitor.value(slot, value);
@@ -530,12 +534,73 @@ fn is_bare(byte: u8) -> bool {
     matches!(byte, b'0'..=b'9' | b'-' | b'+' | b'.' | b'a'..=b'z' | b'A'..=b'Z')
 }
 
+/// A number, `true`, `false` or `null`; `None` for anything else.
+fn bare_value(text: &[u8]) -> Option<Value<'static>> {
+    Some(match text {
+        b"true" => Value::Bool(true),
+        b"false" => Value::Bool(false),
+        b"null" => Value::Null,
+        digits => Value::Number(parse_number(digits)?),
+    })
+}
+
 fn parse_number(digits: &[u8]) -> Option<f64> {
+    /// So many digits are always an integer that a double holds.
+    const EXACT_DIGITS: usize = 15;
+    if digits.len() <= EXACT_DIGITS && digits.iter().all(u8::is_ascii_digit) && !digits.is_empty() {
+        return Some(digits.iter().fold(0, |number: u64, digit| number * 10 + u64::from(digit - b'0')) as f64);
+    }
     // Rust also takes "inf", "nan" and a leading plus, which JSON does not have.
     if !digits.iter().all(|byte| matches!(byte, b'0'..=b'9' | b'-' | b'+' | b'.' | b'e' | b'E')) || digits[0] == b'+' {
         return None;
     }
     std::str::from_utf8(digits).ok()?.parse().ok()
+}
+
+/// Bytes of a string before the next quote or backslash.
+fn text_run(bytes: &[u8]) -> usize {
+    // Most strings end within a few bytes, where a look is cheaper than calling something made for long ones.
+    const NEAR: usize = 32;
+    let near = short_run(&bytes[..bytes.len().min(NEAR)], |word| matches_byte(word, b'"') | matches_byte(word, b'\\'));
+    if near < NEAR || bytes.len() <= NEAR {
+        return near;
+    }
+    memchr2(b'"', b'\\', &bytes[NEAR..]).map_or(bytes.len(), |more| NEAR + more)
+}
+
+/// The same of a name or an identifier, which a control character ends, too.
+fn name_run(bytes: &[u8]) -> usize {
+    short_run(bytes, |word| matches_byte(word, b'"') | matches_byte(word, b'\\') | below_space(word))
+}
+
+/// Bytes before the first one that is marked. `marks` sets the highest bit of such bytes in eight of them at once; what it
+/// says of bytes behind the first one does not matter.
+fn short_run(bytes: &[u8], marks: impl Fn(u64) -> u64) -> usize {
+    const HIGHEST_BITS: u64 = 0x8080_8080_8080_8080;
+    let first = |marked: u64| (marked.trailing_zeros() / 8) as usize;
+    let (words, rest) = bytes.as_chunks::<8>();
+    for (index, word) in words.iter().enumerate() {
+        let marked = marks(u64::from_le_bytes(*word)) & HIGHEST_BITS;
+        if marked != 0 {
+            return index * 8 + first(marked);
+        }
+    }
+    // Nothing looks for a byte of all ones.
+    let mut last = [u8::MAX; 8];
+    last[..rest.len()].copy_from_slice(rest);
+    let marked = marks(u64::from_le_bytes(last)) & HIGHEST_BITS;
+    if marked == 0 { bytes.len() } else { words.len() * 8 + first(marked) }
+}
+
+/// Marks the bytes of a word that are `byte`: the first one rightly.
+fn matches_byte(word: u64, byte: u8) -> u64 {
+    let differing = word ^ u64::from_ne_bytes([byte; 8]);
+    differing.wrapping_sub(u64::from_ne_bytes([1; 8])) & !differing
+}
+
+/// Marks the bytes of a word that are control characters: the first one rightly.
+fn below_space(word: u64) -> u64 {
+    word.wrapping_sub(u64::from_ne_bytes([b' '; 8])) & !word
 }
 
 /// Bytes before the next one that matters between strings: a quote, a brace or a bracket.
