@@ -29,7 +29,7 @@ use crate::ring::{Batch, EventRing};
 use sink::EngineSink;
 
 /// How long records may gather before they are read: at high rates one wake-up serves many, and nobody sees 5 ms.
-const GATHER: Duration = Duration::from_millis(5);
+const GATHER: Duration = Duration::from_millis(20);
 
 /// How often the engine is told the time.
 const TICK: Duration = Duration::from_millis(100);

@@ -24,7 +24,7 @@ pub(super) struct Schedule {
     /// Every connection, at a time before which it need not be looked at for its silence.
     due: BTreeSet<(Nanos, ConnectionKey)>,
     /// Those that wait for a hole to be filled.
-    waiting: HashSet<ConnectionKey>,
+    waiting: HashSet<ConnectionKey, foldhash::fast::RandomState>,
     /// Those in the memory of processes, by process.
     of_processes: BTreeSet<ConnectionKey>,
 }
