@@ -58,6 +58,11 @@ pub fn run(data: &[u8]) {
     if is_object {
         assert_eq!(outcome, Outcome::Complete, "what is JSON is read to its end");
     }
+    let mut other = input.payload.to_vec();
+    if let Some(byte) = other.get_mut(cut) {
+        *byte ^= 1;
+    }
+    stream(&[input.payload, input.payload, &other, input.payload, &other, &other]);
     let mut log = Log::default();
     let read = scan_tail(&input.payload[cut..], &PATHS, &mut log);
     if is_object && read {
@@ -65,6 +70,17 @@ pub fn run(data: &[u8]) {
         for found in log.0.iter().filter(|found| of_values(found)) {
             assert!(whole.contains(found), "the end tells nothing that the whole does not: {found:?}");
         }
+    }
+}
+
+/// What a document says does not depend on those before it.
+fn stream(documents: &[&[u8]]) {
+    let mut scanner = Scanner::new(&PATHS);
+    for document in documents {
+        let mut log = Log::default();
+        scanner.push(document, &mut log);
+        let outcome = scanner.end(&mut log);
+        assert_eq!((log.0, outcome), scan(std::iter::once(*document)), "a document means what it means alone");
     }
 }
 

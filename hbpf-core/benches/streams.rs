@@ -133,10 +133,16 @@ fn anthropic() -> Vec<String> {
 }
 
 fn ollama() -> Vec<String> {
-    let line = |rest: &str| format!("{{\"model\":\"llama\",\"created_at\":\"2026-09-21T14:13:20.123456Z\",{rest}}}\n");
-    let token = |word: &str| line(&format!(r#""message":{{"role":"assistant","content":"{word}"}},"done":false"#));
-    let mut lines = words().map(token).collect::<Vec<_>>();
+    // Each line has a time of its own before all that matters.
+    let line = |at: usize, rest: &str| {
+        format!("{{\"model\":\"llama\",\"created_at\":\"2026-09-21T14:13:20.{at:06}Z\",{rest}}}\n")
+    };
+    let token = |(at, word): (usize, &str)| {
+        line(at, &format!(r#""message":{{"role":"assistant","content":"{word}"}},"done":false"#))
+    };
+    let mut lines = words().enumerate().map(token).collect::<Vec<_>>();
     lines.push(line(
+        EVENTS,
         r#""message":{"role":"assistant","content":""},"done":true,"done_reason":"stop","total_duration":5,"prompt_eval_count":9,"eval_count":1000"#,
     ));
     lines

@@ -92,7 +92,7 @@ impl Interpreter {
     /// Memory that it holds beyond its own size, in bytes.
     pub fn memory(&self) -> usize {
         let answer = if let Body::WholeTail(tail) = &self.body { tail.memory() } else { 0 };
-        self.request.tail.as_ref().map_or(0, Tail::memory) + answer
+        self.request.tail.as_ref().map_or(0, Tail::memory) + self.reading.memory() + answer
     }
 
     /// What came of the answer's body so far was not what the server sent: its counts are not believed, nor what

@@ -85,6 +85,11 @@ impl Reading {
         }
     }
 
+    /// Memory that it holds beyond its own size, in bytes.
+    pub(super) fn memory(&self) -> usize {
+        self.scanner.memory()
+    }
+
     pub(super) fn definition(&self) -> &'static Definition {
         self.found.definition
     }

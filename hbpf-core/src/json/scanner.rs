@@ -5,6 +5,7 @@ use std::fmt;
 use memchr::memchr2;
 
 use super::paths::{NOWHERE, PathSet, ROOT, Want};
+use super::repeat::{Learning, Repeat};
 use super::value::{Kind, Outcome, Value, Visitor};
 use crate::label::Label;
 
@@ -60,6 +61,15 @@ struct Frame {
     is_empty: bool,
 }
 
+/// Where a scanner stands, between two tokens.
+#[derive(Clone, Copy)]
+pub(super) struct Place {
+    state: State,
+    node: u16,
+    frames: [Frame; TRACKED_DEPTH],
+    depth: usize,
+}
+
 /// The scanner. [`Scanner::begin`], any number of [`Scanner::push`], [`Scanner::end`]; then again.
 pub struct Scanner<S: 'static> {
     paths: &'static PathSet<S>,
@@ -77,6 +87,9 @@ pub struct Scanner<S: 'static> {
     captured: usize,
     capture: [u8; CAPTURE_BYTES],
     seen_anything: bool,
+    /// A document has ended: what comes now is a stream of them.
+    follows_another: bool,
+    repeat: Option<Box<Repeat<S>>>,
 }
 
 impl<S> fmt::Debug for Scanner<S> {
@@ -103,7 +116,14 @@ impl<S: Copy> Scanner<S> {
             captured: 0,
             capture: [0; CAPTURE_BYTES],
             seen_anything: false,
+            follows_another: false,
+            repeat: None,
         }
+    }
+
+    /// Memory that it holds beyond its own size, in bytes.
+    pub fn memory(&self) -> usize {
+        self.repeat.as_ref().map_or(0, |repeat| size_of::<Repeat<S>>() + repeat.memory())
     }
 
     /// Starts a document; what was left of the one before is forgotten.
@@ -128,20 +148,63 @@ impl<S: Copy> Scanner<S> {
 
     /// The next bytes of the document.
     pub fn push(&mut self, mut bytes: &[u8], visitor: &mut impl Visitor<S>) {
-        while !bytes.is_empty() {
-            let taken = match self.state {
-                State::BeforeValue | State::FirstElement => self.before_value(bytes, visitor),
-                State::FirstKey | State::BeforeKey => self.before_key(bytes, visitor),
-                State::Key | State::Text => self.text(bytes, visitor),
-                State::AfterKey => self.after_key(bytes),
-                State::Bare => self.bare(bytes, visitor),
-                State::AfterValue => self.after_value(bytes, visitor),
-                State::Skip => self.skip(bytes),
-                State::SkipText => self.skip_text(bytes),
-                State::Done => self.done(bytes),
-                State::Failed => return,
-            };
-            bytes = &bytes[taken..];
+        if self.follows_another && !self.seen_anything && self.node == ROOT {
+            bytes = &bytes[self.beginning(bytes, visitor)..];
+        }
+        while !bytes.is_empty() && self.state != State::Failed {
+            bytes = &bytes[self.step(bytes, visitor)..];
+        }
+    }
+
+    /// Goes over the document's beginning without looking, where it is that of the document before, or learns it. Returns how
+    /// many bytes that took.
+    fn beginning(&mut self, bytes: &[u8], visitor: &mut impl Visitor<S>) -> usize {
+        let mut repeat = self.repeat.take().unwrap_or_else(|| Box::new(Repeat::new()));
+        let taken = match repeat.pass(bytes, visitor) {
+            Some((length, place)) => {
+                Place { state: self.state, node: self.node, frames: self.frames, depth: self.depth } = place;
+                self.seen_anything = true;
+                length
+            }
+            None if repeat.begin() => self.learn(bytes, &mut repeat, visitor),
+            None => 0,
+        };
+        self.repeat = Some(repeat);
+        taken
+    }
+
+    fn learn(&mut self, bytes: &[u8], repeat: &mut Repeat<S>, visitor: &mut impl Visitor<S>) -> usize {
+        let mut at = 0;
+        while at < bytes.len() && self.state != State::Failed && repeat.has_room(at) {
+            if bytes[at] == b'"' && self.is_before_counted_text() {
+                let place = Place { state: self.state, node: self.node, frames: self.frames, depth: self.depth };
+                repeat.keep(&bytes[..at], place);
+                break;
+            }
+            at += self.step(&bytes[at..], &mut Learning { repeat: &mut *repeat, visitor: &mut *visitor });
+        }
+        at
+    }
+
+    /// Whether a string that began here would be one of which only the length is wanted.
+    fn is_before_counted_text(&self) -> bool {
+        matches!(self.state, State::BeforeValue | State::FirstElement)
+            && matches!(self.paths.leaf(self.node), Some((Want::Length, _)))
+    }
+
+    /// Takes one token, or what there is of it, and returns how many bytes that are.
+    fn step(&mut self, bytes: &[u8], visitor: &mut impl Visitor<S>) -> usize {
+        match self.state {
+            State::BeforeValue | State::FirstElement => self.before_value(bytes, visitor),
+            State::FirstKey | State::BeforeKey => self.before_key(bytes, visitor),
+            State::Key | State::Text => self.text(bytes, visitor),
+            State::AfterKey => self.after_key(bytes),
+            State::Bare => self.bare(bytes, visitor),
+            State::AfterValue => self.after_value(bytes, visitor),
+            State::Skip => self.skip(bytes),
+            State::SkipText => self.skip_text(bytes),
+            State::Done => self.done(bytes),
+            State::Failed => bytes.len(),
         }
     }
 
@@ -157,6 +220,7 @@ impl<S: Copy> Scanner<S> {
             _ => Outcome::Incomplete,
         };
         self.capture[..self.captured].fill(0);
+        self.follows_another = true;
         self.begin();
         outcome
     }

@@ -47,6 +47,35 @@ impl Visitor<At> for Findings {
     }
 }
 
+/// The same with the beginnings of values.
+#[derive(Default, Debug, PartialEq)]
+struct Everything(Vec<String>);
+
+impl Visitor<At> for Everything {
+    fn begin(&mut self, at: At, kind: Kind) {
+        self.0.push(format!("{at:?} begins, {kind:?}"));
+    }
+
+    fn value(&mut self, at: At, value: Value<'_>) {
+        let mut findings = Findings::default();
+        findings.value(at, value);
+        self.0.append(&mut findings.0);
+    }
+}
+
+/// What each of these documents says, read by one scanner, in two pieces each.
+fn stream(scanner: &mut Scanner<At>, documents: &[(String, usize)]) -> Vec<(Vec<String>, Outcome)> {
+    let read = |(document, cut): &(String, usize)| {
+        let mut found = Everything::default();
+        let (one, other) = document.as_bytes().split_at((*cut).min(document.len()));
+        scanner.push(one, &mut found);
+        scanner.push(other, &mut found);
+        let outcome = scanner.end(&mut found);
+        (found.0, outcome)
+    };
+    documents.iter().map(read).collect()
+}
+
 fn scan(pieces: &[&[u8]]) -> (Vec<String>, Outcome) {
     let mut scanner = Scanner::new(&PATHS);
     let mut findings = Findings::default();
@@ -312,7 +341,80 @@ fn expected(json: &Json) -> Vec<String> {
     found
 }
 
+#[test]
+fn what_a_stream_repeats_is_gone_over_and_told_again() {
+    let event = |word: &str| {
+        format!(r#"{{"model":"a\u0041","x":[1],"error":{{}},"choices":[{{"delta":{{"content":"{word}"}}}}]}}"#)
+    };
+    let documents = ["one", "two", "three"].map(|word| (event(word), usize::MAX));
+    let mut scanner = Scanner::new(&PATHS);
+    let found = stream(&mut scanner, &documents);
+    let beginning = ["Model begins, Text", "Model \"aA\"", "Error begins, Container", "Error empty"];
+    for ((found, outcome), length) in found.iter().zip(["len 3", "len 3", "len 5"]) {
+        assert_eq!(&found[..beginning.len()], beginning);
+        assert!(found.contains(&format!("Content {length}")), "{found:?}");
+        assert_eq!(*outcome, Outcome::Complete);
+    }
+    let held = scanner.memory();
+    assert!((100..4096).contains(&held), "the beginning is remembered: {held} bytes");
+    // One that differs is read as it is, and so is the one after it.
+    let others = [event("four").replace(r"a\u0041", "b"), event("five")].map(|event| (event, usize::MAX));
+    let found = stream(&mut scanner, &others);
+    assert_eq!((found[0].0[1].as_str(), found[1].0[1].as_str()), ("Model \"b\"", "Model \"aA\""));
+}
+
+#[test]
+fn what_is_remembered_of_a_stream_is_bounded() {
+    let mut scanner = Scanner::new(&PATHS);
+    for filling in 0..200 {
+        let models = r#""model":"m","#.repeat(filling);
+        let fillings = "x".repeat(filling * 100);
+        let event = format!(r#"{{{models}"x":"{fillings}","choices":[{{"delta":{{"content":"a"}}}}]}}"#);
+        let twice = [(event.clone(), usize::MAX), (event.clone(), usize::MAX), (event, usize::MAX)];
+        let found = stream(&mut scanner, &twice);
+        assert_eq!(found[0], found[2]);
+        assert!(scanner.memory() < 8192, "{} bytes", scanner.memory());
+    }
+}
+
+/// Documents of which many begin alike.
+fn any_stream() -> impl Strategy<Value = Vec<(String, usize)>> {
+    let beginning = prop::sample::select(vec![
+        r#"{"model":"m","#,
+        r#"{"model":"n","#,
+        r#"{"model":"a\nb","error":null,"usage":{"details":{"cached":1}},"#,
+        r#"  {"stream":true, "error" : {"type":"t"},"#,
+        "{",
+        "[",
+        r#"{"model":12.5,"#,
+    ]);
+    let end = prop::sample::select(vec![
+        r#""choices":[{"delta":{"content":"text"}}]}"#,
+        r#""choices":[{"delta":{"content":""}},{"delta":{"content":"more"}}]}"#,
+        r#""choices":["text",{"delta":{"content":"x"}}]}"#,
+        r#""choices":[]}"#,
+        r#""model":"last"}"#,
+        r#""choices":[{"delta":{"content":"cut"#,
+        "}",
+    ]);
+    let document = (beginning, end, any::<prop::sample::Index>(), any::<bool>());
+    let document = document.prop_map(|(beginning, end, cut, is_cut)| {
+        let document = format!("{beginning}{end}");
+        let cut = if is_cut { cut.index(document.len()) } else { document.len() };
+        (document, cut)
+    });
+    prop::collection::vec(document, 1..30)
+}
+
 proptest! {
+    #[test]
+    fn a_document_says_what_it_says_alone(documents in any_stream()) {
+        let together = stream(&mut Scanner::new(&PATHS), &documents);
+        let alone = |document: &(String, usize)| stream(&mut Scanner::new(&PATHS), std::slice::from_ref(document)).remove(0);
+        let alone: Vec<_> = documents.iter().map(alone).collect();
+        prop_assert_eq!(together, alone);
+    }
+
     #[test]
     fn finds_what_a_document_model_finds(json in any_json(), pretty: bool, sizes in prop::collection::vec(1_usize..40, 1..20)) {
         let text = if pretty { serde_json::to_string_pretty(&json) } else { serde_json::to_string(&json) }.unwrap();
