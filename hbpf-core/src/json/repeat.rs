@@ -1,34 +1,46 @@
-//! What the documents of a stream begin with, again and again.
+//! What the documents of a stream say again and again.
 
 use super::scanner::Place;
 use super::value::{Kind, Value, Visitor};
 
-/// Longest beginning that is remembered, in bytes.
+/// Most bytes that are remembered.
 const MOST_BYTES: usize = 512;
 
-/// Most findings in a beginning that is remembered.
+/// Most findings in what is remembered.
 const MOST_FINDINGS: usize = 24;
+
+/// Most segments that are remembered.
+const MOST_SEGMENTS: usize = 16;
 
 /// After so many documents in a row that began otherwise it is not tried any more.
 const MOST_MISSES: u8 = 8;
 
-/// The beginning of the document before, up to its first text that is only counted, and what was found in it.
+/// A document of the stream without the values that nobody wants to know, and what was found in it: segments, each from the
+/// end of such a value to the beginning of the next.
 ///
-/// Servers say id, model and the like in every event of a stream, ten times as much as the token that it brings. Where the
-/// same bytes come again, the same follows from them.
+/// Servers say id, model and the like in every event, ten times as much as the token that it brings. Where the same bytes
+/// come again in the same place, the same follows from them. Text that is only counted or not wanted is in no segment.
 pub(super) struct Repeat<S> {
     bytes: Vec<u8>,
     findings: Vec<(S, Finding)>,
     /// Texts that were found.
     texts: Vec<u8>,
-    /// Where the scanner stood behind it; `None`: nothing is remembered.
-    place: Option<Place>,
+    segments: Vec<Segment>,
     misses: u8,
+}
+
+/// Where a segment's bytes, findings and texts end, and where the scanner stands behind it.
+#[derive(Clone, Copy)]
+struct Segment {
+    bytes: usize,
+    findings: usize,
+    texts: usize,
+    place: Place,
 }
 
 enum Finding {
     Begin(Kind),
-    /// So many bytes of the texts that follow those of the findings before.
+    /// So many bytes of the texts, behind those of the findings before.
     Text(usize),
     Number(f64),
     Bool(bool),
@@ -40,21 +52,39 @@ enum Finding {
 
 impl<S: Copy> Repeat<S> {
     pub(super) fn new() -> Self {
-        Self { bytes: Vec::new(), findings: Vec::new(), texts: Vec::new(), place: None, misses: 0 }
+        Self { bytes: Vec::new(), findings: Vec::new(), texts: Vec::new(), segments: Vec::new(), misses: 0 }
+    }
+
+    #[cfg(test)]
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.bytes
     }
 
     /// Memory on the heap, in bytes.
     pub(super) fn memory(&self) -> usize {
-        self.bytes.capacity() + self.texts.capacity() + self.findings.capacity() * size_of::<(S, Finding)>()
+        self.bytes.capacity()
+            + self.texts.capacity()
+            + self.findings.capacity() * size_of::<(S, Finding)>()
+            + self.segments.capacity() * size_of::<Segment>()
     }
 
-    /// If the document begins as the one before: says what was found there, and how many bytes that are and where the scanner
-    /// stands behind them.
-    pub(super) fn pass(&mut self, document: &[u8], visitor: &mut impl Visitor<S>) -> Option<(usize, Place)> {
-        let place = self.place.filter(|_| document.starts_with(&self.bytes))?;
-        self.misses = 0;
-        let mut texts = self.texts.as_slice();
-        for (slot, finding) in &self.findings {
+    /// How many segments, findings and so on there are before segment `index`.
+    fn before(&self, index: usize) -> (usize, usize, usize) {
+        let before = index.checked_sub(1).and_then(|before| self.segments.get(before));
+        before.map_or((0, 0, 0), |segment| (segment.bytes, segment.findings, segment.texts))
+    }
+
+    /// If segment `index` comes next: tells what was found in it, and gives its length in bytes and where the scanner stands
+    /// behind it.
+    pub(super) fn pass(&mut self, index: usize, rest: &[u8], visitor: &mut impl Visitor<S>) -> Option<(usize, Place)> {
+        let segment = self.segments.get(index)?;
+        let (bytes, findings, texts) = self.before(index);
+        let bytes = &self.bytes[bytes..segment.bytes];
+        if !rest.starts_with(bytes) {
+            return None;
+        }
+        let mut texts = &self.texts[texts..segment.texts];
+        for (slot, finding) in &self.findings[findings..segment.findings] {
             let value = match *finding {
                 Finding::Begin(kind) => {
                     visitor.begin(*slot, kind);
@@ -72,28 +102,45 @@ impl<S: Copy> Repeat<S> {
             };
             visitor.value(*slot, value);
         }
-        Some((self.bytes.len(), place))
+        self.misses = 0;
+        Some((bytes.len(), segment.place))
     }
 
-    /// Forgets what it knows; `false` if it is of no use to learn anew.
-    pub(super) fn begin(&mut self) -> bool {
-        self.place = None;
-        self.findings.clear();
-        self.texts.clear();
-        self.misses = self.misses.saturating_add(1);
-        self.misses <= MOST_MISSES
+    /// Segment `index` should have come next, but `rest` came. From there on nothing is remembered any more, unless it is only
+    /// that the rest is short. `true`: nothing at all is left, and the document is worth learning.
+    pub(super) fn miss(&mut self, index: usize, rest: &[u8]) -> bool {
+        let is_told = self.segments.get(index).is_none_or(|segment| segment.bytes - self.before(index).0 <= rest.len());
+        if is_told {
+            self.segments.truncate(index);
+            self.forget_unfinished();
+        }
+        if is_told && index == 0 {
+            self.misses = self.misses.saturating_add(1);
+        }
+        self.segments.is_empty() && self.misses <= MOST_MISSES
     }
 
-    /// Whether there is room for what may follow.
+    /// Whether there is room for more, with so many bytes in the segment that is being learned.
     pub(super) fn has_room(&self, bytes: usize) -> bool {
-        bytes <= MOST_BYTES && self.texts.len() <= MOST_BYTES && self.findings.len() < MOST_FINDINGS
+        self.bytes.len() + bytes <= MOST_BYTES
+            && self.texts.len() <= MOST_BYTES
+            && self.findings.len() < MOST_FINDINGS
+            && self.segments.len() < MOST_SEGMENTS
     }
 
-    /// Remembers the beginning whose findings it has been told.
-    pub(super) fn keep(&mut self, beginning: &[u8], place: Place) {
-        self.bytes.clear();
-        self.bytes.extend_from_slice(beginning);
-        self.place = Some(place);
+    /// Remembers a segment whose findings it has been told.
+    pub(super) fn keep(&mut self, bytes: &[u8], place: Place) {
+        self.bytes.extend_from_slice(bytes);
+        let (bytes, findings, texts) = (self.bytes.len(), self.findings.len(), self.texts.len());
+        self.segments.push(Segment { bytes, findings, texts, place });
+    }
+
+    /// Forgets what belongs to no segment.
+    pub(super) fn forget_unfinished(&mut self) {
+        let (bytes, findings, texts) = self.before(self.segments.len());
+        self.bytes.truncate(bytes);
+        self.findings.truncate(findings);
+        self.texts.truncate(texts);
     }
 }
 
@@ -119,7 +166,7 @@ impl<S: Copy, V: Visitor<S>> Visitor<S> for Learning<'_, S, V> {
             Value::Bool(is_true) => Finding::Bool(is_true),
             Value::Null => Finding::Null,
             Value::Container { is_empty } => Finding::Container { is_empty },
-            // A beginning ends before the first text that is counted.
+            // A segment ends before a text that is counted.
             Value::Length(_) => return self.visitor.value(slot, value),
         };
         self.repeat.findings.push((slot, finding));

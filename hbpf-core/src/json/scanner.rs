@@ -126,6 +126,12 @@ impl<S: Copy> Scanner<S> {
         self.repeat.as_ref().map_or(0, |repeat| size_of::<Repeat<S>>() + repeat.memory())
     }
 
+    /// The bytes that it remembers of documents.
+    #[cfg(test)]
+    pub(super) fn remembered(&self) -> &[u8] {
+        self.repeat.as_ref().map_or(&[], |repeat| repeat.bytes())
+    }
+
     /// Starts a document; what was left of the one before is forgotten.
     pub fn begin(&mut self) {
         self.begin_at(ROOT);
@@ -148,48 +154,88 @@ impl<S: Copy> Scanner<S> {
 
     /// The next bytes of the document.
     pub fn push(&mut self, mut bytes: &[u8], visitor: &mut impl Visitor<S>) {
-        if self.follows_another && !self.seen_anything && self.node == ROOT {
-            bytes = &bytes[self.beginning(bytes, visitor)..];
+        if self.follows_another && !self.seen_anything && self.node == ROOT && !bytes.is_empty() {
+            bytes = &bytes[self.repeated(bytes, visitor)..];
         }
         while !bytes.is_empty() && self.state != State::Failed {
             bytes = &bytes[self.step(bytes, visitor)..];
         }
     }
 
-    /// Goes over the document's beginning without looking, where it is that of the document before, or learns it. Returns how
-    /// many bytes that took.
-    fn beginning(&mut self, bytes: &[u8], visitor: &mut impl Visitor<S>) -> usize {
+    /// Goes over what the document before has said in the same place without looking at it again, or learns what this one
+    /// says. Returns how many bytes that took.
+    fn repeated(&mut self, bytes: &[u8], visitor: &mut impl Visitor<S>) -> usize {
         let mut repeat = self.repeat.take().unwrap_or_else(|| Box::new(Repeat::new()));
-        let taken = match repeat.pass(bytes, visitor) {
-            Some((length, place)) => {
-                Place { state: self.state, node: self.node, frames: self.frames, depth: self.depth } = place;
-                self.seen_anything = true;
-                length
+        let (mut at, mut passed) = (0, 0);
+        while let Some((length, place)) = repeat.pass(passed, &bytes[at..], visitor) {
+            Place { state: self.state, node: self.node, frames: self.frames, depth: self.depth } = place;
+            self.seen_anything = true;
+            at += length;
+            passed += 1;
+            at += self.whole_value(&bytes[at..], visitor);
+            if self.state != State::AfterValue {
+                break;
             }
-            None if repeat.begin() => self.learn(bytes, &mut repeat, visitor),
-            None => 0,
-        };
+        }
+        let is_between = passed == 0 || self.state == State::AfterValue;
+        if is_between && repeat.miss(passed, &bytes[at..]) {
+            at = self.learn(bytes, &mut repeat, visitor);
+        }
         self.repeat = Some(repeat);
-        taken
+        at
     }
 
     fn learn(&mut self, bytes: &[u8], repeat: &mut Repeat<S>, visitor: &mut impl Visitor<S>) -> usize {
         let mut at = 0;
-        while at < bytes.len() && self.state != State::Failed && repeat.has_room(at) {
-            if bytes[at] == b'"' && self.is_before_counted_text() {
-                let place = Place { state: self.state, node: self.node, frames: self.frames, depth: self.depth };
-                repeat.keep(&bytes[..at], place);
-                break;
+        loop {
+            let start = at;
+            while at < bytes.len()
+                && repeat.has_room(at - start)
+                && !matches!(self.state, State::Done | State::Failed)
+                && !self.is_before_unwanted(bytes[at])
+            {
+                at += self.step(&bytes[at..], &mut Learning { repeat: &mut *repeat, visitor: &mut *visitor });
             }
-            at += self.step(&bytes[at..], &mut Learning { repeat: &mut *repeat, visitor: &mut *visitor });
+            let is_whole =
+                self.state == State::Done || bytes.get(at).is_some_and(|byte| self.is_before_unwanted(*byte));
+            if at == start || !is_whole || !repeat.has_room(at - start) {
+                repeat.forget_unfinished();
+                return at;
+            }
+            let place = Place { state: self.state, node: self.node, frames: self.frames, depth: self.depth };
+            repeat.keep(&bytes[start..at], place);
+            at += self.whole_value(&bytes[at..], visitor);
+            if self.state != State::AfterValue {
+                return at;
+            }
+        }
+    }
+
+    /// Whether a value that began with this byte would be one that is only counted, or not even that. Names such as `null`
+    /// are too short to be worth it.
+    fn is_before_unwanted(&self, byte: u8) -> bool {
+        matches!(self.state, State::BeforeValue | State::FirstElement)
+            && match byte {
+                b'"' => !matches!(self.paths.leaf(self.node), Some((Want::Scalar, _))),
+                b'-' | b'0'..=b'9' => self.paths.leaf(self.node).is_none(),
+                b'{' | b'[' => !self.is_tracked(),
+                _ => false,
+            }
+    }
+
+    /// Takes the value that begins here, a scalar or a container that is skipped, or what there is of it.
+    fn whole_value(&mut self, bytes: &[u8], visitor: &mut impl Visitor<S>) -> usize {
+        use State::{Bare, BeforeValue, FirstElement, Skip, SkipText, Text};
+        let mut at = 0;
+        while at < bytes.len() && matches!(self.state, BeforeValue | FirstElement | Text | Bare | Skip | SkipText) {
+            at += self.step(&bytes[at..], visitor);
         }
         at
     }
 
-    /// Whether a string that began here would be one of which only the length is wanted.
-    fn is_before_counted_text(&self) -> bool {
-        matches!(self.state, State::BeforeValue | State::FirstElement)
-            && matches!(self.paths.leaf(self.node), Some((Want::Length, _)))
+    /// Whether a container that begins here has places of its own that are looked at.
+    fn is_tracked(&self) -> bool {
+        self.node != NOWHERE && self.depth < TRACKED_DEPTH
     }
 
     /// Takes one token, or what there is of it, and returns how many bytes that are.
@@ -275,7 +321,7 @@ impl<S: Copy> Scanner<S> {
     }
 
     fn open(&mut self, is_array: bool, visitor: &mut impl Visitor<S>) {
-        if self.node == NOWHERE || self.depth == TRACKED_DEPTH {
+        if !self.is_tracked() {
             self.skip_depth = 1;
             self.state = State::Skip;
             return;

@@ -364,6 +364,15 @@ fn what_a_stream_repeats_is_gone_over_and_told_again() {
 }
 
 #[test]
+fn text_that_is_not_wanted_is_not_remembered() {
+    let event = r#"{"prompt":"canary","choices":[{"delta":{"content":"canary"},"tokens":["canary",{"canary":"canary"}]}],"model":"m","n":1}"#;
+    let mut scanner = Scanner::new(&PATHS);
+    stream(&mut scanner, &vec![(event.to_owned(), usize::MAX); 3]);
+    let remembered = String::from_utf8_lossy(scanner.remembered());
+    assert_eq!(remembered, r#"{"prompt":,"choices":[{"delta":{"content":},"tokens":}],"model":"m","n":}"#);
+}
+
+#[test]
 fn what_is_remembered_of_a_stream_is_bounded() {
     let mut scanner = Scanner::new(&PATHS);
     for filling in 0..200 {
@@ -384,8 +393,17 @@ fn any_stream() -> impl Strategy<Value = Vec<(String, usize)>> {
         r#"{"model":"n","#,
         r#"{"model":"a\nb","error":null,"usage":{"details":{"cached":1}},"#,
         r#"  {"stream":true, "error" : {"type":"t"},"#,
+        r#"{"x":1,"model":"m","y":"z","stream":true,"#,
+        r#"{"x":-22.5,"model":"m","y":"","stream":true,"#,
+        r#"{"x":1x,"model":"m","y":"z","stream":true,"#,
+        r#"{"x":{"a":[1,"}"]},"model":"m","y":"z\"","stream":true,"#,
+        "{\"x\":\"\u{1}\",\"model\":\"m\",",
+        "{\"x\":1,\"model\":\"\u{1}\",",
         "{",
         "[",
+        "12 ",
+        "\"x\"",
+        "[DONE]",
         r#"{"model":12.5,"#,
     ]);
     let end = prop::sample::select(vec![
