@@ -1,8 +1,8 @@
-//! Programs that do nothing: what they cost is what the traps that lead to them cost.
+//! Programs that do nothing: what they cost is what the traps and hooks that lead to them cost.
 
 use aya_ebpf::{
-    macros::{uprobe, uretprobe},
-    programs::{ProbeContext, RetProbeContext},
+    macros::{cgroup_skb, uprobe, uretprobe},
+    programs::{ProbeContext, RetProbeContext, SkBuffContext},
 };
 
 /// At the entry of a function of our own, or of any other whose trap is to be measured.
@@ -15,4 +15,10 @@ pub fn empty_entry(_ctx: ProbeContext) -> u32 {
 #[uretprobe]
 pub fn empty_return(_ctx: RetProbeContext) -> u32 {
     0
+}
+
+/// At the packets of a cgroup's sockets.
+#[cgroup_skb]
+pub fn empty_packet(_ctx: SkBuffContext) -> i32 {
+    1
 }

@@ -1,18 +1,19 @@
-//! hbpf's probes in TLS libraries with programs that do nothing: the price of uprobes, whatever is done in them.
+//! hbpf's probes with programs that do nothing: the price of uprobes and hooks, whatever is done in them.
 
 use std::os::fd::AsRawFd;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail, ensure};
-use aya::programs::UProbe;
 use aya::programs::uprobe::UProbeScope;
+use aya::programs::{CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, UProbe};
 use aya::{Ebpf, EbpfLoader};
 use hbpf_host::discover::{Libraries, Library, Symbol, system_directories};
+use procfs::process::Process;
 
 /// Scans until the libraries of all processes have been found: each looks at a bounded number of them.
 const SCANS: usize = 8;
 
-/// Empty probes in every TLS library that hbpf would probe. They are gone when this is dropped.
+/// Empty programs where hbpf would have its own. They are gone when this is dropped.
 pub(crate) struct Empty {
     _ebpf: Ebpf,
     /// The probes belong to these files.
@@ -20,8 +21,23 @@ pub(crate) struct Empty {
 }
 
 impl Empty {
-    /// Puts them in.
-    pub(crate) fn attach() -> Result<Self> {
+    /// At the packets of all sockets, in and out.
+    pub(crate) fn at_packets() -> Result<Self> {
+        let mut ebpf = load_object()?;
+        let mounts = Process::myself()?.mountinfo()?;
+        let root = mounts.into_iter().find(|mount| mount.fs_type == "cgroup2" && mount.root == "/");
+        let root = std::fs::File::open(root.context("cgroup v2 is not mounted")?.mount_point)?;
+        let program = ebpf.program_mut("empty_packet").context("the object has no program empty_packet")?;
+        let program: &mut CgroupSkb = program.try_into()?;
+        program.load()?;
+        for hook in [CgroupSkbAttachType::Egress, CgroupSkbAttachType::Ingress] {
+            program.attach(&root, hook, CgroupAttachMode::Single)?;
+        }
+        Ok(Self { _ebpf: ebpf, _libraries: Vec::new() })
+    }
+
+    /// In every TLS library that hbpf would probe.
+    pub(crate) fn in_libraries() -> Result<Self> {
         let mut ebpf = load_object()?;
         for name in ["empty_entry", "empty_return"] {
             program(&mut ebpf, name)?.load()?;

@@ -10,6 +10,7 @@ use anyhow::{Context as _, Result, ensure};
 
 use super::{Context, Outcome};
 use crate::compare::{Arm, Better, in_turns};
+use crate::empty::Empty;
 use crate::hbpf::Hbpf;
 use crate::report::{Section, Table};
 use crate::tool;
@@ -29,28 +30,31 @@ pub(super) fn run(context: &Context) -> Result<Outcome> {
     };
     let nginx = Nginx::start(&nginx)?;
     let seconds = context.effort.seconds;
-    let [kept, fresh] = in_turns(context.effort.rounds, &[Arm::Without, Arm::With], |arm| {
+    let [kept, fresh] = in_turns(context.effort.rounds, &[Arm::Without, Arm::With, Arm::Empty], |arm| {
         let _hbpf = (arm == Arm::With).then(Hbpf::start).transpose()?;
+        let _empty = (arm == Arm::Empty).then(Empty::at_packets).transpose()?;
         Ok([
             requests_per_second(&wrk, &nginx.url, seconds, true)?,
             requests_per_second(&wrk, &nginx.url, seconds, false)?,
         ])
     })?;
     let mut section = Section::default();
-    let mut table = Table::new(&["requests per second", "without hbpf", "with", "cost (middle half)", "noise"]);
+    let mut table =
+        Table::new(&["requests per second", "without hbpf", "with", "cost (middle half)", "empty programs", "noise"]);
     for (what, rounds) in [("keep-alive", &kept), ("a connection per request", &fresh)] {
         table.row([
             what.to_owned(),
             format!("{:.0}", rounds.median(Arm::Without)),
             format!("{:.0}", rounds.median(Arm::With)),
             rounds.cost(Arm::With, Better::More).to_string(),
+            rounds.cost(Arm::Empty, Better::More).to_string(),
             format!("{:.1} %", rounds.noise()),
         ]);
     }
     section.table(
         &format!(
             "One worker, {CONNECTIONS} connections, answers of {BODY_BYTES} bytes. wrk runs on the same machine, so \
-                  hbpf looks at both ends of each connection."
+                  hbpf looks at both ends of each connection. Empty programs are at the packets, too."
         ),
         table,
     );

@@ -82,7 +82,7 @@ fn measure(context: &Context, python: &Path, server: &Server, case: &Case) -> Re
     let requests = (context.effort.requests / case.fewer).max(2);
     in_turns(context.effort.rounds, &[Arm::Without, Arm::With, Arm::Empty], |arm| {
         let _hbpf = (arm == Arm::With).then(Hbpf::start_unbounded).transpose()?;
-        let _empty = (arm == Arm::Empty).then(Empty::attach).transpose()?;
+        let _empty = (arm == Arm::Empty).then(Empty::in_libraries).transpose()?;
         // The first ones find cold caches.
         client.tell("2");
         let said = client.tell(&requests.to_string());

@@ -30,7 +30,7 @@ pub(super) fn run(context: &Context) -> Result<Outcome> {
     let effort = context.effort;
     let [speed, write, read] = in_turns(effort.rounds, &[Arm::Without, Arm::With, Arm::Empty], |arm| {
         let _hbpf = (arm == Arm::With).then(Hbpf::start).transpose()?;
-        let _empty = (arm == Arm::Empty).then(Empty::attach).transpose()?;
+        let _empty = (arm == Arm::Empty).then(Empty::in_libraries).transpose()?;
         // hbpf is to judge what it sees, and to act on it, while the process works as it does.
         mover.tell(&effort.settling.to_string());
         values(&mover.tell(&effort.seconds.to_string()))
