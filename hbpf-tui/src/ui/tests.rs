@@ -369,6 +369,24 @@ fn an_end_of_the_collection_is_said_and_the_last_view_stays() {
 }
 
 #[test]
+fn the_problems_say_why_the_collection_ended() {
+    let why = "the privileged helper has gone: the other process has ended";
+    let words = |state: &State| screen(state).split_whitespace().collect::<Vec<_>>().join(" ");
+    // It may come before the first snapshot.
+    for mut state in [State::new(Source::Live, (80, 24)), with((80, 24), fixture::unprivileged())] {
+        state.apply(Action::Show(Overlay::Problems));
+        state.apply(Action::Update(Update::Ended(why.to_owned())));
+        // To its end, also where the header has no room for it.
+        state.apply(Action::Resize(40, 24));
+        assert!(words(&state).contains(&format!("problem collection has ended: {why}")), "{}", screen(&state));
+    }
+    let mut replay = State::new(Source::Replay, (80, 24));
+    replay.apply(Action::Show(Overlay::Problems));
+    replay.apply(Action::Update(Update::Ended("end of the recording".to_owned())));
+    assert!(words(&replay).contains("replay end of the recording"), "{}", screen(&replay));
+}
+
+#[test]
 fn scrolling_ends_where_the_text_ends() {
     let mut state = watched((80, 24));
     state.apply(Action::Show(Overlay::Help));
