@@ -100,6 +100,21 @@ fn probes_page() {
 }
 
 #[test]
+fn what_runs_is_unknown_while_nothing_is_watched() {
+    let mut snapshot = fixture::rich();
+    snapshot.totals.tokens_in_progress.output = None;
+    snapshot.processes[0].as_client.as_mut().expect("a client").tokens_in_progress.output = None;
+    let mut state = with((120, 40), snapshot);
+    let words = |state: &State| screen(state).split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(words(&state).contains("running - "), "{}", screen(&state));
+    while selected_pid(&state) != 41_822 {
+        state.apply(Action::Move(Motion::Down));
+    }
+    state.apply(Action::Open);
+    assert!(words(&state).contains("running - "), "{}", screen(&state));
+}
+
+#[test]
 fn what_was_given_up_for_the_budget_stands_in_the_header() {
     let mut snapshot = fixture::rich();
     snapshot.findings = vec![hbpf_core::findings::group_detached(
