@@ -310,7 +310,7 @@ impl Worker {
         Ok(())
     }
 
-    /// Sends a request to attach or detach.
+    /// Sends a request to attach or to detach.
     fn send_switch(&mut self, request: Request) -> Result<(), CollectError> {
         self.switches.sent();
         self.helper.send(request)?;
@@ -419,7 +419,10 @@ impl Worker {
         match step {
             Step::Limit(bytes_per_second) => self.helper.send(Request::Limit(Limits { bytes_per_second }))?,
             Step::Exclude(pids) => self.helper.send(Request::Exclude(pids))?,
-            Step::Detach(group) => self.send_switch(Request::Detach(vec![group]))?,
+            Step::Detach(group) => {
+                self.switches.given_up(group);
+                self.send_switch(Request::Detach(vec![group]))?;
+            }
             Step::Attach(group) => self.send_switch(Request::Attach(vec![group]))?,
         }
         Ok(())
@@ -439,7 +442,11 @@ impl Worker {
             Group::LlmTls => Source::Tls,
             Group::LlmPlain => Source::Tcp,
         };
-        self.engine.lose_sight(source, now(), &mut self.sink);
+        if self.switches.is_off_by_choice(group) {
+            self.engine.look_away(source, now(), &mut self.sink);
+        } else {
+            self.engine.lose_sight(source, now(), &mut self.sink);
+        }
     }
 
     fn note_error(&mut self, source: &str, message: impl Into<Text>) {
@@ -609,6 +616,8 @@ fn now() -> Nanos {
 
 #[cfg(test)]
 mod tests {
+    use hbpf_core::chunk::{Capture, Chunk, Direction, Origin};
+
     use super::*;
     use crate::protocol::ProbeStatus;
     use crate::socket::{self, Socket};
@@ -677,6 +686,48 @@ mod tests {
         press(&[false, true]);
         helper.send(&status(3, true), None).unwrap();
         assert_eq!(round(&mut worker, &mut helper), [], "it is on");
+    }
+
+    /// A model call that is answered later.
+    fn call(worker: &mut Worker) {
+        let bytes = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 25\r\n\r\n{\"model\":\"m\",\"stream\":1}";
+        let chunk = Chunk {
+            when: now(),
+            connection: ConnectionKey { source: Source::Tls, pid: 7, handle: 1, generation: 1 },
+            origin: &Origin { pid: Some(Pid(7)), owner_is_certain: true, ..Origin::default() },
+            direction: Direction::Sent,
+            offset: 0,
+            original_len: bytes.len() as u64,
+            bytes,
+            message: 1,
+            begins_message: true,
+            capture: Capture::Positive,
+            follows_thinning: false,
+            ends_stream: false,
+        };
+        worker.engine.chunk(&chunk, &mut worker.sink);
+        assert_eq!(worker.engine.in_flight().count(), 1);
+    }
+
+    #[test]
+    fn what_the_user_switches_off_is_no_loss_and_what_is_given_up_is() {
+        let lost = |by_user: bool| {
+            let (mut worker, commands, mut helper) = worker();
+            helper.send(&status(0, true), None).unwrap();
+            round(&mut worker, &mut helper);
+            call(&mut worker);
+            if by_user {
+                commands.send(Command::SetGroup(Group::LlmTls, false)).unwrap();
+            } else {
+                worker.carry_out(Some(Step::Detach(Group::LlmTls))).unwrap();
+            }
+            assert_eq!(round(&mut worker, &mut helper), [Request::Detach(vec![Group::LlmTls])]);
+            helper.send(&status(1, false), None).unwrap();
+            round(&mut worker, &mut helper);
+            assert_eq!(worker.engine.in_flight().count(), 0);
+            worker.engine.counters().parse_gaps
+        };
+        assert_eq!((lost(true), lost(false)), (0, 1));
     }
 
     #[test]

@@ -13,6 +13,8 @@ pub(super) struct Switches {
     /// Requests to attach or detach that the helper was sent, and how many of them it has handled.
     sent: u64,
     handled: u64,
+    /// Groups that the user has switched off.
+    off_by_choice: [bool; Group::ALL.len()],
 }
 
 impl Switches {
@@ -26,7 +28,19 @@ impl Switches {
         if self.handled < self.sent {
             return None;
         }
-        Group::ALL.into_iter().find_map(|group| Some((group, self.wanted[index(group)].take()?)))
+        let (group, on) = Group::ALL.into_iter().find_map(|group| Some((group, self.wanted[index(group)].take()?)))?;
+        self.off_by_choice[index(group)] = !on;
+        Some((group, on))
+    }
+
+    /// A group is taken out because of what it costs.
+    pub(super) fn given_up(&mut self, group: Group) {
+        self.off_by_choice[index(group)] = false;
+    }
+
+    /// Whether a group is off because the user wants it so.
+    pub(super) fn is_off_by_choice(&self, group: Group) -> bool {
+        self.off_by_choice[index(group)]
     }
 
     /// The helper is sent a request to attach or to detach.
@@ -54,6 +68,25 @@ mod tests {
         assert_eq!(switches.next(), Some((Group::LlmTls, false)));
         assert_eq!(switches.next(), Some((Group::LlmPlain, true)), "nothing was sent for the first");
         assert_eq!(switches.next(), None);
+    }
+
+    #[test]
+    fn what_the_user_switches_off_is_told_from_what_is_given_up() {
+        let mut switches = Switches::default();
+        let off_by_choice = |switches: &Switches| Group::ALL.map(|group| switches.is_off_by_choice(group));
+        switches.sent();
+        switches.want(Group::LlmTls, false);
+        assert_eq!((switches.next(), off_by_choice(&switches)), (None, [false, false]), "not carried out yet");
+        switches.handled(1);
+        switches.next();
+        assert_eq!(off_by_choice(&switches), [true, false]);
+        switches.want(Group::LlmTls, true);
+        switches.next();
+        assert_eq!(off_by_choice(&switches), [false, false]);
+        switches.want(Group::LlmTls, false);
+        switches.next();
+        switches.given_up(Group::LlmTls);
+        assert_eq!(off_by_choice(&switches), [false, false]);
     }
 
     #[test]
