@@ -153,8 +153,8 @@ pub struct TokensEstimated {
 /// Tokens of running streams, estimated.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct TokensInProgress {
-    /// Generated tokens so far.
-    pub output: u64,
+    /// Generated tokens so far; null while no probes are in place.
+    pub output: Option<u64>,
 }
 
 /// Tokens per second over the window; null until the window has some length, and while no probes are in place.

@@ -1,6 +1,7 @@
 //! The unprivileged side's worker: reads the ring, runs the engine, asks the helper for samples, hands out snapshots.
 
 mod sink;
+mod switches;
 
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -27,6 +28,7 @@ use crate::privsep::{HelperClient, SocketError};
 use crate::protocol::{Group, Limits, Reply, Request, Status};
 use crate::ring::{Batch, EventRing};
 use sink::EngineSink;
+use switches::Switches;
 
 /// How long records may gather before they are read: at high rates one wake-up serves many, and nobody sees 5 ms.
 const GATHER: Duration = Duration::from_millis(20);
@@ -161,6 +163,7 @@ struct Worker {
     errors: Vec<(CollectionError, Nanos)>,
     governor: Governor,
     next_status: Nanos,
+    switches: Switches,
     commands: Receiver<Command>,
     wake: Arc<EventFd>,
     deliver: Box<dyn FnMut(Update) + Send>,
@@ -206,6 +209,7 @@ impl Worker {
                 bytes_per_second: options.max_bytes_per_second,
             }),
             next_status: now.after(STATUS_INTERVAL),
+            switches: Switches::default(),
             commands,
             wake,
             deliver,
@@ -227,7 +231,7 @@ impl Worker {
         self.request_sample(now())?;
         if !groups.is_empty() {
             self.helper.send(Request::Limit(Limits { bytes_per_second: self.governor.bytes_per_second() }))?;
-            self.helper.send(Request::Attach(groups.to_vec()))?;
+            self.send_switch(Request::Attach(groups.to_vec()))?;
         }
         loop {
             self.wait()?;
@@ -235,6 +239,7 @@ impl Worker {
                 return Ok(());
             }
             self.receive()?;
+            self.switch()?;
             self.read_ring();
             let now = now();
             if now >= self.next_tick {
@@ -276,12 +281,12 @@ impl Worker {
         }
     }
 
-    /// Carries out commands; `true` to stop.
+    /// Takes commands; `true` to stop.
     fn obey(&mut self) -> Result<bool, CollectError> {
         let _ = self.wake.read();
         loop {
             match self.commands.try_recv() {
-                Ok(Command::SetGroup(group, on)) => self.switch(group, on)?,
+                Ok(Command::SetGroup(group, on)) => self.switches.want(group, on),
                 Ok(Command::TakeNow) => self.request_sample(now())?,
                 Ok(Command::Stop) | Err(TryRecvError::Disconnected) => return Ok(true),
                 Err(TryRecvError::Empty) => return Ok(false),
@@ -289,13 +294,26 @@ impl Worker {
         }
     }
 
-    /// The user switches a group.
-    fn switch(&mut self, group: Group, on: bool) -> Result<(), CollectError> {
-        // What was wrong with it is found out anew.
-        self.errors.retain(|(error, _)| error.source.as_str() != group.name());
-        let step = self.governor.switched(group, now());
-        self.carry_out(step)?;
-        self.helper.send(if on { Request::Attach(vec![group]) } else { Request::Detach(vec![group]) })?;
+    /// Switches the groups that the user wants switched.
+    fn switch(&mut self) -> Result<(), CollectError> {
+        while let Some((group, on)) = self.switches.next() {
+            let step = self.governor.switched(group, now());
+            self.carry_out(step)?;
+            // Switched off and on again before it was taken out. (One that is out may have failed, which is not off.)
+            if on && self.facts.is_on(group) {
+                continue;
+            }
+            // What was wrong with it is found out anew.
+            self.errors.retain(|(error, _)| error.source.as_str() != group.name());
+            self.send_switch(if on { Request::Attach(vec![group]) } else { Request::Detach(vec![group]) })?;
+        }
+        Ok(())
+    }
+
+    /// Sends a request to attach or to detach.
+    fn send_switch(&mut self, request: Request) -> Result<(), CollectError> {
+        self.switches.sent();
+        self.helper.send(request)?;
         Ok(())
     }
 
@@ -358,6 +376,7 @@ impl Worker {
 
     fn take_status(&mut self, status: Status) -> Result<(), CollectError> {
         let now = now();
+        self.switches.handled(status.switches);
         let before = Group::ALL.map(|group| self.facts.is_on(group));
         self.facts.status(status, OwnTime { total: own_cpu_time(), reading: self.reading }, now);
         self.next_status = now.after(STATUS_INTERVAL);
@@ -393,17 +412,19 @@ impl Worker {
 
     /// Does what has been decided about the cost.
     fn carry_out(&mut self, step: Option<Step>) -> Result<(), CollectError> {
-        let request = match step {
-            None => return Ok(()),
-            Some(Step::Limit(bytes_per_second)) => Request::Limit(Limits { bytes_per_second }),
-            Some(Step::Exclude(pids)) => Request::Exclude(pids),
-            Some(Step::Detach(group)) => Request::Detach(vec![group]),
-            Some(Step::Attach(group)) => Request::Attach(vec![group]),
-        };
-        if !matches!(request, Request::Limit(_)) {
+        let Some(step) = step else { return Ok(()) };
+        if !matches!(step, Step::Limit(_)) {
             self.governor.probes_changed(now());
         }
-        self.helper.send(request)?;
+        match step {
+            Step::Limit(bytes_per_second) => self.helper.send(Request::Limit(Limits { bytes_per_second }))?,
+            Step::Exclude(pids) => self.helper.send(Request::Exclude(pids))?,
+            Step::Detach(group) => {
+                self.switches.given_up(group);
+                self.send_switch(Request::Detach(vec![group]))?;
+            }
+            Step::Attach(group) => self.send_switch(Request::Attach(vec![group]))?,
+        }
         Ok(())
     }
 
@@ -421,7 +442,11 @@ impl Worker {
             Group::LlmTls => Source::Tls,
             Group::LlmPlain => Source::Tcp,
         };
-        self.engine.lose_sight(source, now(), &mut self.sink);
+        if self.switches.is_off_by_choice(group) {
+            self.engine.look_away(source, now(), &mut self.sink);
+        } else {
+            self.engine.lose_sight(source, now(), &mut self.sink);
+        }
     }
 
     fn note_error(&mut self, source: &str, message: impl Into<Text>) {
@@ -591,7 +616,119 @@ fn now() -> Nanos {
 
 #[cfg(test)]
 mod tests {
+    use hbpf_core::chunk::{Capture, Chunk, Direction, Origin};
+
     use super::*;
+    use crate::protocol::ProbeStatus;
+    use crate::socket::{self, Socket};
+
+    /// A worker, where it takes its commands from, and the helper's end of their socket.
+    #[expect(clippy::zombie_processes, reason = "the client waits for its end")]
+    fn worker() -> (Worker, Sender<Command>, Socket) {
+        let (ours, theirs) = socket::pair().unwrap();
+        // Stands for the helper.
+        let process = std::process::Command::new("true").spawn().unwrap();
+        let helper = HelperClient::new(ours, nix::unistd::Pid::from_raw(process.id().cast_signed()));
+        let options = Options {
+            groups: Vec::new(),
+            window: Duration::from_secs(5),
+            interval: None,
+            max_overhead: None,
+            max_bytes_per_second: 0,
+        };
+        let (commands, receiver) = mpsc::channel();
+        let wake = Arc::new(EventFd::from_flags(EfdFlags::EFD_NONBLOCK).unwrap());
+        let worker = Worker::new(helper, &options, receiver, wake, Box::new(|_| {}));
+        (worker, commands, Socket::new(theirs))
+    }
+
+    /// What a round of the worker's loop asks of the helper.
+    fn round(worker: &mut Worker, helper: &mut Socket) -> Vec<Request> {
+        assert!(!worker.obey().unwrap());
+        worker.receive().unwrap();
+        worker.switch().unwrap();
+        std::iter::from_fn(|| helper.receive().unwrap().map(|(request, _)| request)).collect()
+    }
+
+    fn status(switches: u64, is_on: bool) -> Reply {
+        let probe = ProbeStatus {
+            group: Group::LlmTls,
+            program: "ssl_read".into(),
+            attached_to: "libssl".into(),
+            off_because: (!is_on).then(|| "off".into()),
+            failed: false,
+            runs: None,
+            run_time_ns: None,
+            trap: None,
+        };
+        Reply::Status(Box::new(Status { switches, probes: vec![probe], ..Status::default() }))
+    }
+
+    #[test]
+    fn of_many_switches_only_the_last_of_each_group_reaches_the_helper() {
+        let (mut worker, commands, mut helper) = worker();
+        let press = |on: &[bool]| {
+            on.iter().for_each(|on| commands.send(Command::SetGroup(Group::LlmTls, *on)).unwrap());
+        };
+        let (attach, detach) = (Request::Attach(vec![Group::LlmTls]), Request::Detach(vec![Group::LlmTls]));
+        press(&[true, false, true]);
+        assert_eq!(round(&mut worker, &mut helper), [attach]);
+        // While the helper is at work.
+        press(&[false, true, false]);
+        assert_eq!(round(&mut worker, &mut helper), []);
+        helper.send(&status(0, false), None).unwrap();
+        assert_eq!(round(&mut worker, &mut helper), [], "this status was on its way already");
+        helper.send(&status(1, true), None).unwrap();
+        assert_eq!(round(&mut worker, &mut helper), [detach]);
+        helper.send(&status(2, false), None).unwrap();
+        press(&[true]);
+        assert_eq!(round(&mut worker, &mut helper).len(), 1);
+        press(&[false, true]);
+        helper.send(&status(3, true), None).unwrap();
+        assert_eq!(round(&mut worker, &mut helper), [], "it is on");
+    }
+
+    /// A model call that is answered later.
+    fn call(worker: &mut Worker) {
+        let bytes = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 25\r\n\r\n{\"model\":\"m\",\"stream\":1}";
+        let chunk = Chunk {
+            when: now(),
+            connection: ConnectionKey { source: Source::Tls, pid: 7, handle: 1, generation: 1 },
+            origin: &Origin { pid: Some(Pid(7)), owner_is_certain: true, ..Origin::default() },
+            direction: Direction::Sent,
+            offset: 0,
+            original_len: bytes.len() as u64,
+            bytes,
+            message: 1,
+            begins_message: true,
+            capture: Capture::Positive,
+            follows_thinning: false,
+            ends_stream: false,
+        };
+        worker.engine.chunk(&chunk, &mut worker.sink);
+        assert_eq!(worker.engine.in_flight().count(), 1);
+    }
+
+    #[test]
+    fn what_the_user_switches_off_is_no_loss_and_what_is_given_up_is() {
+        let lost = |by_user: bool| {
+            let (mut worker, commands, mut helper) = worker();
+            helper.send(&status(0, true), None).unwrap();
+            round(&mut worker, &mut helper);
+            call(&mut worker);
+            if by_user {
+                commands.send(Command::SetGroup(Group::LlmTls, false)).unwrap();
+            } else {
+                worker.carry_out(Some(Step::Detach(Group::LlmTls))).unwrap();
+            }
+            assert_eq!(round(&mut worker, &mut helper), [Request::Detach(vec![Group::LlmTls])]);
+            helper.send(&status(1, false), None).unwrap();
+            round(&mut worker, &mut helper);
+            assert_eq!(worker.engine.in_flight().count(), 0);
+            worker.engine.counters().parse_gaps
+        };
+        assert_eq!((lost(true), lost(false)), (0, 1));
+    }
 
     #[test]
     fn a_late_frame_is_not_followed_by_another_at_once() {

@@ -50,9 +50,9 @@ impl Group {
 /// From the unprivileged side to the helper.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Request {
-    /// Load what is needed and attach these groups.
+    /// Load what is needed and attach these groups. Answered with [`Reply::Status`], whatever came of it.
     Attach(Vec<Group>),
-    /// Detach these groups.
+    /// Detach these groups. Answered likewise.
     Detach(Vec<Group>),
     /// Judgements of client messages, at most [`MAX_VERDICTS`].
     Verdicts(Vec<FlowVerdict>),
@@ -206,6 +206,8 @@ pub struct ProcessSample {
 /// State of the kernel side.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Status {
+    /// Requests to attach or detach that have been handled: of a later one this says nothing yet.
+    pub switches: u64,
     /// Every program at every place.
     pub probes: Vec<ProbeStatus>,
     /// `hbpf_ebpf::counter`, summed over CPUs; `None` while nothing is loaded.

@@ -1,4 +1,7 @@
 //! The command line. Its help texts are the manual.
+//!
+//! Options allow values that begin with a hyphen, for their parsers say what is wrong with `-1` and what is right; otherwise
+//! it would be called an unexpected argument. Not those that name files: `--json` is none that anyone wants to write to.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -83,10 +86,11 @@ pub(crate) enum Command {
 #[derive(Args, Debug)]
 pub(crate) struct Top {
     /// Time between frames, e.g. 500ms or 2s (bare numbers are seconds; at least 100ms)
-    #[arg(short = 'd', long, visible_alias = "delay", value_name = "DURATION", default_value = "1s", value_parser = interval)]
+    #[arg(short = 'd', long, visible_alias = "delay", value_name = "DURATION", default_value = "1s", value_parser = interval,
+        allow_hyphen_values = true)]
     pub(crate) interval: Duration,
     /// What rates and recent waiting times are over, 1s to 60s
-    #[arg(short, long, value_name = "DURATION", default_value = "5s", value_parser = window)]
+    #[arg(short, long, value_name = "DURATION", default_value = "5s", value_parser = window, allow_hyphen_values = true)]
     pub(crate) window: Duration,
     /// Probe groups to begin with
     #[command(flatten)]
@@ -98,7 +102,7 @@ pub(crate) struct Top {
     #[arg(short, long)]
     pub(crate) batch: bool,
     /// With --batch: how many frames; without, until interrupted
-    #[arg(short = 'n', long, value_name = "N", requires = "batch", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(short = 'n', long, value_name = "N", requires = "batch", value_parser = count, allow_hyphen_values = true)]
     pub(crate) count: Option<u64>,
     /// Play a file of snapshots (as `hbpf snapshot --json --interval` writes it) instead of observing; needs no root
     #[arg(long, value_name = "FILE", conflicts_with_all = [
@@ -113,21 +117,22 @@ pub(crate) struct SnapshotArgs {
     #[arg(long, conflicts_with = "format")]
     pub(crate) json: bool,
     /// How to write
-    #[arg(long, value_enum, value_name = "FORMAT", default_value_t = Format::Text)]
+    #[arg(long, value_enum, value_name = "FORMAT", default_value_t = Format::Text, allow_hyphen_values = true)]
     pub(crate) format: Format,
     /// How long to observe before the snapshot is taken, from when the probes are in place: putting them in takes a second
     /// or two, on big hosts more, and comes before. Rates are over this time, up to 60s of it
-    #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = interval, conflicts_with = "interval")]
+    #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = interval, conflicts_with = "interval",
+        allow_hyphen_values = true)]
     pub(crate) duration: Duration,
     /// Take a snapshot every so often instead of one; rates are over 5s, or over the interval if that is longer
-    #[arg(short = 'd', long, value_name = "DURATION", value_parser = interval)]
+    #[arg(short = 'd', long, value_name = "DURATION", value_parser = interval, allow_hyphen_values = true)]
     pub(crate) interval: Option<Duration>,
     /// With --interval: how many; without, until interrupted
-    #[arg(short = 'n', long, value_name = "N", requires = "interval", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(short = 'n', long, value_name = "N", requires = "interval", value_parser = count, allow_hyphen_values = true)]
     pub(crate) count: Option<u64>,
     /// Only this process; may be given more than once. Filters processes, their requests and workloads; totals,
     /// models and endpoints stay those of the host
-    #[arg(short, long = "pid", value_name = "PID", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(short, long = "pid", value_name = "PID", value_parser = pid, allow_hyphen_values = true)]
     pub(crate) pids: Vec<u32>,
     /// Write to this new file instead of standard output. Only its owner may read it: under sudo, you
     #[arg(short, long, value_name = "FILE")]
@@ -160,7 +165,8 @@ pub(crate) struct Doctor {
 #[derive(Args, Debug)]
 pub(crate) struct Probes {
     /// Probe groups to begin with, separated by commas
-    #[arg(long, value_name = "GROUPS", value_delimiter = ',', value_parser = group, default_value = "llm-tls,llm-plain")]
+    #[arg(long, value_name = "GROUPS", value_delimiter = ',', value_parser = group, default_value = "llm-tls,llm-plain",
+        allow_hyphen_values = true)]
     pub(crate) groups: Vec<Group>,
     /// Leave TLS libraries alone (uprobes are what costs most)
     #[arg(long)]
@@ -187,11 +193,12 @@ pub(crate) struct Bounds {
     /// What observing may cost, in percent of all CPUs together (100 is the whole machine): eBPF programs, traps
     /// (estimated) and hbpf's own processes. Beyond it hbpf leaves out processes without model traffic, then copies
     /// less, then switches off the dearest group of probes, and says so. `off` for no limit
-    #[arg(long, value_name = "PERCENT", default_value = "2", value_parser = overhead)]
+    #[arg(long, value_name = "PERCENT", default_value = "2", value_parser = overhead, allow_hyphen_values = true)]
     pub(crate) max_overhead: MaxOverhead,
     /// Bytes of traffic that may be copied out of the kernel per second; of what is beyond only times and lengths are
     /// known. Powers of 1000 (500k, 64M or 64MB, 1.5G, 1e9) or of 1024 (512Ki, 64MiB), or plain bytes; `off` for no limit
-    #[arg(long, value_name = "BYTES", default_value = "64MiB", value_parser = bytes_per_second)]
+    #[arg(long, value_name = "BYTES", default_value = "64MiB", value_parser = bytes_per_second,
+        allow_hyphen_values = true)]
     pub(crate) max_bytes_per_second: u64,
 }
 
@@ -213,6 +220,14 @@ fn group(text: &str) -> Result<Group, String> {
         let names = Group::ALL.map(Group::name).join(", ");
         format!("there are {names}")
     })
+}
+
+fn count(text: &str) -> Result<u64, String> {
+    text.trim().parse().ok().filter(|count| *count > 0).ok_or_else(|| "write a whole number, 1 or more".to_owned())
+}
+
+fn pid(text: &str) -> Result<u32, String> {
+    text.trim().parse().ok().filter(|pid| *pid > 0).ok_or_else(|| "write the number of a process".to_owned())
 }
 
 pub(crate) fn overhead(text: &str) -> Result<MaxOverhead, String> {
@@ -247,9 +262,10 @@ fn window(text: &str) -> Result<Duration, String> {
 /// `2s`, `500ms`, `1m 30s`, or a bare number of seconds.
 fn duration(text: &str, min: Duration, max: Duration) -> Result<Duration, String> {
     let parsed = match text.trim().parse::<f64>() {
-        Ok(seconds) => Duration::try_from_secs_f64(seconds).map_err(|_| "not a length of time".to_owned())?,
-        Err(_) => humantime::parse_duration(text.trim()).map_err(|_| "write it as 500ms, 2s or 1m".to_owned())?,
+        Ok(seconds) => Duration::try_from_secs_f64(seconds).ok(),
+        Err(_) => humantime::parse_duration(text.trim()).ok(),
     };
+    let parsed = parsed.ok_or("write it as 500ms, 2s or 1m")?;
     if parsed < min {
         return Err(format!("the minimum is {}", format::setting(min)));
     }
@@ -314,6 +330,40 @@ mod tests {
         assert!(snapshot(&["--duration", "2s", "--interval", "1s"]).is_err());
         assert!(snapshot(&["--json", "--format", "text"]).is_err());
         assert!(snapshot(&["--pid", "0"]).is_err());
+        let error = snapshot(&["--format", "-1"]).unwrap_err().to_string();
+        assert!(error.starts_with("error: invalid value '-1' for '--format <FORMAT>'"), "{error}");
+        let error = snapshot(&["--output", "--json"]).unwrap_err().to_string();
+        assert!(error.starts_with("error: a value is required for '--output <FILE>'"), "{error}");
+    }
+
+    #[test]
+    fn negative_values_are_told_by_the_option_that_they_were_given_to() {
+        const HOW_LONG: &str = "write it as 500ms, 2s or 1m";
+        const HOW_MANY: &str = "write a whole number, 1 or more";
+        const PERCENT: &str = "write percent of all CPUs, more than 0 and at most 100, or off";
+        const BYTES: &str = "write bytes a second as 500k, 64MB, 64MiB or 1e9, or off";
+        for (command, option, value, name, advice) in [
+            ("top", "--interval", "-1s", "--interval <DURATION>", HOW_LONG),
+            ("top", "-d", "-1", "--interval <DURATION>", HOW_LONG),
+            ("top", "--delay", "-0.5", "--interval <DURATION>", HOW_LONG),
+            ("top", "--window", "-5s", "--window <DURATION>", HOW_LONG),
+            ("top", "-n", "-3", "--count <N>", HOW_MANY),
+            ("top", "--count", "0", "--count <N>", HOW_MANY),
+            ("top", "--max-overhead", "-1", "--max-overhead <PERCENT>", PERCENT),
+            ("top", "--max-bytes-per-second", "-64MiB", "--max-bytes-per-second <BYTES>", BYTES),
+            ("snapshot", "--duration", "-2s", "--duration <DURATION>", HOW_LONG),
+            ("snapshot", "--interval", "-2s", "--interval <DURATION>", HOW_LONG),
+            ("snapshot", "--count", "-1", "--count <N>", HOW_MANY),
+            ("snapshot", "--pid", "-7", "--pid <PID>", "write the number of a process"),
+            ("snapshot", "-p", "-7", "--pid <PID>", "write the number of a process"),
+            ("top", "--groups", "-1", "--groups <GROUPS>", "there are llm-tls, llm-plain"),
+            // An option where a value is missing.
+            ("snapshot", "--interval", "--json", "--interval <DURATION>", HOW_LONG),
+        ] {
+            let error = Cli::try_parse_from(["hbpf", command, option, value]).unwrap_err().to_string();
+            let line = error.lines().next().unwrap_or_default();
+            assert_eq!(line, format!("error: invalid value '{value}' for '{name}': {advice}"));
+        }
     }
 
     #[test]

@@ -85,7 +85,7 @@ fn stats(requests: u64, output_rate: f64, first_token: f64) -> LlmStats {
             reasoning: Some(requests * 12),
         },
         tokens_estimated: TokensEstimated { input: 0, output: requests },
-        tokens_in_progress: TokensInProgress { output: requests / 3 },
+        tokens_in_progress: TokensInProgress { output: Some(requests / 3) },
         tokens_per_second: TokenRates {
             input: Some(output_rate * 6.0),
             output: Some(output_rate),

@@ -188,7 +188,7 @@ fn token_counts(totals: &LlmStats) -> Vec<String> {
         format!("total in {}", rows::input_total(totals)),
         part("cached", tokens.cached_input),
         part("reasoning", tokens.reasoning),
-        part("in progress ~", Some(totals.tokens_in_progress.output).filter(|n| *n > 0)).replace("~ ", "~"),
+        part("in progress ~", totals.tokens_in_progress.output.filter(|n| *n > 0)).replace("~ ", "~"),
         if totals.requests_without_usage > 0 {
             format!("{} requests never reported", totals.requests_without_usage)
         } else {

@@ -228,6 +228,8 @@ impl Stats {
 
     fn frame(&self, clocks: &Clocks, now: Nanos, scratch: &mut Scratch) -> LlmStats {
         let rates = self.rates.rates(&clocks.slots, now);
+        // Of what runs nothing is known while nobody watches.
+        let if_watching = |value| clocks.slots.is_watching().then_some(value);
         let named = |(status, count): (&u16, &u64)| match status {
             0 => ("none".into(), *count),
             status => (status.to_string().into(), *count),
@@ -238,7 +240,7 @@ impl Stats {
         }
         LlmStats {
             requests_total: self.requests,
-            requests_in_flight: clocks.slots.is_watching().then_some(self.in_flight),
+            requests_in_flight: if_watching(self.in_flight),
             requests_per_second: rates.requests,
             completed_total: self.completed,
             failed_total: self.failed,
@@ -251,7 +253,7 @@ impl Stats {
             tokens: self.tokens.clone(),
             // Nothing estimates prompt tokens.
             tokens_estimated: TokensEstimated { input: 0, output: self.estimated_output },
-            tokens_in_progress: TokensInProgress { output: self.in_progress },
+            tokens_in_progress: TokensInProgress { output: if_watching(self.in_progress) },
             tokens_per_second: TokenRates {
                 input: rates.input,
                 output: rates.output,

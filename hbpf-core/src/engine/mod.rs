@@ -195,6 +195,13 @@ impl Engine {
         }
     }
 
+    /// The same where the user has had the probes taken out: what is not seen for that is not lost, and not counted.
+    pub fn look_away(&mut self, source: Source, now: Nanos, observer: &mut dyn Observer) {
+        let counters = self.shared.counters;
+        self.lose_sight(source, now, observer);
+        self.shared.counters = counters;
+    }
+
     /// The owner of a connection is known now; `None` says that nobody could be found.
     pub fn set_owner(&mut self, key: ConnectionKey, pid: Option<Pid>, observer: &mut dyn Observer) {
         if self.shared.settle_ended(key, pid, observer)

@@ -93,6 +93,7 @@ fn what_may_be_unknown_may_be_null_and_counters_may_not() {
         ("LlmStats", "requests_per_second"),
         ("LlmStats", "cost_usd"),
         ("TokenTotals", "output"),
+        ("TokensInProgress", "output"),
         ("TokenRates", "output"),
         ("Latency", "inter_token_seconds"),
         ("Process", "as_client"),
@@ -103,7 +104,7 @@ fn what_may_be_unknown_may_be_null_and_counters_may_not() {
     ] {
         assert!(nullable(object, field), "{object}.{field}");
     }
-    for (object, field) in [("LlmStats", "requests_total"), ("TokensInProgress", "output"), ("Request", "bytes_missed")]
+    for (object, field) in [("LlmStats", "requests_total"), ("TokensEstimated", "output"), ("Request", "bytes_missed")]
     {
         assert!(!nullable(object, field), "{object}.{field}");
     }

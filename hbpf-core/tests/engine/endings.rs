@@ -1,7 +1,7 @@
 //! The states in which exchanges end.
 
 use hbpf_core::chunk::{Capture, Chunk, Close, Direction, Pid, Source};
-use hbpf_core::engine::Engine;
+use hbpf_core::engine::{Counters, Engine};
 use hbpf_core::exchange::Phase;
 use hbpf_core::time::Nanos;
 
@@ -137,6 +137,20 @@ fn what_can_be_seen_no_longer_is_no_longer_in_flight() {
     assert_eq!(engine.in_flight().count(), 0);
     is_out_of_sight(&log, tls.now);
     assert!(engine.is_idle());
+}
+
+#[test]
+fn what_the_user_looks_away_from_ends_likewise_and_is_no_loss() {
+    let (mut engine, mut log) = (Engine::new(), Log::default());
+    let mut wire = Wire::tls(7, Direction::Sent);
+    wire.request(&mut engine, &mut log, &chat(true));
+    engine.look_away(Source::Tls, Nanos(wire.now), &mut log);
+    is_out_of_sight(&log, wire.now);
+    assert!(engine.is_idle());
+    assert_eq!(engine.counters(), Counters::default());
+    wire.request(&mut engine, &mut log, &chat(true));
+    engine.lose_sight(Source::Tls, Nanos(wire.now), &mut log);
+    assert_eq!(engine.counters().parse_gaps, 1, "where nobody wanted it, it is");
 }
 
 /// How it ended is unknown, which is no failure; nor does it last until it was given up.

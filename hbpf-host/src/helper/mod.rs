@@ -119,6 +119,8 @@ fn raise_descriptor_limit() {
 struct Helper<'a> {
     outbox: &'a mut Outbox,
     probes: Probes,
+    /// Requests to attach or detach that have been handled.
+    switches: u64,
     libraries: Libraries,
     processes: Table,
     rescans: Rescans,
@@ -133,6 +135,7 @@ impl<'a> Helper<'a> {
         Self {
             outbox,
             probes: Probes::new(),
+            switches: 0,
             libraries: Libraries::new(PathBuf::from(PROC)),
             processes: Table::new(PathBuf::from(PROC)),
             rescans: Rescans::default(),
@@ -206,6 +209,7 @@ impl<'a> Helper<'a> {
             Request::Attach(groups) => self.attach(&groups),
             Request::Detach(groups) => {
                 groups.iter().take(Group::ALL.len()).for_each(|group| self.probes.detach(*group));
+                self.switches += 1;
                 self.send_status();
             }
             Request::Verdicts(verdicts) => {
@@ -266,6 +270,7 @@ impl<'a> Helper<'a> {
             }
         }
         self.report_library_errors();
+        self.switches += 1;
         self.send_status();
     }
 
@@ -281,6 +286,7 @@ impl<'a> Helper<'a> {
     fn send_status(&mut self) {
         let (helper_cpu_seconds, helper_resident_bytes) = self_usage();
         let status = Status {
+            switches: self.switches,
             probes: self.probes.status(),
             counters: self.probes.counters(),
             helper_cpu_seconds,
@@ -414,5 +420,28 @@ impl<'a> Helper<'a> {
         if let Err(error) = result {
             self.outbox.error("probes", &error.to_string());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::socket;
+
+    #[test]
+    fn a_status_says_how_many_switches_it_follows() {
+        let (ours, theirs) = socket::pair().unwrap();
+        let (mut outbox, mut other) = (Outbox::new(Socket::new(ours)), Socket::new(theirs));
+        let mut helper = Helper::new(&mut outbox);
+        let mut switches = |request| {
+            helper.handle(request);
+            let (reply, _) = other.receive().unwrap().unwrap();
+            let Reply::Status(status) = reply else { panic!("{reply:?}") };
+            status.switches
+        };
+        assert_eq!(switches(Request::Status), 0);
+        assert_eq!(switches(Request::Detach(vec![Group::LlmPlain])), 1);
+        assert_eq!(switches(Request::Status), 1);
+        assert_eq!(switches(Request::Attach(Vec::new())), 2, "whatever comes of it");
     }
 }

@@ -30,7 +30,7 @@ pub struct HelperClient {
 }
 
 impl HelperClient {
-    pub(super) fn new(socket: OwnedFd, helper: Pid) -> Self {
+    pub(crate) fn new(socket: OwnedFd, helper: Pid) -> Self {
         // SAFETY: the call takes two integers and returns a new descriptor or an error.
         let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, helper.as_raw(), 0) };
         // SAFETY: a descriptor that is not negative has just been made for us.

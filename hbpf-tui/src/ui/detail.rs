@@ -174,7 +174,7 @@ fn token_facts(stats: &LlmStats) -> Vec<Fact> {
         ("tokens out", output, Tone::Plain),
         ("in", rows::input_total(stats), Tone::Plain),
         ("cached", count(tokens.cached_input), Tone::Plain),
-        ("running", estimated(format::count(progress), progress > 0), Tone::Plain),
+        ("running", estimated(count(progress), progress.is_some_and(|tokens| tokens > 0)), Tone::Plain),
         ("reasoning", count(tokens.reasoning), Tone::Plain),
         ("cache written", count(tokens.cache_creation_input), Tone::Plain),
     ]

@@ -37,12 +37,8 @@ pub(crate) fn draw(painter: &mut Painter<'_>, area: Rect, state: &State) {
     probes(painter, layout::line(area, 1), state, capture);
     machine(painter, layout::line(area, 2), snapshot.map(|snapshot| &snapshot.host));
     let mut next = FIXED_LINES;
-    if let Some(why) = &state.ended {
-        let text = match state.source {
-            Source::Replay => format!(" {why}"),
-            Source::Live => format!(" collection has ended: {why}"),
-        };
-        let piece = painter.piece(text, if state.source == Source::Live { Tone::Bad } else { Tone::Warn });
+    if let Some((text, tone)) = ended(state) {
+        let piece = painter.piece(format!(" {text}"), tone);
         painter.pieces(layout::line(area, next), &[piece]);
         next += 1;
     }
@@ -57,6 +53,15 @@ pub(crate) fn draw(painter: &mut Painter<'_>, area: Rect, state: &State) {
         layout::split_top(&mut rest, next);
         problem(painter, rest, snapshot);
     }
+}
+
+/// Why nothing more will come, if so.
+pub(crate) fn ended(state: &State) -> Option<(String, Tone)> {
+    let why = state.ended.as_ref()?;
+    Some(match state.source {
+        Source::Replay => (why.clone(), Tone::Warn),
+        Source::Live => (format!("collection has ended: {why}"), Tone::Bad),
+    })
 }
 
 fn identity(painter: &mut Painter<'_>, area: Rect, state: &State) {

@@ -4,9 +4,9 @@ use hbpf_core::snapshot::{Finding, Severity};
 use ratatui::layout::Rect;
 use ratatui::widgets::{Clear, Widget};
 
-use super::layout;
 use super::paint::{Painter, Piece};
-use super::state::{Overlay, State};
+use super::state::{Overlay, Source, State};
+use super::{header, layout};
 use crate::summary;
 use crate::table::{self, Align, Tone};
 
@@ -100,10 +100,11 @@ const LABEL: usize = 10;
 /// Narrower than this and the text needs the labels' room.
 const LABELLED: usize = 40;
 
-/// Findings as in the header, then what could not be collected: each with its kind in front, indented below that, and
-/// apart from the next.
+/// Why nothing more will come, then findings as in the header, then what could not be collected: each with its kind in
+/// front, indented below that, and apart from the next.
 fn problem_lines(state: &State) -> Vec<ProblemLine> {
-    let Some(snapshot) = state.snapshot() else { return Vec::new() };
+    let source = if state.source == Source::Live { "problem" } else { "replay" };
+    let ended = header::ended(state).map(|(text, tone)| vec![(source, tone, text)]);
     let finding = |finding: &Finding| {
         let (label, tone) = match finding.severity {
             Severity::Info => ("info", Tone::Accent),
@@ -113,9 +114,12 @@ fn problem_lines(state: &State) -> Vec<ProblemLine> {
         vec![(label, tone, summary::finding(finding)), ("advice", Tone::Plain, finding.advice.to_string())]
     };
     let problem = |text: String| vec![("problem", Tone::Warn, text)];
-    let findings = snapshot.findings.iter().map(finding);
-    let mut all: Vec<_> = findings.chain(summary::problems(snapshot).into_iter().map(problem)).collect();
-    if all.is_empty() {
+    let mut all = Vec::from_iter(ended);
+    if let Some(snapshot) = state.snapshot() {
+        all.extend(snapshot.findings.iter().map(finding));
+        all.extend(summary::problems(snapshot).into_iter().map(problem));
+    }
+    if all.is_empty() && state.snapshot().is_some() {
         all.push(vec![("", Tone::Dim, "none".to_owned())]);
     }
     let width = usize::from(state.size.0);

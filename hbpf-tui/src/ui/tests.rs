@@ -100,6 +100,21 @@ fn probes_page() {
 }
 
 #[test]
+fn what_runs_is_unknown_while_nothing_is_watched() {
+    let mut snapshot = fixture::rich();
+    snapshot.totals.tokens_in_progress.output = None;
+    snapshot.processes[0].as_client.as_mut().expect("a client").tokens_in_progress.output = None;
+    let mut state = with((120, 40), snapshot);
+    let words = |state: &State| screen(state).split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(words(&state).contains("running - "), "{}", screen(&state));
+    while selected_pid(&state) != 41_822 {
+        state.apply(Action::Move(Motion::Down));
+    }
+    state.apply(Action::Open);
+    assert!(words(&state).contains("running - "), "{}", screen(&state));
+}
+
+#[test]
 fn what_was_given_up_for_the_budget_stands_in_the_header() {
     let mut snapshot = fixture::rich();
     snapshot.findings = vec![hbpf_core::findings::group_detached(
@@ -366,6 +381,24 @@ fn an_end_of_the_collection_is_said_and_the_last_view_stays() {
     let screen = screen(&state);
     assert!(screen.contains("ENDED") && screen.contains("collection has ended: the helper is gone"), "{screen}");
     assert!(screen.contains("vllm serve"));
+}
+
+#[test]
+fn the_problems_say_why_the_collection_ended() {
+    let why = "the privileged helper has gone: the other process has ended";
+    let words = |state: &State| screen(state).split_whitespace().collect::<Vec<_>>().join(" ");
+    // It may come before the first snapshot.
+    for mut state in [State::new(Source::Live, (80, 24)), with((80, 24), fixture::unprivileged())] {
+        state.apply(Action::Show(Overlay::Problems));
+        state.apply(Action::Update(Update::Ended(why.to_owned())));
+        // To its end, also where the header has no room for it.
+        state.apply(Action::Resize(40, 24));
+        assert!(words(&state).contains(&format!("problem collection has ended: {why}")), "{}", screen(&state));
+    }
+    let mut replay = State::new(Source::Replay, (80, 24));
+    replay.apply(Action::Show(Overlay::Problems));
+    replay.apply(Action::Update(Update::Ended("end of the recording".to_owned())));
+    assert!(words(&replay).contains("replay end of the recording"), "{}", screen(&replay));
 }
 
 #[test]

@@ -99,8 +99,7 @@ fn lines(totals: &LlmStats, known_at_all: bool) -> [Line; 4] {
     let rate = &totals.tokens_per_second;
     let window = &totals.latency.window;
     let (first, inter, whole) = (rows::first_token(window), rows::inter_token(window), rows::duration(window));
-    // What runs is not known while nothing is watched.
-    let progress = totals.requests_in_flight.filter(|_| known_at_all).map(|_| totals.tokens_in_progress.output);
+    let progress = totals.tokens_in_progress.output.filter(|_| known_at_all);
     let quota = totals.status.get("429").copied().unwrap_or(0);
     [
         Line {

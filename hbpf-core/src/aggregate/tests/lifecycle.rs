@@ -21,7 +21,7 @@ fn a_long_stream_shows_its_rate_while_it_runs_and_its_true_count_when_it_ends() 
             for stats in [&frame.totals, &frame.models[0].stats, &frame.endpoints[0].stats, process] {
                 assert!(close_to(stats.tokens_per_second.output, 50.0), "{:?}", stats.tokens_per_second);
                 assert_eq!(stats.tokens_per_second.estimated_share, Some(1.0));
-                assert_eq!(stats.tokens_in_progress.output, u64::from(event as u32) + 1);
+                assert_eq!(stats.tokens_in_progress.output, Some(u64::from(event as u32) + 1));
                 assert_eq!(stats.tokens, TokenTotals::default(), "a live estimate is no total");
             }
         }
@@ -33,7 +33,7 @@ fn a_long_stream_shows_its_rate_while_it_runs_and_its_true_count_when_it_ends() 
     assert_eq!(totals.tokens_per_second.estimated_share, Some(0.0));
     assert_eq!(totals.tokens_per_second.input, Some(7.0 / 5.0));
     assert_eq!((totals.tokens.input, totals.tokens.output), (Some(7), Some(6000)));
-    assert_eq!((totals.tokens_in_progress.output, totals.tokens_estimated.output), (0, 0));
+    assert_eq!((totals.tokens_in_progress.output, totals.tokens_estimated.output), (Some(0), 0));
     assert_eq!(bench.frame(66.0).totals.tokens_per_second.output, Some(0.0));
 }
 
@@ -59,12 +59,14 @@ fn what_nobody_watches_is_unknown_and_rates_begin_anew_with_the_probes() {
     bench.facts.watching_since = None;
     let totals = bench.frame(10.0).totals;
     assert_eq!((totals.requests_in_flight, totals.requests_per_second), (None, None));
+    assert_eq!(totals.tokens_in_progress.output, None);
     assert_eq!((totals.tokens_per_second, totals.requests_total), (TokenRates::default(), 2), "totals stay");
     bench.facts.watching_since = Some(at(20.0));
     assert_eq!(bench.frame(20.1).totals.requests_per_second, None);
     bench.open(21.0, 3, |_| {});
     let totals = bench.frame(22.0).totals;
     assert_eq!((totals.requests_in_flight, totals.requests_per_second), (Some(3), Some(0.5)));
+    assert_eq!(totals.tokens_in_progress.output, Some(0));
     // Out and in again within the window: what came before is of another time.
     bench.facts.watching_since = Some(at(23.0));
     assert_eq!(bench.frame(24.0).totals.requests_per_second, Some(0.0));

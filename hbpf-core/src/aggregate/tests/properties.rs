@@ -159,7 +159,7 @@ fn sum<'a>(rows: impl Iterator<Item = &'a LlmStats> + Clone) -> (u64, u64, u64, 
         of(|row| row.completed_total + row.failed_total + row.abandoned_total),
         tokens.input,
         tokens.output,
-        of(|row| row.tokens_in_progress.output),
+        of(|row| row.tokens_in_progress.output.expect("probes are in place")),
         rows.clone().filter_map(|row| row.tokens_per_second.output).sum(),
     )
 }
