@@ -6,6 +6,7 @@ use crate::tests::{Test, for_all, plain_server, request, secure_server, tls_user
 
 pub(crate) const ALL: &[Test] = &[
     ("the_other_side_is_confined", the_other_side_is_confined),
+    ("the_other_side_is_preferred_unless_it_was_told_otherwise", the_other_side_is_preferred),
     ("the_helper_is_held_to_what_it_needs", the_helper_is_held_to_what_it_needs),
     ("nonsense_does_not_move_the_helper", nonsense_does_not_move_the_helper),
     ("without_privileges_samples_are_taken_and_attaching_says_what_mends_it", without_privileges),
@@ -77,6 +78,19 @@ fn the_other_side_is_confined() {
         let limits = std::fs::read_to_string(format!("/proc/{process}/limits")).unwrap();
         let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
         assert_eq!(core.split_whitespace().skip(4).take(2).collect::<Vec<_>>(), ["0", "0"], "{core}");
+    }
+}
+
+fn the_other_side_is_preferred() {
+    // SAFETY: the call touches no memory.
+    let niceness = |pid: u32| unsafe { nix::libc::getpriority(nix::libc::PRIO_PROCESS, pid) };
+    for (options, wanted) in [(&["nice=0"][..], -10), (&["nice=5"], 5), (&["nice=0", "with=39"], 0)] {
+        let mut subject = Talker::subject(options);
+        let helper: u32 = subject.expect_start("helper ").parse().unwrap();
+        subject.tell("sample 1");
+        subject.expect_start("sample-end 1");
+        assert_eq!(niceness(subject.pid()), wanted, "{options:?}");
+        assert_eq!(niceness(helper), wanted.max(0), "{options:?}");
     }
 }
 

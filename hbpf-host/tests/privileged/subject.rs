@@ -29,6 +29,10 @@ pub(crate) fn run(options: &[String]) {
     if options.iter().any(|option| option == "doctor") {
         return examine();
     }
+    if let Some(niceness) = options.iter().find_map(|option| option.strip_prefix("nice=")) {
+        // SAFETY: the call touches no memory.
+        Errno::result(unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, niceness.parse().unwrap()) }).unwrap();
+    }
     if let Some(list) = options.iter().find_map(|option| option.strip_prefix("with=")) {
         become_user_with(list.split(',').map(|number| number.parse().unwrap()));
     }
