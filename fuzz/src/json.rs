@@ -62,7 +62,9 @@ pub fn run(data: &[u8]) {
     if let Some(byte) = other.get_mut(cut) {
         *byte ^= 1;
     }
-    stream(&[input.payload, input.payload, &other, input.payload, &other, &other]);
+    stream(&[input.payload, input.payload, &other, input.payload, &other, &other], cut);
+    let several: Vec<&[u8]> = input.payload.split(|byte| *byte == b'\n').collect();
+    stream(&several, cut);
     let mut log = Log::default();
     let read = scan_tail(&input.payload[cut..], &PATHS, &mut log);
     if is_object && read {
@@ -74,11 +76,13 @@ pub fn run(data: &[u8]) {
 }
 
 /// What a document says does not depend on those before it.
-fn stream(documents: &[&[u8]]) {
+fn stream(documents: &[&[u8]], cut: usize) {
     let mut scanner = Scanner::new(&PATHS);
     for document in documents {
         let mut log = Log::default();
-        scanner.push(document, &mut log);
+        let (one, other) = document.split_at(cut.min(document.len()));
+        scanner.push(one, &mut log);
+        scanner.push(other, &mut log);
         let outcome = scanner.end(&mut log);
         assert_eq!((log.0, outcome), scan(std::iter::once(*document)), "a document means what it means alone");
     }

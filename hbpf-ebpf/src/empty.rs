@@ -17,7 +17,7 @@ pub fn empty_return(_ctx: RetProbeContext) -> u32 {
     0
 }
 
-/// At the packets of a cgroup's sockets.
+/// At the packets of a cgroup's sockets. For the bench alone.
 #[cgroup_skb]
 pub fn empty_packet(_ctx: SkBuffContext) -> i32 {
     1

@@ -30,8 +30,12 @@ use crate::ring::{Batch, EventRing};
 use sink::EngineSink;
 use switches::Switches;
 
-/// How long records may gather before they are read: at high rates one wake-up serves many, and nobody sees 5 ms.
+/// How long records may gather before they are read: one wake-up then serves many, and most of what it costs is cold caches.
+/// A call to an unknown path may have to wait so long until its answer is captured.
 const GATHER: Duration = Duration::from_millis(20);
+
+/// The same where many came last time: by far not what the ring can hold must gather, or bulk would be cut.
+const GATHER_MANY: Duration = Duration::from_millis(5);
 
 /// How often the engine is told the time.
 const TICK: Duration = Duration::from_millis(100);
@@ -174,6 +178,8 @@ struct Worker {
     next_tick: Nanos,
     /// Records gather until then. `None`: the ring was found empty, and is polled.
     gathering_until: Option<Nanos>,
+    /// The batch before was full.
+    has_read_many: bool,
     /// Polling has found something in the ring.
     ring_is_ready: bool,
     /// CPU time that reading each group's records has taken, shared out by their number. What follows from them, verdicts
@@ -220,6 +226,7 @@ impl Worker {
             sequence: 0,
             next_tick: now,
             gathering_until: None,
+            has_read_many: false,
             ring_is_ready: false,
             reading: [Duration::ZERO; Group::ALL.len()],
         }
@@ -297,12 +304,12 @@ impl Worker {
     /// Switches the groups that the user wants switched.
     fn switch(&mut self) -> Result<(), CollectError> {
         while let Some((group, on)) = self.switches.next() {
-            let step = self.governor.switched(group, now());
-            self.carry_out(step)?;
-            // Switched off and on again before it was taken out. (One that is out may have failed, which is not off.)
-            if on && self.facts.is_on(group) {
+            // Switched off and on again before it was taken out. (What has failed is tried again.)
+            if on && self.facts.is_whole(group) {
                 continue;
             }
+            let step = self.governor.switched(group, now());
+            self.carry_out(step)?;
             // What was wrong with it is found out anew.
             self.errors.retain(|(error, _)| error.source.as_str() != group.name());
             self.send_switch(if on { Request::Attach(vec![group]) } else { Request::Detach(vec![group]) })?;
@@ -472,7 +479,9 @@ impl Worker {
         let batch = self.read_batch();
         // A ring that is ready and gives nothing holds a record that is being written: polling would turn in circles.
         let gathers = !batch.more && (batch.records > 0 || self.ring_is_ready);
-        self.gathering_until = gathers.then(|| now.after(GATHER));
+        let gather = if self.has_read_many { GATHER_MANY } else { GATHER };
+        self.gathering_until = gathers.then(|| now.after(gather));
+        self.has_read_many = batch.more;
     }
 
     fn drain_ring(&mut self) {

@@ -127,6 +127,11 @@ impl Facts {
         self.status.probes.iter().any(|probe| probe.group == group && probe.off_because.is_none())
     }
 
+    /// Whether all its probes are in place.
+    pub(crate) fn is_whole(&self, group: Group) -> bool {
+        self.is_on(group) && !self.status.probes.iter().any(|probe| probe.group == group && probe.failed)
+    }
+
     fn why_off(&self, group: Group) -> String {
         let failure = self.status.probes.iter().find(|probe| probe.group == group && probe.failed);
         match failure.and_then(|probe| probe.off_because.as_ref()) {

@@ -17,7 +17,7 @@ pub(crate) enum Arm {
     Without,
     /// hbpf.
     With,
-    /// hbpf's probes at the same places, with programs that do nothing: what uprobes cost whatever they do.
+    /// Programs that do nothing at the same places: what traps and hooks cost whatever is done in them.
     Empty,
 }
 

@@ -13,8 +13,8 @@ use crate::time::Nanos;
 
 /// Reads the decoded bodies of one request and its answer, as they come.
 ///
-/// It stores nothing of them but the [`Facts`], and up to 8 KiB of the end of a document whose middle was not seen,
-/// until that document ends.
+/// It stores nothing of them but the [`Facts`]; up to 8 KiB of the end of a document whose middle was not seen, until that
+/// document ends; and of a stream the half KiB, names of members and values that are wanted, that its events repeat.
 pub struct Interpreter {
     facts: Facts,
     request: RequestReader,
@@ -93,6 +93,11 @@ impl Interpreter {
     pub fn memory(&self) -> usize {
         let answer = if let Body::WholeTail(tail) = &self.body { tail.memory() } else { 0 };
         self.request.tail.as_ref().map_or(0, Tail::memory) + self.reading.memory() + answer
+    }
+
+    /// Gives up what costs memory and is missed by nobody.
+    pub fn shed(&mut self) {
+        self.reading.shed();
     }
 
     /// What came of the answer's body so far was not what the server sent: its counts are not believed, nor what

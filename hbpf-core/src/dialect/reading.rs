@@ -90,6 +90,11 @@ impl Reading {
         self.scanner.memory()
     }
 
+    /// Gives up what costs memory and is missed by nobody.
+    pub(super) fn shed(&mut self) {
+        self.scanner.shed();
+    }
+
     pub(super) fn definition(&self) -> &'static Definition {
         self.found.definition
     }

@@ -339,13 +339,19 @@ impl Connection {
 
     /// Nothing more is expected of its exchanges.
     pub(super) fn give_up(&mut self, now: Nanos, shared: &mut Shared, observer: &mut dyn Observer) {
-        let count = self.messages.active.len() as u64;
+        let count = self.look_away(now, shared, observer);
         shared.counters.exchanges_given_up += count;
         shared.counters.parse_gaps += count;
+    }
+
+    /// Ends its exchanges where they are last known to have been. Returns how many these are.
+    pub(super) fn look_away(&mut self, now: Nanos, shared: &mut Shared, observer: &mut dyn Observer) -> u64 {
+        let count = self.messages.active.len() as u64;
         let outcome = Outcome::OutOfSight(self.last_heard);
         self.messages.end_active(self.key, now, outcome, shared, observer);
         self.messages.state = State::Ignored;
         self.http = Http1::new();
+        count
     }
 
     /// Lets go of what it holds, as if that had not been seen.

@@ -25,9 +25,9 @@ use unsettled::Unsettled;
 /// Most connections followed at a time. An idle one holds no buffers; this bounds their bookkeeping to some 100 MB.
 const MAX_CONNECTIONS: usize = 65_536;
 
-/// Memory for everything that connections hold beside that: exchanges in flight (about 4 KiB each), heads and segments
+/// Memory for everything that connections hold beside that: exchanges in flight (about 6 KiB each), heads and segments
 /// that are not complete, windows of decoders. Each is bounded by itself, but not times [`MAX_CONNECTIONS`]. This is
-/// some sixteen thousand streams at a time, or several hundred compressed ones.
+/// some ten thousand streams at a time, or several hundred compressed ones.
 const MEMORY_BUDGET: usize = 64 * 1024 * 1024;
 
 /// Who is told what the engine finds out.
@@ -184,22 +184,24 @@ impl Engine {
 
     /// Nothing more will be heard of connections seen there: their exchanges are given up.
     pub fn lose_sight(&mut self, source: Source, now: Nanos, observer: &mut dyn Observer) {
-        if source == Source::Tcp {
-            self.unaccepted = Unaccepted::default();
-        }
-        let keys: Vec<_> = self.connections.keys().filter(|key| key.source == source).copied().collect();
-        for key in keys {
-            if let Some(mut connection) = self.remove(key) {
-                connection.give_up(now, &mut self.shared, observer);
-            }
+        for mut connection in self.remove_all(source) {
+            connection.give_up(now, &mut self.shared, observer);
         }
     }
 
     /// The same where the user has had the probes taken out: what is not seen for that is not lost, and not counted.
     pub fn look_away(&mut self, source: Source, now: Nanos, observer: &mut dyn Observer) {
-        let counters = self.shared.counters;
-        self.lose_sight(source, now, observer);
-        self.shared.counters = counters;
+        for mut connection in self.remove_all(source) {
+            connection.look_away(now, &mut self.shared, observer);
+        }
+    }
+
+    fn remove_all(&mut self, source: Source) -> Vec<Connection> {
+        if source == Source::Tcp {
+            self.unaccepted = Unaccepted::default();
+        }
+        let keys: Vec<_> = self.connections.keys().filter(|key| key.source == source).copied().collect();
+        keys.into_iter().filter_map(|key| self.remove(key)).collect()
     }
 
     /// The owner of a connection is known now; `None` says that nobody could be found.

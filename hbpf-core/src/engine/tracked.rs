@@ -107,9 +107,10 @@ impl Tracked {
         size_of::<Self>() + self.request_body.memory() + self.response_body.memory() + self.interpreter.memory() + held
     }
 
-    /// Lets go of decoders and held events: what follows in a compressed body is unknown. Returns whether it is.
+    /// Lets go of decoders, held events and what readers remember: what follows in a compressed body is unknown. Returns whether it is.
     pub(super) fn shed(&mut self, observer: &mut dyn Observer) -> bool {
         self.settle(None, observer);
+        self.interpreter.shed();
         let (request, response) = (self.request_body.memory() > 0, self.response_body.memory() > 0);
         let mut has_lost = false;
         if request && self.request_body.gap() == GapEffect::Undecodable {

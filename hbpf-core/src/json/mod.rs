@@ -1,7 +1,7 @@
 //! An incremental JSON scanner that sees only what it was told to look for.
 //!
 //! There is no document model: a [`PathSet`] names the few places whose scalars matter, and everything else is skipped
-//! without being stored, but for what the documents of a stream begin with, while it lasts. Text that must never be kept (prompts, answers) can be asked for by length only.
+//! without being stored. Text that must never be kept (prompts, answers) can be asked for by length only.
 
 mod paths;
 mod repeat;

@@ -68,6 +68,7 @@ pub(super) struct Place {
     node: u16,
     frames: [Frame; TRACKED_DEPTH],
     depth: usize,
+    seen_anything: bool,
 }
 
 /// The scanner. [`Scanner::begin`], any number of [`Scanner::push`], [`Scanner::end`]; then again.
@@ -126,6 +127,11 @@ impl<S: Copy> Scanner<S> {
         self.repeat.as_ref().map_or(0, |repeat| size_of::<Repeat<S>>() + repeat.memory())
     }
 
+    /// Gives up what it holds beyond its own size: it costs time to do without, and nothing else.
+    pub fn shed(&mut self) {
+        self.repeat = None;
+    }
+
     /// The bytes that it remembers of documents.
     #[cfg(test)]
     pub(super) fn remembered(&self) -> &[u8] {
@@ -154,32 +160,32 @@ impl<S: Copy> Scanner<S> {
 
     /// The next bytes of the document.
     pub fn push(&mut self, mut bytes: &[u8], visitor: &mut impl Visitor<S>) {
-        if self.follows_another && !self.seen_anything && self.node == ROOT && !bytes.is_empty() {
-            bytes = &bytes[self.repeated(bytes, visitor)..];
+        if self.follows_another && !self.seen_anything && self.node == ROOT {
+            bytes = &bytes[spaces(bytes)..];
+            if !bytes.is_empty() {
+                bytes = &bytes[self.repeated(bytes, visitor)..];
+            }
         }
         while !bytes.is_empty() && self.state != State::Failed {
             bytes = &bytes[self.step(bytes, visitor)..];
         }
     }
 
-    /// Goes over what the document before has said in the same place without looking at it again, or learns what this one
-    /// says. Returns how many bytes that took.
+    /// Goes over what the document before has said in the same place without looking at it again, and learns what this one
+    /// says from where it differs. Returns how many bytes that took.
     fn repeated(&mut self, bytes: &[u8], visitor: &mut impl Visitor<S>) -> usize {
         let mut repeat = self.repeat.take().unwrap_or_else(|| Box::new(Repeat::new()));
-        let (mut at, mut passed) = (0, 0);
-        while let Some((length, place)) = repeat.pass(passed, &bytes[at..], visitor) {
-            Place { state: self.state, node: self.node, frames: self.frames, depth: self.depth } = place;
-            self.seen_anything = true;
-            at += length;
+        let (mut at, mut passed, mut is_between) = (0, 0, true);
+        while is_between && let Some((length, place)) = repeat.pass(passed, &bytes[at..], visitor) {
+            self.stand_at(place);
             passed += 1;
-            at += self.whole_value(&bytes[at..], visitor);
-            if self.state != State::AfterValue {
-                break;
-            }
+            at += length;
+            let (taken, has_ended) = self.whole_value(&bytes[at..], visitor);
+            at += taken;
+            is_between = has_ended;
         }
-        let is_between = passed == 0 || self.state == State::AfterValue;
         if is_between && repeat.miss(passed, &bytes[at..]) {
-            at = self.learn(bytes, &mut repeat, visitor);
+            at += self.learn(&bytes[at..], &mut repeat, visitor);
         }
         self.repeat = Some(repeat);
         at
@@ -202,13 +208,24 @@ impl<S: Copy> Scanner<S> {
                 repeat.forget_unfinished();
                 return at;
             }
-            let place = Place { state: self.state, node: self.node, frames: self.frames, depth: self.depth };
-            repeat.keep(&bytes[start..at], place);
-            at += self.whole_value(&bytes[at..], visitor);
-            if self.state != State::AfterValue {
+            repeat.keep(&bytes[start..at], self.place());
+            let (taken, has_ended) = self.whole_value(&bytes[at..], visitor);
+            at += taken;
+            if !has_ended {
                 return at;
             }
         }
+    }
+
+    fn place(&self) -> Place {
+        let Self { state, node, frames, depth, seen_anything, .. } = *self;
+        Place { state, node, frames, depth, seen_anything }
+    }
+
+    fn stand_at(&mut self, place: Place) {
+        let Place { state, node, frames, depth, seen_anything } = place;
+        (self.state, self.node, self.frames, self.depth, self.seen_anything) =
+            (state, node, frames, depth, seen_anything);
     }
 
     /// Whether a value that began with this byte would be one that is only counted, or not even that. Names such as `null`
@@ -223,14 +240,16 @@ impl<S: Copy> Scanner<S> {
             }
     }
 
-    /// Takes the value that begins here, a scalar or a container that is skipped, or what there is of it.
-    fn whole_value(&mut self, bytes: &[u8], visitor: &mut impl Visitor<S>) -> usize {
+    /// Takes the value that is expected here, or what there is of it. Returns how many bytes that are, and whether it has ended
+    /// and the scanner stands behind it, rather than in a container that began or ended instead.
+    fn whole_value(&mut self, bytes: &[u8], visitor: &mut impl Visitor<S>) -> (usize, bool) {
         use State::{Bare, BeforeValue, FirstElement, Skip, SkipText, Text};
+        let depth = self.depth;
         let mut at = 0;
         while at < bytes.len() && matches!(self.state, BeforeValue | FirstElement | Text | Bare | Skip | SkipText) {
             at += self.step(&bytes[at..], visitor);
         }
-        at
+        (at, self.state == State::AfterValue && self.depth == depth)
     }
 
     /// Whether a container that begins here has places of its own that are looked at.

@@ -364,6 +364,36 @@ fn what_a_stream_repeats_is_gone_over_and_told_again() {
 }
 
 #[test]
+fn what_is_remembered_holds_only_in_its_own_place() {
+    let streams = [
+        ["{}", r#"{"error":[1,2],"model":"m"}"#, r#"{"error":[],"model":"m"}"#],
+        ["{}", r#"{"choices":["text",{"delta":{"content":"x"}}]}"#, r#"{"choices":[],{"delta":{"content":"x"}}]}"#],
+        ["{}", r#"{"choices":["a","b"]}"#, r#"{"choices":[["a","b"]]}"#],
+        ["{}", r#"{"x":"a","model":"m"}"#, r#"{"x":[],"model":"m"}"#],
+        ["{}", r#" "x""#, " "],
+        ["{}", " 12", " \u{feff}{}"],
+        ["{}", "\u{feff}{}", "\u{feff}"],
+    ];
+    for documents in streams {
+        let documents = documents.map(|document| (document.to_owned(), usize::MAX));
+        let alone: Vec<_> = documents.iter().flat_map(alone).collect();
+        assert_eq!(stream(&mut Scanner::new(&PATHS), &documents), alone, "{documents:?}");
+    }
+}
+
+#[test]
+fn what_differs_is_learned_anew() {
+    let event = |role: &str, word: &str| {
+        format!(r#"{{"model":"m","choices":[{{"delta":{{{role}"content":"{word}"}},"x":1}}],"stream":true}}"#)
+    };
+    let events = [event("", "a"), event(r#""role":"assistant","#, "a"), event("", "b"), event("", "c")];
+    let mut scanner = Scanner::new(&PATHS);
+    stream(&mut scanner, &events.map(|event| (event, usize::MAX)));
+    let remembered = String::from_utf8_lossy(scanner.remembered());
+    assert_eq!(remembered, r#"{"model":"m","choices":[{"delta":{"content":},"x":}],"stream":true}"#);
+}
+
+#[test]
 fn text_that_is_not_wanted_is_not_remembered() {
     let event = r#"{"prompt":"canary","choices":[{"delta":{"content":"canary"},"tokens":["canary",{"canary":"canary"}]}],"model":"m","n":1}"#;
     let mut scanner = Scanner::new(&PATHS);
@@ -386,6 +416,11 @@ fn what_is_remembered_of_a_stream_is_bounded() {
     }
 }
 
+/// What a document says to a scanner that has seen no other.
+fn alone(document: &(String, usize)) -> Vec<(Vec<String>, Outcome)> {
+    stream(&mut Scanner::new(&PATHS), std::slice::from_ref(document))
+}
+
 /// Documents of which many begin alike.
 fn any_stream() -> impl Strategy<Value = Vec<(String, usize)>> {
     let beginning = prop::sample::select(vec![
@@ -401,6 +436,11 @@ fn any_stream() -> impl Strategy<Value = Vec<(String, usize)>> {
         "{\"x\":1,\"model\":\"\u{1}\",",
         "{",
         "[",
+        r#"{"error":[1,2],"model":"m","#,
+        r#"{"error":[],"model":"m","#,
+        r#"{"x":[],"model":"m","y":"z","stream":true,"#,
+        "\u{feff}{",
+        " ",
         "12 ",
         "\"x\"",
         "[DONE]",
@@ -411,6 +451,9 @@ fn any_stream() -> impl Strategy<Value = Vec<(String, usize)>> {
         r#""choices":[{"delta":{"content":""}},{"delta":{"content":"more"}}]}"#,
         r#""choices":["text",{"delta":{"content":"x"}}]}"#,
         r#""choices":[]}"#,
+        r#""choices":[],{"delta":{"content":"x"}}]}"#,
+        r#""choices":["a","b"]}"#,
+        r#""choices":[["a","b"]]}"#,
         r#""model":"last"}"#,
         r#""choices":[{"delta":{"content":"cut"#,
         "}",
@@ -428,8 +471,7 @@ proptest! {
     #[test]
     fn a_document_says_what_it_says_alone(documents in any_stream()) {
         let together = stream(&mut Scanner::new(&PATHS), &documents);
-        let alone = |document: &(String, usize)| stream(&mut Scanner::new(&PATHS), std::slice::from_ref(document)).remove(0);
-        let alone: Vec<_> = documents.iter().map(alone).collect();
+        let alone: Vec<_> = documents.iter().flat_map(alone).collect();
         prop_assert_eq!(together, alone);
     }
 

@@ -50,7 +50,7 @@ impl Switches {
 
     /// The helper has handled so many of them.
     pub(super) fn handled(&mut self, count: u64) {
-        self.handled = count;
+        self.handled = self.handled.max(count);
     }
 }
 

@@ -91,6 +91,8 @@ impl Outbox {
         if self.is_full() {
             self.status = Some(status);
         } else {
+            // One that waits must not overtake it.
+            self.status = None;
             self.send_always(&Reply::Status(status), None);
         }
     }

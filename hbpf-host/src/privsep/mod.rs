@@ -71,16 +71,18 @@ pub fn split(options: &SplitOptions) -> Result<HelperClient, SplitError> {
     }
 }
 
-/// Has the scheduler prefer this process a little. On a machine with more to do than it has cores, records would be lost
-/// while a fair share is waited for, and the view would stand still just when it is needed.
+/// Has the scheduler prefer this process to others of its session and control group. On a machine with more to do than it has
+/// cores, records would be lost while a fair share is waited for, and the view would stand still just when it is needed.
 ///
-/// The helper is left as it is: putting probes in is work that can wait. Whoever has set a niceness is obeyed, and without
-/// CAP_SYS_NICE nothing changes.
+/// The helper is left as it is: putting probes in is work that can wait. Whoever has set a niceness or a policy is obeyed, and
+/// without CAP_SYS_NICE nothing changes.
 fn take_precedence() {
     /// Some ten times the share of an ordinary process, of which reading takes but a small part.
     const NICENESS: libc::c_int = -10;
     // SAFETY: neither call touches memory. Zero is what a process has of which nothing was asked; it may also mean an error.
-    if unsafe { libc::getpriority(libc::PRIO_PROCESS, 0) } == 0 {
+    let is_ordinary =
+        unsafe { libc::getpriority(libc::PRIO_PROCESS, 0) == 0 && libc::sched_getscheduler(0) == libc::SCHED_OTHER };
+    if is_ordinary {
         // SAFETY: as above.
         unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICENESS) };
     }
