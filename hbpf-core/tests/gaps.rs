@@ -237,3 +237,18 @@ fn behind_a_gap_no_answer_is_read_as_that_to_another_request() {
         with_loss(&plan, |index, _| index == hole);
     }
 }
+
+/// Found by `one_hole_anywhere_costs_one_message`: the hole begins behind an event whose blank line is in it, and ends behind
+/// the next request.
+#[test]
+fn a_hole_behind_an_event_is_no_failure() {
+    let messages = vec![(5, Framing::Chunked(120), Coding::Identity), (22, Framing::Length, Coding::Gzip)];
+    let plan = Plan { messages, sizes: vec![19, 18], pipelined: false };
+    let pieces = plan.pieces();
+    let is_answer = |piece: &Piece| piece.of == 0 && piece.direction == Direction::Received;
+    let ends_an_event = |piece: &Piece| is_answer(piece) && piece.bytes.windows(4).any(|bytes| bytes == b"}]}\n");
+    let next_answer = pieces.iter().position(|piece| piece.of == 1 && piece.direction == Direction::Received).unwrap();
+    for (from, _) in pieces.iter().enumerate().filter(|(_, piece)| ends_an_event(piece)) {
+        with_loss(&plan, |index, _| (from + 1..next_answer).contains(&index));
+    }
+}

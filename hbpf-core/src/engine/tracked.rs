@@ -254,12 +254,15 @@ impl Tracked {
 
     /// Reads what is left of the answer.
     pub(super) fn response_end(&mut self, when: Nanos, observer: &mut dyn Observer) {
+        let missed = self.exchange.output_missed.since_latest;
         let Self { interpreter, response_body, exchange, held, .. } = self;
         let mut outputs = Outputs { exchange, held, observer };
         let _ = response_body.end(&mut |decoded| {
             interpreter.response_bytes(when, decoded, &mut |output| outputs.add(output));
         });
         interpreter.response_end(when, &mut |output| outputs.add(output));
+        // Output that comes to light now came before what was missed last.
+        self.exchange.output_missed.since_latest |= missed;
     }
 
     /// Reaches the final phase.
