@@ -252,3 +252,14 @@ fn a_hole_behind_an_event_is_no_failure() {
         with_loss(&plan, |index, _| (from + 1..next_answer).contains(&index));
     }
 }
+
+/// Found by `chunks_lost_at_random_make_nothing_too_high`: of a request the end is missing, and of its answer all but the
+/// beginning of the head.
+#[test]
+fn a_request_without_its_end_that_is_answered_says_so() {
+    let plan =
+        Plan { messages: vec![(26, Framing::Chunked(4), Coding::Identity)], sizes: vec![57, 48], pipelined: false };
+    let pieces = plan.pieces();
+    let answer = pieces.iter().position(|piece| piece.direction == Direction::Received).unwrap();
+    with_loss(&plan, |index, _| index + 1 == answer || index > answer);
+}

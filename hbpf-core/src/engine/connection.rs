@@ -372,6 +372,11 @@ impl Connection {
 
     fn end_all(&mut self, how: Close, now: Nanos, shared: &mut Shared, observer: &mut dyn Observer) {
         let Some(request_direction) = self.request_direction else { return };
+        if self.http.has_partial_head(Side::Response)
+            && let Some(answered) = self.messages.active.first_mut()
+        {
+            shared.counters.parse_gaps += u64::from(answered.mark_lost_end_of_request());
+        }
         let client_ended = self.ended[request_direction.index()];
         let server_ended = self.ended[request_direction.opposite().index()];
         let outcome = match (how, role_of(request_direction)) {

@@ -133,7 +133,8 @@ impl Messages {
                 // One byte at the least, more cannot be told.
                 tracked.exchange.bytes_missed = tracked.exchange.bytes_missed.max(1);
             }
-            shared.counters.parse_gaps += u64::from(tracked.mark_lost_end_of_request());
+            let is_lost = tracked.exchange.status.is_some() && tracked.mark_lost_end_of_request();
+            shared.counters.parse_gaps += u64::from(is_lost);
             tracked.response_end(when, observer);
             tracked.end(when, outcome, observer);
             keep_if_held(tracked, key, shared);

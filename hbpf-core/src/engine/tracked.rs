@@ -158,10 +158,10 @@ impl Tracked {
         self.request_is_whole |= complete;
     }
 
-    /// Marks the exchange if the end of its request must have been lost: only a refused request is answered before it is
-    /// complete. Returns whether that is news.
+    /// Marks the exchange, which has an answer, if the end of its request must have been lost: only a refused request is
+    /// answered before it is complete. Returns whether that is news.
     pub(super) fn mark_lost_end_of_request(&mut self) -> bool {
-        let is_lost = !self.request_is_whole && self.exchange.status.is_some_and(|status| status < 400);
+        let is_lost = !self.request_is_whole && self.exchange.status.is_none_or(|status| status < 400);
         let is_news = is_lost && self.exchange.bytes_missed == 0;
         if is_news {
             // One byte at the least, more cannot be told.
