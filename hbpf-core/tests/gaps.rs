@@ -125,11 +125,13 @@ fn each_is_right_or_marked(seen: &Seen, truths: &[Exchange], pieces: &[Piece], l
         // Nor is it noticed that a request lacks its end if it was refused: the server need not have waited for it.
         let is_refused = truth.status.is_some_and(|status| status >= 400);
         let matters = |piece: &Piece| of_message(piece) && !(is_refused && piece.direction == Direction::Sent);
-        // Where the first answer of a connection begins is not known, and empty lines before it are no surprise.
+        // Where the first answer of a connection begins is not known, nor the one behind an answer whose end was lost, and empty
+        // lines before it are no surprise.
         let is_blank = pieces.iter().zip(lost).all(|(piece, lost)| {
             *lost || !of_message(piece) || piece.direction == Direction::Sent || piece.bytes.trim_ascii().is_empty()
         });
-        if number == 0 && is_blank {
+        let before_lacks = pieces.iter().zip(lost).any(|(piece, lost)| *lost && piece.of + 1 == number);
+        if is_blank && (number == 0 || before_lacks) {
             continue;
         }
         let is_noticed = pieces[..last].iter().zip(lost).any(|(piece, lost)| *lost && matters(piece));
@@ -262,4 +264,23 @@ fn a_request_without_its_end_that_is_answered_says_so() {
     let pieces = plan.pieces();
     let answer = pieces.iter().position(|piece| piece.direction == Direction::Received).unwrap();
     with_loss(&plan, |index, _| index + 1 == answer || index > answer);
+}
+
+/// Found by `chunks_lost_at_random_make_nothing_too_high`.
+#[test]
+fn an_answer_that_cannot_be_read_says_so() {
+    let (ends, length) = (|piece: &Piece| piece.bytes.ends_with(b"0\r\n\r\n"), Framing::Length);
+    let plan = Plan {
+        messages: vec![(0, Framing::Chunked(94), Coding::Identity), (28, length, Coding::Identity)],
+        sizes: vec![51, 29, 29, 42],
+        pipelined: false,
+    };
+    let pieces = plan.pieces();
+    let is_answer = |piece: &Piece, of: usize| piece.of == of && piece.direction == Direction::Received;
+    // The end of one answer and the beginning of the next.
+    let begins = pieces.iter().position(|piece| is_answer(piece, 1)).unwrap();
+    with_loss(&plan, |index, piece| (is_answer(piece, 0) && ends(piece)) || index == begins);
+    // The end of an answer's head, and all of the next exchange but its beginning.
+    let head = pieces.iter().position(|piece| is_answer(piece, 0)).unwrap();
+    with_loss(&plan, |index, piece| index > head && !(piece.begins && piece.of == 1));
 }

@@ -162,6 +162,9 @@ impl Connection {
             self.messages.awaited = false;
         }
         self.feed(shared, observer, |http, sink| http.push(side, chunk.when, bytes, sink));
+        if side == Side::Response && self.http.has_lost_answers() {
+            self.messages.mark_unread_answer(shared);
+        }
         self.judge_long_head(side, shared, observer);
         let left_out = chunk.original_len.saturating_sub(chunk.bytes.len() as u64);
         if left_out > 0 && self.messages.is_followed() {
@@ -376,6 +379,10 @@ impl Connection {
             && let Some(answered) = self.messages.active.first_mut()
         {
             shared.counters.parse_gaps += u64::from(answered.mark_lost_end_of_request());
+            if answered.message != self.messages.current {
+                // The client had gone on, most likely because there was more of the answer.
+                self.messages.mark_missed(self.messages.active.len() - 1, shared);
+            }
         }
         let client_ended = self.ended[request_direction.index()];
         let server_ended = self.ended[request_direction.opposite().index()];

@@ -95,6 +95,13 @@ impl Messages {
         }
     }
 
+    /// Bytes came that could not be read, where the answer to the oldest request was to begin.
+    pub(super) fn mark_unread_answer(&mut self, shared: &mut Shared) {
+        if self.active.first().is_some_and(|tracked| tracked.exchange.status.is_none()) {
+            self.mark_missed(self.active.len() - 1, shared);
+        }
+    }
+
     /// Whether the head of a request with a known target is under way, with nothing else on the connection.
     pub(super) fn has_half_a_head(&self, side: Side) -> bool {
         let is_in_head = matches!(self.state, State::Judging(None)) && !self.awaited;

@@ -168,6 +168,11 @@ impl Http1 {
         !half.buffered().is_empty()
     }
 
+    /// Whether bytes of an answer came last that were no head where one was looked for.
+    pub fn has_lost_answers(&self) -> bool {
+        matches!(self.response.state, State::Lost)
+    }
+
     /// The next bytes of one side.
     pub fn push(&mut self, side: Side, when: Nanos, bytes: &[u8], sink: &mut dyn HttpSink) {
         let mut rest = bytes;
