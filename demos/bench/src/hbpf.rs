@@ -132,7 +132,7 @@ impl Drop for Hbpf {
     fn drop(&mut self) {
         if let Ok(pid) = i32::try_from(self.child.id()) {
             // An error means that it has ended already.
-            let _ = kill(Pid::from_raw(pid), Signal::SIGINT);
+            let _ = kill(Pid::from_raw(pid), Signal::SIGTERM);
         }
         let _ = self.child.wait();
     }

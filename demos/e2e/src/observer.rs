@@ -153,12 +153,12 @@ impl Observer {
         send(self.child.id(), signal);
     }
 
-    /// Ends hbpf as a user does and checks that it ends for that reason.
+    /// Ends hbpf and checks that it ends for that reason. (SIGINT is ignored by what runs in the background of a shell.)
     pub fn stop(mut self) {
-        self.signal(Signal::SIGINT);
+        self.signal(Signal::SIGTERM);
         let status = self.child.wait().expect("hbpf ends");
-        let interrupted = status.signal() == Some(Signal::SIGINT as i32);
-        assert!(status.success() || interrupted, "hbpf ended with {status}\n{}", self.about());
+        let terminated = status.signal() == Some(Signal::SIGTERM as i32);
+        assert!(status.success() || terminated, "hbpf ended with {status}\n{}", self.about());
     }
 
     fn take(&mut self, line: String) -> Snapshot {
@@ -201,7 +201,7 @@ impl Observer {
 impl Drop for Observer {
     fn drop(&mut self) {
         if self.child.try_wait().is_ok_and(|status| status.is_none()) {
-            self.signal(Signal::SIGINT);
+            self.signal(Signal::SIGTERM);
             let _ = self.child.wait();
         }
     }
