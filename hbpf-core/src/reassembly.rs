@@ -42,8 +42,8 @@ pub struct Reassembler {
 
 impl Reassembler {
     /// How long a segment is kept that TCP does not take. The bytes before it may be on their way for so long: a sender
-    /// tries again after 0.2 s and more, twice as long each time.
-    pub const MAX_AGE: Duration = Duration::from_secs(30);
+    /// tries again after 0.2 s and more, twice as long each time, up to this (`TCP_RTO_MAX` of Linux).
+    pub const MAX_AGE: Duration = Duration::from_secs(120);
 
     /// A connection of which nothing has been seen yet.
     pub fn new() -> Self {
