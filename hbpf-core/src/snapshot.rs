@@ -168,12 +168,13 @@ pub struct TokenRates {
     pub estimated_share: Option<f64>,
 }
 
-/// Distributions over the window and since the start.
+/// Distributions over the window and since the start. At most 16 models, 16 endpoints and 32 processes have some at a time;
+/// another has none until one of these has been idle for a minute.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct LatencyPair {
     /// Over the window.
     pub window: Latency,
-    /// Since the observation began.
+    /// Since the observation began, or since these distributions did.
     pub since_start: Latency,
 }
 
