@@ -5,6 +5,7 @@
 
 mod paths;
 mod repeat;
+mod runs;
 mod scanner;
 mod tail;
 mod value;
