@@ -4,13 +4,13 @@
 //! milliseconds. Bulk gives way first, and what it leaves is for small pieces, of which streams of tokens are made, and for
 //! beginnings and ends of messages, which say what all the rest is. What gives way is still known by its time and length.
 
-use aya_ebpf::bindings::BPF_RB_AVAIL_DATA;
-use hbpf_ebpf::{EVENTS_RING_BYTES, counter, flags, limit};
+use aya_ebpf::bindings::{BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP};
+use hbpf_ebpf::{EVENTS_RING_BYTES, EVENTS_URGENT_BYTES, counter, flags, limit};
 
 use crate::{
     emit::count,
     flow::Piece,
-    maps::{EVENTS, LIMITS, PAID_UNTIL},
+    maps::{BELL, EVENTS, LIMITS, PAID_UNTIL},
     number::add_atomically,
 };
 
@@ -54,6 +54,9 @@ const FULL: u64 = 3;
 pub fn pressure(now: u64, wanted: u32) -> u64 {
     let ahead = ahead(now);
     let filled = EVENTS.query(BPF_RB_AVAIL_DATA.into());
+    if filled >= EVENTS_URGENT_BYTES.into() {
+        wake_reader();
+    }
     if filled >= RING_FOR_MARKS {
         FULL
     } else if ahead >= MOST_AHEAD_NS {
@@ -62,6 +65,17 @@ pub fn pressure(now: u64, wanted: u32) -> u64 {
         SCARCE
     } else {
         FREE
+    }
+}
+
+/// Wakes the reader of the ring, unless it has not heard the last time yet.
+#[inline(always)]
+fn wake_reader() {
+    if BELL.query(BPF_RB_AVAIL_DATA.into()) == 0
+        && let Some(mut entry) = BELL.reserve::<u64>(0)
+    {
+        entry.write(0);
+        entry.submit(BPF_RB_FORCE_WAKEUP.into());
     }
 }
 

@@ -32,6 +32,13 @@ pub const RECORD_CLASSES: [usize; 4] = [256, 1024, 4096, 16384];
 /// Size of the ring of [`RecordHeader`] records, in bytes.
 pub const EVENTS_RING_BYTES: u32 = 8 * 1024 * 1024;
 
+/// When so many bytes of the `EVENTS` ring are full, its reader is woken by the `BELL` ring, whatever it waits for: what
+/// fills the ring within milliseconds is bulk, most of which a verdict keeps out, and room for it is short.
+pub const EVENTS_URGENT_BYTES: u32 = EVENTS_RING_BYTES / 32;
+
+/// Size of the ring whose only purpose is to wake, in bytes: the largest page there is.
+pub const BELL_RING_BYTES: u32 = 64 * 1024;
+
 /// Size of the ring of [`LifecycleEvent`] records, in bytes.
 pub const LIFECYCLE_RING_BYTES: u32 = 256 * 1024;
 

@@ -8,7 +8,7 @@ use aya_ebpf::{
     macros::{btf_map, map},
     maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
 };
-use hbpf_ebpf::{EVENTS_RING_BYTES, FlowKey, LIFECYCLE_RING_BYTES, Verdict, counter, limit};
+use hbpf_ebpf::{BELL_RING_BYTES, EVENTS_RING_BYTES, FlowKey, LIFECYCLE_RING_BYTES, Verdict, counter, limit};
 
 use crate::{
     deferred::DeferredKey,
@@ -38,6 +38,10 @@ const TARGET_PATTERNS: u32 = 4096;
 
 #[map]
 pub static EVENTS: RingBuf = RingBuf::with_byte_size(EVENTS_RING_BYTES, 0);
+
+/// See [`hbpf_ebpf::EVENTS_URGENT_BYTES`].
+#[map]
+pub static BELL: RingBuf = RingBuf::with_byte_size(BELL_RING_BYTES, 0);
 
 #[map]
 pub static LIFECYCLE: RingBuf = RingBuf::with_byte_size(LIFECYCLE_RING_BYTES, 0);

@@ -1,5 +1,6 @@
 //! The unprivileged side's worker: reads the ring, runs the engine, asks the helper for samples, hands out snapshots.
 
+mod records;
 mod sink;
 mod switches;
 
@@ -26,16 +27,10 @@ use crate::facts::Facts;
 use crate::governor::{Budget, Governor, Observation, Share, Step};
 use crate::privsep::{HelperClient, SocketError};
 use crate::protocol::{Group, Limits, Reply, Request, Status};
-use crate::ring::{Batch, EventRing};
+use crate::ring::{Batch, Bell, EventRing};
+use records::Records;
 use sink::EngineSink;
 use switches::Switches;
-
-/// How long records may gather before they are read: one wake-up then serves many, and most of what it costs is cold caches.
-/// A call to an unknown path may have to wait so long until its answer is captured.
-const GATHER: Duration = Duration::from_millis(20);
-
-/// The same where many came last time: by far not what the ring can hold must gather, or bulk would be cut.
-const GATHER_MANY: Duration = Duration::from_millis(5);
 
 /// How often the engine is told the time.
 const TICK: Duration = Duration::from_millis(100);
@@ -159,7 +154,7 @@ enum CollectError {
 
 struct Worker {
     helper: HelperClient,
-    ring: Option<EventRing>,
+    records: Records,
     engine: Engine,
     sink: EngineSink,
     facts: Facts,
@@ -176,12 +171,6 @@ struct Worker {
     sampling: Option<Sampling>,
     sequence: u64,
     next_tick: Nanos,
-    /// Records gather until then. `None`: the ring was found empty, and is polled.
-    gathering_until: Option<Nanos>,
-    /// The batch before was full.
-    has_read_many: bool,
-    /// Polling has found something in the ring.
-    ring_is_ready: bool,
     /// CPU time that reading each group's records has taken, shared out by their number. What follows from them, verdicts
     /// and the like, is little beside and not in it.
     reading: [Duration; Group::ALL.len()],
@@ -206,7 +195,7 @@ impl Worker {
         Self {
             facts: Facts::new(helper.helper_pid()),
             helper,
-            ring: None,
+            records: Records::default(),
             engine: Engine::new(),
             sink: EngineSink::new(Aggregator::new(config, now)),
             errors: Vec::new(),
@@ -225,9 +214,6 @@ impl Worker {
             sampling: None,
             sequence: 0,
             next_tick: now,
-            gathering_until: None,
-            has_read_many: false,
-            ring_is_ready: false,
             reading: [Duration::ZERO; Group::ALL.len()],
         }
     }
@@ -265,23 +251,22 @@ impl Worker {
         // While a sample is under way the next one is not due, however late that is; `ticking` watches over its patience.
         let next_sample = self.next_sample.filter(|_| self.sampling.is_none());
         let next_status = self.is_governed().then_some(self.next_status);
-        let until = [ticking.then_some(self.next_tick), self.gathering_until, next_sample, next_status];
+        let until = [ticking.then_some(self.next_tick), self.records.due_at(), next_sample, next_status];
         let until = until.into_iter().flatten().min();
         let helper_events =
             if self.helper.wants_write() { PollFlags::POLLIN | PollFlags::POLLOUT } else { PollFlags::POLLIN };
         let mut fds =
             vec![PollFd::new(self.wake.as_fd(), PollFlags::POLLIN), PollFd::new(self.helper.as_fd(), helper_events)];
-        if let Some(ring) = &self.ring
-            && self.gathering_until.is_none()
-        {
-            fds.push(PollFd::new(ring.as_fd(), PollFlags::POLLIN));
+        if let Some(records) = self.records.awaited() {
+            fds.push(PollFd::new(records, PollFlags::POLLIN));
         }
         let timeout = until.map_or(PollTimeout::NONE, |until| {
             let millis = i32::try_from((until - now).as_micros().div_ceil(1000)).unwrap_or(i32::MAX);
             PollTimeout::try_from(millis).unwrap_or(PollTimeout::MAX)
         });
         let polled = poll(&mut fds, timeout);
-        self.ring_is_ready = polled.is_ok() && fds.get(2).and_then(PollFd::any).unwrap_or(false);
+        let is_ready = polled.is_ok() && fds.get(2).and_then(PollFd::any).unwrap_or(false);
+        self.records.polled(is_ready);
         match polled {
             Ok(_) | Err(nix::Error::EINTR) => Ok(()),
             Err(error) => Err(error.into()),
@@ -329,7 +314,12 @@ impl Worker {
         while let Some((reply, fd)) = self.helper.try_recv()? {
             match reply {
                 Reply::Ring { bytes } => match fd.map(|fd| EventRing::from_fd(fd, bytes)) {
-                    Some(Ok(ring)) => self.ring = Some(ring),
+                    Some(Ok(ring)) => self.records.set_ring(ring),
+                    Some(Err(error)) => self.note_error("ring", error.to_string()),
+                    None => self.note_error("ring", "the helper sent no descriptor"),
+                },
+                Reply::Bell => match fd.map(Bell::from_fd) {
+                    Some(Ok(bell)) => self.records.set_bell(bell),
                     Some(Err(error)) => self.note_error("ring", error.to_string()),
                     None => self.note_error("ring", "the helper sent no descriptor"),
                 },
@@ -469,19 +459,13 @@ impl Worker {
         self.errors.push((error, now));
     }
 
-    /// Reads a batch, and lets the next one gather unless there is more already. Without traffic nothing is read, and
-    /// nothing wakes us.
+    /// Reads a batch if it is time to.
     fn read_ring(&mut self) {
         let now = now();
-        if self.ring.is_none() || !self.gathering_until.map_or(self.ring_is_ready, |until| now >= until) {
-            return;
+        if self.records.is_due(now) {
+            let batch = self.read_batch();
+            self.records.gather(batch, now);
         }
-        let batch = self.read_batch();
-        // A ring that is ready and gives nothing holds a record that is being written: polling would turn in circles.
-        let gathers = !batch.more && (batch.records > 0 || self.ring_is_ready);
-        let gather = if self.has_read_many { GATHER_MANY } else { GATHER };
-        self.gathering_until = gathers.then(|| now.after(gather));
-        self.has_read_many = batch.more;
     }
 
     fn drain_ring(&mut self) {
@@ -495,11 +479,10 @@ impl Worker {
 
     /// Reads what is in the ring, a batch at most, and shares the time that takes out among the groups.
     fn read_batch(&mut self) -> Batch {
-        let Some(ring) = &mut self.ring else { return Batch::default() };
         let (engine, sink) = (&mut self.engine, &mut self.sink);
         let began = thread_cpu_time();
         let mut records = [0_u32; Group::ALL.len()];
-        let batch = ring.read(&mut |header, bytes| {
+        let batch = self.records.read(&mut |header, bytes| {
             let group = if header.source == source::TLS { Group::LlmTls } else { Group::LlmPlain };
             records[index(group)] += 1;
             decode::feed(engine, sink, header, bytes);
@@ -577,7 +560,7 @@ impl Worker {
         self.next_sample = self.next_sample.zip(self.interval).map(|(next, interval)| pace(next, interval, now));
         let clock = WallClock { monotonic: now, wall: jiff::Timestamp::now() };
         let counters = self.engine.counters();
-        let malformed = self.ring.as_ref().map_or(0, EventRing::malformed);
+        let malformed = self.records.malformed();
         self.errors.retain(|(_, last)| now.since(*last) < ERROR_KEPT);
         let errors = self.errors.iter().map(|(error, _)| error.clone()).chain(passing).collect();
         self.facts.findings = self.governor.findings(&clock);

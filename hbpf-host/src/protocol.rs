@@ -128,6 +128,8 @@ pub enum Reply {
         /// Size of its data area, in bytes.
         bytes: u32,
     },
+    /// The `BELL` ring's descriptor comes with this message.
+    Bell,
     /// A process executed a program or ended.
     Lifecycle {
         /// `hbpf_ebpf::lifecycle`.

@@ -165,6 +165,36 @@ impl AsFd for EventRing {
     }
 }
 
+/// The reading end of the `BELL` ring, which holds a record while it rings.
+pub struct Bell {
+    fd: OwnedFd,
+    consumer: Mapping,
+    producer: Mapping,
+}
+
+impl Bell {
+    /// Maps the positions of the ring whose descriptor the helper has sent.
+    pub fn from_fd(fd: OwnedFd) -> Result<Self, RingError> {
+        let page = page_bytes();
+        let consumer = Mapping::new(fd.as_fd(), page, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, 0)?;
+        let producer = Mapping::new(fd.as_fd(), page, ProtFlags::PROT_READ, page)?;
+        Ok(Self { fd, consumer, producer })
+    }
+
+    /// Makes it stop. It rings for what is in the `EVENTS` ring already, which is to be read after this.
+    pub fn answer(&self) {
+        let produced = self.producer.first_word().load(Ordering::Acquire);
+        self.consumer.first_word().store(produced, Ordering::Release);
+    }
+}
+
+impl AsFd for Bell {
+    /// Readable while it rings.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
 /// The kernel's positions are `unsigned long`, which is 64 bits wide wherever we run.
 const _: () = assert!(size_of::<usize>() == size_of::<u64>());
 

@@ -15,16 +15,18 @@ mod place;
 use std::{
     io::{BufRead, BufReader, Read, Write},
     net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream},
+    os::fd::AsFd,
     process::{Command, Stdio},
     thread,
 };
 
 use hbpf_ebpf::{
-    BEGINNING_BYTES, DEFERRED_HANDLE, EVENTS_RING_BYTES, REQUEST_HEAD_BYTES, RecordHeader, TAIL_BYTES, action, counter,
-    direction, flags, kind, limit, source,
+    BEGINNING_BYTES, DEFERRED_HANDLE, EVENTS_RING_BYTES, EVENTS_URGENT_BYTES, REQUEST_HEAD_BYTES, RecordHeader,
+    TAIL_BYTES, action, counter, direction, flags, kind, limit, source,
 };
 use kernel::{Kernel, Record};
 use nix::mount::{MsFlags, mount};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use place::Place;
 
 const MODEL_PATH: &str = "/v1/chat/completions";
@@ -340,6 +342,32 @@ fn bulk_leaves_room_in_the_ring_for_streams() {
     assert!(bulk.clone().all(|record| is_end(record) && record.header.original_len > 1024));
     assert!(bulk.count() > 0);
     assert_eq!(kernel.counter(counter::RING_FULL_CHUNKS), 0);
+}
+
+#[test]
+fn a_ring_that_fills_wakes_its_reader() {
+    // Other tests run meanwhile, and the counters of these programs are of all that matches.
+    const OWN_PATH: &str = "/v1/bell/own";
+    let Some(mut kernel) = Kernel::load() else { return };
+    kernel.target(OWN_PATH);
+    kernel.attach_tcp();
+    let bell = kernel.bell();
+    let rings = || poll(&mut [PollFd::new(bell.as_fd(), PollFlags::POLLIN)], PollTimeout::ZERO) == Ok(1);
+    let (mut client, mut server, _) = connection((Ipv4Addr::LOCALHOST, 0).into());
+    transfer(&mut client, &mut server, &request(OWN_PATH, b"{}"));
+    transfer(&mut server, &mut client, b"HTTP/1.1 200 OK\r\n\r\n");
+    assert!(!rings(), "a call is not much");
+    let bulk = vec![b'y'; EVENTS_URGENT_BYTES as usize];
+    transfer(&mut server, &mut client, &bulk);
+    assert!(rings());
+    bell.answer();
+    assert!(!rings());
+    transfer(&mut server, &mut client, &bulk[..4096]);
+    assert!(rings(), "nobody has read");
+    bell.answer();
+    kernel.records();
+    transfer(&mut server, &mut client, &bulk[..4096]);
+    assert!(!rings());
 }
 
 #[test]

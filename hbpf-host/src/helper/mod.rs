@@ -265,7 +265,7 @@ impl<'a> Helper<'a> {
         for group in groups.iter().take(Group::ALL.len()) {
             match self.probes.attach(*group) {
                 Ok(None) => {}
-                Ok(Some(ring)) => self.outbox.send_ring(ring.bytes, ring.fd),
+                Ok(Some(ring)) => self.outbox.send_ring(ring),
                 Err(error) => self.outbox.error(group.name(), &error.to_string()),
             }
         }

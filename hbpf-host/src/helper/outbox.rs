@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use hbpf_core::label::{Label, Text};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
+use crate::probes::Ring;
 use crate::protocol::{ProbeStatus, Reply, Request, Status};
 use crate::socket::{Socket, SocketError};
 
@@ -98,8 +99,9 @@ impl Outbox {
     }
 
     /// Hands over the ring of captured records.
-    pub(super) fn send_ring(&mut self, bytes: u32, fd: OwnedFd) {
-        self.send_always(&Reply::Ring { bytes }, Some(fd));
+    pub(super) fn send_ring(&mut self, ring: Ring) {
+        self.send_always(&Reply::Ring { bytes: ring.bytes }, Some(ring.fd));
+        self.send_always(&Reply::Bell, Some(ring.bell));
     }
 
     /// All errors are to be told as if for the first time: their causes are found out anew.
@@ -187,8 +189,8 @@ mod tests {
         for _ in 0..1000 {
             outbox.send_status(Status::default());
         }
-        let (reader, _writer) = std::io::pipe().unwrap();
-        outbox.send_ring(4096, reader.into());
+        let (reader, writer) = std::io::pipe().unwrap();
+        outbox.send_ring(Ring { fd: reader.into(), bytes: 4096, bell: writer.into() });
         let seen = all(&mut outbox, &mut other);
         assert!(!seen.contains(&Reply::SampleEnd { sequence: u64::MAX }));
         assert_eq!(seen.iter().filter(|reply| matches!(reply, Reply::SampleEnd { .. })).count() as u64, sent);

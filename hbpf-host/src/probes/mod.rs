@@ -53,11 +53,12 @@ impl ProbeError {
     }
 }
 
-/// The ring of captured records, for the side that reads it.
+/// The ring of captured records, for the side that reads it, and what wakes that when much gathers.
 #[derive(Debug)]
 pub(crate) struct Ring {
     pub(crate) fd: OwnedFd,
     pub(crate) bytes: u32,
+    pub(crate) bell: OwnedFd,
 }
 
 enum State {
@@ -179,11 +180,7 @@ impl Probes {
         let writer_is_known = u8::from(writer_is_known.unwrap_or(false));
         loader.override_global(WRITER_IS_KNOWN, &writer_is_known, true);
         let mut ebpf = loader.load(object::BYTES).map_err(|error| ProbeError::new("loading the object", &error))?;
-        // Not taken out of the object: programs loaded later refer to its descriptor.
-        let Some(aya::maps::Map::RingBuf(events)) = ebpf.map("EVENTS") else {
-            return Err(ProbeError("map EVENTS: not a ring".into()));
-        };
-        let fd = events.fd().as_fd().try_clone_to_owned().map_err(|error| ProbeError::new("map EVENTS", &error))?;
+        let ring = Ring { fd: ring_fd(&ebpf, "EVENTS")?, bytes: EVENTS_RING_BYTES, bell: ring_fd(&ebpf, "BELL")? };
         let mut targets: HashMap<_, u64, u8> = typed(&mut ebpf, "TARGETS")?;
         let builtin = hbpf_core::dialect::target_patterns().iter().map(|pattern| target::hash(pattern.as_bytes()));
         for hash in builtin.chain(self.learned.iter().copied()) {
@@ -209,7 +206,7 @@ impl Probes {
         if !loaded.ends_are_certain {
             attach_tracepoint(&mut loaded.ebpf, EXIT_PROGRAM)?;
         }
-        Ok(Ring { fd, bytes: EVENTS_RING_BYTES })
+        Ok(ring)
     }
 
     /// Puts probes into a library, now or when the group is switched on.
@@ -457,6 +454,14 @@ where
     M: TryFrom<aya::maps::Map, Error = aya::maps::MapError>,
 {
     M::try_from(map(ebpf, name)?).map_err(|error| ProbeError::new(&format!("map {name}"), &error))
+}
+
+/// A ring's descriptor. The map stays in the object: programs loaded later refer to it.
+fn ring_fd(ebpf: &Ebpf, name: &str) -> Result<OwnedFd, ProbeError> {
+    let Some(aya::maps::Map::RingBuf(ring)) = ebpf.map(name) else {
+        return Err(ProbeError(format!("map {name}: not a ring")));
+    };
+    ring.fd().as_fd().try_clone_to_owned().map_err(|error| ProbeError::new(&format!("map {name}"), &error))
 }
 
 fn decode_lifecycle(record: &[u8]) -> Option<LifecycleEvent> {

@@ -159,6 +159,8 @@ impl Subject {
                     self.ring = Some(EventRing::from_fd(descriptor.unwrap(), bytes).unwrap());
                     say("ring");
                 }
+                // It reads as often as it can.
+                Reply::Bell => {}
                 Reply::Status(status) => {
                     let on: Vec<_> = status.probes.iter().filter(|probe| probe.off_because.is_none()).collect();
                     let names: HashSet<_> = on.iter().map(|probe| probe.program.clone()).collect();

@@ -1,17 +1,20 @@
 //! The committed object, loaded and attached without the helper, and its records.
 
-use std::{collections::BTreeMap, env, fs::File, path::PathBuf, process::Command};
+use std::{collections::BTreeMap, env, fs::File, os::fd::AsFd, path::PathBuf, process::Command};
 
 use aya::{
     Ebpf, Pod,
-    maps::{Array, HashMap, MapData, PerCpuArray, RingBuf},
+    maps::{Array, HashMap, Map, MapData, PerCpuArray, RingBuf},
     programs::{
         CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSock, CgroupSockAddr, RawTracePoint, SockOps, UProbe,
         uprobe::UProbeScope,
     },
 };
 use hbpf_ebpf::{FlowKey, RecordHeader, Verdict, kind, target};
-use hbpf_host::discover::{Libraries, Library, Symbol};
+use hbpf_host::{
+    discover::{Libraries, Library, Symbol},
+    ring::Bell,
+};
 
 use crate::support;
 
@@ -162,6 +165,12 @@ impl Kernel {
             records.push(Record { header, payload: payload[..captured].to_vec() });
         }
         records
+    }
+
+    /// What wakes the ring's reader when much is in it.
+    pub(crate) fn bell(&self) -> Bell {
+        let Some(Map::RingBuf(bell)) = self.ebpf.map("BELL") else { panic!("BELL is a ring") };
+        Bell::from_fd(bell.fd().as_fd().try_clone_to_owned().expect("a descriptor")).expect("a ring can be mapped")
     }
 
     /// What is in the ring of the flows that have `port` at one of their ends, with those flows' ends.
