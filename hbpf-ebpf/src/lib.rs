@@ -42,9 +42,10 @@ pub const BELL_RING_BYTES: u32 = 64 * 1024;
 /// Size of the ring of [`LifecycleEvent`] records, in bytes.
 pub const LIFECYCLE_RING_BYTES: u32 = 256 * 1024;
 
-/// Name of the variable that says whether a program at a packet may ask which process is running, as it may since Linux
-/// 6.10: one byte, 0 or 1, that user space writes before it loads.
-pub const WRITER_IS_KNOWN: &str = "WRITER_IS_KNOWN";
+/// Name of the variable that says where in a `struct sock` of the kernel its `sk_lock.owned` lies: `u32`, in bytes, that
+/// user space writes before it loads. 0: a program at a packet may not look there, or not ask which process is running, as
+/// it may since Linux 6.10.
+pub const SOCKET_OWNED_AT: &str = "SOCKET_OWNED_AT";
 
 /// Set in the `handle` of a TCP flow that began before its connection was accepted, where there is no socket yet whose
 /// cookie it could be. No cookie is that large.

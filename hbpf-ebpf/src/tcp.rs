@@ -7,7 +7,7 @@ use aya_ebpf::{
     bindings::{__sk_buff, bpf_sock},
     helpers::{
         bpf_get_current_pid_tgid,
-        generated::{bpf_get_socket_cookie, bpf_sk_fullsock, bpf_skb_load_bytes, bpf_tcp_sock},
+        generated::{bpf_get_socket_cookie, bpf_sk_fullsock, bpf_skb_load_bytes, bpf_skc_to_tcp_sock, bpf_tcp_sock},
     },
     macros::{cgroup_skb, cgroup_sock, cgroup_sock_addr},
     programs::{SkBuffContext, SockAddrContext, SockContext},
@@ -37,9 +37,9 @@ const TCP_LAST_ACK: u32 = 9;
 const TCP_LISTEN: u32 = 10;
 const TCP_CLOSING: u32 = 11;
 
-/// See [`hbpf_ebpf::WRITER_IS_KNOWN`]. Where it is 0, the verifier does not look at what needs it.
+/// See [`hbpf_ebpf::SOCKET_OWNED_AT`]. Where it is 0, the verifier does not look at what needs it.
 #[unsafe(no_mangle)]
-static WRITER_IS_KNOWN: u8 = 0;
+static SOCKET_OWNED_AT: u32 = 0;
 
 /// How far what was seen can lie beyond what TCP has taken: segments wait while a process works with their socket.
 /// More than the largest receive window that Linux gives by default (6 MB).
@@ -103,10 +103,24 @@ fn may_end(sequence: u32, expected: u32, state: u32) -> bool {
     }
 }
 
+/// The process whose call this packet leaves in; 0 where it leaves in nobody's, or that is not known.
+///
+/// A process that works with a socket owns its lock, and while somebody does nothing leaves on behalf of others. What a
+/// timer sends, or a peer's acknowledgement sets free, leaves while just any process is running.
 #[inline(always)]
-fn writer_is_known() -> bool {
+fn writer(socket: *mut bpf_sock) -> u32 {
     // SAFETY: a static; volatile, since its value here is not what it will be.
-    unsafe { core::ptr::read_volatile(&raw const WRITER_IS_KNOWN) != 0 }
+    let owned_at = unsafe { core::ptr::read_volatile(&raw const SOCKET_OWNED_AT) };
+    if owned_at == 0 {
+        return 0;
+    }
+    // SAFETY: the caller has checked the socket. What comes back is a kernel's `struct tcp_sock`, which begins with a
+    // `struct sock`; the verifier has its own types to see to it that the place is within.
+    let is_owned = unsafe {
+        let kernels = bpf_skc_to_tcp_sock(socket.cast());
+        !kernels.is_null() && kernels.cast::<u8>().add(owned_at as usize).cast::<u32>().read() != 0
+    };
+    if is_owned { (bpf_get_current_pid_tgid() >> 32) as u32 } else { 0 }
 }
 
 /// A socket is created: its creator owns it, and what it accepts.
@@ -266,6 +280,8 @@ fn try_segment(ctx: &SkBuffContext, direction: u8) -> Option<()> {
         if !may_end(headers.sequence, expected, unsafe { (*socket).state }) {
             ends &= !flags::RST;
         }
+    } else {
+        found.note_writer(socket);
     }
     look_at(skb, found, &mut piece, expected, ends);
     Some(())
@@ -294,9 +310,6 @@ fn look_at(skb: *mut __sk_buff, socket: &mut Socket, piece: &mut Piece, expected
     if piece.len > 0 {
         socket.take_back_refused(piece, expected);
         let is_next = socket.is_next(piece, expected);
-        if is_next && piece.direction == direction::SENT && socket.flow.turns_to(piece) {
-            socket.note_writer();
-        }
         if is_next && piece.direction == direction::RECEIVED && socket.flow.turns_to(piece) {
             socket.turned_at = piece.offset as u32;
             socket.turned_message = socket.flow.message;
@@ -370,15 +383,12 @@ impl Socket {
     }
 
     /// Notes who writes, if nobody better is known to own the socket.
-    ///
-    /// The first segment of a turn leaves while its process is within the call that has written it: the other side has
-    /// taken all that came before, so nothing holds it back. Later ones may leave at any time.
     #[inline(always)]
-    fn note_writer(&mut self) {
-        if self.owned == self.cookie || !writer_is_known() {
+    fn note_writer(&mut self, socket: *mut bpf_sock) {
+        if self.owned == self.cookie {
             return;
         }
-        let writer = (bpf_get_current_pid_tgid() >> 32) as u32;
+        let writer = writer(socket);
         if writer != 0 {
             self.owner = writer;
             self.owned = self.cookie;

@@ -4,6 +4,7 @@
 //! /proc; the other side gives them up, reads the shared ring ([`ring::EventRing`]) and talks to the helper through
 //! [`privsep::HelperClient`].
 
+pub mod btf;
 pub mod collector;
 mod cost;
 mod decode;

@@ -8,12 +8,12 @@ use super::{ORIGIN_OF_OFFSETS, Reassembler, unwrap_growing};
 use crate::chunk::{Capture, Chunk, Segment};
 use crate::time::Nanos;
 
-/// Bytes held until TCP takes them. Reordering on a path spans a few dozen segments of 1.4 KB; more, in pieces of up to
-/// 64 KB, waits while a process works with its socket.
-const MAX_HELD_BYTES: usize = 256 * 1024;
+/// Bytes held until TCP takes them. Reordering on a path spans a few dozen segments of 1.4 KB, and what waits for a lost one
+/// that is lost again all that comes in seconds; pieces of up to 64 KB wait while a process works with its socket.
+pub(super) const MAX_HELD_BYTES: usize = 512 * 1024;
 
-/// Pieces held; bounds the bookkeeping where segments are tiny.
-const MAX_HELD_PIECES: usize = 256;
+/// Pieces held; bounds the bookkeeping where segments are tiny: ten seconds of a fast stream.
+pub(super) const MAX_HELD_PIECES: usize = 1024;
 
 /// Ends of the stream that are considered: all but one are forged.
 const MAX_ENDS: usize = 4;
@@ -43,6 +43,8 @@ pub(super) struct Received {
     /// Where the stream may end, without bytes: which of them is true, what TCP takes will tell.
     ends: Vec<Held>,
     has_ended: bool,
+    /// What waits has come at this time or later.
+    oldest: Nanos,
     /// The time of the latest chunk.
     last: Nanos,
     desyncs: u64,
@@ -101,16 +103,18 @@ impl Received {
 
     /// Forgets what TCP has not taken for too long.
     pub(super) fn expire(&mut self, now: Nanos) {
-        let is_fresh = |held: &Held| now.since(held.when) < Reassembler::MAX_AGE;
-        if self.held.iter().chain(&self.ends).chain(&self.rivals).all(is_fresh) {
+        let is_fresh = |when: Nanos| now.since(when) < Reassembler::MAX_AGE;
+        if !self.is_waiting() || is_fresh(self.oldest) {
             return;
         }
         let before = self.held.len();
-        self.held.retain(is_fresh);
+        self.held.retain(|held| is_fresh(held.when));
         self.held_bytes = self.held.iter().map(|held| held.bytes.len()).sum();
-        self.ends.retain(is_fresh);
-        self.rivals.retain(is_fresh);
+        self.ends.retain(|held| is_fresh(held.when));
+        self.rivals.retain(|held| is_fresh(held.when));
         self.desyncs += (before - self.held.len()) as u64;
+        let waiting = self.held.iter().chain(&self.ends).chain(&self.rivals);
+        self.oldest = waiting.map(|held| held.when).min().unwrap_or(now);
     }
 
     /// Lets go of everything: what would have been next is missing, the rest is forgotten.
@@ -206,7 +210,13 @@ impl Received {
             self.ends.remove(0);
             self.desyncs += 1;
         }
+        self.note_waiting(piece.when);
         self.ends.push(piece.hold());
+    }
+
+    /// Something that came then begins to wait.
+    fn note_waiting(&mut self, when: Nanos) {
+        self.oldest = if self.is_waiting() { self.oldest.min(when) } else { when };
     }
 
     /// Decides between pieces that contradict each other, now that TCP has taken all before `until`: only the genuine ones
@@ -280,10 +290,14 @@ impl Received {
     }
 
     /// Keeps what of a piece is new.
+    ///
+    /// What is at its turn may take twice the room: it may fill the hole that all the rest waits behind.
     fn hold(&mut self, piece: Piece<'_>, out: &mut dyn FnMut(Chunk<'_>)) {
+        self.note_waiting(piece.when);
         self.settle_contradictions(&piece);
         self.insert_new(piece);
-        while self.held.len() > MAX_HELD_PIECES || self.held_bytes > MAX_HELD_BYTES {
+        let room = if self.next.is_some_and(|next| piece.offset <= next) { 2 } else { 1 };
+        while self.held.len() > room * MAX_HELD_PIECES || self.held_bytes > room * MAX_HELD_BYTES {
             if let Some(held) = self.pop_in_order() {
                 // There is no room for it, and nothing says whether TCP takes it, or something else in its place.
                 let is_taken = self.taken.is_none_or(|taken| held.end() <= taken);
@@ -298,7 +312,7 @@ impl Received {
     /// Inserts what of a piece is not held.
     fn insert_new(&mut self, piece: Piece<'_>) {
         let mut from = piece.offset.max(self.next.unwrap_or_default());
-        let mut index = 0;
+        let mut index = self.held.partition_point(|held| held.end() <= from);
         while from < piece.end() {
             let (start, end) = self.held.get(index).map_or((u64::MAX, u64::MAX), |held| (held.offset, held.end()));
             if from < start {
@@ -320,23 +334,25 @@ impl Received {
         let rivals = &mut self.rivals;
         rivals.retain(|rival| !is_refused(rival));
         let mut differs = false;
-        self.held.retain_mut(|held| {
+        let mut index = self.held.partition_point(|held| held.end() <= piece.offset);
+        while let Some(held) = self.held.get_mut(index).filter(|held| held.offset < piece.end()) {
             if !held.piece().contradicts(piece) {
-                return true;
+                index += 1;
+                continue;
             }
             differs = true;
-            if is_refused(held) {
-                return false;
+            if !is_refused(held) {
+                let unknown = held.piece().blank().hold();
+                let bytes: usize = rivals.iter().map(|rival| rival.bytes.len()).sum();
+                if !will_be_known || rivals.len() >= MAX_RIVALS || bytes + held.bytes.len() > MAX_HELD_BYTES {
+                    *held = unknown;
+                    index += 1;
+                    continue;
+                }
+                rivals.push(std::mem::replace(held, unknown));
             }
-            let unknown = held.piece().blank().hold();
-            let bytes: usize = rivals.iter().map(|rival| rival.bytes.len()).sum();
-            if !will_be_known || rivals.len() >= MAX_RIVALS || bytes + held.bytes.len() > MAX_HELD_BYTES {
-                *held = unknown;
-                return true;
-            }
-            rivals.push(std::mem::replace(held, unknown));
-            false
-        });
+            self.held.remove(index);
+        }
         if differs {
             self.held_bytes = self.held.iter().map(|held| held.bytes.len()).sum();
             self.desyncs += 1;

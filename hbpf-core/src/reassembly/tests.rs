@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::Reassembler;
-use super::received::REFUSED_AFTER;
+use super::received::{MAX_HELD_BYTES, MAX_HELD_PIECES, REFUSED_AFTER};
 use crate::chunk::{Capture, Chunk, ConnectionKey, Direction, Origin, Segment, Source};
 use crate::time::Nanos;
 
@@ -311,6 +311,18 @@ fn what_is_never_taken_is_forgotten() {
     feed(&mut reassembler, &Seen::received(12, b"cd").taken(12), &mut |chunk| out.take(&chunk));
     feed(&mut reassembler, &Seen::mark(40), &mut |chunk| out.take(&chunk));
     assert_eq!(out.0, ["Received 12@0 cd"]);
+}
+
+#[test]
+fn what_fills_a_hole_has_room_whatever_waits_behind_it() {
+    let waiting = MAX_HELD_PIECES as u32 + 100;
+    let mut seen: Vec<Seen> = (0..waiting).map(|index| Seen::received(12 + 2 * index, b"cd").taken(10)).collect();
+    seen.push(Seen::received(10, b"ab").taken(10));
+    seen.push(Seen::mark(12 + 2 * waiting));
+    let (out, reassembler) = run(&seen);
+    assert_eq!(out[..2], ["Received 10@0 ab", "Received 12@0 cd"]);
+    // There was no room for the last hundred.
+    assert_eq!((out.len(), reassembler.desyncs()), (1 + MAX_HELD_PIECES, 100));
 }
 
 #[test]
@@ -655,7 +667,7 @@ proptest! {
             };
             feed(&mut reassembler, &seen, &mut check);
             let (bytes, pieces) = reassembler.held();
-            prop_assert!(bytes <= 256 * 1024 && pieces <= 256);
+            prop_assert!(bytes <= 2 * MAX_HELD_BYTES && pieces <= 2 * MAX_HELD_PIECES);
         }
         reassembler.close(&mut check);
         prop_assert_eq!(reassembler.held(), (0, 0));

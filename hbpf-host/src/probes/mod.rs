@@ -14,12 +14,13 @@ use std::error::Error;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use aya::maps::{Array, HashMap, MapData, PerCpuArray, RingBuf};
-use aya::programs::{Program, ProgramError, ProgramType, RawTracePoint};
-use aya::sys::{BpfHelper, Stats, enable_stats, is_helper_supported};
+use aya::programs::{Program, ProgramError, RawTracePoint};
+use aya::sys::{Stats, enable_stats};
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 use hbpf_core::label::Label;
-use hbpf_ebpf::{EVENTS_RING_BYTES, LifecycleEvent, WRITER_IS_KNOWN, counter, limit, target};
+use hbpf_ebpf::{EVENTS_RING_BYTES, LifecycleEvent, SOCKET_OWNED_AT, counter, limit, target};
 
+use crate::btf;
 use crate::discover::{Library, LibraryId};
 use crate::privsep;
 use crate::protocol::{
@@ -176,9 +177,8 @@ impl Probes {
         let mut loader = EbpfLoader::new();
         loader.verifier_log_level(VerifierLogLevel::STATS).allow_unsupported_maps();
         // Where it is not known, sockets are looked for in the processes that hold them.
-        let writer_is_known = is_helper_supported(ProgramType::CgroupSkb, BpfHelper::BPF_FUNC_get_current_pid_tgid);
-        let writer_is_known = u8::from(writer_is_known.unwrap_or(false));
-        loader.override_global(WRITER_IS_KNOWN, &writer_is_known, true);
+        let socket_owned_at = btf::socket_owned_at().unwrap_or(0);
+        loader.override_global(SOCKET_OWNED_AT, &socket_owned_at, true);
         let mut ebpf = loader.load(object::BYTES).map_err(|error| ProbeError::new("loading the object", &error))?;
         let ring = Ring { fd: ring_fd(&ebpf, "EVENTS")?, bytes: EVENTS_RING_BYTES, bell: ring_fd(&ebpf, "BELL")? };
         let mut targets: HashMap<_, u64, u8> = typed(&mut ebpf, "TARGETS")?;

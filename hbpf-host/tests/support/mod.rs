@@ -2,11 +2,7 @@
 
 use std::{env, path::PathBuf};
 
-use aya::{
-    Ebpf, EbpfLoader,
-    programs::ProgramType,
-    sys::{BpfHelper, is_helper_supported},
-};
+use aya::{Ebpf, EbpfLoader};
 
 /// The object for an architecture: the committed one, or one at the place that `HBPF_EBPF_OBJECTS` names.
 pub(crate) fn object(architecture: &str) -> Vec<u8> {
@@ -18,16 +14,10 @@ pub(crate) fn object(architecture: &str) -> Vec<u8> {
 
 /// The maps of an object, and its programs as the helper loads them.
 pub(crate) fn create_maps(object: &[u8]) -> Ebpf {
-    let writer_is_known = u8::from(writer_is_known());
+    let socket_owned_at = hbpf_host::btf::socket_owned_at().unwrap_or(0);
     let mut loader = EbpfLoader::new();
-    loader.override_global(hbpf_ebpf::WRITER_IS_KNOWN, &writer_is_known, true);
+    loader.override_global(hbpf_ebpf::SOCKET_OWNED_AT, &socket_owned_at, true);
     loader.load(object).expect("the maps are created")
-}
-
-/// Whether a program at a packet may ask which process is running.
-pub(crate) fn writer_is_known() -> bool {
-    let supported = is_helper_supported(ProgramType::CgroupSkb, BpfHelper::BPF_FUNC_get_current_pid_tgid);
-    supported.expect("the kernel answers")
 }
 
 /// Whether programs can be loaded at all; says why not, unless the run insists.
