@@ -83,6 +83,8 @@ class Client:
                 connection.close()
                 self.connection = None
                 return answer.status
+        # Iteration does not notice the end of an answer whose length was announced, and the connection would not be free.
+        answer.read()
         return answer.status
 
     def run(self, statuses, lock):

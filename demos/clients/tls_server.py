@@ -1,7 +1,8 @@
 """A model server whose TLS is OpenSSL's, as Python servers have it: hbpf sees both ends of a connection to it.
 
 The Rust stand-in server speaks TLS with rustls, which hbpf cannot look into; this one exists for that one test.
-Each answer has the number of tokens that the model's name ends with, such as demo-12, and as many prompt tokens.
+Each answer has the number of tokens that the model's name ends with, such as demo-12, and as many prompt tokens. One that is
+not streamed has 200 KB and is written at once, which is more than hbpf copies of one call.
 
 usage: tls_server.py CERTIFICATE KEY
 Prints {"ready": PID, "port": PORT} and stays until standard input is closed.
@@ -24,6 +25,9 @@ class Handler(BaseHTTPRequestHandler):
         request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         tokens = int(request["model"].rsplit("-", 1)[1])
         usage = {"prompt_tokens": tokens, "completion_tokens": tokens, "total_tokens": 2 * tokens}
+        if not request.get("stream"):
+            return self.answer({"object": "chat.completion", "choices": [{"index": 0, "finish_reason": "stop",
+                "message": {"role": "assistant", "content": "bee " * 50_000}}], "usage": usage})
         self.send_response(200)
         self.send_header("Content-Type", "text/event-stream")
         self.send_header("Transfer-Encoding", "chunked")
@@ -34,6 +38,14 @@ class Handler(BaseHTTPRequestHandler):
         self.event([], usage)
         self.chunk(b"data: [DONE]\n\n")
         self.wfile.write(b"0\r\n\r\n")
+
+    def answer(self, data):
+        body = json.dumps(data).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
 
     def event(self, choices, usage=None):
         data = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "choices": choices, "usage": usage}

@@ -870,7 +870,7 @@ pub struct Lost {
     pub map_full: u64,
     /// More than may be copied, of one call or per second.
     pub over_budget: u64,
-    /// Bytes that were not copied for the limit per second: of them only times and lengths are known.
+    /// Bytes that were not copied for that reason: of them only times and lengths are known.
     #[serde(default)]
     pub over_budget_bytes: u64,
     /// Gaps that the parsers met.

@@ -48,7 +48,7 @@ pub fn emit<S: Source>(source: S, state: &mut S::State, piece: &mut Piece) {
     }
     if tail > 0 {
         let at = piece.len.wrapping_sub(tail);
-        if at > whole {
+        if at > whole && piece.is_cut == 0 {
             piece.flags |= flags::THINNED;
         }
         emit_record::<S, { TAIL_BYTES as usize }>(source, state, piece, at, tail);

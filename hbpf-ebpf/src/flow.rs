@@ -141,8 +141,9 @@ pub struct Piece {
     pub held: u32,
     pub flags: u16,
     pub direction: u8,
-    /// In fields of their own sizes: an array would be zeroed by a call, byte by byte.
-    pub padding: (u8, u32),
+    /// Whether what lies between `whole` and `tail` would have been needed.
+    pub is_cut: u8,
+    pub padding: u32,
 }
 
 impl Piece {
@@ -160,7 +161,8 @@ impl Piece {
             held: 0,
             flags: 0,
             direction,
-            padding: (0, 0),
+            is_cut: 0,
+            padding: 0,
         }
     }
 
@@ -506,8 +508,12 @@ fn take_answer(flow: &Flow, piece: &mut Piece) {
     if flow.marks & THIN != 0 {
         take(piece, 0);
     } else if piece.len > RECORDS_PER_PIECE * LARGEST_RECORD {
-        emit::count(counter::OVER_BUDGET, 1);
-        take(piece, RECORDS_PER_PIECE * LARGEST_RECORD - TAIL_BYTES);
+        piece.flags |= flags::CAPTURE;
+        piece.whole = RECORDS_PER_PIECE * LARGEST_RECORD - TAIL_BYTES;
+        piece.tail = TAIL_BYTES;
+        piece.is_cut = 1;
+        emit::count(counter::TIMING_ONLY_CHUNKS, 1);
+        emit::count(counter::TIMING_ONLY_BYTES, piece.len - RECORDS_PER_PIECE * LARGEST_RECORD);
     } else {
         take(piece, piece.len);
     }

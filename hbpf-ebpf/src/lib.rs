@@ -231,16 +231,15 @@ pub mod counter {
     pub const READ_FAULT: u32 = 5;
     /// Flows or calls that found their map full.
     pub const MAP_FULL: u32 = 6;
-    /// Stream bytes of captured messages left in the kernel on purpose (thinning) or beyond what one call may copy.
+    /// Stream bytes of captured messages left in the kernel on purpose (thinning).
     pub const THINNED_BYTES: u32 = 7;
-    /// Pieces of which more than the copy limit of one call would have been needed.
-    pub const OVER_BUDGET: u32 = 8;
-    /// Pieces that were over the byte budget, and so are known by their times and lengths only.
-    pub const TIMING_ONLY_CHUNKS: u32 = 9;
-    /// Stream bytes of those pieces that were not copied.
-    pub const TIMING_ONLY_BYTES: u32 = 10;
+    /// Pieces that were over the byte budget or longer than what may be copied of one, and so are known by their times and
+    /// lengths only, in part or as a whole.
+    pub const TIMING_ONLY_CHUNKS: u32 = 8;
+    /// Stream bytes of those pieces that were wanted and not copied.
+    pub const TIMING_ONLY_BYTES: u32 = 9;
     /// How many counters there are.
-    pub const COUNT: u32 = 11;
+    pub const COUNT: u32 = 10;
 }
 
 /// Indices of the `LIMITS` array of `u64`, which user space writes at any time.

@@ -230,7 +230,7 @@ impl Facts {
                 },
                 read_fault: count(counter::READ_FAULT) + malformed_records,
                 map_full: count(counter::MAP_FULL) + engine.connections_refused,
-                over_budget: count(counter::OVER_BUDGET) + count(counter::TIMING_ONLY_CHUNKS) + engine.over_budget,
+                over_budget: count(counter::TIMING_ONLY_CHUNKS) + engine.over_budget,
                 over_budget_bytes: count(counter::TIMING_ONLY_BYTES),
                 parse_gap: engine.parse_gaps,
                 desync: engine.desyncs,

@@ -1,8 +1,9 @@
 //! Other clients, and the ways in which exchanges come and end.
 
+use std::path::PathBuf;
 use std::process::Command;
 
-use hbpf_core::exchange::Phase;
+use hbpf_core::exchange::{Phase, Role};
 use hbpf_e2e::{Client, Observer, Outcome, Server, Sums, host, python, script, skip};
 
 const FAST: [&str; 4] = ["--ttft", "20", "--rate", "400"];
@@ -117,15 +118,8 @@ fn node_over_tls() {
 fn tls_seen_from_both_ends_is_counted_once() {
     let Some(_host) = host() else { return };
     let Some(python) = python() else { return };
-    // Only its certificates are needed.
-    let rust_server = Server::start(&[]);
+    let (rust_server, server, port) = openssl_server(python);
     let mut observer = Observer::start();
-    let server = Client::start(
-        Command::new(python)
-            .arg(script("clients/tls_server.py"))
-            .args([rust_server.certificate("server.pem"), rust_server.certificate("server-key.pem")]),
-    );
-    let port = u16::try_from(server.ready["port"].as_u64().unwrap()).unwrap();
     let arguments = ["--model", "demo-7", "--model", "demo-12", "--count", "6"];
     let Some(mut client) = stdlib(&rust_server, &format!("https://127.0.0.1:{port}"), &arguments) else { return };
     observer.until_tls_of(server.pid());
@@ -139,6 +133,42 @@ fn tls_seen_from_both_ends_is_counted_once() {
     assert_eq!(Sums::of_server(&frame, server.pid()).output, 57);
     assert_eq!(Sums::of_client(&frame, client.pid()).output, 57);
     assert_eq!(Sums::at_port(&frame, port).requests, 6);
+    observer.stop();
+}
+
+/// A server whose TLS has probes, and one that has made its certificate.
+fn openssl_server(python: PathBuf) -> (Server, Client, u16) {
+    let certificates = Server::start(&[]);
+    let server = Client::start(
+        Command::new(python)
+            .arg(script("clients/tls_server.py"))
+            .args([certificates.certificate("server.pem"), certificates.certificate("server-key.pem")]),
+    );
+    let port = u16::try_from(server.ready["port"].as_u64().unwrap()).unwrap();
+    (certificates, server, port)
+}
+
+#[test]
+fn of_an_answer_too_long_for_one_call_the_server_s_end_says_what_is_missing() {
+    let Some(_host) = host() else { return };
+    let Some(python) = python() else { return };
+    let (certificates, server, port) = openssl_server(python);
+    let mut observer = Observer::start();
+    let arguments = ["--plain", "--model", "demo-7", "--count", "2"];
+    let Some(mut client) = stdlib(&certificates, &format!("https://127.0.0.1:{port}"), &arguments) else { return };
+    observer.until_tls_of(server.pid());
+    observer.until_tls_of(client.pid());
+    client.run();
+    let seen = observer.until_ended(port, 2);
+    assert_eq!((seen.completed, seen.input, seen.output), (2, 14, 14), "the end is there, and what it has cost");
+    for (role, missed) in [(Role::Server, 200_000 - 128 * 1024..100_000), (Role::Client, 0..1)] {
+        for row in observer.until_rows(role, port, 2) {
+            assert!(missed.contains(&row.bytes_missed), "{row:?}");
+        }
+    }
+    let lost = &observer.latest.as_ref().expect("there was a frame").capture.lost;
+    assert_eq!(lost.over_budget, 2);
+    assert!(lost.over_budget_bytes > 2 * (200_000 - 128 * 1024), "{lost:?}");
     observer.stop();
 }
 
