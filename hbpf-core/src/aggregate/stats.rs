@@ -348,7 +348,8 @@ impl Pool {
         self[id].attach(&clocks, when, exchange);
     }
 
-    /// Gives a key distributions if its table has some left, or another key of it has long been idle.
+    /// Gives a key distributions if its table has some left, or another key of it has long been idle, or is idle and was
+    /// called far less often: names that come once would keep those that are busy without.
     fn grant_latency(&mut self, id: StatsId, now: Nanos) {
         let group = self[id].group;
         let holders = || {
@@ -357,8 +358,13 @@ impl Pool {
                 .filter(|(_, stats)| stats.group == group && stats.latency.is_some())
         };
         if holders().count() >= group.max_latency() {
-            let idle = holders().filter_map(|(position, stats)| Some((stats.idle_since()?, position))).min();
-            let Some((_, position)) = idle.filter(|(since, _)| now.since(*since) >= LATENCY_IDLE) else { return };
+            let idle = || holders().filter_map(|(position, stats)| Some((stats.idle_since()?, stats.requests, position)));
+            let longest = idle().min().filter(|(since, ..)| now.since(*since) >= LATENCY_IDLE);
+            let requests = self[id].requests;
+            let rarest = || idle().min_by_key(|(_, requests, _)| *requests);
+            // Twice as many, so that keys that are about equally busy do not take them from each other.
+            let given_up = longest.or_else(|| rarest().filter(|(_, rarest, _)| rarest.saturating_mul(2) <= requests));
+            let Some((.., position)) = given_up else { return };
             self[StatsId(position)].latency = None;
         }
         self[id].latency = Some(LatencyRecorder::new());

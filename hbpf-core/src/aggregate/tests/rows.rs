@@ -325,6 +325,24 @@ fn distributions_stay_within_their_memory() {
 }
 
 #[test]
+fn names_that_come_once_do_not_keep_a_busy_one_without_distributions() {
+    let mut bench = Bench::new();
+    for id in 1..=16 {
+        bench.call(id as f64 / 10.0, id, &format!("once{id}"), |_| {});
+    }
+    let measured = |frame: &Snapshot| {
+        let row = frame.models.iter().find(|row| row.model == Some("busy".into())).unwrap();
+        row.stats.latency.since_start.duration_seconds.as_ref().map(|duration| duration.count)
+    };
+    bench.call(3.0, 17, "busy", |_| {});
+    bench.call(4.0, 18, "busy", |_| {});
+    assert_eq!(measured(&bench.frame(5.0)), None, "it was called about as often");
+    bench.call(6.0, 19, "busy", |_| {});
+    bench.call(7.0, 20, "once20", |_| {});
+    assert_eq!(measured(&bench.frame(9.0)), Some(1));
+}
+
+#[test]
 fn distributions_go_from_idle_keys_to_busy_ones() {
     let mut bench = Bench::new();
     let measured = |frame: &Snapshot, model: &str| {
