@@ -134,7 +134,7 @@ pub(crate) struct SnapshotArgs {
     /// models and endpoints stay those of the host
     #[arg(short, long = "pid", value_name = "PID", value_parser = pid, allow_hyphen_values = true)]
     pub(crate) pids: Vec<u32>,
-    /// Write to this new file instead of standard output. Only its owner may read it: under sudo, you
+    /// Write to this new file instead of standard output (`-`). Only its owner may read it: under sudo, you
     #[arg(short, long, value_name = "FILE")]
     pub(crate) output: Option<PathBuf>,
     /// Print the JSON Schema of a snapshot and exit; needs no privileges
@@ -232,7 +232,7 @@ fn pid(text: &str) -> Result<u32, String> {
 
 pub(crate) fn overhead(text: &str) -> Result<MaxOverhead, String> {
     let text = text.trim();
-    if text == "off" {
+    if text.eq_ignore_ascii_case("off") {
         return Ok(MaxOverhead(None));
     }
     let percent = text.strip_suffix('%').unwrap_or(text).parse::<f64>();
@@ -244,7 +244,7 @@ pub(crate) fn overhead(text: &str) -> Result<MaxOverhead, String> {
 
 pub(crate) fn bytes_per_second(text: &str) -> Result<u64, String> {
     let text = text.trim();
-    if text == "off" {
+    if text.eq_ignore_ascii_case("off") {
         return Ok(0);
     }
     let bytes = parse_size::parse_size(text).map_err(|_| "write bytes a second as 500k, 64MB, 64MiB or 1e9, or off")?;
@@ -380,7 +380,7 @@ mod tests {
         assert_eq!(defaults.max_bytes_per_second, Options::MAX_BYTES_PER_SECOND);
         let chosen = snapshot(&["--max-overhead", "0.5%", "--max-bytes-per-second", "512KiB"]).unwrap().bounds;
         assert_eq!((chosen.max_overhead, chosen.max_bytes_per_second), (MaxOverhead(Some(0.5)), 512 * 1024));
-        let none = top(&["--max-overhead", "off", "--max-bytes-per-second", "off"]).unwrap().bounds;
+        let none = top(&["--max-overhead", "off", "--max-bytes-per-second", "OFF"]).unwrap().bounds;
         assert_eq!((none.max_overhead, none.max_bytes_per_second), (MaxOverhead(None), 0));
         for wrong in ["0", "-1", "101", "NaN", "inf", "x", ""] {
             let error = top(&[&format!("--max-overhead={wrong}")]).unwrap_err().to_string();

@@ -242,6 +242,13 @@ fn snapshot_to(path: &std::path::Path, as_sudo_user: Option<&str>) -> Output {
 }
 
 #[test]
+fn a_snapshot_to_a_dash_goes_to_standard_output() {
+    let output = snapshot_to(std::path::Path::new("-"), None);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert!(text(&output.stdout).starts_with('{') && !std::path::Path::new("-").exists());
+}
+
+#[test]
 fn a_snapshot_goes_to_a_new_file_for_its_owner_alone() {
     use std::os::unix::fs::{MetadataExt, symlink};
     let directory = tempfile::tempdir().unwrap();

@@ -1,5 +1,6 @@
 //! `hbpf snapshot`: one look, or a stream of them.
 
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
@@ -46,7 +47,8 @@ pub(crate) fn run(arguments: &SnapshotArgs) -> Result<ExitCode> {
         max_bytes_per_second: arguments.bounds.max_bytes_per_second,
     };
     // While files can still be opened.
-    let mut output = arguments.output.as_deref().map(privsep::create_output).transpose()?;
+    let file = arguments.output.as_deref().filter(|path| *path != Path::new("-"));
+    let mut output = file.map(privsep::create_output).transpose()?;
     let width = if output.is_some() { None } else { text::terminal_width() };
     let session = live::Session::begin()?;
     let (sender, updates) = std::sync::mpsc::channel();

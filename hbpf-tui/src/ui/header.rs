@@ -91,9 +91,12 @@ fn identity(painter: &mut Painter<'_>, area: Rect, state: &State) {
 
 fn probes(painter: &mut Painter<'_>, area: Rect, state: &State, capture: Option<&Capture>) {
     let mut pieces = vec![painter.piece(" ", Tone::Plain)];
+    // The probes go with the collection.
+    let is_over = state.source == Source::Live && state.ended.is_some();
     for (index, group) in Group::ALL.into_iter().enumerate() {
         let state_now = capture.map_or(GroupState::Waiting, |capture| summary::group_state(capture, group));
         let (text, tone) = match (state.wanted[index], state_now) {
+            (_, GroupState::On { .. } | GroupState::Partial { .. }) if is_over => ("gone".to_owned(), Tone::Bad),
             (Some(true), _) => ("starting".to_owned(), Tone::Warn),
             (Some(false), _) => ("stopping".to_owned(), Tone::Warn),
             (None, GroupState::Waiting) => ("waiting".to_owned(), Tone::Dim),

@@ -380,6 +380,7 @@ fn an_end_of_the_collection_is_said_and_the_last_view_stays() {
     state.apply(Action::Update(Update::Ended("the helper is gone".to_owned())));
     let screen = screen(&state);
     assert!(screen.contains("ENDED") && screen.contains("collection has ended: the helper is gone"), "{screen}");
+    assert!(screen.contains("llm-tls gone") && !screen.contains("llm-tls on"), "{screen}");
     assert!(screen.contains("vllm serve"));
 }
 
