@@ -49,7 +49,8 @@ const SPENT: u64 = 2;
 /// The ring is nearly full.
 const FULL: u64 = 3;
 
-/// How scarce room is for a piece of which so many bytes are wanted: [`FREE`] or what [`cut`] takes.
+/// How scarce room is for a piece of which so many bytes are wanted: [`FREE`] or what [`cut`] takes. Wakes the ring's reader
+/// where much has gathered.
 #[inline(never)]
 pub fn pressure(now: u64, wanted: u32) -> u64 {
     let ahead = ahead(now);
@@ -115,7 +116,7 @@ pub fn pay(now: u64, bytes: u32) {
 /// be emitted. `is_first` where a message begins with it.
 #[inline(never)]
 pub fn cut(piece: &mut Piece, pressure: u64, is_first: bool) -> bool {
-    let wanted = piece.whole + piece.tail;
+    let wanted = if piece.is_cut != 0 { piece.len } else { piece.whole + piece.tail };
     if pressure == FULL && !is_first {
         count(counter::RING_FULL_CHUNKS, 1);
         count(counter::RING_FULL_BYTES, wanted);

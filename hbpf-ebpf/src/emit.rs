@@ -50,6 +50,9 @@ pub fn emit<S: Source>(source: S, state: &mut S::State, piece: &mut Piece) {
         let at = piece.len.wrapping_sub(tail);
         if at > whole && piece.is_cut == 0 {
             piece.flags |= flags::THINNED;
+        } else if at > whole {
+            count(counter::TIMING_ONLY_CHUNKS, 1);
+            count(counter::TIMING_ONLY_BYTES, at - whole);
         }
         emit_record::<S, { TAIL_BYTES as usize }>(source, state, piece, at, tail);
     }

@@ -50,6 +50,9 @@ const SNIFFED_BYTES: usize = 8;
 /// Records of the largest class that one piece may become. What is beyond is dropped but for its tail.
 pub const RECORDS_PER_PIECE: u32 = 8;
 
+/// Bytes that may be copied of one piece.
+const MOST_BYTES: u32 = RECORDS_PER_PIECE * LARGEST_RECORD;
+
 const LARGEST_RECORD: u32 = RECORD_CLASSES[3] as u32;
 
 /// Answer pieces up to this size are copied without asking for a verdict: events of a stream are smaller.
@@ -141,9 +144,8 @@ pub struct Piece {
     pub held: u32,
     pub flags: u16,
     pub direction: u8,
-    /// Whether what lies between `whole` and `tail` would have been needed.
+    /// Whether what lies between `whole` and `tail` is missing, and not left out on purpose.
     pub is_cut: u8,
-    pub padding: u32,
 }
 
 impl Piece {
@@ -162,8 +164,13 @@ impl Piece {
             flags: 0,
             direction,
             is_cut: 0,
-            padding: 0,
         }
+    }
+
+    /// Makes another piece of it that goes the same way.
+    #[inline(always)]
+    pub fn renew(&mut self, timestamp_ns: u64, offset: u64, len: u32) {
+        *self = Self { timestamp_ns, ..Self::new(offset, len, self.direction) };
     }
 
     /// Lets the verifier forget what it knows of the numbers: it would follow every way of deciding on them, and every
@@ -225,7 +232,7 @@ pub fn observe<S: Source>(source: S, state: &mut S::State, piece: &mut Piece, is
     if is_next {
         decide(source, state, piece);
     } else if state.flow().mode == CAPTURE {
-        take(piece, RECORDS_PER_PIECE * LARGEST_RECORD);
+        take(piece, MOST_BYTES, false);
     }
     hand_out(source, state, piece);
 }
@@ -497,36 +504,37 @@ fn take_request<S: Source>(source: S, state: &mut S::State, piece: &mut Piece) {
     let (budget, most) = if flow.marks & COMPRESSED != 0 {
         (COMPRESSED_REQUEST_BYTES, S::MOST_RECORDS * LARGEST_RECORD)
     } else {
-        (REQUEST_HEAD_BYTES, RECORDS_PER_PIECE * LARGEST_RECORD)
+        (REQUEST_HEAD_BYTES, MOST_BYTES)
     };
-    take(piece, budget.saturating_sub(seen).min(most));
+    let wanted = budget.saturating_sub(seen);
+    take(piece, wanted.min(most), wanted > most);
 }
 
 /// A piece of a model call's answer.
 #[inline(always)]
 fn take_answer(flow: &Flow, piece: &mut Piece) {
     if flow.marks & THIN != 0 {
-        take(piece, 0);
-    } else if piece.len > RECORDS_PER_PIECE * LARGEST_RECORD {
-        piece.flags |= flags::CAPTURE;
-        piece.whole = RECORDS_PER_PIECE * LARGEST_RECORD - TAIL_BYTES;
-        piece.tail = TAIL_BYTES;
-        piece.is_cut = 1;
-        emit::count(counter::TIMING_ONLY_CHUNKS, 1);
-        emit::count(counter::TIMING_ONLY_BYTES, piece.len - RECORDS_PER_PIECE * LARGEST_RECORD);
+        take(piece, 0, false);
+    } else if piece.len > MOST_BYTES {
+        take(piece, MOST_BYTES - TAIL_BYTES, true);
     } else {
-        take(piece, piece.len);
+        take(piece, piece.len, false);
     }
 }
 
-/// Emits up to `whole` bytes of the piece's beginning and the tail of what remains.
+/// Emits up to `whole` bytes of the piece's beginning and the tail of what remains. What lies between is missing, or left
+/// out on purpose.
 #[inline(always)]
-fn take(piece: &mut Piece, whole: u32) {
+fn take(piece: &mut Piece, whole: u32, is_cut: bool) {
     piece.flags |= flags::CAPTURE;
     piece.whole = piece.len.min(whole);
     let rest = piece.len - piece.whole;
     piece.tail = rest.min(TAIL_BYTES);
-    if rest > piece.tail {
+    if rest <= piece.tail {
+        return;
+    }
+    piece.is_cut = is_cut.into();
+    if !is_cut {
         emit::count(counter::THINNED_BYTES, rest - piece.tail);
     }
 }

@@ -105,8 +105,9 @@ fn may_end(sequence: u32, expected: u32, state: u32) -> bool {
 
 /// The process whose call this packet leaves in; 0 where it leaves in nobody's, or that is not known.
 ///
-/// A process that works with a socket owns its lock, and while somebody does nothing leaves on behalf of others. What a
-/// timer sends, or a peer's acknowledgement sets free, leaves while just any process is running.
+/// A process that works with a socket owns its lock, and nothing but its call sends meanwhile (what others have written before
+/// included: whoever shares a socket may be told for the other). What a timer sends, or a peer's acknowledgement sets
+/// free, leaves while just any process is running.
 #[inline(always)]
 fn writer(socket: *mut bpf_sock) -> u32 {
     // SAFETY: a static; volatile, since its value here is not what it will be.
@@ -280,7 +281,7 @@ fn try_segment(ctx: &SkBuffContext, direction: u8) -> Option<()> {
         if !may_end(headers.sequence, expected, unsafe { (*socket).state }) {
             ends &= !flags::RST;
         }
-    } else {
+    } else if headers.payload_len > 0 {
         found.note_writer(socket);
     }
     look_at(skb, found, &mut piece, expected, ends);

@@ -384,15 +384,9 @@ fn look_at(calls: &mut Calls, usage: Option<*mut Use>) {
     let Some(connection) = (unsafe { connection(&calls.connection) }) else { return };
     let moved = calls.moved.min(LARGEST_CALL);
     let piece = &mut calls.piece;
-    piece.timestamp_ns = unsafe { bpf_ktime_get_ns() };
-    piece.len = moved as u32;
-    piece.whole = 0;
-    piece.tail = 0;
-    piece.left_out = 0;
-    piece.held = 0;
-    piece.flags = 0;
     let offset = &mut connection.stream.offsets[usize::from(piece.direction & 1)];
-    piece.offset = *offset;
+    // SAFETY: a helper without arguments.
+    piece.renew(unsafe { bpf_ktime_get_ns() }, *offset, moved as u32);
     *offset += moved;
     let source = UserBuffer(calls.buffer);
     if connection.gathered.len > 0 && connection.gathered.direction != piece.direction {

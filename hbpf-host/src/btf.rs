@@ -16,7 +16,8 @@ const MEMBER_BYTES: usize = 12;
 /// Kinds of types, by their numbers.
 const ARRAY: u32 = 3;
 const STRUCT: u32 = 4;
-const TYPEDEF: u32 = 8;
+/// Names and qualifiers of another type: typedef, volatile, const, restrict, and a tag.
+const OTHERS: [u32; 5] = [8, 9, 10, 11, 18];
 const LAST_KIND: u32 = 19;
 
 /// For each kind how many bytes follow the type: some in all cases, some for each of its members.
@@ -70,7 +71,7 @@ struct Type {
     members: usize,
     /// Struct: whether the offsets of its members hold the widths of bit fields.
     has_bit_fields: bool,
-    /// Typedef and the like: the type it stands for.
+    /// Of those that stand for another type: which.
     target: u32,
     /// Where what follows it begins.
     body: usize,
@@ -130,21 +131,21 @@ impl<'a> Types<'a> {
 
     /// The offset in bytes of a field within fields of a struct.
     fn offset_of(&self, name: &str, path: &[&str]) -> Option<u32> {
-        let all = self.places.iter().filter_map(|at| self.at(*at as usize));
-        let mut found = all.into_iter().find(|found| found.kind == STRUCT && self.is_named(found.name, name))?;
+        let mut all = self.places.iter().filter_map(|at| self.at(*at as usize));
+        let mut found = all.find(|found| found.kind == STRUCT && self.is_named(found.name, name))?;
         let mut offset = 0_u32;
         for field in path {
-            // A typedef can only stand for what has an end; so many in a row there are not.
+            // They may stand for each other in a circle; so many in a row there are not.
             for _ in 0..8 {
-                if found.kind == TYPEDEF {
+                if OTHERS.contains(&found.kind) {
                     found = self.by_number(found.target)?;
                 }
             }
             if found.kind != STRUCT {
                 return None;
             }
-            let members = (0..found.members).map(|index| found.body + index * MEMBER_BYTES);
-            let place = members.into_iter().find(|at| self.word(*at).is_some_and(|name| self.is_named(name, field)))?;
+            let mut members = (0..found.members).map(|index| found.body + index * MEMBER_BYTES);
+            let place = members.find(|at| self.word(*at).is_some_and(|name| self.is_named(name, field)))?;
             let bits = self.word(place + 8)?;
             let bits = if found.has_bit_fields { bits & 0x00ff_ffff } else { bits };
             offset = offset.checked_add(bits / 8)?;
@@ -178,7 +179,7 @@ mod tests {
             vec![1, kind(1, 0), 4, 32],
             vec![0, kind(ARRAY, 0), 0, 1, 1, 4],
             vec![5, kind(STRUCT, 2), 12, 11, 1, 0, 13, 4, 32],
-            vec![15, kind(TYPEDEF, 0), 5],
+            vec![15, kind(8, 0), 5],
             vec![0, 1 << 31 | kind(STRUCT, 2), 8, 23, 1, 3 << 24, 25, 1, 32],
         ];
         blob(&types.concat(), "int\0outer\0a\0b\0inner_t\0c\0d\0")

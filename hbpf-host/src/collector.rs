@@ -320,8 +320,8 @@ impl Worker {
                 },
                 Reply::Bell => match fd.map(Bell::from_fd) {
                     Some(Ok(bell)) => self.records.set_bell(bell),
-                    Some(Err(error)) => self.note_error("ring", error.to_string()),
-                    None => self.note_error("ring", "the helper sent no descriptor"),
+                    Some(Err(error)) => self.note_error("bell", error.to_string()),
+                    None => self.note_error("bell", "the helper sent no descriptor"),
                 },
                 Reply::Lifecycle { kind, pid, timestamp_ns, .. } => {
                     if kind == lifecycle::EXEC {

@@ -16,7 +16,7 @@ use std::{
     io::{BufRead, BufReader, Read, Write},
     net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream},
     os::fd::{AsFd, AsRawFd},
-    process::{Command, Stdio},
+    process::{Child, Command, Stdio},
     thread,
 };
 
@@ -354,14 +354,20 @@ fn a_ring_that_fills_wakes_its_reader() {
     kernel.target(OWN_PATH);
     kernel.attach_tcp();
     let bell = kernel.bell();
-    let rings = || poll(&mut [PollFd::new(bell.as_fd(), PollFlags::POLLIN)], PollTimeout::ZERO) == Ok(1);
+    let fd = bell.as_fd();
+    let rings_within = |timeout| poll(&mut [PollFd::new(fd, PollFlags::POLLIN)], timeout) == Ok(1);
+    let rings = || rings_within(PollTimeout::ZERO);
     let (mut client, mut server, _) = connection((Ipv4Addr::LOCALHOST, 0).into());
     transfer(&mut client, &mut server, &request(OWN_PATH, b"{}"));
     transfer(&mut server, &mut client, b"HTTP/1.1 200 OK\r\n\r\n");
     assert!(!rings(), "a call is not much");
     let bulk = vec![b'y'; EVENTS_URGENT_BYTES as usize];
-    transfer(&mut server, &mut client, &bulk);
-    assert!(rings());
+    thread::scope(|scope| {
+        // Somebody who sleeps is woken.
+        let sleeper = scope.spawn(|| rings_within(PollTimeout::from(10_000_u16)));
+        transfer(&mut server, &mut client, &bulk);
+        assert!(sleeper.join().expect("no panic"));
+    });
     bell.answer();
     assert!(!rings());
     transfer(&mut server, &mut client, &bulk[..4096]);
@@ -438,6 +444,22 @@ fn who_writes_the_answer_is_the_owner() {
     worker.wait().expect("it is a child of ours");
 }
 
+/// A process that does nothing but run.
+struct Busy(Child);
+
+impl Busy {
+    fn new() -> Self {
+        Self(Command::new("sh").args(["-c", "while :; do :; done"]).spawn().expect("there is a shell"))
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 #[test]
 fn whoever_runs_while_a_timer_sends_an_answer_has_not_written_it() {
     let Some(mut kernel) = Kernel::load() else { return };
@@ -446,9 +468,8 @@ fn whoever_runs_while_a_timer_sends_an_answer_has_not_written_it() {
     let (mut client, mut server, port) = connection((Ipv4Addr::LOCALHOST, 0).into());
     transfer(&mut client, &mut server, &request(MODEL_PATH, b"{}"));
     // Some process is running wherever the timer strikes.
-    let mut busy: Vec<_> = (0..2 * thread::available_parallelism().map_or(2, usize::from))
-        .map(|_| Command::new("sh").args(["-c", "while :; do :; done"]).spawn().expect("there is a shell"))
-        .collect();
+    let busy: Vec<Busy> =
+        (0..2 * thread::available_parallelism().map_or(2, usize::from)).map(|_| Busy::new()).collect();
     let (head, body) = (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n", b"{}");
     // What is announced to be followed by more waits for that, 0.2 s at most.
     let sent = nix::sys::socket::send(server.as_raw_fd(), head, MsgFlags::from_bits_retain(nix::libc::MSG_MORE))
@@ -457,9 +478,7 @@ fn whoever_runs_while_a_timer_sends_an_answer_has_not_written_it() {
     let mut answer = vec![0; head.len()];
     client.read_exact(&mut answer).expect("loopback delivers");
     transfer(&mut server, &mut client, body);
-    for process in &mut busy {
-        process.kill().and_then(|()| process.wait()).expect("it is a child of ours");
-    }
+    drop(busy);
     let records = kernel.records_of_port(port);
     let answers = records
         .iter()

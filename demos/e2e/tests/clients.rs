@@ -152,10 +152,17 @@ fn openssl_server(python: PathBuf) -> (Server, Client, u16) {
 fn of_an_answer_too_long_for_one_call_the_server_s_end_says_what_is_missing() {
     let Some(_host) = host() else { return };
     let Some(python) = python() else { return };
-    let (certificates, server, port) = openssl_server(python);
+    let (certificates, server, port) = openssl_server(python.clone());
     let mut observer = Observer::start();
-    let arguments = ["--plain", "--model", "demo-7", "--count", "2"];
-    let Some(mut client) = stdlib(&certificates, &format!("https://127.0.0.1:{port}"), &arguments) else { return };
+    // Of prompts so long the middle is left out on purpose, also of one that the server reads after such an answer.
+    let mut client = Client::start(
+        Command::new(python)
+            .arg(script("clients/stdlib.py"))
+            .args(["--base-url", &format!("https://127.0.0.1:{port}"), "--plain", "--model", "demo-7", "--count", "2"])
+            .arg("--ca")
+            .arg(certificates.certificate("ca.pem"))
+            .env("HBPF_DEMO_PROMPT", "bee ".repeat(25_000)),
+    );
     observer.until_tls_of(server.pid());
     observer.until_tls_of(client.pid());
     client.run();

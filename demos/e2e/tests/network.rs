@@ -115,7 +115,8 @@ fn totals_are_exact_or_marked() {
     if full() {
         let single = [
             ("1 % lost", Faults { lost: 0.01, ..KIND }),
-            ("10 % lost", Faults { lost: 0.1, ..KIND }),
+            // Of more, now and then a segment is lost so often that TCP waits for minutes.
+            ("15 % lost", Faults { lost: 0.15, ..KIND }),
             ("25 % overtaken", Faults { overtaken: 0.25, ..KIND }),
             ("10 % repeated", Faults { repeated: 0.1, ..KIND }),
             ("100 ms of jitter", Faults { jitter: Duration::from_millis(100), ..KIND }),

@@ -18,7 +18,8 @@ pub(super) const MAX_KINDS: usize = 40;
 /// What takes in everything beyond a cap.
 pub(super) const OTHER: &str = "other";
 
-/// A key that has distributions gives them up to one that has none after being idle for so long.
+/// A key that has distributions gives them up to one that has none after being idle for so long, however much more it was
+/// called than that.
 const LATENCY_IDLE: Duration = Duration::from_secs(60);
 
 /// Which table a key belongs to. Each has distributions for a number of its busiest keys only.
@@ -358,7 +359,8 @@ impl Pool {
                 .filter(|(_, stats)| stats.group == group && stats.latency.is_some())
         };
         if holders().count() >= group.max_latency() {
-            let idle = || holders().filter_map(|(position, stats)| Some((stats.idle_since()?, stats.requests, position)));
+            let idle =
+                || holders().filter_map(|(position, stats)| Some((stats.idle_since()?, stats.requests, position)));
             let longest = idle().min().filter(|(since, ..)| now.since(*since) >= LATENCY_IDLE);
             let requests = self[id].requests;
             let rarest = || idle().min_by_key(|(_, requests, _)| *requests);

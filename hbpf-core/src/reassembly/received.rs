@@ -15,6 +15,9 @@ pub(super) const MAX_HELD_BYTES: usize = 512 * 1024;
 /// Pieces held; bounds the bookkeeping where segments are tiny: ten seconds of a fast stream.
 pub(super) const MAX_HELD_PIECES: usize = 1024;
 
+/// Pieces that room is kept for while none are held.
+const USUALLY_HELD: usize = 16;
+
 /// Ends of the stream that are considered: all but one are forged.
 const MAX_ENDS: usize = 4;
 
@@ -24,6 +27,10 @@ pub(super) const REFUSED_AFTER: Duration = Duration::from_millis(2);
 
 /// Pieces that are considered where one contradicts the other: all but one are broken or forged.
 const MAX_RIVALS: usize = 16;
+
+/// Pieces that are weighed against each other at once; of more, what contradicts another is missing. What it takes grows
+/// with the square of this and more.
+const MAX_WEIGHED: usize = 64;
 
 /// How far from what TCP has taken a segment can plausibly lie: more than the largest receive window that Linux gives by
 /// default (6 MB).
@@ -113,6 +120,7 @@ impl Received {
         self.ends.retain(|held| is_fresh(held.when));
         self.rivals.retain(|held| is_fresh(held.when));
         self.desyncs += (before - self.held.len()) as u64;
+        self.give_back_room();
         let waiting = self.held.iter().chain(&self.ends).chain(&self.rivals);
         self.oldest = waiting.map(|held| held.when).min().unwrap_or(now);
     }
@@ -176,7 +184,15 @@ impl Received {
                 self.emit(piece.part(from, piece.end().min(until)), out);
             }
         }
+        self.give_back_room();
         self.hand_over_end(until, out);
+    }
+
+    /// Frees what a long hole has taken, once nothing is held any more.
+    fn give_back_room(&mut self) {
+        if self.held.is_empty() && self.held.capacity() > USUALLY_HELD {
+            self.held = VecDeque::new();
+        }
     }
 
     /// Hands over what follows without a hole.
@@ -228,28 +244,33 @@ impl Received {
         if rivals.is_empty() {
             return;
         }
-        let before = self.held.iter().take_while(|held| held.offset < until).count();
-        let mut pieces: Vec<Held> = rivals.into_iter().chain(self.held.drain(..before)).collect();
-        pieces.retain(|piece| piece.end() > next);
+        let before = self.held.partition_point(|held| held.offset < until);
+        let is_needed = |piece: &Held| piece.end() > next;
+        let mut pieces: Vec<Held> = rivals.into_iter().filter(is_needed).collect();
+        let rivals = pieces.len();
+        pieces.extend(self.held.drain(..before).filter(is_needed));
+        // Of two that contradict each other one is a rival.
+        let others = |index: usize| if index < rivals { &pieces[..] } else { &pieces[..rivals] };
         let contradicts = |one: &Held, other: &Held| one.piece().contradicts(&other.piece());
-        let is_contradicted = |piece: &Held| pieces.iter().any(|rival| contradicts(piece, rival));
-        // Whether each may be genuine.
-        let may_be: Vec<bool> =
-            pieces.iter().map(|piece| !is_contradicted(piece) || adds_up(piece, &pieces, next, until)).collect();
+        let is_contradicted: Vec<bool> = (pieces.iter().enumerate())
+            .map(|(index, piece)| others(index).iter().any(|other| contradicts(piece, other)))
+            .collect();
+        let are_weighed = pieces.len() <= MAX_WEIGHED;
+        let may_be_genuine: Vec<bool> = (pieces.iter().zip(&is_contradicted))
+            .map(|(piece, is_contradicted)| !is_contradicted || !are_weighed || adds_up(piece, &pieces, next, until))
+            .collect();
         // What TCP had not taken by the time that it was sent again, it has refused.
         let is_rival =
             |piece: &Held, rival: &Held| contradicts(piece, rival) && piece.when.since(rival.when) < REFUSED_AFTER;
-        for wants_genuine in [true, false] {
-            for (piece, _) in pieces.iter().zip(&may_be).filter(|(_, may_be)| **may_be) {
-                let has_rival = pieces.iter().zip(&may_be).any(|(rival, may_be)| *may_be && is_rival(piece, rival));
-                match (wants_genuine, has_rival) {
-                    (true, false) => self.insert_new(piece.piece()),
-                    // What may be either is missing.
-                    (false, true) => self.insert_new(piece.piece().blank()),
-                    _ => {}
-                }
-            }
-        }
+        let has_rival = |index: usize| {
+            let mut rivals = others(index).iter().zip(&may_be_genuine).filter(|(_, may_be)| **may_be);
+            is_contradicted[index] && (!are_weighed || rivals.any(|(rival, _)| is_rival(&pieces[index], rival)))
+        };
+        // What may be either is missing, and comes last: a genuine piece may cover it.
+        let (unknown, genuine): (Vec<usize>, Vec<usize>) =
+            (0..pieces.len()).filter(|index| may_be_genuine[*index]).partition(|index| has_rival(*index));
+        genuine.into_iter().for_each(|index| self.insert_new(pieces[index].piece()));
+        unknown.into_iter().for_each(|index| self.insert_new(pieces[index].piece().blank()));
         self.held_bytes = self.held.iter().map(|held| held.bytes.len()).sum();
     }
 
@@ -291,13 +312,18 @@ impl Received {
 
     /// Keeps what of a piece is new.
     ///
-    /// What is at its turn may take twice the room: it may fill the hole that all the rest waits behind.
+    /// Where the first is at its turn there is twice the room: it may have filled the hole that all the rest waits behind, and
+    /// TCP takes it any moment.
     fn hold(&mut self, piece: Piece<'_>, out: &mut dyn FnMut(Chunk<'_>)) {
         self.note_waiting(piece.when);
         self.settle_contradictions(&piece);
         self.insert_new(piece);
-        let room = if self.next.is_some_and(|next| piece.offset <= next) { 2 } else { 1 };
-        while self.held.len() > room * MAX_HELD_PIECES || self.held_bytes > room * MAX_HELD_BYTES {
+        loop {
+            let is_at_turn = self.next.zip(self.held.front()).is_some_and(|(next, front)| front.offset <= next);
+            let room = if is_at_turn { 2 } else { 1 };
+            if self.held.len() <= room * MAX_HELD_PIECES && self.held_bytes <= room * MAX_HELD_BYTES {
+                return;
+            }
             if let Some(held) = self.pop_in_order() {
                 // There is no room for it, and nothing says whether TCP takes it, or something else in its place.
                 let is_taken = self.taken.is_none_or(|taken| held.end() <= taken);

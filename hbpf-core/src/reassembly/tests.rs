@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::Reassembler;
+use super::piece::Held;
 use super::received::{MAX_HELD_BYTES, MAX_HELD_PIECES, REFUSED_AFTER};
 use crate::chunk::{Capture, Chunk, ConnectionKey, Direction, Origin, Segment, Source};
 use crate::time::Nanos;
@@ -318,11 +319,49 @@ fn what_fills_a_hole_has_room_whatever_waits_behind_it() {
     let waiting = MAX_HELD_PIECES as u32 + 100;
     let mut seen: Vec<Seen> = (0..waiting).map(|index| Seen::received(12 + 2 * index, b"cd").taken(10)).collect();
     seen.push(Seen::received(10, b"ab").taken(10));
+    // One more, before it is taken.
+    seen.push(Seen::received(12 + 2 * waiting, b"cd").taken(10));
     seen.push(Seen::mark(12 + 2 * waiting));
     let (out, reassembler) = run(&seen);
     assert_eq!(out[..2], ["Received 10@0 ab", "Received 12@0 cd"]);
     // There was no room for the last hundred.
     assert_eq!((out.len(), reassembler.desyncs()), (1 + MAX_HELD_PIECES, 100));
+}
+
+#[test]
+fn what_is_held_is_bounded_and_given_back() {
+    let mut reassembler = Reassembler::new();
+    let bound = 3 * MAX_HELD_BYTES + 4 * MAX_HELD_PIECES * size_of::<Held>();
+    let mut most = 0;
+    let mut push = |reassembler: &mut Reassembler, seen: Seen| {
+        feed(reassembler, &seen, &mut |_| {});
+        most = most.max(reassembler.memory());
+    };
+    // Behind a hole: a megabyte in large pieces, the same again with other bytes, and twice as many tiny ones as there is room for.
+    for (byte, when) in [(b'x', 0), (b'y', 1), (b'z', 2)] {
+        for index in 0..16 {
+            push(&mut reassembler, Seen::received(1000 + 65_000 * index, &[byte; 65_000]).taken(10).at(when));
+        }
+    }
+    for index in 0..2 * MAX_HELD_PIECES as u32 {
+        push(&mut reassembler, Seen::received(20 + 2 * index, b"t").taken(10).at(3));
+    }
+    push(&mut reassembler, Seen::received(10, &[b'h'; 20_000]).taken(10).at(4));
+    assert!((MAX_HELD_BYTES..=bound).contains(&most), "{most} of {bound}");
+    feed(&mut reassembler, &Seen::mark(2_000_000), &mut |_| {});
+    assert!(reassembler.memory() < 64 * size_of::<Held>(), "{}", reassembler.memory());
+}
+
+#[test]
+fn of_many_that_contradict_each_other_all_are_missing() {
+    let mut seen: Vec<Seen> = (0..1000).map(|index| Seen::received(12 + index, b"x").taken(10)).collect();
+    // Each of these contradicts a stretch of those.
+    seen.extend((0..20).map(|index| Seen::received(12 + 50 * index, &[b'y'; 50]).taken(10).at(1)));
+    seen.push(Seen::received(10, b"ab").taken(10).at(2));
+    seen.push(Seen::mark(1012));
+    let (out, _) = run(&seen);
+    assert_eq!(out[0], "Received 10@2 ab");
+    assert!(out.len() > 1 && out[1..].iter().all(|line| !line.contains('x') && !line.contains('y')), "{out:?}");
 }
 
 #[test]

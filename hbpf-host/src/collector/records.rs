@@ -21,6 +21,8 @@ pub(super) struct Records {
     gathering_until: Option<Nanos>,
     /// What is waited for has come.
     is_ready: bool,
+    /// The first record in the ring is still being written: what wakes would do so again and again.
+    is_blocked: bool,
 }
 
 impl Records {
@@ -38,6 +40,7 @@ impl Records {
     pub(super) fn awaited(&self) -> Option<BorrowedFd<'_>> {
         match self.gathering_until {
             None => self.ring.as_ref().map(AsFd::as_fd),
+            Some(_) if self.is_blocked => None,
             Some(_) => self.bell.as_ref().map(AsFd::as_fd),
         }
     }
@@ -59,8 +62,8 @@ impl Records {
 
     /// A batch has been read because it was due: the next one gathers, unless there is more already.
     pub(super) fn gather(&mut self, batch: Batch, now: Nanos) {
-        // A ring that is ready and gives nothing holds a record that is being written: polling would turn in circles.
-        let gathers = !batch.more && (batch.records > 0 || self.is_ready);
+        self.is_blocked = batch.records == 0 && self.is_ready;
+        let gathers = !batch.more && (batch.records > 0 || self.is_blocked);
         self.gathering_until = gathers.then(|| now.after(GATHER));
     }
 
@@ -75,5 +78,62 @@ impl Records {
     /// Records that made no sense and were skipped.
     pub(super) fn malformed(&self) -> u64 {
         self.ring.as_ref().map_or(0, EventRing::malformed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::os::fd::AsRawFd;
+
+    use nix::sys::memfd::{MFdFlags, memfd_create};
+
+    use super::*;
+
+    const NOTHING: Batch = Batch { records: 0, more: false };
+    const SOME: Batch = Batch { records: 3, more: false };
+    const FULL: Batch = Batch { records: 512, more: true };
+
+    /// Memory as long as an empty ring with its positions.
+    fn empty() -> File {
+        let file = File::from(memfd_create(c"ring", MFdFlags::empty()).unwrap());
+        file.set_len(1 << 20).unwrap();
+        file
+    }
+
+    #[test]
+    fn when_the_ring_is_read_and_what_is_waited_for() {
+        let (ring, bell) = (empty(), empty());
+        let (ring_fd, bell_fd) = (ring.as_raw_fd(), bell.as_raw_fd());
+        let mut records = Records::default();
+        let awaited = |records: &Records| records.awaited().map(|fd| fd.as_raw_fd());
+        assert_eq!((awaited(&records), records.is_due(Nanos(0))), (None, false));
+        records.set_ring(EventRing::from_fd(ring.into(), 64 * 1024).unwrap());
+        records.set_bell(Bell::from_fd(bell.into()).unwrap());
+        let at = |millis: u64| Nanos(millis * 1_000_000);
+        assert_eq!((awaited(&records), records.due_at(), records.is_due(at(0))), (Some(ring_fd), None, false));
+
+        // The first records: what follows gathers, and the bell ends that.
+        records.polled(true);
+        assert!(records.is_due(at(0)));
+        records.gather(SOME, at(0));
+        records.polled(false);
+        assert_eq!((awaited(&records), records.due_at(), records.is_due(at(19))), (Some(bell_fd), Some(at(20)), false));
+        assert!(records.is_due(at(20)));
+        records.polled(true);
+        assert!(records.is_due(at(19)));
+
+        // Where there is more, at once.
+        records.gather(FULL, at(19));
+        assert_eq!((awaited(&records), records.due_at()), (Some(ring_fd), None));
+
+        // One that is being written: not before its time, whatever wakes.
+        records.gather(NOTHING, at(30));
+        assert_eq!((awaited(&records), records.due_at()), (None, Some(at(50))));
+
+        // Nothing came while records could gather: back to the ring.
+        records.polled(false);
+        records.gather(NOTHING, at(50));
+        assert_eq!((awaited(&records), records.due_at()), (Some(ring_fd), None));
     }
 }

@@ -5,6 +5,7 @@ use std::time::Instant;
 use aya::sys::{Stats, enable_stats};
 
 use super::{Check, Outcome};
+use crate::btf;
 use crate::discover::Library;
 use crate::probes::Probes;
 use crate::protocol::Group;
@@ -28,8 +29,18 @@ pub(super) fn probes(libraries: Vec<Library>, groups: &[Group], root_is_taken: b
         });
         probes.detach(group);
     }
+    checks.push(owners());
     checks.push(statistics());
     checks
+}
+
+/// How it is known which process serves an accepted connection.
+fn owners() -> Check {
+    let detail = match btf::socket_owned_at() {
+        Some(_) => "the packets of a plain connection say whose they are",
+        None => "plain connections are looked for in /proc/PID/fd: only Linux 6.10 and later with BTF says whose a packet is",
+    };
+    Check::new("servers", Outcome::Ok, detail)
 }
 
 fn try_out(probes: &mut Probes, group: Group, libraries: usize) -> Check {

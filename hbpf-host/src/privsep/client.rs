@@ -69,7 +69,7 @@ impl HelperClient {
         self.socket_mut().flush()
     }
 
-    /// The next reply, if one is there, and the descriptor that came with it ([`Reply::Ring`]).
+    /// The next reply, if one is there, and the descriptor that came with it ([`Reply::Ring`], [`Reply::Bell`]).
     ///
     /// A second [`Reply::Ring`] replaces the first: everything was detached meanwhile and has been loaded anew.
     pub fn try_recv(&mut self) -> Result<Option<(Reply, Option<OwnedFd>)>, SocketError> {
