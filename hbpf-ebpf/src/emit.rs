@@ -1,7 +1,7 @@
 //! Records into the ring, each of the smallest class that holds its bytes, and the counters.
 
 use aya_ebpf::helpers::{bpf_ktime_get_ns, generated::bpf_get_current_comm};
-use hbpf_ebpf::{RECORD_CLASSES, RecordHeader, TAIL_BYTES, counter, flags, kind};
+use hbpf_ebpf::{LARGEST_RECORD, RECORD_CLASSES, RecordHeader, TAIL_BYTES, counter, flags, kind};
 
 use crate::{
     budget,
@@ -19,7 +19,7 @@ struct Record<const N: usize> {
 /// Emits of the piece what has been decided on, in as few records as that needs.
 #[inline(never)]
 pub fn emit<S: Source>(source: S, state: &mut S::State, piece: &mut Piece) {
-    const LARGEST: u32 = RECORD_CLASSES[3] as u32;
+    const LARGEST: u32 = LARGEST_RECORD as u32;
     piece.forget();
     let pressure = budget::pressure(piece.timestamp_ns, piece.whole + piece.tail);
     if pressure != budget::FREE {
@@ -33,11 +33,17 @@ pub fn emit<S: Source>(source: S, state: &mut S::State, piece: &mut Piece) {
         if whole.wrapping_sub(at) <= LARGEST {
             break;
         }
-        emit_record::<S, { RECORD_CLASSES[3] }>(source, state, piece, at, LARGEST);
+        emit_record::<S, LARGEST_RECORD>(source, state, piece, at, LARGEST);
         at = forgotten(at + LARGEST, unknown);
     }
     let left = whole.saturating_sub(at);
-    if left > RECORD_CLASSES[2] as u32 {
+    if left > RECORD_CLASSES[5] as u32 {
+        emit_record::<S, LARGEST_RECORD>(source, state, piece, at, left);
+    } else if left > RECORD_CLASSES[4] as u32 {
+        emit_record::<S, { RECORD_CLASSES[5] }>(source, state, piece, at, left);
+    } else if left > RECORD_CLASSES[3] as u32 {
+        emit_record::<S, { RECORD_CLASSES[4] }>(source, state, piece, at, left);
+    } else if left > RECORD_CLASSES[2] as u32 {
         emit_record::<S, { RECORD_CLASSES[3] }>(source, state, piece, at, left);
     } else if left > RECORD_CLASSES[1] as u32 {
         emit_record::<S, { RECORD_CLASSES[2] }>(source, state, piece, at, left);
@@ -113,7 +119,7 @@ fn emit_ends<S: Source>(source: S, state: &mut S::State, piece: &mut Piece, pres
     let (whole, tail) = (piece.whole, piece.tail);
     let at = piece.len.wrapping_sub(tail);
     if whole > 0 {
-        emit_record::<S, { RECORD_CLASSES[1] }>(source, state, piece, 0, whole);
+        emit_record::<S, { budget::FIRST_BYTES as usize }>(source, state, piece, 0, whole);
     } else if tail == 0 {
         emit_mark(source, state, piece);
     }

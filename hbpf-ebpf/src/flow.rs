@@ -5,7 +5,7 @@
 
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use hbpf_ebpf::{
-    BEGINNING_BYTES, COMPRESSED_REQUEST_BYTES, FlowKey, HEAD_BYTES, RECORD_CLASSES, REQUEST_HEAD_BYTES, RecordHeader,
+    BEGINNING_BYTES, COMPRESSED_REQUEST_BYTES, FlowKey, HEAD_BYTES, LARGEST_RECORD, REQUEST_HEAD_BYTES, RecordHeader,
     TAIL_BYTES, action, counter, flags,
 };
 
@@ -51,9 +51,9 @@ const SNIFFED_BYTES: usize = 8;
 pub const RECORDS_PER_PIECE: u32 = 8;
 
 /// Bytes that may be copied of one piece.
-const MOST_BYTES: u32 = RECORDS_PER_PIECE * LARGEST_RECORD;
+const MOST_BYTES: u32 = RECORDS_PER_PIECE * LARGEST;
 
-const LARGEST_RECORD: u32 = RECORD_CLASSES[3] as u32;
+const LARGEST: u32 = LARGEST_RECORD as u32;
 
 /// Answer pieces up to this size are copied without asking for a verdict: events of a stream are smaller.
 const UNASKED_ANSWER_BYTES: u32 = 2048;
@@ -502,7 +502,7 @@ fn take_request<S: Source>(source: S, state: &mut S::State, piece: &mut Piece) {
     let flow = state.flow();
     flow.request_seen = seen.saturating_add(piece.len);
     let (budget, most) = if flow.marks & COMPRESSED != 0 {
-        (COMPRESSED_REQUEST_BYTES, S::MOST_RECORDS * LARGEST_RECORD)
+        (COMPRESSED_REQUEST_BYTES, S::MOST_RECORDS * LARGEST)
     } else {
         (REQUEST_HEAD_BYTES, MOST_BYTES)
     };

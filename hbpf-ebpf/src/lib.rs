@@ -26,8 +26,12 @@ pub const COMPRESSED_REQUEST_BYTES: u32 = 1024 * 1024;
 /// The longest prefix of a message that is kept per flow to find its request-target in.
 pub const HEAD_BYTES: usize = 256;
 
-/// Payload sizes of the record classes, ascending. A record takes the smallest class that holds its bytes.
-pub const RECORD_CLASSES: [usize; 4] = [256, 1024, 4096, 16384];
+/// Payload sizes of the record classes, ascending. A record takes the smallest class that holds its bytes, so that at most half
+/// of it is empty: an event of a stream is a few hundred bytes, a short answer some thousand.
+pub const RECORD_CLASSES: [usize; 7] = [256, 512, 1024, 2048, 4096, 8192, LARGEST_RECORD];
+
+/// The largest of [`RECORD_CLASSES`].
+pub const LARGEST_RECORD: usize = 16384;
 
 /// Size of the ring of [`RecordHeader`] records, in bytes.
 pub const EVENTS_RING_BYTES: u32 = 8 * 1024 * 1024;

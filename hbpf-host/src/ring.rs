@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
-use hbpf_ebpf::{RECORD_CLASSES, RecordHeader};
+use hbpf_ebpf::{LARGEST_RECORD, RecordHeader};
 use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap, munmap};
 
 /// Length of the kernel's own header before each record: length with two flag bits, and a page offset.
@@ -22,7 +22,7 @@ const DISCARDED: u32 = 1 << 30;
 const BATCH_RECORDS: usize = 512;
 
 /// Longest record that a program may reserve.
-const MAX_RECORD_BYTES: usize = size_of::<RecordHeader>() + RECORD_CLASSES[RECORD_CLASSES.len() - 1];
+const MAX_RECORD_BYTES: usize = size_of::<RecordHeader>() + LARGEST_RECORD;
 
 /// Why a ring cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -300,7 +300,7 @@ mod tests {
 
     /// A record of the smallest class that claims this many bytes of payload.
     fn record(captured: u32, payload: &[u8]) -> Vec<u8> {
-        let class = RECORD_CLASSES.into_iter().find(|class| *class >= payload.len()).unwrap();
+        let class = hbpf_ebpf::RECORD_CLASSES.into_iter().find(|class| *class >= payload.len()).unwrap();
         let mut bytes = vec![0; size_of::<RecordHeader>() + class];
         bytes[0] = hbpf_ebpf::kind::DATA;
         bytes[std::mem::offset_of!(RecordHeader, captured_len)..][..4].copy_from_slice(&captured.to_ne_bytes());

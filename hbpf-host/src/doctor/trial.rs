@@ -38,7 +38,9 @@ pub(super) fn probes(libraries: Vec<Library>, groups: &[Group], root_is_taken: b
 fn owners() -> Check {
     let detail = match btf::socket_owned_at() {
         Some(_) => "the packets of a plain connection say whose they are",
-        None => "plain connections are looked for in /proc/PID/fd: only Linux 6.10 and later with BTF says whose a packet is",
+        None => {
+            "plain connections are looked for in /proc/PID/fd: only Linux 6.10 and later with BTF says whose a packet is"
+        }
     };
     Check::new("servers", Outcome::Ok, detail)
 }
