@@ -28,8 +28,8 @@ def listen(**options):
     return listener
 
 
-def serve(connection):
-    """Answers the requests of a connection, and closes it where the client wants that."""
+def serve(connection, once=False):
+    """Answers the requests of a connection, or one of them, and closes it where the client wants that."""
     stream = connection.makefile("rwb")
     while line := stream.readline():
         headers = {}
@@ -48,7 +48,7 @@ def serve(connection):
         stream.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nX-Pid: %d\r\n" % os.getpid())
         stream.write(b"Content-Length: %d\r\n\r\n%s" % (len(body), body))
         stream.flush()
-        if headers.get(b"connection") == b"close":
+        if once or headers.get(b"connection") == b"close":
             break
     stream.close()
     connection.close()
@@ -167,6 +167,34 @@ def passed():
     return listener.getsockname()[1]
 
 
+def rotated():
+    """One process has the connections, and passes them on to another for each request."""
+    listener = listen()
+    ways = [socket.socketpair() for _ in range(WORKERS)]
+    for _, inner in ways:
+        if os.fork() == 0:
+            listener.close()
+            while True:
+                _, ancillary, _, _ = inner.recvmsg(1, socket.CMSG_SPACE(4))
+                serve(socket.socket(fileno=array.array("i", ancillary[0][2][:4])[0]), once=True)
+                inner.send(b"x")
+
+    def accept():
+        turn = 0
+        while True:
+            connection, _ = listener.accept()
+            rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [connection.fileno()]))]
+            while connection.recv(1, socket.MSG_PEEK):
+                outer = ways[turn % WORKERS][0]
+                outer.sendmsg([b"x"], rights)
+                outer.recv(1)
+                turn += 1
+            connection.close()
+
+    threading.Thread(target=accept, daemon=True).start()
+    return listener.getsockname()[1]
+
+
 def forking():
     """A process for each connection."""
     listener = listen()
@@ -213,6 +241,7 @@ def main():
         "prefork": prefork,
         "reuseport": reuseport,
         "passed": passed,
+        "rotated": rotated,
         "forking": forking,
         "executed": executed,
         "halves": halves,

@@ -62,6 +62,8 @@ pub struct Origin {
     /// Whether `pid` is settled. An accepted socket shows the creator of its listener at first, who may only be the
     /// parent of the process that serves it.
     pub owner_is_certain: bool,
+    /// Several processes have worked with this endpoint in turns: whoever it was before, this message may be another's.
+    pub is_passed_on: bool,
     /// Name of the thread or process, NUL-padded; all zero where unknown.
     pub comm: [u8; 16],
     /// Address and port on this side.

@@ -6,7 +6,7 @@
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use hbpf_ebpf::{
     BEGINNING_BYTES, COMPRESSED_REQUEST_BYTES, FlowKey, HEAD_BYTES, LARGEST_RECORD, REQUEST_HEAD_BYTES, RecordHeader,
-    TAIL_BYTES, action, counter, flags,
+    TAIL_BYTES, action, counter, direction, flags,
 };
 
 use crate::{
@@ -112,6 +112,18 @@ impl Flow {
     #[inline(always)]
     pub fn is_request_within(&self, piece: &Piece, bytes: u32) -> bool {
         self.request_side == side(piece) && self.request_seen.wrapping_sub(piece.len) < bytes
+    }
+
+    /// Whether the piece begins an answer, or a request that may be a call, for all that is known before it is looked at.
+    #[inline(always)]
+    pub fn may_begin_with(&self, piece: &Piece) -> bool {
+        self.turns_to(piece) && self.mode != IGNORE && self.mode != OPAQUE
+    }
+
+    /// Whether a request is coming in and its answer has not begun.
+    #[inline(always)]
+    pub fn is_asked(&self) -> bool {
+        self.request_side == direction::RECEIVED + 1 && self.last_side == self.request_side
     }
 
     /// What was seen of this turn was not part of the stream: so many messages had begun before.

@@ -70,7 +70,9 @@ pub struct Socket {
     pub released: u8,
     /// The FIN of this side has left.
     fin_sent: u8,
-    zero: [u8; 6],
+    /// More than one process has worked with it since it was connected.
+    is_passed_on: u8,
+    zero: [u8; 5],
     /// The client's port, where `cookie` is 0.
     pub waiting_port: u16,
     comm: [u8; 16],
@@ -281,7 +283,7 @@ fn try_segment(ctx: &SkBuffContext, direction: u8) -> Option<()> {
         if !may_end(headers.sequence, expected, unsafe { (*socket).state }) {
             ends &= !flags::RST;
         }
-    } else if headers.payload_len > 0 {
+    } else if headers.payload_len > 0 && (found.owned != cookie || found.flow.may_begin_with(&piece)) {
         found.note_writer(socket);
     }
     look_at(skb, found, &mut piece, expected, ends);
@@ -343,6 +345,7 @@ impl Socket {
         self.known = [0; 2];
         self.released = 0;
         self.fin_sent = 0;
+        self.is_passed_on = 0;
     }
 
     /// User space knows of the end: what still comes, such as the peer's own, would begin the connection anew there.
@@ -383,14 +386,14 @@ impl Socket {
         }
     }
 
-    /// Notes who writes, if nobody better is known to own the socket.
+    /// Notes who writes, if that is known: it owns the socket from now on, whoever did before.
     #[inline(always)]
     fn note_writer(&mut self, socket: *mut bpf_sock) {
-        if self.owned == self.cookie {
-            return;
-        }
         let writer = writer(socket);
         if writer != 0 {
+            if self.owned == self.cookie && self.owner != writer {
+                self.is_passed_on = 1;
+            }
             self.owner = writer;
             self.owned = self.cookie;
         }
@@ -400,6 +403,9 @@ impl Socket {
     fn describe_owner(&self, header: &mut RecordHeader) {
         header.pid = self.owner;
         header.comm = self.comm;
+        if self.is_passed_on != 0 && self.flow.is_asked() {
+            header.flags |= flags::PASSED_ON;
+        }
         if self.owner != 0 && self.owned == self.cookie {
             return;
         }

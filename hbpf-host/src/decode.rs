@@ -97,7 +97,9 @@ fn origin(header: &RecordHeader) -> Origin {
     let end = |address: &[u8; 16], port: u16| Some((ip(address, header.address_family)?, port));
     Origin {
         pid: (header.pid != 0).then_some(Pid(header.pid)),
-        owner_is_certain: header.pid != 0 && header.flags & (flags::INHERITED_OWNER | flags::CLOSER) == 0,
+        owner_is_certain: header.pid != 0
+            && header.flags & (flags::INHERITED_OWNER | flags::CLOSER | flags::PASSED_ON) == 0,
+        is_passed_on: header.flags & flags::PASSED_ON != 0,
         comm: header.comm,
         local: end(&header.local_address, header.local_port),
         remote: end(&header.remote_address, header.remote_port),

@@ -148,6 +148,46 @@ fn workers_that_are_passed_their_connections() {
 }
 
 #[test]
+fn workers_that_are_passed_a_connection_for_each_request() {
+    let Some(_host) = host() else { return };
+    let mut observer = Observer::start();
+    let Some((_server, address)) = server("rotated") else { return };
+    let mut stream = TcpStream::connect(address).expect("loopback connects");
+    let answered: Vec<u32> = (0..9)
+        .map(|number| {
+            stream.write_all(&request(number, false)).expect("loopback takes");
+            answered_by(&mut stream)
+        })
+        .collect();
+    let mut rows = observer.until_rows(Role::Server, address.port(), answered.len());
+    rows.sort_by_key(|row| row.started_at);
+    let told: Vec<u32> = rows.iter().map(|row| row.pid.expect("a process")).collect();
+    // Nothing says of the second that the connection will be passed on.
+    assert_eq!((told[0], &told[2..]), (answered[0], &answered[2..]));
+    assert_eq!(told[1], answered[0]);
+    observer.assert_nothing_lost();
+    observer.stop();
+}
+
+#[test]
+fn a_client_whose_parent_has_connected() {
+    let Some(_host) = host() else { return };
+    let mut observer = Observer::start();
+    let Some((_server, address)) = server("alone") else { return };
+    let stream = TcpStream::connect(address).expect("loopback connects");
+    let sent = tempfile::NamedTempFile::new().expect("a temporary file");
+    std::fs::write(sent.path(), request(1, false)).expect("it can be written");
+    let mut child = std::process::Command::new("cat");
+    child.arg(sent.path()).stdout(std::os::fd::OwnedFd::from(stream.try_clone().expect("a descriptor")));
+    let mut child = child.spawn().expect("cat is in coreutils");
+    child.wait().expect("it is a child of ours");
+    answered_by(&mut { stream });
+    let rows = observer.until_rows(Role::Client, address.port(), 1);
+    assert_eq!(rows[0].pid, Some(child.id()));
+    observer.stop();
+}
+
+#[test]
 fn a_process_for_each_connection() {
     served("forking");
 }

@@ -202,6 +202,7 @@ impl Connection {
             self.settle(origin.pid, observer);
         }
         let known = &mut self.origin;
+        known.owner_is_certain &= !origin.is_passed_on;
         if origin.owner_is_certain || !known.owner_is_certain {
             known.pid = origin.pid.or(known.pid);
         }

@@ -80,12 +80,13 @@ impl Tracked {
         }
     }
 
-    /// Takes the owner, if one was found, and reports what was held back.
+    /// Takes the owner, if one was found, and reports what was held back. What was reported stays whose it was.
     pub(super) fn settle(&mut self, pid: Option<Pid>, observer: &mut dyn Observer) {
+        let Some(held) = self.held.take() else { return };
         if pid.is_some() {
             self.exchange.pid = pid;
         }
-        for (when, event) in self.held.take().unwrap_or_default() {
+        for (when, event) in held {
             observer.exchange(when, &self.exchange, event);
         }
     }

@@ -135,6 +135,28 @@ fn an_owner_that_the_answer_tells_need_not_be_asked_for() {
 }
 
 #[test]
+fn of_an_endpoint_that_is_passed_on_each_answer_tells_whose_it_is() {
+    let (mut engine, mut log) = (Engine::new(), Log::default());
+    let mut wire = Wire::tls(7, Direction::Received);
+    let certain = |wire: &mut Wire, pid| {
+        wire.origin = Origin { pid: Some(Pid(pid)), owner_is_certain: true, is_passed_on: false, ..wire.origin };
+    };
+    for (number, pid) in [7, 8, 9, 8].into_iter().enumerate() {
+        let before = log.events.len();
+        if number > 1 {
+            wire.origin = Origin { owner_is_certain: false, is_passed_on: true, ..wire.origin };
+        }
+        wire.request(&mut engine, &mut log, &chat(false));
+        assert_eq!(log.events.len() > before, number < 2, "from the second on it is known to be passed on");
+        certain(&mut wire, pid);
+        wire.answer(&mut engine, &mut log, &json("200 OK", DONE_JSON));
+    }
+    let told: Vec<Option<Pid>> = log.ended().iter().map(|exchange| exchange.pid).collect();
+    // The second was told before anything said that it is another's, and stays so.
+    assert_eq!(told, [7, 7, 9, 8].map(|pid| Some(Pid(pid))));
+}
+
+#[test]
 fn tcp_segments_out_of_order_make_the_same_exchange() {
     let (mut engine, mut log) = (Engine::new(), Log::default());
     let key = ConnectionKey { source: Source::Tcp, pid: 0, handle: 5, generation: 0 };
