@@ -875,7 +875,8 @@ pub struct Lost {
     pub over_budget_bytes: u64,
     /// Gaps that the parsers met.
     pub parse_gap: u64,
-    /// Bytes that contradict bytes already seen.
+    /// Segments that contradict what was seen, lie where no segment can, were never taken, or had no room while they waited
+    /// for one that was lost.
     pub desync: u64,
 }
 

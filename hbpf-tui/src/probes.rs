@@ -34,13 +34,13 @@ pub(crate) fn cost_columns() -> Vec<Column> {
     ]
 }
 
-/// What each group costs, and hbpf's own processes; 100 % is one core.
-pub(crate) fn costs(capture: &Capture) -> Vec<Vec<Cell>> {
+/// What each group costs, and hbpf's own processes; 100 % is one core. When the collection is over its probes are gone.
+pub(crate) fn costs(capture: &Capture, is_over: bool) -> Vec<Vec<Cell>> {
     let percent = |value: Option<f64>| Cell::number(known(value, format::percent));
     let group = |cost: &GroupCost| {
         vec![
             Cell::new(cost.group.as_str(), Tone::Accent),
-            state_cell(cost.state),
+            state_cell(cost.state, is_over),
             percent(cost.kernel_cpu_percent),
             Cell::number(known(cost.trap_cpu_percent_estimated, traps)),
             Cell::default(),
@@ -62,8 +62,9 @@ fn traps(percent: f64) -> String {
     format::estimated(format::percent(percent), percent > 0.0)
 }
 
-fn state_cell(state: ProbeState) -> Cell {
+fn state_cell(state: ProbeState, is_over: bool) -> Cell {
     match state {
+        ProbeState::On if is_over => Cell::new("gone", Tone::Bad),
         ProbeState::On => Cell::new("on", Tone::Good),
         ProbeState::Off => Cell::new("off", Tone::Dim),
         ProbeState::Failed => Cell::new("FAILED", Tone::Bad),
@@ -86,7 +87,7 @@ pub(crate) fn place_columns() -> Vec<Column> {
 }
 
 /// A program at a place. Its numbers are those of all its places.
-pub(crate) fn place_cells(probe: &Probe) -> Vec<Cell> {
+pub(crate) fn place_cells(probe: &Probe, is_over: bool) -> Vec<Cell> {
     let per_run = probe.run_seconds_total.zip(probe.runs_total.filter(|runs| *runs > 0));
     let place = match &probe.reason {
         Some(reason) if probe.attached_to.is_empty() => Cell::new(reason.as_str(), Tone::Dim),
@@ -97,7 +98,7 @@ pub(crate) fn place_cells(probe: &Probe) -> Vec<Cell> {
     vec![
         Cell::new(probe.group.as_str(), Tone::Plain),
         Cell::new(probe.program.as_str(), Tone::Accent),
-        state_cell(probe.state),
+        state_cell(probe.state, is_over),
         Cell::number(known(probe.runs_total, format::count)),
         Cell::number(known(per_run, |(seconds, runs)| format!("{:.0}ns", seconds * 1e9 / runs as f64))),
         Cell::number(known(probe.run_seconds_total, format::seconds)),
@@ -118,14 +119,15 @@ mod tests {
     #[test]
     fn estimates_are_marked_and_what_is_unknown_is_no_number() {
         let mut capture = fixture::rich().capture;
-        let rows = costs(&capture);
+        let rows = costs(&capture, false);
         assert_eq!(texts(&rows[0]), ["llm-tls", "on", "0.2", "~1.1", ""]);
         assert_eq!(texts(&rows[1]), ["llm-plain", "on", "0.1", "0.0", ""]);
         assert_eq!(texts(&rows[2]), ["hbpf itself", "", "1.2", "", "38.0M"]);
+        assert_eq!(texts(&costs(&capture, true)[0])[1], "gone");
         capture.groups[0].trap_cpu_percent_estimated = None;
-        assert_eq!(costs(&capture)[0][3].text, "-");
+        assert_eq!(costs(&capture, false)[0][3].text, "-");
         let probe = Probe { runs_total: Some(0), trap_seconds_estimated: None, ..capture.probes[0].clone() };
-        assert_eq!(texts(&place_cells(&probe))[3..7], ["0", "-", "310ms", "-"], "nothing has run, nothing per run");
+        assert_eq!(texts(&place_cells(&probe, false))[3..7], ["0", "-", "310ms", "-"], "nothing has run, nothing per run");
     }
 
     #[test]

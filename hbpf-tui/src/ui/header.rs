@@ -69,7 +69,7 @@ fn identity(painter: &mut Painter<'_>, area: Rect, state: &State) {
     let (mode, tone) = match (state.paused_seconds(), &state.source) {
         (Some(age), _) => (format!(" PAUSED {} ago ", format::seconds(age.round())), Tone::Warn),
         (None, Source::Replay) => (" REPLAY ".to_owned(), Tone::Accent),
-        (None, Source::Live) if state.ended.is_some() => (" ENDED ".to_owned(), Tone::Bad),
+        (None, Source::Live) if state.is_over() => (" ENDED ".to_owned(), Tone::Bad),
         (None, Source::Live) => (" LIVE ".to_owned(), Tone::Good),
     };
     let mode = Piece { text: mode, style: painter.theme.mode(tone) };
@@ -91,8 +91,7 @@ fn identity(painter: &mut Painter<'_>, area: Rect, state: &State) {
 
 fn probes(painter: &mut Painter<'_>, area: Rect, state: &State, capture: Option<&Capture>) {
     let mut pieces = vec![painter.piece(" ", Tone::Plain)];
-    // The probes go with the collection.
-    let is_over = state.source == Source::Live && state.ended.is_some();
+    let is_over = state.is_over();
     for (index, group) in Group::ALL.into_iter().enumerate() {
         let state_now = capture.map_or(GroupState::Waiting, |capture| summary::group_state(capture, group));
         let (text, tone) = match (state.wanted[index], state_now) {

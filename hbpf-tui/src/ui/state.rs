@@ -212,6 +212,11 @@ impl State {
         self.frozen.as_ref().unwrap_or(&self.newest)
     }
 
+    /// Whether the collection has ended: its probes are gone.
+    pub(crate) fn is_over(&self) -> bool {
+        self.source == Source::Live && self.ended.is_some()
+    }
+
     pub(crate) fn snapshot(&self) -> Option<&Snapshot> {
         self.frame().snapshot.as_deref()
     }
@@ -300,7 +305,7 @@ impl State {
 
     fn toggle_group(&mut self, index: usize) -> Effect {
         let Some(&group) = Group::ALL.get(index) else { return Effect::None };
-        if self.source != Source::Live || self.ended.is_some() {
+        if self.source != Source::Live || self.is_over() {
             return Effect::None;
         }
         // Toggled is the newest state, also while an older one is shown.

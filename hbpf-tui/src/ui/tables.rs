@@ -161,8 +161,9 @@ pub(crate) fn models_scroll(area: Rect, state: &State) -> usize {
 /// What each group of probes costs, and below each probe.
 pub(crate) fn probes(painter: &mut Painter<'_>, area: Rect, state: &State) {
     let Some(snapshot) = state.snapshot() else { return };
-    let costs = probes::costs(&snapshot.capture);
-    let places = snapshot.capture.probes.iter().map(probes::place_cells).collect::<Vec<_>>();
+    let is_over = state.is_over();
+    let costs = probes::costs(&snapshot.capture, is_over);
+    let places = snapshot.capture.probes.iter().map(|probe| probes::place_cells(probe, is_over)).collect::<Vec<_>>();
     let [top, rest] = two_areas(area, [costs.len(), places.len()]);
     set(painter, top, &probes::title(&snapshot.capture), &probes::cost_columns(), &costs, 0);
     set(painter, rest, &format!("Probes {}", places.len()), &probes::place_columns(), &places, state.scroll);
@@ -172,7 +173,7 @@ pub(crate) fn probes(painter: &mut Painter<'_>, area: Rect, state: &State) {
 pub(crate) fn probes_scroll(area: Rect, state: &State) -> usize {
     state
         .snapshot()
-        .map_or(0, |snapshot| two_scroll(area, [probes::costs(&snapshot.capture).len(), snapshot.capture.probes.len()]))
+        .map_or(0, |snapshot| two_scroll(area, [probes::costs(&snapshot.capture, false).len(), snapshot.capture.probes.len()]))
 }
 
 fn set(painter: &mut Painter<'_>, area: Rect, title: &str, columns: &[Column], rows: &[Vec<Cell>], scroll: usize) {
