@@ -11,6 +11,7 @@ import os
 import ssl
 import sys
 import threading
+import time
 from urllib.parse import urlsplit
 
 PROMPT = [{"role": "user", "content": os.environ.get("HBPF_DEMO_PROMPT", "Say something about bees.")}]
@@ -29,6 +30,7 @@ def arguments():
     parser.add_argument("--static-bytes", type=int, default=20_000, metavar="N", help="size of that static file")
     parser.add_argument("--before", action="store_true", help="one call per connection already before {ready} is said")
     parser.add_argument("--leave-after", type=int, metavar="N", help="close the connection after so many events")
+    parser.add_argument("--pause", type=float, default=0, metavar="SECONDS", help="between an answer's head and its body")
     parser.add_argument("--query", default="", help="query string of every call")
     parser.add_argument("--go", action="store_true", help="begin at once, do not wait for a line")
     return parser.parse_args()
@@ -74,6 +76,7 @@ class Client:
         connection.request("POST", target, json.dumps(body), self.headers)
         answer = connection.getresponse()
         events = 0
+        time.sleep(options.pause)
         for line in answer:
             if line.startswith((b"data:", b"{")):
                 events += 1

@@ -2,7 +2,8 @@
 
 The Rust stand-in server speaks TLS with rustls, which hbpf cannot look into; this one exists for that one test.
 Each answer has the number of tokens that the model's name ends with, such as demo-12, and as many prompt tokens. One that is
-not streamed has 200 KB and is written at once, which is more than hbpf copies of one call.
+not streamed has 200 KB and is written at once, which is more than hbpf copies of one call; of a model whose name begins with
+"large" it has 16 MB, which a reader that is slow keeps waiting.
 
 usage: tls_server.py CERTIFICATE KEY
 Prints {"ready": PID, "port": PORT} and stays until standard input is closed.
@@ -26,8 +27,9 @@ class Handler(BaseHTTPRequestHandler):
         tokens = int(request["model"].rsplit("-", 1)[1])
         usage = {"prompt_tokens": tokens, "completion_tokens": tokens, "total_tokens": 2 * tokens}
         if not request.get("stream"):
+            words = 4_000_000 if request["model"].startswith("large") else 50_000
             return self.answer({"object": "chat.completion", "choices": [{"index": 0, "finish_reason": "stop",
-                "message": {"role": "assistant", "content": "bee " * 50_000}}], "usage": usage})
+                "message": {"role": "assistant", "content": "bee " * words}}], "usage": usage})
         self.send_response(200)
         self.send_header("Content-Type", "text/event-stream")
         self.send_header("Transfer-Encoding", "chunked")

@@ -21,13 +21,16 @@ struct Record<const N: usize> {
 pub fn emit<S: Source>(source: S, state: &mut S::State, piece: &mut Piece) {
     const LARGEST: u32 = LARGEST_RECORD as u32;
     piece.forget();
-    let pressure = budget::pressure(piece.timestamp_ns, piece.whole + piece.tail);
+    let pressure = budget::pressure(piece.now(), piece.whole + piece.tail);
     if pressure != budget::FREE {
         return emit_ends(source, state, piece, pressure);
     }
-    budget::pay(piece.timestamp_ns, piece.whole + piece.tail);
+    budget::pay(piece.now(), piece.whole + piece.tail);
     let unknown = piece.timestamp_ns;
     let (whole, tail) = (piece.whole, piece.tail);
+    if whole == 0 {
+        piece.begin_is_past();
+    }
     let mut at = 0;
     for _ in 1..S::MOST_RECORDS {
         if whole.wrapping_sub(at) <= LARGEST {
@@ -114,14 +117,17 @@ fn emit_ends<S: Source>(source: S, state: &mut S::State, piece: &mut Piece, pres
         state.flow().marks |= LOST;
         return;
     }
-    budget::pay(piece.timestamp_ns, piece.whole + piece.tail);
+    budget::pay(piece.now(), piece.whole + piece.tail);
     piece.forget();
     let (whole, tail) = (piece.whole, piece.tail);
     let at = piece.len.wrapping_sub(tail);
     if whole > 0 {
         emit_record::<S, { budget::FIRST_BYTES as usize }>(source, state, piece, 0, whole);
-    } else if tail == 0 {
-        emit_mark(source, state, piece);
+    } else {
+        piece.begin_is_past();
+        if tail == 0 {
+            emit_mark(source, state, piece);
+        }
     }
     if tail == 0 {
         return;
@@ -183,6 +189,7 @@ fn emit_record<S: Source, const N: usize>(source: S, state: &mut S::State, piece
     count(counter::CHUNKS, 1);
     // Only the first record of a message begins it, and only the first of a piece is followed by what was not copied.
     piece.flags &= !(flags::BEGIN | flags::TIMING_ONLY);
+    piece.begin_is_past();
 }
 
 /// Writes the fields of a header that all records of a piece have in common.

@@ -137,8 +137,10 @@ impl Flow {
 /// A run of bytes that was seen at once: what one TLS call moved, or the payload of one segment.
 #[repr(C)]
 pub struct Piece {
-    /// When it was seen. TCP: set once something of it leaves the kernel; most of what passes does not.
+    /// When it was seen, or began to be written. TCP: set once something of it leaves the kernel; most of what passes does not.
     pub timestamp_ns: u64,
+    /// TLS: when a long write was through; 0 where `timestamp_ns` says that.
+    pub written_ns: u64,
     /// Stream offset of the first byte.
     pub offset: u64,
     pub len: u32,
@@ -165,6 +167,7 @@ impl Piece {
     pub const fn new(offset: u64, len: u32, direction: u8) -> Self {
         Self {
             timestamp_ns: 0,
+            written_ns: 0,
             offset,
             len,
             ack: 0,
@@ -183,6 +186,18 @@ impl Piece {
     #[inline(always)]
     pub fn renew(&mut self, timestamp_ns: u64, offset: u64, len: u32) {
         *self = Self { timestamp_ns, ..Self::new(offset, len, self.direction) };
+    }
+
+    /// When all of it was there.
+    #[inline(always)]
+    pub fn now(&self) -> u64 {
+        if self.written_ns != 0 { self.written_ns } else { self.timestamp_ns }
+    }
+
+    /// What is emitted from here on is not the beginning: of that it is known that it has left when all had.
+    #[inline(always)]
+    pub fn begin_is_past(&mut self) {
+        self.timestamp_ns = self.now();
     }
 
     /// Lets the verifier forget what it knows of the numbers: it would follow every way of deciding on them, and every

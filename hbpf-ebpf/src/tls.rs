@@ -26,6 +26,10 @@ use crate::{
 /// More than any call moves; keeps sums of lengths within 32 bits.
 const LARGEST_CALL: u64 = 1 << 30;
 
+/// A write of more than this is looked at when it begins, too: it waits for a reader that is slow, and what leaves first has
+/// left long before it is through. One record of TLS.
+const LONG_WRITE: u64 = 16 * 1024;
+
 /// Calls that one thread can be in, one within the other: TLS within TLS is two deep. A power of two.
 const DEPTH: usize = 4;
 
@@ -91,6 +95,8 @@ pub struct Calls {
     connection: ConnectionKey,
     buffer: u64,
     moved: u64,
+    /// When a long write began; else 0.
+    began_ns: u64,
     piece: Piece,
 }
 
@@ -105,6 +111,8 @@ struct Call {
     stack_pointer: u64,
     /// How many bytes the caller has room for, or has.
     asked_for: u64,
+    /// When a long write began; else 0.
+    began_ns: u64,
     direction: u64,
 }
 
@@ -290,6 +298,12 @@ fn try_enter(ctx: &ProbeContext, direction: u8, moved_at: u64) -> Option<u32> {
     call.buffer = ctx.arg(1)?;
     call.asked_for = ctx.arg(2)?;
     call.moved_at = moved_at;
+    call.began_ns = if direction == direction::SENT && call.asked_for > LONG_WRITE {
+        // SAFETY: a helper without arguments.
+        unsafe { bpf_ktime_get_ns() }
+    } else {
+        0
+    };
     call.stack_pointer = stack_pointer;
     call.direction = direction.into();
     calls.depth += 1;
@@ -325,6 +339,7 @@ fn leave(calls: &mut Calls, stack_pointer: u64) -> Option<u64> {
     for _ in 0..DEPTH {
         let call = calls.innermost()?;
         let (ssl, buffer, asked_for, moved_at) = (call.ssl, call.buffer, call.asked_for, call.moved_at);
+        let began_ns = call.began_ns;
         let above = stack_pointer.wrapping_sub(call.stack_pointer);
         if above > u64::MAX / 2 {
             // The innermost call lasts: this one was seen to return before.
@@ -335,6 +350,7 @@ fn leave(calls: &mut Calls, stack_pointer: u64) -> Option<u64> {
             calls.connection.ssl = ssl;
             calls.buffer = buffer;
             calls.moved = asked_for;
+            calls.began_ns = began_ns;
             return Some(moved_at);
         }
     }
@@ -387,6 +403,10 @@ fn look_at(calls: &mut Calls, usage: Option<*mut Use>) {
     let offset = &mut connection.stream.offsets[usize::from(piece.direction & 1)];
     // SAFETY: a helper without arguments.
     piece.renew(unsafe { bpf_ktime_get_ns() }, *offset, moved as u32);
+    if calls.began_ns != 0 {
+        piece.written_ns = piece.timestamp_ns;
+        piece.timestamp_ns = calls.began_ns;
+    }
     *offset += moved;
     let source = UserBuffer(calls.buffer);
     if connection.gathered.len > 0 && connection.gathered.direction != piece.direction {

@@ -127,7 +127,11 @@ mod tests {
         capture.groups[0].trap_cpu_percent_estimated = None;
         assert_eq!(costs(&capture, false)[0][3].text, "-");
         let probe = Probe { runs_total: Some(0), trap_seconds_estimated: None, ..capture.probes[0].clone() };
-        assert_eq!(texts(&place_cells(&probe, false))[3..7], ["0", "-", "310ms", "-"], "nothing has run, nothing per run");
+        assert_eq!(
+            texts(&place_cells(&probe, false))[3..7],
+            ["0", "-", "310ms", "-"],
+            "nothing has run, nothing per run"
+        );
     }
 
     #[test]

@@ -179,6 +179,24 @@ fn of_an_answer_too_long_for_one_call_the_server_s_end_says_what_is_missing() {
     observer.stop();
 }
 
+#[test]
+fn a_long_answer_begins_when_its_server_begins_to_write_it() {
+    const PAUSE: f64 = 1.5;
+    let Some(_host) = host() else { return };
+    let Some(python) = python() else { return };
+    let (certificates, server, port) = openssl_server(python);
+    let mut observer = Observer::start();
+    let arguments = ["--plain", "--model", "large-7", "--count", "1", "--pause", &PAUSE.to_string()];
+    let Some(mut client) = stdlib(&certificates, &format!("https://127.0.0.1:{port}"), &arguments) else { return };
+    observer.until_tls_of(server.pid());
+    client.run();
+    let row = observer.until_rows(Role::Server, port, 1).remove(0);
+    let (headers, duration) = (row.time_to_headers_seconds.unwrap(), row.duration_seconds.unwrap());
+
+    assert!(headers < PAUSE / 2.0 && duration > PAUSE * 0.9, "{headers} {duration}");
+    observer.stop();
+}
+
 /// Every model call on a connection that carries other things too is counted, and of the others nothing is copied
 /// beyond their beginnings.
 fn mixed_connection(tls: bool) {

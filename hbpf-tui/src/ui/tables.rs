@@ -171,9 +171,9 @@ pub(crate) fn probes(painter: &mut Painter<'_>, area: Rect, state: &State) {
 
 /// How far the probes page can be scrolled.
 pub(crate) fn probes_scroll(area: Rect, state: &State) -> usize {
-    state
-        .snapshot()
-        .map_or(0, |snapshot| two_scroll(area, [probes::costs(&snapshot.capture, false).len(), snapshot.capture.probes.len()]))
+    state.snapshot().map_or(0, |snapshot| {
+        two_scroll(area, [probes::costs(&snapshot.capture, false).len(), snapshot.capture.probes.len()])
+    })
 }
 
 fn set(painter: &mut Painter<'_>, area: Rect, title: &str, columns: &[Column], rows: &[Vec<Cell>], scroll: usize) {
