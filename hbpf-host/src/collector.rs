@@ -236,7 +236,7 @@ impl Worker {
             self.read_ring();
             let now = now();
             if now >= self.next_tick {
-                self.engine.tick(now, &mut self.sink);
+                self.engine.tick(self.records.read_until(now), &mut self.sink);
                 self.next_tick = now.after(TICK);
             }
             self.flush_requests()?;

@@ -23,6 +23,8 @@ pub(super) struct Records {
     is_ready: bool,
     /// The first record in the ring is still being written: what wakes would do so again and again.
     is_blocked: bool,
+    /// The latest time that the records read so far carry, where there are more.
+    behind_since: Option<Nanos>,
 }
 
 impl Records {
@@ -72,7 +74,20 @@ impl Records {
         if let Some(bell) = &self.bell {
             bell.answer();
         }
-        self.ring.as_mut().map_or_else(Batch::default, |ring| ring.read(f))
+        let Some(ring) = &mut self.ring else { return Batch::default() };
+        let mut latest = 0;
+        let batch = ring.read(&mut |header, bytes| {
+            latest = latest.max(header.timestamp_ns);
+            f(header, bytes);
+        });
+        self.behind_since = batch.more.then_some(Nanos(latest));
+        batch
+    }
+
+    /// Until when all that has happened was read, at `now`: what waits for a record must not be given up while that may be in
+    /// the ring.
+    pub(super) fn read_until(&self, now: Nanos) -> Nanos {
+        self.behind_since.map_or(now, |latest| latest.min(now))
     }
 
     /// Records that made no sense and were skipped.
@@ -85,6 +100,7 @@ impl Records {
 mod tests {
     use std::fs::File;
     use std::os::fd::AsRawFd;
+    use std::os::unix::fs::FileExt;
 
     use nix::sys::memfd::{MFdFlags, memfd_create};
 
@@ -94,11 +110,42 @@ mod tests {
     const SOME: Batch = Batch { records: 3, more: false };
     const FULL: Batch = Batch { records: 512, more: true };
 
-    /// Memory as long as an empty ring with its positions.
+    /// Memory as long as a ring with its positions, in which nothing is.
     fn empty() -> File {
         let file = File::from(memfd_create(c"ring", MFdFlags::empty()).unwrap());
         file.set_len(1 << 20).unwrap();
         file
+    }
+
+    /// A ring that holds two batches of records, a microsecond apart.
+    fn busy() -> File {
+        let ring = empty();
+        let page = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).unwrap().unwrap() as u64;
+        let length = size_of::<RecordHeader>();
+        let mut at = 0_u64;
+        for number in 1..=1024_u64 {
+            let mut record = vec![0; 8 + length];
+            record[..4].copy_from_slice(&(length as u32).to_ne_bytes());
+            let stamp = 8 + std::mem::offset_of!(RecordHeader, timestamp_ns);
+            record[stamp..stamp + 8].copy_from_slice(&(1000 * number).to_ne_bytes());
+            ring.write_all_at(&record, 2 * page + at).unwrap();
+            at += record.len().next_multiple_of(8) as u64;
+        }
+        ring.write_all_at(&at.to_ne_bytes(), page).unwrap();
+        ring
+    }
+
+    #[test]
+    fn time_stands_still_while_records_wait_to_be_read() {
+        let mut records = Records::default();
+        records.set_ring(EventRing::from_fd(busy().into(), 256 * 1024).unwrap());
+        let now = Nanos(9_000_000_000);
+        assert_eq!(records.read_until(now), now);
+        let mut seen = 0;
+        assert!(records.read(&mut |_, _| seen += 1).more);
+        assert_eq!((seen, records.read_until(now)), (512, Nanos(512_000)));
+        while records.read(&mut |_, _| seen += 1).more {}
+        assert_eq!((seen, records.read_until(now)), (1024, now));
     }
 
     #[test]
