@@ -177,7 +177,7 @@ fn a_client_whose_parent_has_connected() {
     let stream = TcpStream::connect(address).expect("loopback connects");
     let sent = tempfile::NamedTempFile::new().expect("a temporary file");
     std::fs::write(sent.path(), request(1, false)).expect("it can be written");
-    let mut child = std::process::Command::new("cat");
+    let mut child = Command::new("cat");
     child.arg(sent.path()).stdout(std::os::fd::OwnedFd::from(stream.try_clone().expect("a descriptor")));
     let mut child = child.spawn().expect("cat is in coreutils");
     child.wait().expect("it is a child of ours");
