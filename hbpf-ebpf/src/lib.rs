@@ -38,7 +38,7 @@ pub const EVENTS_RING_BYTES: u32 = 8 * 1024 * 1024;
 
 /// When so many bytes of the `EVENTS` ring are full, its reader is woken by the `BELL` ring, whatever it waits for: what
 /// fills the ring within milliseconds is bulk, most of which a verdict keeps out, and room for it is short.
-pub const EVENTS_URGENT_BYTES: u32 = EVENTS_RING_BYTES / 32;
+pub const EVENTS_URGENT_BYTES: u32 = EVENTS_RING_BYTES / 8;
 
 /// Size of the ring whose only purpose is to wake, in bytes: the largest page there is.
 pub const BELL_RING_BYTES: u32 = 64 * 1024;
