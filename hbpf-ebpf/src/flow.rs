@@ -114,10 +114,11 @@ impl Flow {
         self.request_side == side(piece) && self.request_seen.wrapping_sub(piece.len) < bytes
     }
 
-    /// Whether the piece begins an answer, or a request that may be a call, for all that is known before it is looked at.
+    /// Whether the piece begins a request that may be a call or the answer to one, for all that is known before it is looked at.
     #[inline(always)]
     pub fn may_begin_with(&self, piece: &Piece) -> bool {
-        self.turns_to(piece) && self.mode != IGNORE && self.mode != OPAQUE
+        let is_ignored = self.mode == IGNORE && self.request_side != side(piece);
+        self.turns_to(piece) && self.mode != OPAQUE && !is_ignored
     }
 
     /// Whether a request is coming in and its answer has not begun.

@@ -107,11 +107,11 @@ pub mod flags {
     pub const TIMING_ONLY: u16 = 1 << 8;
     /// TCP: `pid` is that of the process which has closed the socket, since who else owns it is not known for certain.
     pub const CLOSER: u16 = 1 << 9;
+    /// The payload is the last of the bytes that the record stands for, not the first: those before it are the gap.
+    pub const LAST: u16 = 1 << 10;
     /// TCP: a request that comes in on a socket which more than one process has worked with. `pid` is the last that did; who
     /// answers is whose request it is.
     pub const PASSED_ON: u16 = 1 << 11;
-    /// The payload is the last of the bytes that the record stands for, not the first: those before it are the gap.
-    pub const LAST: u16 = 1 << 10;
 }
 
 /// One record of the `EVENTS` ring: this header, then `captured_len` bytes of payload (and unused space of its class).

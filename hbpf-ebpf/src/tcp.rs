@@ -393,6 +393,8 @@ impl Socket {
         if writer != 0 {
             if self.owned == self.cookie && self.owner != writer {
                 self.is_passed_on = 1;
+                // It was the other's.
+                self.comm = [0; 16];
             }
             self.owner = writer;
             self.owned = self.cookie;

@@ -233,8 +233,9 @@ impl Worker {
             }
             self.receive()?;
             self.switch()?;
-            self.read_ring();
+            // Before what is read: what comes later may still be in the ring.
             let now = now();
+            self.read_ring();
             if now >= self.next_tick {
                 self.engine.tick(self.records.read_until(now), &mut self.sink);
                 self.next_tick = now.after(TICK);
@@ -336,7 +337,7 @@ impl Worker {
                 Reply::Owners(owners) => {
                     for (cookie, pid) in owners {
                         let key = ConnectionKey { source: Source::Tcp, pid: 0, handle: cookie, generation: 0 };
-                        self.engine.set_owner(key, Some(Pid(pid)), &mut self.sink);
+                        self.engine.owner_found(key, Pid(pid), &mut self.sink);
                     }
                 }
                 Reply::Error { source, message } => self.note_error(&source, message),

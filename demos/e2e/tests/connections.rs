@@ -174,14 +174,17 @@ fn a_client_whose_parent_has_connected() {
     let Some(_host) = host() else { return };
     let mut observer = Observer::start();
     let Some((_server, address)) = server("alone") else { return };
-    let stream = TcpStream::connect(address).expect("loopback connects");
+    let mut stream = TcpStream::connect(address).expect("loopback connects");
+    // Nothing to do with models, and the parent's.
+    stream.write_all(b"GET /health HTTP/1.1\r\nHost: demo\r\n\r\n").expect("loopback takes");
+    answered_by(&mut stream);
     let sent = tempfile::NamedTempFile::new().expect("a temporary file");
     std::fs::write(sent.path(), request(1, false)).expect("it can be written");
     let mut child = Command::new("cat");
     child.arg(sent.path()).stdout(std::os::fd::OwnedFd::from(stream.try_clone().expect("a descriptor")));
     let mut child = child.spawn().expect("cat is in coreutils");
     child.wait().expect("it is a child of ours");
-    answered_by(&mut { stream });
+    answered_by(&mut stream);
     let rows = observer.until_rows(Role::Client, address.port(), 1);
     assert_eq!(rows[0].pid, Some(child.id()));
     observer.stop();

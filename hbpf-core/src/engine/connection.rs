@@ -197,17 +197,20 @@ impl Connection {
     }
 
     fn note_origin(&mut self, origin: &Origin, shared: &mut Shared, observer: &mut dyn Observer) {
-        if origin.owner_is_certain && !self.origin.owner_is_certain {
+        // Where it was given up and nobody was known, it is never too late.
+        if origin.owner_is_certain && (!self.origin.owner_is_certain || self.origin.pid.is_none()) {
             shared.settle_ended(self.key, origin.pid, observer);
             self.settle(origin.pid, observer);
         }
         let known = &mut self.origin;
         known.owner_is_certain &= !origin.is_passed_on;
+        // The name is that of its process: another's is none.
+        let is_anothers = origin.pid.is_some() && origin.pid != known.pid;
+        if origin.comm[0] != 0 || is_anothers {
+            known.comm = origin.comm;
+        }
         if origin.owner_is_certain || !known.owner_is_certain {
             known.pid = origin.pid.or(known.pid);
-        }
-        if origin.comm[0] != 0 {
-            known.comm = origin.comm;
         }
         known.local = origin.local.or(known.local);
         known.remote = origin.remote.or(known.remote);

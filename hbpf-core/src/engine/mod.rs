@@ -38,7 +38,7 @@ pub trait Observer {
     fn verdict(&mut self, verdict: Verdict);
     /// A model was called at this request-target (path without query), which no pattern of the kernel side covers.
     fn learned(&mut self, path: &str);
-    /// Model calls are held back for the owner of a connection, which has not told: [`Engine::set_owner`] is awaited.
+    /// Model calls are held back for the owner of a connection, which has not told: [`Engine::owner_found`] is awaited.
     fn owner_wanted(&mut self, connection: ConnectionKey, origin: &Origin);
 }
 
@@ -202,6 +202,14 @@ impl Engine {
         }
         let keys: Vec<_> = self.connections.keys().filter(|key| key.source == source).copied().collect();
         keys.into_iter().filter_map(|key| self.remove(key)).collect()
+    }
+
+    /// The answer to [`Observer::owner_wanted`]. One that comes so late that the connection waits again, for another message, is not
+    /// about that.
+    pub fn owner_found(&mut self, key: ConnectionKey, pid: Pid, observer: &mut dyn Observer) {
+        if self.shared.unsettled.is_asked(key) {
+            self.set_owner(key, Some(pid), observer);
+        }
     }
 
     /// The owner of a connection is known now; `None` says that nobody could be found.

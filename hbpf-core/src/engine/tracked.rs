@@ -80,13 +80,13 @@ impl Tracked {
         }
     }
 
-    /// Takes the owner, if one was found, and reports what was held back. What was reported stays whose it was.
+    /// Takes the owner, if one was found, and reports what was held back. What was reported as somebody's stays so.
     pub(super) fn settle(&mut self, pid: Option<Pid>, observer: &mut dyn Observer) {
-        let Some(held) = self.held.take() else { return };
-        if pid.is_some() {
+        let held = self.held.take();
+        if pid.is_some() && (held.is_some() || self.exchange.pid.is_none()) {
             self.exchange.pid = pid;
         }
-        for (when, event) in held {
+        for (when, event) in held.into_iter().flatten() {
             observer.exchange(when, &self.exchange, event);
         }
     }

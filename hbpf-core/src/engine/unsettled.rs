@@ -29,6 +29,8 @@ pub(super) struct Unsettled {
 
 struct Waiting {
     since: Nanos,
+    /// Its owner was asked for.
+    is_asked: bool,
     /// Exchanges that have ended.
     ended: Vec<Tracked>,
 }
@@ -46,7 +48,7 @@ impl Unsettled {
     /// The connection waits from now on, if it does not already.
     pub(super) fn begin(&mut self, key: ConnectionKey, now: Nanos) {
         if let Entry::Vacant(entry) = self.connections.entry(key) {
-            entry.insert(Waiting { since: now, ended: Vec::new() });
+            entry.insert(Waiting { since: now, is_asked: false, ended: Vec::new() });
             self.order.push_back((now, key));
             self.unasked.push_back((now, key));
         }
@@ -54,7 +56,16 @@ impl Unsettled {
 
     /// The next connection whose owner has to be asked for.
     pub(super) fn next_to_ask(&mut self, now: Nanos) -> Option<ConnectionKey> {
-        next(&mut self.unasked, &self.connections, now, ASK_AFTER)
+        let key = next(&mut self.unasked, &self.connections, now, ASK_AFTER)?;
+        if let Some(waiting) = self.connections.get_mut(&key) {
+            waiting.is_asked = true;
+        }
+        Some(key)
+    }
+
+    /// Whether the connection waits, and its owner was asked for since it does.
+    pub(super) fn is_asked(&self, key: ConnectionKey) -> bool {
+        self.connections.get(&key).is_some_and(|waiting| waiting.is_asked)
     }
 
     /// Keeps an exchange that has ended, if its connection waits.

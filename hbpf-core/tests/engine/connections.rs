@@ -102,7 +102,7 @@ fn an_uncertain_owner_is_asked_for_before_anything_is_reported() {
     engine.tick(Nanos(wire.now + 250 * MS), &mut log);
     assert_eq!(log.owners_wanted, [wire.key]);
     assert!(log.events.is_empty());
-    engine.set_owner(wire.key, Some(Pid(99)), &mut log);
+    engine.owner_found(wire.key, Pid(99), &mut log);
     assert_eq!(log.events.len(), 4);
     assert!(log.events.iter().all(|(_, exchange, _)| exchange.pid == Some(Pid(99))));
     wire.request(&mut engine, &mut log, &chat(false));
@@ -132,6 +132,41 @@ fn an_owner_that_the_answer_tells_need_not_be_asked_for() {
     assert!(log.events.iter().all(|(_, exchange, _)| exchange.pid == Some(Pid(99))));
     engine.tick(Nanos(wire.now + 600 * MS), &mut log);
     assert!(log.owners_wanted.is_empty());
+}
+
+#[test]
+fn it_is_never_too_late_to_learn_whose_an_exchange_is() {
+    let (mut engine, mut log) = (Engine::new(), Log::default());
+    let mut wire = Wire::tls(7, Direction::Received);
+    wire.origin = Origin { pid: None, owner_is_certain: false, ..wire.origin };
+    wire.request(&mut engine, &mut log, &chat(false));
+    engine.tick(Nanos(wire.now + 600 * MS), &mut log);
+    assert!(log.events.iter().all(|(_, exchange, _)| exchange.pid.is_none()) && !log.events.is_empty());
+    wire.origin = Origin { pid: Some(Pid(99)), owner_is_certain: true, ..wire.origin };
+    wire.answer(&mut engine, &mut log, &json("200 OK", DONE_JSON));
+    assert_eq!(log.ended()[0].pid, Some(Pid(99)));
+}
+
+#[test]
+fn a_late_answer_is_not_about_the_next_message() {
+    let (mut engine, mut log) = (Engine::new(), Log::default());
+    let mut wire = Wire::tls(7, Direction::Received);
+    let passed_on = |wire: &mut Wire| {
+        wire.origin = Origin { owner_is_certain: false, is_passed_on: true, ..wire.origin };
+    };
+    passed_on(&mut wire);
+    wire.request(&mut engine, &mut log, &chat(false));
+    engine.tick(Nanos(wire.now + 150 * MS), &mut log);
+    assert_eq!(log.owners_wanted, [wire.key]);
+    wire.origin = Origin { pid: Some(Pid(8)), owner_is_certain: true, is_passed_on: false, ..wire.origin };
+    wire.answer(&mut engine, &mut log, &json("200 OK", DONE_JSON));
+    passed_on(&mut wire);
+    wire.request(&mut engine, &mut log, &chat(false));
+    engine.owner_found(wire.key, Pid(8), &mut log);
+    wire.origin = Origin { pid: Some(Pid(9)), owner_is_certain: true, is_passed_on: false, ..wire.origin };
+    wire.answer(&mut engine, &mut log, &json("200 OK", DONE_JSON));
+    let told: Vec<Option<Pid>> = log.ended().iter().map(|exchange| exchange.pid).collect();
+    assert_eq!(told, [Some(Pid(8)), Some(Pid(9))]);
 }
 
 #[test]

@@ -32,6 +32,7 @@ impl Records {
     pub(super) fn set_ring(&mut self, ring: EventRing) {
         self.ring = Some(ring);
         self.bell = None;
+        self.behind_since = None;
     }
 
     pub(super) fn set_bell(&mut self, bell: Bell) {
@@ -75,7 +76,7 @@ impl Records {
             bell.answer();
         }
         let Some(ring) = &mut self.ring else { return Batch::default() };
-        let mut latest = 0;
+        let mut latest = self.behind_since.map_or(0, |latest| latest.0);
         let batch = ring.read(&mut |header, bytes| {
             latest = latest.max(header.timestamp_ns);
             f(header, bytes);
