@@ -179,10 +179,12 @@ impl Observer {
         let talking =
             frame.processes.iter().filter(|process| process.as_client.is_some() || process.as_server.is_some());
         let rows: Vec<_> = talking.map(|row| (row.pid, requests(&row.as_client), requests(&row.as_server))).collect();
+        // Whose each end was told as.
+        let ends: Vec<_> = self.finished.iter().map(|row| (row.role, row.pid, row.endpoint.as_str())).collect();
         let part = |value: Result<String, serde_json::Error>| value.unwrap_or_default();
         format!(
             "standard error:\n{errors}\nprobes: {}\n{} chunks, {} bytes, {} messages ignored, lost: {:?}\nendpoints: {}\n\
-             processes (pid, as client, as server): {rows:?}\nin flight: {}\ncost: {:?} {:?} {:?}\nerrors: {}",
+             processes (pid, as client, as server): {rows:?}\nended: {ends:?}\nin flight: {}\ncost: {:?} {:?} {:?}\nerrors: {}",
             part(serde_json::to_string(&not_on)),
             capture.chunks_total,
             capture.bytes_total,
