@@ -873,7 +873,7 @@ pub struct Lost {
     /// Bytes that were not copied for that reason: of them only times and lengths are known.
     #[serde(default)]
     pub over_budget_bytes: u64,
-    /// Gaps that the parsers met.
+    /// Gaps that the parsers met, whatever has made them: what counts above may count here, too.
     pub parse_gap: u64,
     /// Segments that contradict what was seen, lie where no segment can, were never taken, or had no room while they waited
     /// for one that was lost.

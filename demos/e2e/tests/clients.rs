@@ -174,14 +174,13 @@ fn of_an_answer_too_long_for_one_call_the_server_s_end_says_what_is_missing() {
         }
     }
     let lost = &observer.latest.as_ref().expect("there was a frame").capture.lost;
-    assert_eq!(lost.over_budget, 2);
-    assert!(lost.over_budget_bytes > 2 * (200_000 - 128 * 1024), "{lost:?}");
+    assert!(lost.over_budget >= 2 && lost.over_budget_bytes > 2 * (200_000 - 128 * 1024), "{lost:?}");
     observer.stop();
 }
 
 #[test]
 fn a_long_answer_begins_when_its_server_begins_to_write_it() {
-    const PAUSE: f64 = 1.5;
+    const PAUSE: f64 = 3.0;
     let Some(_host) = host() else { return };
     let Some(python) = python() else { return };
     let (certificates, server, port) = openssl_server(python);
