@@ -375,8 +375,12 @@ fn a_server_that_lets_go_before_its_answer_is_out() {
     }
     let seen = observer.until_ended(address.port(), usize::try_from(CALLS).unwrap());
     assert_eq!((seen.completed, seen.failed, seen.input, seen.output), (CALLS, 0, CALLS * INPUT, CALLS * OUTPUT));
-    for row in observer.until_rows(Role::Server, address.port(), usize::try_from(CALLS).unwrap()) {
-        assert_eq!((row.phase, row.tokens.output, row.bytes_missed), (Phase::Done, Some(OUTPUT), 0), "{row:?}");
+    let rows = observer.until_rows(Role::Server, address.port(), usize::try_from(CALLS).unwrap());
+    // On a machine that is full the ring is, too: then bulk is left out, which is counted.
+    let is_full = observer.latest.as_ref().is_some_and(|frame| frame.capture.lost.over_budget > 0);
+    for row in rows {
+        assert_eq!((row.phase, row.tokens.output), (Phase::Done, Some(OUTPUT)), "{row:?}");
+        assert!(row.bytes_missed == 0 || is_full, "{row:?}");
     }
     observer.stop();
 }
