@@ -4,6 +4,7 @@ It says in JSON where it listens, answers each request with the id of the proces
 """
 
 import array
+import itertools
 import json
 import os
 import socket
@@ -143,25 +144,33 @@ def reuseport():
     return port
 
 
-def passed():
-    """One process accepts and passes the connections on to others."""
-    listener = listen()
+def receivers(listener, work):
+    """Forks processes that work with each socket they are sent and the way it came, and gives the ways' other ends."""
     ways = [socket.socketpair() for _ in range(WORKERS)]
     for _, inner in ways:
         if os.fork() == 0:
             listener.close()
             while True:
                 _, ancillary, _, _ = inner.recvmsg(1, socket.CMSG_SPACE(4))
-                serve(socket.socket(fileno=array.array("i", ancillary[0][2][:4])[0]))
+                work(socket.socket(fileno=array.array("i", ancillary[0][2][:4])[0]), inner)
+    return [outer for outer, _ in ways]
+
+
+def send(way, connection):
+    rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [connection.fileno()]))]
+    way.sendmsg([b"x"], rights)
+
+
+def passed():
+    """One process accepts and passes the connections on to others."""
+    listener = listen()
+    ways = receivers(listener, lambda connection, _: serve(connection))
 
     def accept():
-        turn = 0
-        while True:
+        for way in itertools.cycle(ways):
             connection, _ = listener.accept()
-            rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [connection.fileno()]))]
-            ways[turn % WORKERS][0].sendmsg([b"x"], rights)
+            send(way, connection)
             connection.close()
-            turn += 1
 
     threading.Thread(target=accept, daemon=True).start()
     return listener.getsockname()[1]
@@ -170,25 +179,20 @@ def passed():
 def rotated():
     """One process has the connections, and passes them on to another for each request."""
     listener = listen()
-    ways = [socket.socketpair() for _ in range(WORKERS)]
-    for _, inner in ways:
-        if os.fork() == 0:
-            listener.close()
-            while True:
-                _, ancillary, _, _ = inner.recvmsg(1, socket.CMSG_SPACE(4))
-                serve(socket.socket(fileno=array.array("i", ancillary[0][2][:4])[0]), once=True)
-                inner.send(b"x")
+
+    def answer(connection, way):
+        serve(connection, once=True)
+        way.send(b"x")
+
+    ways = itertools.cycle(receivers(listener, answer))
 
     def accept():
-        turn = 0
         while True:
             connection, _ = listener.accept()
-            rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [connection.fileno()]))]
             while connection.recv(1, socket.MSG_PEEK):
-                outer = ways[turn % WORKERS][0]
-                outer.sendmsg([b"x"], rights)
-                outer.recv(1)
-                turn += 1
+                way = next(ways)
+                send(way, connection)
+                way.recv(1)
             connection.close()
 
     threading.Thread(target=accept, daemon=True).start()
