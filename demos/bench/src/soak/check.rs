@@ -16,6 +16,8 @@ use crate::load::clock;
 const MARGIN_NS: u64 = 1_000_000_000;
 /// A client that was killed so soon after the server's last byte may not have read it.
 const UNREAD_NS: u64 = 1_000_000_000;
+/// So far apart the server's reading of a request and the end of the client that is inside the call which sent it.
+const INSIDE_CALL_NS: u64 = 100_000_000;
 /// Wrong exchanges that are told; more say nothing more.
 const MAX_TOLD: usize = 10;
 /// What stands before the number of an exchange in its request id.
@@ -175,11 +177,15 @@ pub(super) fn compare(record: &[Entry], seen: &Seen, attached: &Attached, killed
     let mut result = Compared { recorded: record.len(), nameless: seen.nameless.len(), ..Compared::default() };
     let mut known = 0;
     let mut nameless = seen.nameless.clone();
+    let last_at: HashMap<u64, u64> = record.iter().map(|entry| (entry.connection, entry.id)).collect();
     for entry in record {
         let rows = seen.rows.get(&entry.id).map_or(&[][..], Vec::as_slice);
         known += usize::from(!rows.is_empty());
         result.wrong.extend(rows.iter().filter_map(|row| too_high(entry, row)));
-        if rows.iter().any(|row| was_cut(entry, row, killed)) {
+        let is_last = last_at.get(&entry.connection) == Some(&entry.id);
+        if rows.iter().any(|row| was_cut(entry, row, killed))
+            || (rows.is_empty() && is_last && may_have_died_inside_call(entry, killed))
+        {
             result.cut += 1;
         } else if !attached.covers(entry) {
             result.outside += 1;
@@ -208,6 +214,12 @@ pub(super) fn compare(record: &[Entry], seen: &Seen, attached: &Attached, killed
 fn was_cut(entry: &Entry, row: &Row, killed: &BTreeMap<u32, u64>) -> bool {
     let when = row.pid.filter(|_| row.role == Role::Client).and_then(|pid| killed.get(&pid));
     when.is_some_and(|when| entry.end_ns + UNREAD_NS > *when)
+}
+
+/// A client that is killed between the system call that sends its request and the end of the TLS library's call around
+/// it never returns from the latter: nothing is captured of the request, and the server has it all the same.
+fn may_have_died_inside_call(entry: &Entry, killed: &BTreeMap<u32, u64>) -> bool {
+    entry.tls && killed.values().any(|when| when.abs_diff(entry.request_end_ns) < INSIDE_CALL_NS)
 }
 
 /// Where either end goes before the answer's head is read, the exchange is told without its name: takes out the one that
@@ -283,9 +295,10 @@ mod tests {
 
     const SECOND: u64 = 1_000_000_000;
 
+    /// Each on a connection of its own.
     fn entry(id: u64, end: u64, outcome: &str) -> Entry {
         let line = serde_json::json!({
-            "id": id, "connection": 0, "tls": true, "model_call": true, "status": 200, "outcome": outcome,
+            "id": id, "connection": id, "tls": true, "model_call": true, "status": 200, "outcome": outcome,
             "request_end_ns": end - 2 * SECOND, "token_ns": [], "end_ns": end, "usage_sent": outcome == "done", "input": 10,
             "cached_input": 4, "cache_creation_input": 0, "output": 3, "reasoning": 0, "request_body_bytes": 0,
             "response_body_bytes": 0,
@@ -388,5 +401,15 @@ mod tests {
             let result = compare(&both, &seen, &from_10_to_60(), &killed);
             assert_eq!(result.wrong.len(), wrong + 1, "one name stands for one exchange; killed at {killed_at}");
         }
+    }
+
+    #[test]
+    fn a_client_may_die_inside_the_call_that_sends_and_at_no_other_time() {
+        let sent = entry(1, 20 * SECOND, "done");
+        let next = Entry { connection: 1, ..entry(2, 20 * SECOND, "done") };
+        let wrong = |record: &[Entry], killed_at| compared(record, &[], &[(7, killed_at)]).wrong.len();
+        assert_eq!(wrong(std::slice::from_ref(&sent), sent.request_end_ns + SECOND / 100), 0);
+        assert_eq!(wrong(std::slice::from_ref(&sent), sent.request_end_ns + SECOND), 1, "it was outside by then");
+        assert_eq!(wrong(&[sent.clone(), next], sent.request_end_ns), 1, "it went on after the first");
     }
 }
