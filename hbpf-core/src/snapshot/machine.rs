@@ -1,0 +1,75 @@
+//! The machine, and the inference servers on it.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::label::Label;
+
+/// The machine.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Host {
+    /// Name.
+    pub hostname: Label,
+    /// Kernel release.
+    pub kernel: Label,
+    /// Architecture.
+    pub arch: Label,
+    /// Online CPUs.
+    pub cpu_count: u32,
+    /// All cores together, 100 is all of them busy; null until two samples exist.
+    pub cpu_percent: Option<f64>,
+    /// Per core.
+    pub cores_percent: Vec<f64>,
+    /// Load average.
+    pub load_1m: Option<f64>,
+    /// Memory.
+    pub memory_total_bytes: Option<u64>,
+    /// Total minus available.
+    pub memory_used_bytes: Option<u64>,
+    /// Swap.
+    pub swap_used_bytes: Option<u64>,
+    /// PSI.
+    pub pressure: Pressure,
+}
+
+/// Pressure stall information, percent over 10 s.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Pressure {
+    /// CPU.
+    pub cpu_some_percent: Option<f64>,
+    /// I/O.
+    pub io_some_percent: Option<f64>,
+    /// Memory.
+    pub memory_some_percent: Option<f64>,
+}
+
+/// A local inference server's own word.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Engine {
+    /// Process.
+    pub pid: u32,
+    /// vllm, sglang, llama.cpp ...
+    pub kind: Label,
+    /// Where it was asked.
+    pub endpoint: Label,
+    /// Loaded models.
+    pub models: Vec<Label>,
+    /// Running.
+    pub requests_running: Option<f64>,
+    /// Waiting.
+    pub requests_waiting: Option<f64>,
+    /// KV cache in use.
+    pub kv_cache_percent: Option<f64>,
+    /// Prefix cache hits.
+    pub prefix_cache_hit_percent: Option<f64>,
+    /// Preempted requests.
+    pub preemptions_total: Option<u64>,
+    /// Its own count.
+    pub input_tokens_total: Option<u64>,
+    /// Its own count.
+    pub output_tokens_total: Option<u64>,
+    /// hbpf's count against its own.
+    pub agreement_percent: Option<f64>,
+    /// Age of the numbers.
+    pub stale_seconds: Option<f64>,
+}

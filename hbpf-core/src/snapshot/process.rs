@@ -1,0 +1,199 @@
+//! Processes, and what holds them together.
+
+use jiff::Timestamp;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{Distribution, LlmStats, ProcessGpu};
+use crate::label::{Label, Text};
+
+/// A process that talks to models, or whose use of the machine matters.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Process {
+    /// Thread-group id in the host's initial PID namespace.
+    pub pid: u32,
+    /// When it started; together with `pid` its identity.
+    pub start_time: Option<Timestamp>,
+    /// Its parent.
+    pub parent_pid: Option<u32>,
+    /// Process name and redacted first arguments.
+    pub command: Label,
+    /// Path of its program.
+    pub executable: Option<Label>,
+    /// Name of its user.
+    pub user: Option<Label>,
+    /// Number of its user.
+    pub uid: Option<u32>,
+    /// It has ended; its numbers stand for a while.
+    pub exited: bool,
+    /// Key of its workload.
+    pub workload: Option<Label>,
+    /// Its systemd unit.
+    pub unit: Option<Label>,
+    /// Its container.
+    pub container: Option<Container>,
+    /// 100 is one core; null until two samples exist.
+    pub cpu_percent: Option<f64>,
+    /// How many threads.
+    pub threads: Option<u32>,
+    /// The thread that uses most CPU.
+    pub hottest_thread: Option<HottestThread>,
+    /// Time spent runnable but not running.
+    pub run_queue_seconds_per_second: Option<f64>,
+    /// Voluntary and involuntary.
+    pub context_switches_per_second: Option<f64>,
+    /// Resident memory.
+    pub resident_bytes: Option<u64>,
+    /// Swapped memory.
+    pub swap_bytes: Option<u64>,
+    /// Faults that read from disk.
+    pub major_faults_per_second: Option<f64>,
+    /// Block I/O.
+    pub disk: Option<Disk>,
+    /// TCP.
+    pub network: Option<Network>,
+    /// Limits and throttling.
+    pub cgroup: Option<Cgroup>,
+    /// Its share of GPUs.
+    pub gpu: Vec<ProcessGpu>,
+    /// Exchanges in which it sent the request.
+    pub as_client: Option<LlmStats>,
+    /// Exchanges in which it received the request.
+    pub as_server: Option<LlmStats>,
+    /// What hbpf can see of it.
+    pub visibility: Visibility,
+}
+
+/// The container a process runs in.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Container {
+    /// docker, containerd, cri-o, podman.
+    pub runtime: Label,
+    /// Container id.
+    pub id: Label,
+    /// Kubernetes pod.
+    pub pod_uid: Option<Label>,
+    /// Pod name.
+    pub pod: Option<Label>,
+    /// Kubernetes namespace.
+    pub namespace: Option<Label>,
+    /// Container name.
+    pub name: Option<Label>,
+}
+
+/// A thread.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct HottestThread {
+    /// Its name.
+    pub name: Label,
+    /// 100 is one core.
+    pub cpu_percent: f64,
+}
+
+/// Block I/O of a process.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Disk {
+    /// Reads.
+    pub read_bytes_per_second: Option<f64>,
+    /// Writes.
+    pub write_bytes_per_second: Option<f64>,
+    /// Issue to completion.
+    pub latency_seconds: Option<Distribution>,
+}
+
+/// TCP of a process.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Network {
+    /// SYN to established.
+    pub connect_seconds: Option<Distribution>,
+    /// Segments sent again.
+    pub retransmits_total: Option<u64>,
+    /// Resets.
+    pub resets_total: Option<u64>,
+}
+
+/// Limits of the control group.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Cgroup {
+    /// In the hierarchy.
+    pub path: Label,
+    /// CPU quota.
+    pub cpu_limit_cores: Option<f64>,
+    /// Share of periods throttled.
+    pub throttled_percent: Option<f64>,
+    /// Memory limit.
+    pub memory_limit_bytes: Option<u64>,
+    /// Memory in use.
+    pub memory_bytes: Option<u64>,
+}
+
+/// What hbpf can see of a process's TLS traffic, and why not the rest.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Visibility {
+    /// The state.
+    pub tls: TlsVisibility,
+    /// Why it is partial or blind.
+    pub reason: Option<Text>,
+    /// The TLS library that is probed.
+    pub library: Option<Label>,
+    /// Plaintext bytes of model traffic seen, TLS or not.
+    pub bytes_seen: u64,
+    /// Bytes of model traffic lost.
+    pub bytes_missed: u64,
+}
+
+/// Whether the plaintext of a process's TLS traffic can be seen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum TlsVisibility {
+    /// No TLS library that hbpf knows is loaded.
+    #[default]
+    None,
+    /// Probes are on its library.
+    Attached,
+    /// Some of its libraries are probed, or probes came after the traffic began.
+    Partial,
+    /// It speaks TLS in a way that hbpf cannot read.
+    Blind,
+}
+
+/// Processes that belong together.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Workload {
+    /// Identifies the workload.
+    pub key: Label,
+    /// What holds it together.
+    pub kind: WorkloadKind,
+    /// Its processes.
+    pub pids: Vec<u32>,
+    /// 100 is one core.
+    pub cpu_percent: Option<f64>,
+    /// 100 is one GPU.
+    pub gpu_percent: Option<f64>,
+    /// GPU memory.
+    pub gpu_memory_bytes: Option<u64>,
+    /// Its share of GPU power.
+    pub gpu_power_watts: Option<f64>,
+    /// As in [`Process`].
+    pub as_client: Option<LlmStats>,
+    /// As in [`Process`].
+    pub as_server: Option<LlmStats>,
+    /// Output tokens per joule of GPU energy.
+    pub tokens_per_joule: Option<f64>,
+    /// CPU seconds per thousand output tokens.
+    pub cpu_seconds_per_1k_tokens: Option<f64>,
+}
+
+/// What holds a workload together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum WorkloadKind {
+    /// A Kubernetes pod.
+    Pod,
+    /// A container.
+    Container,
+    /// A systemd unit.
+    Unit,
+    /// A process and its descendants.
+    Tree,
+}
