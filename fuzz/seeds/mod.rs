@@ -6,7 +6,7 @@ use flate2::Compression;
 use flate2::write::{DeflateEncoder, GzEncoder, ZlibEncoder};
 use hbpf_ebpf::{RecordHeader, direction, flags, kind, source};
 use hbpf_fuzz::with_controls;
-use hbpf_host::protocol::{FlowVerdict, Group, Request};
+use hbpf_host::protocol::{FlowVerdict, Group, Others, Request};
 
 use super::streams::{ALL, Case};
 
@@ -250,7 +250,7 @@ fn protocol() -> Vec<Vec<u8>> {
         Request::Attach(vec![Group::LlmTls, Group::LlmPlain]),
         Request::Verdicts(vec![verdict; 3]),
         Request::Learn("/internal/llm".into()),
-        Request::Sample { sequence: 9, pids: vec![1, 2, 3], all: true },
+        Request::Sample { sequence: 9, closely: vec![1, 2, 3], others: Others::All },
         Request::Shutdown,
     ];
     requests.iter().map(|request| postcard::to_stdvec(request).expect("it can be written")).collect()

@@ -22,7 +22,7 @@ use crate::label::{Label, Text};
 
 pub use capture::{Capture, GroupCost, Lost, LostRecords, Overhead, OverheadLevel, Probe, ProbeState, SelfCost};
 pub use gpu::{Gpu, GpuInstance, GpuProcess, ProcessGpu};
-pub use machine::{Engine, Host, Pressure};
+pub use machine::{CpuUse, Engine, Host, Pressure};
 pub use process::{
     Cgroup, Container, Disk, HottestThread, Network, Process, TlsVisibility, Visibility, Workload, WorkloadKind,
 };

@@ -26,7 +26,7 @@ use crate::decode;
 use crate::facts::Facts;
 use crate::governor::{Budget, Governor, Observation, Share, Step};
 use crate::privsep::{HelperClient, SocketError};
-use crate::protocol::{Group, Limits, Reply, Request, Status};
+use crate::protocol::{Group, Limits, Others, Reply, Request, Status};
 use crate::ring::{Batch, Bell, EventRing};
 use records::Records;
 use sink::EngineSink;
@@ -221,7 +221,7 @@ impl Worker {
     fn run(&mut self, groups: &[Group]) -> Result<(), CollectError> {
         // The first sample comes before the probes: CPU and memory are there at once, and it is what the second is
         // compared with.
-        self.request_sample(now())?;
+        self.request_sample(Others::All, now())?;
         if !groups.is_empty() {
             self.helper.send(Request::Limit(Limits { bytes_per_second: self.governor.bytes_per_second() }))?;
             self.send_switch(Request::Attach(groups.to_vec()))?;
@@ -280,7 +280,7 @@ impl Worker {
         loop {
             match self.commands.try_recv() {
                 Ok(Command::SetGroup(group, on)) => self.switches.want(group, on),
-                Ok(Command::TakeNow) => self.request_sample(now())?,
+                Ok(Command::TakeNow) => self.request_sample(Others::All, now())?,
                 Ok(Command::Stop) | Err(TryRecvError::Disconnected) => return Ok(true),
                 Err(TryRecvError::Empty) => return Ok(false),
             }
@@ -341,10 +341,10 @@ impl Worker {
                     }
                 }
                 Reply::Error { source, message } => self.note_error(&source, message),
-                Reply::SampleEnd { sequence } => {
+                Reply::SampleEnd { sequence, rounds } => {
                     if self.sampling.as_ref().is_some_and(|sampling| sampling.sequence == sequence) {
                         self.sampling = None;
-                        for pid in self.facts.sample_complete() {
+                        for pid in self.facts.sample_complete(rounds) {
                             self.process_ended(pid, now())?;
                         }
                         self.describe_unknown()?;
@@ -354,6 +354,7 @@ impl Worker {
                 Reply::Processes(processes) => self.facts.describe(processes),
                 Reply::Host(host) => self.facts.host = Some(*host),
                 Reply::Samples(samples) => self.facts.sample(samples),
+                Reply::Details(details) => self.facts.detail(details),
                 Reply::Status(status) => {
                     self.take_status(*status)?;
                 }
@@ -532,15 +533,15 @@ impl Worker {
             && now >= next
         {
             self.next_sample = Some(next.after(interval));
-            self.request_sample(now)?;
+            self.request_sample(Others::InTurn, now)?;
         }
         Ok(())
     }
 
-    fn request_sample(&mut self, now: Nanos) -> Result<(), CollectError> {
+    fn request_sample(&mut self, others: Others, now: Nanos) -> Result<(), CollectError> {
         self.sequence += 1;
-        let pids = vec![std::process::id()];
-        self.helper.send(Request::Sample { sequence: self.sequence, pids, all: true })?;
+        let closely = self.facts.choose_closely(self.sink.aggregator.pids().map(|pid| pid.0));
+        self.helper.send(Request::Sample { sequence: self.sequence, closely, others })?;
         self.sampling = Some(Sampling { sequence: self.sequence, since: now });
         Ok(())
     }

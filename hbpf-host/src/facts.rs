@@ -1,13 +1,14 @@
 //! What the helper tells about the machine, its processes and the probes, put into the snapshot's form.
 
-use std::collections::{HashMap, HashSet};
+mod processes;
+
 use std::time::Duration;
 
 use hbpf_core::aggregate::HostFacts;
 use hbpf_core::engine::Counters;
 use hbpf_core::snapshot::{
-    Capture, CollectionError, Finding, GroupCost, Host, Lost, LostRecords, Overhead, Probe, ProbeState, Process,
-    SelfCost, TlsVisibility, Visibility,
+    Capture, CollectionError, Finding, GroupCost, Host, Lost, LostRecords, Overhead, Probe, ProbeState, SelfCost,
+    TlsVisibility, Visibility,
 };
 use hbpf_core::time::{Nanos, WallClock};
 use hbpf_ebpf::counter;
@@ -15,16 +16,8 @@ use jiff::{SignedDuration, Timestamp};
 use nix::time::{ClockId, clock_gettime};
 
 use crate::cost::{Meter, OwnTime, trap_ns};
-use crate::protocol::{Group, ProbeStatus, ProcessInfo, ProcessSample, Status};
-
-/// Processes shown besides those that talk to models: the ones that use the machine most. A screen holds fewer.
-const MAX_BYSTANDERS: usize = 200;
-
-/// Most process descriptions kept; as many processes as anyone has seen on one host talking to models, and bystanders.
-const MAX_INFOS: usize = 8192;
-
-/// Most descriptions of ended processes kept until the next frame. Beyond it a row shows the process's name alone.
-const MAX_DEPARTED: usize = 4096;
+use crate::protocol::{Group, ProbeStatus, ProcessDetail, ProcessInfo, ProcessSample, Status};
+use processes::Processes;
 
 /// How much two readings of the boot time may differ, read as it is from two clocks that are adjusted apart. Beyond it the
 /// wall clock has been set.
@@ -34,14 +27,7 @@ const CLOCK_JITTER: SignedDuration = SignedDuration::from_millis(500);
 pub(crate) struct Facts {
     helper_pid: u32,
     pub(crate) host: Option<Host>,
-    infos: HashMap<u32, ProcessInfo>,
-    samples: HashMap<u32, ProcessSample>,
-    /// Of the sample that is under way.
-    incoming: HashMap<u32, ProcessSample>,
-    /// Processes that the latest sample lacked, and whose end was not told.
-    absent: HashSet<u32>,
-    /// Descriptions of processes that have ended since the frame before: their rows may still lack a name.
-    departed: Vec<ProcessInfo>,
+    processes: Processes,
     status: Status,
     /// Since when probes of any group are in place.
     watching_since: Option<Nanos>,
@@ -60,12 +46,8 @@ impl Facts {
         Self {
             helper_pid,
             host: None,
-            infos: HashMap::new(),
-            samples: HashMap::new(),
-            incoming: HashMap::new(),
-            absent: HashSet::new(),
+            processes: Processes::default(),
             counted: [0; counter::COUNT as usize],
-            departed: Vec::new(),
             status: Status::default(),
             watching_since: None,
             meter: Meter::default(),
@@ -76,30 +58,35 @@ impl Facts {
     }
 
     pub(crate) fn describe(&mut self, processes: Vec<ProcessInfo>) {
-        for info in processes {
-            if self.infos.len() >= MAX_INFOS {
-                // The news of their end was lost.
-                self.infos.retain(|pid, _| self.samples.contains_key(pid));
-            }
-            if self.infos.len() < MAX_INFOS || self.infos.contains_key(&info.pid) {
-                self.infos.insert(info.pid, info);
-            }
-        }
+        self.processes.describe(processes);
     }
 
     pub(crate) fn sample(&mut self, samples: Vec<ProcessSample>) {
-        self.incoming.extend(samples.into_iter().map(|sample| (sample.pid, sample)));
+        self.processes.sample(samples);
     }
 
-    /// The sample under way is complete. Gives the processes that are in neither it nor the one before: they have ended,
-    /// and news of that was lost.
-    pub(crate) fn sample_complete(&mut self) -> Vec<u32> {
-        let before = std::mem::replace(&mut self.samples, std::mem::take(&mut self.incoming));
-        let is_absent = |pid: &u32| !self.samples.contains_key(pid);
-        // Once may be a part of a sample that was not sent.
-        let gone = self.absent.drain().filter(is_absent).collect();
-        self.absent = before.into_keys().filter(is_absent).collect();
-        gone
+    pub(crate) fn detail(&mut self, details: Vec<ProcessDetail>) {
+        self.processes.detail(details);
+    }
+
+    /// The sample under way is complete. Gives the processes that have ended without news of it.
+    pub(crate) fn sample_complete(&mut self, rounds: u64) -> Vec<u32> {
+        self.processes.sample_complete(rounds)
+    }
+
+    /// The process has ended.
+    pub(crate) fn exited(&mut self, pid: u32) {
+        self.processes.exited(pid);
+    }
+
+    /// Processes that will be shown and are not described yet.
+    pub(crate) fn unknown(&self, talking: impl Iterator<Item = u32>) -> Vec<u32> {
+        self.processes.unknown(talking)
+    }
+
+    /// Whom the next sample looks at closely: hbpf itself, those that are `talking` to models, and the busiest others.
+    pub(crate) fn choose_closely(&mut self, talking: impl Iterator<Item = u32>) -> Vec<u32> {
+        self.processes.choose_closely(&[std::process::id(), self.helper_pid], talking)
     }
 
     /// Takes the state of the kernel side, with the CPU time of this process.
@@ -140,40 +127,6 @@ impl Facts {
         }
     }
 
-    /// The process has ended.
-    pub(crate) fn exited(&mut self, pid: u32) {
-        self.samples.remove(&pid);
-        self.absent.remove(&pid);
-        if let Some(info) = self.infos.remove(&pid)
-            && self.departed.len() < MAX_DEPARTED
-        {
-            self.departed.push(info);
-        }
-    }
-
-    /// Processes that will be shown and are not described yet.
-    pub(crate) fn unknown(&self, talking: impl Iterator<Item = u32>) -> Vec<u32> {
-        let mut wanted: HashSet<u32> = talking.collect();
-        wanted.extend(self.bystanders().map(|sample| sample.pid));
-        wanted.retain(|pid| self.infos.get(pid).is_none_or(|info| self.is_stale(info)));
-        wanted.into_iter().collect()
-    }
-
-    /// A description of an earlier process with the same number.
-    fn is_stale(&self, info: &ProcessInfo) -> bool {
-        self.samples.get(&info.pid).is_some_and(|sample| sample.start_time_ns != info.start_time_ns)
-    }
-
-    fn bystanders(&self) -> impl Iterator<Item = &ProcessSample> {
-        let mut by_use: Vec<_> = self.samples.values().collect();
-        by_use.sort_by(|a, b| {
-            let cpu = |sample: &ProcessSample| sample.cpu_percent.unwrap_or(0.0);
-            cpu(b).total_cmp(&cpu(a)).then(b.resident_bytes.cmp(&a.resident_bytes))
-        });
-        by_use.truncate(MAX_BYSTANDERS);
-        by_use.into_iter()
-    }
-
     /// When the machine was booted, the same from frame to frame: a process's start time is part of its identity.
     fn booted_at(&mut self, clock: &WallClock) -> Timestamp {
         let boot = boot_time(clock);
@@ -192,19 +145,12 @@ impl Facts {
         errors: Vec<CollectionError>,
     ) -> HostFacts {
         let boot = self.booted_at(clock);
-        let mut shown: HashSet<u32> = self.bystanders().map(|sample| sample.pid).chain(talking).collect();
-        // Whoever uses TLS may be blind, and a user looks for them.
-        shown.extend(self.infos.values().filter(|info| info.tls != TlsVisibility::None).map(|info| info.pid));
-        let living = shown.into_iter().filter_map(|pid| self.infos.get(&pid)).filter(|info| !self.is_stale(info));
-        let mut processes: Vec<_> = living.map(|info| process(info, self.samples.get(&info.pid), boot)).collect();
+        let mut processes = self.processes.frame(boot, talking);
         if !self.is_on(Group::LlmTls) {
             let why = self.why_off(Group::LlmTls);
-            processes.iter_mut().for_each(|process| make_blind(&mut process.visibility, &why));
+            let living = processes.iter_mut().filter(|process| !process.exited);
+            living.for_each(|process| make_blind(&mut process.visibility, &why));
         }
-        let departed = self.departed.drain(..).map(|info| Process { exited: true, ..process(&info, None, boot) });
-        // A pid may be in new hands already: the living one is shown.
-        let pids: HashSet<u32> = processes.iter().map(|process| process.pid).collect();
-        processes.extend(departed.filter(|process| !pids.contains(&process.pid)));
         HostFacts {
             host: self.host.clone().unwrap_or_default(),
             processes,
@@ -283,32 +229,10 @@ impl Facts {
     }
 
     fn self_cost(&self) -> SelfCost {
-        let ours = [std::process::id(), self.helper_pid].map(|pid| self.samples.get(&pid));
+        let ours = [std::process::id(), self.helper_pid].map(|pid| self.processes.latest(pid));
         let cpu = ours.iter().flatten().filter_map(|sample| sample.cpu_percent).reduce(|a, b| a + b);
         let resident = ours.iter().flatten().map(|sample| sample.resident_bytes).reduce(|a, b| a + b);
         SelfCost { cpu_percent: cpu, kernel_cpu_percent: self.meter.kernel_percent(), resident_bytes: resident }
-    }
-}
-
-fn process(info: &ProcessInfo, sample: Option<&ProcessSample>, boot: Timestamp) -> Process {
-    Process {
-        pid: info.pid,
-        start_time: boot.checked_add(Duration::from_nanos(info.start_time_ns)).ok(),
-        parent_pid: Some(info.parent_pid),
-        command: info.command.clone(),
-        executable: info.executable.clone(),
-        user: info.user.clone(),
-        uid: Some(info.uid),
-        cpu_percent: sample.and_then(|sample| sample.cpu_percent),
-        threads: sample.map(|sample| sample.threads),
-        resident_bytes: sample.map(|sample| sample.resident_bytes),
-        visibility: Visibility {
-            tls: info.tls,
-            reason: info.tls_reason.clone(),
-            library: info.tls_library.clone(),
-            ..Visibility::default()
-        },
-        ..Process::default()
     }
 }
 
@@ -329,8 +253,8 @@ fn boot_time(clock: &WallClock) -> Timestamp {
 
 #[cfg(test)]
 mod tests {
+    use super::processes::tests::{info, sample};
     use super::*;
-    use hbpf_core::label::Label;
 
     fn status(run_time_ns: u64) -> Status {
         let probe = |place: &str| ProbeStatus {
@@ -360,28 +284,11 @@ mod tests {
         assert_eq!(capture.probes[0].trap_seconds_estimated, Some(0.0), "no trap leads there");
     }
 
-    fn info(pid: u32, tls: TlsVisibility) -> ProcessInfo {
-        ProcessInfo {
-            pid,
-            start_time_ns: 1,
-            parent_pid: 1,
-            command: Label::new("x"),
-            executable: None,
-            uid: 0,
-            user: None,
-            tls,
-            tls_reason: None,
-            tls_library: None,
-        }
-    }
-
     #[test]
     fn a_frame_has_who_talks_who_uses_tls_and_bystanders_and_the_same_start_times_as_the_one_before() {
         let mut facts = Facts::new(1);
-        let bystander =
-            ProcessSample { pid: 1, start_time_ns: 1, cpu_percent: Some(1.0), threads: 1, resident_bytes: 1 };
-        facts.sample(vec![bystander]);
-        facts.sample_complete();
+        facts.sample(vec![sample(1, 1, Some(1.0))]);
+        facts.sample_complete(1);
         let none = TlsVisibility::None;
         facts.describe(vec![info(1, none), info(2, none), info(3, TlsVisibility::Blind), info(4, none)]);
         let mut frame = |wall: &str| {
@@ -417,23 +324,6 @@ mod tests {
     }
 
     #[test]
-    fn who_is_missing_twice_has_ended() {
-        let mut facts = Facts::new(1);
-        let mut sampled = |pids: &[u32]| {
-            let of = |pid| ProcessSample { pid, start_time_ns: 1, cpu_percent: None, threads: 1, resident_bytes: 1 };
-            facts.sample(pids.iter().copied().map(of).collect());
-            facts.sample_complete()
-        };
-        assert!(sampled(&[1, 2, 3]).is_empty());
-        assert!(sampled(&[1]).is_empty());
-        assert_eq!(sampled(&[1, 3]), [2]);
-        assert!(sampled(&[1, 3]).is_empty(), "and is told once");
-        facts.exited(3);
-        facts.sample_complete();
-        assert!(!facts.sample_complete().contains(&3), "its end was told");
-    }
-
-    #[test]
     fn without_the_probes_nobody_is_seen_through() {
         let mut facts = Facts::new(1);
         facts.describe(vec![info(3, TlsVisibility::Attached)]);
@@ -452,20 +342,5 @@ mod tests {
         }
         facts.status(failed, OwnTime::default(), Nanos(1));
         assert_eq!(visibility(&mut facts).1.unwrap(), "llm-tls failed: no memory");
-    }
-
-    #[test]
-    fn a_reused_pid_is_described_anew() {
-        let mut facts = Facts::new(1);
-        let sample =
-            |start| ProcessSample { pid: 7, start_time_ns: start, cpu_percent: None, threads: 1, resident_bytes: 1 };
-        facts.sample(vec![sample(1)]);
-        facts.sample_complete();
-        assert_eq!(facts.unknown(std::iter::empty()), [7]);
-        facts.describe(vec![info(7, TlsVisibility::None)]);
-        assert!(facts.unknown(std::iter::empty()).is_empty());
-        facts.sample(vec![sample(2)]);
-        facts.sample_complete();
-        assert_eq!(facts.unknown(std::iter::empty()), [7]);
     }
 }

@@ -4,7 +4,7 @@
 //! untrusted: the helper bounds every list and string of a [`Request`] before acting on it.
 
 use hbpf_core::label::{Label, Text};
-use hbpf_core::snapshot::{Host, TlsVisibility};
+use hbpf_core::snapshot::{Cgroup, Container, Host, HottestThread, TlsVisibility};
 use serde::{Deserialize, Serialize};
 
 /// Longest message in either direction.
@@ -58,15 +58,15 @@ pub enum Request {
     Verdicts(Vec<FlowVerdict>),
     /// A request-target (path without query) at which a model answered: capture it from its first byte from now on.
     Learn(String),
-    /// Take a sample: [`Reply::Host`], [`Reply::Samples`] of all processes or of those named, then [`Reply::Status`]
-    /// and last [`Reply::SampleEnd`].
+    /// Take a sample: [`Reply::Host`], [`Reply::Samples`], [`Reply::Details`], then [`Reply::Status`] and last
+    /// [`Reply::SampleEnd`].
     Sample {
         /// Echoed in [`Reply::SampleEnd`].
         sequence: u64,
-        /// Processes that must be in the sample, at most [`MAX_PROCESSES`].
-        pids: Vec<u32>,
-        /// Whether to sample all user processes as well.
-        all: bool,
+        /// Processes to look at closely, at most [`MAX_PROCESSES`]. They are in the sample in any case.
+        closely: Vec<u32>,
+        /// Which others are in it.
+        others: Others,
     },
     /// Look these processes up now and answer with [`Reply::Processes`]; at most [`MAX_PROCESSES`].
     Describe(Vec<u32>),
@@ -81,6 +81,15 @@ pub enum Request {
     Status,
     /// Detach everything and exit. Closing the socket does the same.
     Shutdown,
+}
+
+/// Which processes are sampled besides those that are looked at closely. Kernel threads never are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Others {
+    /// As many as one percent of a core suffices for, in turn; the first time all of them.
+    InTurn,
+    /// All, whatever it takes.
+    All,
 }
 
 /// What the kernel side may spend.
@@ -147,12 +156,16 @@ pub enum Reply {
     Host(Box<Host>),
     /// Use of the machine by processes.
     Samples(Vec<ProcessSample>),
+    /// The same, of those that are looked at closely.
+    Details(Vec<ProcessDetail>),
     /// State of the probes; at each [`Request::Sample`] and whenever it changes.
     Status(Box<Status>),
     /// The sample is complete.
     SampleEnd {
         /// Of the request.
         sequence: u64,
+        /// How often all processes have been gone through by now: those that have missed two rounds have ended.
+        rounds: u64,
     },
     /// Owners of sockets, as far as they were found: cookie and process.
     Owners(Vec<(u64, u32)>),
@@ -182,6 +195,10 @@ pub struct ProcessInfo {
     pub uid: u32,
     /// User's name.
     pub user: Option<Label>,
+    /// The container it runs in.
+    pub container: Option<Container>,
+    /// The systemd unit it belongs to.
+    pub unit: Option<Label>,
     /// What can be seen of its TLS traffic.
     pub tls: TlsVisibility,
     /// Why not all of it.
@@ -201,8 +218,34 @@ pub struct ProcessSample {
     pub cpu_percent: Option<f64>,
     /// Threads.
     pub threads: u32,
+    /// Faults that had to wait for a disk; `None` at its first sample.
+    pub major_faults_per_second: Option<f64>,
     /// Resident memory.
     pub resident_bytes: u64,
+}
+
+/// A process's use of the machine, as far as it takes a look at each of its threads and at its control group. What is
+/// `None` the kernel does not tell, or needs two looks.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ProcessDetail {
+    /// Thread-group id.
+    pub pid: u32,
+    /// As in [`ProcessInfo`].
+    pub start_time_ns: u64,
+    /// The thread that used most CPU; `None` also where none used any.
+    pub hottest_thread: Option<HottestThread>,
+    /// Time that its threads spent ready to run without a CPU.
+    pub run_queue_seconds_per_second: Option<f64>,
+    /// A thread waited for something.
+    pub voluntary_switches_per_second: Option<f64>,
+    /// A thread had to make way.
+    pub involuntary_switches_per_second: Option<f64>,
+    /// Resident memory that is files or shared.
+    pub shared_bytes: Option<u64>,
+    /// Swapped memory.
+    pub swap_bytes: Option<u64>,
+    /// Its control group; `None` in the root.
+    pub cgroup: Option<Cgroup>,
 }
 
 /// State of the kernel side.

@@ -151,7 +151,7 @@ impl AsFd for Socket {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::{Reply, Request};
+    use crate::protocol::{Others, Reply, Request};
 
     fn ends() -> (Socket, Socket) {
         let (a, b) = pair().unwrap();
@@ -163,7 +163,7 @@ mod tests {
         let (mut a, mut b) = ends();
         let (reader, writer) = std::io::pipe().unwrap();
         a.send(&Reply::Ring { bytes: 4096 }, Some(writer.into())).unwrap();
-        a.send(&Reply::SampleEnd { sequence: 7 }, None).unwrap();
+        a.send(&Reply::SampleEnd { sequence: 7, rounds: 1 }, None).unwrap();
         let (ring, descriptor) = b.receive::<Reply>().unwrap().unwrap();
         assert_eq!(ring, Reply::Ring { bytes: 4096 });
         let mut writer = std::fs::File::from(descriptor.unwrap());
@@ -171,7 +171,7 @@ mod tests {
         drop(writer);
         assert_eq!(std::io::read_to_string(reader).unwrap(), "x");
         let (end, none) = b.receive::<Reply>().unwrap().unwrap();
-        assert_eq!(end, Reply::SampleEnd { sequence: 7 });
+        assert_eq!(end, Reply::SampleEnd { sequence: 7, rounds: 1 });
         assert!(none.is_none());
         assert!(b.receive::<Reply>().unwrap().is_none());
     }
@@ -181,7 +181,7 @@ mod tests {
         let (mut a, mut b) = ends();
         let count = 5000;
         for sequence in 0..count {
-            a.send(&Request::Sample { sequence, pids: vec![1; 100], all: false }, None).unwrap();
+            a.send(&Request::Sample { sequence, closely: vec![1; 100], others: Others::InTurn }, None).unwrap();
         }
         assert!(a.backlog() > 0, "the socket took all: the test proves nothing");
         let mut seen = 0;

@@ -3,15 +3,20 @@
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use hbpf_host::process::Table;
-use hbpf_host::protocol::SocketQuery;
+use hbpf_host::process::{Samples, Table};
+use hbpf_host::protocol::{Others, ProcessSample, SocketQuery};
 
 fn table() -> Table {
     Table::new(PathBuf::from("/proc"))
+}
+
+/// Looked at closely.
+fn sample(table: &mut Table, pid: u32) -> Option<ProcessSample> {
+    table.sample(&[pid], Others::InTurn).processes.into_iter().find(|sample| sample.pid == pid)
 }
 
 fn own_pid() -> u32 {
@@ -72,7 +77,7 @@ fn a_child_is_described_until_it_executes_another_program() {
 
     drop(python);
     assert_eq!(table.describe(pid), None);
-    assert!(table.sample(&[pid], false).is_empty());
+    assert!(sample(&mut table, pid).is_none());
 }
 
 #[test]
@@ -80,7 +85,7 @@ fn kernel_threads_and_nobody_are_not_described() {
     let mut table = table();
     assert_eq!(table.describe(0), None);
     assert_eq!(table.describe(u32::MAX), None);
-    let samples = table.sample(&[own_pid(), own_pid(), u32::MAX], true);
+    let samples = table.sample(&[own_pid(), own_pid(), u32::MAX], Others::All).processes;
     assert_eq!(samples.iter().filter(|sample| sample.pid == own_pid()).count(), 1);
     assert!(samples.iter().all(|sample| sample.cpu_percent.is_none()), "first sample");
 }
@@ -94,24 +99,132 @@ fn cpu_percent_is_what_the_child_itself_counts() {
     let idle: f64 = python.read().parse().unwrap();
 
     let outer = Instant::now();
-    assert_eq!(table.sample(&[pid], false)[0].cpu_percent, None);
+    assert_eq!(sample(&mut table, pid).unwrap().cpu_percent, None);
     let inner = Instant::now();
     python.go();
     let busy: f64 = python.read().parse().unwrap();
     let inner = inner.elapsed().as_secs_f64();
-    let sample = table.sample(&[pid], false)[0].clone();
+    let seen = sample(&mut table, pid).unwrap();
     let outer = outer.elapsed().as_secs_f64();
 
     // The time between the two samples is only known to lie between these two; ticks are 10 ms.
-    let percent = sample.cpu_percent.unwrap();
+    let percent = seen.cpu_percent.unwrap();
     let (least, most) = (percent / 100.0 * inner - 0.05, percent / 100.0 * outer + 0.05);
     assert!(
         (least..=most).contains(&(busy - idle)),
         "{percent} % of {inner}..{outer} s, {} s by its own count",
         busy - idle
     );
-    assert!(sample.resident_bytes > 1_000_000 && sample.threads == 1);
-    assert_eq!(table.sample(&[pid], false)[0].cpu_percent, Some(percent), "too soon for another");
+    assert!(seen.resident_bytes > 1_000_000 && seen.threads == 1);
+    assert_eq!(sample(&mut table, pid).unwrap().cpu_percent, Some(percent), "too soon for another");
+}
+
+/// A control group of our own, with these limits; `None` where none can be made.
+struct ControlGroup(Vec<PathBuf>);
+
+impl ControlGroup {
+    /// A fifth of a core and 64 MB.
+    fn limited() -> Option<Self> {
+        let name = format!("hbpf-test-{}", own_pid());
+        let (one, two) = (PathBuf::from("/sys/fs/cgroup/cpu"), PathBuf::from("/sys/fs/cgroup"));
+        let made = if one.join("cgroup.procs").exists() {
+            // As a runtime does it: in every hierarchy, of which two may be one.
+            let at = |hierarchy: &str| PathBuf::from("/sys/fs/cgroup").join(hierarchy).join(&name);
+            let cpu = Self::make(&at("cpu"), &[("cpu.cfs_period_us", "100000"), ("cpu.cfs_quota_us", "20000")]);
+            let memory = Self::make(&at("memory"), &[("memory.limit_in_bytes", "67108864")]);
+            let accounting = if at("cpuacct").exists() { Ok(at("cpu")) } else { Self::make(&at("cpuacct"), &[]) };
+            [cpu, memory, accounting].into_iter().collect()
+        } else {
+            std::fs::write(two.join("cgroup.subtree_control"), "+cpu +memory")
+                .and_then(|()| Self::make(&two.join(&name), &[("cpu.max", "20000 100000"), ("memory.max", "67108864")]))
+                .map(|group| vec![group])
+        };
+        made.map(Self).inspect_err(|error| eprintln!("skipped: cannot make a control group: {error}")).ok()
+    }
+
+    fn make(path: &Path, limits: &[(&str, &str)]) -> std::io::Result<PathBuf> {
+        std::fs::create_dir(path)?;
+        limits.iter().try_for_each(|(name, value)| std::fs::write(path.join(name), value))?;
+        Ok(path.to_owned())
+    }
+
+    fn take(&self, pid: u32) {
+        self.0.iter().for_each(|path| std::fs::write(path.join("cgroup.procs"), pid.to_string()).unwrap());
+    }
+}
+
+impl Drop for ControlGroup {
+    fn drop(&mut self) {
+        self.0.iter().for_each(|path| _ = std::fs::remove_dir(path));
+    }
+}
+
+#[test]
+fn limits_and_throttling_are_those_of_a_real_control_group() {
+    let Some(group) = ControlGroup::limited() else { return };
+    let script =
+        "import sys\nprint('ready', flush=True); sys.stdin.readline()\nkept = b'x' * (20 << 20)\nwhile True: pass";
+    let Some(mut python) = Python::start(script) else { return };
+    python.read();
+    let (mut table, pid) = (table(), python.child.id());
+    group.take(pid);
+    python.go();
+    let detail = |table: &mut Table| table.sample(&[pid], Others::InTurn).details.pop().unwrap();
+    let before = detail(&mut table).cgroup.unwrap();
+    assert!(before.path.ends_with(&format!("hbpf-test-{}", own_pid())), "{before:?}");
+    assert_eq!((before.cpu_limit_cores, before.memory_limit_bytes), (Some(0.2), Some(64 << 20)));
+    assert_eq!((before.cpu_percent, before.throttled_percent), (None, None));
+    std::thread::sleep(Duration::from_secs(2));
+    let seen = detail(&mut table);
+    let after = seen.cgroup.unwrap();
+    assert!((12.0..28.0).contains(&after.cpu_percent.unwrap()), "{after:?}");
+    assert!(after.throttled_percent.unwrap() > 50.0, "it wants five times as much: {after:?}");
+    assert!((20 << 20..64 << 20).contains(&after.memory_bytes.unwrap()), "{after:?}");
+    assert!((12.0..28.0).contains(&seen.hottest_thread.unwrap().cpu_percent));
+    drop(python);
+}
+
+#[test]
+fn threads_are_as_their_process_has_them() {
+    let script = "import ctypes, sys, threading, time\n\
+        def named(name):\n ctypes.CDLL(None).prctl(15, name)\n\
+        def spin():\n named(b'spins')\n while True: pass\n\
+        def switch():\n named(b'switches')\n while True: time.sleep(0.005)\n\
+        named(b'idle')\n[threading.Thread(target=f, daemon=True).start() for f in (spin, switch)]\n\
+        print('ready', flush=True); sys.stdin.readline()";
+    let Some(mut python) = Python::start(script) else { return };
+    python.read();
+    let (mut table, pid) = (table(), python.child.id());
+    table.sample(&[pid], Others::InTurn);
+    std::thread::sleep(Duration::from_secs(2));
+    let seen = table.sample(&[pid], Others::InTurn);
+    let process = seen.processes.iter().find(|sample| sample.pid == pid).unwrap();
+    let detail = &seen.details[0];
+    assert_eq!(process.threads, 3);
+    let hottest = detail.hottest_thread.as_ref().unwrap();
+    assert_eq!(hottest.name.as_str(), "spins");
+    // The rest of the process's time is the other thread's.
+    assert!(hottest.cpu_percent <= process.cpu_percent.unwrap() + 5.0, "{hottest:?} of {process:?}");
+    // It sleeps 200 times a second, and for each time must get the interpreter's lock.
+    assert!(detail.voluntary_switches_per_second.unwrap() > 20.0, "{detail:?}");
+    assert!(detail.run_queue_seconds_per_second.is_some() && detail.involuntary_switches_per_second.is_some());
+    assert!((1..process.resident_bytes).contains(&detail.shared_bytes.unwrap()), "{detail:?} of {process:?}");
+}
+
+#[test]
+fn of_many_processes_some_are_sampled_in_turn_and_ends_are_told() {
+    let Some(python) = Python::start("import sys; print('ready', flush=True); sys.stdin.readline()") else { return };
+    let (mut table, pid) = (table(), python.child.id());
+    let has = |samples: &Samples| samples.processes.iter().any(|sample| sample.pid == pid);
+    let first = table.sample(&[], Others::InTurn);
+    assert!(has(&first) && first.rounds == 1, "the first time all of them");
+    drop(python);
+    let mut rounds = first.rounds;
+    while rounds < 4 {
+        let next = table.sample(&[], Others::InTurn);
+        assert!(!has(&next) && next.rounds >= rounds);
+        rounds = next.rounds;
+    }
 }
 
 #[test]

@@ -20,8 +20,17 @@ pub struct Host {
     pub cpu_percent: Option<f64>,
     /// Per core.
     pub cores_percent: Vec<f64>,
+    /// What the time of all cores goes into; null until two samples exist.
+    #[serde(default)]
+    pub cpu_use: Option<CpuUse>,
     /// Load average.
     pub load_1m: Option<f64>,
+    /// Load average.
+    #[serde(default)]
+    pub load_5m: Option<f64>,
+    /// Load average.
+    #[serde(default)]
+    pub load_15m: Option<f64>,
     /// Memory.
     pub memory_total_bytes: Option<u64>,
     /// Total minus available.
@@ -32,6 +41,23 @@ pub struct Host {
     pub pressure: Pressure,
 }
 
+/// Time of all cores together by kind; with idle time they make 100.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct CpuUse {
+    /// Programs, also those of guests.
+    pub user_percent: f64,
+    /// Programs of lowered priority.
+    pub nice_percent: f64,
+    /// The kernel.
+    pub system_percent: f64,
+    /// Interrupts, soft ones included.
+    pub irq_percent: f64,
+    /// Idle, waiting for a disk.
+    pub iowait_percent: f64,
+    /// Taken by the hypervisor.
+    pub steal_percent: f64,
+}
+
 /// Pressure stall information, percent over 10 s.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Pressure {
@@ -39,8 +65,14 @@ pub struct Pressure {
     pub cpu_some_percent: Option<f64>,
     /// I/O.
     pub io_some_percent: Option<f64>,
+    /// I/O, with nothing else to do.
+    #[serde(default)]
+    pub io_full_percent: Option<f64>,
     /// Memory.
     pub memory_some_percent: Option<f64>,
+    /// Memory, with nothing else to do.
+    #[serde(default)]
+    pub memory_full_percent: Option<f64>,
 }
 
 /// A local inference server's own word.

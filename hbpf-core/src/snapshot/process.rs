@@ -36,15 +36,22 @@ pub struct Process {
     pub cpu_percent: Option<f64>,
     /// How many threads.
     pub threads: Option<u32>,
-    /// The thread that uses most CPU.
+    /// The thread that uses most CPU. This, switches and time in the run queue are known of processes that are looked at
+    /// closely: those that talk to models or use a GPU, and the busiest others.
     pub hottest_thread: Option<HottestThread>,
-    /// Time spent runnable but not running.
+    /// Time that its threads, together, spent ready to run without a CPU; above 1 where several wait at once.
     pub run_queue_seconds_per_second: Option<f64>,
-    /// Voluntary and involuntary.
+    /// Voluntary and involuntary, of all threads.
     pub context_switches_per_second: Option<f64>,
+    /// Those of them where a thread had to make way for another.
+    #[serde(default)]
+    pub involuntary_context_switches_per_second: Option<f64>,
     /// Resident memory.
     pub resident_bytes: Option<u64>,
-    /// Swapped memory.
+    /// The part of it that is files and shared memory.
+    #[serde(default)]
+    pub shared_bytes: Option<u64>,
+    /// Swapped memory, without that which is shared.
     pub swap_bytes: Option<u64>,
     /// Faults that read from disk.
     pub major_faults_per_second: Option<f64>,
@@ -112,18 +119,22 @@ pub struct Network {
     pub resets_total: Option<u64>,
 }
 
-/// Limits of the control group.
+/// Limits of the control group, and how far they are used. A limit may be set on any group above, too: the tightest is
+/// meant, and the use is that of the group which has it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Cgroup {
     /// In the hierarchy.
-    pub path: Label,
-    /// CPU quota.
+    pub path: Text,
+    /// CPU quota; null without one.
     pub cpu_limit_cores: Option<f64>,
-    /// Share of periods throttled.
+    /// CPU that the group with the quota uses, or the process's own group; 100 is one core.
+    #[serde(default)]
+    pub cpu_percent: Option<f64>,
+    /// Part of the quota's periods, since the sample before, in which it was used up; null without a quota.
     pub throttled_percent: Option<f64>,
-    /// Memory limit.
+    /// Memory limit; null without one.
     pub memory_limit_bytes: Option<u64>,
-    /// Memory in use.
+    /// Memory in use, page cache included, by the group with the limit, or the process's own group.
     pub memory_bytes: Option<u64>,
 }
 

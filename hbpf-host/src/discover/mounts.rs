@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
 use super::overlay::Overlay;
-use crate::process::files;
+use crate::process::{files, mountinfo};
 
 /// Longest mount table that is read: 8,000 mounts at 500 bytes each.
 const MAX_TABLE_BYTES: usize = 4 * 1024 * 1024;
@@ -97,23 +97,16 @@ impl<'a> Mounts<'a> {
     }
 }
 
-/// `ID PARENT MAJOR:MINOR ROOT POINT OPTIONS [OPTIONAL..] - TYPE SOURCE OPTIONS`
 fn parse(line: &[u8]) -> Option<Mount> {
-    let mut fields = files::fields(line);
-    let id = files::number(fields.next()?)?;
-    let device = fields.nth(1)?;
-    let colon = device.iter().position(|byte| *byte == b':')?;
-    let device = (files::number(&device[..colon])?, files::number(&device[colon + 1..])?);
-    let (root, point) = (fields.next()?, fields.next()?);
-    let mut fields = fields.skip_while(|field| *field != b"-").skip(1);
-    let kind = match fields.next()? {
+    let mount = mountinfo::Mount::parse(line)?;
+    let kind = match mount.file_system {
         b"overlay" => Kind::Overlay,
         // FUSE on a disk (`fuseblk`) is mounted by root alone, yet answered for by a process all the same.
         kind if kind.starts_with(b"fuse") => Kind::Fuse,
         _ => Kind::Plain,
     };
-    let overlay = (kind == Kind::Overlay).then(|| Overlay::parse(root, point, fields.nth(1)));
-    Some(Mount { id, device, kind, overlay: overlay.flatten() })
+    let overlay = (kind == Kind::Overlay).then(|| Overlay::parse(mount.root, mount.point, mount.options));
+    Some(Mount { id: mount.id, device: mount.device, kind, overlay: overlay.flatten() })
 }
 
 /// Reads the bytes as a table of mounts.

@@ -4,6 +4,8 @@ use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 
+use crate::process::mountinfo::unescape;
+
 /// Most layers looked into; the kernel takes 500.
 const MAX_LAYERS: usize = 512;
 
@@ -54,25 +56,6 @@ impl Overlay {
 /// The part of a path below a directory, without a slash in front.
 pub(super) fn below<'a>(path: &'a [u8], directory: &[u8]) -> Option<&'a [u8]> {
     path.strip_prefix(directory.strip_suffix(b"/").unwrap_or(directory))?.strip_prefix(b"/")
-}
-
-/// Undoes the octal numbers in a mount table.
-fn unescape(field: &[u8]) -> Vec<u8> {
-    let mut plain = Vec::with_capacity(field.len());
-    let mut rest = field;
-    while let Some((&byte, behind)) = rest.split_first() {
-        match behind {
-            [a @ b'0'..=b'3', b @ b'0'..=b'7', c @ b'0'..=b'7', behind @ ..] if byte == b'\\' => {
-                plain.push((a - b'0') << 6 | (b - b'0') << 3 | (c - b'0'));
-                rest = behind;
-            }
-            _ => {
-                plain.push(byte);
-                rest = behind;
-            }
-        }
-    }
-    plain
 }
 
 /// Layers are separated by colons; one within a path has a backslash in front.

@@ -23,8 +23,8 @@ use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction
 use crate::discover::{Changes, Libraries, system_directories};
 use crate::privsep::{self, SplitOptions};
 use crate::probes::{ProbeError, Probes};
-use crate::process::{Table, self_usage};
-use crate::protocol::{Group, MAX_PROCESSES, MAX_VERDICTS, ProcessInfo, Reply, Request, Status};
+use crate::process::{Samples, Table, self_usage};
+use crate::protocol::{Group, MAX_PROCESSES, MAX_VERDICTS, Others, ProcessInfo, Reply, Request, Status};
 use crate::socket::{Socket, SocketError};
 use endings::Endings;
 use outbox::Outbox;
@@ -222,10 +222,7 @@ impl<'a> Helper<'a> {
                 let result = self.probes.learn(&path);
                 self.report(result);
             }
-            Request::Sample { sequence, mut pids, all } => {
-                pids.truncate(MAX_PROCESSES);
-                self.sample(sequence, &pids, all);
-            }
+            Request::Sample { sequence, closely, others } => self.sample(sequence, &closely, others),
             Request::Describe(pids) => self.describe(pids.into_iter().take(MAX_PROCESSES)),
             Request::FindOwners(mut queries) => {
                 queries.truncate(MAX_PROCESSES);
@@ -274,13 +271,17 @@ impl<'a> Helper<'a> {
         self.send_status();
     }
 
-    fn sample(&mut self, sequence: u64, pids: &[u32], all: bool) {
+    fn sample(&mut self, sequence: u64, closely: &[u32], others: Others) {
         self.outbox.send(Reply::Host(Box::new(self.processes.host_sample())));
-        for part in self.processes.sample(pids, all).chunks(MAX_PROCESSES) {
+        let Samples { processes, details, rounds } = self.processes.sample(closely, others);
+        for part in processes.chunks(MAX_PROCESSES) {
             self.outbox.send(Reply::Samples(part.to_vec()));
         }
+        for part in details.chunks(outbox::DETAILS_PER_MESSAGE) {
+            self.outbox.send(Reply::Details(part.to_vec()));
+        }
         self.send_status();
-        self.outbox.send(Reply::SampleEnd { sequence });
+        self.outbox.send(Reply::SampleEnd { sequence, rounds });
     }
 
     fn send_status(&mut self) {

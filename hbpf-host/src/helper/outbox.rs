@@ -12,8 +12,11 @@ use crate::protocol::{ProbeStatus, Reply, Request, Status};
 use crate::socket::{Socket, SocketError};
 
 /// Processes described in one message: their strings are bounded, and so this many stay below the message limit. With four
-/// bytes a character one takes up to 4.3 KB.
-pub(super) const PROCESSES_PER_MESSAGE: usize = 12;
+/// bytes a character one takes up to 5.5 KB.
+pub(super) const PROCESSES_PER_MESSAGE: usize = 10;
+
+/// Processes in one message of details, likewise: one takes up to 2.8 KB.
+pub(super) const DETAILS_PER_MESSAGE: usize = 20;
 
 /// Messages that may wait before the dispensable ones are dropped and no more requests are taken.
 const MAX_WAITING: usize = 256;
@@ -157,8 +160,10 @@ impl AsFd for Outbox {
 
 #[cfg(test)]
 mod tests {
+    use hbpf_core::snapshot::{Cgroup, Container, HottestThread, TlsVisibility};
+
     use super::*;
-    use crate::protocol::Group;
+    use crate::protocol::{Group, ProcessDetail, ProcessInfo};
     use crate::socket;
 
     fn outbox() -> (Outbox, Socket) {
@@ -182,17 +187,17 @@ mod tests {
         let (mut outbox, mut other) = outbox();
         let mut sent = 0;
         while !outbox.is_full() {
-            outbox.send(Reply::SampleEnd { sequence: sent });
+            outbox.send(Reply::SampleEnd { sequence: sent, rounds: 0 });
             sent += 1;
         }
-        outbox.send(Reply::SampleEnd { sequence: u64::MAX });
+        outbox.send(Reply::SampleEnd { sequence: u64::MAX, rounds: 0 });
         for _ in 0..1000 {
             outbox.send_status(Status::default());
         }
         let (reader, writer) = std::io::pipe().unwrap();
         outbox.send_ring(Ring { fd: reader.into(), bytes: 4096, bell: writer.into() });
         let seen = all(&mut outbox, &mut other);
-        assert!(!seen.contains(&Reply::SampleEnd { sequence: u64::MAX }));
+        assert!(!seen.contains(&Reply::SampleEnd { sequence: u64::MAX, rounds: 0 }));
         assert_eq!(seen.iter().filter(|reply| matches!(reply, Reply::SampleEnd { .. })).count() as u64, sent);
         assert!(seen.iter().any(|reply| matches!(reply, Reply::Error { .. })), "the loss is told");
         assert!(seen.contains(&Reply::Ring { bytes: 4096 }));
@@ -208,6 +213,57 @@ mod tests {
             outbox.error("a", "y");
         }
         assert_eq!(all(&mut outbox, &mut other).len(), 2);
+    }
+
+    #[test]
+    fn processes_with_the_longest_names_fit_a_message() {
+        let label = || Label::new(&"\u{1F41D}".repeat(Label::MAX_CHARS));
+        let text = || Text::new(&"\u{1F41D}".repeat(Text::MAX_CHARS));
+        // What stands in a control group's name is ASCII, and no longer than these.
+        let container = Container {
+            runtime: "systemd-nspawn".into(),
+            id: Label::new(&"a".repeat(128)),
+            pod_uid: Some(Label::new(&"a".repeat(36))),
+            ..Container::default()
+        };
+        let info = ProcessInfo {
+            pid: u32::MAX,
+            start_time_ns: u64::MAX,
+            parent_pid: u32::MAX,
+            command: label(),
+            executable: Some(label()),
+            uid: u32::MAX,
+            user: Some(label()),
+            container: Some(container),
+            unit: Some(label()),
+            tls: TlsVisibility::Blind,
+            tls_reason: Some(text()),
+            tls_library: Some(label()),
+        };
+        let cgroup = Cgroup {
+            path: text(),
+            cpu_limit_cores: Some(1.0),
+            cpu_percent: Some(1.0),
+            throttled_percent: Some(1.0),
+            memory_limit_bytes: Some(u64::MAX),
+            memory_bytes: Some(u64::MAX),
+        };
+        let detail = ProcessDetail {
+            pid: u32::MAX,
+            start_time_ns: u64::MAX,
+            hottest_thread: Some(HottestThread { name: label(), cpu_percent: 1.0 }),
+            run_queue_seconds_per_second: Some(1.0),
+            voluntary_switches_per_second: Some(1.0),
+            involuntary_switches_per_second: Some(1.0),
+            shared_bytes: Some(u64::MAX),
+            swap_bytes: Some(u64::MAX),
+            cgroup: Some(cgroup),
+        };
+        let (mut outbox, mut other) = outbox();
+        outbox.send(Reply::Processes(vec![info; PROCESSES_PER_MESSAGE]));
+        outbox.send(Reply::Details(vec![detail; DETAILS_PER_MESSAGE]));
+        let replies = all(&mut outbox, &mut other);
+        assert!(matches!(&replies[..], [Reply::Processes(_), Reply::Details(_)]), "{}", replies.len());
     }
 
     #[test]

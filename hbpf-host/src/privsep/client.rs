@@ -45,9 +45,9 @@ impl HelperClient {
             Request::Verdicts(list) => self.send_parts(&list, MAX_VERDICTS, Request::Verdicts),
             Request::Describe(list) => self.send_parts(&list, MAX_PROCESSES, Request::Describe),
             Request::FindOwners(list) => self.send_parts(&list, MAX_PROCESSES, Request::FindOwners),
-            Request::Sample { sequence, mut pids, all } => {
-                pids.truncate(MAX_PROCESSES);
-                self.send_one(&Request::Sample { sequence, pids, all })
+            Request::Sample { sequence, mut closely, others } => {
+                closely.truncate(MAX_PROCESSES);
+                self.send_one(&Request::Sample { sequence, closely, others })
             }
             other => self.send_one(&other),
         }

@@ -14,6 +14,9 @@ use nix::libc;
 use nix::sched::{CloneFlags, setns};
 use nix::sys::stat::Mode;
 
+use crate::process::files;
+use crate::process::mountinfo::{Mount, unescape};
+
 /// `enum fsconfig_command`: make the superblock.
 const FSCONFIG_CMD_CREATE: u32 = 6;
 
@@ -75,34 +78,10 @@ fn mounts() -> Vec<PathBuf> {
     parse_mounts(&std::fs::read("/proc/self/mountinfo").unwrap_or_default())
 }
 
-/// `ID PARENT MAJOR:MINOR ROOT MOUNTPOINT OPTIONS [TAGS...] - TYPE SOURCE SUPEROPTIONS`, blanks escaped in octal.
 fn parse_mounts(mountinfo: &[u8]) -> Vec<PathBuf> {
-    let point = |line: &[u8]| {
-        let fields: Vec<&[u8]> = line.split(|byte| *byte == b' ').collect();
-        let separator = fields.iter().position(|field| *field == b"-")?;
-        let is_root = fields.get(separator + 1)? == b"cgroup2" && fields.get(3)? == b"/";
-        is_root.then(|| unescape(fields[4]))
-    };
-    mountinfo.split(|byte| *byte == b'\n').filter_map(point).collect()
-}
-
-fn unescape(field: &[u8]) -> PathBuf {
-    let mut bytes = Vec::with_capacity(field.len());
-    let mut rest = field;
-    while let Some((first, after)) = rest.split_first() {
-        let octal = after.get(..3).filter(|_| *first == b'\\').and_then(|digits| std::str::from_utf8(digits).ok());
-        match octal.and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
-            Some(byte) => {
-                bytes.push(byte);
-                rest = &after[3..];
-            }
-            None => {
-                bytes.push(*first);
-                rest = after;
-            }
-        }
-    }
-    std::ffi::OsString::from_vec(bytes).into()
+    let mounts = files::lines(mountinfo).filter_map(Mount::parse);
+    let roots = mounts.filter(|mount| mount.file_system == b"cgroup2" && mount.root == b"/");
+    roots.map(|mount| std::ffi::OsString::from_vec(unescape(mount.point)).into()).collect()
 }
 
 /// Mounts cgroup v2 without attaching the mount anywhere: it goes when the descriptor is closed.

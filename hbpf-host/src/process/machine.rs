@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use hbpf_core::label::Label;
-use hbpf_core::snapshot::{Host, Pressure};
+use hbpf_core::snapshot::{CpuUse, Host, Pressure};
 
 use super::files;
 
@@ -21,6 +21,7 @@ pub(super) const SHORTEST: Duration = Duration::from_millis(100);
 pub(super) struct Machine {
     before: Option<(Instant, Ticks)>,
     cpu_percent: Option<f64>,
+    cpu_use: Option<CpuUse>,
     cores_percent: Vec<f64>,
 }
 
@@ -34,9 +35,18 @@ struct Ticks {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Core {
     number: Option<u32>,
-    busy: u64,
-    total: u64,
+    /// As the file has them: user, nice, system, idle, iowait, irq, softirq, steal. Guests are within user.
+    times: [u64; 8],
 }
+
+const USER: usize = 0;
+const NICE: usize = 1;
+const SYSTEM: usize = 2;
+const IDLE: usize = 3;
+const IOWAIT: usize = 4;
+const IRQ: usize = 5;
+const SOFTIRQ: usize = 6;
+const STEAL: usize = 7;
 
 impl Machine {
     pub(super) fn sample(&mut self, root: &Path) -> Host {
@@ -46,7 +56,10 @@ impl Machine {
         self.measure(ticks, Instant::now());
         let memory = Memory::parse(&read("meminfo"));
         let line = |name: &str| Label::from_bytes(read(name).trim_ascii());
-        let pressure = |name: &str| some_average(&read(&format!("pressure/{name}")));
+        let [cpu, io, memory_pressure] = ["cpu", "io", "memory"].map(|name| read(&format!("pressure/{name}")));
+        let loadavg = read("loadavg");
+        let mut loads = files::fields(&loadavg).map(files::number);
+        let mut load = || loads.next().flatten();
         let arch = line("sys/kernel/arch");
         Host {
             hostname: line("sys/kernel/hostname"),
@@ -56,14 +69,19 @@ impl Machine {
             cpu_count,
             cpu_percent: self.cpu_percent,
             cores_percent: self.cores_percent.clone(),
-            load_1m: files::fields(&read("loadavg")).next().and_then(files::number),
+            cpu_use: self.cpu_use.clone(),
+            load_1m: load(),
+            load_5m: load(),
+            load_15m: load(),
             memory_total_bytes: memory.total,
             memory_used_bytes: memory.total.zip(memory.available).map(|(all, free)| all.saturating_sub(free)),
             swap_used_bytes: memory.swap_total.zip(memory.swap_free).map(|(all, free)| all.saturating_sub(free)),
             pressure: Pressure {
-                cpu_some_percent: pressure("cpu"),
-                io_some_percent: pressure("io"),
-                memory_some_percent: pressure("memory"),
+                cpu_some_percent: average(&cpu, b"some"),
+                io_some_percent: average(&io, b"some"),
+                io_full_percent: average(&io, b"full"),
+                memory_some_percent: average(&memory_pressure, b"some"),
+                memory_full_percent: average(&memory_pressure, b"full"),
             },
         }
     }
@@ -73,10 +91,12 @@ impl Machine {
             if now.duration_since(*when) < SHORTEST {
                 return;
             }
-            self.cpu_percent = ticks.all.percent_since(&before.all);
+            let all = Interval::between(&before.all, &ticks.all);
+            self.cpu_percent = all.as_ref().map(Interval::busy_percent);
+            self.cpu_use = all.as_ref().map(Interval::cpu_use);
             let core = |core: &Core| {
                 let before = before.cores.iter().find(|before| before.number == core.number)?;
-                core.percent_since(before)
+                Some(Interval::between(before, core)?.busy_percent())
             };
             // A core that has just come online has been idle until now.
             self.cores_percent = ticks.cores.iter().map(|now| core(now).unwrap_or(0.0)).collect();
@@ -91,13 +111,12 @@ impl Ticks {
         for line in files::lines(bytes).take_while(|line| line.starts_with(b"cpu")) {
             let mut fields = files::fields(&line[3..]);
             let number = if line.get(3) == Some(&b' ') { None } else { fields.next().and_then(files::number) };
-            // user nice system idle iowait irq softirq steal; guests are within user.
-            let times: Vec<u64> = fields.take(8).map_while(files::number).collect();
-            if times.len() < 5 {
+            let mut times = [0; 8];
+            let read = times.iter_mut().zip(fields.map_while(files::number)).map(|(time, field)| *time = field).count();
+            if read <= IOWAIT {
                 continue;
             }
-            let total = times.iter().fold(0u64, |sum, time| sum.saturating_add(*time));
-            let core = Core { number, busy: total.saturating_sub(times[3].saturating_add(times[4])), total };
+            let core = Core { number, times };
             match number {
                 None => ticks.all = core,
                 Some(_) if ticks.cores.len() < MAX_CORES => ticks.cores.push(core),
@@ -108,12 +127,40 @@ impl Ticks {
     }
 }
 
-impl Core {
-    fn percent_since(&self, before: &Self) -> Option<f64> {
-        let total = self.total.checked_sub(before.total).filter(|total| *total > 0)?;
-        // Waiting time may run backwards, and busy time with it.
-        let busy = self.busy.saturating_sub(before.busy).min(total);
-        Some(100.0 * busy as f64 / total as f64)
+/// What a core, or all of them, did between two samples.
+struct Interval {
+    times: [u64; 8],
+    total: u64,
+}
+
+impl Interval {
+    /// `None` if no time has passed.
+    fn between(before: &Core, now: &Core) -> Option<Self> {
+        let sum = |core: &Core| core.times.iter().fold(0u64, |sum, time| sum.saturating_add(*time));
+        let total = sum(now).checked_sub(sum(before)).filter(|total| *total > 0)?;
+        // Waiting time may run backwards.
+        let times = std::array::from_fn(|kind| now.times[kind].saturating_sub(before.times[kind]).min(total));
+        Some(Self { times, total })
+    }
+
+    fn percent(&self, kinds: &[usize]) -> f64 {
+        let sum = kinds.iter().fold(0u64, |sum, kind| sum.saturating_add(self.times[*kind])).min(self.total);
+        100.0 * sum as f64 / self.total as f64
+    }
+
+    fn busy_percent(&self) -> f64 {
+        100.0 - self.percent(&[IDLE, IOWAIT])
+    }
+
+    fn cpu_use(&self) -> CpuUse {
+        CpuUse {
+            user_percent: self.percent(&[USER]),
+            nice_percent: self.percent(&[NICE]),
+            system_percent: self.percent(&[SYSTEM]),
+            irq_percent: self.percent(&[IRQ, SOFTIRQ]),
+            iowait_percent: self.percent(&[IOWAIT]),
+            steal_percent: self.percent(&[STEAL]),
+        }
     }
 }
 
@@ -149,12 +196,12 @@ pub(super) fn parse_as_all(bytes: &[u8]) {
     let ticks = Ticks::parse(bytes);
     assert!(ticks.cores.len() <= MAX_CORES);
     Memory::parse(bytes);
-    some_average(bytes);
+    average(bytes, b"some");
 }
 
-/// `some avg10=0.12 ...`
-fn some_average(bytes: &[u8]) -> Option<f64> {
-    let line = files::lines(bytes).find(|line| line.starts_with(b"some "))?;
+/// Of `some avg10=0.12 ...` and a line `full ...` like it, the one that is asked for.
+fn average(bytes: &[u8], which: &[u8]) -> Option<f64> {
+    let line = files::lines(bytes).find(|line| files::fields(line).next() == Some(which))?;
     let value = files::fields(line).find_map(|field| field.strip_prefix(b"avg10="))?;
     files::number::<f64>(value).filter(|percent| percent.is_finite())
 }
@@ -191,6 +238,22 @@ mod tests {
         machine.measure(then, start + SHORTEST);
         assert_eq!(machine.cpu_percent, Some(50.0));
         assert_eq!(machine.cores_percent, [100.0, 0.0]);
+        let CpuUse { user_percent, system_percent, nice_percent, .. } = machine.cpu_use.unwrap();
+        assert_eq!((user_percent, system_percent, nice_percent), (25.0, 25.0, 0.0));
+    }
+
+    #[test]
+    fn kinds_of_use_and_idle_time_make_a_hundred() {
+        let [first, then] =
+            [&b"cpu 10 10 10 10 10 10 10 10 0 0\n"[..], b"cpu 20 30 40 50 60 70 80 90 5 5\n"].map(Ticks::parse);
+        let interval = Interval::between(&first.all, &then.all).unwrap();
+        let CpuUse { user_percent, nice_percent, system_percent, irq_percent, iowait_percent, steal_percent } =
+            interval.cpu_use();
+        let rounded = [user_percent, nice_percent, system_percent, irq_percent, iowait_percent, steal_percent]
+            .map(|percent| (percent * 3.6).round());
+        assert_eq!(rounded, [10.0, 20.0, 30.0, 60.0 + 70.0, 50.0, 80.0]);
+        assert_eq!((interval.busy_percent() * 3.6).round(), 360.0 - 40.0 - 50.0);
+        assert!(Interval::between(&then.all, &first.all).is_none(), "a clock that runs backwards");
     }
 
     #[test]
@@ -211,11 +274,12 @@ mod tests {
         .unwrap();
         fs::create_dir(dir.path().join("pressure")).unwrap();
         fs::write(dir.path().join("pressure/cpu"), "full avg10=1\nsome avg10=NaN avg60=1\n").unwrap();
+        fs::write(dir.path().join("pressure/io"), "some avg60=1\nfull avg10=2.5 avg60=1\n").unwrap();
         nix::unistd::mkfifo(&dir.path().join("loadavg"), nix::sys::stat::Mode::S_IRWXU).unwrap();
         let mut machine = Machine::default();
         let odd = machine.sample(dir.path());
         assert_eq!((odd.memory_total_bytes, odd.swap_used_bytes, odd.load_1m), (None, Some(0), None));
-        assert_eq!(odd.pressure, Pressure::default());
+        assert_eq!(odd.pressure, Pressure { io_full_percent: Some(2.5), ..Pressure::default() });
     }
 
     #[test]

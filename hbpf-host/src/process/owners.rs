@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use hbpf_ebpf::DEFERRED_HANDLE;
 
+use super::budget::Budget;
 use super::diag::{self, Diag, Ends};
 use super::files;
 use super::stat::Stat;
@@ -65,7 +66,7 @@ struct Wanted {
 
 impl Default for Owners {
     fn default() -> Self {
-        Self { diag: Diag::open(), answers: HashMap::new(), tree: None, budget: Budget::default() }
+        Self { diag: Diag::open(), answers: HashMap::new(), tree: None, budget: Budget::new(SHARE, BURST) }
     }
 }
 
@@ -238,40 +239,6 @@ fn choose(root: &Path, hint: u32, held_by: &[u32]) -> Option<(u32, u64)> {
     started.max_by_key(|(pid, start)| (*pid != hint, *start, *pid))
 }
 
-/// CPU time in stock.
-#[derive(Debug)]
-struct Budget {
-    left: Duration,
-    filled: Instant,
-    began: Duration,
-}
-
-impl Default for Budget {
-    fn default() -> Self {
-        Self { left: BURST, filled: Instant::now(), began: Duration::ZERO }
-    }
-}
-
-impl Budget {
-    fn begin(&mut self) {
-        self.left = (self.left + self.filled.elapsed().mul_f64(SHARE)).min(BURST);
-        self.filled = Instant::now();
-        self.began = files::cpu_time();
-    }
-
-    fn used(&self) -> Duration {
-        files::cpu_time().saturating_sub(self.began)
-    }
-
-    fn is_left(&self) -> bool {
-        self.used() < self.left
-    }
-
-    fn end(&mut self) {
-        self.left = self.left.saturating_sub(self.used());
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::fs;
@@ -357,7 +324,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         process(dir.path(), 10, 1, 100, &[4711]);
         let mut owners = Owners::default();
-        owners.budget.left = Duration::ZERO;
+        owners.budget.spend();
         let mut holders = HashMap::new();
         owners.search(dir.path(), &[10], &HashSet::from([4711]), &mut holders);
         assert!(holders.is_empty());

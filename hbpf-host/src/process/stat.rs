@@ -20,7 +20,9 @@ pub(crate) struct Stat {
     pub(crate) comm: Vec<u8>,
     pub(crate) parent_pid: u32,
     pub(crate) kernel_thread: bool,
-    /// CPU time of all its threads.
+    /// Faults that had to wait for a disk, of all its threads.
+    pub(crate) major_faults: u64,
+    /// CPU time of all its threads; of a thread, its own.
     pub(crate) cpu_ticks: u64,
     pub(crate) threads: u32,
     pub(crate) start_ticks: u64,
@@ -39,8 +41,12 @@ pub(crate) struct Image {
 
 impl Stat {
     pub(crate) fn read(root: &Path, pid: u32) -> Option<Self> {
-        let contents = files::read(&files::process(root, pid).join("stat"), MAX_BYTES).ok()?;
-        Self::parse(&contents.bytes)
+        Self::read_in(&files::process(root, pid))
+    }
+
+    /// Of the process or thread with this directory.
+    pub(crate) fn read_in(directory: &Path) -> Option<Self> {
+        Self::parse(&files::read(&directory.join("stat"), MAX_BYTES).ok()?.bytes)
     }
 
     pub(crate) fn parse(line: &[u8]) -> Option<Self> {
@@ -56,6 +62,7 @@ impl Stat {
             comm,
             parent_pid: field(4)?.try_into().ok()?,
             kernel_thread: field(9)? & u64::from(PF_KTHREAD) != 0,
+            major_faults: field(12)?,
             cpu_ticks: field(14)?.saturating_add(field(15)?),
             threads: field(20)?.try_into().ok()?,
             start_ticks: field(22)?,
@@ -67,14 +74,24 @@ impl Stat {
 
     /// Start, in nanoseconds since boot.
     pub(crate) fn start_time_ns(&self) -> u64 {
-        let nanos = u128::from(self.start_ticks) * 1_000_000_000 / u128::from(procfs::ticks_per_second().max(1));
-        nanos.try_into().unwrap_or(u64::MAX)
+        nanos(self.start_ticks)
+    }
+
+    /// CPU time, in nanoseconds.
+    pub(crate) fn cpu_ns(&self) -> u64 {
+        nanos(self.cpu_ticks)
     }
 
     /// Time since its start.
     pub(crate) fn age(&self) -> Duration {
         files::boot_time().saturating_sub(Duration::from_nanos(self.start_time_ns()))
     }
+}
+
+/// Of clock ticks.
+pub(super) fn nanos(ticks: u64) -> u64 {
+    let nanos = u128::from(ticks) * 1_000_000_000 / u128::from(procfs::ticks_per_second().max(1));
+    nanos.try_into().unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
@@ -84,7 +101,7 @@ pub(crate) mod tests {
     /// A line with these values and others in between.
     pub(crate) fn line(pid: u32, comm: &str, parent: u32, flags: u32, start: u64, virtual_bytes: u64) -> String {
         format!(
-            "{pid} ({comm}) S {parent} 1 1 0 -1 {flags} 9 9 9 9 30 12 5 5 20 0 3 0 {start} {virtual_bytes} 250 \
+            "{pid} ({comm}) S {parent} 1 1 0 -1 {flags} 9 9 6 9 30 12 5 5 20 0 3 0 {start} {virtual_bytes} 250 \
              18446744073709551615 4096 8192 12288 0 0 0 0 4096 17475 0 0 0 17 0 0 0 0 0 0 1 2 3 4 5 6 7 0\n"
         )
     }
@@ -95,6 +112,7 @@ pub(crate) mod tests {
             let stat = Stat::parse(line(7, comm, 3, 0x40_0000, 1000, 5000).as_bytes()).unwrap();
             assert_eq!(stat.comm, comm.as_bytes());
             assert_eq!((stat.parent_pid, stat.start_ticks, stat.cpu_ticks), (3, 1000, 42));
+            assert_eq!(stat.major_faults, 6);
             assert_eq!((stat.threads, stat.virtual_bytes, stat.resident_pages), (3, 5000, 250));
             assert_eq!(stat.image, Image { start_code: 4096, start_stack: 12288 });
             assert!(!stat.kernel_thread);

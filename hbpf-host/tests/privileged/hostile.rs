@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, AsRawFd};
 
 use hbpf_host::privsep::{HelperClient, SocketError, SplitOptions, split};
-use hbpf_host::protocol::{MAX_MESSAGE_BYTES, Reply, Request};
+use hbpf_host::protocol::{MAX_MESSAGE_BYTES, Others, Reply, Request};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{ControlMessage, MsgFlags, send, sendmsg};
@@ -28,7 +28,7 @@ pub(crate) fn run(seed: u64) {
     for _ in 0..2000 {
         send_with_descriptors(&mut client, &mut answered);
     }
-    client.send(Request::Sample { sequence: LAST, pids: vec![u32::MAX; 500], all: false }).unwrap();
+    client.send(Request::Sample { sequence: LAST, closely: vec![u32::MAX; 500], others: Others::InTurn }).unwrap();
     while answered < LAST {
         let room = if client.wants_write() { PollFlags::POLLOUT } else { PollFlags::empty() };
         wait(&client, PollFlags::POLLIN | room);
@@ -49,7 +49,9 @@ fn nonsense(dice: &mut Dice) -> Vec<u8> {
         1 => vec![dice.byte(); MAX_MESSAGE_BYTES + 1 + long],
         2 => encoded(&Request::Describe((0..long as u32 / 4).collect())),
         3 => encoded(&Request::Learn("/\u{1b}]52;c;x\u{7}".repeat(long / 16))),
-        4 => encoded(&Request::Sample { sequence: dice.next() >> 1, pids: vec![0; long / 2], all: false }),
+        4 => {
+            encoded(&Request::Sample { sequence: dice.next() >> 1, closely: vec![0; long / 2], others: Others::InTurn })
+        }
         _ => encoded(&Request::Exclude(vec![1; long / 2])),
     };
     if dice.next().is_multiple_of(3) {
@@ -106,7 +108,7 @@ fn wait(client: &HelperClient, events: PollFlags) {
 fn drain(client: &mut HelperClient, answered: &mut u64) {
     loop {
         match client.try_recv() {
-            Ok(Some((Reply::SampleEnd { sequence }, _))) => *answered = sequence.max(*answered),
+            Ok(Some((Reply::SampleEnd { sequence, .. }, _))) => *answered = sequence.max(*answered),
             Ok(Some((Reply::Error { source, message }, _))) => say(&format!("error {source}: {message}")),
             Ok(Some(_)) => {}
             Ok(None) => return,

@@ -7,7 +7,7 @@ use std::os::fd::AsFd;
 
 use hbpf_ebpf::{RecordHeader, source};
 use hbpf_host::privsep::{HelperClient, SocketError, SplitOptions, confine, hold_helper, split};
-use hbpf_host::protocol::{Group, Reply, Request};
+use hbpf_host::protocol::{Group, Others, Reply, Request};
 use hbpf_host::ring::EventRing;
 use nix::errno::Errno;
 use nix::libc;
@@ -145,7 +145,7 @@ impl Subject {
             "detach" => Request::Detach(groups()),
             "exclude" => Request::Exclude(rest.split_whitespace().map(|pid| pid.parse().unwrap()).collect()),
             "learn" => Request::Learn(rest.to_owned()),
-            "sample" => Request::Sample { sequence: rest.parse().unwrap(), pids: vec![], all: true },
+            "sample" => Request::Sample { sequence: rest.parse().unwrap(), closely: vec![], others: Others::All },
             "describe" => Request::Describe(vec![rest.parse().unwrap()]),
             other => panic!("unknown command {other}"),
         };
@@ -185,8 +185,9 @@ impl Subject {
                 }
                 Reply::Lifecycle { kind, pid, comm, .. } => say(&format!("lifecycle {kind} {pid} {comm}")),
                 Reply::Samples(list) => say(&format!("samples {}", list.len())),
+                Reply::Details(list) => say(&format!("details {}", list.len())),
                 Reply::Host(host) => say(&format!("host {:?}", host.hostname)),
-                Reply::SampleEnd { sequence } => say(&format!("sample-end {sequence}")),
+                Reply::SampleEnd { sequence, .. } => say(&format!("sample-end {sequence}")),
                 Reply::Owners(owners) => say(&format!("owners {owners:?}")),
                 Reply::Error { source, message } => say(&format!("error {source}: {message}")),
             }

@@ -1,0 +1,299 @@
+//! Which processes there are, what they are and what they use, by the latest word of the helper.
+
+use std::collections::{HashMap, HashSet};
+use std::time::Duration;
+
+use hbpf_core::snapshot::{Process, TlsVisibility, Visibility};
+use jiff::Timestamp;
+
+use crate::protocol::{MAX_PROCESSES, ProcessDetail, ProcessInfo, ProcessSample};
+
+/// Processes shown besides those that talk to models: the ones that use the machine most. A screen holds fewer.
+const MAX_BYSTANDERS: usize = 200;
+
+/// Those of them that are looked at closely: the ones that use most CPU.
+const MAX_CLOSE_BYSTANDERS: usize = 16;
+
+/// Most process descriptions kept; as many processes as anyone has seen on one host talking to models, and bystanders.
+const MAX_INFOS: usize = 8192;
+
+/// Most descriptions of ended processes kept until the next frame. Beyond it a row shows the process's name alone.
+const MAX_DEPARTED: usize = 4096;
+
+/// A process that is in none of so many rounds through all of them has ended, and news of that was lost. Of one round a
+/// part may not have been sent.
+const MISSED_ROUNDS: u64 = 3;
+
+/// All that is known of processes.
+#[derive(Debug, Default)]
+pub(super) struct Processes {
+    infos: HashMap<u32, ProcessInfo>,
+    samples: HashMap<u32, Sampled>,
+    details: HashMap<u32, ProcessDetail>,
+    /// Of the sample that is under way.
+    incoming: Vec<ProcessSample>,
+    /// Descriptions of processes that have ended since the frame before: their rows may still lack a name.
+    departed: Vec<ProcessInfo>,
+}
+
+#[derive(Debug)]
+struct Sampled {
+    sample: ProcessSample,
+    /// Rounds that were complete when it was taken.
+    rounds: u64,
+}
+
+impl Processes {
+    pub(super) fn describe(&mut self, processes: Vec<ProcessInfo>) {
+        for info in processes {
+            if self.infos.len() >= MAX_INFOS {
+                // The news of their end was lost.
+                self.infos.retain(|pid, _| self.samples.contains_key(pid));
+            }
+            if self.infos.len() < MAX_INFOS || self.infos.contains_key(&info.pid) {
+                self.infos.insert(info.pid, info);
+            }
+        }
+    }
+
+    pub(super) fn sample(&mut self, samples: Vec<ProcessSample>) {
+        self.incoming.extend(samples);
+    }
+
+    pub(super) fn detail(&mut self, details: Vec<ProcessDetail>) {
+        self.details.extend(details.into_iter().map(|detail| (detail.pid, detail)));
+    }
+
+    /// The sample under way is complete; so many times all processes have been gone through. Gives those that have ended
+    /// without news of it.
+    pub(super) fn sample_complete(&mut self, rounds: u64) -> Vec<u32> {
+        for sample in self.incoming.drain(..) {
+            self.samples.insert(sample.pid, Sampled { sample, rounds });
+        }
+        let gone = self.samples.extract_if(|_, sampled| sampled.rounds + MISSED_ROUNDS <= rounds).map(|(pid, _)| pid);
+        gone.collect()
+    }
+
+    /// The process has ended.
+    pub(super) fn exited(&mut self, pid: u32) {
+        self.samples.remove(&pid);
+        self.details.remove(&pid);
+        if let Some(info) = self.infos.remove(&pid)
+            && self.departed.len() < MAX_DEPARTED
+        {
+            self.departed.push(info);
+        }
+    }
+
+    /// The latest sample of a process.
+    pub(super) fn latest(&self, pid: u32) -> Option<&ProcessSample> {
+        self.samples.get(&pid).map(|sampled| &sampled.sample)
+    }
+
+    /// Processes that will be shown and are not described yet.
+    pub(super) fn unknown(&self, talking: impl Iterator<Item = u32>) -> Vec<u32> {
+        let mut wanted: HashSet<u32> = talking.collect();
+        wanted.extend(self.bystanders(MAX_BYSTANDERS).map(|sample| sample.pid));
+        wanted.retain(|pid| self.infos.get(pid).is_none_or(|info| self.is_stale(info)));
+        wanted.into_iter().collect()
+    }
+
+    /// Whom to look at closely from now on: these, those that are `talking` to models, and the busiest bystanders. What
+    /// was found out of others is dropped.
+    pub(super) fn choose_closely(&mut self, these: &[u32], talking: impl Iterator<Item = u32>) -> Vec<u32> {
+        let mut talking: Vec<u32> = talking.collect();
+        let cpu = |pid: &u32| self.latest(*pid).and_then(|sample| sample.cpu_percent).unwrap_or(0.0);
+        talking.sort_by(|a, b| cpu(b).total_cmp(&cpu(a)));
+        let bystanders = self.bystanders(MAX_CLOSE_BYSTANDERS).map(|sample| sample.pid);
+        let mut chosen = Vec::new();
+        for pid in these.iter().copied().chain(talking).chain(bystanders) {
+            if chosen.len() < MAX_PROCESSES && !chosen.contains(&pid) {
+                chosen.push(pid);
+            }
+        }
+        self.details.retain(|pid, _| chosen.contains(pid));
+        chosen
+    }
+
+    /// Those that a frame has: who is `talking` to models, who uses TLS, bystanders, and who has ended since the one
+    /// before. Start times count from `boot`.
+    pub(super) fn frame(&mut self, boot: Timestamp, talking: impl Iterator<Item = u32>) -> Vec<Process> {
+        let mut shown: HashSet<u32> = self.bystanders(MAX_BYSTANDERS).map(|sample| sample.pid).chain(talking).collect();
+        // Whoever uses TLS may be blind, and a user looks for them.
+        shown.extend(self.infos.values().filter(|info| info.tls != TlsVisibility::None).map(|info| info.pid));
+        let living = shown.into_iter().filter_map(|pid| self.infos.get(&pid)).filter(|info| !self.is_stale(info));
+        let living = living.map(|info| {
+            let detail = self.details.get(&info.pid).filter(|detail| detail.start_time_ns == info.start_time_ns);
+            process(info, self.latest(info.pid), detail, boot)
+        });
+        let mut processes: Vec<_> = living.collect();
+        let departed = self.departed.drain(..).map(|info| Process { exited: true, ..process(&info, None, None, boot) });
+        // A pid may be in new hands already: the living one is shown.
+        let pids: HashSet<u32> = processes.iter().map(|process| process.pid).collect();
+        processes.extend(departed.filter(|process| !pids.contains(&process.pid)));
+        processes
+    }
+
+    /// A description of an earlier process with the same number.
+    fn is_stale(&self, info: &ProcessInfo) -> bool {
+        self.latest(info.pid).is_some_and(|sample| sample.start_time_ns != info.start_time_ns)
+    }
+
+    /// Those that use the machine most.
+    fn bystanders(&self, most: usize) -> impl Iterator<Item = &ProcessSample> {
+        let mut by_use: Vec<_> = self.samples.values().map(|sampled| &sampled.sample).collect();
+        by_use.sort_by(|a, b| {
+            let cpu = |sample: &ProcessSample| sample.cpu_percent.unwrap_or(0.0);
+            cpu(b).total_cmp(&cpu(a)).then(b.resident_bytes.cmp(&a.resident_bytes))
+        });
+        by_use.truncate(most);
+        by_use.into_iter()
+    }
+}
+
+fn process(
+    info: &ProcessInfo,
+    sample: Option<&ProcessSample>,
+    detail: Option<&ProcessDetail>,
+    boot: Timestamp,
+) -> Process {
+    let voluntary = detail.and_then(|detail| detail.voluntary_switches_per_second);
+    let involuntary = detail.and_then(|detail| detail.involuntary_switches_per_second);
+    Process {
+        pid: info.pid,
+        start_time: boot.checked_add(Duration::from_nanos(info.start_time_ns)).ok(),
+        parent_pid: Some(info.parent_pid),
+        command: info.command.clone(),
+        executable: info.executable.clone(),
+        user: info.user.clone(),
+        uid: Some(info.uid),
+        unit: info.unit.clone(),
+        container: info.container.clone(),
+        cpu_percent: sample.and_then(|sample| sample.cpu_percent),
+        threads: sample.map(|sample| sample.threads),
+        hottest_thread: detail.and_then(|detail| detail.hottest_thread.clone()),
+        run_queue_seconds_per_second: detail.and_then(|detail| detail.run_queue_seconds_per_second),
+        context_switches_per_second: voluntary.zip(involuntary).map(|(voluntary, involuntary)| voluntary + involuntary),
+        involuntary_context_switches_per_second: involuntary,
+        resident_bytes: sample.map(|sample| sample.resident_bytes),
+        shared_bytes: detail.and_then(|detail| detail.shared_bytes),
+        swap_bytes: detail.and_then(|detail| detail.swap_bytes),
+        major_faults_per_second: sample.and_then(|sample| sample.major_faults_per_second),
+        cgroup: detail.and_then(|detail| detail.cgroup.clone()),
+        visibility: Visibility {
+            tls: info.tls,
+            reason: info.tls_reason.clone(),
+            library: info.tls_library.clone(),
+            ..Visibility::default()
+        },
+        ..Process::default()
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use hbpf_core::label::Label;
+
+    pub(crate) fn info(pid: u32, tls: TlsVisibility) -> ProcessInfo {
+        ProcessInfo {
+            pid,
+            start_time_ns: 1,
+            parent_pid: 1,
+            command: Label::new("x"),
+            executable: None,
+            uid: 0,
+            user: None,
+            container: None,
+            unit: None,
+            tls,
+            tls_reason: None,
+            tls_library: None,
+        }
+    }
+
+    pub(crate) fn sample(pid: u32, start_time_ns: u64, cpu_percent: Option<f64>) -> ProcessSample {
+        ProcessSample { pid, start_time_ns, cpu_percent, threads: 1, major_faults_per_second: None, resident_bytes: 1 }
+    }
+
+    fn detail(pid: u32) -> ProcessDetail {
+        ProcessDetail {
+            pid,
+            start_time_ns: 1,
+            hottest_thread: None,
+            run_queue_seconds_per_second: Some(0.5),
+            voluntary_switches_per_second: Some(3.0),
+            involuntary_switches_per_second: Some(1.0),
+            shared_bytes: Some(4096),
+            swap_bytes: None,
+            cgroup: None,
+        }
+    }
+
+    #[test]
+    fn who_is_missing_in_three_rounds_has_ended() {
+        let mut processes = Processes::default();
+        let mut sampled = |pids: &[u32], rounds| {
+            processes.sample(pids.iter().map(|pid| sample(*pid, 1, None)).collect());
+            processes.sample_complete(rounds)
+        };
+        assert!(sampled(&[1, 2, 3], 1).is_empty());
+        assert!(sampled(&[1], 2).is_empty());
+        assert!(sampled(&[1], 2).is_empty(), "the round takes several samples");
+        assert!(sampled(&[1, 3], 3).is_empty());
+        assert_eq!(sampled(&[1, 3], 4), [2]);
+        assert!(sampled(&[1, 3], 5).is_empty(), "and is told once");
+        processes.exited(3);
+        assert!((6..9).all(|rounds| !processes.sample_complete(rounds).contains(&3)), "its end was told");
+    }
+
+    #[test]
+    fn a_reused_pid_is_described_anew() {
+        let mut processes = Processes::default();
+        processes.sample(vec![sample(7, 1, None)]);
+        processes.sample_complete(1);
+        assert_eq!(processes.unknown(std::iter::empty()), [7]);
+        processes.describe(vec![info(7, TlsVisibility::None)]);
+        assert!(processes.unknown(std::iter::empty()).is_empty());
+        processes.sample(vec![sample(7, 2, None)]);
+        processes.sample_complete(2);
+        assert_eq!(processes.unknown(std::iter::empty()), [7]);
+    }
+
+    #[test]
+    fn who_talks_is_looked_at_closely_before_who_is_busy() {
+        let mut processes = Processes::default();
+        processes.sample((1..=400).map(|pid| sample(pid, 1, Some(f64::from(pid)))).collect());
+        processes.sample_complete(1);
+        let chosen = processes.choose_closely(&[1000], [5, 7, 400].into_iter());
+        assert_eq!(chosen[..6], [1000, 400, 7, 5, 399, 398]);
+        assert_eq!(chosen.len(), 4 + MAX_CLOSE_BYSTANDERS - 1, "of the bystanders one talks");
+        let many = processes.choose_closely(&[1000], 1..=300);
+        assert_eq!(
+            (many.len(), many[1], many[MAX_PROCESSES - 1]),
+            (MAX_PROCESSES, 300, 300 - 126),
+            "the busiest first"
+        );
+    }
+
+    #[test]
+    fn details_are_of_whom_is_looked_at_now() {
+        let mut processes = Processes::default();
+        processes.sample(vec![sample(1, 1, None), sample(2, 2, None)]);
+        processes.sample_complete(1);
+        processes.describe(vec![
+            info(1, TlsVisibility::None),
+            ProcessInfo { start_time_ns: 2, ..info(2, TlsVisibility::None) },
+        ]);
+        processes.detail(vec![detail(1), detail(2)]);
+        let mut switches = || {
+            let mut frame = processes.frame(Timestamp::UNIX_EPOCH, std::iter::empty());
+            frame.sort_by_key(|process| process.pid);
+            frame.iter().map(|process| process.context_switches_per_second).collect::<Vec<_>>()
+        };
+        assert_eq!(switches(), [Some(4.0), None], "the second is another process's of that number");
+        processes.samples.clear();
+        processes.choose_closely(&[2], std::iter::empty());
+        assert!(!processes.details.contains_key(&1));
+    }
+}

@@ -1,0 +1,49 @@
+//! Bounds on what reading `/proc` costs.
+
+use std::time::{Duration, Instant};
+
+use super::files;
+
+/// CPU time of this thread in stock: a share of all time, and so much of it at once. CPU time, so that a busy machine
+/// shortens nothing.
+#[derive(Debug)]
+pub(super) struct Budget {
+    share: f64,
+    burst: Duration,
+    left: Duration,
+    filled: Instant,
+    began: Duration,
+}
+
+impl Budget {
+    /// Full.
+    pub(super) fn new(share: f64, burst: Duration) -> Self {
+        Self { share, burst, left: burst, filled: Instant::now(), began: Duration::ZERO }
+    }
+
+    /// What is done from now on counts, until [`Self::end`].
+    pub(super) fn begin(&mut self) {
+        self.left = (self.left + self.filled.elapsed().mul_f64(self.share)).min(self.burst);
+        self.filled = Instant::now();
+        self.began = files::cpu_time();
+    }
+
+    pub(super) fn is_left(&self) -> bool {
+        self.used() < self.left
+    }
+
+    pub(super) fn end(&mut self) {
+        self.left = self.left.saturating_sub(self.used());
+    }
+
+    /// Takes all that is in stock.
+    #[cfg(test)]
+    pub(super) fn spend(&mut self) {
+        self.left = Duration::ZERO;
+        self.filled = Instant::now();
+    }
+
+    fn used(&self) -> Duration {
+        files::cpu_time().saturating_sub(self.began)
+    }
+}
