@@ -154,6 +154,7 @@ impl Facts {
         HostFacts {
             host: self.host.clone().unwrap_or_default(),
             processes,
+            workloads: self.processes.workloads(),
             watching_since: self.watching_since,
             capture: self.capture(engine, malformed_records),
             findings: self.findings.clone(),

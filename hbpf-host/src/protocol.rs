@@ -3,6 +3,7 @@
 //! Each message is one `SOCK_SEQPACKET` datagram of at most [`MAX_MESSAGE_BYTES`], postcard-encoded. Whatever arrives is
 //! untrusted: the helper bounds every list and string of a [`Request`] before acting on it.
 
+use hbpf_core::aggregate::WorkloadFacts;
 use hbpf_core::label::{Label, Text};
 use hbpf_core::snapshot::{Cgroup, Container, Host, HottestThread, TlsVisibility};
 use serde::{Deserialize, Serialize};
@@ -199,6 +200,8 @@ pub struct ProcessInfo {
     pub container: Option<Container>,
     /// The systemd unit it belongs to.
     pub unit: Option<Label>,
+    /// What it belongs to together with others.
+    pub workload: WorkloadFacts,
     /// What can be seen of its TLS traffic.
     pub tls: TlsVisibility,
     /// Why not all of it.

@@ -119,12 +119,17 @@ impl<K: Key, X: Default> Keyed<K, X> {
         let idle = own().filter_map(|(key, row)| Some((pool[row.stats].idle_since()?, key)));
         let longest = idle.min_by_key(|(since, _)| *since).filter(|(since, _)| now.since(*since) >= FOLD_IDLE);
         let Some(key) = longest.map(|(_, key)| key.clone()) else { return false };
-        let given_up = self.rows.remove(&key).and_then(|row| pool.remove(row.stats));
+        self.fold(&key, pool, now);
+        true
+    }
+
+    /// Gives up a row that is idle: its totals go to "other".
+    pub(super) fn fold(&mut self, key: &K, pool: &mut Pool, now: Nanos) {
+        let given_up = self.rows.remove(key).and_then(|row| pool.remove(row.stats));
         let other = self.insert(key.other(), pool, now).stats;
         if let Some(given_up) = given_up {
             pool[other].absorb(&given_up);
         }
-        true
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (&K, &Row<X>)> {

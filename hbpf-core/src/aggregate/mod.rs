@@ -31,6 +31,7 @@ mod requests;
 mod stats;
 #[cfg(test)]
 mod tests;
+mod workloads;
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -41,6 +42,7 @@ use self::processes::{ProcessId, Processes};
 use self::rates::{Flow, SlotClock};
 use self::requests::{EndedRing, Live};
 use self::stats::{Clocks, Group, Pool, StatsId};
+use self::workloads::{Standing, Workloads};
 use crate::chunk::Pid;
 use crate::exchange::{Exchange, ExchangeEvent, ExchangeId, RateLimit};
 use crate::label::Label;
@@ -48,6 +50,8 @@ use crate::snapshot::{
     self, Capture, CollectionError, EndpointRateLimit, EndpointStats, Finding, Host, Model, Process, Snapshot,
 };
 use crate::time::{Nanos, WallClock};
+
+pub use self::workloads::WorkloadFacts;
 
 /// The provider of exchanges of which only the shape was recognised.
 const UNKNOWN_PROVIDER: &str = "unknown";
@@ -79,6 +83,8 @@ pub struct HostFacts {
     /// Its processes, at the least those of [`Aggregator::pids`] that run; `as_client` and `as_server` are filled in
     /// here.
     pub processes: Vec<Process>,
+    /// What those workloads are that they name.
+    pub workloads: Vec<WorkloadFacts>,
     /// Since when there are probes in place, of any group; `None` while there are none: what is in flight, and how much
     /// of it a second, is unknown then.
     pub watching_since: Option<Nanos>,
@@ -100,6 +106,7 @@ pub struct Aggregator {
     processes: Processes,
     models: Keyed<ModelKey, ()>,
     endpoints: Keyed<EndpointKey, EndpointExtra>,
+    workloads: Workloads,
     /// Looked up with every output.
     running: HashMap<ExchangeId, Running, foldhash::fast::RandomState>,
     ended: EndedRing,
@@ -120,6 +127,7 @@ struct Running {
     process: Option<(ProcessId, StatsId)>,
     model: Option<StatsId>,
     endpoint: Option<(StatsId, EndpointKey)>,
+    workload: Standing,
     headers_timed: bool,
     first_token_timed: bool,
     first_visible_token_timed: bool,
@@ -127,13 +135,41 @@ struct Running {
     flow: Flow,
     /// Its other end is observed, too.
     is_internal: bool,
+    /// That end.
+    other: Option<ExchangeId>,
+    /// The process at that end, once it has ended.
+    other_process: Option<ProcessId>,
 }
 
 impl Running {
     fn ids(&self) -> impl Iterator<Item = StatsId> + use<> {
         let process = self.process.map(|(_, stats)| stats);
         let endpoint = self.endpoint.as_ref().map(|(stats, _)| *stats);
-        [self.totals, process, self.model, endpoint].into_iter().flatten()
+        let workload = match self.workload {
+            Standing::Counted(stats) => Some(stats),
+            Standing::Undecided | Standing::Mirror => None,
+        };
+        [self.totals, process, self.model, endpoint, workload].into_iter().flatten()
+    }
+
+    fn process_id(&self) -> Option<ProcessId> {
+        self.process.map(|(process, _)| process)
+    }
+
+    /// The times of the answer that have been recorded.
+    fn times(&self, exchange: &Exchange) -> impl Iterator<Item = Sample> + use<> {
+        let times = [
+            (self.headers_timed, Metric::TimeToHeaders, exchange.time_to_headers_seconds()),
+            (self.first_token_timed, Metric::TimeToFirstToken, exchange.time_to_first_token_seconds()),
+            (
+                self.first_visible_token_timed,
+                Metric::TimeToFirstVisibleToken,
+                exchange.time_to_first_visible_token_seconds(),
+            ),
+        ];
+        times
+            .into_iter()
+            .filter_map(|(timed, metric, seconds)| Some(Sample::new(metric, seconds.filter(|_| timed)?, 1)))
     }
 
     /// Records the times of the answer that have become known.
@@ -185,6 +221,7 @@ impl Aggregator {
             processes: Processes::new(),
             models: Keyed::new(),
             endpoints: Keyed::new(),
+            workloads: Workloads::new(),
             running: HashMap::default(),
             ended: EndedRing::new(),
         }
@@ -225,9 +262,13 @@ impl Aggregator {
         }
         running.process = find_process(&mut self.processes, &mut self.pool, when, exchange);
         running.is_internal = exchange.is_mirror;
+        running.other = exchange.other_end;
         match exchange.other_end.map(|other| (other, self.running.get_mut(&other))) {
-            Some((_, Some(other))) => other.is_internal = true,
-            Some((other, None)) => self.ended.note_internal(other),
+            Some((_, Some(other))) => (other.is_internal, other.other) = (true, Some(exchange.id)),
+            Some((other, None)) => {
+                self.ended.note_internal(other);
+                self.workloads.note_internal(other, running.process_id());
+            }
             None => {}
         }
         self.running.insert(exchange.id, running);
@@ -265,8 +306,21 @@ impl Aggregator {
         }
     }
 
+    /// Chooses the workload, if it is known by now.
+    fn settle_workload(&mut self, when: Nanos, exchange: &Exchange) {
+        if !self.running.get(&exchange.id).is_some_and(|running| running.workload == Standing::Undecided) {
+            return;
+        }
+        let Self { workloads, running, processes, pool, .. } = self;
+        let standing = workloads.place(when, exchange, running, processes, pool);
+        if let (Some(running), Some(standing)) = (running.get_mut(&exchange.id), standing) {
+            running.workload = standing;
+        }
+    }
+
     fn headers(&mut self, when: Nanos, exchange: &Exchange) {
         self.settle(when, exchange, true);
+        self.settle_workload(when, exchange);
         let Some(running) = self.running.get_mut(&exchange.id) else { return };
         running.time(&mut self.pool, when, exchange);
         if let Some((stats, key)) = &running.endpoint {
@@ -284,6 +338,7 @@ impl Aggregator {
 
     fn output(&mut self, when: Nanos, exchange: &Exchange, tokens: u64, gap_seconds: Option<f64>) {
         self.settle(when, exchange, true);
+        self.settle_workload(when, exchange);
         let Some(running) = self.running.get_mut(&exchange.id) else { return };
         running.flow.add(self.pool.clocks().slots.at(when), tokens);
         let stalls = running.new_stalls(exchange);
@@ -299,6 +354,7 @@ impl Aggregator {
 
     fn end(&mut self, when: Nanos, exchange: &Exchange) {
         self.settle(when, exchange, true);
+        self.settle_workload(when, exchange);
         let Some(mut running) = self.running.remove(&exchange.id) else { return };
         running.time(&mut self.pool, when, exchange);
         for sample in stats::final_samples(exchange) {
@@ -310,7 +366,15 @@ impl Aggregator {
         if let Some(process) = process {
             self.processes.count_ended(process, exchange);
         }
+        match running.other.map(|other| (other, self.running.get_mut(&other))) {
+            Some((_, Some(other))) => other.other_process = process,
+            Some((other, None)) => self.workloads.note_internal(other, process),
+            None => {}
+        }
         self.ended.push(exchange, process, running.is_internal);
+        if running.workload == Standing::Undecided {
+            self.workloads.wait(when, exchange, running, &self.processes, &mut self.pool);
+        }
     }
 
     /// One frame. `live` are the exchanges in flight. `facts` come from the host side.
@@ -325,8 +389,11 @@ impl Aggregator {
         self.sequence += 1;
         self.processes.reconcile(&facts.processes, &mut self.pool, now);
         self.pool.begin_frame(facts.watching_since);
+        self.workloads.settle(now, &self.processes, &mut self.pool);
         let live = self.count_live(live);
         let slots = self.pool.clocks().slots;
+        let requests = self.ended.frame(live, &self.processes, now, clock);
+        let processes = self.processes.frame(facts.processes, &mut self.pool, now);
         Snapshot {
             schema: snapshot::SCHEMA.into(),
             hbpf_version: env!("CARGO_PKG_VERSION").into(),
@@ -337,9 +404,9 @@ impl Aggregator {
             sequence,
             host: facts.host,
             totals: self.pool.frame(self.totals, now),
-            requests: self.ended.frame(live, &self.processes, now, clock),
-            processes: self.processes.frame(facts.processes, &mut self.pool, now),
-            workloads: Vec::new(),
+            requests,
+            workloads: self.workloads.frame(facts.workloads, &processes, &mut self.pool, now),
+            processes,
             models: self.model_rows(now),
             endpoints: self.endpoint_rows(now, clock),
             tools: Vec::new(),

@@ -207,6 +207,11 @@ impl Processes {
         Some((identity.start_time, identity.command.clone()))
     }
 
+    /// The workload of a row's process, where the host side has told it.
+    pub(super) fn workload(&self, id: ProcessId) -> Option<&Label> {
+        self.rows.get(&id)?.identity.as_ref()?.workload.as_ref()
+    }
+
     /// The processes that the host side should know, whatever else it leaves out.
     pub(super) fn pids(&self) -> impl Iterator<Item = Pid> {
         self.current.keys().copied().filter(|pid| *pid != OTHER_PID)

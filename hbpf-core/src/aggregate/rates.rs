@@ -179,6 +179,11 @@ impl RateRing {
         }
     }
 
+    /// Adds what one exchange has had lately.
+    pub(super) fn add_flow(&mut self, flow: &Flow) {
+        flow.slots().for_each(|(at, tokens)| self.add_estimated(at, u64::from(tokens)));
+    }
+
     /// Puts what was reported of an exchange in the place of what was estimated while it flowed, slot by slot and in
     /// proportion: what lay outside the window stays outside, and no slot can become negative.
     pub(super) fn settle(&mut self, flow: &Flow, reported: u64) {

@@ -29,17 +29,19 @@ pub(super) enum Group {
     Processes,
     Models,
     Endpoints,
+    Workloads,
 }
 
 impl Group {
-    const ALL: [Self; 4] = [Self::Totals, Self::Processes, Self::Models, Self::Endpoints];
+    const ALL: [Self; 5] = [Self::Totals, Self::Processes, Self::Models, Self::Endpoints, Self::Workloads];
 
     /// How many keys of the table may have distributions: 65 in all.
     pub(super) const fn max_latency(self) -> usize {
         match self {
             Self::Totals => 1,
-            Self::Processes => 32,
+            Self::Processes => 24,
             Self::Models | Self::Endpoints => 16,
+            Self::Workloads => 8,
         }
     }
 }
@@ -347,6 +349,14 @@ impl Pool {
         }
         let clocks = self.clocks;
         self[id].attach(&clocks, when, exchange);
+    }
+
+    /// Begins to count an exchange under a key when part of its answer has come already.
+    pub(super) fn attach_late(&mut self, id: StatsId, when: Nanos, exchange: &Exchange, flow: &Flow, stalls: u64) {
+        self.attach(id, when, exchange);
+        let stats = &mut self[id];
+        stats.rates.add_flow(flow);
+        stats.stalls += stalls;
     }
 
     /// Gives a key distributions if its table has some left, or another key of it has long been idle, or is idle and was

@@ -168,30 +168,44 @@ pub enum TlsVisibility {
     Blind,
 }
 
-/// Processes that belong together.
+/// Processes that belong together, and what they do for models or with GPUs. Others are no workload.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Workload {
     /// Identifies the workload.
     pub key: Label,
+    /// What people call it.
+    #[serde(default)]
+    pub name: Label,
     /// What holds it together.
     pub kind: WorkloadKind,
-    /// Its processes.
+    /// Those of its processes that are in this frame and run. What follows is of them.
     pub pids: Vec<u32>,
     /// 100 is one core.
     pub cpu_percent: Option<f64>,
+    /// Resident memory; what is shared counts with each process.
+    #[serde(default)]
+    pub resident_bytes: Option<u64>,
     /// 100 is one GPU.
     pub gpu_percent: Option<f64>,
     /// GPU memory.
     pub gpu_memory_bytes: Option<u64>,
     /// Its share of GPU power.
     pub gpu_power_watts: Option<f64>,
-    /// As in [`Process`].
+    /// Exchanges in which one of its processes sent the request to another workload, or out of the host.
     pub as_client: Option<LlmStats>,
-    /// As in [`Process`].
+    /// Exchanges in which one of its processes received the request from another workload, or from elsewhere.
     pub as_server: Option<LlmStats>,
-    /// Output tokens per joule of GPU energy.
+    /// Exchanges between two of its processes, each once: those of a router with the backends beside it, which are not in
+    /// `as_client` and `as_server`.
+    #[serde(default)]
+    pub within: Option<LlmStats>,
+    /// Output tokens per second over the window, for each GPU that it uses; like the two that follow of `as_server`, or
+    /// where it has served nobody of `within`, or else of `as_client`. Null where no tokens flow.
+    #[serde(default)]
+    pub tokens_per_second_per_gpu: Option<f64>,
+    /// Output tokens per second over `gpu_power_watts`: tokens per joule at the window's pace.
     pub tokens_per_joule: Option<f64>,
-    /// CPU seconds per thousand output tokens.
+    /// CPU seconds per thousand output tokens at the window's pace.
     pub cpu_seconds_per_1k_tokens: Option<f64>,
 }
 

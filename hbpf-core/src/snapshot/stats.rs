@@ -95,7 +95,8 @@ pub struct TokenRates {
     pub estimated_share: Option<f64>,
 }
 
-/// Distributions over the window and since the start. At most 16 models, 16 endpoints and 32 processes have some at a time;
+/// Distributions over the window and since the start. At most 16 models, 16 endpoints, 24 sides of processes
+/// and 8 of workloads have some at a time;
 /// another has none until one of these has been idle for a minute.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct LatencyPair {

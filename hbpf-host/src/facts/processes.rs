@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
+use hbpf_core::aggregate::WorkloadFacts;
 use hbpf_core::snapshot::{Process, TlsVisibility, Visibility};
 use jiff::Timestamp;
 
@@ -134,6 +135,13 @@ impl Processes {
         processes
     }
 
+    /// The workloads of all that are described.
+    pub(super) fn workloads(&self) -> Vec<WorkloadFacts> {
+        let mut seen = HashSet::new();
+        let all = self.infos.values().map(|info| &info.workload);
+        all.filter(|workload| seen.insert(&workload.key)).cloned().collect()
+    }
+
     /// A description of an earlier process with the same number.
     fn is_stale(&self, info: &ProcessInfo) -> bool {
         self.latest(info.pid).is_some_and(|sample| sample.start_time_ns != info.start_time_ns)
@@ -167,6 +175,7 @@ fn process(
         executable: info.executable.clone(),
         user: info.user.clone(),
         uid: Some(info.uid),
+        workload: Some(info.workload.key.clone()),
         unit: info.unit.clone(),
         container: info.container.clone(),
         cpu_percent: sample.and_then(|sample| sample.cpu_percent),
@@ -192,8 +201,10 @@ fn process(
 
 #[cfg(test)]
 pub(super) mod tests {
-    use super::*;
     use hbpf_core::label::Label;
+    use hbpf_core::snapshot::WorkloadKind;
+
+    use super::*;
 
     pub(crate) fn info(pid: u32, tls: TlsVisibility) -> ProcessInfo {
         ProcessInfo {
@@ -206,6 +217,7 @@ pub(super) mod tests {
             user: None,
             container: None,
             unit: None,
+            workload: WorkloadFacts { key: "tree/1".into(), name: "x".into(), kind: WorkloadKind::Tree },
             tls,
             tls_reason: None,
             tls_library: None,

@@ -12,8 +12,8 @@ use crate::protocol::{ProbeStatus, Reply, Request, Status};
 use crate::socket::{Socket, SocketError};
 
 /// Processes described in one message: their strings are bounded, and so this many stay below the message limit. With four
-/// bytes a character one takes up to 5.5 KB.
-pub(super) const PROCESSES_PER_MESSAGE: usize = 10;
+/// bytes a character one takes up to 6.8 KB.
+pub(super) const PROCESSES_PER_MESSAGE: usize = 9;
 
 /// Processes in one message of details, likewise: one takes up to 2.8 KB.
 pub(super) const DETAILS_PER_MESSAGE: usize = 20;
@@ -160,7 +160,8 @@ impl AsFd for Outbox {
 
 #[cfg(test)]
 mod tests {
-    use hbpf_core::snapshot::{Cgroup, Container, HottestThread, TlsVisibility};
+    use hbpf_core::aggregate::WorkloadFacts;
+    use hbpf_core::snapshot::{Cgroup, Container, HottestThread, TlsVisibility, WorkloadKind};
 
     use super::*;
     use crate::protocol::{Group, ProcessDetail, ProcessInfo};
@@ -236,6 +237,7 @@ mod tests {
             user: Some(label()),
             container: Some(container),
             unit: Some(label()),
+            workload: WorkloadFacts { key: label(), name: label(), kind: WorkloadKind::Container },
             tls: TlsVisibility::Blind,
             tls_reason: Some(text()),
             tls_library: Some(label()),

@@ -14,11 +14,13 @@ pub(crate) mod stat;
 mod status;
 mod threads;
 mod users;
+mod workload;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use hbpf_core::aggregate::WorkloadFacts;
 use hbpf_core::label::Label;
 use hbpf_core::snapshot::{Host, TlsVisibility};
 
@@ -90,18 +92,26 @@ impl Table {
             path.strip_suffix(b" (deleted)").map(<[u8]>::to_vec).unwrap_or(path)
         });
         let command_line = read("cmdline", command::MAX_COMMAND_LINE_BYTES);
+        let command = command::command(&stat.comm, &command_line, executable.as_deref());
         let groups = read("cgroup", cgroup_path::MAX_BYTES);
         let groups = Paths::parse(&groups);
+        let (mut container, unit) = (groups.container(), groups.unit());
+        if let Some(container) = container.as_mut().filter(|container| container.pod_uid.is_some()) {
+            container.pod = workload::pod_name(&directory);
+        }
+        let workload = workload::of_groups(container.as_ref(), unit.as_ref())
+            .unwrap_or_else(|| self.tree_of(pid, &stat, &command));
         let info = ProcessInfo {
             pid,
             start_time_ns,
             parent_pid: stat.parent_pid,
-            command: command::command(&stat.comm, &command_line, executable.as_deref()),
+            command,
             executable: executable.as_deref().map(Label::from_bytes),
             uid,
             user: self.users.name(uid),
-            container: groups.container(),
-            unit: groups.unit(),
+            container,
+            unit,
+            workload,
             tls: TlsVisibility::None,
             tls_reason: None,
             tls_library: None,
@@ -114,6 +124,14 @@ impl Table {
         }
         self.described.insert(pid, Described { image: stat.image, when: Instant::now(), info: info.clone() });
         Some(info)
+    }
+
+    /// The tree that a process belongs to which nothing else holds together with others.
+    fn tree_of(&mut self, pid: u32, stat: &Stat, command: &Label) -> WorkloadFacts {
+        let root = workload::root(&self.proc_root, pid);
+        // The root's tree is its own, so this goes one step deep.
+        let of_root = if root == pid { None } else { self.describe(root) };
+        of_root.map_or_else(|| workload::tree(pid, stat.start_ticks, command.clone()), |root| root.workload)
     }
 
     /// The process has executed a program: what is known of it is no longer true.

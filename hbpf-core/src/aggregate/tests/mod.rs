@@ -3,6 +3,7 @@
 mod lifecycle;
 mod properties;
 mod rows;
+mod workloads;
 
 use std::collections::BTreeMap;
 

@@ -1,0 +1,169 @@
+//! Exchanges by workload.
+
+use super::*;
+use crate::snapshot::{ProcessGpu, Workload, WorkloadKind};
+
+fn process(pid: u32, workload: &str) -> Process {
+    Process {
+        pid,
+        command: "p".into(),
+        workload: Some(workload.into()),
+        cpu_percent: Some(50.0),
+        resident_bytes: Some(1000),
+        ..Process::default()
+    }
+}
+
+fn facts(key: &str) -> WorkloadFacts {
+    WorkloadFacts { key: key.into(), name: format!("the {key}").into(), kind: WorkloadKind::Container }
+}
+
+/// Requests and output tokens of one side.
+fn side(stats: Option<&LlmStats>) -> Option<(u64, Option<u64>)> {
+    stats.map(|stats| (stats.requests_total, stats.tokens.output))
+}
+
+type Side = Option<(u64, Option<u64>)>;
+
+/// Name, calls made and calls served of each row.
+fn rows(frame: &Snapshot) -> Vec<(&str, Side, Side)> {
+    frame
+        .workloads
+        .iter()
+        .map(|row| (row.key.as_str(), side(row.as_client.as_ref()), side(row.as_server.as_ref())))
+        .collect()
+}
+
+fn find<'a>(frame: &'a Snapshot, key: &str) -> &'a Workload {
+    frame.workloads.iter().find(|row| row.key.as_str() == key).unwrap()
+}
+
+#[test]
+fn processes_of_a_workload_add_up() {
+    let mut bench = Bench::new();
+    bench.facts.processes = vec![process(1, "api"), process(2, "api"), process(3, "other")];
+    bench.facts.workloads = vec![facts("api")];
+    bench.frame(0.0);
+    bench.call(0.0, 1, "m", |exchange| exchange.pid = Some(Pid(1)));
+    bench.call(3.0, 2, "m", |exchange| (exchange.pid, exchange.role) = (Some(Pid(2)), Role::Server));
+    let frame = bench.frame(5.0);
+    assert_eq!(
+        rows(&frame),
+        [("api", Some((1, Some(20))), Some((1, Some(20))))],
+        "who neither calls nor serves has no row"
+    );
+    let Workload { name, kind, pids, cpu_percent, resident_bytes, as_server, cpu_seconds_per_1k_tokens, .. } =
+        &frame.workloads[0];
+    assert_eq!((name.as_str(), *kind, pids.as_slice()), ("the api", WorkloadKind::Container, &[1, 2][..]));
+    assert_eq!((*cpu_percent, *resident_bytes), (Some(100.0), Some(2000)));
+    let rate = as_server.as_ref().unwrap().tokens_per_second.output.unwrap();
+    assert!((cpu_seconds_per_1k_tokens.unwrap() - 1000.0 / rate).abs() < 1e-9);
+    assert!(as_server.as_ref().unwrap().latency.since_start.time_to_headers_seconds.is_some());
+}
+
+/// A call seen at both its ends: by a client and by a server.
+fn call_between(bench: &mut Bench, seconds: f64, id: u64, client: u32, server: u32) {
+    bench.open(seconds, id, |exchange| exchange.pid = Some(Pid(client)));
+    bench.open(seconds, id + 1, |exchange| {
+        (exchange.pid, exchange.role) = (Some(Pid(server)), Role::Server);
+        (exchange.is_mirror, exchange.other_end) = (true, Some(ExchangeId(id)));
+    });
+    for end in [id, id + 1] {
+        bench.sent(seconds, end, "m");
+        bench.headers(seconds + 0.1, end, 200);
+        bench.output(seconds + 0.2, end, 1);
+    }
+    for end in [id, id + 1] {
+        bench.done(seconds + 0.3, end, 10, 20);
+    }
+}
+
+#[test]
+fn what_a_workload_says_to_itself_stands_apart_and_once() {
+    let mut bench = Bench::new();
+    bench.facts.processes = vec![process(1, "client"), process(2, "server"), process(3, "server")];
+    bench.frame(0.0);
+    // A client calls a router, which calls a backend beside it.
+    call_between(&mut bench, 0.0, 1, 1, 2);
+    call_between(&mut bench, 0.0, 3, 2, 3);
+    let expected = [("server", None, Some((1, Some(20)))), ("client", Some((1, Some(20))), None)];
+    let frame = bench.frame(1.0);
+    assert_eq!(rows(&frame), expected);
+    assert_eq!(side(find(&frame, "server").within.as_ref()), Some((1, Some(20))));
+    assert_eq!(find(&frame, "client").within, None);
+}
+
+#[test]
+fn who_is_not_known_yet_is_counted_when_he_is() {
+    let mut bench = Bench::new();
+    // The first frame knows nobody. One exchange ends before they are known, one after, one streams meanwhile.
+    bench.frame(0.0);
+    call_between(&mut bench, 0.0, 1, 1, 2);
+    call_between(&mut bench, 0.0, 3, 2, 3);
+    bench.open(0.1, 5, |exchange| (exchange.pid, exchange.role) = (Some(Pid(2)), Role::Server));
+    bench.sent(0.1, 5, "m");
+    bench.headers(0.2, 5, 200);
+    bench.output(0.3, 5, 7);
+    assert_eq!(rows(&bench.frame(1.0)), []);
+    bench.facts.processes = vec![process(1, "client"), process(2, "server"), process(3, "server")];
+    let frame = bench.frame(2.0);
+    assert_eq!(rows(&frame), [("server", None, Some((1, Some(20)))), ("client", Some((1, Some(20))), None)]);
+    assert_eq!(side(find(&frame, "server").within.as_ref()), Some((1, Some(20))));
+    bench.output(2.5, 5, 3);
+    let running = bench.frame(3.0);
+    let server = find(&running, "server").as_server.as_ref().unwrap();
+    assert_eq!((server.requests_in_flight, server.tokens_in_progress.output), (Some(1), Some(10)));
+    assert_eq!(
+        server.latency.since_start.time_to_first_token_seconds.as_ref().unwrap().count,
+        2,
+        "also what was before"
+    );
+    // Tokens that flowed before it was known are in the rate: 20 reported and 10 estimated, over three seconds.
+    assert!((server.tokens_per_second.output.unwrap() - 10.0).abs() < 0.5, "{:?}", server.tokens_per_second);
+    bench.done(3.5, 5, 10, 30);
+    assert_eq!(rows(&bench.frame(4.0))[0], ("server", None, Some((2, Some(50)))));
+}
+
+#[test]
+fn who_never_becomes_known_goes_by_his_name() {
+    let mut bench = Bench::new();
+    bench.call(0.0, 1, "m", |exchange| exchange.comm = "curl".into());
+    assert_eq!(rows(&bench.frame(2.0)), []);
+    let frame = bench.frame(7.0);
+    assert_eq!(rows(&frame), [("curl", Some((1, Some(20))), None)]);
+    assert_eq!((find(&frame, "curl").kind, find(&frame, "curl").pids.len()), (WorkloadKind::Tree, 0));
+}
+
+#[test]
+fn what_waits_is_bounded_and_nothing_of_it_is_lost() {
+    let mut bench = Bench::new();
+    for id in 1..=1500 {
+        bench.call(0.0, id, "m", |exchange| exchange.comm = "curl".into());
+    }
+    bench.frame(1.5);
+    assert_eq!(rows(&bench.frame(8.0)), [("curl", Some((1500, Some(30_000))), None)]);
+}
+
+#[test]
+fn workloads_that_have_ended_go_after_a_while_and_what_they_did_stays() {
+    let mut bench = Bench::new();
+    bench.facts.processes = vec![process(1, "a"), process(2, "b")];
+    bench.frame(0.0);
+    bench.call(0.0, 1, "m", |exchange| exchange.pid = Some(Pid(1)));
+    bench.call(0.0, 2, "m", |exchange| exchange.pid = Some(Pid(2)));
+    bench.facts.processes.remove(0);
+    bench.aggregator.process_exited(Pid(1), at(2.0));
+    assert_eq!(bench.frame(60.0).workloads.len(), 2);
+    let frame = bench.frame(62.0);
+    assert_eq!(rows(&frame), [("b", Some((1, Some(20))), None), ("other", Some((1, Some(20))), None)]);
+    assert_eq!(bench.frame(1000.0).workloads.len(), 2, "one that lives stays however idle");
+}
+
+#[test]
+fn a_gpu_without_model_traffic_is_a_row() {
+    let mut bench = Bench::new();
+    let gpu = vec![ProcessGpu { index: 0, ..ProcessGpu::default() }];
+    bench.facts.processes = vec![Process { gpu, ..process(1, "training") }, process(2, "shell")];
+    let frame = bench.frame(1.0);
+    assert_eq!(rows(&frame), [("training", None, None)]);
+}

@@ -1,0 +1,292 @@
+//! Exchanges by workload.
+//!
+//! An exchange between two processes of one workload stands apart, and once: otherwise the tokens of a router and of the
+//! backends behind it would add up to twice what was served. Whose an exchange is, and whether it is such an inner one,
+//! may only be known some time after its beginning, as the host side tells of a process with the next frame; it counts
+//! from then on, wholly.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::Running;
+use super::keyed::{Key, Keyed};
+use super::processes::{ProcessId, Processes};
+use super::stats::{Group, OTHER, Pool, StatsId, final_samples};
+use crate::exchange::{Exchange, ExchangeId, Role};
+use crate::label::Label;
+use crate::snapshot::{LlmStats, Process, Workload, WorkloadKind};
+use crate::time::Nanos;
+
+/// Ended exchanges that wait for word of their processes. At a thousand calls a second that is the second that passes
+/// until the next frame; of more, the oldest count by what is known.
+const MAX_WAITING: usize = 1024;
+
+/// How long they wait for it.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long a workload without processes stands after its last exchange.
+const KEEP_GONE: Duration = Duration::from_secs(60);
+
+/// What the host side knows of a workload.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkloadFacts {
+    /// As in [`Process::workload`].
+    pub key: Label,
+    /// What people call it.
+    pub name: Label,
+    /// What holds it together.
+    pub kind: WorkloadKind,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct SideKey {
+    workload: Label,
+    side: Side,
+}
+
+/// How a workload takes part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Side {
+    Client,
+    Server,
+    /// As both.
+    Within,
+}
+
+impl Key for SideKey {
+    const GROUP: Group = Group::Workloads;
+    const CAP: usize = 1024;
+
+    fn other(&self) -> Self {
+        Self { workload: OTHER.into(), side: self.side }
+    }
+}
+
+/// Where a running exchange counts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// Not known yet.
+    #[default]
+    Undecided,
+    /// Here.
+    Counted(StatsId),
+    /// Nowhere: its other end counts for both.
+    Mirror,
+}
+
+/// An ended exchange that has not been counted yet.
+#[derive(Debug)]
+struct Waiting {
+    ended_at: Nanos,
+    exchange: Exchange,
+    running: Running,
+}
+
+#[derive(Debug)]
+pub(super) struct Workloads {
+    sides: Keyed<SideKey, ()>,
+    waiting: VecDeque<Waiting>,
+    /// Names of those that the host side has told of and that are still shown.
+    facts: HashMap<Label, WorkloadFacts>,
+}
+
+impl Workloads {
+    pub(super) fn new() -> Self {
+        Self { sides: Keyed::new(), waiting: VecDeque::new(), facts: HashMap::new() }
+    }
+
+    /// Says where an exchange counts, if that is known by now.
+    pub(super) fn place(
+        &mut self,
+        when: Nanos,
+        exchange: &Exchange,
+        running: &HashMap<ExchangeId, Running, foldhash::fast::RandomState>,
+        processes: &Processes,
+        pool: &mut Pool,
+    ) -> Option<Standing> {
+        let own = running.get(&exchange.id)?;
+        let other = own.other.and_then(|other| running.get(&other)?.process_id()).or(own.other_process);
+        let workload = Choice::of(own, other, processes)?;
+        Some(self.count(workload, when, exchange, own, pool))
+    }
+
+    fn count(
+        &mut self,
+        choice: Choice,
+        when: Nanos,
+        exchange: &Exchange,
+        running: &Running,
+        pool: &mut Pool,
+    ) -> Standing {
+        let side = match exchange.role {
+            _ if choice.is_inner && exchange.is_mirror => return Standing::Mirror,
+            _ if choice.is_inner => Side::Within,
+            Role::Client => Side::Client,
+            Role::Server => Side::Server,
+        };
+        let stats = self.sides.resolve(SideKey { workload: choice.workload, side }, pool, when).stats;
+        pool.attach_late(stats, when, exchange, &running.flow, u64::from(running.stalls));
+        for sample in running.times(exchange) {
+            pool.record(std::iter::once(stats), when, &sample);
+        }
+        Standing::Counted(stats)
+    }
+
+    /// An exchange has ended of which it is not known yet where it counts.
+    pub(super) fn wait(
+        &mut self,
+        ended_at: Nanos,
+        exchange: &Exchange,
+        running: Running,
+        processes: &Processes,
+        pool: &mut Pool,
+    ) {
+        if self.waiting.len() >= MAX_WAITING
+            && let Some(oldest) = self.waiting.pop_front()
+        {
+            self.count_ended(Choice::at_last(&oldest, processes), &oldest, pool);
+        }
+        self.waiting.push_back(Waiting { ended_at, exchange: exchange.clone(), running });
+    }
+
+    /// An exchange that has ended had another end, of this process, which is observed, too.
+    pub(super) fn note_internal(&mut self, ended: ExchangeId, other: Option<ProcessId>) {
+        if let Some(waiting) = self.waiting.iter_mut().find(|waiting| waiting.exchange.id == ended) {
+            (waiting.running.is_internal, waiting.running.other_process) = (true, other);
+        }
+    }
+
+    /// Counts what has ended and of which it is known by now where it counts.
+    pub(super) fn settle(&mut self, now: Nanos, processes: &Processes, pool: &mut Pool) {
+        for waiting in std::mem::take(&mut self.waiting) {
+            let known = Choice::of(&waiting.running, waiting.running.other_process, processes);
+            let impatient = now.since(waiting.ended_at) >= PATIENCE;
+            match known.or_else(|| impatient.then(|| Choice::at_last(&waiting, processes))) {
+                Some(choice) => self.count_ended(choice, &waiting, pool),
+                None => self.waiting.push_back(waiting),
+            }
+        }
+    }
+
+    fn count_ended(&mut self, choice: Choice, waiting: &Waiting, pool: &mut Pool) {
+        let Waiting { ended_at, exchange, running } = waiting;
+        if let Standing::Counted(stats) = self.count(choice, *ended_at, exchange, running, pool) {
+            for sample in final_samples(exchange) {
+                pool.record(std::iter::once(stats), *ended_at, &sample);
+            }
+            pool.finish(std::iter::once(stats), *ended_at, exchange, &running.flow, 0);
+        }
+    }
+
+    /// Rows of workloads that serve, call or use GPUs, the busiest first.
+    pub(super) fn frame(
+        &mut self,
+        facts: Vec<WorkloadFacts>,
+        processes: &[Process],
+        pool: &mut Pool,
+        now: Nanos,
+    ) -> Vec<Workload> {
+        let mut members: HashMap<&Label, Vec<&Process>> = HashMap::new();
+        for process in processes.iter().filter(|process| !process.exited) {
+            if let Some(key) = &process.workload {
+                members.entry(key).or_default().push(process);
+            }
+        }
+        self.forget(&members, pool, now);
+        self.facts.extend(facts.into_iter().map(|facts| (facts.key.clone(), facts)));
+        let mut keys: HashSet<Label> = self.sides.iter().map(|(side, _)| side.workload.clone()).collect();
+        keys.extend(
+            members.iter().filter(|(_, of)| of.iter().any(|it| !it.gpu.is_empty())).map(|(key, _)| (*key).clone()),
+        );
+        self.facts.retain(|key, _| keys.contains(key));
+        let mut rows: Vec<Workload> = Vec::with_capacity(keys.len());
+        for key in keys {
+            let sides = [Side::Client, Side::Server, Side::Within].map(|side| {
+                let side = SideKey { workload: key.clone(), side };
+                Some(pool.frame(self.sides.get(&side)?.stats, now))
+            });
+            let of = members.remove(&key).unwrap_or_default();
+            rows.push(row(key.clone(), self.facts.get(&key), &of, sides));
+        }
+        sort(&mut rows);
+        rows
+    }
+
+    /// Gives up the rows of workloads that have ended.
+    fn forget(&mut self, members: &HashMap<&Label, Vec<&Process>>, pool: &mut Pool, now: Nanos) {
+        let is_gone = |side: &SideKey, stats: StatsId| {
+            let idle = pool[stats].idle_since().is_some_and(|since| now.since(since) >= KEEP_GONE);
+            idle && side.workload.as_str() != OTHER && !members.contains_key(&side.workload)
+        };
+        let gone: Vec<SideKey> =
+            self.sides.iter().filter(|(side, row)| is_gone(side, row.stats)).map(|(side, _)| side.clone()).collect();
+        gone.iter().for_each(|side| self.sides.fold(side, pool, now));
+    }
+}
+
+/// Where an exchange counts, when it is known.
+struct Choice {
+    workload: Label,
+    /// Both its ends are of it.
+    is_inner: bool,
+}
+
+impl Choice {
+    fn of(running: &Running, other: Option<ProcessId>, processes: &Processes) -> Option<Self> {
+        let own = processes.workload(running.process_id()?)?;
+        let is_inner = running.is_internal && processes.workload(other?)? == own;
+        Some(Self { workload: own.clone(), is_inner })
+    }
+
+    /// Where nothing more will be heard of one of its ends: of a process that nothing was told of, such as one that has
+    /// ended at once, the name is all there is.
+    fn at_last(waiting: &Waiting, processes: &Processes) -> Self {
+        let own = waiting.running.process_id().and_then(|process| processes.workload(process));
+        Self { workload: own.unwrap_or(&waiting.exchange.comm).clone(), is_inner: false }
+    }
+}
+
+fn row(
+    key: Label,
+    facts: Option<&WorkloadFacts>,
+    of: &[&Process],
+    [as_client, as_server, within]: [Option<LlmStats>; 3],
+) -> Workload {
+    let mut pids: Vec<u32> = of.iter().map(|process| process.pid).collect();
+    pids.sort_unstable();
+    let cpu_percent = of.iter().filter_map(|process| process.cpu_percent).reduce(|a, b| a + b);
+    let served = as_server.as_ref().or(within.as_ref()).or(as_client.as_ref());
+    let rate = served.and_then(|stats| stats.tokens_per_second.output).filter(|rate| *rate > 0.0);
+    Workload {
+        name: facts.map_or_else(|| key.clone(), |facts| facts.name.clone()),
+        kind: facts.map_or(WorkloadKind::Tree, |facts| facts.kind),
+        key,
+        pids,
+        cpu_percent,
+        resident_bytes: of.iter().filter_map(|process| process.resident_bytes).reduce(u64::saturating_add),
+        gpu_percent: None,
+        gpu_memory_bytes: None,
+        gpu_power_watts: None,
+        tokens_per_second_per_gpu: None,
+        tokens_per_joule: None,
+        cpu_seconds_per_1k_tokens: cpu_percent.zip(rate).map(|(percent, rate)| percent / 100.0 / rate * 1000.0),
+        as_client,
+        as_server,
+        within,
+    }
+}
+
+/// The busiest first, and an order that does not change from frame to frame among equals.
+fn sort(rows: &mut [Workload]) {
+    fn sides(row: &Workload) -> impl Iterator<Item = &LlmStats> {
+        row.as_server.iter().chain(&row.as_client).chain(&row.within)
+    }
+    let rate = |row: &Workload| -> f64 { sides(row).filter_map(|stats| stats.tokens_per_second.output).sum() };
+    let requests = |row: &Workload| -> u64 { sides(row).map(|stats| stats.requests_total).sum() };
+    rows.sort_by(|a, b| {
+        let by_rate = rate(b).total_cmp(&rate(a));
+        by_rate.then_with(|| requests(b).cmp(&requests(a))).then_with(|| a.key.cmp(&b.key))
+    });
+}

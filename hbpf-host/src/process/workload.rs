@@ -1,0 +1,189 @@
+//! Which processes belong together: a pod, a container, a systemd unit, or else a process and its descendants.
+
+use std::collections::HashSet;
+use std::path::Path;
+
+use hbpf_core::aggregate::WorkloadFacts;
+use hbpf_core::label::Label;
+use hbpf_core::snapshot::{Container, WorkloadKind};
+
+use super::cgroup_path;
+use super::files;
+use super::stat::Stat;
+
+/// Most ancestors looked at: trees are a few deep.
+const MAX_ANCESTORS: usize = 32;
+
+/// Longest host name.
+const MAX_HOSTNAME_BYTES: usize = 253;
+
+/// Digits of a container's id that people use.
+const SHORT_ID: usize = 12;
+
+/// Programs that start others on somebody's behalf: what they start is a tree of its own. As the kernel has their names,
+/// cut to 15 bytes.
+const LAUNCHERS: [&[u8]; 33] = [
+    b"sh",
+    b"bash",
+    b"dash",
+    b"zsh",
+    b"fish",
+    b"ksh",
+    b"mksh",
+    b"csh",
+    b"tcsh",
+    b"ash",
+    b"busybox",
+    b"nu",
+    b"pwsh",
+    b"login",
+    b"sshd",
+    b"sshd-session",
+    b"su",
+    b"sudo",
+    b"doas",
+    b"runuser",
+    b"tmux: server",
+    b"screen",
+    b"script",
+    b"systemd",
+    b"init",
+    b"cron",
+    b"crond",
+    b"atd",
+    b"supervisord",
+    b"runsv",
+    b"s6-supervise",
+    b"containerd-shim",
+    b"conmon",
+];
+
+/// What holds a process together with others, as far as its control groups say.
+pub(super) fn of_groups(container: Option<&Container>, unit: Option<&Label>) -> Option<WorkloadFacts> {
+    if let Some(container) = container {
+        if let Some(uid) = &container.pod_uid {
+            let name = container.pod.clone().unwrap_or_else(|| uid.clone());
+            return Some(WorkloadFacts { key: format!("pod/{uid}").into(), name, kind: WorkloadKind::Pod });
+        }
+        let short: String = container.id.chars().take(SHORT_ID).collect();
+        let key = format!("{}/{}", container.runtime, container.id).into();
+        let name = format!("{} {short}", container.runtime).into();
+        return Some(WorkloadFacts { key, name, kind: WorkloadKind::Container });
+    }
+    // A session holds all that a user has begun after logging in.
+    let unit = unit.filter(|unit| !unit.starts_with("session-") && unit.as_str() != "init.scope")?;
+    let name = unit.strip_suffix(".service").unwrap_or(unit);
+    Some(WorkloadFacts { key: format!("unit/{unit}").into(), name: Label::new(name), kind: WorkloadKind::Unit })
+}
+
+/// The root of the tree that a process belongs to: the farthest ancestor below a launcher that is in the same groups.
+pub(super) fn root(proc_root: &Path, pid: u32) -> u32 {
+    let groups = |pid| {
+        let path = files::process(proc_root, pid).join("cgroup");
+        files::read(&path, cgroup_path::MAX_BYTES).map(|file| file.bytes).unwrap_or_default()
+    };
+    let own = groups(pid);
+    let (mut root, mut seen) = (pid, HashSet::from([pid]));
+    while let Some(stat) = Stat::read(proc_root, root).filter(|_| seen.len() <= MAX_ANCESTORS) {
+        // A tree read while it changes could hold a circle.
+        let parent = stat.parent_pid;
+        if parent <= 1 || !seen.insert(parent) || groups(parent) != own {
+            break;
+        }
+        let is_launcher = |parent: Stat| parent.kernel_thread || LAUNCHERS.contains(&parent.comm.as_slice());
+        if Stat::read(proc_root, parent).is_none_or(is_launcher) {
+            break;
+        }
+        root = parent;
+    }
+    root
+}
+
+/// A tree with this root, which was started then and is called so.
+pub(super) fn tree(root: u32, start_ticks: u64, command: Label) -> WorkloadFacts {
+    WorkloadFacts { key: format!("tree/{root}/{start_ticks}").into(), name: command, kind: WorkloadKind::Tree }
+}
+
+/// The name of a pod: Kubernetes makes it the host name of its containers, unless they use the host's network.
+pub(super) fn pod_name(directory: &Path) -> Option<Label> {
+    // Whatever the path leads to in a container's own file system, no more than a host name is taken from it.
+    let file = files::read(&directory.join("root/etc/hostname"), MAX_HOSTNAME_BYTES + 1).ok()?;
+    let name = file.bytes.trim_ascii();
+    let is_plain = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.');
+    (!name.is_empty() && name.iter().all(is_plain)).then(|| Label::from_bytes(name))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::super::cgroup_path::Paths;
+    use super::super::stat::tests::line;
+    use super::*;
+
+    fn process(root: &Path, pid: u32, comm: &str, parent: u32, groups: &str) {
+        let directory = files::process(root, pid);
+        fs::create_dir_all(&directory).unwrap();
+        fs::write(directory.join("stat"), line(pid, comm, parent, 0, 1, 1)).unwrap();
+        fs::write(directory.join("cgroup"), groups).unwrap();
+    }
+
+    #[test]
+    fn a_tree_begins_below_a_launcher_or_another_group() {
+        let dir = tempfile::tempdir().unwrap();
+        let session = "0::/user.slice/user-0.slice/session-3.scope\n";
+        for (pid, comm, parent, groups) in [
+            (1, "systemd", 0, "0::/init.scope\n"),
+            (50, "odd", 1, "0::/system.slice/odd.service\n"),
+            (100, "bash", 50, session),
+            (101, "vllm", 100, session),
+            (102, "VLLM::EngineCor", 101, session),
+            (103, "worker", 102, session),
+            (200, "orphan", 1, session),
+            (300, "moved", 102, "0::/elsewhere\n"),
+            (400, "a", 401, session),
+            (401, "b", 400, session),
+        ] {
+            process(dir.path(), pid, comm, parent, groups);
+        }
+        let roots = [101, 102, 103, 200, 300, 100, 999].map(|pid| root(dir.path(), pid));
+        assert_eq!(roots, [101, 101, 101, 200, 300, 100, 999]);
+        assert_eq!(root(dir.path(), 400), 401, "a circle ends");
+    }
+
+    #[test]
+    fn groups_say_what_belongs_together() {
+        let of = |file: &str| {
+            let paths = Paths::parse(file.as_bytes());
+            of_groups(paths.container().as_ref(), paths.unit().as_ref())
+                .map(|facts| (facts.key.to_string(), facts.name.to_string()))
+        };
+        let (id, uid) = ("ab".repeat(32), "5f0e9a1b-63d5-4c0b-9d3a-0f5b0a1c2d3e");
+        let some = |key: String, name: &str| Some((key, name.to_owned()));
+        assert_eq!(of(&format!("0::/kubepods/pod{uid}/{id}")), some(format!("pod/{uid}"), uid));
+        assert_eq!(of(&format!("0::/docker/{id}")), some(format!("docker/{id}"), "docker abababababab"));
+        assert_eq!(of("0::/system.slice/vllm@7.service"), some("unit/vllm@7.service".into(), "vllm@7"));
+        assert_eq!(of("0::/system.slice/run-r1.scope"), some("unit/run-r1.scope".into(), "run-r1.scope"));
+        for none in ["0::/user.slice/user-0.slice/session-3.scope", "0::/init.scope", "0::/", ""] {
+            assert_eq!(of(none), None, "{none}");
+        }
+    }
+
+    #[test]
+    fn a_pod_is_called_as_its_host() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir_all(dir.path().join("root/etc")).unwrap();
+        let path = dir.path().join("root/etc/hostname");
+        assert_eq!(pod_name(dir.path()), None);
+        for (contents, name) in [
+            ("vllm-7d9f-x2x\n", Some("vllm-7d9f-x2x")),
+            ("", None),
+            ("\n", None),
+            ("<script>", None),
+            ("sk-key: secret\nmore", None),
+        ] {
+            fs::write(&path, contents).unwrap();
+            assert_eq!(pod_name(dir.path()).as_deref(), name, "{contents}");
+        }
+    }
+}
