@@ -132,6 +132,22 @@ fn processes() -> Vec<Process> {
         Process {
             as_server: Some(stats(2210, 1630.0, 0.085)),
             visibility: seen(TlsVisibility::None, None),
+            hottest_thread: Some(HottestThread { name: "tokenizer_0".into(), cpu_percent: 98.2 }),
+            run_queue_seconds_per_second: Some(0.42),
+            context_switches_per_second: Some(5310.0),
+            involuntary_context_switches_per_second: Some(310.0),
+            shared_bytes: Some(2 << 30),
+            swap_bytes: Some(0),
+            major_faults_per_second: Some(0.0),
+            unit: Some("vllm.service".into()),
+            cgroup: Some(Cgroup {
+                path: "/system.slice/vllm.service".into(),
+                cpu_limit_cores: Some(4.0),
+                cpu_percent: Some(212.4),
+                throttled_percent: Some(12.5),
+                memory_limit_bytes: Some(64 << 30),
+                memory_bytes: Some(20 << 30),
+            }),
             ..process(1291, "vllm serve", "vllm", 212.4, 18_211)
         },
         Process {
@@ -153,6 +169,55 @@ fn processes() -> Vec<Process> {
         },
         process(901, "postgres", "postgres", 1.2, 96),
         process(1, "systemd", "root", 0.0, 12),
+    ]
+}
+
+fn workload(name: &str, kind: WorkloadKind, pids: Vec<u32>) -> Workload {
+    Workload {
+        key: name.into(),
+        name: name.into(),
+        kind,
+        pids,
+        cpu_percent: Some(212.4),
+        resident_bytes: Some(18 << 30),
+        gpu_percent: None,
+        gpu_memory_bytes: None,
+        gpu_power_watts: None,
+        as_client: None,
+        as_server: None,
+        within: None,
+        tokens_per_second_per_gpu: None,
+        tokens_per_joule: None,
+        cpu_seconds_per_1k_tokens: None,
+    }
+}
+
+fn workloads() -> Vec<Workload> {
+    vec![
+        Workload {
+            as_server: Some(stats(2210, 1630.0, 0.085)),
+            within: Some(stats(2210, 1630.0, 0.08)),
+            gpu_percent: Some(88.0),
+            gpu_memory_bytes: Some(71 << 30),
+            gpu_power_watts: Some(512.0),
+            tokens_per_second_per_gpu: Some(1630.0),
+            tokens_per_joule: Some(3.18),
+            cpu_seconds_per_1k_tokens: Some(1.3),
+            ..workload("vllm", WorkloadKind::Unit, vec![1291, 1302, 1303])
+        },
+        Workload {
+            as_client: Some(stats(1240, 812.0, 0.31)),
+            cpu_percent: Some(38.2),
+            resident_bytes: Some(412 << 20),
+            cpu_seconds_per_1k_tokens: Some(0.47),
+            ..workload("rag-worker-7d9f6c-x2x", WorkloadKind::Pod, vec![41_822])
+        },
+        Workload {
+            gpu_percent: Some(100.0),
+            gpu_memory_bytes: Some(40 << 30),
+            gpu_power_watts: Some(640.0),
+            ..workload("python3 train.py", WorkloadKind::Tree, vec![7001, 7002])
+        },
     ]
 }
 
@@ -335,6 +400,7 @@ pub(crate) fn rich() -> Snapshot {
     Snapshot {
         totals: stats(4100, 2844.0, 0.21),
         processes: processes(),
+        workloads: workloads(),
         models: vec![
             model("vllm", "Qwen/Qwen2.5-7B-Instruct", stats(2210, 1630.0, 0.085)),
             model("openai", "gpt-4o-mini", stats(1240, 812.0, 0.31)),

@@ -17,6 +17,7 @@ mod summary;
 mod table;
 mod text;
 mod ui;
+mod workloads;
 
 use std::io::{self, ErrorKind};
 use std::process::ExitCode;

@@ -11,6 +11,7 @@ use crate::rows::{self, ProcessColumn, ProcessRow, RequestColumn, Span};
 use crate::sets;
 use crate::summary::{self, GroupState};
 use crate::table::{self, Cell, Column};
+use crate::workloads;
 
 /// Most processes without model traffic that are listed: those that use most CPU.
 const IDLE_PROCESSES: usize = 10;
@@ -41,6 +42,8 @@ pub(crate) fn render(snapshot: &Snapshot, style: Style) -> String {
     let mut out = String::new();
     head(&mut out, snapshot, style.width);
     processes(&mut out, snapshot, style);
+    let (columns, workloads) = workloads::table(snapshot);
+    section(&mut out, "Workloads", &columns, workloads, style.width);
     models(&mut out, snapshot, style.width);
     endpoints(&mut out, snapshot, style.width);
     let requests = &snapshot.requests;

@@ -85,6 +85,9 @@ pub(crate) fn request_scroll(area: Rect, state: &State, wanted: &str) -> usize {
     lines.saturating_sub(usize::from(area.height.saturating_sub(1)))
 }
 
+/// Percent of a core from which on a thread cannot do much more.
+const FULL_CORE: f64 = 95.0;
+
 fn title(process: &Process, role: Option<Role>) -> String {
     let role = match role {
         None => "",
@@ -122,7 +125,6 @@ fn process_facts(process: &Process, stats: Option<&LlmStats>) -> Vec<Vec<Fact>> 
         vec![
             plain("cpu", known(process.cpu_percent, |p| format::percent(p) + "%")),
             plain("memory", known(process.resident_bytes, format::bytes)),
-            plain("threads", known(process.threads, |n| n.to_string())),
             ("tls", rows::tls_text(visibility).to_owned(), rows::tls_tone(visibility.tls)),
             plain("bytes seen", format::bytes(visibility.bytes_seen)),
         ],
@@ -131,6 +133,8 @@ fn process_facts(process: &Process, stats: Option<&LlmStats>) -> Vec<Vec<Fact>> 
         lines[1].push(("missed", format::bytes(visibility.bytes_missed), Tone::Bad));
     }
     lines[1].push(plain("library", known(visibility.library.as_ref(), Label::to_string)));
+    lines.push(scheduling_facts(process));
+    lines.push(memory_facts(process));
     if let Some(reason) = &visibility.reason {
         lines.push(vec![("why not all", reason.to_string(), Tone::Warn)]);
     }
@@ -147,6 +151,52 @@ fn process_facts(process: &Process, stats: Option<&LlmStats>) -> Vec<Vec<Fact>> 
         }
     }
     lines
+}
+
+/// How the process gets along with the others on its CPUs.
+fn scheduling_facts(process: &Process) -> Vec<Fact> {
+    let rate = |value| known(value, |rate| format::rate(rate) + "/s");
+    let hottest = process.hottest_thread.as_ref();
+    // A core that is full with one thread is a limit that the sum over all does not show.
+    let tone = if hottest.is_some_and(|thread| thread.cpu_percent >= FULL_CORE) { Tone::Warn } else { Tone::Plain };
+    let hottest = known(hottest, |thread| format!("{} {}%", thread.name, format::percent(thread.cpu_percent)));
+    let waiting =
+        known(process.run_queue_seconds_per_second, |seconds| format!("{}%", format::percent(seconds * 100.0)));
+    vec![
+        ("threads", known(process.threads, |n| n.to_string()), Tone::Plain),
+        ("hottest", hottest, tone),
+        ("waits for cpu", waiting, Tone::Plain),
+        ("switches", rate(process.context_switches_per_second), Tone::Plain),
+        ("involuntary", rate(process.involuntary_context_switches_per_second), Tone::Plain),
+    ]
+}
+
+/// Its memory, and what its control group allows.
+fn memory_facts(process: &Process) -> Vec<Fact> {
+    let plain = |name, text: String| (name, text, Tone::Plain);
+    let bytes = |value| known(value, format::bytes);
+    let mut facts = vec![
+        plain("shared", bytes(process.shared_bytes)),
+        plain("swap", bytes(process.swap_bytes)),
+        plain("major faults", known(process.major_faults_per_second, |rate| format::rate(rate) + "/s")),
+    ];
+    if let Some(group) = &process.cgroup {
+        if let Some(cores) = group.cpu_limit_cores {
+            let throttled = group.throttled_percent.filter(|percent| *percent > 0.0);
+            let text = known(group.throttled_percent, |p| format!("{cores} cores, throttled {}%", format::percent(p)));
+            facts.push(("cpu limit", text, if throttled.is_some() { Tone::Warn } else { Tone::Plain }));
+        }
+        if let Some(limit) = group.memory_limit_bytes {
+            facts.push(plain("memory limit", format!("{} of {}", bytes(group.memory_bytes), format::bytes(limit))));
+        }
+    }
+    let container = process.container.as_ref().map(|container| {
+        let id: String = container.id.chars().take(12).collect();
+        format!("{} {id}", container.runtime)
+    });
+    facts.extend(container.map(|container| plain("container", container)));
+    facts.extend(process.unit.as_ref().map(|unit| plain("unit", unit.to_string())));
+    facts
 }
 
 fn request_facts(stats: &LlmStats) -> Vec<Fact> {

@@ -24,6 +24,7 @@ pub(crate) fn draw(buffer: &mut Buffer, state: &State, theme: &Theme) {
             tables::requests(&mut painter, main.requests, state);
         }
         (None, Page::Models) => tables::models(&mut painter, areas.body, state),
+        (None, Page::Workloads) => tables::workloads(&mut painter, areas.body, state),
         (None, Page::Probes) => tables::probes(&mut painter, areas.body, state),
         (None, Page::Process(identity)) => detail::process(&mut painter, areas.body, state, identity),
         (None, Page::Request(id)) => detail::request(&mut painter, areas.body, state, id),
@@ -38,6 +39,7 @@ pub(crate) fn scroll_limit(state: &State) -> usize {
         (Some(overlay), _) => overlay::scroll(area, state, *overlay),
         (None, Page::Main) => 0,
         (None, Page::Models) => tables::models_scroll(area, state),
+        (None, Page::Workloads) => tables::workloads_scroll(area, state),
         (None, Page::Probes) => tables::probes_scroll(area, state),
         (None, Page::Process(identity)) => detail::process_scroll(area, state, identity),
         (None, Page::Request(id)) => detail::request_scroll(area, state, id),
@@ -54,6 +56,7 @@ fn footer(painter: &mut Painter<'_>, area: Rect, state: &State) {
             ("Enter", "details"),
             ("Tab", "focus"),
             ("< >", "sort"),
+            ("t", "workloads"),
             ("m", "models"),
             ("Space", "pause"),
             ("w", "window"),
@@ -75,7 +78,7 @@ fn footer(painter: &mut Painter<'_>, area: Rect, state: &State) {
         (None, Page::Probes) => {
             &[("?", "help"), ("q", "quit"), ("Esc", "back"), ("1 2", "switch a group"), ("Up Down", "scroll")]
         }
-        (None, Page::Models | Page::Request(_)) => {
+        (None, Page::Models | Page::Workloads | Page::Request(_)) => {
             &[("?", "help"), ("q", "quit"), ("Esc", "back"), ("Up Down", "scroll")]
         }
     };

@@ -42,6 +42,7 @@ fn of_key(key: &KeyEvent) -> Option<Action> {
         KeyCode::Char('w') => Action::ToggleSpan,
         KeyCode::Char('s') => Action::ToggleRole,
         KeyCode::Char('m') => Action::ToggleModels,
+        KeyCode::Char('t') => Action::ToggleWorkloads,
         KeyCode::Char('p') => Action::ToggleProbes,
         KeyCode::Char('a') => Action::ToggleIdle,
         _ => return None,

@@ -11,7 +11,7 @@ use crate::summary;
 use crate::table::{self, Align, Tone};
 
 /// Keys and what they do; an empty key continues the line above or explains.
-const HELP: [(&str, &str); 35] = [
+const HELP: [(&str, &str); 38] = [
     ("Up Down PgUp PgDn", "move the selection (also k j); Home follows the top row"),
     ("Enter", "details of the selected process or request"),
     ("Esc", "back"),
@@ -21,6 +21,7 @@ const HELP: [(&str, &str); 35] = [
     ("a", "show or hide processes without model traffic"),
     ("w", "latencies over the window or since the start"),
     ("s", "in a process's details: its other role"),
+    ("t", "workloads: pods, containers, units, trees of processes"),
     ("m", "models and endpoints"),
     ("1 2", "switch a group of probes on or off"),
     ("p", "probes, and what each costs"),
@@ -40,6 +41,8 @@ const HELP: [(&str, &str); 35] = [
     ("TTFT50 ITL50 ITL99", "first token, gaps between tokens: median, 99th percentile"),
     ("ERR", "requests that failed"),
     ("CPU%", "100 is one core"),
+    ("CPUs/k TOK/J", "CPU seconds per thousand output tokens, output tokens per"),
+    ("", "joule of GPU energy, at the pace of now"),
     ("TLS", "no lib: no TLS library that hbpf knows is loaded; programs"),
     ("", "with TLS of their own (Go, rustls) are not recognised yet"),
     ("", "seen: its traffic can be read; partial, BLIND: not all, or"),

@@ -28,6 +28,7 @@ pub(crate) enum Source {
 pub(crate) enum Page {
     Main,
     Models,
+    Workloads,
     Probes,
     Process(Identity),
     Request(Label),
@@ -79,6 +80,7 @@ pub(crate) enum Action {
     ToggleRole,
     ToggleIdle,
     ToggleModels,
+    ToggleWorkloads,
     ToggleProbes,
     Show(Overlay),
 }
@@ -271,6 +273,7 @@ impl State {
             Action::ToggleRole => self.other_role = !self.other_role,
             Action::ToggleIdle => self.show_idle = !self.show_idle,
             Action::ToggleModels => self.toggle_page(Page::Models),
+            Action::ToggleWorkloads => self.toggle_page(Page::Workloads),
             Action::ToggleProbes => self.toggle_page(Page::Probes),
             Action::Show(overlay) => {
                 self.overlay = if self.overlay == Some(overlay) { None } else { Some(overlay) };

@@ -12,6 +12,7 @@ use crate::rows::{ProcessColumn, ProcessRow, RequestColumn, Span};
 use crate::sets;
 use crate::summary;
 use crate::table::{self, Cell, Column, Placed, Tone};
+use crate::workloads;
 
 /// What an empty table of requests says.
 const NOTHING_YET: &str = "no requests to models seen yet";
@@ -19,6 +20,8 @@ const NOTHING_YET: &str = "no requests to models seen yet";
 const NO_SAMPLE: &str = "no processes sampled yet";
 /// The same while those without model traffic are hidden.
 const NO_PROCESS: &str = "no process has talked to a model yet; a shows the others";
+/// What an empty table of workloads says.
+const NO_WORKLOAD: &str = "nothing has talked to a model or used a GPU yet";
 /// What an empty table of requests says where none can be seen.
 const NOTHING_SEEN: &str = "requests to models are not seen: no probes are on";
 
@@ -156,6 +159,24 @@ fn models_rows(snapshot: &Snapshot) -> [usize; 2] {
 /// How far the models page can be scrolled.
 pub(crate) fn models_scroll(area: Rect, state: &State) -> usize {
     state.snapshot().map_or(0, |snapshot| two_scroll(area, models_rows(snapshot)))
+}
+
+/// Processes that belong together.
+pub(crate) fn workloads(painter: &mut Painter<'_>, area: Rect, state: &State) {
+    let Some(snapshot) = state.snapshot() else { return };
+    let (columns, rows) = workloads::table(snapshot);
+    let title = format!("Workloads {} with model traffic or a GPU", rows.len());
+    set(painter, area, &title, &columns, &rows, state.scroll);
+    if rows.is_empty() {
+        let style = painter.theme.tone(Tone::Dim);
+        painter.text(layout::line(area, 2), 1, NO_WORKLOAD, style);
+    }
+}
+
+/// How far the page of workloads can be scrolled.
+pub(crate) fn workloads_scroll(area: Rect, state: &State) -> usize {
+    let rows = state.snapshot().map_or(0, |snapshot| snapshot.workloads.len());
+    rows.saturating_sub(usize::from(area.height.saturating_sub(2)))
 }
 
 /// What each group of probes costs, and below each probe.

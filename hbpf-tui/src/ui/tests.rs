@@ -91,6 +91,27 @@ fn models_page() {
 }
 
 #[test]
+fn workloads_page() {
+    for size in SIZES {
+        let mut state = watched(size);
+        state.apply(Action::ToggleWorkloads);
+        insta::assert_snapshot!(format!("workloads_{}x{}", size.0, size.1), screen(&state));
+        state.apply(Action::Back);
+        assert_eq!(state.page, Page::Main);
+    }
+}
+
+#[test]
+fn a_process_page_says_what_holds_the_process_up() {
+    let mut state = watched((120, 40));
+    while selected_pid(&state) != 1291 {
+        state.apply(Action::Move(Motion::Down));
+    }
+    state.apply(Action::Open);
+    insta::assert_snapshot!(screen(&state));
+}
+
+#[test]
 fn probes_page() {
     let mut state = watched((120, 24));
     state.apply(Action::ToggleProbes);
@@ -186,8 +207,9 @@ fn ascii_terminals_get_ascii() {
 
 #[test]
 fn no_size_panics() {
-    let actions: [&[Action]; 7] = [
+    let actions: [&[Action]; 8] = [
         &[Action::ToggleModels, Action::Move(Motion::End)],
+        &[Action::ToggleWorkloads, Action::Move(Motion::End)],
         &[],
         &[Action::SwitchFocus, Action::Move(Motion::End)],
         &[Action::Open, Action::Move(Motion::End)],
