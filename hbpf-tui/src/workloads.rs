@@ -2,7 +2,7 @@
 
 use hbpf_core::snapshot::{LlmStats, Snapshot, Workload, WorkloadKind};
 
-use crate::format::{self, UNKNOWN, known};
+use crate::format::{self, UNKNOWN};
 use crate::rows;
 use crate::table::{Align, Cell, Column, Tone};
 
