@@ -47,7 +47,7 @@ use crate::chunk::Pid;
 use crate::exchange::{Exchange, ExchangeEvent, ExchangeId, RateLimit};
 use crate::label::Label;
 use crate::snapshot::{
-    self, Capture, CollectionError, EndpointRateLimit, EndpointStats, Finding, Host, Model, Process, Snapshot,
+    self, Capture, CollectionError, EndpointRateLimit, EndpointStats, Finding, Gpu, Host, Model, Process, Snapshot,
 };
 use crate::time::{Nanos, WallClock};
 
@@ -85,6 +85,8 @@ pub struct HostFacts {
     pub processes: Vec<Process>,
     /// What those workloads are that they name.
     pub workloads: Vec<WorkloadFacts>,
+    /// GPUs; whose processes are among `processes`.
+    pub gpus: Vec<Gpu>,
     /// Since when there are probes in place, of any group; `None` while there are none: what is in flight, and how much
     /// of it a second, is unknown then.
     pub watching_since: Option<Nanos>,
@@ -405,12 +407,12 @@ impl Aggregator {
             host: facts.host,
             totals: self.pool.frame(self.totals, now),
             requests,
-            workloads: self.workloads.frame(facts.workloads, &processes, &mut self.pool, now),
+            workloads: self.workloads.frame(facts.workloads, &processes, &facts.gpus, &mut self.pool, now),
             processes,
             models: self.model_rows(now),
             endpoints: self.endpoint_rows(now, clock),
             tools: Vec::new(),
-            gpus: Vec::new(),
+            gpus: facts.gpus,
             engines: Vec::new(),
             capture: facts.capture,
             findings: facts.findings,

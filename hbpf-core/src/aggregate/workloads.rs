@@ -16,7 +16,7 @@ use super::processes::{ProcessId, Processes};
 use super::stats::{Group, OTHER, Pool, StatsId, final_samples};
 use crate::exchange::{Exchange, ExchangeId, Role};
 use crate::label::Label;
-use crate::snapshot::{LlmStats, Process, Workload, WorkloadKind};
+use crate::snapshot::{Gpu, GpuProcess, LlmStats, Process, Workload, WorkloadKind};
 use crate::time::Nanos;
 
 /// Ended exchanges that wait for word of their processes. At a thousand calls a second that is the second that passes
@@ -185,6 +185,7 @@ impl Workloads {
         &mut self,
         facts: Vec<WorkloadFacts>,
         processes: &[Process],
+        gpus: &[Gpu],
         pool: &mut Pool,
         now: Nanos,
     ) -> Vec<Workload> {
@@ -208,7 +209,7 @@ impl Workloads {
                 Some(pool.frame(self.sides.get(&side)?.stats, now))
             });
             let of = members.remove(&key).unwrap_or_default();
-            rows.push(row(key.clone(), self.facts.get(&key), &of, sides));
+            rows.push(row(key.clone(), self.facts.get(&key), &of, GpuShare::of(&of, gpus), sides));
         }
         sort(&mut rows);
         rows
@@ -248,10 +249,62 @@ impl Choice {
     }
 }
 
+/// What a workload has of the GPUs.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+struct GpuShare {
+    /// GPUs that it uses.
+    count: u32,
+    percent: Option<f64>,
+    memory_bytes: Option<u64>,
+    power_watts: Option<f64>,
+}
+
+impl GpuShare {
+    fn of(members: &[&Process], gpus: &[Gpu]) -> Self {
+        let pids: HashSet<u32> = members.iter().filter(|process| !process.gpu.is_empty()).map(|it| it.pid).collect();
+        let mut share = Self::default();
+        for gpu in gpus.iter().filter(|gpu| gpu.processes.iter().any(|user| pids.contains(&user.pid))) {
+            share.count += 1;
+            let own = || gpu.processes.iter().filter(|user| pids.contains(&user.pid));
+            let is_alone = own().count() == gpu.processes.len();
+            let percent = own().filter_map(|user| user.sm_percent).reduce(|a, b| a + b);
+            let memory = own().filter_map(|user| user.memory_bytes).reduce(u64::saturating_add);
+            add(&mut share.percent, percent.or(gpu.utilization_percent.filter(|_| is_alone)));
+            if let Some(memory) = memory {
+                share.memory_bytes = Some(share.memory_bytes.unwrap_or(0).saturating_add(memory));
+            }
+            add(&mut share.power_watts, gpu.power_watts.zip(part(gpu, &pids)).map(|(watts, part)| watts * part));
+        }
+        share
+    }
+}
+
+/// The part of a GPU's power that these processes answer for: by what they have it compute, or where it computes nothing or
+/// nobody tells what, by the memory that they hold.
+fn part(gpu: &Gpu, pids: &HashSet<u32>) -> Option<f64> {
+    let part_by = |of: &dyn Fn(&GpuProcess) -> Option<f64>| {
+        let all = gpu.processes.iter().map(of).sum::<Option<f64>>().filter(|all| *all > 0.0)?;
+        let own: f64 = gpu.processes.iter().filter(|user| pids.contains(&user.pid)).filter_map(of).sum();
+        Some(own / all)
+    };
+    if gpu.processes.iter().all(|user| pids.contains(&user.pid)) {
+        return Some(1.0);
+    }
+    part_by(&|user| user.sm_percent).or_else(|| part_by(&|user| user.memory_bytes.map(|bytes| bytes as f64)))
+}
+
+/// Adds what is known to a sum that is unknown until the first is.
+fn add(sum: &mut Option<f64>, value: Option<f64>) {
+    if let Some(value) = value {
+        *sum = Some(sum.unwrap_or(0.0) + value);
+    }
+}
+
 fn row(
     key: Label,
     facts: Option<&WorkloadFacts>,
     of: &[&Process],
+    gpu: GpuShare,
     [as_client, as_server, within]: [Option<LlmStats>; 3],
 ) -> Workload {
     let mut pids: Vec<u32> = of.iter().map(|process| process.pid).collect();
@@ -266,11 +319,11 @@ fn row(
         pids,
         cpu_percent,
         resident_bytes: of.iter().filter_map(|process| process.resident_bytes).reduce(u64::saturating_add),
-        gpu_percent: None,
-        gpu_memory_bytes: None,
-        gpu_power_watts: None,
-        tokens_per_second_per_gpu: None,
-        tokens_per_joule: None,
+        gpu_percent: gpu.percent,
+        gpu_memory_bytes: gpu.memory_bytes,
+        gpu_power_watts: gpu.power_watts,
+        tokens_per_second_per_gpu: rate.filter(|_| gpu.count > 0).map(|rate| rate / f64::from(gpu.count)),
+        tokens_per_joule: rate.zip(gpu.power_watts.filter(|watts| *watts > 0.0)).map(|(rate, watts)| rate / watts),
         cpu_seconds_per_1k_tokens: cpu_percent.zip(rate).map(|(percent, rate)| percent / 100.0 / rate * 1000.0),
         as_client,
         as_server,

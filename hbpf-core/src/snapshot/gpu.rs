@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::label::Label;
+use crate::label::{Label, Text};
 
 /// One GPU.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -18,6 +18,9 @@ pub struct Gpu {
     pub vendor: Label,
     /// Driver version.
     pub driver: Option<Label>,
+    /// Where it is on the PCI bus, such as `00000000:65:00.0`.
+    #[serde(default)]
+    pub pci_bus_id: Option<Label>,
     /// 100 is one GPU.
     pub utilization_percent: Option<f64>,
     /// Memory bus.
@@ -38,20 +41,29 @@ pub struct Gpu {
     pub sm_clock_mhz: Option<u32>,
     /// Memory clock.
     pub memory_clock_mhz: Option<u32>,
-    /// Why clocks are low.
+    /// Why clocks are not as high as they could be, such as `sw_power_cap`, `hw_thermal_slowdown` or just `gpu_idle`.
     pub throttle_reasons: Vec<Label>,
     /// To the GPU.
     pub pcie_rx_bytes_per_second: Option<f64>,
     /// From the GPU.
     pub pcie_tx_bytes_per_second: Option<f64>,
-    /// Uncorrected memory errors.
+    /// Uncorrected memory errors in the GPU's life.
     pub ecc_uncorrected_total: Option<u64>,
+    /// Critical errors that the driver has told of (NVIDIA's Xid) since hbpf began to look.
+    #[serde(default)]
+    pub xid_errors_total: Option<u64>,
+    /// Number of the latest of them.
+    #[serde(default)]
+    pub last_xid: Option<u64>,
     /// MIG instances.
     pub instances: Vec<GpuInstance>,
     /// Who uses it.
     pub processes: Vec<GpuProcess>,
-    /// Age of the numbers where the driver does not answer.
+    /// Age of the numbers where the driver does not answer; null while they are of now.
     pub stale_seconds: Option<f64>,
+    /// What the driver says instead of numbers, as of a GPU that has fallen off the bus.
+    #[serde(default)]
+    pub problem: Option<Text>,
 }
 
 /// A MIG instance.

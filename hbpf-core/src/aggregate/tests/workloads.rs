@@ -1,7 +1,7 @@
 //! Exchanges by workload.
 
 use super::*;
-use crate::snapshot::{ProcessGpu, Workload, WorkloadKind};
+use crate::snapshot::{Gpu, GpuProcess, ProcessGpu, Workload, WorkloadKind};
 
 fn process(pid: u32, workload: &str) -> Process {
     Process {
@@ -157,6 +157,73 @@ fn workloads_that_have_ended_go_after_a_while_and_what_they_did_stays() {
     let frame = bench.frame(62.0);
     assert_eq!(rows(&frame), [("b", Some((1, Some(20))), None), ("other", Some((1, Some(20))), None)]);
     assert_eq!(bench.frame(1000.0).workloads.len(), 2, "one that lives stays however idle");
+}
+
+/// A GPU at 400 W with these users: process, share of its compute, memory.
+fn gpu(index: u32, users: &[(u32, Option<f64>, u64)]) -> Gpu {
+    let user = |(pid, sm_percent, memory): &(u32, Option<f64>, u64)| GpuProcess {
+        pid: *pid,
+        instance: None,
+        sm_percent: *sm_percent,
+        memory_bytes: Some(*memory),
+    };
+    Gpu {
+        index,
+        power_watts: Some(400.0),
+        utilization_percent: Some(90.0),
+        processes: users.iter().map(user).collect(),
+        ..Gpu::default()
+    }
+}
+
+/// A process that uses GPUs.
+fn on_gpu(pid: u32, workload: &str) -> Process {
+    Process { gpu: vec![ProcessGpu::default()], ..process(pid, workload) }
+}
+
+#[test]
+fn power_is_shared_by_what_is_computed_and_else_by_memory() {
+    let mut bench = Bench::new();
+    bench.facts.processes = vec![on_gpu(1, "a"), on_gpu(2, "a"), on_gpu(3, "b")];
+    let shares = |bench: &mut Bench, gpus: Vec<Gpu>| {
+        bench.facts.gpus = gpus;
+        let frame = bench.frame(1.0);
+        ["a", "b"].map(|key| {
+            let row = find(&frame, key);
+            (row.gpu_percent, row.gpu_memory_bytes, row.gpu_power_watts)
+        })
+    };
+    let computed = gpu(0, &[(1, Some(20.0), 10), (2, Some(40.0), 10), (3, Some(20.0), 60)]);
+    let expected = [(Some(60.0), Some(20), Some(300.0)), (Some(20.0), Some(60), Some(100.0))];
+    assert_eq!(shares(&mut bench, vec![computed]), expected);
+    let untold = gpu(0, &[(1, None, 10), (2, None, 10), (3, None, 60)]);
+    assert_eq!(shares(&mut bench, vec![untold]), [(None, Some(20), Some(100.0)), (None, Some(60), Some(300.0))]);
+    let idle = gpu(0, &[(1, Some(0.0), 10), (2, Some(0.0), 10), (3, Some(0.0), 60)]);
+    assert_eq!(shares(&mut bench, vec![idle])[0], (Some(0.0), Some(20), Some(100.0)));
+    // One GPU each: what the driver does not tell by process is all of it.
+    let apart = vec![gpu(0, &[(1, None, 10), (2, None, 10)]), gpu(1, &[(3, Some(50.0), 60)])];
+    let expected = [(Some(90.0), Some(20), Some(400.0)), (Some(50.0), Some(60), Some(400.0))];
+    assert_eq!(shares(&mut bench, apart), expected);
+    assert_eq!(shares(&mut bench, Vec::new()), [(None, None, None); 2]);
+}
+
+#[test]
+fn tokens_per_joule_is_the_rate_over_the_power() {
+    let mut bench = Bench::new();
+    bench.facts.processes = vec![on_gpu(1, "a"), process(2, "b")];
+    bench.facts.gpus = vec![gpu(0, &[(1, Some(50.0), 10)]), gpu(1, &[(1, Some(50.0), 10)])];
+    bench.frame(0.0);
+    for (id, pid) in [(1, 1), (2, 2)] {
+        bench.call(1.0, id, "m", |exchange| (exchange.pid, exchange.role) = (Some(Pid(pid)), Role::Server));
+    }
+    let frame = bench.frame(4.0);
+    let row = find(&frame, "a");
+    let rate = row.as_server.as_ref().unwrap().tokens_per_second.output.unwrap();
+    assert!(rate > 0.0);
+    assert_eq!((row.tokens_per_joule, row.tokens_per_second_per_gpu), (Some(rate / 800.0), Some(rate / 2.0)));
+    let without = find(&frame, "b");
+    assert_eq!((without.tokens_per_joule, without.tokens_per_second_per_gpu), (None, None));
+    assert_eq!(find(&bench.frame(60.0), "a").tokens_per_joule, None, "no tokens flow");
 }
 
 #[test]
