@@ -355,6 +355,7 @@ impl Worker {
                 Reply::Host(host) => self.facts.host = Some(*host),
                 Reply::Samples(samples) => self.facts.sample(samples),
                 Reply::Details(details) => self.facts.detail(details),
+                Reply::Gpu(gpu) => self.facts.gpu(*gpu),
                 Reply::Status(status) => {
                     self.take_status(*status)?;
                 }

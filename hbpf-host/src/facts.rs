@@ -7,8 +7,8 @@ use std::time::Duration;
 use hbpf_core::aggregate::HostFacts;
 use hbpf_core::engine::Counters;
 use hbpf_core::snapshot::{
-    Capture, CollectionError, Finding, GroupCost, Host, Lost, LostRecords, Overhead, Probe, ProbeState, SelfCost,
-    TlsVisibility, Visibility,
+    Capture, CollectionError, Finding, Gpu, GroupCost, Host, Lost, LostRecords, Overhead, Probe, ProbeState,
+    ProcessGpu, SelfCost, TlsVisibility, Visibility,
 };
 use hbpf_core::time::{Nanos, WallClock};
 use hbpf_ebpf::counter;
@@ -28,6 +28,9 @@ pub(crate) struct Facts {
     helper_pid: u32,
     pub(crate) host: Option<Host>,
     processes: Processes,
+    gpus: Vec<Gpu>,
+    /// Of the sample that is under way.
+    incoming_gpus: Vec<Gpu>,
     status: Status,
     /// Since when probes of any group are in place.
     watching_since: Option<Nanos>,
@@ -47,6 +50,8 @@ impl Facts {
             helper_pid,
             host: None,
             processes: Processes::default(),
+            gpus: Vec::new(),
+            incoming_gpus: Vec::new(),
             counted: [0; counter::COUNT as usize],
             status: Status::default(),
             watching_since: None,
@@ -69,8 +74,13 @@ impl Facts {
         self.processes.detail(details);
     }
 
+    pub(crate) fn gpu(&mut self, gpu: Gpu) {
+        self.incoming_gpus.push(gpu);
+    }
+
     /// The sample under way is complete. Gives the processes that have ended without news of it.
     pub(crate) fn sample_complete(&mut self, rounds: u64) -> Vec<u32> {
+        self.gpus = std::mem::take(&mut self.incoming_gpus);
         self.processes.sample_complete(rounds)
     }
 
@@ -81,12 +91,18 @@ impl Facts {
 
     /// Processes that will be shown and are not described yet.
     pub(crate) fn unknown(&self, talking: impl Iterator<Item = u32>) -> Vec<u32> {
-        self.processes.unknown(talking)
+        self.processes.unknown(talking.chain(self.gpu_users()))
     }
 
-    /// Whom the next sample looks at closely: hbpf itself, those that are `talking` to models, and the busiest others.
+    fn gpu_users(&self) -> impl Iterator<Item = u32> {
+        self.gpus.iter().flat_map(|gpu| &gpu.processes).map(|process| process.pid)
+    }
+
+    /// Whom the next sample looks at closely: hbpf itself, those that are `talking` to models or use a GPU, and the
+    /// busiest others.
     pub(crate) fn choose_closely(&mut self, talking: impl Iterator<Item = u32>) -> Vec<u32> {
-        self.processes.choose_closely(&[std::process::id(), self.helper_pid], talking)
+        let talking: Vec<u32> = talking.chain(self.gpu_users()).collect();
+        self.processes.choose_closely(&[std::process::id(), self.helper_pid], talking.into_iter())
     }
 
     /// Takes the state of the kernel side, with the CPU time of this process.
@@ -145,7 +161,11 @@ impl Facts {
         errors: Vec<CollectionError>,
     ) -> HostFacts {
         let boot = self.booted_at(clock);
-        let mut processes = self.processes.frame(boot, talking);
+        let talking: Vec<u32> = talking.chain(self.gpu_users()).collect();
+        let mut processes = self.processes.frame(boot, talking.into_iter());
+        for process in processes.iter_mut().filter(|process| !process.exited) {
+            process.gpu = self.gpus_of(process.pid);
+        }
         if !self.is_on(Group::LlmTls) {
             let why = self.why_off(Group::LlmTls);
             let living = processes.iter_mut().filter(|process| !process.exited);
@@ -155,11 +175,26 @@ impl Facts {
             host: self.host.clone().unwrap_or_default(),
             processes,
             workloads: self.processes.workloads(),
+            gpus: self.gpus.clone(),
             watching_since: self.watching_since,
             capture: self.capture(engine, malformed_records),
             findings: self.findings.clone(),
             errors,
         }
+    }
+
+    fn gpus_of(&self, pid: u32) -> Vec<ProcessGpu> {
+        let of = |gpu: &Gpu| {
+            let own = gpu.processes.iter().find(|process| process.pid == pid)?;
+            Some(ProcessGpu {
+                index: gpu.index,
+                uuid: gpu.uuid.clone(),
+                instance: own.instance.clone(),
+                sm_percent: own.sm_percent,
+                memory_bytes: own.memory_bytes,
+            })
+        };
+        self.gpus.iter().filter_map(of).collect()
     }
 
     fn capture(&self, engine: Counters, malformed_records: u64) -> Capture {

@@ -14,6 +14,7 @@ mod facts;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
 mod governor;
+mod gpu;
 mod helper;
 pub mod privsep;
 mod probes;

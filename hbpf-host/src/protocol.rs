@@ -5,7 +5,7 @@
 
 use hbpf_core::aggregate::WorkloadFacts;
 use hbpf_core::label::{Label, Text};
-use hbpf_core::snapshot::{Cgroup, Container, Host, HottestThread, TlsVisibility};
+use hbpf_core::snapshot::{Cgroup, Container, Gpu, Host, HottestThread, TlsVisibility};
 use serde::{Deserialize, Serialize};
 
 /// Longest message in either direction.
@@ -59,7 +59,7 @@ pub enum Request {
     Verdicts(Vec<FlowVerdict>),
     /// A request-target (path without query) at which a model answered: capture it from its first byte from now on.
     Learn(String),
-    /// Take a sample: [`Reply::Host`], [`Reply::Samples`], [`Reply::Details`], then [`Reply::Status`] and last
+    /// Take a sample: [`Reply::Host`], [`Reply::Samples`], [`Reply::Details`], [`Reply::Gpu`], then [`Reply::Status`] and last
     /// [`Reply::SampleEnd`].
     Sample {
         /// Echoed in [`Reply::SampleEnd`].
@@ -159,6 +159,8 @@ pub enum Reply {
     Samples(Vec<ProcessSample>),
     /// The same, of those that are looked at closely.
     Details(Vec<ProcessDetail>),
+    /// A GPU; at each [`Request::Sample`] all of them.
+    Gpu(Box<Gpu>),
     /// State of the probes; at each [`Request::Sample`] and whenever it changes.
     Status(Box<Status>),
     /// The sample is complete.

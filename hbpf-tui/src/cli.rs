@@ -98,6 +98,9 @@ pub(crate) struct Top {
     /// What observing may cost
     #[command(flatten)]
     pub(crate) bounds: Bounds,
+    /// Where GPUs are read
+    #[command(flatten)]
+    pub(crate) gpus: Gpus,
     /// Print plain frames to standard output instead of taking over the terminal
     #[arg(short, long)]
     pub(crate) batch: bool,
@@ -107,6 +110,7 @@ pub(crate) struct Top {
     /// Play a file of snapshots (as `hbpf snapshot --json --interval` writes it) instead of observing; needs no root
     #[arg(long, value_name = "FILE", conflicts_with_all = [
         "groups", "no_tls", "no_plain", "interval", "window", "max_overhead", "max_bytes_per_second",
+        "nvml_library",
     ])]
     pub(crate) replay: Option<PathBuf>,
 }
@@ -146,6 +150,9 @@ pub(crate) struct SnapshotArgs {
     /// What observing may cost
     #[command(flatten)]
     pub(crate) bounds: Bounds,
+    /// Where GPUs are read
+    #[command(flatten)]
+    pub(crate) gpus: Gpus,
 }
 
 impl SnapshotArgs {
@@ -200,6 +207,15 @@ pub(crate) struct Bounds {
     #[arg(long, value_name = "BYTES", default_value = "64MiB", value_parser = bytes_per_second,
         allow_hyphen_values = true)]
     pub(crate) max_bytes_per_second: u64,
+}
+
+/// How GPUs are read.
+#[derive(Args, Debug)]
+pub(crate) struct Gpus {
+    /// NVIDIA's management library, libnvidia-ml.so.1, where it lies in an unusual place. Without, it is looked for if a
+    /// driver is loaded
+    #[arg(long, value_name = "FILE")]
+    pub(crate) nvml_library: Option<PathBuf>,
 }
 
 /// A limit in percent of all CPUs, or none.

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::os::unix::process::ExitStatusExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::Instant;
@@ -42,10 +42,20 @@ impl Observer {
 
     /// The same with further arguments.
     pub fn start_with(arguments: &[&str]) -> Self {
+        let mut observer = Self::spawn(arguments, &[]);
+        observer.until("the probes on plain traffic are attached", |frame| {
+            frame.capture.probes.iter().any(|probe| probe.group == "llm-plain" && probe.state == ProbeState::On)
+        });
+        observer
+    }
+
+    /// Starts hbpf with these variables in its environment, and waits for nothing.
+    pub fn spawn(arguments: &[&str], environment: &[(&str, &Path)]) -> Self {
         let errors = tempfile::NamedTempFile::new().expect("a temporary file can be made");
         let mut child = Command::new(&programs().hbpf)
             .args(["snapshot", "--json", "--interval", INTERVAL])
             .args(arguments)
+            .envs(environment.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(File::create(errors.path()).expect("it can be written to"))
@@ -60,11 +70,7 @@ impl Observer {
                 }
             }
         });
-        let mut observer = Self { child, lines, errors, raw: Vec::new(), finished: Vec::new(), latest: None };
-        observer.until("the probes on plain traffic are attached", |frame| {
-            frame.capture.probes.iter().any(|probe| probe.group == "llm-plain" && probe.state == ProbeState::On)
-        });
-        observer
+        Self { child, lines, errors, raw: Vec::new(), finished: Vec::new(), latest: None }
     }
 
     /// hbpf's process.

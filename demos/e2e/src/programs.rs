@@ -10,13 +10,25 @@ pub struct Programs {
     pub hbpf: PathBuf,
     /// `hbpf-demo-server`.
     pub server: PathBuf,
+    /// The stand-in for `libnvidia-ml.so.1`.
+    pub nvml: PathBuf,
+}
+
+impl Programs {
+    fn in_directory(directory: &Path) -> Self {
+        Self {
+            hbpf: directory.join("hbpf"),
+            server: directory.join("hbpf-demo-server"),
+            nvml: directory.join("libhbpf_demo_nvml.so"),
+        }
+    }
 }
 
 static PROGRAMS: OnceLock<Programs> = OnceLock::new();
 
 /// Takes the programs that lie in this directory, instead of building them.
 pub fn use_programs_in(directory: &Path) {
-    let programs = Programs { hbpf: directory.join("hbpf"), server: directory.join("hbpf-demo-server") };
+    let programs = Programs::in_directory(directory);
     assert!(PROGRAMS.set(programs).is_ok(), "the programs are chosen before they are used");
 }
 
@@ -30,7 +42,7 @@ pub fn programs() -> &'static Programs {
         // Tests lie in target/debug/deps.
         let own = std::env::current_exe().expect("a test knows where it lies");
         let directory = own.parent().and_then(Path::parent).expect("tests lie two directories below the target");
-        Programs { hbpf: directory.join("hbpf"), server: directory.join("hbpf-demo-server") }
+        Programs::in_directory(directory)
     })
 }
 

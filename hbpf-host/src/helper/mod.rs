@@ -21,6 +21,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 
 use crate::discover::{Changes, Libraries, system_directories};
+use crate::gpu::Gpus;
 use crate::privsep::{self, SplitOptions};
 use crate::probes::{ProbeError, Probes};
 use crate::process::{Samples, Table, self_usage};
@@ -55,9 +56,11 @@ const LIFECYCLE_BATCH: usize = 256;
 const REQUEST_BATCH: usize = 64;
 
 /// Runs the helper until the other side has gone.
-pub(crate) fn main(socket: OwnedFd, options: &SplitOptions) -> ! {
+///
+/// `gpus` is the socket to the process that reads GPUs.
+pub(crate) fn main(socket: OwnedFd, gpus: Option<OwnedFd>, options: &SplitOptions) -> ! {
     detach_from_terminal();
-    close_others(&socket);
+    close_others(&std::iter::once(&socket).chain(&gpus).collect::<Vec<_>>());
     raise_descriptor_limit();
     let mut outbox = Outbox::new(Socket::new(socket));
     if let Err(error) = privsep::hold_helper(options) {
@@ -73,7 +76,7 @@ pub(crate) fn main(socket: OwnedFd, options: &SplitOptions) -> ! {
             *place = location.to_string();
         }
     }));
-    let ended = catch_unwind(AssertUnwindSafe(|| Helper::new(&mut outbox).run()));
+    let ended = catch_unwind(AssertUnwindSafe(|| Helper::new(&mut outbox, gpus).run()));
     if ended.is_err() {
         let place = place.lock().map(|place| place.clone()).unwrap_or_default();
         outbox.error("helper", &format!("the helper process failed at {place}; please report it"));
@@ -83,7 +86,7 @@ pub(crate) fn main(socket: OwnedFd, options: &SplitOptions) -> ! {
 }
 
 /// The terminal's signals and its output are the other side's business.
-fn detach_from_terminal() {
+pub(crate) fn detach_from_terminal() {
     let _ = nix::unistd::setsid();
     let ignore = SigAction::new(SigHandler::SigIgn, SaFlags::empty(), SigSet::empty());
     for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT, Signal::SIGTSTP, Signal::SIGPIPE] {
@@ -99,11 +102,11 @@ fn detach_from_terminal() {
 }
 
 /// What the other side has open, such as a file to write to, is none of ours.
-fn close_others(socket: &OwnedFd) {
-    let ours = socket.as_raw_fd();
+pub(crate) fn close_others(ours: &[&OwnedFd]) {
+    let ours: Vec<i32> = ours.iter().map(|fd| fd.as_raw_fd()).collect();
     let open = std::fs::read_dir("/proc/self/fd").into_iter().flatten().flatten();
     let open: Vec<i32> = open.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
-    for fd in open.into_iter().filter(|fd| *fd > libc::STDERR_FILENO && *fd != ours) {
+    for fd in open.into_iter().filter(|fd| *fd > libc::STDERR_FILENO && !ours.contains(fd)) {
         // SAFETY: whoever owned the descriptor is in the other process; the copies here are never used or dropped.
         unsafe { libc::close(fd) };
     }
@@ -123,6 +126,7 @@ struct Helper<'a> {
     switches: u64,
     libraries: Libraries,
     processes: Table,
+    gpus: Gpus,
     rescans: Rescans,
     endings: Endings,
     next_scan: Instant,
@@ -131,13 +135,14 @@ struct Helper<'a> {
 }
 
 impl<'a> Helper<'a> {
-    fn new(outbox: &'a mut Outbox) -> Self {
+    fn new(outbox: &'a mut Outbox, gpus: Option<OwnedFd>) -> Self {
         Self {
             outbox,
             probes: Probes::new(),
             switches: 0,
             libraries: Libraries::new(PathBuf::from(PROC)),
             processes: Table::new(PathBuf::from(PROC)),
+            gpus: Gpus::new(gpus),
             rescans: Rescans::default(),
             endings: Endings::default(),
             next_scan: Instant::now(),
@@ -158,6 +163,9 @@ impl<'a> Helper<'a> {
                 }
             }
             self.handle_lifecycle();
+            for problem in self.gpus.receive() {
+                self.outbox.error("gpu", &problem);
+            }
             self.handle_time(Instant::now());
             if matches!(self.outbox.flush(), Err(SocketError::Closed)) {
                 return;
@@ -179,6 +187,7 @@ impl<'a> Helper<'a> {
         let mut ready = vec![PollFd::new(self.outbox.as_fd(), wanted)];
         ready.extend(self.probes.lifecycle_fd().map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
         ready.extend(self.libraries.news_fd().map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
+        ready.extend(self.gpus.fd().map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
         match poll(&mut ready, timeout) {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(error) => panic!("poll: {error}"),
@@ -279,6 +288,9 @@ impl<'a> Helper<'a> {
         }
         for part in details.chunks(outbox::DETAILS_PER_MESSAGE) {
             self.outbox.send(Reply::Details(part.to_vec()));
+        }
+        for gpu in self.gpus.now() {
+            self.outbox.send(Reply::Gpu(Box::new(gpu)));
         }
         self.send_status();
         self.outbox.send(Reply::SampleEnd { sequence, rounds });
@@ -433,7 +445,7 @@ mod tests {
     fn a_status_says_how_many_switches_it_follows() {
         let (ours, theirs) = socket::pair().unwrap();
         let (mut outbox, mut other) = (Outbox::new(Socket::new(ours)), Socket::new(theirs));
-        let mut helper = Helper::new(&mut outbox);
+        let mut helper = Helper::new(&mut outbox, None);
         let mut switches = |request| {
             helper.handle(request);
             let (reply, _) = other.receive().unwrap().unwrap();

@@ -9,9 +9,13 @@ mod guard;
 mod output;
 
 use std::io;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 
 use nix::libc;
-use nix::unistd::{ForkResult, fork};
+use nix::sys::prctl;
+use nix::sys::signal::Signal;
+use nix::unistd::{ForkResult, fork, getpid, getppid};
 
 pub use crate::socket::SocketError;
 #[cfg(test)]
@@ -25,13 +29,15 @@ pub use filter::ConfineError;
 pub use output::{OutputError, create_output};
 
 use crate::protocol::Group;
-use crate::{helper, socket};
+use crate::{gpu, helper, socket};
 
 /// How to split.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct SplitOptions {
     /// Whom the unprivileged side runs as when it was started as root; `None`: the user who called sudo, or nobody.
     pub account: Option<Account>,
+    /// NVIDIA's management library (`libnvidia-ml.so.1`); `None`: the system's, where a driver is loaded.
+    pub nvml_library: Option<PathBuf>,
 }
 
 /// Why the process could not be split, or its privileges not be given up.
@@ -54,20 +60,46 @@ pub enum SplitError {
 /// To be called before any thread starts and before anything is opened or printed. The helper never returns from here.
 pub fn split(options: &SplitOptions) -> Result<HelperClient, SplitError> {
     require_one_thread()?;
+    let gpus = fork_gpu_reader(options)?;
     let (ours, theirs) = socket::pair()?;
     // SAFETY: this is the only thread, so the child's memory is as consistent as ours.
     match unsafe { fork() }.map_err(io::Error::from)? {
         ForkResult::Child => {
             drop(ours);
-            helper::main(theirs, options)
+            helper::main(theirs, gpus, options)
         }
         ForkResult::Parent { child } => {
-            drop(theirs);
+            drop((theirs, gpus));
             take_precedence();
             let client = HelperClient::new(ours, child);
             credentials::give_up(options.account)?;
             Ok(client)
         }
+    }
+}
+
+/// Forks the process that reads GPUs, if there are any to read. Gives the helper's end of the socket to it.
+fn fork_gpu_reader(options: &SplitOptions) -> Result<Option<OwnedFd>, SplitError> {
+    let Some(library) = gpu::library_to_read(options.nvml_library.as_deref()) else { return Ok(None) };
+    let (ours, theirs) = socket::pair()?;
+    let parent = getpid();
+    // SAFETY: this is the only thread, so the child's memory is as consistent as ours.
+    match unsafe { fork() }.map_err(io::Error::from)? {
+        ForkResult::Child => {
+            drop(ours);
+            helper::detach_from_terminal();
+            helper::close_others(&[&theirs]);
+            let is_ready = credentials::give_up(options.account).is_ok()
+                // A call that hangs must not outlive us. Becoming another user takes this back, so it comes after.
+                && prctl::set_pdeathsig(Signal::SIGKILL).is_ok()
+                && getppid() == parent;
+            if is_ready {
+                gpu::read_for_ever(theirs, &library);
+            }
+            // SAFETY: this process has one thread and nothing to clean up.
+            unsafe { libc::_exit(1) }
+        }
+        ForkResult::Parent { .. } => Ok(Some(ours)),
     }
 }
 

@@ -186,6 +186,7 @@ impl Subject {
                 Reply::Lifecycle { kind, pid, comm, .. } => say(&format!("lifecycle {kind} {pid} {comm}")),
                 Reply::Samples(list) => say(&format!("samples {}", list.len())),
                 Reply::Details(list) => say(&format!("details {}", list.len())),
+                Reply::Gpu(gpu) => say(&format!("gpu {}", gpu.index)),
                 Reply::Host(host) => say(&format!("host {:?}", host.hostname)),
                 Reply::SampleEnd { sequence, .. } => say(&format!("sample-end {sequence}")),
                 Reply::Owners(owners) => say(&format!("owners {owners:?}")),

@@ -50,7 +50,7 @@ pub(crate) fn run(arguments: &SnapshotArgs) -> Result<ExitCode> {
     let file = arguments.output.as_deref().filter(|path| *path != Path::new("-"));
     let mut output = file.map(privsep::create_output).transpose()?;
     let width = if output.is_some() { None } else { text::terminal_width() };
-    let session = live::Session::begin()?;
+    let session = live::Session::begin(&arguments.gpus)?;
     let (sender, updates) = std::sync::mpsc::channel();
     let control = session.start(options, move |update| {
         // After the last frame nobody listens.

@@ -36,7 +36,7 @@ enum Start<'a> {
 
 fn source(arguments: &Top) -> Result<Start<'_>> {
     match &arguments.replay {
-        None => Ok(Start::Live(live::Session::begin()?, arguments)),
+        None => Ok(Start::Live(live::Session::begin(&arguments.gpus)?, arguments)),
         Some(path) => {
             let renounce = || privsep::renounce(&SplitOptions::default()).context("cannot start");
             let open = || File::open(path).with_context(|| format!("cannot open {}", path.display()));
