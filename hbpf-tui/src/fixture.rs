@@ -140,6 +140,13 @@ fn processes() -> Vec<Process> {
             swap_bytes: Some(0),
             major_faults_per_second: Some(0.0),
             unit: Some("vllm.service".into()),
+            gpu: vec![ProcessGpu {
+                index: 0,
+                uuid: "GPU-00000000".into(),
+                instance: None,
+                sm_percent: Some(85.0),
+                memory_bytes: Some(70 << 30),
+            }],
             cgroup: Some(Cgroup {
                 path: "/system.slice/vllm.service".into(),
                 cpu_limit_cores: Some(4.0),
@@ -169,6 +176,48 @@ fn processes() -> Vec<Process> {
         },
         process(901, "postgres", "postgres", 1.2, 96),
         process(1, "systemd", "root", 0.0, 12),
+    ]
+}
+
+/// Two GPUs, one of which has fallen off the bus.
+pub(crate) fn gpus() -> Vec<Gpu> {
+    let gpu = |index: u32| Gpu {
+        index,
+        uuid: format!("GPU-{index:08x}").into(),
+        name: "NVIDIA H100 80GB HBM3".into(),
+        vendor: "nvidia".into(),
+        driver: Some("570.124.06".into()),
+        ..Gpu::default()
+    };
+    vec![
+        Gpu {
+            utilization_percent: Some(88.0),
+            memory_utilization_percent: Some(46.0),
+            memory_used_bytes: Some(71 << 30),
+            memory_total_bytes: Some(80 << 30),
+            power_watts: Some(512.0),
+            power_limit_watts: Some(700.0),
+            energy_joules_total: Some(1.2e9),
+            temperature_celsius: Some(86.0),
+            sm_clock_mhz: Some(1755),
+            memory_clock_mhz: Some(2619),
+            throttle_reasons: vec!["sw_power_cap".into()],
+            pcie_rx_bytes_per_second: Some(1.25e9),
+            pcie_tx_bytes_per_second: Some(3.1e8),
+            ecc_uncorrected_total: Some(0),
+            xid_errors_total: Some(0),
+            processes: vec![
+                GpuProcess { pid: 1291, instance: None, sm_percent: Some(85.0), memory_bytes: Some(70 << 30) },
+                GpuProcess { pid: 99, instance: None, sm_percent: Some(0.0), memory_bytes: None },
+            ],
+            ..gpu(0)
+        },
+        Gpu {
+            problem: Some("it has fallen off the bus or does not answer".into()),
+            xid_errors_total: Some(1),
+            last_xid: Some(79),
+            ..gpu(1)
+        },
     ]
 }
 

@@ -8,6 +8,7 @@ mod fixture;
 mod format;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
+mod gpus;
 mod live;
 mod probes;
 mod replay;

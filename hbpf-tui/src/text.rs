@@ -6,6 +6,7 @@ use hbpf_core::snapshot::{Distribution, GroupCost, Latency, LlmStats, Snapshot};
 use hbpf_host::protocol::Group;
 
 use crate::format::{self, UNKNOWN, known};
+use crate::gpus;
 use crate::probes;
 use crate::rows::{self, ProcessColumn, ProcessRow, RequestColumn, Span};
 use crate::sets;
@@ -44,6 +45,9 @@ pub(crate) fn render(snapshot: &Snapshot, style: Style) -> String {
     processes(&mut out, snapshot, style);
     let (columns, workloads) = workloads::table(snapshot);
     section(&mut out, "Workloads", &columns, workloads, style.width);
+    let gpus = snapshot.gpus.iter().map(gpus::cells).collect();
+    section(&mut out, "GPUs", &gpus::columns(), gpus, style.width);
+    section(&mut out, "Processes on GPUs", &gpus::user_columns(), gpus::users(snapshot), style.width);
     models(&mut out, snapshot, style.width);
     endpoints(&mut out, snapshot, style.width);
     let requests = &snapshot.requests;

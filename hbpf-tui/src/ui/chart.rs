@@ -6,12 +6,17 @@ use hbpf_core::snapshot::Distribution;
 /// what is above nothing shows at least as the lowest bar.
 pub(crate) fn bars(values: &[Option<f64>], height: usize, symbols: &[char; 9]) -> Vec<String> {
     let max = values.iter().flatten().copied().filter(|value| value.is_finite()).fold(0.0, f64::max);
+    bars_up_to(values, max, height, symbols)
+}
+
+/// The same, scaled from 0 to `max`.
+pub(crate) fn bars_up_to(values: &[Option<f64>], max: f64, height: usize, symbols: &[char; 9]) -> Vec<String> {
     let steps = symbols.len() - 1;
     let levels: Vec<usize> = values
         .iter()
         .map(|value| match value {
             Some(value) if *value > 0.0 && max > 0.0 => {
-                ((value / max * (steps * height) as f64).round() as usize).max(1)
+                ((value / max * (steps * height) as f64).round() as usize).max(1).min(steps * height)
             }
             _ => 0,
         })

@@ -2,7 +2,7 @@
 
 use hbpf_core::exchange::Role;
 use hbpf_core::label::Label;
-use hbpf_core::snapshot::{Distribution, LlmStats, Process, Request, TokensSource};
+use hbpf_core::snapshot::{Distribution, LlmStats, Process, ProcessGpu, Request, TokensSource};
 use ratatui::layout::Rect;
 
 use super::chart::{self, Histogram};
@@ -135,6 +135,9 @@ fn process_facts(process: &Process, stats: Option<&LlmStats>) -> Vec<Vec<Fact>> 
     lines[1].push(plain("library", known(visibility.library.as_ref(), Label::to_string)));
     lines.push(scheduling_facts(process));
     lines.push(memory_facts(process));
+    if !process.gpu.is_empty() {
+        lines.push(gpu_facts(process));
+    }
     if let Some(reason) = &visibility.reason {
         lines.push(vec![("why not all", reason.to_string(), Tone::Warn)]);
     }
@@ -197,6 +200,20 @@ fn memory_facts(process: &Process) -> Vec<Fact> {
     facts.extend(container.map(|container| plain("container", container)));
     facts.extend(process.unit.as_ref().map(|unit| plain("unit", unit.to_string())));
     facts
+}
+
+/// What it has of each GPU.
+fn gpu_facts(process: &Process) -> Vec<Fact> {
+    let of = |gpu: &ProcessGpu| {
+        let part = gpu.instance.as_ref().map(|part| format!("/{part}")).unwrap_or_default();
+        let computes = known(gpu.sm_percent, |percent| format::percent(percent) + "%");
+        (
+            "gpu",
+            format!("{}{part} computes {computes} holds {}", gpu.index, known(gpu.memory_bytes, format::bytes)),
+            Tone::Plain,
+        )
+    };
+    process.gpu.iter().map(of).collect()
 }
 
 fn request_facts(stats: &LlmStats) -> Vec<Fact> {

@@ -25,6 +25,7 @@ pub(crate) fn draw(buffer: &mut Buffer, state: &State, theme: &Theme) {
         }
         (None, Page::Models) => tables::models(&mut painter, areas.body, state),
         (None, Page::Workloads) => tables::workloads(&mut painter, areas.body, state),
+        (None, Page::Gpus) => tables::gpus(&mut painter, areas.body, state),
         (None, Page::Probes) => tables::probes(&mut painter, areas.body, state),
         (None, Page::Process(identity)) => detail::process(&mut painter, areas.body, state, identity),
         (None, Page::Request(id)) => detail::request(&mut painter, areas.body, state, id),
@@ -40,6 +41,7 @@ pub(crate) fn scroll_limit(state: &State) -> usize {
         (None, Page::Main) => 0,
         (None, Page::Models) => tables::models_scroll(area, state),
         (None, Page::Workloads) => tables::workloads_scroll(area, state),
+        (None, Page::Gpus) => tables::gpus_scroll(area, state),
         (None, Page::Probes) => tables::probes_scroll(area, state),
         (None, Page::Process(identity)) => detail::process_scroll(area, state, identity),
         (None, Page::Request(id)) => detail::request_scroll(area, state, id),
@@ -58,6 +60,7 @@ fn footer(painter: &mut Painter<'_>, area: Rect, state: &State) {
             ("< >", "sort"),
             ("t", "workloads"),
             ("m", "models"),
+            ("u", "GPUs"),
             ("Space", "pause"),
             ("w", "window"),
             ("r", "reverse"),
@@ -78,7 +81,7 @@ fn footer(painter: &mut Painter<'_>, area: Rect, state: &State) {
         (None, Page::Probes) => {
             &[("?", "help"), ("q", "quit"), ("Esc", "back"), ("1 2", "switch a group"), ("Up Down", "scroll")]
         }
-        (None, Page::Models | Page::Workloads | Page::Request(_)) => {
+        (None, Page::Models | Page::Workloads | Page::Gpus | Page::Request(_)) => {
             &[("?", "help"), ("q", "quit"), ("Esc", "back"), ("Up Down", "scroll")]
         }
     };

@@ -8,6 +8,7 @@ use super::layout;
 use super::paint::{Painter, Piece};
 use super::state::{Source, State};
 use crate::format::{self, known};
+use crate::gpus::Summary;
 use crate::summary::{self, GroupState};
 use crate::table::{self, Tone};
 
@@ -25,7 +26,7 @@ pub(crate) fn height(state: &State) -> u16 {
     let of_snapshot = state.snapshot().map_or(0, |snapshot| {
         let lost = !summary::losses(&snapshot.capture.lost).is_empty();
         let problem = problem_lines(snapshot, usize::from(state.size.0)).map_or(0, |(lines, _)| lines.len());
-        u16::from(lost) + problem as u16
+        u16::from(lost) + problem as u16 + u16::from(!snapshot.gpus.is_empty())
     });
     FIXED_LINES + u16::from(state.ended.is_some()) + of_snapshot
 }
@@ -37,6 +38,10 @@ pub(crate) fn draw(painter: &mut Painter<'_>, area: Rect, state: &State) {
     probes(painter, layout::line(area, 1), state, capture);
     machine(painter, layout::line(area, 2), snapshot.map(|snapshot| &snapshot.host));
     let mut next = FIXED_LINES;
+    if let Some(gpus) = snapshot.and_then(|snapshot| Summary::of(&snapshot.gpus)) {
+        gpu(painter, layout::line(area, next), &gpus);
+        next += 1;
+    }
     if let Some((text, tone)) = ended(state) {
         let piece = painter.piece(format!(" {text}"), tone);
         painter.pieces(layout::line(area, next), &[piece]);
@@ -164,19 +169,52 @@ fn machine(painter: &mut Painter<'_>, area: Rect, host: Option<&Host>) {
     painter.pieces(area, &pieces);
 }
 
+/// All GPUs in a line like that of the machine.
+fn gpu(painter: &mut Painter<'_>, area: Rect, gpus: &Summary) {
+    let memory_percent = match (gpus.memory_used_bytes, gpus.memory_total_bytes) {
+        (Some(used), Some(total)) if total > 0 => Some(used as f64 * 100.0 / total as f64),
+        _ => None,
+    };
+    let utilization = known(gpus.utilization_percent, |p| format!("{p:.0}%"));
+    let memory =
+        format!("{}/{}", known(gpus.memory_used_bytes, format::bytes), known(gpus.memory_total_bytes, format::bytes));
+    let watts = known(gpus.power_watts, |watts| format!("{watts:.0} W"));
+    let texts = [format!(" gpu {utilization:>4} "), format!("  mem {memory} "), format!("  {watts}  {}", gpus.name)];
+    let trouble = match gpus.troubled {
+        0 => String::new(),
+        count => format!("  {count} in trouble"),
+    };
+    let words: usize = texts.iter().map(String::len).sum::<usize>() + trouble.len();
+    let meter_width = usize::from(area.width).saturating_sub(words + 2).min(80) / 2;
+    let [utilization, memory, power] = texts;
+    // A GPU is there to be busy, and its memory to be full: neither is bad.
+    let mut pieces = vec![painter.piece(utilization, Tone::Plain)];
+    pieces.extend(plain_meter(painter, gpus.utilization_percent, meter_width, Tone::Good));
+    pieces.push(painter.piece(memory, Tone::Plain));
+    pieces.extend(plain_meter(painter, memory_percent, meter_width, Tone::Accent));
+    pieces.push(painter.piece(power, Tone::Plain));
+    pieces.push(painter.piece(trouble, Tone::Bad));
+    painter.pieces(area, &pieces);
+}
+
 /// A meter, red from 90 % on; nothing where it would be too short to read.
 fn meter(painter: &Painter<'_>, percent: Option<f64>, cells: usize) -> Vec<Piece> {
+    let tone = match percent {
+        Some(90.0..) => Tone::Bad,
+        Some(70.0..) => Tone::Warn,
+        _ => Tone::Good,
+    };
+    plain_meter(painter, percent, cells, tone)
+}
+
+/// A meter of one colour.
+fn plain_meter(painter: &Painter<'_>, percent: Option<f64>, cells: usize, tone: Tone) -> Vec<Piece> {
     if cells < 4 {
         return Vec::new();
     }
     let [full, free] = painter.theme.symbols.meter.map(String::from);
     let percent = percent.filter(|p| p.is_finite()).unwrap_or(0.0).clamp(0.0, 100.0);
     let used = (percent / 100.0 * cells as f64).round() as usize;
-    let tone = match percent {
-        90.0.. => Tone::Bad,
-        70.0.. => Tone::Warn,
-        _ => Tone::Good,
-    };
     vec![painter.piece(full.repeat(used), tone), painter.piece(free.repeat(cells - used), Tone::Dim)]
 }
 

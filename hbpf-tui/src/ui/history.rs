@@ -1,11 +1,14 @@
 //! What the sparklines are drawn from: a few numbers of each frame, for as long as a wide terminal can show.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use hbpf_core::snapshot::Snapshot;
 
 /// Frames kept: one column each, more than any terminal is wide.
 const CAPACITY: usize = 512;
+
+/// GPUs of which it is kept.
+const MAX_GPUS: usize = 64;
 
 /// The numbers kept of one frame.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -20,11 +23,22 @@ pub(crate) struct Point {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct History {
     points: VecDeque<Point>,
+    /// Utilization of each GPU, by its index, in the same frames.
+    gpus: BTreeMap<u32, VecDeque<Option<f64>>>,
 }
 
 impl History {
     /// Adds a frame, dropping the oldest if there is no room.
     pub(crate) fn push(&mut self, snapshot: &Snapshot) {
+        for gpu in snapshot.gpus.iter().take(MAX_GPUS) {
+            let values = self.gpus.entry(gpu.index).or_default();
+            if values.len() == CAPACITY {
+                values.pop_front();
+            }
+            values.push_back(gpu.utilization_percent.filter(|_| gpu.stale_seconds.is_none()));
+        }
+        // Those that are no longer there, and whatever a recording may make up.
+        self.gpus.retain(|index, _| snapshot.gpus.iter().any(|gpu| gpu.index == *index));
         let totals = &snapshot.totals;
         if self.points.len() == CAPACITY {
             self.points.pop_front();
@@ -35,6 +49,13 @@ impl History {
             input_per_second: totals.tokens_per_second.input,
             first_token_p50: totals.latency.window.time_to_first_token_seconds.as_ref().map(|d| d.p50),
         });
+    }
+
+    /// The last `count` values of a GPU's utilization in percent, oldest first.
+    pub(crate) fn gpu(&self, index: u32, count: usize) -> Vec<Option<f64>> {
+        let values = self.gpus.get(&index).into_iter().flatten();
+        let skipped = self.gpus.get(&index).map_or(0, |values| values.len().saturating_sub(count));
+        values.skip(skipped).copied().collect()
     }
 
     /// The last `count` values of one of the numbers, oldest first.
@@ -58,5 +79,22 @@ mod tests {
         }
         assert_eq!(history.points.len(), CAPACITY);
         assert_eq!(history.last(2, |p| p.requests_per_second), [Some(513.0), Some(514.0)]);
+    }
+
+    #[test]
+    fn a_stale_gpu_has_a_hole_in_its_history_and_one_that_is_gone_has_none() {
+        let mut history = History::default();
+        let mut snapshot = fixture::rich();
+        snapshot.gpus = fixture::gpus();
+        for i in 0..CAPACITY + 3 {
+            snapshot.gpus[0].utilization_percent = Some(i as f64);
+            snapshot.gpus[0].stale_seconds = (i == CAPACITY + 1).then_some(3.0);
+            history.push(&snapshot);
+        }
+        assert_eq!(history.gpu(0, 3), [Some(512.0), None, Some(514.0)]);
+        assert_eq!(history.gpu(0, 1000).len(), CAPACITY);
+        snapshot.gpus.clear();
+        history.push(&snapshot);
+        assert!(history.gpu(0, 3).is_empty());
     }
 }

@@ -43,6 +43,7 @@ fn of_key(key: &KeyEvent) -> Option<Action> {
         KeyCode::Char('s') => Action::ToggleRole,
         KeyCode::Char('m') => Action::ToggleModels,
         KeyCode::Char('t') => Action::ToggleWorkloads,
+        KeyCode::Char('u') => Action::ToggleGpus,
         KeyCode::Char('p') => Action::ToggleProbes,
         KeyCode::Char('a') => Action::ToggleIdle,
         _ => return None,

@@ -11,7 +11,7 @@ use crate::summary;
 use crate::table::{self, Align, Tone};
 
 /// Keys and what they do; an empty key continues the line above or explains.
-const HELP: [(&str, &str); 38] = [
+const HELP: [(&str, &str); 40] = [
     ("Up Down PgUp PgDn", "move the selection (also k j); Home follows the top row"),
     ("Enter", "details of the selected process or request"),
     ("Esc", "back"),
@@ -23,6 +23,7 @@ const HELP: [(&str, &str); 38] = [
     ("s", "in a process's details: its other role"),
     ("t", "workloads: pods, containers, units, trees of processes"),
     ("m", "models and endpoints"),
+    ("u", "GPUs, and the processes on them"),
     ("1 2", "switch a group of probes on or off"),
     ("p", "probes, and what each costs"),
     ("Space", "freeze the view; collection goes on"),
@@ -43,6 +44,7 @@ const HELP: [(&str, &str); 38] = [
     ("CPU%", "100 is one core"),
     ("CPUs/k TOK/J", "CPU seconds per thousand output tokens, output tokens per"),
     ("", "joule of GPU energy, at the pace of now"),
+    ("GPU% UTIL% SM%", "100 is one GPU"),
     ("TLS", "no lib: no TLS library that hbpf knows is loaded; programs"),
     ("", "with TLS of their own (Go, rustls) are not recognised yet"),
     ("", "seen: its traffic can be read; partial, BLIND: not all, or"),

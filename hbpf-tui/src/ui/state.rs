@@ -29,6 +29,7 @@ pub(crate) enum Page {
     Main,
     Models,
     Workloads,
+    Gpus,
     Probes,
     Process(Identity),
     Request(Label),
@@ -81,6 +82,7 @@ pub(crate) enum Action {
     ToggleIdle,
     ToggleModels,
     ToggleWorkloads,
+    ToggleGpus,
     ToggleProbes,
     Show(Overlay),
 }
@@ -274,6 +276,7 @@ impl State {
             Action::ToggleIdle => self.show_idle = !self.show_idle,
             Action::ToggleModels => self.toggle_page(Page::Models),
             Action::ToggleWorkloads => self.toggle_page(Page::Workloads),
+            Action::ToggleGpus => self.toggle_page(Page::Gpus),
             Action::ToggleProbes => self.toggle_page(Page::Probes),
             Action::Show(overlay) => {
                 self.overlay = if self.overlay == Some(overlay) { None } else { Some(overlay) };

@@ -3,10 +3,12 @@
 use hbpf_core::snapshot::{Request, Snapshot};
 use ratatui::layout::Rect;
 
+use super::chart;
 use super::layout;
 use super::paint::Painter;
 use super::state::{Focus, State};
 use crate::format;
+use crate::gpus;
 use crate::probes;
 use crate::rows::{ProcessColumn, ProcessRow, RequestColumn, Span};
 use crate::sets;
@@ -20,6 +22,10 @@ const NOTHING_YET: &str = "no requests to models seen yet";
 const NO_SAMPLE: &str = "no processes sampled yet";
 /// The same while those without model traffic are hidden.
 const NO_PROCESS: &str = "no process has talked to a model yet; a shows the others";
+/// What an empty table of GPUs says.
+const NO_GPU: &str = "no GPU is read: there is no driver, or `hbpf doctor` says what is missing";
+/// More GPUs than this have no line of history each: their processes need the room.
+const MAX_HISTORIES: usize = 8;
 /// What an empty table of workloads says.
 const NO_WORKLOAD: &str = "nothing has talked to a model or used a GPU yet";
 /// What an empty table of requests says where none can be seen.
@@ -177,6 +183,49 @@ pub(crate) fn workloads(painter: &mut Painter<'_>, area: Rect, state: &State) {
 pub(crate) fn workloads_scroll(area: Rect, state: &State) -> usize {
     let rows = state.snapshot().map_or(0, |snapshot| snapshot.workloads.len());
     rows.saturating_sub(usize::from(area.height.saturating_sub(2)))
+}
+
+/// GPUs, with what they have been doing lately, and below them who uses them; both scroll.
+pub(crate) fn gpus(painter: &mut Painter<'_>, area: Rect, state: &State) {
+    let Some(snapshot) = state.snapshot() else { return };
+    let rows = snapshot.gpus.iter().map(gpus::cells).collect::<Vec<_>>();
+    let users = gpus::users(snapshot);
+    let [top, rest] = two_areas(area, [rows.len() + history_lines(snapshot), users.len()]);
+    let mut table = top;
+    let history = table.height.saturating_sub(rows.len() as u16 + 3).min(history_lines(snapshot) as u16);
+    table.height -= history;
+    set(painter, table, &format!("GPUs {}", rows.len()), &gpus::columns(), &rows, state.scroll);
+    if rows.is_empty() {
+        let style = painter.theme.tone(Tone::Dim);
+        painter.text(layout::line(area, 2), 1, NO_GPU, style);
+    }
+    let below = Rect { y: top.y + table.height, height: history, ..top };
+    gpu_history(painter, below, state, snapshot);
+    set(painter, rest, &format!("Processes on GPUs {}", users.len()), &gpus::user_columns(), &users, state.scroll);
+}
+
+/// A line for each GPU's utilization lately, where they are few enough.
+fn history_lines(snapshot: &Snapshot) -> usize {
+    if snapshot.gpus.len() <= MAX_HISTORIES { snapshot.gpus.len() } else { 0 }
+}
+
+fn gpu_history(painter: &mut Painter<'_>, area: Rect, state: &State, snapshot: &Snapshot) {
+    const NAME: usize = 12;
+    let width = usize::from(area.width).saturating_sub(NAME + 1);
+    for (line, gpu) in (0..area.height).zip(&snapshot.gpus) {
+        let values = state.frame().history.gpu(gpu.index, width);
+        // In percent, so that a GPU that does little does not look busy.
+        let bars = chart::bars_up_to(&values, 100.0, 1, &painter.theme.symbols.bars);
+        let name = format!("GPU {} util", gpu.index);
+        painter.text(layout::line(area, line), 1, &name, painter.theme.tone(Tone::Dim));
+        let x = NAME + 1 + width - values.len();
+        painter.text(layout::line(area, line), x, &bars[0], painter.theme.spark());
+    }
+}
+
+/// How far the page of GPUs can be scrolled.
+pub(crate) fn gpus_scroll(area: Rect, state: &State) -> usize {
+    state.snapshot().map_or(0, |snapshot| two_scroll(area, [snapshot.gpus.len(), gpus::users(snapshot).len()]))
 }
 
 /// What each group of probes costs, and below each probe.

@@ -112,6 +112,34 @@ fn a_process_page_says_what_holds_the_process_up() {
 }
 
 #[test]
+fn gpus_page() {
+    for size in SIZES {
+        let mut snapshot = fixture::rich();
+        snapshot.gpus = fixture::gpus();
+        let mut state = with(size, snapshot.clone());
+        for percent in [5.0, 50.0, 100.0] {
+            snapshot.gpus[0].utilization_percent = Some(percent);
+            state.apply(Action::Update(Update::Snapshot(Arc::new(snapshot.clone()))));
+        }
+        insta::assert_snapshot!(format!("main_with_gpus_{}x{}", size.0, size.1), screen(&state));
+        state.apply(Action::ToggleGpus);
+        insta::assert_snapshot!(format!("gpus_{}x{}", size.0, size.1), screen(&state));
+        state.apply(Action::Back);
+        assert_eq!(state.page, Page::Main);
+    }
+}
+
+#[test]
+fn without_gpus_the_page_says_so_and_nothing_else_changes() {
+    let mut state = watched((80, 24));
+    let before = screen(&state);
+    state.apply(Action::ToggleGpus);
+    assert!(screen(&state).contains("no GPU is read"), "{}", screen(&state));
+    state.apply(Action::Back);
+    assert_eq!(screen(&state), before);
+}
+
+#[test]
 fn probes_page() {
     let mut state = watched((120, 24));
     state.apply(Action::ToggleProbes);
@@ -207,9 +235,10 @@ fn ascii_terminals_get_ascii() {
 
 #[test]
 fn no_size_panics() {
-    let actions: [&[Action]; 8] = [
+    let actions: [&[Action]; 9] = [
         &[Action::ToggleModels, Action::Move(Motion::End)],
         &[Action::ToggleWorkloads, Action::Move(Motion::End)],
+        &[Action::ToggleGpus, Action::Move(Motion::End)],
         &[],
         &[Action::SwitchFocus, Action::Move(Motion::End)],
         &[Action::Open, Action::Move(Motion::End)],

@@ -1,0 +1,186 @@
+//! What the tables show of GPUs and of who uses them.
+
+use hbpf_core::label::Label;
+use hbpf_core::snapshot::{Gpu, Snapshot};
+
+use crate::format::{self, UNKNOWN, known};
+use crate::table::{Align, Cell, Column, Tone};
+
+/// From this temperature on a GPU is near where it slows itself down.
+const HOT_CELSIUS: f64 = 85.0;
+
+/// What it says of clocks that are low because there is nothing to do.
+const IDLE: &str = "gpu_idle";
+
+/// Columns of the GPU table.
+pub(crate) fn columns() -> [Column; 13] {
+    use Align::Right;
+    [
+        Column::fixed("GPU", Right, 3, 100),
+        Column::flexible("NAME", 10, 30, 60),
+        Column::fixed("UTIL%", Right, 5, 99),
+        Column::fixed("MEM", Right, 11, 95),
+        Column::fixed("WATT", Right, 7, 90),
+        Column::fixed("TEMP", Right, 4, 80),
+        Column::fixed("MHZ", Right, 4, 50),
+        Column::fixed("BUS%", Right, 5, 40),
+        Column::fixed("PCIERX", Right, 6, 45),
+        Column::fixed("PCIETX", Right, 6, 44),
+        Column::fixed("ECC", Right, 4, 55),
+        Column::fixed("XID", Right, 4, 56),
+        Column::flexible("STATE", 14, 44, 70),
+    ]
+}
+
+/// A GPU's row.
+pub(crate) fn cells(gpu: &Gpu) -> Vec<Cell> {
+    let of = |value: Option<String>, whole: Option<String>| match (value, whole) {
+        (None, None) => UNKNOWN.to_owned(),
+        (value, whole) => format!("{}/{}", known(value, |text| text), known(whole, |text| text)),
+    };
+    let watts = |watts: f64| format!("{watts:.0}");
+    let alarming = |count: Option<u64>| match count {
+        Some(count) if count > 0 => Cell::new(format::short_count(count), Tone::Bad),
+        count => Cell::number(known(count, format::short_count)),
+    };
+    let (state, tone) = state(gpu);
+    vec![
+        Cell::new(gpu.index.to_string(), Tone::Plain),
+        Cell::new(gpu.name.trim_start_matches("NVIDIA "), Tone::Strong),
+        Cell::number(known(gpu.utilization_percent, format::percent)),
+        Cell::number(of(gpu.memory_used_bytes.map(format::bytes), gpu.memory_total_bytes.map(format::bytes))),
+        Cell::number(of(gpu.power_watts.map(watts), gpu.power_limit_watts.map(watts))),
+        match gpu.temperature_celsius {
+            Some(celsius) if celsius >= HOT_CELSIUS => Cell::new(format!("{celsius:.0}C"), Tone::Warn),
+            celsius => Cell::number(known(celsius, |celsius| format!("{celsius:.0}C"))),
+        },
+        Cell::number(known(gpu.sm_clock_mhz, |mhz| mhz.to_string())),
+        Cell::number(known(gpu.memory_utilization_percent, format::percent)),
+        Cell::number(known(gpu.pcie_rx_bytes_per_second, |rate| format::bytes(rate as u64))),
+        Cell::number(known(gpu.pcie_tx_bytes_per_second, |rate| format::bytes(rate as u64))),
+        alarming(gpu.ecc_uncorrected_total),
+        alarming(gpu.xid_errors_total),
+        Cell::new(state, tone),
+    ]
+}
+
+/// What keeps it from its best, the worst first.
+pub(crate) fn state(gpu: &Gpu) -> (String, Tone) {
+    let throttled: Vec<&str> =
+        gpu.throttle_reasons.iter().map(Label::as_str).filter(|reason| *reason != IDLE).collect();
+    match (&gpu.problem, gpu.stale_seconds, throttled.is_empty()) {
+        (Some(problem), ..) => (problem.to_string(), Tone::Bad),
+        (None, Some(age), _) => (format!("stale: driver silent for {}", format::seconds(age.round())), Tone::Bad),
+        (None, None, false) => (throttled.join(" "), Tone::Warn),
+        (None, None, true) if gpu.throttle_reasons.is_empty() => (UNKNOWN.to_owned(), Tone::Dim),
+        (None, None, true) => ("idle".to_owned(), Tone::Dim),
+    }
+}
+
+/// Columns of the table of those who use GPUs.
+pub(crate) fn user_columns() -> [Column; 8] {
+    use Align::Right;
+    [
+        Column::fixed("GPU", Right, 3, 100),
+        Column::fixed("PART", Right, 4, 50),
+        Column::fixed("PID", Right, 7, 99),
+        Column::flexible("USER", 8, 10, 40),
+        Column::flexible("COMMAND", 12, 60, 98),
+        Column::fixed("SM%", Right, 5, 97),
+        Column::fixed("GPUMEM", Right, 6, 96),
+        Column::fixed("CPU%", Right, 5, 90),
+    ]
+}
+
+/// Rows of all that use a GPU, part by part of each.
+pub(crate) fn users(snapshot: &Snapshot) -> Vec<Vec<Cell>> {
+    let row = |gpu: &Gpu, user: &hbpf_core::snapshot::GpuProcess| {
+        let process = snapshot.processes.iter().find(|process| process.pid == user.pid && !process.exited);
+        vec![
+            Cell::new(gpu.index.to_string(), Tone::Plain),
+            Cell::number(known(user.instance.as_ref(), Label::to_string)),
+            Cell::new(user.pid.to_string(), Tone::Plain),
+            Cell::new(process.map_or_else(|| UNKNOWN.to_owned(), crate::rows::user_text), Tone::Dim),
+            Cell::new(known(process, |process| process.command.to_string()), Tone::Strong),
+            Cell::number(known(user.sm_percent, format::percent)),
+            Cell::number(known(user.memory_bytes, format::bytes)),
+            Cell::number(known(process.and_then(|process| process.cpu_percent), format::percent)),
+        ]
+    };
+    snapshot.gpus.iter().flat_map(|gpu| gpu.processes.iter().map(move |user| row(gpu, user))).collect()
+}
+
+/// All GPUs of a machine in one line.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Summary {
+    /// How many and which.
+    pub(crate) name: String,
+    /// On average over those that tell it.
+    pub(crate) utilization_percent: Option<f64>,
+    /// Of those that tell both.
+    pub(crate) memory_used_bytes: Option<u64>,
+    pub(crate) memory_total_bytes: Option<u64>,
+    pub(crate) power_watts: Option<f64>,
+    /// GPUs that have a problem or do not answer.
+    pub(crate) troubled: usize,
+}
+
+impl Summary {
+    /// `None` where there is no GPU.
+    pub(crate) fn of(gpus: &[Gpu]) -> Option<Self> {
+        let first = gpus.first()?;
+        let alike = gpus.iter().all(|gpu| gpu.name == first.name);
+        let name = first.name.trim_start_matches("NVIDIA ");
+        let known: Vec<f64> = gpus.iter().filter_map(|gpu| gpu.utilization_percent).collect();
+        let memory = || gpus.iter().filter_map(|gpu| gpu.memory_used_bytes.zip(gpu.memory_total_bytes));
+        let sum = |of: fn((u64, u64)) -> u64| memory().map(of).reduce(u64::saturating_add);
+        Some(Self {
+            name: match (gpus.len(), alike) {
+                (1, _) => name.to_owned(),
+                (count, true) => format!("{count}x {name}"),
+                (count, false) => format!("{count} GPUs"),
+            },
+            utilization_percent: (!known.is_empty()).then(|| known.iter().sum::<f64>() / known.len() as f64),
+            memory_used_bytes: sum(|(used, _)| used),
+            memory_total_bytes: sum(|(_, total)| total),
+            power_watts: gpus.iter().filter_map(|gpu| gpu.power_watts).reduce(|a, b| a + b),
+            troubled: gpus.iter().filter(|gpu| gpu.problem.is_some() || gpu.stale_seconds.is_some()).count(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixture;
+
+    #[test]
+    fn many_gpus_are_one_line() {
+        let gpus = fixture::gpus();
+        assert_eq!(Summary::of(&[]), None);
+        let summary = Summary::of(&gpus).unwrap();
+        assert_eq!((summary.name.as_str(), summary.utilization_percent), ("2x H100 80GB HBM3", Some(88.0)));
+        assert_eq!(
+            (summary.memory_used_bytes, summary.power_watts, summary.troubled),
+            (Some(71 << 30), Some(512.0), 1)
+        );
+        let one = Gpu { name: "Other".into(), ..Gpu::default() };
+        let mixed = Summary::of(&[gpus[0].clone(), one]).unwrap();
+        assert_eq!((mixed.name.as_str(), mixed.power_watts), ("2 GPUs", Some(512.0)));
+    }
+
+    #[test]
+    fn the_worst_is_told_first() {
+        let gpu = |reasons: &[&str]| Gpu {
+            throttle_reasons: reasons.iter().map(|reason| Label::new(reason)).collect(),
+            ..Gpu::default()
+        };
+        assert_eq!(state(&gpu(&[])).0, "-");
+        assert_eq!(state(&gpu(&["gpu_idle"])).0, "idle");
+        let slow = gpu(&["gpu_idle", "sw_power_cap", "hw_thermal_slowdown"]);
+        assert_eq!(state(&slow).0, "sw_power_cap hw_thermal_slowdown");
+        let stale = Gpu { stale_seconds: Some(5.2), ..slow.clone() };
+        assert_eq!(state(&stale).0, "stale: driver silent for 5.00s");
+        assert_eq!(state(&Gpu { problem: Some("gone".into()), ..stale }), ("gone".to_owned(), Tone::Bad));
+    }
+}
