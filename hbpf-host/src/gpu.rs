@@ -5,6 +5,7 @@
 //! is anything to read, and tells the helper what it has read. While it hangs, the helper goes on and says how old its
 //! latest word is.
 
+mod drm;
 pub(crate) mod library;
 mod nvidia;
 mod reader;
@@ -41,18 +42,26 @@ enum Word {
     Problem(Text),
 }
 
-/// All GPUs at one moment.
-#[derive(Debug, Default)]
-struct Reading {
-    gpus: Vec<Gpu>,
+/// What the reader reads.
+#[derive(Debug)]
+pub(crate) struct Sources {
+    /// NVIDIA's library.
+    library: Option<PathBuf>,
+    /// AMD's and Intel's GPUs.
+    cards: Vec<drm::Card>,
 }
 
-/// The library that is to be read: the one that was asked for, or the system's, if a driver is loaded.
-pub(crate) fn library_to_read(chosen: Option<&Path>) -> Option<PathBuf> {
-    match chosen {
-        Some(path) => Some(path.to_owned()),
-        None if library::is_driver_loaded() => library::find(),
-        None => None,
+impl Sources {
+    /// All that there are; `None` if there are none. Of NVIDIA's library that which was asked for, or the system's, if a
+    /// driver is loaded.
+    pub(crate) fn find(chosen: Option<&Path>) -> Option<Self> {
+        let library = match chosen {
+            Some(path) => Some(path.to_owned()),
+            None if library::is_driver_loaded() => library::find(),
+            None => None,
+        };
+        let sources = Self { library, cards: drm::cards(Path::new("/sys")) };
+        (sources.library.is_some() || !sources.cards.is_empty()).then_some(sources)
     }
 }
 
@@ -100,6 +109,11 @@ impl Gpus {
             }
         }
         problems
+    }
+
+    /// Whether any GPU's driver tells in `/proc` who uses it.
+    pub(crate) fn tell_in_proc(&self) -> bool {
+        self.latest.iter().any(drm::is_told_in_proc)
     }
 
     /// All GPUs by the latest reading. Where that is too old to be of now, they say how old.

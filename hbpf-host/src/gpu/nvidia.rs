@@ -16,8 +16,6 @@ use nvml_wrapper::error::NvmlError;
 use nvml_wrapper::struct_wrappers::device::ProcessInfo;
 use nvml_wrapper::{Device, EventSet, Nvml};
 
-use super::Reading;
-
 /// Most GPUs of one machine; the largest have 16.
 const MAX_GPUS: u32 = 64;
 
@@ -56,13 +54,13 @@ impl<'nvml> Nvidia<'nvml> {
         Self { nvml, driver, known: BTreeMap::new() }
     }
 
-    pub(super) fn read(&mut self) -> Reading {
+    pub(super) fn read(&mut self) -> Vec<Gpu> {
         let count = match self.nvml.device_count() {
             Ok(count) => count.min(MAX_GPUS),
             // Those that were there are told with what is wrong with them.
             Err(_) => self.known.len() as u32,
         };
-        Reading { gpus: (0..count).map(|index| self.read_one(index)).collect() }
+        (0..count).map(|index| self.read_one(index)).collect()
     }
 
     fn read_one(&mut self, index: u32) -> Gpu {

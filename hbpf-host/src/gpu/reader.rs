@@ -11,54 +11,63 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nvml_wrapper::Nvml;
 
 use super::nvidia::{self, Nvidia};
-use super::{INTERVAL, Reading, Word};
+use super::{INTERVAL, Sources, Word, drm};
 use crate::socket::{Socket, SocketError};
 
 /// How soon a library that could not be used is tried again: its driver may be loaded meanwhile.
 const RETRY: Duration = Duration::from_secs(30);
 
 /// Reads until nobody listens any more. The caller has given up all privileges.
-pub(crate) fn main(socket: OwnedFd, library: &Path) -> ! {
+pub(crate) fn main(socket: OwnedFd, sources: &Sources) -> ! {
     let mut helper = Socket::new(socket);
     let ended = catch_unwind(AssertUnwindSafe(|| {
         // Ends when the helper has gone.
-        while let Ok(wait) = read(&mut helper, library) {
-            if is_over(&helper, wait) {
-                break;
-            }
-        }
+        while read(&mut helper, sources).is_ok() {}
     }));
     // SAFETY: this process has nothing to clean up that the kernel does not clean up; the driver's library may have put
     // in functions for the end of a process that hang.
     unsafe { libc::_exit(i32::from(ended.is_err())) }
 }
 
-/// Reads as long as the library can be used. Gives how long to wait until it is tried again.
-fn read(helper: &mut Socket, library: &Path) -> Result<Duration, SocketError> {
-    let nvml = match Nvml::builder().lib_path(library.as_os_str()).init() {
-        Ok(nvml) => nvml,
-        Err(error) => {
-            helper.send(&Word::Problem(Text::new(&nvidia::describe(&error))), None)?;
-            return Ok(RETRY);
-        }
+/// Reads until NVIDIA's library is to be tried again.
+fn read(helper: &mut Socket, sources: &Sources) -> Result<(), SocketError> {
+    let nvml = match &sources.library {
+        Some(library) => open(library, helper)?,
+        None => None,
     };
-    let mut nvidia = Nvidia::new(&nvml);
-    loop {
+    let mut nvidia = nvml.as_ref().map(Nvidia::new);
+    let try_again = (sources.library.is_some() && nvml.is_none()).then(|| Instant::now() + RETRY);
+    while try_again.is_none_or(|when| Instant::now() < when) {
         let began = Instant::now();
-        let Reading { gpus } = nvidia.read();
+        let mut gpus = nvidia.as_mut().map(Nvidia::read).unwrap_or_default();
+        let first = gpus.len();
+        gpus.extend((first as u32..).zip(&sources.cards).map(|(index, card): (u32, &drm::Card)| card.read(index)));
         for gpu in gpus {
             helper.send(&Word::Gpu(Box::new(gpu)), None)?;
         }
         helper.send(&Word::Complete, None)?;
-        if is_over(helper, INTERVAL.saturating_sub(began.elapsed())) {
-            return Err(SocketError::Closed);
+        wait(helper, INTERVAL.saturating_sub(began.elapsed()))?;
+    }
+    Ok(())
+}
+
+/// The library, if it can be used; otherwise says why not.
+fn open(library: &Path, helper: &mut Socket) -> Result<Option<Nvml>, SocketError> {
+    match Nvml::builder().lib_path(library.as_os_str()).init() {
+        Ok(nvml) => Ok(Some(nvml)),
+        Err(error) => {
+            helper.send(&Word::Problem(Text::new(&nvidia::describe(&error))), None)?;
+            Ok(None)
         }
     }
 }
 
-/// Waits; whether the helper has gone meanwhile. It says nothing, so anything that comes is its end.
-fn is_over(helper: &Socket, wait: Duration) -> bool {
-    let timeout = PollTimeout::try_from(wait).unwrap_or(PollTimeout::MAX);
+/// Waits, but not for a helper that has gone. It says nothing, so anything that comes is its end.
+fn wait(helper: &Socket, time: Duration) -> Result<(), SocketError> {
+    let timeout = PollTimeout::try_from(time).unwrap_or(PollTimeout::MAX);
     let mut ready = [PollFd::new(helper.as_fd(), PollFlags::POLLIN)];
-    poll(&mut ready, timeout).is_ok_and(|count| count > 0)
+    match poll(&mut ready, timeout) {
+        Ok(count) if count > 0 => Err(SocketError::Closed),
+        _ => Ok(()),
+    }
 }

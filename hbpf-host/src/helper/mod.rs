@@ -7,6 +7,7 @@ mod endings;
 mod outbox;
 mod rescan;
 
+use std::collections::HashMap;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -289,11 +290,21 @@ impl<'a> Helper<'a> {
         for part in details.chunks(outbox::DETAILS_PER_MESSAGE) {
             self.outbox.send(Reply::Details(part.to_vec()));
         }
-        for gpu in self.gpus.now() {
-            self.outbox.send(Reply::Gpu(Box::new(gpu)));
-        }
+        self.send_gpus();
         self.send_status();
         self.outbox.send(Reply::SampleEnd { sequence, rounds });
+    }
+
+    fn send_gpus(&mut self) {
+        // Looking through everybody's descriptors is for machines where that says something.
+        let mut in_proc = if self.gpus.tell_in_proc() { self.processes.drm_sample() } else { HashMap::new() };
+        for mut gpu in self.gpus.now() {
+            if let Some(used) = gpu.pci_bus_id.as_deref().and_then(|place| in_proc.remove(place)) {
+                gpu.processes = used.processes;
+                gpu.utilization_percent = gpu.utilization_percent.or(used.utilization_percent);
+            }
+            self.outbox.send(Reply::Gpu(Box::new(gpu)));
+        }
     }
 
     fn send_status(&mut self) {

@@ -80,7 +80,7 @@ pub fn split(options: &SplitOptions) -> Result<HelperClient, SplitError> {
 
 /// Forks the process that reads GPUs, if there are any to read. Gives the helper's end of the socket to it.
 fn fork_gpu_reader(options: &SplitOptions) -> Result<Option<OwnedFd>, SplitError> {
-    let Some(library) = gpu::library_to_read(options.nvml_library.as_deref()) else { return Ok(None) };
+    let Some(sources) = gpu::Sources::find(options.nvml_library.as_deref()) else { return Ok(None) };
     let (ours, theirs) = socket::pair()?;
     let parent = getpid();
     // SAFETY: this is the only thread, so the child's memory is as consistent as ours.
@@ -94,7 +94,7 @@ fn fork_gpu_reader(options: &SplitOptions) -> Result<Option<OwnedFd>, SplitError
                 && prctl::set_pdeathsig(Signal::SIGKILL).is_ok()
                 && getppid() == parent;
             if is_ready {
-                gpu::read_for_ever(theirs, &library);
+                gpu::read_for_ever(theirs, &sources);
             }
             // SAFETY: this process has one thread and nothing to clean up.
             unsafe { libc::_exit(1) }

@@ -5,6 +5,7 @@ mod cgroup;
 mod cgroup_path;
 mod command;
 mod diag;
+mod drm;
 pub(crate) mod files;
 mod machine;
 pub(crate) mod mountinfo;
@@ -33,6 +34,7 @@ use stat::{Image, Stat};
 use status::Status;
 use users::Users;
 
+pub(crate) use drm::DrmUse;
 pub use machine::self_usage;
 pub use sampler::Samples;
 
@@ -51,6 +53,7 @@ pub struct Table {
     owners: Owners,
     described: HashMap<u32, Described>,
     sampler: Sampler,
+    drm: drm::Clients,
 }
 
 #[derive(Debug)]
@@ -65,6 +68,7 @@ impl Table {
     pub fn new(proc_root: PathBuf) -> Self {
         Self {
             sampler: Sampler::new(proc_root.clone()),
+            drm: drm::Clients::new(proc_root.clone()),
             proc_root,
             users: Users::new(PathBuf::from("/etc/passwd")),
             machine: Machine::default(),
@@ -150,6 +154,11 @@ impl Table {
         self.sampler.sample(closely, others)
     }
 
+    /// What GPUs are used for whose drivers tell it in /proc, by their place on the bus.
+    pub(crate) fn drm_sample(&mut self) -> HashMap<String, DrmUse> {
+        self.drm.sample()
+    }
+
     /// The machine.
     pub fn host_sample(&mut self) -> Host {
         self.machine.sample(&self.proc_root)
@@ -174,6 +183,7 @@ pub(crate) fn parse_as_all(bytes: &[u8]) {
     groups.container();
     groups.unit();
     cgroup::parse_as_all(bytes);
+    drm::parse_as_all(bytes);
     let (comm, rest) = bytes.split_at(bytes.len().min(16));
     let label = command::command(comm, rest, None);
     assert!(label.as_str().chars().count() <= Label::MAX_CHARS);
