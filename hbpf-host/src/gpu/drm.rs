@@ -2,7 +2,7 @@
 //!
 //! What a driver or a GPU does not show is unknown. Reading some of these files wakes a GPU's firmware, which can take its
 //! time: so they are read by the reader, as NVIDIA's library is. Who uses the GPUs stands under `/proc`; see
-//! [`crate::process`].
+//! [`crate::process`]. `pcie_bw` is not read: the driver counts for a second while one waits.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -85,7 +85,6 @@ impl Card {
         // Sensors count in millionths of a watt and of a joule, thousandths of a degree, and hertz.
         let millionths = |value: u64| value as f64 / 1e6;
         let megahertz = |hertz: u64| u32::try_from(hertz / 1_000_000).unwrap_or(u32::MAX);
-        let (received, sent) = self.bus_traffic().unzip();
         Gpu {
             index,
             utilization_percent: of_device("gpu_busy_percent").map(|percent| percent as f64),
@@ -104,19 +103,9 @@ impl Card {
                 _ => number(&self.directory.join("gt_act_freq_mhz")).and_then(|mhz| mhz.try_into().ok()),
             },
             memory_clock_mhz: sensor("freq2_input").map(megahertz),
-            pcie_rx_bytes_per_second: received,
-            pcie_tx_bytes_per_second: sent,
             ecc_uncorrected_total: self.uncorrected_errors(),
             ..self.identity.clone()
         }
-    }
-
-    /// amdgpu: packets received and sent within the last second, and the most that one carries.
-    fn bus_traffic(&self) -> Option<(f64, f64)> {
-        let line = text(&self.device.join("pcie_bw"))?;
-        let mut fields = line.split_ascii_whitespace().map(str::parse::<u64>);
-        let (received, sent, size) = (fields.next()?.ok()?, fields.next()?.ok()?, fields.next()?.ok()?);
-        Some((received as f64 * size as f64, sent as f64 * size as f64))
     }
 
     /// amdgpu, of GPUs with ECC: `ue: N` and `ce: N` of the memory controller.
@@ -169,7 +158,6 @@ mod tests {
             ("mem_busy_percent", "41\n"),
             ("mem_info_vram_total", "206141652992\n"),
             ("mem_info_vram_used", "180000000000\n"),
-            ("pcie_bw", "4000 1000 256\n"),
             ("ras/umc_err_count", "ue: 2\nce: 17\n"),
             ("hwmon/hwmon5/power1_average", "612000000\n"),
             ("hwmon/hwmon5/power1_cap", "750000000\n"),
@@ -189,7 +177,6 @@ mod tests {
             (Some(612.0), Some(750.0), Some(58.0))
         );
         assert_eq!((gpu.sm_clock_mhz, gpu.memory_clock_mhz), (Some(2100), Some(1300)));
-        assert_eq!((gpu.pcie_rx_bytes_per_second, gpu.pcie_tx_bytes_per_second), (Some(1_024_000.0), Some(256_000.0)));
         assert_eq!((gpu.ecc_uncorrected_total, gpu.energy_joules_total), (Some(2), None));
     }
 
@@ -226,13 +213,12 @@ mod tests {
         let odd = [
             ("gpu_busy_percent", "-1\n"),
             ("mem_info_vram_used", "99999999999999999999\n"),
-            ("pcie_bw", "1 x\n"),
             ("ras/umc_err_count", "ue\n"),
             ("product_name", "\u{1b}]52;c;x\u{7}\n"),
         ];
         let gpu = cards(tree("card0", "amdgpu", "0000:03:00.0", &odd).path())[0].read(0);
         assert_eq!((gpu.utilization_percent, gpu.memory_used_bytes), (None, None));
-        assert_eq!((gpu.pcie_rx_bytes_per_second, gpu.ecc_uncorrected_total), (None, None));
+        assert_eq!(gpu.ecc_uncorrected_total, None);
         assert!(!gpu.name.contains('\u{1b}'));
     }
 }
