@@ -368,8 +368,9 @@ impl Worker {
         // What the process did last may still be in the ring.
         self.drain_ring();
         self.engine.process_exited(Pid(pid), when, &mut self.sink);
+        let talked = self.sink.aggregator.knows(Pid(pid));
         self.sink.aggregator.process_exited(Pid(pid), when);
-        self.facts.exited(pid);
+        self.facts.exited(pid, talked);
         let step = self.governor.exited(pid);
         self.carry_out(step)
     }

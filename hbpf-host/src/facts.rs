@@ -84,9 +84,9 @@ impl Facts {
         self.processes.sample_complete(rounds)
     }
 
-    /// The process has ended.
-    pub(crate) fn exited(&mut self, pid: u32) {
-        self.processes.exited(pid);
+    /// The process has ended, and may have talked to models.
+    pub(crate) fn exited(&mut self, pid: u32, talked: bool) {
+        self.processes.exited(pid, talked);
     }
 
     /// Processes that will be shown and are not described yet.

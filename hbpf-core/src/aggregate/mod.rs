@@ -248,6 +248,11 @@ impl Aggregator {
         self.processes.exited(pid, when);
     }
 
+    /// Whether a process with exchanges has this pid now.
+    pub fn knows(&self, pid: Pid) -> bool {
+        self.processes.knows(pid)
+    }
+
     /// The processes that have exchanges and may still run: facts about them are wanted in every frame.
     pub fn pids(&self) -> impl Iterator<Item = Pid> {
         self.processes.pids()

@@ -212,6 +212,10 @@ impl Processes {
         self.rows.get(&id)?.identity.as_ref()?.workload.as_ref()
     }
 
+    pub(super) fn knows(&self, pid: Pid) -> bool {
+        self.current.contains_key(&pid)
+    }
+
     /// The processes that the host side should know, whatever else it leaves out.
     pub(super) fn pids(&self) -> impl Iterator<Item = Pid> {
         self.current.keys().copied().filter(|pid| *pid != OTHER_PID)

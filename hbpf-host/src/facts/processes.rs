@@ -33,7 +33,7 @@ pub(super) struct Processes {
     details: HashMap<u32, ProcessDetail>,
     /// Of the sample that is under way.
     incoming: Vec<ProcessSample>,
-    /// Descriptions of processes that have ended since the frame before: their rows may still lack a name.
+    /// Descriptions of processes with rows that have ended since the frame before.
     departed: Vec<ProcessInfo>,
 }
 
@@ -75,11 +75,12 @@ impl Processes {
         gone.collect()
     }
 
-    /// The process has ended.
-    pub(super) fn exited(&mut self, pid: u32) {
+    /// The process has ended. If it has talked to models it has a row, which may still lack what it is.
+    pub(super) fn exited(&mut self, pid: u32, talked: bool) {
         self.samples.remove(&pid);
         self.details.remove(&pid);
         if let Some(info) = self.infos.remove(&pid)
+            && talked
             && self.departed.len() < MAX_DEPARTED
         {
             self.departed.push(info);
@@ -255,7 +256,7 @@ pub(super) mod tests {
         assert!(sampled(&[1, 3], 3).is_empty());
         assert_eq!(sampled(&[1, 3], 4), [2]);
         assert!(sampled(&[1, 3], 5).is_empty(), "and is told once");
-        processes.exited(3);
+        processes.exited(3, false);
         assert!((6..9).all(|rounds| !processes.sample_complete(rounds).contains(&3)), "its end was told");
     }
 
@@ -307,5 +308,18 @@ pub(super) mod tests {
         processes.samples.clear();
         processes.choose_closely(&[2], std::iter::empty());
         assert!(!processes.details.contains_key(&1));
+    }
+
+    #[test]
+    fn of_those_that_have_ended_only_who_talked_is_told_and_once() {
+        let mut processes = Processes::default();
+        processes.describe(vec![info(1, TlsVisibility::None), info(2, TlsVisibility::None)]);
+        processes.exited(1, true);
+        processes.exited(2, false);
+        let mut told = || {
+            let frame = processes.frame(Timestamp::UNIX_EPOCH, std::iter::empty());
+            frame.iter().map(|process| (process.pid, process.exited)).collect::<Vec<_>>()
+        };
+        assert_eq!((told(), told()), (vec![(1, true)], vec![]));
     }
 }

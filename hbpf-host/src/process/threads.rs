@@ -229,20 +229,4 @@ mod tests {
         let other = Counters::default();
         assert_eq!(threads.step(MAX_THREADS as u32 + 1, &other), None);
     }
-
-    #[test]
-    fn a_thread_that_spins_is_the_hottest_of_this_process() {
-        let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
-        let seen = stop.clone();
-        let spin = move || while !seen.load(std::sync::atomic::Ordering::Relaxed) {};
-        let spinning = std::thread::Builder::new().name("spins".into()).spawn(spin).unwrap();
-        let directory = Path::new("/proc/self");
-        let before = Threads::look(directory).unwrap();
-        std::thread::sleep(Duration::from_millis(300));
-        let used = Threads::look(directory).unwrap().since(&before, directory);
-        stop.store(true, std::sync::atomic::Ordering::Relaxed);
-        spinning.join().unwrap();
-        assert_eq!(used.hottest.as_ref().unwrap().name.as_str(), "spins", "{used:?}");
-        assert!(used.run_queue_seconds_per_second.is_some());
-    }
 }

@@ -23,6 +23,26 @@ const MAX_TOLD: usize = 10;
 /// What stands before the number of an exchange in its request id.
 const REQUEST_ID: &str = "req_demo";
 
+/// When clients were killed, on the clock of the record. A machine that is busy uses up the numbers of processes within an
+/// hour, and another client gets that of one that was killed.
+#[derive(Debug, Default)]
+pub(super) struct Killed(Vec<(u32, u64)>);
+
+impl Killed {
+    pub(super) fn push(&mut self, pid: u32, when: u64) {
+        self.0.push((pid, when));
+    }
+
+    /// When the process was killed that had this number then.
+    fn after(&self, pid: u32, then: u64) -> Option<u64> {
+        self.0.iter().filter(|(other, when)| *other == pid && *when >= then).map(|(_, when)| *when).min()
+    }
+
+    fn times(&self) -> impl Iterator<Item = u64> {
+        self.0.iter().map(|(_, when)| *when)
+    }
+}
+
 /// When the probes of each group were in place, on the clock of the record.
 #[derive(Debug, Default)]
 pub(super) struct Attached {
@@ -172,8 +192,8 @@ impl Compared {
     }
 }
 
-/// Holds what was told against the record. `killed` says when clients were killed.
-pub(super) fn compare(record: &[Entry], seen: &Seen, attached: &Attached, killed: &BTreeMap<u32, u64>) -> Compared {
+/// Holds what was told against the record.
+pub(super) fn compare(record: &[Entry], seen: &Seen, attached: &Attached, killed: &Killed) -> Compared {
     let mut result = Compared { recorded: record.len(), nameless: seen.nameless.len(), ..Compared::default() };
     let mut known = 0;
     let mut nameless = seen.nameless.clone();
@@ -200,7 +220,8 @@ pub(super) fn compare(record: &[Entry], seen: &Seen, attached: &Attached, killed
             result.wrong.extend(difference(entry, rows).map(|what| {
                 let carrier = if entry.tls { "TLS" } else { "plain" };
                 let seconds = (entry.end_ns - entry.request_end_ns) as f64 / 1e9;
-                format!("exchange {} ({carrier}, {:?} after {seconds:.1} s): {what}", entry.id, entry.outcome)
+                let about = about(entry, record, seen, attached, killed);
+                format!("exchange {} ({carrier}, {:?} after {seconds:.1} s): {what}; {about}", entry.id, entry.outcome)
             }));
         }
     }
@@ -210,24 +231,63 @@ pub(super) fn compare(record: &[Entry], seen: &Seen, attached: &Attached, killed
     result
 }
 
+/// What helps to understand why an exchange is not told as it should be: how far it is from the next switch and the next
+/// kill, and what was told of its connection.
+fn about(entry: &Entry, record: &[Entry], seen: &Seen, attached: &Attached, killed: &Killed) -> String {
+    let seconds = |from: u64, to: u64| (to as f64 - from as f64) / 1e9;
+    let group = if entry.tls { Group::LlmTls } else { Group::LlmPlain };
+    let spans = attached.spans.get(&group).into_iter().flatten();
+    let span = spans.clone().find(|(began, ended)| (*began..*ended).contains(&entry.request_end_ns));
+    let within = span.map_or_else(String::new, |(began, ended)| {
+        let (after, before) = (seconds(*began, entry.request_end_ns), seconds(entry.end_ns, *ended));
+        format!("read {after:.1} s after its probes were put in, ended {before:.1} s before they were taken out; ")
+    });
+    let nearest = killed.times().min_by_key(|when| when.abs_diff(entry.request_end_ns));
+    let kill = nearest.map_or_else(String::new, |when| {
+        format!("a client was killed {:+.3} s from its reading; ", seconds(entry.request_end_ns, when))
+    });
+    let told = |other: &Entry| {
+        let rows = seen.rows.get(&other.id).map_or(&[][..], Vec::as_slice);
+        let rows: Vec<String> = rows.iter().map(|row| format!("{:?} {:?}", row.role, row.pid)).collect();
+        format!(
+            "{} {:?} at {:+.1} s [{}]",
+            other.id,
+            other.outcome,
+            seconds(entry.request_end_ns, other.request_end_ns),
+            rows.join(", ")
+        )
+    };
+    let beside: Vec<String> = record
+        .iter()
+        .filter(|other| other.connection == entry.connection && other.id.abs_diff(entry.id) < 1000)
+        .map(told)
+        .collect();
+    let ended =
+        seen.nameless.iter().filter(|it| it.tls == entry.tls && it.began_ns.abs_diff(entry.request_end_ns) < MARGIN_NS);
+    let nameless: Vec<String> =
+        ended.map(|it| format!("{:?} {:+.3} s", it.pid, seconds(entry.request_end_ns, it.began_ns))).collect();
+    format!("{within}{kill}on its connection: {}; nameless beside: {}", beside.join(", "), nameless.join(", "))
+}
+
 /// Whether the client was killed before it can be sure to have read all.
-fn was_cut(entry: &Entry, row: &Row, killed: &BTreeMap<u32, u64>) -> bool {
-    let when = row.pid.filter(|_| row.role == Role::Client).and_then(|pid| killed.get(&pid));
-    when.is_some_and(|when| entry.end_ns + UNREAD_NS > *when)
+fn was_cut(entry: &Entry, row: &Row, killed: &Killed) -> bool {
+    let when = row.pid.filter(|_| row.role == Role::Client).and_then(|pid| killed.after(pid, entry.request_end_ns));
+    when.is_some_and(|when| entry.end_ns + UNREAD_NS > when)
 }
 
 /// A client that is killed between the system call that sends its request and the end of the TLS library's call around
 /// it never returns from the latter: nothing is captured of the request, and the server has it all the same.
-fn may_have_died_inside_call(entry: &Entry, killed: &BTreeMap<u32, u64>) -> bool {
-    entry.tls && killed.values().any(|when| when.abs_diff(entry.request_end_ns) < INSIDE_CALL_NS)
+fn may_have_died_inside_call(entry: &Entry, killed: &Killed) -> bool {
+    entry.tls && killed.times().any(|when| when.abs_diff(entry.request_end_ns) < INSIDE_CALL_NS)
 }
 
 /// Where either end goes before the answer's head is read, the exchange is told without its name: takes out the one that
 /// may be this and began nearest to it. The server may well hold it for done, for it has written it.
-fn take_nameless(nameless: &mut Vec<Nameless>, entry: &Entry, killed: &BTreeMap<u32, u64>) -> bool {
+fn take_nameless(nameless: &mut Vec<Nameless>, entry: &Entry, killed: &Killed) -> bool {
     let away = |it: &Nameless| it.began_ns.abs_diff(entry.request_end_ns);
     let may_be = |it: &Nameless| {
-        let died = it.pid.and_then(|pid| killed.get(&pid)).is_some_and(|when| *when < entry.end_ns + UNREAD_NS);
+        let died =
+            it.pid.and_then(|pid| killed.after(pid, it.began_ns)).is_some_and(|when| when < entry.end_ns + UNREAD_NS);
         it.tls == entry.tls && away(it) < MARGIN_NS && (died || entry.outcome == Outcome::Cut)
     };
     let fitting = nameless.iter().enumerate().filter(|(_, it)| may_be(it));
@@ -334,7 +394,7 @@ mod tests {
         for (id, row) in rows {
             seen.rows.entry(*id).or_default().push(row.clone());
         }
-        compare(entries, &seen, &from_10_to_60(), &killed.iter().copied().collect())
+        compare(entries, &seen, &from_10_to_60(), &Killed(killed.to_vec()))
     }
 
     #[test]
@@ -382,7 +442,7 @@ mod tests {
         let mut seen = Seen::default();
         seen.rows.insert(1, vec![left.clone(), Row { role: Role::Server, ..left }]);
         let plain = Entry { tls: false, ..entry(1, 20 * SECOND, "cut") };
-        assert_eq!(compare(&[plain], &seen, &attached, &BTreeMap::new()).wrong.len(), 1);
+        assert_eq!(compare(&[plain], &seen, &attached, &Killed::default()).wrong.len(), 1);
     }
 
     #[test]
@@ -396,7 +456,8 @@ mod tests {
         let nameless = vec![Nameless { pid: Some(7), tls: true, began_ns: 18 * SECOND }];
         for (killed_at, wrong) in [(19, 0), (25, 1)] {
             let seen = Seen { nameless: nameless.clone(), ..Seen::default() };
-            let killed = BTreeMap::from([(7, killed_at * SECOND)]);
+            // Another has had its number before, and one had it later.
+            let killed = Killed(vec![(7, SECOND), (7, killed_at * SECOND), (7, 50 * SECOND)]);
             let both = [entries[0].clone(), entry(2, 20 * SECOND, "done")];
             let result = compare(&both, &seen, &from_10_to_60(), &killed);
             assert_eq!(result.wrong.len(), wrong + 1, "one name stands for one exchange; killed at {killed_at}");

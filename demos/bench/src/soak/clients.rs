@@ -1,6 +1,5 @@
 //! Clients that stay, and clients that come and go: some end as they should, some are killed.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -8,6 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use hbpf_e2e::Server;
 
+use super::check::Killed;
 use crate::load::clock;
 use crate::tool;
 
@@ -23,8 +23,7 @@ pub(super) struct Clients {
     next: Instant,
     /// How many have come.
     number: usize,
-    /// When each process that was killed was killed.
-    killed: BTreeMap<u32, u64>,
+    killed: Killed,
     python: PathBuf,
     /// Vendors' SDKs that are here.
     sdks: Vec<&'static str>,
@@ -36,7 +35,7 @@ impl Clients {
         let python = tool::python_with("ssl").context("needs python3 with its module ssl")?;
         let sdks = ["openai", "anthropic"].into_iter().filter(|sdk| tool::python_with(sdk).is_some()).collect();
         let (residents, guests) = (Vec::new(), Vec::new());
-        let (next, killed) = (Instant::now(), BTreeMap::new());
+        let (next, killed) = (Instant::now(), Killed::default());
         let mut clients = Self { residents, guests, next, number: 0, killed, python, sdks };
         let (tls, plain) = (server.tls_url(), server.plain_url());
         for (url, path, threads) in
@@ -87,13 +86,13 @@ impl Clients {
         }
     }
 
-    /// When each process that was killed was killed, on the clock of the server's record.
-    pub(super) fn killed(&self) -> &BTreeMap<u32, u64> {
+    /// Those that were killed, and when.
+    pub(super) fn killed(&self) -> &Killed {
         &self.killed
     }
 
     fn kill(&mut self, mut client: Child) {
-        self.killed.insert(client.id(), clock());
+        self.killed.push(client.id(), clock());
         // An error means that it has ended already.
         let _ = client.kill();
         let _ = client.wait();
