@@ -249,6 +249,10 @@ pub struct ProcessDetail {
     pub shared_bytes: Option<u64>,
     /// Swapped memory.
     pub swap_bytes: Option<u64>,
+    /// From disks.
+    pub disk_read_bytes_per_second: Option<f64>,
+    /// To disks, when pages are made dirty.
+    pub disk_write_bytes_per_second: Option<f64>,
     /// Its control group; `None` in the root.
     pub cgroup: Option<Cgroup>,
 }

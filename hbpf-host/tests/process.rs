@@ -212,6 +212,40 @@ fn threads_are_as_their_process_has_them() {
 }
 
 #[test]
+fn what_is_written_to_a_disk_is_told() {
+    // Not into memory, as /tmp may be.
+    let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let file = directory.path().join("written");
+    let script = format!(
+        "import os, sys\nprint('ready', flush=True); sys.stdin.readline()\nwith open({:?}, 'wb') as f:\n for _ in range(64): f.write(bytes(1 << 20))\n \
+         os.fsync(f.fileno())\nprint('done', flush=True); sys.stdin.readline()",
+        file.to_str().unwrap()
+    );
+    let Some(mut python) = Python::start(&script) else { return };
+    python.read();
+    let (mut table, pid) = (table(), python.child.id());
+    table.sample(&[pid], Others::InTurn);
+    let began = Instant::now();
+    python.go();
+    python.read();
+    // So that enough time has passed for another look.
+    std::thread::sleep(Duration::from_millis(150));
+    let detail = table.sample(&[pid], Others::InTurn).details.pop().unwrap();
+    let seconds = began.elapsed().as_secs_f64();
+    let own: u64 = std::fs::read_to_string(format!("/proc/{pid}/io"))
+        .unwrap()
+        .lines()
+        .find_map(|line| line.strip_prefix("write_bytes: ")?.parse().ok())
+        .unwrap();
+    if own == 0 {
+        eprintln!("skipped: the file system here counts no writes to disks");
+        return;
+    }
+    let bytes = detail.disk_write_bytes_per_second.unwrap() * seconds;
+    assert!((0.7..1.4).contains(&(bytes / own as f64)), "{bytes} of {own}");
+}
+
+#[test]
 fn of_many_processes_some_are_sampled_in_turn_and_ends_are_told() {
     let Some(python) = Python::start("import sys; print('ready', flush=True); sys.stdin.readline()") else { return };
     let (mut table, pid) = (table(), python.child.id());

@@ -100,9 +100,9 @@ pub struct HottestThread {
 /// Block I/O of a process.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Disk {
-    /// Reads.
+    /// Read from disks: what was in the page cache is not in it.
     pub read_bytes_per_second: Option<f64>,
-    /// Writes.
+    /// Written, when it is handed to the page cache that will write it to disks.
     pub write_bytes_per_second: Option<f64>,
     /// Issue to completion.
     pub latency_seconds: Option<Distribution>,

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use hbpf_core::aggregate::WorkloadFacts;
-use hbpf_core::snapshot::{Process, TlsVisibility, Visibility};
+use hbpf_core::snapshot::{Disk, Process, TlsVisibility, Visibility};
 use jiff::Timestamp;
 
 use crate::protocol::{MAX_PROCESSES, ProcessDetail, ProcessInfo, ProcessSample};
@@ -189,6 +189,7 @@ fn process(
         shared_bytes: detail.and_then(|detail| detail.shared_bytes),
         swap_bytes: detail.and_then(|detail| detail.swap_bytes),
         major_faults_per_second: sample.and_then(|sample| sample.major_faults_per_second),
+        disk: detail.and_then(disk),
         cgroup: detail.and_then(|detail| detail.cgroup.clone()),
         visibility: Visibility {
             tls: info.tls,
@@ -198,6 +199,16 @@ fn process(
         },
         ..Process::default()
     }
+}
+
+/// `None` where nothing of it is known.
+fn disk(detail: &ProcessDetail) -> Option<Disk> {
+    let ProcessDetail { disk_read_bytes_per_second: read, disk_write_bytes_per_second: write, .. } = *detail;
+    (read.is_some() || write.is_some()).then_some(Disk {
+        read_bytes_per_second: read,
+        write_bytes_per_second: write,
+        latency_seconds: None,
+    })
 }
 
 #[cfg(test)]
@@ -239,6 +250,8 @@ pub(super) mod tests {
             involuntary_switches_per_second: Some(1.0),
             shared_bytes: Some(4096),
             swap_bytes: None,
+            disk_read_bytes_per_second: None,
+            disk_write_bytes_per_second: None,
             cgroup: None,
         }
     }

@@ -259,6 +259,8 @@ mod tests {
             involuntary_switches_per_second: Some(1.0),
             shared_bytes: Some(u64::MAX),
             swap_bytes: Some(u64::MAX),
+            disk_read_bytes_per_second: Some(1.0),
+            disk_write_bytes_per_second: Some(1.0),
             cgroup: Some(cgroup),
         };
         let (mut outbox, mut other) = outbox();

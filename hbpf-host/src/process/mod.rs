@@ -7,6 +7,7 @@ mod command;
 mod diag;
 mod drm;
 pub(crate) mod files;
+mod io;
 mod machine;
 pub(crate) mod mountinfo;
 mod owners;
@@ -178,6 +179,7 @@ pub(crate) fn parse_as_all(bytes: &[u8]) {
         stat.start_time_ns();
     }
     Status::parse(bytes);
+    io::Io::parse(bytes);
     threads::parse_as_all(bytes);
     let groups = Paths::parse(bytes);
     groups.container();

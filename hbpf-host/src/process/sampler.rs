@@ -8,6 +8,7 @@ use super::budget::Budget;
 use super::cgroup::Cgroups;
 use super::cgroup_path::{self, Paths};
 use super::files;
+use super::io::Io;
 use super::machine::SHORTEST;
 use super::stat::Stat;
 use super::status::Status;
@@ -62,6 +63,8 @@ struct Known {
     major_faults_per_second: Option<f64>,
     /// At the last close look, if that was one sample ago or so.
     threads: Option<Threads>,
+    /// Likewise.
+    io: Option<Io>,
 }
 
 /// A sample.
@@ -148,7 +151,10 @@ impl Sampler {
     /// As many as the budget suffices for, beginning where it ended the time before.
     fn look_closely(&mut self, pids: &BTreeSet<u32>) -> Vec<ProcessDetail> {
         // What is no longer looked at is too old for a difference when it is looked at again.
-        self.known.iter_mut().filter(|(pid, _)| !pids.contains(pid)).for_each(|(_, known)| known.threads = None);
+        self.known
+            .iter_mut()
+            .filter(|(pid, _)| !pids.contains(pid))
+            .for_each(|(_, known)| (known.threads, known.io) = (None, None));
         let mut details = Vec::new();
         self.closely.begin();
         for pid in pids.range(self.next_close..).chain(pids.range(..self.next_close)) {
@@ -171,6 +177,9 @@ impl Sampler {
         let threads = Threads::look(&directory)?;
         let used = known.threads.as_ref().map(|before| threads.since(before, &directory)).unwrap_or_default();
         known.threads = Some(threads);
+        let io = Io::read(&directory);
+        let io_rates = io.zip(known.io).and_then(|(now, before)| now.since(&before));
+        known.io = io;
         let status = Status::read(&directory)?;
         let groups = files::read(&directory.join("cgroup"), cgroup_path::MAX_BYTES).map(|file| file.bytes);
         let ThreadUse {
@@ -188,6 +197,8 @@ impl Sampler {
             involuntary_switches_per_second,
             shared_bytes: status.shared_bytes,
             swap_bytes: status.swap_bytes,
+            disk_read_bytes_per_second: io_rates.map(|(read, _)| read),
+            disk_write_bytes_per_second: io_rates.map(|(_, written)| written),
             cgroup: self.cgroups.sample(&Paths::parse(&groups.unwrap_or_default())),
         })
     }
@@ -203,6 +214,7 @@ impl Known {
             cpu_percent: None,
             major_faults_per_second: None,
             threads: None,
+            io: None,
         }
     }
 

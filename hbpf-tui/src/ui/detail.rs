@@ -183,6 +183,11 @@ fn memory_facts(process: &Process) -> Vec<Fact> {
         plain("swap", bytes(process.swap_bytes)),
         plain("major faults", known(process.major_faults_per_second, |rate| format::rate(rate) + "/s")),
     ];
+    if let Some(disk) = &process.disk {
+        let rate = |value: Option<f64>| known(value, |rate| format::bytes(rate as u64) + "/s");
+        facts.push(plain("disk reads", rate(disk.read_bytes_per_second)));
+        facts.push(plain("writes", rate(disk.write_bytes_per_second)));
+    }
     if let Some(group) = &process.cgroup {
         if let Some(cores) = group.cpu_limit_cores {
             let throttled = group.throttled_percent.filter(|percent| *percent > 0.0);
