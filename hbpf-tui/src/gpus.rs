@@ -128,9 +128,11 @@ pub(crate) struct Summary {
 impl Summary {
     /// `None` where there is no GPU.
     pub(crate) fn of(gpus: &[Gpu]) -> Option<Self> {
-        let first = gpus.first()?;
-        let alike = gpus.iter().all(|gpu| gpu.name == first.name);
-        let name = first.name.trim_start_matches("NVIDIA ");
+        // One that was lost from the beginning has no name.
+        let mut names = gpus.iter().map(|gpu| &gpu.name).filter(|name| !name.is_empty());
+        let first = names.next().unwrap_or(&gpus.first()?.name);
+        let alike = names.all(|name| name == first);
+        let name = first.trim_start_matches("NVIDIA ");
         let known: Vec<f64> = gpus.iter().filter_map(|gpu| gpu.utilization_percent).collect();
         let memory = || gpus.iter().filter_map(|gpu| gpu.memory_used_bytes.zip(gpu.memory_total_bytes));
         let sum = |of: fn((u64, u64)) -> u64| memory().map(of).reduce(u64::saturating_add);
@@ -164,6 +166,7 @@ mod tests {
             (summary.memory_used_bytes, summary.power_watts, summary.troubled),
             (Some(71 << 30), Some(512.0), 1)
         );
+        assert_eq!(Summary::of(&[Gpu::default(), gpus[0].clone()]).unwrap().name, summary.name);
         let one = Gpu { name: "Other".into(), ..Gpu::default() };
         let mixed = Summary::of(&[gpus[0].clone(), one]).unwrap();
         assert_eq!((mixed.name.as_str(), mixed.power_watts), ("2 GPUs", Some(512.0)));

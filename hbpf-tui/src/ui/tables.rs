@@ -190,25 +190,23 @@ pub(crate) fn gpus(painter: &mut Painter<'_>, area: Rect, state: &State) {
     let Some(snapshot) = state.snapshot() else { return };
     let rows = snapshot.gpus.iter().map(gpus::cells).collect::<Vec<_>>();
     let users = gpus::users(snapshot);
-    let [top, rest] = two_areas(area, [rows.len() + history_lines(snapshot), users.len()]);
-    let mut table = top;
-    let history = table.height.saturating_sub(rows.len() as u16 + 3).min(history_lines(snapshot) as u16);
-    table.height -= history;
+    let [table, mut rest] = two_areas(area, [rows.len(), users.len()]);
     set(painter, table, &format!("GPUs {}", rows.len()), &gpus::columns(), &rows, state.scroll);
     if rows.is_empty() {
         let style = painter.theme.tone(Tone::Dim);
         painter.text(layout::line(area, 2), 1, NO_GPU, style);
     }
-    let below = Rect { y: top.y + table.height, height: history, ..top };
-    gpu_history(painter, below, state, snapshot);
+    // What both tables leave; a blank line follows.
+    let spare = usize::from(rest.height).saturating_sub(users.len() + 3);
+    let histories = snapshot.gpus.len();
+    if (1..=MAX_HISTORIES).contains(&histories) && histories < spare {
+        let below = layout::split_top(&mut rest, histories as u16 + 1);
+        gpu_history(painter, below, state, snapshot);
+    }
     set(painter, rest, &format!("Processes on GPUs {}", users.len()), &gpus::user_columns(), &users, state.scroll);
 }
 
-/// A line for each GPU's utilization lately, where they are few enough.
-fn history_lines(snapshot: &Snapshot) -> usize {
-    if snapshot.gpus.len() <= MAX_HISTORIES { snapshot.gpus.len() } else { 0 }
-}
-
+/// A line for each GPU's utilization lately.
 fn gpu_history(painter: &mut Painter<'_>, area: Rect, state: &State, snapshot: &Snapshot) {
     const NAME: usize = 12;
     let width = usize::from(area.width).saturating_sub(NAME + 1);
