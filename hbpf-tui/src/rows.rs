@@ -158,6 +158,8 @@ pub(crate) enum ProcessColumn {
     Errors,
     Cpu,
     Memory,
+    Gpu,
+    GpuMemory,
     Tls,
 }
 
@@ -169,7 +171,7 @@ pub(crate) enum SortKey {
 }
 
 impl ProcessColumn {
-    pub(crate) const ALL: [Self; 17] = [
+    pub(crate) const ALL: [Self; 19] = [
         Self::Pid,
         Self::User,
         Self::Command,
@@ -186,11 +188,13 @@ impl ProcessColumn {
         Self::Errors,
         Self::Cpu,
         Self::Memory,
+        Self::Gpu,
+        Self::GpuMemory,
         Self::Tls,
     ];
 
     /// Layout of all columns.
-    pub(crate) fn columns() -> [Column; 17] {
+    pub(crate) fn columns() -> [Column; 19] {
         Self::ALL.map(Self::column)
     }
 
@@ -213,6 +217,8 @@ impl ProcessColumn {
             Self::Errors => Column::fixed("ERR", Right, 4, 88),
             Self::Cpu => Column::fixed("CPU%", Right, 5, 78),
             Self::Memory => Column::fixed("MEM", Right, 5, 45),
+            Self::Gpu => Column::fixed("GPU%", Right, 5, 77),
+            Self::GpuMemory => Column::fixed("GPUMEM", Right, 6, 46),
             Self::Tls => Column::flexible("TLS", 8, 8, 28),
         }
     }
@@ -220,6 +226,20 @@ impl ProcessColumn {
     /// Whether it is about the process itself rather than its model traffic.
     pub(crate) fn is_of_machine(self) -> bool {
         matches!(self, Self::Pid | Self::User | Self::Command | Self::Cpu | Self::Memory | Self::Tls)
+            || self.is_of_gpus()
+    }
+
+    /// Whether it is about GPUs.
+    fn is_of_gpus(self) -> bool {
+        matches!(self, Self::Gpu | Self::GpuMemory)
+    }
+
+    /// The columns that say something of such a snapshot, as places in [`Self::ALL`]. Where no traffic can be seen, or there
+    /// is no GPU, theirs would only take room from the others.
+    pub(crate) fn of(snapshot: Option<&Snapshot>, blind: bool) -> Vec<usize> {
+        let has_gpus = snapshot.is_some_and(|snapshot| !snapshot.gpus.is_empty());
+        let says_something = |column: Self| (!blind || column.is_of_machine()) && (has_gpus || !column.is_of_gpus());
+        (0..Self::ALL.len()).filter(|index| says_something(Self::ALL[*index])).collect()
     }
 
     /// Numbers are wanted from the largest down, names from A on.
@@ -248,6 +268,8 @@ impl ProcessColumn {
             Self::Errors => of_stats(|s| Some(s.failed_total as f64)),
             Self::Cpu => SortKey::Number(row.process.cpu_percent),
             Self::Memory => SortKey::Number(row.process.resident_bytes.map(|n| n as f64)),
+            Self::Gpu => SortKey::Number(gpu_percent(row.process)),
+            Self::GpuMemory => SortKey::Number(gpu_memory(row.process).map(|n| n as f64)),
             Self::Tls => SortKey::Text(tls_text(&row.process.visibility).to_owned()),
         }
     }
@@ -280,13 +302,10 @@ impl ProcessColumn {
             },
             Self::Cpu => number(process.cpu_percent.map(format::percent)),
             Self::Memory => number(process.resident_bytes.map(format::bytes)),
+            Self::Gpu => number(gpu_percent(process).map(format::percent)),
+            Self::GpuMemory => number(gpu_memory(process).map(format::bytes)),
             Self::Tls => Cell::new(tls_text(&process.visibility), tls_tone(process.visibility.tls)),
         }
-    }
-
-    /// The whole row.
-    pub(crate) fn cells(row: &ProcessRow<'_>, span: Span) -> Vec<Cell> {
-        Self::ALL.map(|column| column.cell(row, span)).to_vec()
     }
 }
 
@@ -470,6 +489,16 @@ pub(crate) fn user_text(process: &Process) -> String {
         (Some(user), _) => user.to_string(),
         (None, uid) => known(uid, |uid| uid.to_string()),
     }
+}
+
+/// What a process computes on all GPUs together.
+fn gpu_percent(process: &Process) -> Option<f64> {
+    process.gpu.iter().filter_map(|gpu| gpu.sm_percent).reduce(|a, b| a + b)
+}
+
+/// What a process holds of all GPUs' memory.
+fn gpu_memory(process: &Process) -> Option<u64> {
+    process.gpu.iter().filter_map(|gpu| gpu.memory_bytes).reduce(u64::saturating_add)
 }
 
 /// What can be seen of a process's TLS traffic, in a word.

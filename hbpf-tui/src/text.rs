@@ -240,8 +240,10 @@ fn processes(out: &mut String, snapshot: &Snapshot, style: Style) {
         0 => "Processes".to_owned(),
         rest => format!("Processes ({rest} without model traffic not listed)"),
     };
-    let cells = all[..shown].iter().map(|row| ProcessColumn::cells(row, Span::SinceStart)).collect();
-    section(out, &title, &ProcessColumn::columns(), cells, style.width);
+    let wanted = ProcessColumn::of(Some(snapshot), false);
+    let columns: Vec<Column> = wanted.iter().map(|index| ProcessColumn::ALL[*index].column()).collect();
+    let cells = |row| wanted.iter().map(|index| ProcessColumn::ALL[*index].cell(row, Span::SinceStart)).collect();
+    section(out, &title, &columns, all[..shown].iter().map(cells).collect(), style.width);
 }
 
 fn models(out: &mut String, snapshot: &Snapshot, width: Option<usize>) {

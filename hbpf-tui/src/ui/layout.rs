@@ -94,11 +94,8 @@ pub(crate) fn detail(body: Rect, facts: u16) -> DetailAreas {
     DetailAreas { facts, histograms, requests: rest }
 }
 
-/// The process columns that a screen of this width shows, as places in [`ProcessColumn::ALL`]. Where no traffic can be
-/// seen its columns would only take room from those that say something.
-pub(crate) fn process_columns(width: usize, blind: bool) -> Vec<Placed> {
-    let wanted = |index: &usize| !blind || ProcessColumn::ALL[*index].is_of_machine();
-    let wanted: Vec<usize> = (0..ProcessColumn::ALL.len()).filter(wanted).collect();
+/// Those of the process columns that a screen of this width has room for, both as places in [`ProcessColumn::ALL`].
+pub(crate) fn process_columns(width: usize, wanted: &[usize]) -> Vec<Placed> {
     let columns: Vec<Column> = wanted.iter().map(|&index| ProcessColumn::ALL[index].column()).collect();
     let placed = table::fit(&columns, width).into_iter();
     placed.map(|place| Placed { index: wanted[place.index], ..place }).collect()

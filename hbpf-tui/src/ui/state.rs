@@ -365,7 +365,8 @@ impl State {
 
     /// Moves the sort column by `steps` to the right, around the end, among the columns that are shown.
     fn sort_by(&mut self, steps: usize) {
-        let shown = layout::process_columns(usize::from(self.size.0), self.is_blind());
+        let shown =
+            layout::process_columns(usize::from(self.size.0), &ProcessColumn::of(self.snapshot(), self.is_blind()));
         let shown: Vec<ProcessColumn> = shown.iter().map(|placed| ProcessColumn::ALL[placed.index]).collect();
         let position = shown.iter().position(|column| *column == self.order_by().0).unwrap_or(0);
         // Backwards is forwards all but one way around.

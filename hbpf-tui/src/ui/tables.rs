@@ -55,7 +55,7 @@ pub(crate) fn processes(painter: &mut Painter<'_>, area: Rect, state: &State) {
     };
     painter.rule(layout::line(area, 0), &title, &notes, focused);
     let columns = ProcessColumn::columns();
-    let placed = layout::process_columns(usize::from(area.width), blind);
+    let placed = layout::process_columns(usize::from(area.width), &ProcessColumn::of(state.snapshot(), blind));
     let sorted = ProcessColumn::ALL.iter().position(|column| *column == sort);
     head(painter, layout::line(area, 1), &columns, &placed, sorted);
     if state.order.is_empty() && state.snapshot().is_some() {
