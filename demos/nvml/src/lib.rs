@@ -15,7 +15,7 @@ use nvml_wrapper_sys::bindings::{
     nvmlDevice_t, nvmlEventData_t, nvmlEventSet_t, nvmlMemory_t, nvmlMemory_v2_t, nvmlPciInfo_t, nvmlProcessInfo_v2_t,
     nvmlProcessUtilizationSample_t, nvmlReturn_t, nvmlUtilization_t,
 };
-use profile::{Gpu, Instance, Process, Profile};
+use profile::{Gpu, Instance, Process};
 
 const SUCCESS: nvmlReturn_t = 0;
 const INVALID_ARGUMENT: nvmlReturn_t = 2;
@@ -23,7 +23,6 @@ const NOT_SUPPORTED: nvmlReturn_t = 3;
 const NOT_FOUND: nvmlReturn_t = 6;
 const INSUFFICIENT_SIZE: nvmlReturn_t = 7;
 const TIMEOUT: nvmlReturn_t = 10;
-const FUNCTION_NOT_FOUND: nvmlReturn_t = 13;
 const GPU_IS_LOST: nvmlReturn_t = 15;
 
 /// What a GPU without parts says of a process.
@@ -48,9 +47,8 @@ fn handle(gpu: usize, instance: usize) -> nvmlDevice_t {
     (instance << 8 | (gpu + 1)) as nvmlDevice_t
 }
 
-/// What `f` finds of a GPU, for the function of this name.
+/// What `f` finds of a GPU.
 fn of_gpu<T>(
-    name: &str,
     device: nvmlDevice_t,
     f: impl FnOnce(&Gpu, Option<&Instance>) -> Result<T, nvmlReturn_t>,
 ) -> Result<T, nvmlReturn_t> {
@@ -59,7 +57,6 @@ fn of_gpu<T>(
         profile::with(|profile| gpu.checked_sub(1).and_then(|gpu| profile.gpus.get(gpu)).map(|gpu| gpu.hang_seconds));
     std::thread::sleep(Duration::from_secs_f64(hang.unwrap_or(0.0)));
     profile::with(|profile| {
-        there(profile, name)?;
         let gpu = gpu.checked_sub(1).and_then(|gpu| profile.gpus.get(gpu)).ok_or(INVALID_ARGUMENT)?;
         if gpu.lost {
             return Err(GPU_IS_LOST);
@@ -72,18 +69,9 @@ fn of_gpu<T>(
     })
 }
 
-fn there(profile: &Profile, name: &str) -> Result<(), nvmlReturn_t> {
-    if profile.missing.iter().any(|missing| missing == name) { Err(FUNCTION_NOT_FOUND) } else { Ok(()) }
-}
-
 /// Writes a number that only whole GPUs have, and only those that support it.
-unsafe fn number<T>(
-    name: &str,
-    device: nvmlDevice_t,
-    to: *mut T,
-    value: impl FnOnce(&Gpu) -> Option<T>,
-) -> nvmlReturn_t {
-    result(of_gpu(name, device, |gpu, instance| {
+unsafe fn number<T>(device: nvmlDevice_t, to: *mut T, value: impl FnOnce(&Gpu) -> Option<T>) -> nvmlReturn_t {
+    result(of_gpu(device, |gpu, instance| {
         let value = value(gpu).filter(|_| instance.is_none()).ok_or(NOT_SUPPORTED)?;
         unsafe { to.write(value) };
         Ok(())
@@ -148,7 +136,7 @@ pub unsafe extern "C" fn nvmlDeviceGetCount_v2(count: *mut c_uint) -> nvmlReturn
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn nvmlDeviceGetHandleByIndex_v2(index: c_uint, device: *mut nvmlDevice_t) -> nvmlReturn_t {
-    result(of_gpu("nvmlDeviceGetHandleByIndex_v2", handle(index as usize, 0), |_, _| {
+    result(of_gpu(handle(index as usize, 0), |_, _| {
         unsafe { device.write(handle(index as usize, 0)) };
         Ok(())
     }))
@@ -156,19 +144,19 @@ pub unsafe extern "C" fn nvmlDeviceGetHandleByIndex_v2(index: c_uint, device: *m
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn nvmlDeviceGetIndex(device: nvmlDevice_t, to: *mut c_uint) -> nvmlReturn_t {
-    unsafe { number("nvmlDeviceGetIndex", device, to, |_| Some(index(device).0 as c_uint - 1)) }
+    unsafe { number(device, to, |_| Some(index(device).0 as c_uint - 1)) }
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn nvmlDeviceGetUUID(device: nvmlDevice_t, uuid: *mut c_char, length: c_uint) -> nvmlReturn_t {
-    result(of_gpu("nvmlDeviceGetUUID", device, |gpu, instance| unsafe {
+    result(of_gpu(device, |gpu, instance| unsafe {
         string(instance.map_or(&gpu.uuid, |instance| &instance.uuid), uuid, length)
     }))
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn nvmlDeviceGetName(device: nvmlDevice_t, name: *mut c_char, length: c_uint) -> nvmlReturn_t {
-    result(of_gpu("nvmlDeviceGetName", device, |gpu, instance| {
+    result(of_gpu(device, |gpu, instance| {
         let text = match instance {
             None => gpu.name.clone(),
             Some(instance) => format!("{} MIG {}", gpu.name, instance.profile),
@@ -179,7 +167,7 @@ pub unsafe extern "C" fn nvmlDeviceGetName(device: nvmlDevice_t, name: *mut c_ch
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn nvmlDeviceGetPciInfo_v3(device: nvmlDevice_t, to: *mut nvmlPciInfo_t) -> nvmlReturn_t {
-    result(of_gpu("nvmlDeviceGetPciInfo_v3", device, |gpu, _| {
+    result(of_gpu(device, |gpu, _| {
         let mut pci: nvmlPciInfo_t = unsafe { std::mem::zeroed() };
         unsafe {
             string(&gpu.pci_bus_id, pci.busId.as_mut_ptr(), pci.busId.len() as c_uint)?;
@@ -195,15 +183,13 @@ pub unsafe extern "C" fn nvmlDeviceGetUtilizationRates(
     to: *mut nvmlUtilization_t,
 ) -> nvmlReturn_t {
     unsafe {
-        number("nvmlDeviceGetUtilizationRates", device, to, |gpu| {
-            Some(nvmlUtilization_t { gpu: gpu.utilization?, memory: gpu.memory_utilization? })
-        })
+        number(device, to, |gpu| Some(nvmlUtilization_t { gpu: gpu.utilization?, memory: gpu.memory_utilization? }))
     }
 }
 
 /// Total and used.
-fn memory(name: &str, device: nvmlDevice_t) -> Result<(u64, u64), nvmlReturn_t> {
-    of_gpu(name, device, |gpu, instance| match instance {
+fn memory(device: nvmlDevice_t) -> Result<(u64, u64), nvmlReturn_t> {
+    of_gpu(device, |gpu, instance| match instance {
         Some(instance) => Ok((instance.memory_total, instance.memory_used)),
         None => gpu.memory_total.zip(gpu.memory_used).ok_or(NOT_SUPPORTED),
     })
@@ -211,14 +197,14 @@ fn memory(name: &str, device: nvmlDevice_t) -> Result<(u64, u64), nvmlReturn_t> 
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn nvmlDeviceGetMemoryInfo(device: nvmlDevice_t, to: *mut nvmlMemory_t) -> nvmlReturn_t {
-    result(memory("nvmlDeviceGetMemoryInfo", device).map(|(total, used)| unsafe {
+    result(memory(device).map(|(total, used)| unsafe {
         to.write(nvmlMemory_t { total, free: total.saturating_sub(used), used });
     }))
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn nvmlDeviceGetMemoryInfo_v2(device: nvmlDevice_t, to: *mut nvmlMemory_v2_t) -> nvmlReturn_t {
-    result(memory("nvmlDeviceGetMemoryInfo_v2", device).map(|(total, used)| unsafe {
+    result(memory(device).map(|(total, used)| unsafe {
         let version = (*to).version;
         to.write(nvmlMemory_v2_t { version, total, reserved: 0, free: total.saturating_sub(used), used });
     }))
@@ -226,12 +212,12 @@ pub unsafe extern "C" fn nvmlDeviceGetMemoryInfo_v2(device: nvmlDevice_t, to: *m
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn nvmlDeviceGetPowerUsage(device: nvmlDevice_t, to: *mut c_uint) -> nvmlReturn_t {
-    unsafe { number("nvmlDeviceGetPowerUsage", device, to, |gpu| gpu.power_mw) }
+    unsafe { number(device, to, |gpu| gpu.power_mw) }
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn nvmlDeviceGetEnforcedPowerLimit(device: nvmlDevice_t, to: *mut c_uint) -> nvmlReturn_t {
-    unsafe { number("nvmlDeviceGetEnforcedPowerLimit", device, to, |gpu| gpu.power_limit_mw) }
+    unsafe { number(device, to, |gpu| gpu.power_limit_mw) }
 }
 
 #[unsafe(no_mangle)]
@@ -240,11 +226,7 @@ pub unsafe extern "C" fn nvmlDeviceGetTotalEnergyConsumption(
     to: *mut c_ulonglong,
 ) -> nvmlReturn_t {
     let seconds = profile::seconds();
-    unsafe {
-        number("nvmlDeviceGetTotalEnergyConsumption", device, to, |gpu| {
-            Some(gpu.energy_mj? + (seconds * f64::from(gpu.power_mw.unwrap_or(0))) as u64)
-        })
-    }
+    unsafe { number(device, to, |gpu| Some(gpu.energy_mj? + (seconds * f64::from(gpu.power_mw.unwrap_or(0))) as u64)) }
 }
 
 #[unsafe(no_mangle)]
@@ -253,13 +235,13 @@ pub unsafe extern "C" fn nvmlDeviceGetTemperature(
     _sensor: c_uint,
     to: *mut c_uint,
 ) -> nvmlReturn_t {
-    unsafe { number("nvmlDeviceGetTemperature", device, to, |gpu| gpu.temperature) }
+    unsafe { number(device, to, |gpu| gpu.temperature) }
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn nvmlDeviceGetClockInfo(device: nvmlDevice_t, clock: c_uint, to: *mut c_uint) -> nvmlReturn_t {
     unsafe {
-        number("nvmlDeviceGetClockInfo", device, to, |gpu| match clock {
+        number(device, to, |gpu| match clock {
             SM_CLOCK => gpu.sm_mhz,
             MEMORY_CLOCK => gpu.memory_mhz,
             _ => None,
@@ -272,7 +254,7 @@ pub unsafe extern "C" fn nvmlDeviceGetCurrentClocksThrottleReasons(
     device: nvmlDevice_t,
     to: *mut c_ulonglong,
 ) -> nvmlReturn_t {
-    unsafe { number("nvmlDeviceGetCurrentClocksThrottleReasons", device, to, |gpu| Some(gpu.throttle)) }
+    unsafe { number(device, to, |gpu| Some(gpu.throttle)) }
 }
 
 #[unsafe(no_mangle)]
@@ -281,11 +263,7 @@ pub unsafe extern "C" fn nvmlDeviceGetPcieThroughput(
     counter: c_uint,
     to: *mut c_uint,
 ) -> nvmlReturn_t {
-    unsafe {
-        number("nvmlDeviceGetPcieThroughput", device, to, |gpu| {
-            if counter == PCIE_SENT { gpu.pcie_tx_kb } else { gpu.pcie_rx_kb }
-        })
-    }
+    unsafe { number(device, to, |gpu| if counter == PCIE_SENT { gpu.pcie_tx_kb } else { gpu.pcie_rx_kb }) }
 }
 
 #[unsafe(no_mangle)]
@@ -295,7 +273,7 @@ pub unsafe extern "C" fn nvmlDeviceGetTotalEccErrors(
     _counter: c_uint,
     to: *mut c_ulonglong,
 ) -> nvmlReturn_t {
-    unsafe { number("nvmlDeviceGetTotalEccErrors", device, to, |gpu| gpu.ecc_uncorrected) }
+    unsafe { number(device, to, |gpu| gpu.ecc_uncorrected) }
 }
 
 #[unsafe(no_mangle)]
@@ -304,7 +282,7 @@ pub unsafe extern "C" fn nvmlDeviceGetMigMode(
     current: *mut c_uint,
     pending: *mut c_uint,
 ) -> nvmlReturn_t {
-    result(of_gpu("nvmlDeviceGetMigMode", device, |gpu, _| {
+    result(of_gpu(device, |gpu, _| {
         let mode = c_uint::from(!gpu.instances.is_empty());
         unsafe {
             current.write(mode);
@@ -316,9 +294,7 @@ pub unsafe extern "C" fn nvmlDeviceGetMigMode(
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn nvmlDeviceGetMaxMigDeviceCount(device: nvmlDevice_t, to: *mut c_uint) -> nvmlReturn_t {
-    unsafe {
-        number("nvmlDeviceGetMaxMigDeviceCount", device, to, |gpu| Some(if gpu.instances.is_empty() { 0 } else { 7 }))
-    }
+    unsafe { number(device, to, |gpu| Some(if gpu.instances.is_empty() { 0 } else { 7 })) }
 }
 
 #[unsafe(no_mangle)]
@@ -327,7 +303,7 @@ pub unsafe extern "C" fn nvmlDeviceGetMigDeviceHandleByIndex(
     place: c_uint,
     to: *mut nvmlDevice_t,
 ) -> nvmlReturn_t {
-    result(of_gpu("nvmlDeviceGetMigDeviceHandleByIndex", device, |gpu, _| {
+    result(of_gpu(device, |gpu, _| {
         gpu.instances.get(place as usize).ok_or(NOT_FOUND)?;
         unsafe { to.write(handle(index(device).0 - 1, place as usize + 1)) };
         Ok(())
@@ -336,20 +312,19 @@ pub unsafe extern "C" fn nvmlDeviceGetMigDeviceHandleByIndex(
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn nvmlDeviceGetGpuInstanceId(device: nvmlDevice_t, to: *mut c_uint) -> nvmlReturn_t {
-    result(of_gpu("nvmlDeviceGetGpuInstanceId", device, |_, instance| {
+    result(of_gpu(device, |_, instance| {
         unsafe { to.write(instance.ok_or(NOT_SUPPORTED)?.id) };
         Ok(())
     }))
 }
 
 unsafe fn processes(
-    name: &str,
     device: nvmlDevice_t,
     count: *mut c_uint,
     to: *mut nvmlProcessInfo_v2_t,
     graphics: bool,
 ) -> nvmlReturn_t {
-    result(of_gpu(name, device, |gpu, _| {
+    result(of_gpu(device, |gpu, _| {
         let info = |process: &Process| nvmlProcessInfo_v2_t {
             pid: process.pid,
             usedGpuMemory: process.memory,
@@ -367,7 +342,7 @@ pub unsafe extern "C" fn nvmlDeviceGetComputeRunningProcesses_v3(
     count: *mut c_uint,
     to: *mut nvmlProcessInfo_v2_t,
 ) -> nvmlReturn_t {
-    unsafe { processes("nvmlDeviceGetComputeRunningProcesses_v3", device, count, to, false) }
+    unsafe { processes(device, count, to, false) }
 }
 
 #[unsafe(no_mangle)]
@@ -376,7 +351,7 @@ pub unsafe extern "C" fn nvmlDeviceGetComputeRunningProcesses_v2(
     count: *mut c_uint,
     to: *mut nvmlProcessInfo_v2_t,
 ) -> nvmlReturn_t {
-    unsafe { processes("nvmlDeviceGetComputeRunningProcesses_v2", device, count, to, false) }
+    unsafe { processes(device, count, to, false) }
 }
 
 #[unsafe(no_mangle)]
@@ -385,7 +360,7 @@ pub unsafe extern "C" fn nvmlDeviceGetGraphicsRunningProcesses_v3(
     count: *mut c_uint,
     to: *mut nvmlProcessInfo_v2_t,
 ) -> nvmlReturn_t {
-    unsafe { processes("nvmlDeviceGetGraphicsRunningProcesses_v3", device, count, to, true) }
+    unsafe { processes(device, count, to, true) }
 }
 
 #[unsafe(no_mangle)]
@@ -394,7 +369,7 @@ pub unsafe extern "C" fn nvmlDeviceGetGraphicsRunningProcesses_v2(
     count: *mut c_uint,
     to: *mut nvmlProcessInfo_v2_t,
 ) -> nvmlReturn_t {
-    unsafe { processes("nvmlDeviceGetGraphicsRunningProcesses_v2", device, count, to, true) }
+    unsafe { processes(device, count, to, true) }
 }
 
 /// A sample a second of each process that uses the GPU, stamped in microseconds since the library was first used.
@@ -406,7 +381,7 @@ pub unsafe extern "C" fn nvmlDeviceGetProcessUtilization(
     since: c_ulonglong,
 ) -> nvmlReturn_t {
     let now = (profile::seconds() * 1e6) as c_ulonglong + 1;
-    result(of_gpu("nvmlDeviceGetProcessUtilization", device, |gpu, _| {
+    result(of_gpu(device, |gpu, _| {
         let sample = |process: &Process| {
             let smUtil = process.sm.filter(|_| now > since)?;
             let used = nvmlProcessUtilizationSample_t {

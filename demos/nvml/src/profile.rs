@@ -15,9 +15,6 @@ const FILE: &str = "HBPF_DEMO_NVML";
 pub(crate) struct Profile {
     /// Version of the driver.
     pub(crate) driver: String,
-    /// Functions that this version of the driver does not have, by name: they answer as if not there.
-    #[serde(default)]
-    pub(crate) missing: Vec<String>,
     #[serde(default)]
     pub(crate) gpus: Vec<Gpu>,
 }
