@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{BufRead, BufReader};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
@@ -61,10 +62,26 @@ impl Hbpf {
     }
 
     fn start_with(arguments: &[&str]) -> Result<Self> {
+        let hbpf = Self::spawn(arguments, &[])?;
+        for group in ["llm-tls", "llm-plain"] {
+            hbpf.until(&format!("{group} is on"), |frame| is_on(frame, group))?;
+        }
+        Ok(hbpf)
+    }
+
+    /// Starts it without any probes, with these variables in its environment, and waits for its first frame.
+    pub(crate) fn start_unprobed(arguments: &[&str], environment: &[(&str, &Path)]) -> Result<Self> {
+        let hbpf = Self::spawn(&[&["--no-tls", "--no-plain"], arguments].concat(), environment)?;
+        hbpf.frame()?;
+        Ok(hbpf)
+    }
+
+    fn spawn(arguments: &[&str], environment: &[(&str, &Path)]) -> Result<Self> {
         let errors = tempfile::NamedTempFile::new()?;
         let mut child = Command::new(&hbpf_e2e::programs().hbpf)
             .args(["snapshot", "--json", "--interval", "1s"])
             .args(arguments)
+            .envs(environment.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(File::create(errors.path())?)
@@ -74,11 +91,7 @@ impl Hbpf {
         let latest = Arc::new(Latest::default());
         let shared = Arc::clone(&latest);
         thread::spawn(move || shared.read(BufReader::new(output)));
-        let hbpf = Self { child, latest, errors };
-        for group in ["llm-tls", "llm-plain"] {
-            hbpf.until(&format!("{group} is on"), |frame| is_on(frame, group))?;
-        }
-        Ok(hbpf)
+        Ok(Self { child, latest, errors })
     }
 
     /// The first frame from now on that is as it should be.
@@ -115,7 +128,7 @@ impl Hbpf {
         Ok((serde_json::from_str(&line.text).context("hbpf writes snapshots")?, line.number))
     }
 
-    /// What both its processes have used.
+    /// What all its processes have used.
     pub(crate) fn usage(&self) -> Result<Usage> {
         let own = self.child.id();
         let mut sum = Usage::default();

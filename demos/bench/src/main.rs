@@ -4,6 +4,7 @@ mod benches;
 mod compare;
 mod empty;
 mod hbpf;
+mod idle;
 mod load;
 mod machine;
 mod report;

@@ -1,17 +1,16 @@
 //! What it costs to look for TLS libraries on a host with many processes.
 
-use std::io::{PipeWriter, pipe};
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use hbpf_host::discover::Libraries;
 
 use super::{Context, Outcome};
 use crate::compare::quantile;
 use crate::hbpf::Hbpf;
+use crate::idle::Idle;
 use crate::report::{Section, Table};
 
 /// A busy host.
@@ -25,7 +24,7 @@ const MEASUREMENTS: f64 = 10.0;
 
 pub(super) fn run(context: &Context) -> Result<Outcome> {
     let at_rest = hbpf_percent(context)?;
-    let idle = Idle::start()?;
+    let idle = Idle::start(PROCESSES)?;
     let crowded = hbpf_percent(context)?;
     let mut libraries = Libraries::new(PathBuf::from("/proc"));
     let mut first = Vec::new();
@@ -71,32 +70,4 @@ fn milliseconds(mut scan: impl FnMut()) -> Result<f64> {
 fn own_nanoseconds() -> Result<u64> {
     let time = nix::time::clock_gettime(nix::time::ClockId::CLOCK_PROCESS_CPUTIME_ID)?;
     Ok(u64::try_from(Duration::from(time).as_nanos())?)
-}
-
-/// Processes that wait for the end of a pipe, and so end with us in any case.
-struct Idle {
-    children: Vec<Child>,
-    end: Option<PipeWriter>,
-}
-
-impl Idle {
-    fn start() -> Result<Self> {
-        let (reader, writer) = pipe()?;
-        let mut idle = Self { children: Vec::new(), end: Some(writer) };
-        for _ in 0..PROCESSES {
-            let child = Command::new("cat").stdin(reader.try_clone()?).stdout(Stdio::null()).spawn();
-            idle.children.push(child.context("cannot run cat")?);
-        }
-        Ok(idle)
-    }
-}
-
-impl Drop for Idle {
-    fn drop(&mut self) {
-        self.end = None;
-        for child in &mut self.children {
-            // It ends with the pipe; an error means that it has ended already.
-            let _ = child.wait();
-        }
-    }
 }

@@ -1,6 +1,7 @@
 //! What is measured.
 
 mod attach;
+mod collection;
 mod core;
 mod discovery;
 mod load;
@@ -38,6 +39,8 @@ pub(crate) enum Bench {
     Core,
     /// A scan for TLS libraries with 2,000 idle processes
     Discovery,
+    /// Looking at 200, 2,000 and 10,000 processes, and at eight GPUs
+    Collection,
     /// How long attaching takes, and how much of it is the verifier
     Attach,
 }
@@ -70,6 +73,7 @@ impl Bench {
         Self::Load,
         Self::Core,
         Self::Discovery,
+        Self::Collection,
         Self::Attach,
     ];
 
@@ -90,6 +94,7 @@ impl Bench {
             Self::Load => "load",
             Self::Core => "core",
             Self::Discovery => "discovery",
+            Self::Collection => "collection",
             Self::Attach => "attach",
         }
     }
@@ -105,6 +110,7 @@ impl Bench {
             Self::Load => "hbpf itself",
             Self::Core => "Throughput of the parsers",
             Self::Discovery => "Looking for libraries",
+            Self::Collection => "Processes and GPUs",
             Self::Attach => "Attaching",
         }
     }
@@ -120,6 +126,7 @@ impl Bench {
             Self::Load => load::run(context),
             Self::Core => core::run(context),
             Self::Discovery => discovery::run(context),
+            Self::Collection => collection::run(context),
             Self::Attach => attach::run(context),
         }
     }

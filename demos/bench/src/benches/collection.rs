@@ -1,0 +1,98 @@
+//! What it costs to look at processes and at GPUs.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use hbpf_host::process::Table as Processes;
+use hbpf_host::protocol::{MAX_PROCESSES, Others};
+
+use super::{Context, Outcome};
+use crate::compare::quantile;
+use crate::hbpf::Hbpf;
+use crate::idle::Idle;
+use crate::report::{Section, Table};
+
+/// Hosts, by their processes.
+const PROCESSES: [usize; 3] = [200, 2000, 10_000];
+/// Samples like those that hbpf takes, a second apart.
+const SAMPLES: usize = 5;
+const INTERVAL: Duration = Duration::from_secs(1);
+/// Measurements' worth of waiting: what is done every second is to happen several times.
+const MEASUREMENTS: f64 = 10.0;
+
+pub(super) fn run(context: &Context) -> Result<Outcome> {
+    let mut section = Section::default();
+    let mut table = Table::new(&[
+        "idle processes",
+        "first sample, all of them, ms of CPU",
+        "median of the next",
+        "longest",
+        "the same, 127 of them closely",
+        "longest",
+    ]);
+    for processes in PROCESSES {
+        let idle = Idle::start(processes)?;
+        let mut glance = Processes::new(PathBuf::from("/proc"));
+        let first = milliseconds(|| drop(glance.sample(&[], Others::InTurn)))?;
+        let others = samples(&mut glance, &[])?;
+        let closely: Vec<u32> = idle.pids().take(MAX_PROCESSES - 1).collect();
+        let close = samples(&mut glance, &closely)?;
+        let number = |value: f64| format!("{value:.1}");
+        table.row([
+            processes.to_string(),
+            number(first),
+            number(quantile(&others, 0.5)),
+            number(quantile(&others, 1.0)),
+            number(quantile(&close, 0.5)),
+            number(quantile(&close, 1.0)),
+        ]);
+    }
+    section.table("A sample a second, by one thread: 10 ms are one percent of a core.", table);
+
+    let mut table = Table::new(&["hbpf with a frame a second, no probes", "percent of a core"]);
+    let without = percent(context, &Hbpf::start_unprobed(&[], &[])?)?;
+    table.row(["no GPU".to_owned(), format!("{without:.2} %")]);
+    let directory = tempfile::tempdir()?;
+    let profile = directory.path().join("gpus.json");
+    fs::copy(hbpf_e2e::script("nvml/profiles/h200x8.json"), &profile)?;
+    // hbpf reads it as an ordinary user.
+    fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755))?;
+    let library = hbpf_e2e::programs().nvml.display().to_string();
+    let hbpf = Hbpf::start_unprobed(&["--nvml-library", &library], &[("HBPF_DEMO_NVML", &profile)])?;
+    hbpf.until("eight GPUs are read", |frame| frame.gpus.len() == 8)?;
+    let with = percent(context, &hbpf)?;
+    table.row(["eight H200 (a stand-in for NVIDIA's library)".to_owned(), format!("{with:.2} %")]);
+    section.table("All its processes. A real driver's calls cost what they cost.", table);
+    Ok(Outcome::Done(section))
+}
+
+fn samples(processes: &mut Processes, closely: &[u32]) -> Result<Vec<f64>> {
+    // The first close look finds nothing to compare with.
+    drop(processes.sample(closely, Others::InTurn));
+    let mut taken = Vec::new();
+    for _ in 0..SAMPLES {
+        thread::sleep(INTERVAL);
+        taken.push(milliseconds(|| drop(processes.sample(closely, Others::InTurn)))?);
+    }
+    Ok(taken)
+}
+
+fn percent(context: &Context, hbpf: &Hbpf) -> Result<f64> {
+    thread::sleep(Duration::from_secs_f64(context.effort.settling));
+    let (started, before) = (Instant::now(), hbpf.usage()?);
+    thread::sleep(Duration::from_secs_f64(context.effort.seconds * MEASUREMENTS));
+    let used = hbpf.usage()?.cpu_seconds - before.cpu_seconds;
+    Ok(used / started.elapsed().as_secs_f64() * 100.0)
+}
+
+/// CPU time of this thread: that of a machine with other things to do is the same.
+fn milliseconds(sample: impl FnOnce()) -> Result<f64> {
+    let now = || nix::time::clock_gettime(nix::time::ClockId::CLOCK_THREAD_CPUTIME_ID).map(Duration::from);
+    let before = now()?;
+    sample();
+    Ok((now()? - before).as_secs_f64() * 1e3)
+}
