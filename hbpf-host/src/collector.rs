@@ -352,7 +352,7 @@ impl Worker {
                     }
                 }
                 Reply::Processes(processes) => self.facts.describe(processes),
-                Reply::Host(host) => self.facts.host = Some(*host),
+                Reply::Host(host) => self.facts.begin_sample(*host),
                 Reply::Samples(samples) => self.facts.sample(samples),
                 Reply::Details(details) => self.facts.detail(details),
                 Reply::Gpu(gpu) => self.facts.gpu(*gpu),

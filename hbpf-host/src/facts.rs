@@ -74,6 +74,13 @@ impl Facts {
         self.processes.detail(details);
     }
 
+    /// A sample begins, whether or not the one before was complete, or was still waited for.
+    pub(crate) fn begin_sample(&mut self, host: Host) {
+        self.host = Some(host);
+        self.processes.begin_sample();
+        self.incoming_gpus.clear();
+    }
+
     pub(crate) fn gpu(&mut self, gpu: Gpu) {
         self.incoming_gpus.push(gpu);
     }
@@ -102,7 +109,8 @@ impl Facts {
     /// busiest others.
     pub(crate) fn choose_closely(&mut self, talking: impl Iterator<Item = u32>) -> Vec<u32> {
         let talking: Vec<u32> = talking.chain(self.gpu_users()).collect();
-        self.processes.choose_closely(&[std::process::id(), self.helper_pid], talking.into_iter())
+        let own: Vec<u32> = self.own_pids().collect();
+        self.processes.choose_closely(&own, talking.into_iter())
     }
 
     /// Takes the state of the kernel side, with the CPU time of this process.
@@ -264,8 +272,13 @@ impl Facts {
         }
     }
 
+    /// hbpf's processes.
+    fn own_pids(&self) -> impl Iterator<Item = u32> + use<> {
+        [Some(std::process::id()), Some(self.helper_pid), self.status.gpu_reader_pid].into_iter().flatten()
+    }
+
     fn self_cost(&self) -> SelfCost {
-        let ours = [std::process::id(), self.helper_pid].map(|pid| self.processes.latest(pid));
+        let ours = self.own_pids().map(|pid| self.processes.latest(pid)).collect::<Vec<_>>();
         let cpu = ours.iter().flatten().filter_map(|sample| sample.cpu_percent).reduce(|a, b| a + b);
         let resident = ours.iter().flatten().map(|sample| sample.resident_bytes).reduce(|a, b| a + b);
         SelfCost { cpu_percent: cpu, kernel_cpu_percent: self.meter.kernel_percent(), resident_bytes: resident }
@@ -341,6 +354,18 @@ mod tests {
         assert_eq!(first[0].start_time, second[0].start_time);
         let after_setting = frame("2026-01-02T00:00:00Z");
         assert_ne!(first[0].start_time, after_setting[0].start_time);
+    }
+
+    #[test]
+    fn a_sample_that_nobody_waited_for_leaves_nothing_in_the_next() {
+        let mut facts = Facts::new(1);
+        for _ in 0..2 {
+            facts.begin_sample(Host::default());
+            facts.sample(vec![sample(7, 1, None)]);
+            facts.gpu(Gpu::default());
+        }
+        facts.sample_complete(1);
+        assert_eq!(facts.gpus.len(), 1);
     }
 
     #[test]

@@ -10,11 +10,12 @@ pub(crate) mod library;
 mod nvidia;
 mod reader;
 
+use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use hbpf_core::label::Text;
+use hbpf_core::label::{Label, Text};
 use hbpf_core::snapshot::Gpu;
 use serde::{Deserialize, Serialize};
 
@@ -30,6 +31,18 @@ const FRESH: Duration = Duration::from_millis(2500);
 
 /// Most GPUs that are kept.
 const MAX_GPUS: usize = 64;
+
+/// Words of the reader taken at a time: a whole reading, and some.
+const MAX_WORDS: usize = 2 * MAX_GPUS;
+
+/// Most processes of one GPU: a message has room for so many.
+pub(crate) const MAX_PROCESSES: usize = 256;
+
+/// Most parts of one GPU (MIG). Seven is what there is.
+const MAX_INSTANCES: usize = 16;
+
+/// Most reasons for low clocks; a driver knows some ten.
+const MAX_REASONS: usize = 32;
 
 /// What the reader says.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -65,19 +78,60 @@ impl Sources {
     }
 }
 
+/// The reader, as the helper knows it.
+pub(crate) struct GpuReader {
+    pub(crate) socket: OwnedFd,
+    pub(crate) pid: u32,
+}
+
 /// The helper's end: what the reader has said.
 #[derive(Default)]
 pub(crate) struct Gpus {
     socket: Option<Socket>,
+    reader_pid: Option<u32>,
     incoming: Vec<Gpu>,
     latest: Vec<Gpu>,
     latest_at: Option<Instant>,
+    /// By the GPU's identity.
+    energy: HashMap<Label, Energy>,
+}
+
+/// A GPU's energy counter, which begins anew when its driver does.
+#[derive(Clone, Copy, Debug, Default)]
+struct Energy {
+    latest: f64,
+    /// What it had counted each time before it began anew.
+    before: f64,
+}
+
+impl Energy {
+    fn total(&mut self, joules: f64) -> f64 {
+        if joules < self.latest {
+            self.before += self.latest;
+        }
+        self.latest = joules;
+        self.before + joules
+    }
+}
+
+/// What the reader may tell of one GPU, whatever the driver's library has made of it.
+fn bounded(mut gpu: Gpu) -> Gpu {
+    gpu.processes.truncate(MAX_PROCESSES);
+    gpu.instances.truncate(MAX_INSTANCES);
+    gpu.throttle_reasons.truncate(MAX_REASONS);
+    gpu
 }
 
 impl Gpus {
-    /// `reader` is the socket to the reader; without one there are no GPUs.
-    pub(crate) fn new(reader: Option<OwnedFd>) -> Self {
-        Self { socket: reader.map(Socket::new), ..Self::default() }
+    /// Without a reader there are no GPUs.
+    pub(crate) fn new(reader: Option<GpuReader>) -> Self {
+        let reader_pid = reader.as_ref().map(|reader| reader.pid);
+        Self { socket: reader.map(|reader| Socket::new(reader.socket)), reader_pid, ..Self::default() }
+    }
+
+    /// The reader's process; `None` also when it has ended.
+    pub(crate) fn reader_pid(&self) -> Option<u32> {
+        self.reader_pid.filter(|_| self.socket.is_some())
     }
 
     /// To wait for words of the reader.
@@ -88,15 +142,14 @@ impl Gpus {
     /// Takes what the reader has said. Gives what is wrong.
     pub(crate) fn receive(&mut self) -> Vec<Text> {
         let mut problems = Vec::new();
-        while let Some(socket) = &mut self.socket {
+        // A reader that has gone mad does not keep us here.
+        for _ in 0..MAX_WORDS {
+            let Some(socket) = &mut self.socket else { break };
             match socket.receive() {
                 Ok(None) => break,
-                Ok(Some((Word::Gpu(gpu), _))) if self.incoming.len() < MAX_GPUS => self.incoming.push(*gpu),
+                Ok(Some((Word::Gpu(gpu), _))) if self.incoming.len() < MAX_GPUS => self.incoming.push(bounded(*gpu)),
                 Ok(Some((Word::Gpu(_), _))) => {}
-                Ok(Some((Word::Complete, _))) => {
-                    self.latest = std::mem::take(&mut self.incoming);
-                    self.latest_at = Some(Instant::now());
-                }
+                Ok(Some((Word::Complete, _))) => self.complete(),
                 Ok(Some((Word::Problem(problem), _))) => problems.push(problem),
                 // Each message stands for itself.
                 Err(error @ SocketError::Malformed(_)) => problems.push(Text::new(&error.to_string())),
@@ -109,6 +162,18 @@ impl Gpus {
             }
         }
         problems
+    }
+
+    fn complete(&mut self) {
+        self.latest = std::mem::take(&mut self.incoming);
+        self.latest_at = Some(Instant::now());
+        for gpu in &mut self.latest {
+            if let Some(joules) = &mut gpu.energy_joules_total {
+                *joules = self.energy.entry(gpu.uuid.clone()).or_default().total(*joules);
+            }
+        }
+        let latest = &self.latest;
+        self.energy.retain(|uuid, _| latest.iter().any(|gpu| gpu.uuid == *uuid));
     }
 
     /// Whether any GPU's driver tells in `/proc` who uses it.
@@ -125,6 +190,8 @@ impl Gpus {
 
 #[cfg(test)]
 mod tests {
+    use hbpf_core::snapshot::{GpuInstance, GpuProcess};
+
     use super::*;
     use crate::socket;
 
@@ -135,7 +202,7 @@ mod tests {
     #[test]
     fn a_reading_counts_when_it_is_complete_and_grows_old() {
         let (ours, theirs) = socket::pair().unwrap();
-        let (mut gpus, mut reader) = (Gpus::new(Some(ours)), Socket::new(theirs));
+        let (mut gpus, mut reader) = (Gpus::new(Some(GpuReader { socket: ours, pid: 1 })), Socket::new(theirs));
         assert_eq!(gpus.now().count(), 0);
         let mut say = |word: Word| reader.send(&word, None).unwrap();
         say(Word::Gpu(gpu(0)));
@@ -155,17 +222,33 @@ mod tests {
     }
 
     #[test]
+    fn energy_does_not_fall_when_a_driver_begins_anew() {
+        let mut energy = Energy::default();
+        let totals = [100.0, 150.0, 20.0, 30.0, 0.0].map(|joules| energy.total(joules));
+        assert_eq!(totals, [100.0, 150.0, 170.0, 180.0, 180.0]);
+    }
+
+    #[test]
     fn what_the_reader_says_is_bounded_and_its_end_is_told() {
         let (ours, theirs) = socket::pair().unwrap();
-        let (mut gpus, mut reader) = (Gpus::new(Some(ours)), Socket::new(theirs));
-        for index in 0..100 {
-            reader.send(&Word::Gpu(gpu(index)), None).unwrap();
+        let (mut gpus, mut reader) = (Gpus::new(Some(GpuReader { socket: ours, pid: 1 })), Socket::new(theirs));
+        let crowd = || Gpu {
+            processes: vec![GpuProcess::default(); 2000],
+            instances: vec![GpuInstance::default(); 100],
+            throttle_reasons: vec!["x".into(); 1000],
+            ..Gpu::default()
+        };
+        for _ in 0..100 {
+            reader.send(&Word::Gpu(Box::new(crowd())), None).unwrap();
             gpus.receive();
         }
         reader.send(&Word::Complete, None).unwrap();
         drop(reader);
         assert_eq!(gpus.receive().len(), 1, "that it has ended");
         assert_eq!(gpus.now().count(), MAX_GPUS);
+        let first = gpus.now().next().unwrap();
+        let lengths = (first.processes.len(), first.instances.len(), first.throttle_reasons.len());
+        assert_eq!(lengths, (MAX_PROCESSES, MAX_INSTANCES, MAX_REASONS));
         assert!(gpus.fd().is_none() && gpus.receive().is_empty(), "and is told once");
         assert_eq!(Gpus::new(None).now().count(), 0);
     }

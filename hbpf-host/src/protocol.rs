@@ -167,7 +167,7 @@ pub enum Reply {
     SampleEnd {
         /// Of the request.
         sequence: u64,
-        /// How often all processes have been gone through by now: those that have missed two rounds have ended.
+        /// How often all processes have been gone through by now: those that miss some have ended.
         rounds: u64,
     },
     /// Owners of sockets, as far as they were found: cookie and process.
@@ -266,10 +266,10 @@ pub struct Status {
     pub probes: Vec<ProbeStatus>,
     /// `hbpf_ebpf::counter`, summed over CPUs; `None` while nothing is loaded.
     pub counters: Option<[u64; hbpf_ebpf::counter::COUNT as usize]>,
-    /// CPU of the helper process since its start, in seconds.
+    /// CPU of the helper process, and of the one that reads GPUs, since their start, in seconds.
     pub helper_cpu_seconds: f64,
-    /// Resident memory of the helper process.
-    pub helper_resident_bytes: u64,
+    /// The process that reads GPUs, if there is one.
+    pub gpu_reader_pid: Option<u32>,
     /// Processes that have made TLS calls while probed, those with most calls first, at most [`MAX_TLS_USERS`].
     pub tls_users: Vec<TlsUser>,
     /// What a trap costs on this machine; `None` before it has been measured.

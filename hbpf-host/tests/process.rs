@@ -211,38 +211,67 @@ fn threads_are_as_their_process_has_them() {
     assert!((1..process.resident_bytes).contains(&detail.shared_bytes.unwrap()), "{detail:?} of {process:?}");
 }
 
+/// Writes so many MiB to a file, not into memory as /tmp may be.
+fn writing(directory: &tempfile::TempDir, mebibytes: u32) -> String {
+    let file = directory.path().join("written");
+    format!(
+        "f = open({file:?}, 'wb')\n[f.write(bytes(1 << 20)) for _ in range({mebibytes})]; f.flush(); os.fsync(f.fileno())\n"
+    )
+}
+
 #[test]
 fn what_is_written_to_a_disk_is_told() {
-    // Not into memory, as /tmp may be.
     let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-    let file = directory.path().join("written");
     let script = format!(
-        "import os, sys\nprint('ready', flush=True); sys.stdin.readline()\nwith open({:?}, 'wb') as f:\n for _ in range(64): f.write(bytes(1 << 20))\n \
-         os.fsync(f.fileno())\nprint('done', flush=True); sys.stdin.readline()",
-        file.to_str().unwrap()
+        "import os, sys\nprint('ready', flush=True); sys.stdin.readline()\n{}print('done', flush=True); sys.stdin.readline()",
+        writing(&directory, 64)
     );
     let Some(mut python) = Python::start(&script) else { return };
     python.read();
     let (mut table, pid) = (table(), python.child.id());
+    let outer = Instant::now();
     table.sample(&[pid], Others::InTurn);
-    let began = Instant::now();
+    let inner = Instant::now();
     python.go();
     python.read();
     // So that enough time has passed for another look.
     std::thread::sleep(Duration::from_millis(150));
-    let detail = table.sample(&[pid], Others::InTurn).details.pop().unwrap();
-    let seconds = began.elapsed().as_secs_f64();
-    let own: u64 = std::fs::read_to_string(format!("/proc/{pid}/io"))
+    let inner = inner.elapsed().as_secs_f64();
+    let rate = table.sample(&[pid], Others::InTurn).details.pop().unwrap().disk_write_bytes_per_second.unwrap();
+    let outer = outer.elapsed().as_secs_f64();
+    let own: f64 = std::fs::read_to_string(format!("/proc/{pid}/io"))
         .unwrap()
         .lines()
         .find_map(|line| line.strip_prefix("write_bytes: ")?.parse().ok())
         .unwrap();
-    if own == 0 {
+    if own == 0.0 {
         eprintln!("skipped: the file system here counts no writes to disks");
         return;
     }
-    let bytes = detail.disk_write_bytes_per_second.unwrap() * seconds;
-    assert!((0.7..1.4).contains(&(bytes / own as f64)), "{bytes} of {own}");
+    // The time between the two looks is only known to lie between these two.
+    assert!((rate * inner * 0.99..=rate * outer * 1.01).contains(&own), "{rate} B/s for {inner} to {outer} s, {own} B");
+}
+
+#[test]
+fn what_a_child_did_in_its_life_is_not_its_parents_doing_now() {
+    let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let script = format!(
+        "import os, sys\nprint('ready', flush=True); sys.stdin.readline()\nif os.fork() == 0:\n {}os._exit(0)\n\
+         else: os.wait()\nprint('done', flush=True); sys.stdin.readline()",
+        writing(&directory, 8).replace('\n', "\n ")
+    );
+    let Some(mut python) = Python::start(&script) else { return };
+    python.read();
+    let (mut table, pid) = (table(), python.child.id());
+    let rate =
+        |table: &mut Table| table.sample(&[pid], Others::InTurn).details.pop().unwrap().disk_write_bytes_per_second;
+    assert_eq!(rate(&mut table), None, "it takes two looks");
+    python.go();
+    python.read();
+    std::thread::sleep(Duration::from_millis(150));
+    assert_eq!(rate(&mut table), None);
+    std::thread::sleep(Duration::from_millis(150));
+    assert_eq!(rate(&mut table), Some(0.0));
 }
 
 #[test]

@@ -117,11 +117,14 @@ fn one_gpu_with_all_its_numbers() {
     assert_eq!((&workload.as_client, &workload.as_server), (&None, &None));
     assert_ne!(workload.kind, WorkloadKind::Pod);
 
-    // Joules are what watts make of seconds.
-    let later = machine.until("some energy is used", |gpus| gpus[0].energy_joules_total.unwrap() > energy + 1000.0);
-    let seconds = later.captured_at.duration_since(frame.captured_at).as_secs_f64();
-    let watts = (later.gpus[0].energy_joules_total.unwrap() - energy) / seconds;
-    assert!((watts - 512.3).abs() < 0.6 * 512.3, "{watts} W: readings are a second apart");
+    // Joules are what watts make of seconds. Both frames are the first with their reading, so that they are about as far
+    // apart as the readings.
+    let joules = |frame: &Snapshot| frame.gpus[0].energy_joules_total.unwrap();
+    let first = machine.until("the next reading", |gpus| gpus[0].energy_joules_total.unwrap() > energy);
+    let last =
+        machine.until("some energy is used", |gpus| gpus[0].energy_joules_total.unwrap() > joules(&first) + 1000.0);
+    let watts = (joules(&last) - joules(&first)) / last.captured_at.duration_since(first.captured_at).as_secs_f64();
+    assert!((watts / 512.3).ln().abs() < 0.7, "{watts} W: a busy machine hands frames out late");
 }
 
 #[test]
@@ -257,8 +260,8 @@ fn a_call_that_hangs_makes_the_gpus_stale_and_nothing_else() {
     let before = machine.observer.latest.as_ref().unwrap().sequence;
     let frame = machine.until("it is stale", |gpus| gpus[0].stale_seconds.is_some_and(|age| age > 3.0));
     let frames = frame.sequence - before;
-    // Five a second, and a busy machine may leave some out.
-    assert!(frames as f64 > began.elapsed().as_secs_f64() * 2.0, "{frames} frames in {:?}", began.elapsed());
+    // Five a second, and a busy machine may leave some out. If they waited for the GPU there would be none.
+    assert!(frames >= 3, "{frames} frames in {:?}", began.elapsed());
     assert_eq!(frame.gpus[0].power_watts, Some(512.3), "of before");
     assert!(frame.host.cpu_percent.is_some() && !frame.processes.is_empty());
     // It ends in spite of it, at once.

@@ -20,6 +20,7 @@ use profile::{Gpu, Instance, Process};
 const SUCCESS: nvmlReturn_t = 0;
 const INVALID_ARGUMENT: nvmlReturn_t = 2;
 const NOT_SUPPORTED: nvmlReturn_t = 3;
+const NO_PERMISSION: nvmlReturn_t = 4;
 const NOT_FOUND: nvmlReturn_t = 6;
 const INSUFFICIENT_SIZE: nvmlReturn_t = 7;
 const TIMEOUT: nvmlReturn_t = 10;
@@ -324,14 +325,20 @@ unsafe fn processes(
     to: *mut nvmlProcessInfo_v2_t,
     graphics: bool,
 ) -> nvmlReturn_t {
-    result(of_gpu(device, |gpu, _| {
+    result(of_gpu(device, |gpu, instance| {
+        // Of a GPU in parts an ordinary user is told by part only.
+        if instance.is_none() && !gpu.instances.is_empty() {
+            return Err(NO_PERMISSION);
+        }
         let info = |process: &Process| nvmlProcessInfo_v2_t {
             pid: process.pid,
             usedGpuMemory: process.memory,
             gpuInstanceId: process.instance.unwrap_or(NO_INSTANCE),
             computeInstanceId: process.instance.map_or(NO_INSTANCE, |_| 0),
         };
-        let all = gpu.processes.iter().filter(|process| process.graphics == graphics).map(info).collect();
+        let is_here = |process: &&Process| instance.is_none_or(|instance| process.instance == Some(instance.id));
+        let all =
+            gpu.processes.iter().filter(is_here).filter(|process| process.graphics == graphics).map(info).collect();
         unsafe { list(all, count, to) }
     }))
 }
@@ -372,7 +379,8 @@ pub unsafe extern "C" fn nvmlDeviceGetGraphicsRunningProcesses_v2(
     unsafe { processes(device, count, to, true) }
 }
 
-/// A sample a second of each process that uses the GPU, stamped in microseconds since the library was first used.
+/// A sample a second of each process that uses the GPU, each at a time of its own, stamped in microseconds since the library
+/// was first used.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn nvmlDeviceGetProcessUtilization(
     device: nvmlDevice_t,
@@ -380,13 +388,16 @@ pub unsafe extern "C" fn nvmlDeviceGetProcessUtilization(
     count: *mut c_uint,
     since: c_ulonglong,
 ) -> nvmlReturn_t {
-    let now = (profile::seconds() * 1e6) as c_ulonglong + 1;
+    const SECOND: c_ulonglong = 1_000_000;
+    let now = (profile::seconds() * 1e6) as c_ulonglong + SECOND;
     result(of_gpu(device, |gpu, _| {
         let sample = |process: &Process| {
-            let smUtil = process.sm.filter(|_| now > since)?;
+            let phase = c_ulonglong::from(process.pid) * 300_000 % SECOND;
+            let timeStamp = (now - phase) / SECOND * SECOND + phase;
+            let smUtil = process.sm.filter(|_| timeStamp > since)?;
             let used = nvmlProcessUtilizationSample_t {
                 pid: process.pid,
-                timeStamp: now,
+                timeStamp,
                 smUtil,
                 memUtil: 0,
                 encUtil: 0,

@@ -215,16 +215,25 @@ impl Workloads {
         rows
     }
 
-    /// Gives up the rows of workloads that have ended.
+    /// Gives up the rows of workloads that have ended for good.
     fn forget(&mut self, members: &HashMap<&Label, Vec<&Process>>, pool: &mut Pool, now: Nanos) {
         let is_gone = |side: &SideKey, stats: StatsId| {
             let idle = pool[stats].idle_since().is_some_and(|since| now.since(since) >= KEEP_GONE);
-            idle && side.workload.as_str() != OTHER && !members.contains_key(&side.workload)
+            idle && cannot_return(&side.workload) && !members.contains_key(&side.workload)
         };
         let gone: Vec<SideKey> =
             self.sides.iter().filter(|(side, row)| is_gone(side, row.stats)).map(|(side, _)| side.clone()).collect();
         gone.iter().for_each(|side| self.sides.fold(side, pool, now));
     }
+}
+
+/// What stands before the name of a process that nothing else is known of.
+const BY_NAME: &str = "name/";
+
+/// Whether a workload that has ended does not come back: a process, or one that is known by its name alone. A unit, a pod
+/// or a container begins anew under the same key, and its totals go on.
+fn cannot_return(workload: &Label) -> bool {
+    workload.starts_with("tree/") || workload.starts_with(BY_NAME)
 }
 
 /// Where an exchange counts, when it is known.
@@ -245,7 +254,8 @@ impl Choice {
     /// ended at once, the name is all there is.
     fn at_last(waiting: &Waiting, processes: &Processes) -> Self {
         let own = waiting.running.process_id().and_then(|process| processes.workload(process));
-        Self { workload: own.unwrap_or(&waiting.exchange.comm).clone(), is_inner: false }
+        let by_name = || Label::new(&format!("{BY_NAME}{}", waiting.exchange.comm));
+        Self { workload: own.cloned().unwrap_or_else(by_name), is_inner: false }
     }
 }
 
@@ -260,22 +270,32 @@ struct GpuShare {
 }
 
 impl GpuShare {
+    /// A sum of which one part is not known, or is of before, is not known.
     fn of(members: &[&Process], gpus: &[Gpu]) -> Self {
         let pids: HashSet<u32> = members.iter().filter(|process| !process.gpu.is_empty()).map(|it| it.pid).collect();
-        let mut share = Self::default();
-        for gpu in gpus.iter().filter(|gpu| gpu.processes.iter().any(|user| pids.contains(&user.pid))) {
-            share.count += 1;
-            let own = || gpu.processes.iter().filter(|user| pids.contains(&user.pid));
-            let is_alone = own().count() == gpu.processes.len();
-            let percent = own().filter_map(|user| user.sm_percent).reduce(|a, b| a + b);
-            let memory = own().filter_map(|user| user.memory_bytes).reduce(u64::saturating_add);
-            add(&mut share.percent, percent.or(gpu.utilization_percent.filter(|_| is_alone)));
-            if let Some(memory) = memory {
-                share.memory_bytes = Some(share.memory_bytes.unwrap_or(0).saturating_add(memory));
-            }
-            add(&mut share.power_watts, gpu.power_watts.zip(part(gpu, &pids)).map(|(watts, part)| watts * part));
+        let used: Vec<&Gpu> =
+            gpus.iter().filter(|gpu| gpu.processes.iter().any(|user| pids.contains(&user.pid))).collect();
+        if used.is_empty() {
+            return Self::default();
         }
-        share
+        let own = |gpu: &'_ Gpu| -> Vec<GpuProcess> {
+            gpu.processes.iter().filter(|user| pids.contains(&user.pid)).cloned().collect()
+        };
+        let is_of_now = used.iter().all(|gpu| gpu.stale_seconds.is_none());
+        let percent = |gpu: &&Gpu| {
+            let own = own(gpu);
+            let is_alone = own.len() == gpu.processes.len();
+            let told = own.iter().map(|user| user.sm_percent).sum::<Option<f64>>();
+            told.or(gpu.utilization_percent.filter(|_| is_alone))
+        };
+        let memory = |gpu: &&Gpu| own(gpu).iter().map(|user| user.memory_bytes).sum::<Option<u64>>();
+        let power = |gpu: &&Gpu| Some(gpu.power_watts? * part(gpu, &pids)?);
+        Self {
+            count: used.len() as u32,
+            percent: used.iter().map(percent).sum::<Option<f64>>().filter(|_| is_of_now),
+            memory_bytes: used.iter().map(memory).sum::<Option<u64>>().filter(|_| is_of_now),
+            power_watts: used.iter().map(power).sum::<Option<f64>>().filter(|_| is_of_now),
+        }
     }
 }
 
@@ -293,13 +313,6 @@ fn part(gpu: &Gpu, pids: &HashSet<u32>) -> Option<f64> {
     part_by(&|user| user.sm_percent).or_else(|| part_by(&|user| user.memory_bytes.map(|bytes| bytes as f64)))
 }
 
-/// Adds what is known to a sum that is unknown until the first is.
-fn add(sum: &mut Option<f64>, value: Option<f64>) {
-    if let Some(value) = value {
-        *sum = Some(sum.unwrap_or(0.0) + value);
-    }
-}
-
 fn row(
     key: Label,
     facts: Option<&WorkloadFacts>,
@@ -313,7 +326,7 @@ fn row(
     let served = as_server.as_ref().or(within.as_ref()).or(as_client.as_ref());
     let rate = served.and_then(|stats| stats.tokens_per_second.output).filter(|rate| *rate > 0.0);
     Workload {
-        name: facts.map_or_else(|| key.clone(), |facts| facts.name.clone()),
+        name: facts.map_or_else(|| Label::new(key.trim_start_matches(BY_NAME)), |facts| facts.name.clone()),
         kind: facts.map_or(WorkloadKind::Tree, |facts| facts.kind),
         key,
         pids,

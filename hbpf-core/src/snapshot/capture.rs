@@ -140,10 +140,10 @@ pub struct LostRecords {
 /// What hbpf itself uses.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct SelfCost {
-    /// Both processes; 100 is one core.
+    /// All its processes; 100 is one core.
     pub cpu_percent: Option<f64>,
     /// Its eBPF programs.
     pub kernel_cpu_percent: Option<f64>,
-    /// Both processes.
+    /// All its processes.
     pub resident_bytes: Option<u64>,
 }

@@ -57,6 +57,10 @@ impl Processes {
         }
     }
 
+    pub(super) fn begin_sample(&mut self) {
+        self.incoming.clear();
+    }
+
     pub(super) fn sample(&mut self, samples: Vec<ProcessSample>) {
         self.incoming.extend(samples);
     }

@@ -4,6 +4,7 @@
 //! all others stand.
 
 use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
 use hbpf_core::label::{Label, Text};
 use hbpf_core::snapshot::{Gpu, GpuInstance, GpuProcess};
@@ -16,14 +17,18 @@ use nvml_wrapper::error::NvmlError;
 use nvml_wrapper::struct_wrappers::device::ProcessInfo;
 use nvml_wrapper::{Device, EventSet, Nvml};
 
+use super::{MAX_INSTANCES, MAX_PROCESSES};
+
 /// Most GPUs of one machine; the largest have 16.
 const MAX_GPUS: u32 = 64;
 
-/// Most parts of one GPU (MIG). Seven is what there is.
-const MAX_INSTANCES: u32 = 16;
+/// How long a process's latest sample says what it does. The driver takes one of each process about once a second, at times
+/// of its own; of one that does nothing it takes none.
+const SAMPLE_HOLDS: Duration = Duration::from_secs(3);
 
-/// Most processes of one GPU that are told: a message has room for so many.
-const MAX_PROCESSES: usize = 256;
+/// The driver's stamps are in microseconds. Asked for what is newer than the newest sample, it would keep those of other
+/// processes to itself that were taken a little before.
+const STAMPS_APART: u64 = 2_000_000;
 
 /// Most errors of one GPU that are taken at a time: one that is broken tells of the same again and again.
 const MAX_EVENTS: usize = 16;
@@ -44,8 +49,19 @@ struct Known<'nvml> {
     events: Option<EventSet<'nvml>>,
     xid_errors: u64,
     last_xid: Option<u64>,
-    /// Stamp of the latest sample of what processes use.
-    last_sample: u64,
+    /// The driver's latest sample of each process that has used it lately.
+    samples: BTreeMap<u32, Sample>,
+    /// Its newest stamp.
+    newest_stamp: u64,
+    /// Since when samples are taken; of who has none by then it is not known what it did before.
+    sampling_since: Instant,
+}
+
+/// What a process used of a GPU, by the driver.
+struct Sample {
+    stamp: u64,
+    seen_at: Instant,
+    percent: f64,
 }
 
 impl<'nvml> Nvidia<'nvml> {
@@ -105,7 +121,15 @@ impl<'nvml> Known<'nvml> {
         };
         let events = device.nvml().create_event_set().ok();
         let events = events.and_then(|set| device.register_events(EventTypes::CRITICAL_XID_ERROR, set).ok());
-        Self { identity, events, xid_errors: 0, last_xid: None, last_sample: 0 }
+        Self {
+            identity,
+            events,
+            xid_errors: 0,
+            last_xid: None,
+            samples: BTreeMap::new(),
+            newest_stamp: 0,
+            sampling_since: Instant::now(),
+        }
     }
 
     fn read(&mut self, device: &Device<'_>) -> Gpu {
@@ -118,6 +142,10 @@ impl<'nvml> Known<'nvml> {
         // In KB, which it means as 1,000 bytes, over 20 ms that the call takes.
         let pcie = |which| device.pcie_throughput(which).ok().map(|kilobytes| f64::from(kilobytes) * 1e3);
         let has_instances = device.mig_mode().is_ok_and(|mode| mode.current == MIG_ON);
+        let instances = if has_instances { instances(device) } else { Vec::new() };
+        let processes = self.processes(device, has_instances.then_some(&instances));
+        let unknown_users =
+            processes.as_ref().err().map(|error| Text::new(&format!("who uses it is not told: {}", describe(error))));
         Gpu {
             utilization_percent: utilization.as_ref().map(|rates| f64::from(rates.gpu)),
             memory_utilization_percent: utilization.as_ref().map(|rates| f64::from(rates.memory)),
@@ -135,8 +163,9 @@ impl<'nvml> Known<'nvml> {
             ecc_uncorrected_total: device.total_ecc_errors(MemoryError::Uncorrected, EccCounter::Aggregate).ok(),
             xid_errors_total: self.events.is_some().then_some(self.xid_errors),
             last_xid: self.last_xid,
-            instances: if has_instances { instances(device) } else { Vec::new() },
-            processes: self.processes(device, has_instances),
+            instances: instances.iter().map(|instance| instance.facts.clone()).collect(),
+            processes: processes.unwrap_or_default(),
+            problem: unknown_users,
             ..self.identity.clone()
         }
     }
@@ -156,53 +185,102 @@ impl<'nvml> Known<'nvml> {
         }
     }
 
-    fn processes(&mut self, device: &Device<'_>, has_instances: bool) -> Vec<GpuProcess> {
-        let compute = device.running_compute_processes().or_else(|error| match error {
-            NvmlError::FailedToLoadSymbol(_) | NvmlError::FunctionNotFound => device.running_compute_processes_v2(),
-            other => Err(other),
-        });
-        let graphics = device.running_graphics_processes().or_else(|error| match error {
-            NvmlError::FailedToLoadSymbol(_) | NvmlError::FunctionNotFound => device.running_graphics_processes_v2(),
-            other => Err(other),
-        });
-        let used = if has_instances { None } else { self.used_by_processes(device) };
+    /// Who uses it, on the whole or, with `instances`, in parts. A list of which a part cannot be had is not known.
+    fn processes(
+        &mut self,
+        device: &Device<'_>,
+        instances: Option<&Vec<Instance<'_>>>,
+    ) -> Result<Vec<GpuProcess>, NvmlError> {
+        let used = if instances.is_some() { None } else { self.used_by_processes(device) };
         let mut processes: BTreeMap<u32, GpuProcess> = BTreeMap::new();
-        for info in compute.into_iter().chain(graphics).flatten() {
-            let ProcessInfo { pid, used_gpu_memory, gpu_instance_id, .. } = info;
-            let process = processes.entry(pid).or_insert_with(|| GpuProcess {
-                pid,
-                instance: gpu_instance_id.filter(|_| has_instances).map(|id| id.to_string().into()),
-                // Of whom no sample is there nothing was computed.
-                sm_percent: used.as_ref().map(|used| used.get(&pid).copied().unwrap_or(0.0)),
+        let mut add = |info: ProcessInfo, instance: Option<&Label>| {
+            let process = processes.entry(info.pid).or_insert_with(|| GpuProcess {
+                pid: info.pid,
+                instance: instance.cloned(),
+                sm_percent: used.as_ref().and_then(|used| used.of(info.pid)),
                 memory_bytes: None,
             });
-            if let UsedGpuMemory::Used(bytes) = used_gpu_memory {
+            if let UsedGpuMemory::Used(bytes) = info.used_gpu_memory {
                 // One that computes and draws is in both lists, each time with all that it holds.
                 process.memory_bytes = process.memory_bytes.max(Some(bytes));
             }
+        };
+        match instances {
+            None => users(device)?.into_iter().for_each(|info| add(info, None)),
+            // Of the whole an ordinary user is told nothing then.
+            Some(instances) => {
+                for instance in instances {
+                    users(&instance.device)?.into_iter().for_each(|info| add(info, Some(&instance.facts.id)));
+                }
+            }
         }
-        processes.into_values().take(MAX_PROCESSES).collect()
+        let mut processes: Vec<GpuProcess> = processes.into_values().collect();
+        processes.sort_by_key(|process| std::cmp::Reverse(process.memory_bytes));
+        processes.truncate(MAX_PROCESSES);
+        processes.sort_by_key(|process| process.pid);
+        Ok(processes)
     }
 
-    /// What processes have used of the GPU since the reading before, on average; `None` where it is not told.
-    fn used_by_processes(&mut self, device: &Device<'_>) -> Option<BTreeMap<u32, f64>> {
-        let samples = match device.process_utilization_stats(self.last_sample) {
+    /// What processes use of the GPU; `None` where it is not told.
+    fn used_by_processes(&mut self, device: &Device<'_>) -> Option<Used<'_>> {
+        let samples = match device.process_utilization_stats(self.newest_stamp.saturating_sub(STAMPS_APART)) {
             Ok(samples) => samples,
             // There is none: nobody used it.
             Err(NvmlError::NotFound) => Vec::new(),
             Err(_) => return None,
         };
-        let mut sums: BTreeMap<u32, (f64, f64)> = BTreeMap::new();
+        let newest = samples.iter().map(|sample| sample.timestamp).max();
+        self.newest_stamp = self.newest_stamp.max(newest.unwrap_or(0));
+        let now = Instant::now();
         for sample in samples {
-            self.last_sample = self.last_sample.max(sample.timestamp);
-            // Some drivers hand out slots that they have not filled.
-            if sample.pid != 0 && sample.sm_util <= 100 {
-                let (sum, count) = sums.entry(sample.pid).or_default();
-                (*sum, *count) = (*sum + f64::from(sample.sm_util), *count + 1.0);
+            // Some drivers hand out slots that they have not filled. The first time they hand out what is long past.
+            let age = Duration::from_micros(self.newest_stamp.saturating_sub(sample.timestamp));
+            if sample.pid == 0 || sample.sm_util > 100 || age > SAMPLE_HOLDS {
+                continue;
+            }
+            let known = self.samples.get(&sample.pid).is_some_and(|known| known.stamp >= sample.timestamp);
+            if !known {
+                let percent = f64::from(sample.sm_util);
+                self.samples.insert(sample.pid, Sample { stamp: sample.timestamp, seen_at: now, percent });
             }
         }
-        Some(sums.into_iter().map(|(pid, (sum, count))| (pid, sum / count)).collect())
+        self.samples.retain(|_, sample| now.duration_since(sample.seen_at) <= SAMPLE_HOLDS);
+        let is_settled = now.duration_since(self.sampling_since) > SAMPLE_HOLDS;
+        Some(Used { samples: &self.samples, is_settled })
     }
+}
+
+/// What processes use of a GPU.
+struct Used<'a> {
+    samples: &'a BTreeMap<u32, Sample>,
+    /// Samples have been taken for so long that who has none does nothing.
+    is_settled: bool,
+}
+
+impl Used<'_> {
+    fn of(&self, pid: u32) -> Option<f64> {
+        self.samples.get(&pid).map(|sample| sample.percent).or(self.is_settled.then_some(0.0))
+    }
+}
+
+/// Who computes or draws on a GPU or a part of it.
+fn users(device: &Device<'_>) -> Result<Vec<ProcessInfo>, NvmlError> {
+    let is_older = |error: &NvmlError| matches!(error, NvmlError::FailedToLoadSymbol(_) | NvmlError::FunctionNotFound);
+    let mut users = match device.running_compute_processes() {
+        Err(error) if is_older(&error) => device.running_compute_processes_v2()?,
+        other => other?,
+    };
+    let drawing = match device.running_graphics_processes() {
+        Err(error) if is_older(&error) => device.running_graphics_processes_v2(),
+        other => other,
+    };
+    match drawing {
+        Ok(drawing) => users.extend(drawing),
+        // It cannot draw.
+        Err(NvmlError::NotSupported) => {}
+        Err(error) => return Err(error),
+    }
+    Ok(users)
 }
 
 /// `NVML_DEVICE_MIG_ENABLE`
@@ -233,20 +311,27 @@ impl Memory {
     }
 }
 
-fn instances(device: &Device<'_>) -> Vec<GpuInstance> {
-    let count = device.mig_device_count().unwrap_or(0).min(MAX_INSTANCES);
+/// A part of a GPU (MIG).
+struct Instance<'nvml> {
+    device: Device<'nvml>,
+    facts: GpuInstance,
+}
+
+fn instances<'nvml>(device: &Device<'nvml>) -> Vec<Instance<'nvml>> {
+    let count = device.mig_device_count().unwrap_or(0).min(MAX_INSTANCES as u32);
     // Places without an instance answer with an error.
     let instances = (0..count).filter_map(|index| device.mig_device_by_index(index).ok());
-    let instance = |instance: Device<'_>| {
-        let memory = Memory::of(&instance);
-        let name = instance.name().unwrap_or_default();
-        GpuInstance {
-            id: instance_id(&instance).map_or_else(Label::default, |id| id.to_string().into()),
+    let instance = |device: Device<'nvml>| {
+        let memory = Memory::of(&device);
+        let name = device.name().unwrap_or_default();
+        let facts = GpuInstance {
+            id: instance_id(&device).map_or_else(Label::default, |id| id.to_string().into()),
             // `NVIDIA H100 80GB HBM3 MIG 1g.10gb`
             profile: Label::new(name.rsplit_once("MIG ").map_or(name.as_str(), |(_, profile)| profile)),
             memory_used_bytes: memory.as_ref().map(|memory| memory.used),
             memory_total_bytes: memory.as_ref().map(|memory| memory.total),
-        }
+        };
+        Instance { device, facts }
     };
     instances.map(instance).collect()
 }

@@ -17,6 +17,9 @@ use crate::socket::{Socket, SocketError};
 /// How soon a library that could not be used is tried again: its driver may be loaded meanwhile.
 const RETRY: Duration = Duration::from_secs(30);
 
+/// Readings of which nothing came until the library is opened anew.
+const MAX_FAILED: u32 = 10;
+
 /// Reads until nobody listens any more. The caller has given up all privileges.
 pub(crate) fn main(socket: OwnedFd, sources: &Sources) -> ! {
     let mut helper = Socket::new(socket);
@@ -37,9 +40,14 @@ fn read(helper: &mut Socket, sources: &Sources) -> Result<(), SocketError> {
     };
     let mut nvidia = nvml.as_ref().map(Nvidia::new);
     let try_again = (sources.library.is_some() && nvml.is_none()).then(|| Instant::now() + RETRY);
-    while try_again.is_none_or(|when| Instant::now() < when) {
+    let mut failed = 0;
+    while try_again.is_none_or(|when| Instant::now() < when) && failed < MAX_FAILED {
         let began = Instant::now();
         let mut gpus = nvidia.as_mut().map(Nvidia::read).unwrap_or_default();
+        // After its driver was loaded anew a library answers nothing until it is opened anew.
+        let is_dead =
+            !gpus.is_empty() && gpus.iter().all(|gpu| gpu.utilization_percent.is_none() && gpu.problem.is_some());
+        failed = if is_dead { failed + 1 } else { 0 };
         let first = gpus.len();
         gpus.extend((first as u32..).zip(&sources.cards).map(|(index, card): (u32, &drm::Card)| card.read(index)));
         for gpu in gpus {

@@ -22,10 +22,10 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 
 use crate::discover::{Changes, Libraries, system_directories};
-use crate::gpu::Gpus;
+use crate::gpu::{GpuReader, Gpus};
 use crate::privsep::{self, SplitOptions};
 use crate::probes::{ProbeError, Probes};
-use crate::process::{Samples, Table, self_usage};
+use crate::process::{Samples, Table, self_cpu_seconds};
 use crate::protocol::{Group, MAX_PROCESSES, MAX_VERDICTS, Others, ProcessInfo, Reply, Request, Status};
 use crate::socket::{Socket, SocketError};
 use endings::Endings;
@@ -58,10 +58,10 @@ const REQUEST_BATCH: usize = 64;
 
 /// Runs the helper until the other side has gone.
 ///
-/// `gpus` is the socket to the process that reads GPUs.
-pub(crate) fn main(socket: OwnedFd, gpus: Option<OwnedFd>, options: &SplitOptions) -> ! {
+/// `gpus` is the process that reads GPUs.
+pub(crate) fn main(socket: OwnedFd, gpus: Option<GpuReader>, options: &SplitOptions) -> ! {
     detach_from_terminal();
-    close_others(&std::iter::once(&socket).chain(&gpus).collect::<Vec<_>>());
+    close_others(&std::iter::once(&socket).chain(gpus.as_ref().map(|reader| &reader.socket)).collect::<Vec<_>>());
     raise_descriptor_limit();
     let mut outbox = Outbox::new(Socket::new(socket));
     if let Err(error) = privsep::hold_helper(options) {
@@ -136,7 +136,7 @@ struct Helper<'a> {
 }
 
 impl<'a> Helper<'a> {
-    fn new(outbox: &'a mut Outbox, gpus: Option<OwnedFd>) -> Self {
+    fn new(outbox: &'a mut Outbox, gpus: Option<GpuReader>) -> Self {
         Self {
             outbox,
             probes: Probes::new(),
@@ -308,13 +308,14 @@ impl<'a> Helper<'a> {
     }
 
     fn send_status(&mut self) {
-        let (helper_cpu_seconds, helper_resident_bytes) = self_usage();
+        let gpu_reader_pid = self.gpus.reader_pid();
+        let reader = gpu_reader_pid.and_then(|pid| self.processes.cpu_time(pid)).unwrap_or_default();
         let status = Status {
             switches: self.switches,
             probes: self.probes.status(),
             counters: self.probes.counters(),
-            helper_cpu_seconds,
-            helper_resident_bytes,
+            helper_cpu_seconds: self_cpu_seconds() + reader.as_secs_f64(),
+            gpu_reader_pid,
             tls_users: self.probes.tls_users(),
             trap_cost: self.probes.trap_cost(),
         };

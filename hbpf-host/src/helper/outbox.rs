@@ -161,9 +161,12 @@ impl AsFd for Outbox {
 #[cfg(test)]
 mod tests {
     use hbpf_core::aggregate::WorkloadFacts;
-    use hbpf_core::snapshot::{Cgroup, Container, HottestThread, TlsVisibility, WorkloadKind};
+    use hbpf_core::snapshot::{
+        Cgroup, Container, Gpu, GpuInstance, GpuProcess, HottestThread, TlsVisibility, WorkloadKind,
+    };
 
     use super::*;
+    use crate::gpu;
     use crate::protocol::{Group, ProcessDetail, ProcessInfo};
     use crate::socket;
 
@@ -263,11 +266,27 @@ mod tests {
             disk_write_bytes_per_second: Some(1.0),
             cgroup: Some(cgroup),
         };
+        let user = GpuProcess {
+            pid: u32::MAX,
+            instance: Some("4294967295".into()),
+            sm_percent: Some(1.0),
+            memory_bytes: Some(u64::MAX),
+        };
+        let gpu = Gpu {
+            name: label(),
+            uuid: label(),
+            throttle_reasons: vec![label(); 16],
+            instances: vec![GpuInstance { profile: label(), ..GpuInstance::default() }; 7],
+            processes: vec![user; gpu::MAX_PROCESSES],
+            problem: Some(text()),
+            ..Gpu::default()
+        };
         let (mut outbox, mut other) = outbox();
         outbox.send(Reply::Processes(vec![info; PROCESSES_PER_MESSAGE]));
         outbox.send(Reply::Details(vec![detail; DETAILS_PER_MESSAGE]));
+        outbox.send(Reply::Gpu(Box::new(gpu)));
         let replies = all(&mut outbox, &mut other);
-        assert!(matches!(&replies[..], [Reply::Processes(_), Reply::Details(_)]), "{}", replies.len());
+        assert!(matches!(&replies[..], [Reply::Processes(_), Reply::Details(_), Reply::Gpu(_)]), "{}", replies.len());
     }
 
     #[test]

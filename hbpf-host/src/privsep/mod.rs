@@ -9,7 +9,6 @@ mod guard;
 mod output;
 
 use std::io;
-use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
 use nix::libc;
@@ -28,6 +27,7 @@ pub use credentials::{Account, DropError};
 pub use filter::ConfineError;
 pub use output::{OutputError, create_output};
 
+use crate::gpu::GpuReader;
 use crate::protocol::Group;
 use crate::{gpu, helper, socket};
 
@@ -78,8 +78,8 @@ pub fn split(options: &SplitOptions) -> Result<HelperClient, SplitError> {
     }
 }
 
-/// Forks the process that reads GPUs, if there are any to read. Gives the helper's end of the socket to it.
-fn fork_gpu_reader(options: &SplitOptions) -> Result<Option<OwnedFd>, SplitError> {
+/// Forks the process that reads GPUs, if there are any to read.
+fn fork_gpu_reader(options: &SplitOptions) -> Result<Option<GpuReader>, SplitError> {
     let Some(sources) = gpu::Sources::find(options.nvml_library.as_deref()) else { return Ok(None) };
     let (ours, theirs) = socket::pair()?;
     let parent = getpid();
@@ -99,7 +99,7 @@ fn fork_gpu_reader(options: &SplitOptions) -> Result<Option<OwnedFd>, SplitError
             // SAFETY: this process has one thread and nothing to clean up.
             unsafe { libc::_exit(1) }
         }
-        ForkResult::Parent { .. } => Ok(Some(ours)),
+        ForkResult::Parent { child } => Ok(Some(GpuReader { socket: ours, pid: child.as_raw().cast_unsigned() })),
     }
 }
 

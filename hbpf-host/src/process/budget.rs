@@ -10,7 +10,8 @@ use super::files;
 pub(super) struct Budget {
     share: f64,
     burst: Duration,
-    left: Duration,
+    /// In seconds. Below zero is what was taken too much, as by one thing that took long.
+    left: f64,
     filled: Instant,
     began: Duration,
 }
@@ -18,28 +19,28 @@ pub(super) struct Budget {
 impl Budget {
     /// Full.
     pub(super) fn new(share: f64, burst: Duration) -> Self {
-        Self { share, burst, left: burst, filled: Instant::now(), began: Duration::ZERO }
+        Self { share, burst, left: burst.as_secs_f64(), filled: Instant::now(), began: Duration::ZERO }
     }
 
     /// What is done from now on counts, until [`Self::end`].
     pub(super) fn begin(&mut self) {
-        self.left = (self.left + self.filled.elapsed().mul_f64(self.share)).min(self.burst);
+        self.left = (self.left + self.filled.elapsed().as_secs_f64() * self.share).min(self.burst.as_secs_f64());
         self.filled = Instant::now();
         self.began = files::cpu_time();
     }
 
     pub(super) fn is_left(&self) -> bool {
-        self.used() < self.left
+        self.used().as_secs_f64() < self.left
     }
 
     pub(super) fn end(&mut self) {
-        self.left = self.left.saturating_sub(self.used());
+        self.left -= self.used().as_secs_f64();
     }
 
     /// Takes all that is in stock.
     #[cfg(test)]
     pub(super) fn spend(&mut self) {
-        self.left = Duration::ZERO;
+        self.left = 0.0;
         self.filled = Instant::now();
     }
 

@@ -369,8 +369,8 @@ mod tests {
             ..Cgroup::default()
         };
         assert_eq!(first, expected, "rates need two samples");
-        tree.write("v2/pod/cpu.stat", "usage_usec 2000000\nnr_periods 30\nnr_throttled 20\n");
-        let second = tree.sample_after(4, "0::/pod/a\n").unwrap();
+        tree.write("v2/pod/cpu.stat", "usage_usec 901000000\nnr_periods 30\nnr_throttled 20\n");
+        let second = tree.sample_after(3600, "0::/pod/a\n").unwrap();
         assert_eq!((second.cpu_percent.unwrap().round(), second.throttled_percent), (25.0, Some(75.0)));
         // The operator lifts the limit of the pod.
         tree.write("v2/pod/cpu.max", "max 100000\n");
@@ -395,8 +395,9 @@ mod tests {
             tree.write("mem/docker/x/memory.usage_in_bytes", "5000\n");
             let lines = "4:memory:/docker/x\n3:cpu,cpuacct:/docker/x\n0::/system.slice/containerd.service\n";
             tree.sample_after(0, lines).unwrap();
-            tree.write(&format!("{accounting}/docker/x/cpuacct.usage"), "7000000000\n");
-            let second = tree.sample_after(4, lines).unwrap();
+            // An hour and a half of CPU within an hour: beside that the time that the test takes is nothing.
+            tree.write(&format!("{accounting}/docker/x/cpuacct.usage"), "5401000000000\n");
+            let second = tree.sample_after(3600, lines).unwrap();
             assert_eq!(second.path.as_str(), "/docker/x");
             assert_eq!((second.cpu_limit_cores, second.throttled_percent), (Some(1.5), Some(0.0)));
             assert_eq!(second.cpu_percent.unwrap().round(), 150.0, "{cpu}");

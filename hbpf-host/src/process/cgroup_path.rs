@@ -76,16 +76,29 @@ impl<'a> Paths<'a> {
     }
 
     /// The innermost systemd unit, of the user's manager where that runs it.
-    pub(super) fn unit(&self) -> Option<Label> {
+    pub(super) fn unit(&self) -> Option<Unit> {
         let named = self.of(|controllers| controllers == b"name=systemd");
-        [named, self.unified()].into_iter().flatten().find_map(unit)
+        [named, self.unified()].into_iter().flatten().find_map(Unit::of)
     }
 }
 
-/// `NAME.service` or `NAME.scope`.
-fn unit(path: &str) -> Option<Label> {
-    let is_unit = |part: &&str| part.ends_with(".service") || part.ends_with(".scope");
-    path.rsplit('/').find(is_unit).map(Label::new)
+/// A systemd unit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Unit {
+    /// `NAME.service` or `NAME.scope`
+    pub(super) name: Label,
+    /// Whose manager runs it, if not the system's: names are told apart within one manager only.
+    pub(super) user: Option<u32>,
+}
+
+impl Unit {
+    fn of(path: &str) -> Option<Self> {
+        let is_unit = |part: &&str| part.ends_with(".service") || part.ends_with(".scope");
+        let mut outward = path.rsplit('/').skip_while(|part| !is_unit(part));
+        let name = Label::new(outward.next()?);
+        let user = outward.find_map(|part| part.strip_prefix("user@")?.strip_suffix(".service")?.parse().ok());
+        Some(Self { name, user })
+    }
 }
 
 fn container(path: &str) -> Option<Container> {
@@ -315,7 +328,10 @@ mod tests {
             ("5:cpu:/system.slice/a.service", None),
         ];
         for (file, unit) in cases {
-            assert_eq!(Paths::parse(file.as_bytes()).unit().as_deref(), unit, "{file}");
+            let found = Paths::parse(file.as_bytes()).unit();
+            assert_eq!(found.as_ref().map(|unit| unit.name.as_str()), unit, "{file}");
+            let is_of_user = file.contains("user@1000");
+            assert_eq!(found.and_then(|unit| unit.user), is_of_user.then_some(1000), "{file}");
         }
     }
 }

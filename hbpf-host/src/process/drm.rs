@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use hbpf_core::snapshot::GpuProcess;
@@ -14,8 +14,10 @@ use hbpf_core::snapshot::GpuProcess;
 use super::budget::Budget;
 use super::files;
 use super::machine::SHORTEST;
+use crate::gpu::MAX_PROCESSES;
 
-/// What looking for open devices costs: a process takes some 2 us for each of its descriptors.
+/// What looking at those with open devices, and for others, may cost each: a process takes some 2 us for each of its
+/// descriptors.
 const SHARE: f64 = 0.01;
 const BURST: Duration = Duration::from_millis(20);
 
@@ -35,12 +37,12 @@ const DEVICES: &str = "/dev/dri/";
 #[derive(Debug)]
 pub(super) struct Clients {
     root: PathBuf,
-    /// Processes of the round under way that are still to be looked at.
-    left: Vec<u32>,
-    /// Those that have a device open.
+    /// Processes that have a device open, and the way through them.
     holders: HashSet<u32>,
+    holding: Turn,
+    /// The way through all, in search of others.
+    searching: Turn,
     clients: HashMap<Key, Client>,
-    budget: Budget,
 }
 
 /// The device's place on the bus, and the client's number with its driver.
@@ -80,35 +82,29 @@ pub(crate) struct DrmUse {
 
 impl Clients {
     pub(super) fn new(root: PathBuf) -> Self {
-        Self {
-            root,
-            left: Vec::new(),
-            holders: HashSet::new(),
-            clients: HashMap::new(),
-            budget: Budget::new(SHARE, BURST),
-        }
+        Self { root, holders: HashSet::new(), holding: Turn::new(), searching: Turn::new(), clients: HashMap::new() }
     }
 
-    /// Looks at the processes that have devices open, and at some others in turn. Gives what each GPU is used for, by its
+    /// Looks at processes that have devices open, and at others, both in turn. Gives what each GPU is used for, by its
     /// place on the bus.
     pub(super) fn sample(&mut self) -> HashMap<String, DrmUse> {
-        let mut seen = HashMap::new();
-        for pid in std::mem::take(&mut self.holders) {
-            self.look_at(pid, &mut seen);
-        }
-        if self.left.is_empty() {
-            self.left = files::pids(&self.root);
-        }
-        self.budget.begin();
-        while self.budget.is_left() {
-            let Some(pid) = self.left.pop() else { break };
-            if !self.holders.contains(&pid) {
-                self.look_at(pid, &mut seen);
+        let (mut seen, mut looked_at) = (HashMap::new(), HashSet::new());
+        let Self { root, holders, holding, searching, .. } = self;
+        let mut look = |pid: u32, holders: &mut HashSet<u32>| {
+            if looked_at.insert(pid) {
+                let holds = look_at(root, pid, &mut seen);
+                if holds {
+                    holders.insert(pid)
+                } else {
+                    holders.remove(&pid)
+                };
             }
-        }
-        self.budget.end();
-        // Whoever was not seen has closed the device, or ended.
-        self.clients.retain(|key, _| seen.contains_key(key));
+        };
+        let known: Vec<u32> = holders.iter().copied().collect();
+        holding.go(|| known, |pid| look(pid, holders));
+        searching.go(|| files::pids(root), |pid| look(pid, holders));
+        // Whoever was looked at and not seen has closed the device, or ended.
+        self.clients.retain(|key, client| seen.contains_key(key) || !looked_at.contains(&client.pid));
         let now = Instant::now();
         for (key, (pid, stats)) in seen {
             self.update(key, pid, stats, now);
@@ -116,30 +112,12 @@ impl Clients {
         self.by_gpu()
     }
 
-    fn look_at(&mut self, pid: u32, seen: &mut HashMap<Key, (u32, Stats)>) {
-        let directory = files::process(&self.root, pid);
-        let Ok(entries) = fs::read_dir(directory.join("fd")) else { return };
-        for entry in entries.take(MAX_DESCRIPTORS).flatten() {
-            let is_device = fs::read_link(entry.path())
-                .is_ok_and(|link| link.as_os_str().as_encoded_bytes().starts_with(DEVICES.as_bytes()));
-            if !is_device || seen.len() >= MAX_CLIENTS {
-                continue;
-            }
-            let path = directory.join("fdinfo").join(entry.file_name());
-            let Ok(file) = files::read(&path, MAX_BYTES) else { continue };
-            let stats = Stats::parse(&file.bytes);
-            let Some(client) = stats.client.filter(|_| !stats.place.is_empty()) else { continue };
-            self.holders.insert(pid);
-            // Of several processes the one with the lowest number, commonly the eldest, is told.
-            let entry = seen.entry((stats.place.clone(), client)).or_insert_with(|| (pid, stats));
-            entry.0 = entry.0.min(pid);
-        }
-    }
-
     fn update(&mut self, key: Key, pid: u32, stats: Stats, now: Instant) {
         match self.clients.get_mut(&key) {
-            Some(client) if now.duration_since(client.when) < SHORTEST => client.pid = pid,
+            Some(client) if now.duration_since(client.when) < SHORTEST => client.pid = client.pid.min(pid),
             Some(client) => {
+                // It may be looked at by way of another that has it.
+                let pid = if self.holders.contains(&client.pid) { client.pid.min(pid) } else { pid };
                 let busy = stats.busy_since(&client.stats, now.duration_since(client.when));
                 *client = Client { pid, when: now, stats, busy: Some(busy) };
             }
@@ -153,6 +131,53 @@ impl Clients {
             gpus.entry(place.clone()).or_default().add(client);
         }
         gpus.into_iter().map(|(place, sum)| (place, sum.into_use())).collect()
+    }
+}
+
+/// Adds the clients that a process has; whether it has any.
+fn look_at(root: &Path, pid: u32, seen: &mut HashMap<Key, (u32, Stats)>) -> bool {
+    let directory = files::process(root, pid);
+    let mut holds = false;
+    for entry in fs::read_dir(directory.join("fd")).into_iter().flatten().take(MAX_DESCRIPTORS).flatten() {
+        let link = fs::read_link(entry.path()).unwrap_or_default();
+        if !link.as_os_str().as_encoded_bytes().starts_with(DEVICES.as_bytes()) || seen.len() >= MAX_CLIENTS {
+            continue;
+        }
+        let path = directory.join("fdinfo").join(entry.file_name());
+        let Ok(file) = files::read(&path, MAX_BYTES) else { continue };
+        let stats = Stats::parse(&file.bytes);
+        let Some(client) = stats.client.filter(|_| !stats.place.is_empty()) else { continue };
+        holds = true;
+        // Of several processes the one with the lowest number, commonly the eldest, is told.
+        let entry = seen.entry((stats.place.clone(), client)).or_insert_with(|| (pid, stats));
+        entry.0 = entry.0.min(pid);
+    }
+    holds
+}
+
+/// A way through processes, a part at a time.
+#[derive(Debug)]
+struct Turn {
+    left: Vec<u32>,
+    budget: Budget,
+}
+
+impl Turn {
+    fn new() -> Self {
+        Self { left: Vec::new(), budget: Budget::new(SHARE, BURST) }
+    }
+
+    /// Goes on as far as the budget lets it; from the beginning, through `all` of then, when it was at the end.
+    fn go(&mut self, all: impl FnOnce() -> Vec<u32>, mut look: impl FnMut(u32)) {
+        if self.left.is_empty() {
+            self.left = all();
+        }
+        self.budget.begin();
+        while self.budget.is_left() {
+            let Some(pid) = self.left.pop() else { break };
+            look(pid);
+        }
+        self.budget.end();
     }
 }
 
@@ -174,7 +199,11 @@ impl<'a> Sum<'a> {
             self.is_partial = true;
             return;
         };
-        let most = busy.values().copied().fold(0.0, f64::max);
+        // Where no engine is told of, as of compute on AMD's GPUs that goes past them, nothing is known.
+        let Some(most) = busy.values().copied().reduce(f64::max) else {
+            self.is_partial = true;
+            return;
+        };
         process.sm_percent = Some((process.sm_percent.unwrap_or(0.0) + most).min(100.0));
         for (engine, percent) in busy {
             *self.engines.entry(engine).or_default() += percent;
@@ -182,11 +211,13 @@ impl<'a> Sum<'a> {
     }
 
     fn into_use(self) -> DrmUse {
-        let busiest = self.engines.values().copied().fold(0.0, f64::max).min(100.0);
-        DrmUse {
-            processes: self.processes.into_values().collect(),
-            utilization_percent: (!self.is_partial).then_some(busiest),
-        }
+        let busiest = self.engines.values().copied().reduce(f64::max).map(|busiest| busiest.min(100.0));
+        let mut processes: Vec<GpuProcess> = self.processes.into_values().collect();
+        // Who holds most is kept.
+        processes.sort_by_key(|process| std::cmp::Reverse(process.memory_bytes));
+        processes.truncate(MAX_PROCESSES);
+        processes.sort_by_key(|process| process.pid);
+        DrmUse { processes, utilization_percent: busiest.filter(|_| !self.is_partial) }
     }
 }
 
@@ -276,9 +307,10 @@ pub(super) fn parse_as_all(bytes: &[u8]) {
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::symlink;
-    use std::path::Path;
 
     use super::*;
+
+    const HOUR: Duration = Duration::from_secs(3600);
 
     /// A process with these descriptors: what they lead to, and their `fdinfo`.
     fn process(root: &Path, pid: u32, descriptors: &[(&str, &str)]) {
@@ -300,9 +332,9 @@ mod tests {
         )
     }
 
-    /// As if the sample before had been taken a second ago.
-    fn sample_a_second_later(clients: &mut Clients) -> HashMap<String, DrmUse> {
-        clients.clients.values_mut().for_each(|client| client.when -= Duration::from_secs(1));
+    /// As if the sample before had been taken an hour ago, so that the time that a test takes is nothing beside it.
+    fn sample_an_hour_later(clients: &mut Clients) -> HashMap<String, DrmUse> {
+        clients.clients.values_mut().for_each(|client| client.when -= HOUR);
         clients.sample()
     }
 
@@ -326,8 +358,8 @@ mod tests {
         let gpu = &first["0000:03:00.0"];
         assert_eq!((gpu.utilization_percent, gpu.processes.len()), (None, 2));
         assert_eq!((gpu.processes[0].pid, gpu.processes[0].sm_percent), (10, None));
-        state(300_000_000);
-        let second = sample_a_second_later(&mut clients);
+        state(HOUR.as_nanos() as u64 / 10 * 3);
+        let second = sample_an_hour_later(&mut clients);
         let gpu = &second["0000:03:00.0"];
         let rounded = |percent: Option<f64>| percent.map(f64::round);
         let of = |process: &GpuProcess| (process.pid, rounded(process.sm_percent), process.memory_bytes);
@@ -336,9 +368,37 @@ mod tests {
         assert_eq!(rounded(gpu.utilization_percent), Some(90.0));
         // The child ends.
         fs::remove_dir_all(dir.path().join("11")).unwrap();
-        assert_eq!(sample_a_second_later(&mut clients)["0000:03:00.0"].processes.len(), 1);
+        assert_eq!(sample_an_hour_later(&mut clients)["0000:03:00.0"].processes.len(), 1);
         fs::remove_dir_all(dir.path().join("10")).unwrap();
         assert!(clients.sample().is_empty());
+    }
+
+    #[test]
+    fn what_goes_past_the_engines_is_unknown_and_not_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let rocm = "drm-pdev:\t0000:03:00.0\ndrm-client-id:\t7\ndrm-resident-vram:\t9 MiB\n";
+        process(dir.path(), 10, &[("/dev/dri/renderD128", rocm)]);
+        let mut clients = Clients::new(dir.path().to_owned());
+        clients.sample();
+        let gpu = &sample_an_hour_later(&mut clients)["0000:03:00.0"];
+        assert_eq!((gpu.utilization_percent, gpu.processes[0].sm_percent), (None, None));
+        assert_eq!(gpu.processes[0].memory_bytes, Some(9 << 20));
+    }
+
+    #[test]
+    fn users_that_are_told_are_bounded() {
+        let mut sum = Sum::default();
+        let clients: Vec<Client> = (0..1000_u32)
+            .map(|pid| Client {
+                pid,
+                when: Instant::now(),
+                stats: Stats { memory_bytes: Some(u64::from(pid)), ..Stats::default() },
+                busy: None,
+            })
+            .collect();
+        clients.iter().for_each(|client| sum.add(client));
+        let processes = sum.into_use().processes;
+        assert_eq!((processes.len(), processes[0].pid), (MAX_PROCESSES, 1000 - MAX_PROCESSES as u32), "who holds most");
     }
 
     #[test]

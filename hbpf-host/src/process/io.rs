@@ -8,7 +8,7 @@ use super::files;
 /// Longest file: seven lines.
 const MAX_BYTES: usize = 1024;
 
-/// Bytes since the start of the process; what its children did that have ended counts, too.
+/// Bytes since the start of the process. With the end of a child all that it ever did is added to them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Io {
     when: Instant,

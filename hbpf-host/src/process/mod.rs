@@ -19,7 +19,7 @@ mod users;
 mod workload;
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use hbpf_core::aggregate::WorkloadFacts;
@@ -36,7 +36,7 @@ use status::Status;
 use users::Users;
 
 pub(crate) use drm::DrmUse;
-pub use machine::self_usage;
+pub use machine::self_cpu_seconds;
 pub use sampler::Samples;
 
 /// Processes remembered at a time.
@@ -92,20 +92,12 @@ impl Table {
         let directory = files::process(&self.proc_root, pid);
         let read = |name, limit| files::read(&directory.join(name), limit).map(|file| file.bytes).unwrap_or_default();
         let uid = Status::read(&directory)?.effective_uid?;
-        let executable = std::fs::read_link(directory.join("exe")).ok().map(|path| {
-            let path = path.into_os_string().into_encoded_bytes();
-            path.strip_suffix(b" (deleted)").map(<[u8]>::to_vec).unwrap_or(path)
-        });
-        let command_line = read("cmdline", command::MAX_COMMAND_LINE_BYTES);
-        let command = command::command(&stat.comm, &command_line, executable.as_deref());
+        let executable = executable(&directory);
+        let command = command_of(&directory, &stat, executable.as_deref());
         let groups = read("cgroup", cgroup_path::MAX_BYTES);
         let groups = Paths::parse(&groups);
-        let (mut container, unit) = (groups.container(), groups.unit());
-        if let Some(container) = container.as_mut().filter(|container| container.pod_uid.is_some()) {
-            container.pod = workload::pod_name(&directory);
-        }
-        let workload = workload::of_groups(container.as_ref(), unit.as_ref())
-            .unwrap_or_else(|| self.tree_of(pid, &stat, &command));
+        let (container, unit) = (groups.container(), groups.unit());
+        let workload = workload::of_groups(container.as_ref(), unit.as_ref()).unwrap_or_else(|| self.tree_of(pid));
         let info = ProcessInfo {
             pid,
             start_time_ns,
@@ -115,7 +107,7 @@ impl Table {
             uid,
             user: self.users.name(uid),
             container,
-            unit,
+            unit: unit.map(|unit| unit.name),
             workload,
             tls: TlsVisibility::None,
             tls_reason: None,
@@ -132,11 +124,13 @@ impl Table {
     }
 
     /// The tree that a process belongs to which nothing else holds together with others.
-    fn tree_of(&mut self, pid: u32, stat: &Stat, command: &Label) -> WorkloadFacts {
+    fn tree_of(&self, pid: u32) -> WorkloadFacts {
         let root = workload::root(&self.proc_root, pid);
-        // The root's tree is its own, so this goes one step deep.
-        let of_root = if root == pid { None } else { self.describe(root) };
-        of_root.map_or_else(|| workload::tree(pid, stat.start_ticks, command.clone()), |root| root.workload)
+        let directory = files::process(&self.proc_root, root);
+        // It may have ended this moment.
+        let stat = Stat::read_in(&directory);
+        let command = stat.as_ref().map(|stat| command_of(&directory, stat, executable(&directory).as_deref()));
+        workload::tree(root, stat.map_or(0, |stat| stat.start_ticks), command.unwrap_or_default())
     }
 
     /// The process has executed a program: what is known of it is no longer true.
@@ -155,6 +149,11 @@ impl Table {
         self.sampler.sample(closely, others)
     }
 
+    /// CPU time of a process since its start.
+    pub(crate) fn cpu_time(&self, pid: u32) -> Option<Duration> {
+        Some(Duration::from_nanos(Stat::read(&self.proc_root, pid)?.cpu_ns()))
+    }
+
     /// What GPUs are used for whose drivers tell it in /proc, by their place on the bus.
     pub(crate) fn drm_sample(&mut self) -> HashMap<String, DrmUse> {
         self.drm.sample()
@@ -170,6 +169,18 @@ impl Table {
     pub fn find_owners(&mut self, queries: &[SocketQuery]) -> Vec<(u64, u32)> {
         self.owners.find(&self.proc_root, queries)
     }
+}
+
+/// The path of a process's program.
+fn executable(directory: &Path) -> Option<Vec<u8>> {
+    let path = std::fs::read_link(directory.join("exe")).ok()?.into_os_string().into_encoded_bytes();
+    Some(path.strip_suffix(b" (deleted)").map(<[u8]>::to_vec).unwrap_or(path))
+}
+
+/// Its name and redacted first arguments.
+fn command_of(directory: &Path, stat: &Stat, executable: Option<&[u8]>) -> Label {
+    let line = files::read(&directory.join("cmdline"), command::MAX_COMMAND_LINE_BYTES).map(|file| file.bytes);
+    command::command(&stat.comm, &line.unwrap_or_default(), executable)
 }
 
 /// Reads the bytes as each of the files that are read here.

@@ -59,12 +59,13 @@ struct Known {
     when: Instant,
     cpu_ticks: u64,
     major_faults: u64,
+    child_faults: u64,
     cpu_percent: Option<f64>,
     major_faults_per_second: Option<f64>,
     /// At the last close look, if that was one sample ago or so.
     threads: Option<Threads>,
-    /// Likewise.
-    io: Option<Io>,
+    /// Likewise, with what had come of its children then.
+    io: Option<(Io, u64)>,
 }
 
 /// A sample.
@@ -178,8 +179,12 @@ impl Sampler {
         let used = known.threads.as_ref().map(|before| threads.since(before, &directory)).unwrap_or_default();
         known.threads = Some(threads);
         let io = Io::read(&directory);
-        let io_rates = io.zip(known.io).and_then(|(now, before)| now.since(&before));
-        known.io = io;
+        let of_now = io.map(|io| (io, known.child_faults));
+        let io_rates = of_now.zip(known.io).and_then(|((now, children), (before, children_before))| {
+            // What a child has done in all its life is not of this moment, and was told beside the child.
+            now.since(&before).filter(|_| children == children_before)
+        });
+        known.io = of_now;
         let status = Status::read(&directory)?;
         let groups = files::read(&directory.join("cgroup"), cgroup_path::MAX_BYTES).map(|file| file.bytes);
         let ThreadUse {
@@ -211,6 +216,7 @@ impl Known {
             when: now,
             cpu_ticks: stat.cpu_ticks,
             major_faults: stat.major_faults,
+            child_faults: stat.child_faults,
             cpu_percent: None,
             major_faults_per_second: None,
             threads: None,
@@ -220,6 +226,7 @@ impl Known {
 
     /// Takes the numbers of now. Until some time has passed the rates stay as they are.
     fn update(&mut self, stat: &Stat, now: Instant) {
+        self.child_faults = stat.child_faults;
         let elapsed = now.duration_since(self.when);
         if elapsed < SHORTEST {
             return;

@@ -20,6 +20,8 @@ pub(crate) struct Stat {
     pub(crate) comm: Vec<u8>,
     pub(crate) parent_pid: u32,
     pub(crate) kernel_thread: bool,
+    /// Faults of children that have ended and been waited for: it grows with each.
+    pub(crate) child_faults: u64,
     /// Faults that had to wait for a disk, of all its threads.
     pub(crate) major_faults: u64,
     /// CPU time of all its threads; of a thread, its own.
@@ -62,6 +64,7 @@ impl Stat {
             comm,
             parent_pid: field(4)?.try_into().ok()?,
             kernel_thread: field(9)? & u64::from(PF_KTHREAD) != 0,
+            child_faults: field(11)?,
             major_faults: field(12)?,
             cpu_ticks: field(14)?.saturating_add(field(15)?),
             threads: field(20)?.try_into().ok()?,

@@ -15,6 +15,9 @@ use super::status::Status;
 /// Most threads looked at, each with two small files: of what has more, those with the lowest numbers, commonly the oldest.
 const MAX_THREADS: usize = 1024;
 
+/// How coarse CPU time is where the kernel counts it in ticks.
+const CLOCK_TICK: Duration = Duration::from_millis(10);
+
 /// In the directory of a process.
 const TASKS: &str = "task";
 
@@ -77,8 +80,9 @@ impl Threads {
         if seconds == 0.0 {
             return ThreadUse::default();
         }
+        let longest = self.when.saturating_duration_since(before.when) + CLOCK_TICK;
         let steps: Vec<(u32, Counters)> =
-            self.counters.iter().filter_map(|(id, now)| Some((*id, before.step(*id, now)?))).collect();
+            self.counters.iter().filter_map(|(id, now)| Some((*id, before.step(*id, now, longest)?))).collect();
         let sum = |of: fn(&Counters) -> u64| steps.iter().fold(0u64, |sum, (_, step)| sum.saturating_add(of(step)));
         let delays: Option<Vec<u64>> = steps.iter().map(|(_, step)| step.run_delay_ns).collect();
         let delay_ns = delays.map(|delays| delays.iter().fold(0u64, |sum, delay| sum.saturating_add(*delay)));
@@ -95,13 +99,13 @@ impl Threads {
         }
     }
 
-    /// What a thread did since this look.
-    fn step(&self, id: u32, now: &Counters) -> Option<Counters> {
+    /// What a thread did since this look, which was so long ago at the most.
+    fn step(&self, id: u32, now: &Counters, most: Duration) -> Option<Counters> {
         match self.counters.get(&id).and_then(|before| now.since(before)) {
             Some(step) => Some(step),
-            // It has started since, also where it has the number of one that has ended.
-            None if !self.truncated => Some(now.clone()),
-            None => None,
+            // It has started since, also where it has the number of one that has ended. One that has worked for longer
+            // was there: a list of threads can lack some while others end.
+            None => (!self.truncated && Duration::from_nanos(now.cpu_ns) <= most).then(|| now.clone()),
         }
     }
 }
@@ -202,6 +206,13 @@ mod tests {
     }
 
     #[test]
+    fn a_thread_that_a_look_has_missed_did_not_do_all_of_it_just_now() {
+        let used = between(&process(&[(7, 0, 0, 0, 0)]), &process(&[(7, 10, 0, 0, 0), (8, 3_600_000, 0, 9, 9)]), 1);
+        assert_eq!(used.hottest.unwrap().name.as_str(), "thread 7");
+        assert_eq!(used.voluntary_switches_per_second, Some(0.0));
+    }
+
+    #[test]
     fn of_an_idle_process_no_thread_is_hot() {
         let same = process(&[(7, 5000, 5000, 500, 500)]);
         assert_eq!(between(&same, &same, 1).hottest, None);
@@ -227,6 +238,6 @@ mod tests {
         assert_eq!((threads.counters.len(), threads.truncated), (MAX_THREADS, true));
         // One that was left out before has not started since.
         let other = Counters::default();
-        assert_eq!(threads.step(MAX_THREADS as u32 + 1, &other), None);
+        assert_eq!(threads.step(MAX_THREADS as u32 + 1, &other, Duration::MAX), None);
     }
 }

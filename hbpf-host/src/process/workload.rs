@@ -7,18 +7,16 @@ use hbpf_core::aggregate::WorkloadFacts;
 use hbpf_core::label::Label;
 use hbpf_core::snapshot::{Container, WorkloadKind};
 
-use super::cgroup_path;
+use super::cgroup_path::{self, Unit};
 use super::files;
 use super::stat::Stat;
 
 /// Most ancestors looked at: trees are a few deep.
 const MAX_ANCESTORS: usize = 32;
 
-/// Longest host name.
-const MAX_HOSTNAME_BYTES: usize = 253;
-
-/// Digits of a container's id that people use.
+/// Digits of a container's id, and of a pod's, that people use.
 const SHORT_ID: usize = 12;
+const SHORT_UID: usize = 8;
 
 /// Programs that start others on somebody's behalf: what they start is a tree of its own. As the kernel has their names,
 /// cut to 15 bytes.
@@ -59,10 +57,11 @@ const LAUNCHERS: [&[u8]; 33] = [
 ];
 
 /// What holds a process together with others, as far as its control groups say.
-pub(super) fn of_groups(container: Option<&Container>, unit: Option<&Label>) -> Option<WorkloadFacts> {
+pub(super) fn of_groups(container: Option<&Container>, unit: Option<&Unit>) -> Option<WorkloadFacts> {
     if let Some(container) = container {
         if let Some(uid) = &container.pod_uid {
-            let name = container.pod.clone().unwrap_or_else(|| uid.clone());
+            let short: String = uid.chars().take(SHORT_UID).collect();
+            let name = format!("pod {short}").into();
             return Some(WorkloadFacts { key: format!("pod/{uid}").into(), name, kind: WorkloadKind::Pod });
         }
         let short: String = container.id.chars().take(SHORT_ID).collect();
@@ -71,9 +70,17 @@ pub(super) fn of_groups(container: Option<&Container>, unit: Option<&Label>) -> 
         return Some(WorkloadFacts { key, name, kind: WorkloadKind::Container });
     }
     // A session holds all that a user has begun after logging in.
-    let unit = unit.filter(|unit| !unit.starts_with("session-") && unit.as_str() != "init.scope")?;
-    let name = unit.strip_suffix(".service").unwrap_or(unit);
-    Some(WorkloadFacts { key: format!("unit/{unit}").into(), name: Label::new(name), kind: WorkloadKind::Unit })
+    let Unit { name, user } = unit?;
+    let is_session = name.starts_with("session-") && name.ends_with(".scope");
+    if is_session || name.as_str() == "init.scope" {
+        return None;
+    }
+    let key = match user {
+        Some(uid) => format!("unit/{uid}/{name}"),
+        None => format!("unit/{name}"),
+    };
+    let name = Label::new(name.strip_suffix(".service").unwrap_or(name));
+    Some(WorkloadFacts { key: key.into(), name, kind: WorkloadKind::Unit })
 }
 
 /// The root of the tree that a process belongs to: the farthest ancestor below a launcher that is in the same groups.
@@ -102,15 +109,6 @@ pub(super) fn root(proc_root: &Path, pid: u32) -> u32 {
 /// A tree with this root, which was started then and is called so.
 pub(super) fn tree(root: u32, start_ticks: u64, command: Label) -> WorkloadFacts {
     WorkloadFacts { key: format!("tree/{root}/{start_ticks}").into(), name: command, kind: WorkloadKind::Tree }
-}
-
-/// The name of a pod: Kubernetes makes it the host name of its containers, unless they use the host's network.
-pub(super) fn pod_name(directory: &Path) -> Option<Label> {
-    // Whatever the path leads to in a container's own file system, no more than a host name is taken from it.
-    let file = files::read(&directory.join("root/etc/hostname"), MAX_HOSTNAME_BYTES + 1).ok()?;
-    let name = file.bytes.trim_ascii();
-    let is_plain = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.');
-    (!name.is_empty() && name.iter().all(is_plain)).then(|| Label::from_bytes(name))
 }
 
 #[cfg(test)]
@@ -160,30 +158,18 @@ mod tests {
         };
         let (id, uid) = ("ab".repeat(32), "5f0e9a1b-63d5-4c0b-9d3a-0f5b0a1c2d3e");
         let some = |key: String, name: &str| Some((key, name.to_owned()));
-        assert_eq!(of(&format!("0::/kubepods/pod{uid}/{id}")), some(format!("pod/{uid}"), uid));
+        assert_eq!(of(&format!("0::/kubepods/pod{uid}/{id}")), some(format!("pod/{uid}"), "pod 5f0e9a1b"));
         assert_eq!(of(&format!("0::/docker/{id}")), some(format!("docker/{id}"), "docker abababababab"));
         assert_eq!(of("0::/system.slice/vllm@7.service"), some("unit/vllm@7.service".into(), "vllm@7"));
+        assert_eq!(
+            of("0::/user.slice/user-7.slice/user@7.service/app.slice/ollama.service"),
+            some("unit/7/ollama.service".into(), "ollama")
+        );
+        let manager = of("0::/system.slice/session-manager.service");
+        assert_eq!(manager, some("unit/session-manager.service".into(), "session-manager"));
         assert_eq!(of("0::/system.slice/run-r1.scope"), some("unit/run-r1.scope".into(), "run-r1.scope"));
         for none in ["0::/user.slice/user-0.slice/session-3.scope", "0::/init.scope", "0::/", ""] {
             assert_eq!(of(none), None, "{none}");
-        }
-    }
-
-    #[test]
-    fn a_pod_is_called_as_its_host() {
-        let dir = tempfile::tempdir().unwrap();
-        fs::create_dir_all(dir.path().join("root/etc")).unwrap();
-        let path = dir.path().join("root/etc/hostname");
-        assert_eq!(pod_name(dir.path()), None);
-        for (contents, name) in [
-            ("vllm-7d9f-x2x\n", Some("vllm-7d9f-x2x")),
-            ("", None),
-            ("\n", None),
-            ("<script>", None),
-            ("sk-key: secret\nmore", None),
-        ] {
-            fs::write(&path, contents).unwrap();
-            assert_eq!(pod_name(dir.path()).as_deref(), name, "{contents}");
         }
     }
 }

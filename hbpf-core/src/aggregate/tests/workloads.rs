@@ -130,8 +130,9 @@ fn who_never_becomes_known_goes_by_his_name() {
     bench.call(0.0, 1, "m", |exchange| exchange.comm = "curl".into());
     assert_eq!(rows(&bench.frame(2.0)), []);
     let frame = bench.frame(7.0);
-    assert_eq!(rows(&frame), [("curl", Some((1, Some(20))), None)]);
-    assert_eq!((find(&frame, "curl").kind, find(&frame, "curl").pids.len()), (WorkloadKind::Tree, 0));
+    assert_eq!(rows(&frame), [("name/curl", Some((1, Some(20))), None)]);
+    let row = find(&frame, "name/curl");
+    assert_eq!((row.name.as_str(), row.kind, row.pids.len()), ("curl", WorkloadKind::Tree, 0));
 }
 
 #[test]
@@ -141,22 +142,27 @@ fn what_waits_is_bounded_and_nothing_of_it_is_lost() {
         bench.call(0.0, id, "m", |exchange| exchange.comm = "curl".into());
     }
     bench.frame(1.5);
-    assert_eq!(rows(&bench.frame(8.0)), [("curl", Some((1500, Some(30_000))), None)]);
+    assert_eq!(rows(&bench.frame(8.0)), [("name/curl", Some((1500, Some(30_000))), None)]);
 }
 
 #[test]
 fn workloads_that_have_ended_go_after_a_while_and_what_they_did_stays() {
     let mut bench = Bench::new();
-    bench.facts.processes = vec![process(1, "a"), process(2, "b")];
+    bench.facts.processes = vec![process(1, "tree/1/1"), process(2, "tree/2/1"), process(3, "unit/job.service")];
     bench.frame(0.0);
-    bench.call(0.0, 1, "m", |exchange| exchange.pid = Some(Pid(1)));
-    bench.call(0.0, 2, "m", |exchange| exchange.pid = Some(Pid(2)));
-    bench.facts.processes.remove(0);
-    bench.aggregator.process_exited(Pid(1), at(2.0));
-    assert_eq!(bench.frame(60.0).workloads.len(), 2);
+    for pid in 1..=3 {
+        bench.call(0.0, u64::from(pid), "m", |exchange| exchange.pid = Some(Pid(pid)));
+    }
+    bench.frame(1.5);
+    bench.facts.processes.retain(|process| process.pid == 2);
+    for pid in [1, 3] {
+        bench.aggregator.process_exited(Pid(pid), at(2.0));
+    }
+    assert_eq!(bench.frame(60.0).workloads.len(), 3);
     let frame = bench.frame(62.0);
-    assert_eq!(rows(&frame), [("b", Some((1, Some(20))), None), ("other", Some((1, Some(20))), None)]);
-    assert_eq!(bench.frame(1000.0).workloads.len(), 2, "one that lives stays however idle");
+    let keys: Vec<_> = rows(&frame).into_iter().map(|(key, ..)| key).collect();
+    assert_eq!(keys, ["other", "tree/2/1", "unit/job.service"], "a unit comes back, and its totals go on");
+    assert_eq!(bench.frame(1000.0).workloads.len(), 3, "one that lives stays however idle");
 }
 
 /// A GPU at 400 W with these users: process, share of its compute, memory.
@@ -205,6 +211,14 @@ fn power_is_shared_by_what_is_computed_and_else_by_memory() {
     let expected = [(Some(90.0), Some(20), Some(400.0)), (Some(50.0), Some(60), Some(400.0))];
     assert_eq!(shares(&mut bench, apart), expected);
     assert_eq!(shares(&mut bench, Vec::new()), [(None, None, None); 2]);
+    // On one of two GPUs nothing is told of anybody: half would look like the whole.
+    let mut silent = gpu(1, &[(1, None, 10), (3, None, 60)]);
+    silent.processes.iter_mut().for_each(|user| user.memory_bytes = None);
+    let partly = vec![gpu(0, &[(1, Some(50.0), 10)]), silent];
+    assert_eq!(shares(&mut bench, partly)[0], (None, None, None));
+    let mut stale = gpu(0, &[(1, Some(50.0), 10)]);
+    stale.stale_seconds = Some(5.0);
+    assert_eq!(shares(&mut bench, vec![stale])[0], (None, None, None), "of before");
 }
 
 #[test]
