@@ -1,12 +1,12 @@
 //! The lines on top: where this is, how it is watched, what is missing.
 
-use hbpf_core::snapshot::{Capture, Host, OverheadLevel, ProbeState, Snapshot};
+use hbpf_core::snapshot::{Capture, CpuUse, Host, OverheadLevel, ProbeState, Snapshot};
 use hbpf_host::protocol::Group;
 use ratatui::layout::Rect;
 
-use super::layout;
 use super::paint::{Painter, Piece};
 use super::state::{Source, State};
+use super::{chart, layout};
 use crate::format::{self, known};
 use crate::gpus::Summary;
 use crate::summary::{self, GroupState};
@@ -17,6 +17,12 @@ const FIXED_LINES: u16 = 3;
 
 /// From this width on the cost is shown in its parts as well.
 const WIDE: u16 = 100;
+
+/// From this width on the kinds of CPU time are shown.
+const WIDEST: u16 = 160;
+
+/// Most bars for cores.
+const MAX_CORE_BARS: usize = 32;
 
 /// Most lines that a problem gets: enough for any finding on a screen of 80 columns, with both tables below.
 const PROBLEM_LINES: usize = 3;
@@ -157,16 +163,44 @@ fn machine(painter: &mut Painter<'_>, area: Rect, host: Option<&Host>) {
     let load = known(host.load_1m, |load| format!("{load:.2}"));
     let texts =
         [format!(" cpu {cpu:>4} "), format!("  mem {memory} "), format!("  load {load}  {} cpus", host.cpu_count)];
+    let cores = if area.width < WIDE { String::new() } else { cores(painter, host) };
+    let kinds = if area.width < WIDEST { String::new() } else { host.cpu_use.as_ref().map(kinds).unwrap_or_default() };
     // What the words leave is shared by the two meters.
-    let words: usize = texts.iter().map(String::len).sum();
+    let words: usize = texts.iter().chain([&cores, &kinds]).map(|text| text.chars().count()).sum();
     let meter_width = usize::from(area.width).saturating_sub(words + 2).min(80) / 2;
     let [cpu, memory, load] = texts;
     let mut pieces = vec![painter.piece(cpu, Tone::Plain)];
     pieces.extend(meter(painter, host.cpu_percent, meter_width));
+    pieces.push(Piece { text: cores, style: painter.theme.spark() });
+    pieces.push(painter.piece(kinds, Tone::Dim));
     pieces.push(painter.piece(memory, Tone::Plain));
     pieces.extend(meter(painter, memory_percent, meter_width));
     pieces.push(painter.piece(load, Tone::Plain));
     painter.pieces(area, &pieces);
+}
+
+/// A bar for each core, or for some together where there are many; with a gap before and behind.
+fn cores(painter: &Painter<'_>, host: &Host) -> String {
+    let together = host.cores_percent.len().div_ceil(MAX_CORE_BARS).max(1);
+    let mean = |cores: &[f64]| Some(cores.iter().sum::<f64>() / cores.len() as f64);
+    let bars: Vec<Option<f64>> = host.cores_percent.chunks(together).map(mean).collect();
+    if bars.is_empty() {
+        return String::new();
+    }
+    format!(" {}", chart::bars_up_to(&bars, 100.0, 1, &painter.theme.symbols.bars)[0])
+}
+
+/// What takes the cores' time, as far as it takes any.
+fn kinds(cpu: &CpuUse) -> String {
+    let all = [
+        ("user", cpu.user_percent),
+        ("nice", cpu.nice_percent),
+        ("sys", cpu.system_percent),
+        ("irq", cpu.irq_percent),
+        ("io", cpu.iowait_percent),
+        ("steal", cpu.steal_percent),
+    ];
+    all.iter().filter(|(_, percent)| *percent >= 0.5).map(|(name, percent)| format!("  {name} {percent:.0}")).collect()
 }
 
 /// All GPUs in a line like that of the machine.
