@@ -153,6 +153,7 @@ fn examine() -> Doctor {
     }
     checks.push(visibility(&libraries, &blind));
     checks.push(gpu::library());
+    checks.extend(gpu::cards());
     Doctor { checks, libraries, blind }
 }
 

@@ -78,6 +78,11 @@ impl Sources {
     }
 }
 
+/// AMD's and Intel's GPUs: what they are called, and where they are on the bus.
+pub(crate) fn card_names(sys: &Path) -> Vec<String> {
+    drm::cards(sys).iter().map(drm::Card::title).collect()
+}
+
 /// The reader, as the helper knows it.
 pub(crate) struct GpuReader {
     pub(crate) socket: OwnedFd,

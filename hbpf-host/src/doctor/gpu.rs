@@ -1,7 +1,9 @@
-//! Whether NVIDIA's management library is there. It is looked for, not loaded: its code runs only where GPUs are read.
+//! Which GPUs would be read. NVIDIA's management library is looked for, not loaded: its code runs only where GPUs are read.
+
+use std::path::Path;
 
 use super::{Check, Outcome};
-use crate::gpu::library;
+use crate::gpu::{card_names, library};
 
 pub(super) fn library() -> Check {
     match (library::find(), library::is_driver_loaded()) {
@@ -15,4 +17,10 @@ pub(super) fn library() -> Check {
                 .advise("install the driver's libraries; in a container, set NVIDIA_DRIVER_CAPABILITIES=utility")
         }
     }
+}
+
+/// AMD's and Intel's, if there are any.
+pub(super) fn cards() -> Option<Check> {
+    let names = card_names(Path::new("/sys"));
+    (!names.is_empty()).then(|| Check::new("GPUs", Outcome::Ok, names.join(", ")))
 }

@@ -78,6 +78,12 @@ impl Card {
         Some(Self { directory, device, sensors, driver, identity })
     }
 
+    /// What it is called, and where it is.
+    pub(super) fn title(&self) -> String {
+        let place = self.identity.pci_bus_id.as_deref().unwrap_or_default();
+        format!("{} ({}, {place})", self.identity.name, self.driver)
+    }
+
     /// Its numbers of now.
     pub(super) fn read(&self, index: u32) -> Gpu {
         let of_device = |name: &str| number(&self.device.join(name));
@@ -170,6 +176,7 @@ mod tests {
         let gpu = cards[0].read(4);
         assert_eq!((gpu.index, gpu.name.as_str(), gpu.vendor.as_str()), (4, "AMD Instinct MI300X", "amd"));
         assert_eq!((gpu.uuid.as_str(), gpu.pci_bus_id.as_deref()), ("4a1c0c7a6bd24ac4", Some("0000:03:00.0")));
+        assert_eq!(cards[0].title(), "AMD Instinct MI300X (amdgpu, 0000:03:00.0)");
         assert_eq!((gpu.utilization_percent, gpu.memory_utilization_percent), (Some(97.0), Some(41.0)));
         assert_eq!((gpu.memory_used_bytes, gpu.memory_total_bytes), (Some(180_000_000_000), Some(206_141_652_992)));
         assert_eq!(
