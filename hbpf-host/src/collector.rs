@@ -41,6 +41,9 @@ const SAMPLE_PATIENCE: Duration = Duration::from_secs(3);
 /// What a snapshot without a fresh sample says. Loading the probes can keep the helper that long on a slow machine.
 const LATE_SAMPLE: &str = "the helper is busy; CPU and memory are those of the sample before";
 
+/// What a snapshot without GPUs says while their driver has yet to answer for the first time.
+const AWAITED_GPUS: &str = "no GPU is read yet: the driver has not answered so far";
+
 /// Most distinct collection errors kept; each is a line that a user reads.
 const MAX_ERRORS: usize = 32;
 
@@ -566,7 +569,12 @@ impl Worker {
         let counters = self.engine.counters();
         let malformed = self.records.malformed();
         self.errors.retain(|(_, last)| now.since(*last) < ERROR_KEPT);
-        let errors = self.errors.iter().map(|(error, _)| error.clone()).chain(passing).collect();
+        let awaited = self.facts.gpus_are_awaited().then(|| CollectionError {
+            source: "gpu".into(),
+            message: AWAITED_GPUS.into(),
+            last_at: None,
+        });
+        let errors = self.errors.iter().map(|(error, _)| error.clone()).chain(passing).chain(awaited).collect();
         self.facts.findings = self.governor.findings(&clock);
         self.facts.overhead = self.overhead();
         let talking = self.sink.aggregator.pids().map(|pid| pid.0);

@@ -29,6 +29,7 @@ pub(crate) struct Facts {
     pub(crate) host: Option<Host>,
     processes: Processes,
     gpus: Vec<Gpu>,
+    samples_taken: u64,
     /// Of the sample that is under way.
     incoming_gpus: Vec<Gpu>,
     status: Status,
@@ -51,6 +52,7 @@ impl Facts {
             host: None,
             processes: Processes::default(),
             gpus: Vec::new(),
+            samples_taken: 0,
             incoming_gpus: Vec::new(),
             counted: [0; counter::COUNT as usize],
             status: Status::default(),
@@ -88,6 +90,7 @@ impl Facts {
     /// The sample under way is complete. Gives the processes that have ended without news of it.
     pub(crate) fn sample_complete(&mut self, rounds: u64) -> Vec<u32> {
         self.gpus = std::mem::take(&mut self.incoming_gpus);
+        self.samples_taken += 1;
         self.processes.sample_complete(rounds)
     }
 
@@ -99,6 +102,11 @@ impl Facts {
     /// Processes that will be shown and are not described yet.
     pub(crate) fn unknown(&self, talking: impl Iterator<Item = u32>) -> Vec<u32> {
         self.processes.unknown(talking.chain(self.gpu_users()))
+    }
+
+    /// Whether there are GPUs to read that have not been read yet, which takes a moment in any case.
+    pub(crate) fn gpus_are_awaited(&self) -> bool {
+        self.status.gpus_awaited && self.samples_taken > 1
     }
 
     fn gpu_users(&self) -> impl Iterator<Item = u32> {

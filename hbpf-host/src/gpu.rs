@@ -97,6 +97,8 @@ pub(crate) struct Gpus {
     incoming: Vec<Gpu>,
     latest: Vec<Gpu>,
     latest_at: Option<Instant>,
+    /// It has said why nothing can be read.
+    has_problem: bool,
     /// By the GPU's identity.
     energy: HashMap<Label, Energy>,
 }
@@ -144,6 +146,11 @@ impl Gpus {
         self.socket.as_ref().map(AsFd::as_fd)
     }
 
+    /// Whether the reader has yet to say anything: a driver that no program holds open takes seconds to wake up.
+    pub(crate) fn is_awaited(&self) -> bool {
+        self.socket.is_some() && self.latest_at.is_none() && !self.has_problem
+    }
+
     /// Takes what the reader has said. Gives what is wrong.
     pub(crate) fn receive(&mut self) -> Vec<Text> {
         let mut problems = Vec::new();
@@ -155,7 +162,10 @@ impl Gpus {
                 Ok(Some((Word::Gpu(gpu), _))) if self.incoming.len() < MAX_GPUS => self.incoming.push(bounded(*gpu)),
                 Ok(Some((Word::Gpu(_), _))) => {}
                 Ok(Some((Word::Complete, _))) => self.complete(),
-                Ok(Some((Word::Problem(problem), _))) => problems.push(problem),
+                Ok(Some((Word::Problem(problem), _))) => {
+                    self.has_problem = true;
+                    problems.push(problem);
+                }
                 // Each message stands for itself.
                 Err(error @ SocketError::Malformed(_)) => problems.push(Text::new(&error.to_string())),
                 Err(_) => {
@@ -213,10 +223,11 @@ mod tests {
         say(Word::Gpu(gpu(0)));
         say(Word::Gpu(gpu(1)));
         assert!(gpus.receive().is_empty());
-        assert_eq!(gpus.now().count(), 0, "the reading is under way");
+        assert!(gpus.now().count() == 0 && gpus.is_awaited(), "the reading is under way");
         say(Word::Complete);
         gpus.receive();
         assert_eq!(gpus.now().map(|gpu| (gpu.index, gpu.stale_seconds)).collect::<Vec<_>>(), [(0, None), (1, None)]);
+        assert!(!gpus.is_awaited());
         // The next reading hangs.
         say(Word::Gpu(gpu(0)));
         gpus.receive();

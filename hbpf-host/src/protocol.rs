@@ -270,6 +270,8 @@ pub struct Status {
     pub helper_cpu_seconds: f64,
     /// The process that reads GPUs, if there is one.
     pub gpu_reader_pid: Option<u32>,
+    /// It has not read them yet, nor said why not.
+    pub gpus_awaited: bool,
     /// Processes that have made TLS calls while probed, those with most calls first, at most [`MAX_TLS_USERS`].
     pub tls_users: Vec<TlsUser>,
     /// What a trap costs on this machine; `None` before it has been measured.

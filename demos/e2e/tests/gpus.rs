@@ -40,16 +40,22 @@ struct Machine {
 impl Machine {
     /// As the file with this name describes it; a process of ours is in the place of the one that it names.
     fn start(name: &str) -> Self {
-        Self::start_with(name, &programs().nvml)
+        Self::start_with(name, &programs().nvml, |_| {})
     }
 
-    fn start_with(name: &str, library: &Path) -> Self {
+    /// The same, where every call takes two seconds at first.
+    fn start_hanging(name: &str) -> Self {
+        Self::start_with(name, &programs().nvml, |profile| profile["gpus"][0]["hang_seconds"] = json!(2))
+    }
+
+    fn start_with(name: &str, library: &Path, change: impl FnOnce(&mut Value)) -> Self {
         let text = fs::read_to_string(script(&format!("nvml/profiles/{name}.json"))).expect("a profile");
         let mut profile: Value = serde_json::from_str(&text).expect("JSON");
         let user = Sleeper::start();
         for gpu in profile["gpus"].as_array_mut().expect("GPUs") {
             gpu["processes"][0]["pid"] = json!(user.0.id());
         }
+        change(&mut profile);
         let directory = tempfile::tempdir().expect("a directory");
         let file = directory.path().join("gpus.json");
         fs::write(&file, profile.to_string()).expect("it can be written");
@@ -222,7 +228,7 @@ fn an_old_driver_tells_what_it_can() {
         "nvmlDeviceGetMigMode",
         "nvmlEventSetCreate",
     ];
-    let mut machine = Machine::start_with("h100", &old_library(directory.path(), &lacking));
+    let mut machine = Machine::start_with("h100", &old_library(directory.path(), &lacking), |_| {});
     let frame = machine.until("the GPU is read", |gpus| !gpus.is_empty());
     let gpu = &frame.gpus[0];
     assert_eq!(gpu.memory_used_bytes, Some(75_161_927_680), "by the first version of the function");
@@ -268,6 +274,18 @@ fn a_call_that_hangs_makes_the_gpus_stale_and_nothing_else() {
     let began = Instant::now();
     machine.observer.stop();
     assert!(began.elapsed() < Duration::from_secs(4));
+}
+
+#[test]
+fn a_driver_that_takes_its_time_is_waited_for_aloud() {
+    let mut machine = Machine::start_hanging("h100");
+    let frame = machine.observer.until("it is said that the driver is silent", |frame| {
+        frame.errors.iter().any(|error| error.source == "gpu" && error.message.contains("not answered so far"))
+    });
+    assert!(frame.gpus.is_empty() && frame.host.cpu_count > 0);
+    machine.change(|profile| profile["gpus"][0]["hang_seconds"] = json!(0));
+    let frame = machine.until("the GPU is read at last", |gpus| !gpus.is_empty());
+    assert!(frame.errors.iter().all(|error| error.source != "gpu"), "{:?}", frame.errors);
 }
 
 #[test]

@@ -316,6 +316,7 @@ impl<'a> Helper<'a> {
             counters: self.probes.counters(),
             helper_cpu_seconds: self_cpu_seconds() + reader.as_secs_f64(),
             gpu_reader_pid,
+            gpus_awaited: self.gpus.is_awaited(),
             tls_users: self.probes.tls_users(),
             trap_cost: self.probes.trap_cost(),
         };
