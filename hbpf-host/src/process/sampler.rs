@@ -23,9 +23,11 @@ const MAX_REMEMBERED: usize = 32_768;
 const IN_TURN_SHARE: f64 = 0.01;
 const IN_TURN_BURST: Duration = Duration::from_millis(20);
 
-/// What the close looks cost. A thread takes some 20 us: at a sample a second 1,000 threads are always of now, and more of
-/// them a little older.
-const CLOSELY_SHARE: f64 = 0.02;
+/// What the close looks cost, as a part of all cores, and as a part of one core at the least and at the most. A process takes
+/// some 40 us, and each further thread 15: on two cores 60 processes with a thread each are always of now, on 20 cores or more
+/// one with 2,000 threads.
+const CLOSELY_SHARE_OF_MACHINE: f64 = 0.0015;
+const CLOSELY_SHARE: std::ops::RangeInclusive<f64> = 0.003..=0.03;
 const CLOSELY_BURST: Duration = Duration::from_millis(50);
 
 /// Takes samples.
@@ -87,7 +89,7 @@ impl Sampler {
             known: HashMap::new(),
             round: Round::default(),
             in_turn: Budget::new(IN_TURN_SHARE, IN_TURN_BURST),
-            closely: Budget::new(CLOSELY_SHARE, CLOSELY_BURST),
+            closely: Budget::new(closely_share(), CLOSELY_BURST),
             next_close: 0,
         }
     }
@@ -207,6 +209,11 @@ impl Sampler {
             cgroup: self.cgroups.sample(&Paths::parse(&groups.unwrap_or_default())),
         })
     }
+}
+
+fn closely_share() -> f64 {
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    (cores as f64 * CLOSELY_SHARE_OF_MACHINE).clamp(*CLOSELY_SHARE.start(), *CLOSELY_SHARE.end())
 }
 
 impl Known {
