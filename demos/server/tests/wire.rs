@@ -95,8 +95,9 @@ fn tokens_come_when_they_were_due_and_no_sooner() {
     let entry = &server.record()[0];
     let at = |value: &Value| value.as_u64().unwrap();
     let tokens: Vec<u64> = entry["token_ns"].as_array().unwrap().iter().map(at).collect();
-    assert!(tokens[0] - at(&entry["request_end_ns"]) >= 29_000_000);
-    assert!(tokens[4] - tokens[0] >= 39_000_000);
+    // One may be late on a busy machine, and those behind it are due when they were.
+    let after = |token: usize| tokens[token] - at(&entry["request_end_ns"]);
+    assert!(after(0) >= 29_000_000 && after(4) >= 69_000_000, "{tokens:?}");
 }
 
 #[test]
