@@ -225,7 +225,7 @@ pub struct ProcessSample {
     pub threads: u32,
     /// Faults that had to wait for a disk; `None` at its first sample.
     pub major_faults_per_second: Option<f64>,
-    /// Resident memory.
+    /// Resident memory, give or take some hundred KiB: the kernel leaves out what its CPUs have yet to add up.
     pub resident_bytes: u64,
 }
 
@@ -245,6 +245,8 @@ pub struct ProcessDetail {
     pub voluntary_switches_per_second: Option<f64>,
     /// A thread had to make way.
     pub involuntary_switches_per_second: Option<f64>,
+    /// Resident memory, exact.
+    pub resident_bytes: Option<u64>,
     /// Resident memory that is files or shared.
     pub shared_bytes: Option<u64>,
     /// Swapped memory.

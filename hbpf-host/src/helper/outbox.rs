@@ -260,6 +260,7 @@ mod tests {
             run_queue_seconds_per_second: Some(1.0),
             voluntary_switches_per_second: Some(1.0),
             involuntary_switches_per_second: Some(1.0),
+            resident_bytes: Some(u64::MAX),
             shared_bytes: Some(u64::MAX),
             swap_bytes: Some(u64::MAX),
             disk_read_bytes_per_second: Some(1.0),

@@ -202,6 +202,7 @@ impl Sampler {
             run_queue_seconds_per_second,
             voluntary_switches_per_second,
             involuntary_switches_per_second,
+            resident_bytes: status.resident_bytes,
             shared_bytes: status.shared_bytes,
             swap_bytes: status.swap_bytes,
             disk_read_bytes_per_second: io_rates.map(|(read, _)| read),

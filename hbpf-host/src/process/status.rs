@@ -12,6 +12,8 @@ const MAX_BYTES: usize = 16 * 1024;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Status {
     pub(super) effective_uid: Option<u32>,
+    /// Exact, which that of `/proc/PID/stat` is not: there the kernel leaves out what its CPUs have yet to add up.
+    pub(super) resident_bytes: Option<u64>,
     /// Resident memory that is files or shared.
     pub(super) shared_bytes: Option<u64>,
     pub(super) swap_bytes: Option<u64>,
@@ -37,6 +39,7 @@ impl Status {
             match name {
                 // REAL EFFECTIVE SAVED FILE-SYSTEM
                 b"Uid" => status.effective_uid = files::fields(value).nth(1).and_then(files::number),
+                b"VmRSS" => status.resident_bytes = bytes(),
                 b"RssFile" => files = bytes(),
                 b"RssShmem" => shared_memory = bytes(),
                 b"VmSwap" => status.swap_bytes = bytes(),
@@ -57,11 +60,12 @@ mod tests {
     #[test]
     fn lines_are_found_wherever_they_stand() {
         let status = Status::parse(
-            b"Name:\tasyncio_0\nUmask:\t0022\nUid:\t1000\t1001\t1002\t1003\nVmSwap:\t     12 kB\nRssFile:\t 8 kB\nRssShmem:\t4 kB\n\
+            b"Name:\tasyncio_0\nUmask:\t0022\nUid:\t1000\t1001\t1002\t1003\nVmRSS:\t   16 kB\nVmSwap:\t     12 kB\nRssFile:\t 8 kB\nRssShmem:\t4 kB\n\
             voluntary_ctxt_switches:\t150\nnonvoluntary_ctxt_switches:\t545\n",
         );
         let expected = Status {
             effective_uid: Some(1001),
+            resident_bytes: Some(16 * 1024),
             shared_bytes: Some(12 * 1024),
             swap_bytes: Some(12 * 1024),
             voluntary_switches: Some(150),
