@@ -202,12 +202,14 @@ impl Facts {
     fn gpus_of(&self, pid: u32) -> Vec<ProcessGpu> {
         let of = |gpu: &Gpu| {
             let own = gpu.processes.iter().find(|process| process.pid == pid)?;
+            // What is of before is not of now.
+            let is_of_now = gpu.stale_seconds.is_none();
             Some(ProcessGpu {
                 index: gpu.index,
                 uuid: gpu.uuid.clone(),
                 instance: own.instance.clone(),
-                sm_percent: own.sm_percent,
-                memory_bytes: own.memory_bytes,
+                sm_percent: own.sm_percent.filter(|_| is_of_now),
+                memory_bytes: own.memory_bytes.filter(|_| is_of_now),
             })
         };
         self.gpus.iter().filter_map(of).collect()

@@ -41,6 +41,9 @@ pub(crate) const MAX_PROCESSES: usize = 256;
 /// Most parts of one GPU (MIG). Seven is what there is.
 const MAX_INSTANCES: usize = 16;
 
+/// More than any GPU draws.
+const MAX_WATTS: f64 = 100_000.0;
+
 /// Most reasons for low clocks; a driver knows some ten.
 const MAX_REASONS: usize = 32;
 
@@ -126,6 +129,13 @@ fn bounded(mut gpu: Gpu) -> Gpu {
     gpu.processes.truncate(MAX_PROCESSES);
     gpu.instances.truncate(MAX_INSTANCES);
     gpu.throttle_reasons.truncate(MAX_REASONS);
+    // Some drivers write all ones for what they do not know.
+    let is_share = |percent: &f64| (0.0..=100.0).contains(percent);
+    gpu.utilization_percent = gpu.utilization_percent.filter(is_share);
+    gpu.memory_utilization_percent = gpu.memory_utilization_percent.filter(is_share);
+    let total = gpu.memory_total_bytes;
+    gpu.memory_used_bytes = gpu.memory_used_bytes.filter(|used| total.is_none_or(|total| *used <= total));
+    gpu.power_watts = gpu.power_watts.filter(|watts| (0.0..=MAX_WATTS).contains(watts));
     gpu
 }
 

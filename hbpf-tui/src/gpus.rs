@@ -1,7 +1,7 @@
 //! What the tables show of GPUs and of who uses them.
 
 use hbpf_core::label::Label;
-use hbpf_core::snapshot::{Gpu, Snapshot};
+use hbpf_core::snapshot::{Gpu, GpuInstance, Snapshot};
 
 use crate::format::{self, UNKNOWN, known};
 use crate::table::{Align, Cell, Column, Tone};
@@ -23,7 +23,7 @@ pub(crate) fn columns() -> [Column; 13] {
         Column::fixed("WATT", Right, 7, 90),
         Column::fixed("TEMP", Right, 4, 80),
         Column::fixed("MHZ", Right, 4, 50),
-        Column::fixed("BUS%", Right, 5, 40),
+        Column::fixed("MBW%", Right, 5, 40),
         Column::fixed("PCIERX", Right, 6, 45),
         Column::fixed("PCIETX", Right, 6, 44),
         Column::fixed("ECC", Right, 4, 55),
@@ -32,8 +32,29 @@ pub(crate) fn columns() -> [Column; 13] {
     ]
 }
 
+/// A row for each GPU, and below it one for each of its parts.
+pub(crate) fn rows(gpus: &[Gpu]) -> Vec<Vec<Cell>> {
+    let of = |gpu: &Gpu| {
+        let parts: Vec<Vec<Cell>> = gpu.instances.iter().map(part_cells).collect();
+        std::iter::once(cells(gpu)).chain(parts)
+    };
+    gpus.iter().flat_map(of).collect()
+}
+
+/// What a part of a GPU (MIG) has of its own.
+fn part_cells(part: &GpuInstance) -> Vec<Cell> {
+    let mut row = cells(&Gpu {
+        memory_used_bytes: part.memory_used_bytes,
+        memory_total_bytes: part.memory_total_bytes,
+        ..Gpu::default()
+    });
+    row[0] = Cell::new("", Tone::Dim);
+    row[1] = Cell::new(format!("part {} {}", part.id, part.profile), Tone::Dim);
+    row
+}
+
 /// A GPU's row.
-pub(crate) fn cells(gpu: &Gpu) -> Vec<Cell> {
+fn cells(gpu: &Gpu) -> Vec<Cell> {
     let of = |value: Option<String>, whole: Option<String>| match (value, whole) {
         (None, None) => UNKNOWN.to_owned(),
         (value, whole) => format!("{}/{}", known(value, |text| text), known(whole, |text| text)),
@@ -70,7 +91,7 @@ pub(crate) fn state(gpu: &Gpu) -> (String, Tone) {
         gpu.throttle_reasons.iter().map(Label::as_str).filter(|reason| *reason != IDLE).collect();
     match (&gpu.problem, gpu.stale_seconds, throttled.is_empty()) {
         (Some(problem), ..) => (problem.to_string(), Tone::Bad),
-        (None, Some(age), _) => (format!("stale: driver silent for {}", format::seconds(age.round())), Tone::Bad),
+        (None, Some(age), _) => (format!("stale: not read for {}", format::seconds(age.round())), Tone::Bad),
         (None, None, false) => (throttled.join(" "), Tone::Warn),
         (None, None, true) if gpu.throttle_reasons.is_empty() => (UNKNOWN.to_owned(), Tone::Dim),
         (None, None, true) => ("idle".to_owned(), Tone::Dim),
@@ -183,7 +204,7 @@ mod tests {
         let slow = gpu(&["gpu_idle", "sw_power_cap", "hw_thermal_slowdown"]);
         assert_eq!(state(&slow).0, "sw_power_cap hw_thermal_slowdown");
         let stale = Gpu { stale_seconds: Some(5.2), ..slow.clone() };
-        assert_eq!(state(&stale).0, "stale: driver silent for 5.00s");
+        assert_eq!(state(&stale).0, "stale: not read for 5.00s");
         assert_eq!(state(&Gpu { problem: Some("gone".into()), ..stale }), ("gone".to_owned(), Tone::Bad));
     }
 }

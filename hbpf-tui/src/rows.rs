@@ -81,6 +81,11 @@ impl<'a> ProcessRow<'a> {
         self.stats.is_some()
     }
 
+    /// Whether it talks to models or uses a GPU.
+    pub(crate) fn matters(&self) -> bool {
+        self.has_traffic() || !self.process.gpu.is_empty()
+    }
+
     fn role_text(&self) -> &'static str {
         let both = self.process.as_client.is_some() && self.process.as_server.is_some();
         match (self.role, both) {
@@ -312,11 +317,11 @@ impl ProcessColumn {
 /// Orders rows: processes with model traffic first, then by the column, then by pid so that equals do not jump about.
 pub(crate) fn sort(rows: &mut [ProcessRow<'_>], column: ProcessColumn, descending: bool, span: Span) {
     rows.sort_by_cached_key(|row| Ranked {
-        without_traffic: !row.has_traffic(),
+        without_traffic: !row.matters(),
         key: column.key(row, span),
         descending,
         // Without traffic most columns are unknown: the busiest first.
-        cpu: if row.has_traffic() { 0.0 } else { row.process.cpu_percent.unwrap_or(0.0) },
+        cpu: if row.matters() { 0.0 } else { row.process.cpu_percent.unwrap_or(0.0) },
         identity: identity(row.process),
     });
 }
@@ -491,14 +496,16 @@ pub(crate) fn user_text(process: &Process) -> String {
     }
 }
 
-/// What a process computes on all GPUs together.
+/// What a process computes on all GPUs together; unknown where a part of it is, or it uses none.
 fn gpu_percent(process: &Process) -> Option<f64> {
-    process.gpu.iter().filter_map(|gpu| gpu.sm_percent).reduce(|a, b| a + b)
+    let parts = (!process.gpu.is_empty()).then_some(&process.gpu)?;
+    parts.iter().map(|gpu| gpu.sm_percent).sum()
 }
 
-/// What a process holds of all GPUs' memory.
+/// What a process holds of all GPUs' memory, likewise.
 fn gpu_memory(process: &Process) -> Option<u64> {
-    process.gpu.iter().filter_map(|gpu| gpu.memory_bytes).reduce(u64::saturating_add)
+    let parts = (!process.gpu.is_empty()).then_some(&process.gpu)?;
+    parts.iter().try_fold(0u64, |sum, gpu| Some(sum.saturating_add(gpu.memory_bytes?)))
 }
 
 /// What can be seen of a process's TLS traffic, in a word.

@@ -4,6 +4,7 @@ use hbpf_core::snapshot::{Capture, Finding, Lost, ProbeState, Severity, Snapshot
 use hbpf_host::protocol::Group;
 
 use crate::format;
+use crate::gpus;
 
 /// State of a group of probes as a whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,8 +82,12 @@ pub(crate) fn problems(snapshot: &Snapshot) -> Vec<String> {
             format!("{} at {place}: {reason}", probe.group)
         }
     });
+    let gpus = snapshot.gpus.iter().filter(|gpu| gpu.problem.is_some() || gpu.stale_seconds.is_some()).map(|gpu| {
+        let xid = gpu.last_xid.map_or_else(String::new, |xid| format!(" (its last Xid: {xid})"));
+        format!("GPU {}: {}{xid}", gpu.index, gpus::state(gpu).0)
+    });
     let mut out: Vec<String> = Vec::new();
-    for line in errors.chain(probes) {
+    for line in errors.chain(probes).chain(gpus) {
         if !out.contains(&line) {
             out.push(line);
         }

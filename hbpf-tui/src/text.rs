@@ -45,8 +45,7 @@ pub(crate) fn render(snapshot: &Snapshot, style: Style) -> String {
     processes(&mut out, snapshot, style);
     let (columns, workloads) = workloads::table(snapshot);
     section(&mut out, "Workloads", &columns, workloads, style.width);
-    let gpus = snapshot.gpus.iter().map(gpus::cells).collect();
-    section(&mut out, "GPUs", &gpus::columns(), gpus, style.width);
+    section(&mut out, "GPUs", &gpus::columns(), gpus::rows(&snapshot.gpus), style.width);
     section(&mut out, "Processes on GPUs", &gpus::user_columns(), gpus::users(snapshot), style.width);
     models(&mut out, snapshot, style.width);
     endpoints(&mut out, snapshot, style.width);
@@ -234,7 +233,7 @@ fn section(out: &mut String, title: &str, columns: &[Column], rows: Vec<Vec<Cell
 fn processes(out: &mut String, snapshot: &Snapshot, style: Style) {
     let mut all = ProcessRow::all(snapshot);
     rows::sort(&mut all, style.sort, style.sort.descends_by_default(), Span::SinceStart);
-    let busy = all.iter().filter(|row| row.has_traffic()).count();
+    let busy = all.iter().filter(|row| row.matters()).count();
     let shown = all.len().min(busy + IDLE_PROCESSES);
     let title = match all.len() - shown {
         0 => "Processes".to_owned(),

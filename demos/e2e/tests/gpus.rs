@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use hbpf_core::snapshot::{Gpu, Snapshot, WorkloadKind};
-use hbpf_e2e::{Observer, programs, python_with, script};
+use hbpf_e2e::{Observer, children, programs, python_with, script};
 use serde_json::{Value, json};
 
 /// Where the stand-in looks for what GPUs there are.
@@ -270,10 +270,17 @@ fn a_call_that_hangs_makes_the_gpus_stale_and_nothing_else() {
     assert!(frames >= 3, "{frames} frames in {:?}", began.elapsed());
     assert_eq!(frame.gpus[0].power_watts, Some(512.3), "of before");
     assert!(frame.host.cpu_percent.is_some() && !frame.processes.is_empty());
-    // It ends in spite of it, at once.
+    // It ends in spite of it, at once, and so does the process that hangs.
+    let processes = children(machine.observer.pid());
+    assert_eq!(processes.len(), 2, "the helper, and the one that reads GPUs");
     let began = Instant::now();
     machine.observer.stop();
     assert!(began.elapsed() < Duration::from_secs(4));
+    let is_there = |pid: &u32| fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "));
+    while processes.iter().any(is_there) {
+        assert!(began.elapsed() < Duration::from_secs(4), "{processes:?} are still there");
+        std::thread::sleep(Duration::from_millis(10));
+    }
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Which processes there are, what they are and what they use, by the latest word of the helper.
 
 use std::collections::{HashMap, HashSet};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hbpf_core::aggregate::WorkloadFacts;
 use hbpf_core::snapshot::{Disk, Process, TlsVisibility, Visibility};
@@ -21,6 +21,10 @@ const MAX_INFOS: usize = 8192;
 /// Most descriptions of ended processes kept until the next frame. Beyond it a row shows the process's name alone.
 const MAX_DEPARTED: usize = 4096;
 
+/// How old a description may be of a process that is shown: the news that it has executed another program may be lost, and
+/// is not told at all while no probes are in place.
+const DESCRIPTION_HOLDS: Duration = Duration::from_secs(10);
+
 /// A process that is in none of so many rounds through all of them has ended, and news of that was lost. Of one round a
 /// part may not have been sent.
 const MISSED_ROUNDS: u64 = 3;
@@ -29,6 +33,7 @@ const MISSED_ROUNDS: u64 = 3;
 #[derive(Debug, Default)]
 pub(super) struct Processes {
     infos: HashMap<u32, ProcessInfo>,
+    described_at: HashMap<u32, Instant>,
     samples: HashMap<u32, Sampled>,
     details: HashMap<u32, ProcessDetail>,
     /// Of the sample that is under way.
@@ -52,9 +57,12 @@ impl Processes {
                 self.infos.retain(|pid, _| self.samples.contains_key(pid));
             }
             if self.infos.len() < MAX_INFOS || self.infos.contains_key(&info.pid) {
+                self.described_at.insert(info.pid, Instant::now());
                 self.infos.insert(info.pid, info);
             }
         }
+        let infos = &self.infos;
+        self.described_at.retain(|pid, _| infos.contains_key(pid));
     }
 
     pub(super) fn begin_sample(&mut self) {
@@ -100,7 +108,8 @@ impl Processes {
     pub(super) fn unknown(&self, talking: impl Iterator<Item = u32>) -> Vec<u32> {
         let mut wanted: HashSet<u32> = talking.collect();
         wanted.extend(self.bystanders(MAX_BYSTANDERS).map(|sample| sample.pid));
-        wanted.retain(|pid| self.infos.get(pid).is_none_or(|info| self.is_stale(info)));
+        let is_old = |pid: &u32| self.described_at.get(pid).is_none_or(|when| when.elapsed() >= DESCRIPTION_HOLDS);
+        wanted.retain(|pid| self.infos.get(pid).is_none_or(|info| self.is_stale(info)) || is_old(pid));
         wanted.into_iter().collect()
     }
 
@@ -286,6 +295,8 @@ pub(super) mod tests {
         assert_eq!(processes.unknown(std::iter::empty()), [7]);
         processes.describe(vec![info(7, TlsVisibility::None)]);
         assert!(processes.unknown(std::iter::empty()).is_empty());
+        processes.described_at.insert(7, Instant::now() - DESCRIPTION_HOLDS);
+        assert_eq!(processes.unknown(std::iter::empty()), [7], "it may have executed another program");
         processes.sample(vec![sample(7, 2, None)]);
         processes.sample_complete(2);
         assert_eq!(processes.unknown(std::iter::empty()), [7]);

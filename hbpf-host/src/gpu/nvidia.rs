@@ -97,6 +97,8 @@ impl<'nvml> Nvidia<'nvml> {
     }
 
     fn without_numbers(&mut self, index: u32, error: &NvmlError) -> Gpu {
+        // What has happened to it may be told all the same.
+        self.known.get_mut(&index).into_iter().for_each(Known::take_events);
         let identity = self.known.get(&index).map(|known| Gpu {
             xid_errors_total: known.events.is_some().then_some(known.xid_errors),
             last_xid: known.last_xid,
@@ -360,8 +362,10 @@ pub(super) fn describe(error: &NvmlError) -> String {
             "the NVIDIA driver and its library are of different versions, as after an upgrade: reload the driver or reboot".into()
         }
         NvmlError::NoPermission => "the NVIDIA driver refuses access: its devices may be for a group only".into(),
-        NvmlError::LibloadingError(error) => format!("the NVIDIA library cannot be loaded: {error}"),
-        NvmlError::FailedToLoadSymbol(name) => format!("the NVIDIA library is too old: it has no {name}"),
+        NvmlError::LibloadingError(error) => {
+            format!("the NVIDIA library cannot be loaded (by an ordinary user, which hbpf has become): {error}")
+        }
+        NvmlError::FailedToLoadSymbol(error) => format!("that is not NVIDIA's management library, or a very old one: {error}"),
         other => format!("the NVIDIA library says: {other}"),
     }
 }

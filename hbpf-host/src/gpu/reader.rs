@@ -22,6 +22,7 @@ const MAX_FAILED: u32 = 10;
 
 /// Reads until nobody listens any more. The caller has given up all privileges.
 pub(crate) fn main(socket: OwnedFd, sources: &Sources) -> ! {
+    watch(&socket);
     let mut helper = Socket::new(socket);
     let ended = catch_unwind(AssertUnwindSafe(|| {
         // Ends when the helper has gone.
@@ -30,6 +31,20 @@ pub(crate) fn main(socket: OwnedFd, sources: &Sources) -> ! {
     // SAFETY: this process has nothing to clean up that the kernel does not clean up; the driver's library may have put
     // in functions for the end of a process that hang.
     unsafe { libc::_exit(i32::from(ended.is_err())) }
+}
+
+/// Ends this process with the helper, also while a call of a driver's library hangs. (A signal at the death of the parent
+/// would not come: Landlock keeps the front end from signalling anybody.)
+fn watch(socket: &OwnedFd) {
+    let Ok(socket) = socket.try_clone() else { return };
+    // Without it a call that hangs outlives hbpf, and nothing else is amiss.
+    let _ = std::thread::Builder::new().name("watch".into()).spawn(move || {
+        // The end of the other side is told whether or not it is asked for.
+        let mut ends = [PollFd::new(socket.as_fd(), PollFlags::empty())];
+        while poll(&mut ends, PollTimeout::NONE).is_err() {}
+        // SAFETY: as in `main`.
+        unsafe { libc::_exit(0) }
+    });
 }
 
 /// Reads until NVIDIA's library is to be tried again.

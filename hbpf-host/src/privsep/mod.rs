@@ -12,9 +12,7 @@ use std::io;
 use std::path::PathBuf;
 
 use nix::libc;
-use nix::sys::prctl;
-use nix::sys::signal::Signal;
-use nix::unistd::{ForkResult, fork, getpid, getppid};
+use nix::unistd::{ForkResult, fork};
 
 pub use crate::socket::SocketError;
 #[cfg(test)]
@@ -82,18 +80,13 @@ pub fn split(options: &SplitOptions) -> Result<HelperClient, SplitError> {
 fn fork_gpu_reader(options: &SplitOptions) -> Result<Option<GpuReader>, SplitError> {
     let Some(sources) = gpu::Sources::find(options.nvml_library.as_deref()) else { return Ok(None) };
     let (ours, theirs) = socket::pair()?;
-    let parent = getpid();
     // SAFETY: this is the only thread, so the child's memory is as consistent as ours.
     match unsafe { fork() }.map_err(io::Error::from)? {
         ForkResult::Child => {
             drop(ours);
             helper::detach_from_terminal();
             helper::close_others(&[&theirs]);
-            let is_ready = credentials::give_up(options.account).is_ok()
-                // A call that hangs must not outlive us. Becoming another user takes this back, so it comes after.
-                && prctl::set_pdeathsig(Signal::SIGKILL).is_ok()
-                && getppid() == parent;
-            if is_ready {
+            if credentials::give_up(options.account).is_ok() {
                 gpu::read_for_ever(theirs, &sources);
             }
             // SAFETY: this process has one thread and nothing to clean up.

@@ -43,7 +43,7 @@ pub use sampler::Samples;
 const MAX_REMEMBERED: usize = 32_768;
 
 /// How long a description holds: programs set their titles soon after they start.
-const DESCRIPTION_HOLDS: Duration = Duration::from_secs(30);
+const DESCRIPTION_HOLDS: Duration = Duration::from_secs(10);
 
 /// What is known of processes.
 #[derive(Debug)]

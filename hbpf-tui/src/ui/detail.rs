@@ -85,6 +85,9 @@ pub(crate) fn request_scroll(area: Rect, state: &State, wanted: &str) -> usize {
     lines.saturating_sub(usize::from(area.height.saturating_sub(1)))
 }
 
+/// GPUs of a process that a line has room for.
+const MAX_GPU_FACTS: usize = 2;
+
 /// Percent of a core from which on a thread cannot do much more.
 const FULL_CORE: f64 = 95.0;
 
@@ -178,16 +181,8 @@ fn scheduling_facts(process: &Process) -> Vec<Fact> {
 fn memory_facts(process: &Process) -> Vec<Fact> {
     let plain = |name, text: String| (name, text, Tone::Plain);
     let bytes = |value| known(value, format::bytes);
-    let mut facts = vec![
-        plain("shared", bytes(process.shared_bytes)),
-        plain("swap", bytes(process.swap_bytes)),
-        plain("major faults", known(process.major_faults_per_second, |rate| format::rate(rate) + "/s")),
-    ];
-    if let Some(disk) = &process.disk {
-        let rate = |value: Option<f64>| known(value, |rate| format::bytes(rate as u64) + "/s");
-        facts.push(plain("disk reads", rate(disk.read_bytes_per_second)));
-        facts.push(plain("writes", rate(disk.write_bytes_per_second)));
-    }
+    // What is limited comes first: the end of a line may have no room.
+    let mut facts = Vec::new();
     if let Some(group) = &process.cgroup {
         if let Some(cores) = group.cpu_limit_cores {
             let throttled = group.throttled_percent.filter(|percent| *percent > 0.0);
@@ -197,6 +192,16 @@ fn memory_facts(process: &Process) -> Vec<Fact> {
         if let Some(limit) = group.memory_limit_bytes {
             facts.push(plain("memory limit", format!("{} of {}", bytes(group.memory_bytes), format::bytes(limit))));
         }
+    }
+    facts.extend([
+        plain("shared", bytes(process.shared_bytes)),
+        plain("swap", bytes(process.swap_bytes)),
+        plain("major faults", known(process.major_faults_per_second, |rate| format::rate(rate) + "/s")),
+    ]);
+    if let Some(disk) = &process.disk {
+        let rate = |value: Option<f64>| known(value, |rate| format::bytes(rate as u64) + "/s");
+        facts.push(plain("disk reads", rate(disk.read_bytes_per_second)));
+        facts.push(plain("writes", rate(disk.write_bytes_per_second)));
     }
     let container = process.container.as_ref().map(|container| {
         let id: String = container.id.chars().take(12).collect();
@@ -218,6 +223,10 @@ fn gpu_facts(process: &Process) -> Vec<Fact> {
             Tone::Plain,
         )
     };
+    if process.gpu.len() > MAX_GPU_FACTS {
+        let text = format!("on {} GPUs: u has each of them", process.gpu.len());
+        return vec![("gpus", text, Tone::Plain)];
+    }
     process.gpu.iter().map(of).collect()
 }
 

@@ -11,7 +11,7 @@ use crate::summary;
 use crate::table::{self, Align, Tone};
 
 /// Keys and what they do; an empty key continues the line above or explains.
-const HELP: [(&str, &str); 40] = [
+const HELP: [(&str, &str); 42] = [
     ("Up Down PgUp PgDn", "move the selection (also k j); Home follows the top row"),
     ("Enter", "details of the selected process or request"),
     ("Esc", "back"),
@@ -44,7 +44,9 @@ const HELP: [(&str, &str); 40] = [
     ("CPU%", "100 is one core"),
     ("CPUs/k TOK/J", "CPU seconds per thousand output tokens, output tokens per"),
     ("", "joule of GPU energy, at the pace of now"),
-    ("GPU% UTIL% SM%", "100 is one GPU"),
+    ("GPU% UTIL% SM%", "100 is one GPU; GPUMEM, MEM: its memory"),
+    ("MBW% PCIERX PCIETX", "use of a GPU's memory bus; bytes a second to and from it"),
+    ("ECC XID PART", "uncorrected memory errors, errors that were told; MIG"),
     ("TLS", "no lib: no TLS library that hbpf knows is loaded; programs"),
     ("", "with TLS of their own (Go, rustls) are not recognised yet"),
     ("", "seen: its traffic can be read; partial, BLIND: not all, or"),

@@ -410,7 +410,7 @@ impl State {
             None => Vec::new(),
             Some(snapshot) => {
                 let mut all = ProcessRow::all(snapshot);
-                all.retain(|row| self.show_idle || row.has_traffic());
+                all.retain(|row| self.show_idle || row.matters());
                 let (column, descending) = self.order_by();
                 rows::sort(&mut all, column, descending, self.span);
                 all.iter().map(|row| row.index).collect()

@@ -188,10 +188,10 @@ pub(crate) fn workloads_scroll(area: Rect, state: &State) -> usize {
 /// GPUs, with what they have been doing lately, and below them who uses them; both scroll.
 pub(crate) fn gpus(painter: &mut Painter<'_>, area: Rect, state: &State) {
     let Some(snapshot) = state.snapshot() else { return };
-    let rows = snapshot.gpus.iter().map(gpus::cells).collect::<Vec<_>>();
+    let rows = gpus::rows(&snapshot.gpus);
     let users = gpus::users(snapshot);
     let [table, mut rest] = two_areas(area, [rows.len(), users.len()]);
-    set(painter, table, &format!("GPUs {}", rows.len()), &gpus::columns(), &rows, state.scroll);
+    set(painter, table, &format!("GPUs {}", snapshot.gpus.len()), &gpus::columns(), &rows, state.scroll);
     if rows.is_empty() {
         let style = painter.theme.tone(Tone::Dim);
         painter.text(layout::line(area, 2), 1, NO_GPU, style);
@@ -223,7 +223,9 @@ fn gpu_history(painter: &mut Painter<'_>, area: Rect, state: &State, snapshot: &
 
 /// How far the page of GPUs can be scrolled.
 pub(crate) fn gpus_scroll(area: Rect, state: &State) -> usize {
-    state.snapshot().map_or(0, |snapshot| two_scroll(area, [snapshot.gpus.len(), gpus::users(snapshot).len()]))
+    state
+        .snapshot()
+        .map_or(0, |snapshot| two_scroll(area, [gpus::rows(&snapshot.gpus).len(), gpus::users(snapshot).len()]))
 }
 
 /// What each group of probes costs, and below each probe.
