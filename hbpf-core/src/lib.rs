@@ -25,3 +25,4 @@ pub mod label;
 pub mod reassembly;
 pub mod snapshot;
 pub mod time;
+pub mod timings;

@@ -51,6 +51,10 @@ pub const LIFECYCLE_RING_BYTES: u32 = 256 * 1024;
 /// it may since Linux 6.10.
 pub const SOCKET_OWNED_AT: &str = "SOCKET_OWNED_AT";
 
+/// Name of the variable that says where in a `struct task_struct` its `tgid` lies, likewise: which process opens a device
+/// is not told to programs there before Linux 6.10 in another way. 0: not known.
+pub const TASK_TGID_AT: &str = "TASK_TGID_AT";
+
 /// Set in the `handle` of a TCP flow that began before its connection was accepted, where there is no socket yet whose
 /// cookie it could be. No cookie is that large.
 pub const DEFERRED_HANDLE: u64 = 1 << 63;
@@ -257,6 +261,105 @@ pub mod limit {
     pub const COUNT: u32 = 1;
 }
 
+/// Key of the `TALLIES` map: what is counted, of which process, and for times how long it took.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct TallyKey {
+    /// Thread-group id in the initial PID namespace. A kernel thread's own, where that is who asked; 0 where unknown.
+    pub pid: u32,
+    /// The device as the kernel counts them, `major << 20 | minor`; 0 where it is about none.
+    pub device: u32,
+    /// [`slot::of`] what it took, in nanoseconds; 0 where nothing was timed.
+    pub slot: u16,
+    /// See [`tally`].
+    pub kind: u16,
+}
+
+/// Value of the `TALLIES` map. User space takes entries out as it reads them.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// How often.
+    pub count: u64,
+    /// How long, all together.
+    pub nanoseconds: u64,
+    /// Bytes, all together; 0 where it is not about bytes.
+    pub bytes: u64,
+}
+
+/// Values of [`TallyKey::kind`].
+pub mod tally {
+    /// A read from a block device, from its request to its completion.
+    pub const DISK_READ: u16 = 1;
+    /// A write to a block device, likewise.
+    pub const DISK_WRITE: u16 = 2;
+    /// Anything else that a block device was asked for with a place, such as a discard.
+    pub const DISK_OTHER: u16 = 3;
+    /// A TCP connection from its SYN to its establishment.
+    pub const CONNECTED: u16 = 4;
+    /// One that never was established, from its SYN to when it was given up.
+    pub const CONNECT_FAILED: u16 = 5;
+    /// TCP segments sent again.
+    pub const RETRANSMITTED: u16 = 6;
+    /// An established connection that ended without a FIN of either side: reset, or given up.
+    pub const RESET: u16 = 7;
+    /// A device was opened, or asked for in the same way (`access`), whether or not it was there.
+    pub const OPENED: u16 = 8;
+}
+
+/// Times in steps of a sixteenth of their power of two: about 6 percent apart.
+pub mod slot {
+    /// Steps of each power of two, as a power of two.
+    const STEPS: u32 = 4;
+
+    /// The slot of a number. Greater numbers have greater slots, or the same.
+    #[inline(always)]
+    pub const fn of(number: u64) -> u16 {
+        // Below the first whole power the steps are of one.
+        if number < 1 << STEPS {
+            return number as u16;
+        }
+        let power = 63 - number.leading_zeros();
+        let step = (number >> (power - STEPS)) as u32 & ((1 << STEPS) - 1);
+        (((power - STEPS + 1) << STEPS) + step) as u16
+    }
+
+    /// The smallest number of a slot; of one that no number has, the largest that there is.
+    pub const fn lowest(slot: u16) -> u64 {
+        let (power, step) = (slot as u32 >> STEPS, slot as u64 & ((1 << STEPS) - 1));
+        match power {
+            0 => step,
+            1..=60 => ((1 << STEPS) + step) << (power - 1),
+            _ => u64::MAX,
+        }
+    }
+}
+
+/// Where the record of a tracepoint has what is wanted of it, in bytes: from the kernel's own description of the record.
+/// Value of the `BLOCK_LAYOUTS` array.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BlockLayout {
+    /// `dev`: `u32`.
+    pub device: u32,
+    /// `sector`: `u64`.
+    pub sector: u32,
+    /// `nr_sector`: `u32`.
+    pub sectors: u32,
+    /// `rwbs`: letters that say what was asked for.
+    pub letters: u32,
+}
+
+/// Indices of the `BLOCK_LAYOUTS` array.
+pub mod block_record {
+    /// Of a request's beginning.
+    pub const STARTED: u32 = 0;
+    /// Of its end.
+    pub const DONE: u32 = 1;
+    /// How many there are.
+    pub const COUNT: u32 = 2;
+}
+
 /// Request-target patterns, matched as suffixes of the path.
 ///
 /// A pattern begins with `/` or `:`, and so can begin at any such character of a path: `/litellm/v1/chat/completions`
@@ -296,11 +399,30 @@ const _: () = {
     assert!(size_of::<FlowKey>() == 24);
     assert!(size_of::<Verdict>() == 8);
     assert!(size_of::<LifecycleEvent>() == 32);
+    assert!(size_of::<TallyKey>() == 12);
+    assert!(size_of::<Tally>() == 24);
+    assert!(size_of::<BlockLayout>() == 16);
 };
 
 #[cfg(test)]
 mod tests {
-    use super::target;
+    use super::{slot, target};
+
+    #[test]
+    fn slots_are_in_order_and_a_sixteenth_apart() {
+        let mut before = 0;
+        for number in (0..4096).chain((12..64).flat_map(|power| [(1 << power) - 1, 1 << power, 3 << (power - 1)])) {
+            let found = slot::of(number);
+            assert!(slot::lowest(found) <= number, "{number}");
+            assert!(slot::lowest(found + 1) > number || number == u64::MAX, "{number}");
+            assert!(number < 16 || (slot::lowest(found + 1) - slot::lowest(found)) * 16 <= number, "{number}");
+            if number < 4096 {
+                assert!(found >= before);
+                before = found;
+            }
+        }
+        assert_eq!((slot::of(u64::MAX), slot::lowest(u16::MAX)), (975, u64::MAX));
+    }
 
     #[test]
     fn target_hash_is_that_of_the_reversed_bytes() {

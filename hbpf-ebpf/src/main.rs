@@ -1,18 +1,23 @@
 //! The programs. Each entry function is thin: it calls its `try_*` function and turns the outcome into what the
-//! kernel expects. One file per area: [`tls`], [`tcp`], [`deferred`], [`lifecycle`]. [`flow`] decides by what [`target`] and
-//! [`packet`] read, [`emit`] copies as much as [`budget`] allows; [`maps`] has what outlives a call, [`number`] what the
-//! verifier has to be shown. [`empty`] has the programs that a bench compares with.
+//! kernel expects. One file per area: [`tls`], [`tcp`], [`deferred`], [`lifecycle`]; [`block`], [`net`] and [`device`], which
+//! only [`count`]. [`flow`] decides by what [`target`] and [`packet`] read, [`emit`] copies as much as [`budget`] allows;
+//! [`maps`] has what outlives a call, [`number`] what the verifier has to be shown. [`empty`] has the programs that a bench
+//! compares with.
 #![no_std]
 #![no_main]
 #![feature(asm_experimental_arch)]
 
+mod block;
 mod budget;
+mod count;
 mod deferred;
+mod device;
 mod emit;
 mod empty;
 mod flow;
 mod lifecycle;
 mod maps;
+mod net;
 mod number;
 mod packet;
 mod target;

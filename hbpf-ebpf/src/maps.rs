@@ -8,9 +8,13 @@ use aya_ebpf::{
     macros::{btf_map, map},
     maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
 };
-use hbpf_ebpf::{BELL_RING_BYTES, EVENTS_RING_BYTES, FlowKey, LIFECYCLE_RING_BYTES, Verdict, counter, limit};
+use hbpf_ebpf::{
+    BELL_RING_BYTES, BlockLayout, EVENTS_RING_BYTES, FlowKey, LIFECYCLE_RING_BYTES, Tally, TallyKey, Verdict,
+    block_record, counter, limit,
+};
 
 use crate::{
+    block::{Place, Started},
     deferred::DeferredKey,
     tcp::Socket,
     tls::{Calls, Connection, ConnectionKey, Use},
@@ -35,6 +39,15 @@ const DEFERRED_CONNECTIONS: u32 = 2048;
 
 /// Request-target patterns.
 const TARGET_PATTERNS: u32 = 4096;
+
+/// What is counted between two readings, a second or so: a busy process has some forty different times.
+const TALLIES_BETWEEN_READINGS: u32 = 16_384;
+
+/// Block requests under way at once. One that never ends makes room for another.
+const BLOCK_REQUESTS: u32 = 16_384;
+
+/// Partitions, and numbers of drivers whose devices are watched.
+const FEW: u32 = 1024;
 
 #[map]
 pub static EVENTS: RingBuf = RingBuf::with_byte_size(EVENTS_RING_BYTES, 0);
@@ -73,6 +86,23 @@ pub static TLS_USERS: LruHashMap<u32, Use> = LruHashMap::with_max_entries(TLS_PR
 
 #[map]
 pub static DEFERRED: LruHashMap<DeferredKey, Socket> = LruHashMap::with_max_entries(DEFERRED_CONNECTIONS, 0);
+
+#[map]
+pub static TALLIES: HashMap<TallyKey, Tally> = HashMap::with_max_entries(TALLIES_BETWEEN_READINGS, 0);
+
+#[map]
+pub static BLOCK_LAYOUTS: Array<BlockLayout> = Array::with_max_entries(block_record::COUNT, 0);
+
+#[map]
+pub static BLOCK_STARTED: LruHashMap<Place, Started> = LruHashMap::with_max_entries(BLOCK_REQUESTS, 0);
+
+/// The disk of each partition: a request may begin under the one name and end under the other.
+#[map]
+pub static PARTITIONS: HashMap<u32, u32> = HashMap::with_max_entries(FEW, 0);
+
+/// Major numbers of the devices that are watched.
+#[map]
+pub static DEVICES: HashMap<u32, u8> = HashMap::with_max_entries(FEW, 0);
 
 #[btf_map]
 pub static SOCKETS: SocketStorage<Socket> = SocketStorage::new();

@@ -76,6 +76,8 @@ pub struct Socket {
     /// The client's port, where `cookie` is 0.
     pub waiting_port: u16,
     comm: [u8; 16],
+    /// When its connection was asked for; 0 at all other times. See [`crate::net`].
+    pub connecting_since: u64,
     pub head: [u8; HEAD_BYTES],
 }
 
@@ -337,6 +339,12 @@ fn look_at(skb: *mut __sk_buff, socket: &mut Socket, piece: &mut Piece, expected
 }
 
 impl Socket {
+    /// The process that the socket is thought to belong to; 0 where none is known.
+    #[inline(always)]
+    pub fn owner(&self) -> u32 {
+        self.owner
+    }
+
     /// First sight of this socket: what it has inherited of a flow is its listener's.
     #[inline(always)]
     fn begin(&mut self, cookie: u64) {

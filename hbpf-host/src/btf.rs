@@ -56,6 +56,12 @@ pub fn socket_owned_at() -> Option<u32> {
     Types::parse(&types)?.offset_of("sock", &["sk_lock", "owned"])
 }
 
+/// Where `struct task_struct` has the number of its process: what [`TASK_TGID_AT`](hbpf_ebpf::TASK_TGID_AT) is to be. `None`
+/// where the kernel does not describe it.
+pub fn task_tgid_at() -> Option<u32> {
+    Types::parse(&std::fs::read(VMLINUX).ok()?)?.offset_of("task_struct", &["tgid"])
+}
+
 /// The types of a BTF blob in the byte order of this machine.
 struct Types<'a> {
     /// The section of types, and where in it each begins; the first has the number 1.

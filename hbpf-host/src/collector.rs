@@ -359,6 +359,8 @@ impl Worker {
                 Reply::Samples(samples) => self.facts.sample(samples),
                 Reply::Details(details) => self.facts.detail(details),
                 Reply::Gpu(gpu) => self.facts.gpu(*gpu),
+                Reply::Counted(counted) => self.facts.count(counted),
+                Reply::Held(held) => self.facts.hold(held),
                 Reply::Status(status) => {
                     self.take_status(*status)?;
                 }
@@ -441,11 +443,13 @@ impl Worker {
 
     /// A group's probes have been taken out: nothing more will be heard of what they showed.
     fn lose_sight(&mut self, group: Group) {
-        self.drain_ring();
         let source = match group {
             Group::LlmTls => Source::Tls,
             Group::LlmPlain => Source::Tcp,
+            // They show nobody's traffic.
+            Group::Block | Group::Net | Group::Device => return,
         };
+        self.drain_ring();
         if self.switches.is_off_by_choice(group) {
             self.engine.look_away(source, now(), &mut self.sink);
         } else {

@@ -1,5 +1,6 @@
 //! What the helper tells about the machine, its processes and the probes, put into the snapshot's form.
 
+mod counts;
 mod processes;
 
 use std::time::Duration;
@@ -16,7 +17,7 @@ use jiff::{SignedDuration, Timestamp};
 use nix::time::{ClockId, clock_gettime};
 
 use crate::cost::{Meter, OwnTime, trap_ns};
-use crate::protocol::{Group, ProbeStatus, ProcessDetail, ProcessInfo, ProcessSample, Status};
+use crate::protocol::{Counted, Group, Held, ProbeStatus, ProcessDetail, ProcessInfo, ProcessSample, Status};
 use processes::Processes;
 
 /// How much two readings of the boot time may differ, read as it is from two clocks that are adjusted apart. Beyond it the
@@ -76,6 +77,16 @@ impl Facts {
         self.processes.detail(details);
     }
 
+    /// Takes what the programs have counted since the time before.
+    pub(crate) fn count(&mut self, counted: Vec<Counted>) {
+        self.processes.count(counted);
+    }
+
+    /// Takes what processes hold of devices.
+    pub(crate) fn hold(&mut self, held: Vec<Held>) {
+        self.processes.hold(held);
+    }
+
     /// A sample begins, whether or not the one before was complete, or was still waited for.
     pub(crate) fn begin_sample(&mut self, host: Host) {
         self.host = Some(host);
@@ -132,7 +143,7 @@ impl Facts {
             self.counted.iter_mut().zip(before).for_each(|(sum, before)| *sum += before);
         }
         self.status = status;
-        let is_watching = Group::ALL.into_iter().any(|group| self.is_on(group));
+        let is_watching = Group::LLM.into_iter().any(|group| self.is_on(group));
         self.watching_since = is_watching.then(|| self.watching_since.unwrap_or(now));
     }
 

@@ -8,6 +8,7 @@ pub mod btf;
 pub mod collector;
 mod cost;
 mod decode;
+mod devices;
 pub mod discover;
 pub mod doctor;
 mod facts;

@@ -33,17 +33,29 @@ pub enum Group {
     LlmTls,
     /// Plain TCP at the root of cgroup v2.
     LlmPlain,
+    /// Requests to block devices.
+    Block,
+    /// How TCP connections come about and fare.
+    Net,
+    /// Who opens accelerators' devices.
+    Device,
 }
 
 impl Group {
     /// All groups, in the order in which they are shown.
-    pub const ALL: [Self; 2] = [Self::LlmTls, Self::LlmPlain];
+    pub const ALL: [Self; 5] = [Self::LlmTls, Self::LlmPlain, Self::Block, Self::Net, Self::Device];
+
+    /// Those that show model traffic, which are on where nothing else was asked for.
+    pub const LLM: [Self; 2] = [Self::LlmTls, Self::LlmPlain];
 
     /// The name users see.
     pub fn name(self) -> &'static str {
         match self {
             Self::LlmTls => "llm-tls",
             Self::LlmPlain => "llm-plain",
+            Self::Block => "block",
+            Self::Net => "net",
+            Self::Device => "device",
         }
     }
 }
@@ -59,8 +71,8 @@ pub enum Request {
     Verdicts(Vec<FlowVerdict>),
     /// A request-target (path without query) at which a model answered: capture it from its first byte from now on.
     Learn(String),
-    /// Take a sample: [`Reply::Host`], [`Reply::Samples`], [`Reply::Details`], [`Reply::Gpu`], then [`Reply::Status`] and last
-    /// [`Reply::SampleEnd`].
+    /// Take a sample: [`Reply::Host`], [`Reply::Samples`], [`Reply::Details`], [`Reply::Gpu`], [`Reply::Counted`],
+    /// [`Reply::Held`], then [`Reply::Status`] and last [`Reply::SampleEnd`].
     Sample {
         /// Echoed in [`Reply::SampleEnd`].
         sequence: u64,
@@ -78,7 +90,7 @@ pub enum Request {
     /// The TLS probes shall not be in these processes, at most [`MAX_PROCESSES`], and in all others they shall. An empty
     /// list puts them into all again.
     Exclude(Vec<u32>),
-    /// Answer with [`Reply::Status`].
+    /// Answer with [`Reply::Counted`] and [`Reply::Status`].
     Status,
     /// Detach everything and exit. Closing the socket does the same.
     Shutdown,
@@ -161,6 +173,10 @@ pub enum Reply {
     Details(Vec<ProcessDetail>),
     /// A GPU; at each [`Request::Sample`] all of them.
     Gpu(Box<Gpu>),
+    /// What the programs have counted since the time before; at each [`Request::Sample`] and [`Request::Status`].
+    Counted(Vec<Counted>),
+    /// Devices that processes hold open; at each [`Request::Sample`], of those whose devices are watched.
+    Held(Vec<Held>),
     /// State of the probes; at each [`Request::Sample`] and whenever it changes.
     Status(Box<Status>),
     /// The sample is complete.
@@ -257,6 +273,83 @@ pub struct ProcessDetail {
     pub disk_write_bytes_per_second: Option<f64>,
     /// Its control group; `None` in the root.
     pub cgroup: Option<Cgroup>,
+}
+
+/// Something that has happened in the kernel a number of times, in a process, to a device, within a time.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counted {
+    /// Thread-group id; 0 where it is not known.
+    pub pid: u32,
+    /// What.
+    pub event: Event,
+    /// The device's name; empty where it is about none.
+    pub device: Label,
+    /// `hbpf_ebpf::slot` of how long each took; 0 where nothing was timed.
+    pub slot: u16,
+    /// How often.
+    pub count: u64,
+    /// How long, all together.
+    pub nanoseconds: u64,
+    /// Bytes, all together.
+    pub bytes: u64,
+}
+
+/// What the programs count: `hbpf_ebpf::tally`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Event {
+    /// A read from a block device.
+    DiskRead,
+    /// A write to a block device.
+    DiskWrite,
+    /// Something else that a block device was asked for.
+    DiskOther,
+    /// A TCP connection was established.
+    Connected,
+    /// One was not.
+    ConnectFailed,
+    /// A segment was sent again.
+    Retransmitted,
+    /// A connection ended without a FIN.
+    Reset,
+    /// A device was opened.
+    Opened,
+}
+
+/// A number that stands for no event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("no event has the number {0}")]
+pub struct UnknownEvent(u16);
+
+impl TryFrom<u16> for Event {
+    type Error = UnknownEvent;
+
+    fn try_from(kind: u16) -> Result<Self, UnknownEvent> {
+        use hbpf_ebpf::tally;
+        Ok(match kind {
+            tally::DISK_READ => Self::DiskRead,
+            tally::DISK_WRITE => Self::DiskWrite,
+            tally::DISK_OTHER => Self::DiskOther,
+            tally::CONNECTED => Self::Connected,
+            tally::CONNECT_FAILED => Self::ConnectFailed,
+            tally::RETRANSMITTED => Self::Retransmitted,
+            tally::RESET => Self::Reset,
+            tally::OPENED => Self::Opened,
+            other => return Err(UnknownEvent(other)),
+        })
+    }
+}
+
+/// Openings of a device that a process holds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Held {
+    /// Thread-group id.
+    pub pid: u32,
+    /// The device's name.
+    pub device: Label,
+    /// How many, each once however many descriptors there are of it.
+    pub open: u32,
+    /// How many are over; `None` where it is not known what the process held before.
+    pub closed: Option<u64>,
 }
 
 /// State of the kernel side.

@@ -57,8 +57,11 @@ pub struct Process {
     pub major_faults_per_second: Option<f64>,
     /// Block I/O.
     pub disk: Option<Disk>,
-    /// TCP.
+    /// TCP; null where the group `net` has seen nothing of it.
     pub network: Option<Network>,
+    /// Accelerators' devices that it has opened; empty where the group `device` has seen none.
+    #[serde(default)]
+    pub devices: Vec<DeviceUse>,
     /// Limits and throttling.
     pub cgroup: Option<Cgroup>,
     /// Its share of GPUs.
@@ -104,19 +107,58 @@ pub struct Disk {
     pub read_bytes_per_second: Option<f64>,
     /// Written, when it is handed to the page cache that will write it to disks.
     pub write_bytes_per_second: Option<f64>,
-    /// Issue to completion.
+    /// From a request for the device to its completion, on all devices; null where the group `block` has seen none.
+    pub latency_seconds: Option<Distribution>,
+    /// The same by device.
+    #[serde(default)]
+    pub devices: Vec<DiskDevice>,
+}
+
+/// Requests of a process to a block device, since the group `block` was first put in. What was written to the page cache
+/// is written to the device by a kernel thread, and is not in it; [`Disk::write_bytes_per_second`] is of that.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct DiskDevice {
+    /// nvme0n1, vda ...
+    pub device: Label,
+    /// Reads that are done.
+    pub reads_total: u64,
+    /// What they have read.
+    pub read_bytes_total: u64,
+    /// Writes that are done.
+    pub writes_total: u64,
+    /// What they have written.
+    pub written_bytes_total: u64,
+    /// From a request for the device to its completion: reads, writes, and others such as discards.
     pub latency_seconds: Option<Distribution>,
 }
 
-/// TCP of a process.
+/// TCP of a process, since the group `net` was first put in. Connections that were there before have no part in it, and
+/// one that a server has accepted counts with the process that listens.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Network {
-    /// SYN to established.
+    /// SYN to established, of connections that it asked for, IPv4 and IPv6.
     pub connect_seconds: Option<Distribution>,
+    /// Connections that it asked for and that were refused or not answered.
+    #[serde(default)]
+    pub connects_failed_total: u64,
     /// Segments sent again.
     pub retransmits_total: Option<u64>,
-    /// Resets.
+    /// Established connections that ended without a FIN: reset by either side, or given up.
     pub resets_total: Option<u64>,
+}
+
+/// An accelerator's device (NVIDIA, DRI, KFD) that a process has opened, since the group `device` was first put in.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct DeviceUse {
+    /// nvidia0, dri/renderD128 ...
+    pub device: Label,
+    /// How often it was opened. An attempt counts as well, as does a question whether it may be opened (`access`).
+    pub opens_total: u64,
+    /// How many of its openings are over, by the time of the latest look at what it holds; null where what it held before is
+    /// not known.
+    pub closes_total: Option<u64>,
+    /// Openings that it holds now, or shares with others. Descriptors that were made of one another count as one.
+    pub open: Option<u32>,
 }
 
 /// Limits of the control group, and how far they are used. A limit may be set on any group above, too: the tightest is

@@ -5,12 +5,20 @@ use std::os::fd::AsFd;
 
 use super::{Check, Outcome};
 use crate::probes::cgroup::{self, CgroupError};
-use crate::probes::plain;
+use crate::probes::on_cgroup;
 use crate::probes::raw::{self, Attached};
 
 /// Hooks of a control group at which hbpf attaches: `enum bpf_attach_type` and a name.
-const HOOKS: [(u32, &str); 6] =
-    [(0, "ingress"), (1, "egress"), (2, "sock_create"), (34, "sock_release"), (10, "connect4"), (11, "connect6")];
+const HOOKS: [(u32, &str); 8] = [
+    (0, "ingress"),
+    (1, "egress"),
+    (2, "sock_create"),
+    (34, "sock_release"),
+    (10, "connect4"),
+    (11, "connect6"),
+    (3, "sock_ops"),
+    (6, "device"),
+];
 
 const NAME: &str = "cgroup v2";
 
@@ -65,7 +73,7 @@ fn judge_others(hooks: &[(&str, Attached)], names: &BTreeMap<u32, String>) -> Ch
             let text = format!("{hook} {} (id {id})", name(id));
             match attached.shared {
                 false => exclusive.push(text),
-                true if plain::PROGRAMS.contains(&name(id)) => ours += 1,
+                true if on_cgroup::is_ours(name(id)) => ours += 1,
                 true => sharing.push(text),
             }
         }

@@ -23,7 +23,9 @@ pub(super) fn probes(libraries: Vec<Library>, groups: &[Group], root_is_taken: b
     for group in groups.iter().copied() {
         let check = try_out(&mut probes, group, count);
         checks.push(match check.outcome {
-            Outcome::Fail if group == Group::LlmPlain && root_is_taken => check.advise("see `other programs`"),
+            Outcome::Fail if root_is_taken && matches!(group, Group::LlmPlain | Group::Net | Group::Device) => {
+                check.advise("see `other programs`")
+            }
             Outcome::Fail => check.advise(KERNEL),
             Outcome::Ok | Outcome::Warn => check,
         });
@@ -55,7 +57,7 @@ fn try_out(probes: &mut Probes, group: Group, libraries: usize) -> Check {
     let errors = probes.take_library_errors();
     let places = probes.status().iter().filter(|probe| probe.group == group && probe.off_because.is_none()).count();
     let of_libraries = match (group, libraries) {
-        (Group::LlmPlain, _) => String::new(),
+        (Group::LlmPlain | Group::Block | Group::Net | Group::Device, _) => String::new(),
         (Group::LlmTls, 0) => ", no TLS library to put more into".into(),
         (Group::LlmTls, 1) => ", 1 TLS library".into(),
         (Group::LlmTls, libraries) => format!(", {libraries} TLS libraries"),

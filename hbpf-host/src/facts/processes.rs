@@ -7,7 +7,8 @@ use hbpf_core::aggregate::WorkloadFacts;
 use hbpf_core::snapshot::{Disk, Process, TlsVisibility, Visibility};
 use jiff::Timestamp;
 
-use crate::protocol::{MAX_PROCESSES, ProcessDetail, ProcessInfo, ProcessSample};
+use super::counts::Counts;
+use crate::protocol::{Counted, Held, MAX_PROCESSES, ProcessDetail, ProcessInfo, ProcessSample};
 
 /// Processes shown besides those that talk to models: the ones that use the machine most. A screen holds fewer.
 const MAX_BYSTANDERS: usize = 200;
@@ -40,6 +41,7 @@ pub(super) struct Processes {
     incoming: Vec<ProcessSample>,
     /// Descriptions of processes with rows that have ended since the frame before.
     departed: Vec<ProcessInfo>,
+    counts: Counts,
 }
 
 #[derive(Debug)]
@@ -77,6 +79,16 @@ impl Processes {
         self.details.extend(details.into_iter().map(|detail| (detail.pid, detail)));
     }
 
+    pub(super) fn count(&mut self, counted: Vec<Counted>) {
+        let Self { counts, samples, .. } = self;
+        counts.count(counted, |pid| samples.contains_key(&pid));
+    }
+
+    pub(super) fn hold(&mut self, held: Vec<Held>) {
+        let Self { counts, samples, .. } = self;
+        counts.hold(held, |pid| samples.contains_key(&pid));
+    }
+
     /// The sample under way is complete; so many times all processes have been gone through. Gives those that have ended
     /// without news of it.
     pub(super) fn sample_complete(&mut self, rounds: u64) -> Vec<u32> {
@@ -91,6 +103,7 @@ impl Processes {
     pub(super) fn exited(&mut self, pid: u32, talked: bool) {
         self.samples.remove(&pid);
         self.details.remove(&pid);
+        self.counts.ended(pid);
         if let Some(info) = self.infos.remove(&pid)
             && talked
             && self.departed.len() < MAX_DEPARTED
@@ -108,6 +121,7 @@ impl Processes {
     pub(super) fn unknown(&self, talking: impl Iterator<Item = u32>) -> Vec<u32> {
         let mut wanted: HashSet<u32> = talking.collect();
         wanted.extend(self.bystanders(MAX_BYSTANDERS).map(|sample| sample.pid));
+        wanted.extend(self.users_of_devices());
         let is_old = |pid: &u32| self.described_at.get(pid).is_none_or(|when| when.elapsed() >= DESCRIPTION_HOLDS);
         wanted.retain(|pid| self.infos.get(pid).is_none_or(|info| self.is_stale(info)) || is_old(pid));
         wanted.into_iter().collect()
@@ -136,6 +150,7 @@ impl Processes {
         let mut shown: HashSet<u32> = self.bystanders(MAX_BYSTANDERS).map(|sample| sample.pid).chain(talking).collect();
         // Whoever uses TLS may be blind, and a user looks for them.
         shown.extend(self.infos.values().filter(|info| info.tls != TlsVisibility::None).map(|info| info.pid));
+        shown.extend(self.users_of_devices());
         let living = shown.into_iter().filter_map(|pid| self.infos.get(&pid)).filter(|info| !self.is_stale(info));
         let living = living.map(|info| {
             let detail = self.details.get(&info.pid).filter(|detail| detail.start_time_ns == info.start_time_ns);
@@ -146,6 +161,8 @@ impl Processes {
         // A pid may be in new hands already: the living one is shown.
         let pids: HashSet<u32> = processes.iter().map(|process| process.pid).collect();
         processes.extend(departed.filter(|process| !pids.contains(&process.pid)));
+        processes.iter_mut().for_each(|process| self.counts.describe(process));
+        self.counts.frame_made();
         processes
     }
 
@@ -159,6 +176,11 @@ impl Processes {
     /// A description of an earlier process with the same number.
     fn is_stale(&self, info: &ProcessInfo) -> bool {
         self.latest(info.pid).is_some_and(|sample| sample.start_time_ns != info.start_time_ns)
+    }
+
+    /// Those that run and of which it was counted that they use a disk or an accelerator.
+    fn users_of_devices(&self) -> impl Iterator<Item = u32> {
+        self.counts.users_of_devices().filter(|pid| self.samples.contains_key(pid)).take(MAX_BYSTANDERS)
     }
 
     /// Those that use the machine most.
@@ -220,7 +242,7 @@ fn disk(detail: &ProcessDetail) -> Option<Disk> {
     (read.is_some() || write.is_some()).then_some(Disk {
         read_bytes_per_second: read,
         write_bytes_per_second: write,
-        latency_seconds: None,
+        ..Disk::default()
     })
 }
 

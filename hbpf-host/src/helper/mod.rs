@@ -21,12 +21,15 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 
+use crate::devices::Names;
 use crate::discover::{Changes, Libraries, system_directories};
 use crate::gpu::{GpuReader, Gpus};
 use crate::privsep::{self, SplitOptions};
 use crate::probes::{ProbeError, Probes};
 use crate::process::{Samples, Table, self_cpu_seconds};
-use crate::protocol::{Group, MAX_PROCESSES, MAX_VERDICTS, Others, ProcessInfo, Reply, Request, Status};
+use crate::protocol::{
+    Counted, Event, Group, MAX_PROCESSES, MAX_VERDICTS, Others, ProcessInfo, Reply, Request, Status,
+};
 use crate::socket::{Socket, SocketError};
 use endings::Endings;
 use outbox::Outbox;
@@ -128,6 +131,7 @@ struct Helper<'a> {
     libraries: Libraries,
     processes: Table,
     gpus: Gpus,
+    device_names: Names,
     rescans: Rescans,
     endings: Endings,
     next_scan: Instant,
@@ -144,6 +148,7 @@ impl<'a> Helper<'a> {
             libraries: Libraries::new(PathBuf::from(PROC)),
             processes: Table::new(PathBuf::from(PROC)),
             gpus: Gpus::new(gpus),
+            device_names: Names::default(),
             rescans: Rescans::default(),
             endings: Endings::default(),
             next_scan: Instant::now(),
@@ -218,6 +223,8 @@ impl<'a> Helper<'a> {
         match request {
             Request::Attach(groups) => self.attach(&groups),
             Request::Detach(groups) => {
+                // What was counted goes with the last group.
+                self.send_counted();
                 groups.iter().take(Group::ALL.len()).for_each(|group| self.probes.detach(*group));
                 self.switches += 1;
                 self.send_status();
@@ -249,7 +256,10 @@ impl<'a> Helper<'a> {
                 self.settle();
                 self.send_status();
             }
-            Request::Status => self.send_status(),
+            Request::Status => {
+                self.send_counted();
+                self.send_status();
+            }
             Request::Shutdown => {}
         }
     }
@@ -268,6 +278,10 @@ impl<'a> Helper<'a> {
             }
             self.scan_interval = FIRST_SCAN_INTERVAL;
             self.next_scan = Instant::now() + self.scan_interval;
+        }
+        if groups.contains(&Group::Device) && !self.probes.is_on(Group::Device) {
+            // What is opened between the look and the first count is taken for held before, and not for closed.
+            self.processes.begin_watching_devices();
         }
         for group in groups.iter().take(Group::ALL.len()) {
             match self.probes.attach(*group) {
@@ -291,6 +305,8 @@ impl<'a> Helper<'a> {
             self.outbox.send(Reply::Details(part.to_vec()));
         }
         self.send_gpus();
+        self.send_counted();
+        self.send_held();
         self.send_status();
         self.outbox.send(Reply::SampleEnd { sequence, rounds });
     }
@@ -304,6 +320,46 @@ impl<'a> Helper<'a> {
                 gpu.utilization_percent = gpu.utilization_percent.or(used.utilization_percent);
             }
             self.outbox.send(Reply::Gpu(Box::new(gpu)));
+        }
+    }
+
+    /// Passes on what the programs have counted. While the other side does not read, it stays where it is.
+    fn send_counted(&mut self) {
+        if self.outbox.is_full() {
+            return;
+        }
+        let tallies = match self.probes.take_tallies() {
+            Ok(tallies) => tallies,
+            Err(error) => return self.outbox.error("probes", &error.to_string()),
+        };
+        let mut counted = Vec::with_capacity(tallies.len());
+        for (key, tally) in tallies {
+            // The programs know no others.
+            let Ok(event) = Event::try_from(key.kind) else { continue };
+            if event == Event::Opened {
+                self.processes.device_opened(key.pid, key.device, tally.count);
+            }
+            counted.push(Counted {
+                pid: key.pid,
+                event,
+                device: self.device_names.name(event, key.device),
+                slot: key.slot,
+                count: tally.count,
+                nanoseconds: tally.nanoseconds,
+                bytes: tally.bytes,
+            });
+        }
+        for part in counted.chunks(outbox::COUNTED_PER_MESSAGE) {
+            self.outbox.send_always(&Reply::Counted(part.to_vec()), None);
+        }
+    }
+
+    fn send_held(&mut self) {
+        if self.probes.is_on(Group::Device) {
+            let held = self.processes.devices_held();
+            for part in held.chunks(outbox::COUNTED_PER_MESSAGE) {
+                self.outbox.send(Reply::Held(part.to_vec()));
+            }
         }
     }
 

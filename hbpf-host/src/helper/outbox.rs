@@ -18,6 +18,9 @@ pub(super) const PROCESSES_PER_MESSAGE: usize = 9;
 /// Processes in one message of details, likewise: one takes up to 2.8 KB.
 pub(super) const DETAILS_PER_MESSAGE: usize = 20;
 
+/// Counts in one message, likewise: one takes up to 320 bytes, most of them a device's name.
+pub(super) const COUNTED_PER_MESSAGE: usize = 128;
+
 /// Messages that may wait before the dispensable ones are dropped and no more requests are taken.
 const MAX_WAITING: usize = 256;
 
@@ -126,7 +129,8 @@ impl Outbox {
         self.send_always(&Reply::Error { source: source.into(), message }, None);
     }
 
-    fn send_always(&mut self, reply: &Reply, descriptor: Option<OwnedFd>) {
+    /// Sends what would be lost otherwise.
+    pub(super) fn send_always(&mut self, reply: &Reply, descriptor: Option<OwnedFd>) {
         // That the other side has gone is found out when reading from it.
         if let Err(SocketError::Malformed(why)) = self.socket.send(reply, descriptor) {
             self.error("helper", &format!("a reply was too long: {why}"));

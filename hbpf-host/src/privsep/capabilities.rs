@@ -79,11 +79,13 @@ impl Purpose {
     /// Of each list one is enough; the first is the one to name.
     fn needs(self, uprobes_need_admin: bool) -> Vec<&'static [Capability]> {
         match self {
-            Self::Probes(Group::LlmPlain) => vec![&[Bpf, SysAdmin], &[Perfmon, SysAdmin], &[NetAdmin]],
+            Self::Probes(Group::LlmPlain | Group::Net | Group::Device) => {
+                vec![&[Bpf, SysAdmin], &[Perfmon, SysAdmin], &[NetAdmin]]
+            }
             Self::Probes(Group::LlmTls) if uprobes_need_admin => {
                 vec![&[Bpf, SysAdmin], &[Perfmon, SysAdmin], &[SysAdmin]]
             }
-            Self::Probes(Group::LlmTls) => vec![&[Bpf, SysAdmin], &[Perfmon, SysAdmin]],
+            Self::Probes(Group::LlmTls | Group::Block) => vec![&[Bpf, SysAdmin], &[Perfmon, SysAdmin]],
             Self::OtherUsers => vec![&[SysPtrace], &[DacReadSearch], &[CheckpointRestore, SysAdmin]],
             Self::RunTimes => vec![&[SysAdmin]],
         }

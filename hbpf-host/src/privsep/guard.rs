@@ -25,6 +25,7 @@ const BPF_COMMANDS: &[u64] = &[
     17, // RAW_TRACEPOINT_OPEN
     18, // BTF_LOAD
     22, // MAP_FREEZE
+    25, // MAP_LOOKUP_AND_DELETE_BATCH
     28, // LINK_CREATE
     29, // LINK_UPDATE
     32, // ENABLE_STATS
@@ -37,6 +38,9 @@ const PERF_IOCTLS: &[u64] = &[0x2400, 0x2401, 0x2403, 0x4004_2408];
 
 /// `FSCONFIG_CMD_CREATE`: with no parameters set before, the file system itself.
 const FSCONFIG_CMD_CREATE: u64 = 6;
+
+/// `KCMP_FILE`: compares descriptors.
+const KCMP_FILE: u64 = 0;
 
 /// Holds all threads of this process, present and future, to what the helper needs.
 pub(super) fn guard() -> Result<(), ConfineError> {
@@ -87,10 +91,12 @@ fn filter() -> Filter {
     // The loader library raises the limit on locked memory where kernels before 5.11 demand it; of this process only.
     filter.allow_if(libc::SYS_prlimit64, &[Is(0, 0), Is(1, u64::from(libc::RLIMIT_MEMLOCK))]);
     filter.allow(&[libc::SYS_capget]);
-    // A mount of cgroup v2 that nobody sees.
+    // Mounts of cgroup v2 and tracefs that nobody sees.
     filter.allow(&[libc::SYS_fsopen, libc::SYS_fsmount]);
     filter.allow_if(libc::SYS_fsconfig, &[Is(1, FSCONFIG_CMD_CREATE), Null(2), Null(3)]);
     filter.allow_values(libc::SYS_setns, 1, &[libc::CLONE_NEWCGROUP as u64]);
+    // Whether two descriptors are one opening, of one process.
+    filter.allow_if(libc::SYS_kcmp, &[Is(2, KCMP_FILE)]);
     // Whose socket it is: the kernel's diagnosis.
     filter.allow_if(libc::SYS_socket, &[Is(0, libc::AF_NETLINK as u64), Is(2, libc::NETLINK_SOCK_DIAG as u64)]);
     filter

@@ -3,25 +3,19 @@
 use std::ffi::CStr;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 
 use hbpf_core::label::Label;
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open, openat};
-use nix::libc;
 use nix::sched::{CloneFlags, setns};
 use nix::sys::stat::Mode;
 
+use super::mount;
 use crate::process::files;
 use crate::process::mountinfo::{Mount, unescape};
-
-/// `enum fsconfig_command`: make the superblock.
-const FSCONFIG_CMD_CREATE: u32 = 6;
-
-const FSOPEN_CLOEXEC: u32 = 1;
-const FSMOUNT_CLOEXEC: u32 = 1;
 
 /// The root, open.
 #[derive(Debug)]
@@ -57,14 +51,14 @@ pub(crate) fn open_root() -> Result<Root, CgroupError> {
         }
     }
     let place = || Label::new("root of cgroup v2 (not mounted visibly)");
-    let fd = detached_mount().map_err(|error| CgroupError::Unavailable(error.into()))?;
+    let fd = mount::detached(c"cgroup2").map_err(|error| CgroupError::Unavailable(error.into()))?;
     if is_host_root(fd.as_fd()) {
         return Ok(Root { fd, place: place() });
     }
     // We are in a cgroup namespace. With the host's /proc in sight, its first process is in the host's.
     let host = File::open("/proc/1/ns/cgroup").map_err(|_| CgroupError::NotRoot)?;
     setns(&host, CloneFlags::CLONE_NEWCGROUP).map_err(|_| CgroupError::NotRoot)?;
-    let fd = detached_mount().map_err(|error| CgroupError::Unavailable(error.into()))?;
+    let fd = mount::detached(c"cgroup2").map_err(|error| CgroupError::Unavailable(error.into()))?;
     if is_host_root(fd.as_fd()) { Ok(Root { fd, place: place() }) } else { Err(CgroupError::NotRoot) }
 }
 
@@ -82,25 +76,6 @@ fn parse_mounts(mountinfo: &[u8]) -> Vec<PathBuf> {
     let mounts = files::lines(mountinfo).filter_map(Mount::parse);
     let roots = mounts.filter(|mount| mount.file_system == b"cgroup2" && mount.root == b"/");
     roots.map(|mount| std::ffi::OsString::from_vec(unescape(mount.point)).into()).collect()
-}
-
-/// Mounts cgroup v2 without attaching the mount anywhere: it goes when the descriptor is closed.
-fn detached_mount() -> Result<OwnedFd, Errno> {
-    // SAFETY: the name is a C string that lives for the call.
-    let context = descriptor(unsafe { libc::syscall(libc::SYS_fsopen, c"cgroup2".as_ptr(), FSOPEN_CLOEXEC) })?;
-    let null = std::ptr::null::<libc::c_char>();
-    // SAFETY: this command takes neither key nor value.
-    Errno::result(unsafe {
-        libc::syscall(libc::SYS_fsconfig, context.as_raw_fd(), FSCONFIG_CMD_CREATE, null, null, 0)
-    })?;
-    // SAFETY: the call takes three integers.
-    descriptor(unsafe { libc::syscall(libc::SYS_fsmount, context.as_raw_fd(), FSMOUNT_CLOEXEC, 0) })
-}
-
-fn descriptor(result: libc::c_long) -> Result<OwnedFd, Errno> {
-    let fd = Errno::result(result)?;
-    // SAFETY: the system call has just made this descriptor for us.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
 }
 
 #[cfg(test)]

@@ -2,11 +2,15 @@
 //!
 //! Nothing is pinned: programs, maps and links live exactly as long as the descriptors of this process.
 
+mod block;
 pub(crate) mod cgroup;
+mod device;
+mod mount;
 mod object;
-pub(crate) mod plain;
+pub(crate) mod on_cgroup;
 pub(crate) mod raw;
 mod tls;
+mod tracefs;
 mod trap;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,7 +22,9 @@ use aya::programs::{Program, ProgramError, RawTracePoint};
 use aya::sys::{Stats, enable_stats};
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 use hbpf_core::label::Label;
-use hbpf_ebpf::{EVENTS_RING_BYTES, LifecycleEvent, SOCKET_OWNED_AT, counter, limit, target};
+use hbpf_ebpf::{
+    EVENTS_RING_BYTES, LifecycleEvent, SOCKET_OWNED_AT, TASK_TGID_AT, Tally, TallyKey, counter, limit, target,
+};
 
 use crate::btf;
 use crate::discover::{Library, LibraryId};
@@ -76,6 +82,7 @@ pub(crate) struct Probes {
     /// Hashes of learned request-targets; they outlive the maps.
     learned: BTreeSet<u64>,
     cgroup: Option<Label>,
+    block: Option<block::Attached>,
     /// They outlive the maps.
     limits: Limits,
     /// What traps cost; measured when the first are to be put in place.
@@ -101,7 +108,7 @@ impl Probes {
     pub(crate) fn new() -> Self {
         let states = Group::ALL.into_iter().map(|group| (group, State::Off)).collect();
         let (learned, limits) = (BTreeSet::new(), Limits::default());
-        Self { loaded: None, tls: Tls::default(), states, learned, cgroup: None, limits, trap_cost: None }
+        Self { loaded: None, tls: Tls::default(), states, learned, cgroup: None, block: None, limits, trap_cost: None }
     }
 
     pub(crate) fn is_on(&self, group: Group) -> bool {
@@ -144,7 +151,16 @@ impl Probes {
                 }
                 self.tls.attach(&mut loaded.ebpf)?;
             }
-            Group::LlmPlain => self.cgroup = Some(plain::attach(&mut loaded.ebpf)?),
+            Group::LlmPlain => self.cgroup = Some(on_cgroup::attach(&mut loaded.ebpf, &on_cgroup::PLAIN)?),
+            Group::Block => self.block = Some(block::attach(&mut loaded.ebpf)?),
+            Group::Net => self.cgroup = Some(on_cgroup::attach(&mut loaded.ebpf, &on_cgroup::NET)?),
+            Group::Device => {
+                if btf::task_tgid_at().is_none() {
+                    let lack = "who opens a device is not known: this kernel does not describe its types (BTF)";
+                    return Err(ProbeError(lack.into()));
+                }
+                self.cgroup = Some(device::attach(&mut loaded.ebpf)?);
+            }
         }
         Ok(ring)
     }
@@ -161,10 +177,17 @@ impl Probes {
     }
 
     fn take_out(&mut self, group: Group) {
+        let others: Vec<Group> = Group::ALL.into_iter().filter(|other| *other != group && self.is_on(*other)).collect();
         if let Some(loaded) = &mut self.loaded {
-            match group {
-                Group::LlmTls => self.tls.detach(&mut loaded.ebpf),
-                Group::LlmPlain => plain::PROGRAMS.iter().for_each(|name| unload(&mut loaded.ebpf, name)),
+            if group == Group::LlmTls {
+                self.tls.detach(&mut loaded.ebpf);
+            }
+            if group == Group::Block {
+                self.block = None;
+            }
+            let is_needed = |name| others.iter().any(|other| programs(*other).contains(name));
+            for name in programs(group).iter().filter(|name| !is_needed(name)) {
+                unload(&mut loaded.ebpf, name);
             }
         }
         if !self.any_on() {
@@ -179,6 +202,8 @@ impl Probes {
         // Where it is not known, sockets are looked for in the processes that hold them.
         let socket_owned_at = btf::socket_owned_at().unwrap_or(0);
         loader.override_global(SOCKET_OWNED_AT, &socket_owned_at, true);
+        let task_tgid_at = btf::task_tgid_at().unwrap_or(0);
+        loader.override_global(TASK_TGID_AT, &task_tgid_at, true);
         let mut ebpf = loader.load(object::BYTES).map_err(|error| ProbeError::new("loading the object", &error))?;
         let ring = Ring { fd: ring_fd(&ebpf, "EVENTS")?, bytes: EVENTS_RING_BYTES, bell: ring_fd(&ebpf, "BELL")? };
         let mut targets: HashMap<_, u64, u8> = typed(&mut ebpf, "TARGETS")?;
@@ -332,6 +357,16 @@ impl Probes {
         Some(sums)
     }
 
+    /// What the programs have counted since the call before.
+    pub(crate) fn take_tallies(&mut self) -> Result<Vec<(TallyKey, Tally)>, ProbeError> {
+        let Some(loaded) = &mut self.loaded else { return Ok(Vec::new()) };
+        if matches!(self.states[&Group::Device], State::On) {
+            device::watch(&mut loaded.ebpf);
+        }
+        let Some(map) = loaded.ebpf.map("TALLIES") else { return Ok(Vec::new()) };
+        raw::take_tallies(map).map_err(|error| ProbeError::new("map TALLIES", &error))
+    }
+
     /// What a trap costs; `None` before it has been measured, and where it cannot be.
     pub(crate) fn trap_cost(&self) -> Option<TrapCost> {
         self.trap_cost
@@ -358,9 +393,19 @@ impl Probes {
         let Some(loaded) = &self.loaded else { return };
         match group {
             Group::LlmTls => self.tls.status(&loaded.ebpf, list),
-            Group::LlmPlain => {
+            Group::Block => {
+                let places = self.block.as_ref().map(|block| block.places.clone()).unwrap_or_default();
+                let at = block::PROGRAMS.iter().zip(places);
+                list.extend(at.map(|(name, place)| present(group, name, place, None, &loaded.ebpf)));
+            }
+            Group::LlmPlain | Group::Net | Group::Device => {
                 let place = self.cgroup.clone().unwrap_or_default();
-                list.extend(plain::PROGRAMS.map(|name| present(group, name, place.clone(), None, &loaded.ebpf)));
+                // What two groups share is told, and its cost counted, with the first of them.
+                let earlier = Group::ALL.into_iter().take_while(|other| *other != group);
+                let earlier: Vec<Group> = earlier.filter(|other| self.is_on(*other)).collect();
+                let is_told = |name| earlier.iter().any(|other| programs(*other).contains(name));
+                let own = programs(group).iter().filter(|name| !is_told(name));
+                list.extend(own.map(|name| present(group, name, place.clone(), None, &loaded.ebpf)));
             }
         }
         // Shown once, with the first group that is on.
@@ -368,6 +413,17 @@ impl Probes {
             let programs = if loaded.ends_are_certain { LIFECYCLE_PROGRAMS } else { [EXEC_PROGRAM, EXIT_PROGRAM] };
             list.extend(programs.map(|(name, place)| present(group, name, Label::new(place), None, &loaded.ebpf)));
         }
+    }
+}
+
+/// The programs of a group, but for those on TLS libraries.
+fn programs(group: Group) -> &'static [&'static str] {
+    match group {
+        Group::LlmTls => &[],
+        Group::LlmPlain => &on_cgroup::PLAIN,
+        Group::Block => &block::PROGRAMS,
+        Group::Net => &on_cgroup::NET,
+        Group::Device => &device::PROGRAMS,
     }
 }
 
@@ -387,6 +443,9 @@ fn absent(group: Group, why: String, failed: bool) -> ProbeStatus {
     let program = match group {
         Group::LlmTls => "ssl_*",
         Group::LlmPlain => "tcp_*",
+        Group::Block => "block_*",
+        Group::Net => "net_*",
+        Group::Device => "device_*",
     };
     ProbeStatus {
         group,
@@ -441,6 +500,8 @@ fn unload(ebpf: &mut Ebpf, name: &str) {
         Some(Program::CgroupSock(program)) => program.unload(),
         Some(Program::CgroupSockAddr(program)) => program.unload(),
         Some(Program::SockOps(program)) => program.unload(),
+        Some(Program::CgroupDevice(program)) => program.unload(),
+        Some(Program::TracePoint(program)) => program.unload(),
         _ => Ok(()),
     };
 }

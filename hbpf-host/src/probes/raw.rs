@@ -1,14 +1,20 @@
 //! The few `bpf()` calls that the loader library does not offer.
 
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use aya::maps::{Map, MapData};
+use aya::programs::ProgramFd;
+use hbpf_ebpf::{Tally, TallyKey};
 use nix::errno::Errno;
 use nix::libc;
 
 const BPF_MAP_DELETE_ELEM: i32 = 3;
 const BPF_MAP_GET_NEXT_KEY: i32 = 4;
 const BPF_PROG_QUERY: i32 = 16;
+const BPF_MAP_LOOKUP_AND_DELETE_BATCH: i32 = 25;
+
+/// Elements that [`take_tallies`] takes out at once. No bucket of a map of this many places holds as many.
+const TAKEN_AT_ONCE: usize = 1024;
 
 /// Longest key of a map that [`clear`] clears.
 const MAX_KEY_BYTES: usize = 64;
@@ -63,6 +69,99 @@ fn clear_data(data: &MapData) {
     }
 }
 
+#[repr(C)]
+struct BatchAttr {
+    in_batch: u64,
+    out_batch: u64,
+    keys: u64,
+    values: u64,
+    count: u32,
+    map_fd: u32,
+    element_flags: u64,
+    flags: u64,
+}
+
+/// Takes all elements out of the map `TALLIES` (Linux 5.6).
+pub(super) fn take_tallies(map: &Map) -> Result<Vec<(TallyKey, Tally)>, Errno> {
+    let Map::HashMap(data) = map else { return Err(Errno::EINVAL) };
+    let fits = |info: aya::maps::MapInfo| {
+        info.key_size() as usize == size_of::<TallyKey>() && info.value_size() as usize == size_of::<Tally>()
+    };
+    if !data.info().is_ok_and(fits) {
+        return Err(Errno::EINVAL);
+    }
+    let mut taken = Vec::new();
+    let mut keys = vec![TallyKey { pid: 0, device: 0, slot: 0, kind: 0 }; TAKEN_AT_ONCE];
+    let mut values = vec![Tally::default(); TAKEN_AT_ONCE];
+    // Where the kernel has come to, in its own terms.
+    let mut position = 0_u32;
+    let mut is_first = true;
+    loop {
+        let mut attr = BatchAttr {
+            in_batch: if is_first { 0 } else { (&raw const position).addr() as u64 },
+            out_batch: (&raw mut position).addr() as u64,
+            keys: keys.as_mut_ptr().addr() as u64,
+            values: values.as_mut_ptr().addr() as u64,
+            count: TAKEN_AT_ONCE as u32,
+            map_fd: data.fd().as_fd().as_raw_fd().unsigned_abs(),
+            element_flags: 0,
+            flags: 0,
+        };
+        is_first = false;
+        // SAFETY: keys and values have room for as many elements as are asked for and are of the map's sizes, as was
+        // checked, without padding; the position of a hash map is 32 bits.
+        let result = unsafe { bpf(BPF_MAP_LOOKUP_AND_DELETE_BATCH, &mut attr) };
+        let count = (attr.count as usize).min(TAKEN_AT_ONCE);
+        match result {
+            Ok(()) => taken.extend(keys.iter().copied().zip(values.iter().copied()).take(count)),
+            // That was the rest.
+            Err(Errno::ENOENT) => {
+                taken.extend(keys.iter().copied().zip(values.iter().copied()).take(count));
+                return Ok(taken);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// `PERF_TYPE_TRACEPOINT`
+const PERF_TYPE_TRACEPOINT: u32 = 2;
+const PERF_FLAG_FD_CLOEXEC: libc::c_ulong = 8;
+const PERF_EVENT_IOC_ENABLE: libc::c_ulong = 0x2400;
+const PERF_EVENT_IOC_SET_BPF: libc::c_ulong = 0x4004_2408;
+
+/// Puts a program at a tracepoint, for as long as the descriptor is open. The loader library does so too, but looks the
+/// tracepoint's number up in a mount of tracefs that need not be there.
+pub(super) fn attach_to_tracepoint(program: &ProgramFd, id: u64) -> Result<OwnedFd, Errno> {
+    let mut attr = perf_attr(PERF_TYPE_TRACEPOINT);
+    attr[1] = id;
+    // One CPU stands for all: the kernel calls the program wherever the tracepoint is met.
+    // SAFETY: the attributes are as long as they say and live for the call; the rest are integers.
+    let fd = Errno::result(unsafe {
+        libc::syscall(libc::SYS_perf_event_open, attr.as_ptr(), -1, 0, -1, PERF_FLAG_FD_CLOEXEC)
+    })?;
+    // SAFETY: the system call has just made this descriptor for us.
+    let event = unsafe { OwnedFd::from_raw_fd(fd as i32) };
+    // SAFETY: this request takes a descriptor.
+    Errno::result(unsafe {
+        libc::ioctl(event.as_raw_fd(), PERF_EVENT_IOC_SET_BPF as _, program.as_fd().as_raw_fd())
+    })?;
+    // SAFETY: this request takes an integer.
+    Errno::result(unsafe { libc::ioctl(event.as_raw_fd(), PERF_EVENT_IOC_ENABLE as _, 0) })?;
+    Ok(event)
+}
+
+/// Attributes of this kind, of their oldest and shortest form.
+fn perf_attr(kind: u32) -> [u64; PERF_ATTR_WORDS] {
+    let mut attr = [0_u64; PERF_ATTR_WORDS];
+    let (kind, size) = (kind.to_ne_bytes(), (size_of_val(&attr) as u32).to_ne_bytes());
+    let mut first = [0; 8];
+    first[..4].copy_from_slice(&kind);
+    first[4..].copy_from_slice(&size);
+    attr[0] = u64::from_ne_bytes(first);
+    attr
+}
+
 /// `PERF_ATTR_SIZE_VER0`, as 64-bit words: type and size, five of no matter here, flags, and `uprobe_path`.
 const PERF_ATTR_WORDS: usize = 8;
 
@@ -71,12 +170,7 @@ const PERF_ATTR_WORDS: usize = 8;
 pub(crate) fn uprobes_are_refused() -> bool {
     let kind = std::fs::read_to_string("/sys/bus/event_source/devices/uprobe/type").unwrap_or_default();
     let Ok(kind) = kind.trim().parse::<u32>() else { return false };
-    let mut attr = [0_u64; PERF_ATTR_WORDS];
-    let (kind, size) = (kind.to_ne_bytes(), (size_of_val(&attr) as u32).to_ne_bytes());
-    let mut first = [0; 8];
-    first[..4].copy_from_slice(&kind);
-    first[4..].copy_from_slice(&size);
-    attr[0] = u64::from_ne_bytes(first);
+    let attr = perf_attr(kind);
     // SAFETY: the attributes are as long as they say and live for the call; the rest are integers.
     let result = unsafe { libc::syscall(libc::SYS_perf_event_open, attr.as_ptr(), -1, 0, -1, 0) };
     matches!(Errno::result(result), Err(Errno::EACCES | Errno::EPERM))

@@ -7,6 +7,7 @@ mod command;
 mod diag;
 mod drm;
 pub(crate) mod files;
+mod held;
 mod io;
 mod machine;
 pub(crate) mod mountinfo;
@@ -26,7 +27,7 @@ use hbpf_core::aggregate::WorkloadFacts;
 use hbpf_core::label::Label;
 use hbpf_core::snapshot::{Host, TlsVisibility};
 
-use crate::protocol::{Others, ProcessInfo, SocketQuery};
+use crate::protocol::{Held, Others, ProcessInfo, SocketQuery};
 use cgroup_path::Paths;
 use machine::Machine;
 use owners::Owners;
@@ -55,6 +56,7 @@ pub struct Table {
     described: HashMap<u32, Described>,
     sampler: Sampler,
     drm: drm::Clients,
+    held: held::Holdings,
 }
 
 #[derive(Debug)]
@@ -70,6 +72,7 @@ impl Table {
         Self {
             sampler: Sampler::new(proc_root.clone()),
             drm: drm::Clients::new(proc_root.clone()),
+            held: held::Holdings::new(proc_root.clone()),
             proc_root,
             users: Users::new(PathBuf::from("/etc/passwd")),
             machine: Machine::default(),
@@ -157,6 +160,21 @@ impl Table {
     /// What GPUs are used for whose drivers tell it in /proc, by their place on the bus.
     pub(crate) fn drm_sample(&mut self) -> HashMap<String, DrmUse> {
         self.drm.sample()
+    }
+
+    /// From now on it is told who opens accelerators' devices.
+    pub(crate) fn begin_watching_devices(&mut self) {
+        self.held.begin();
+    }
+
+    /// A process has opened a device so many times.
+    pub(crate) fn device_opened(&mut self, pid: u32, device: u32, count: u64) {
+        self.held.opened(pid, device, count);
+    }
+
+    /// What processes hold of the devices that they have opened.
+    pub(crate) fn devices_held(&mut self) -> Vec<Held> {
+        self.held.look()
     }
 
     /// The machine.

@@ -1,30 +1,44 @@
-//! The programs on plain traffic, at the root of cgroup v2.
+//! Programs at the root of cgroup v2.
 
 use std::os::fd::OwnedFd;
 
 use aya::Ebpf;
 use aya::programs::{
-    CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSock, CgroupSockAddr, Program, ProgramError, SockOps,
+    CgroupAttachMode, CgroupDevice, CgroupSkb, CgroupSkbAttachType, CgroupSock, CgroupSockAddr, Program, ProgramError,
+    SockOps,
 };
 use hbpf_core::label::Label;
 
 use super::{ProbeError, cgroup, missing};
 
-/// Programs at the root of cgroup v2. The last two see the payload; the others say whose socket it is, and so come first
-/// when attaching.
-pub(crate) const PROGRAMS: [&str; 7] =
+/// Those of plain traffic. The last two see the payload; the others say whose socket it is, and so come first when
+/// attaching.
+pub(crate) const PLAIN: [&str; 7] =
     ["sock_create", "sock_release", "connect4", "connect6", "tcp_accepted", "tcp_egress", "tcp_ingress"];
 
-/// Puts the programs in place, and says where that is.
-pub(super) fn attach(ebpf: &mut Ebpf) -> Result<Label, ProbeError> {
+/// Those of how connections fare, likewise: all but the last say whose socket it is, and are the same ones.
+pub(crate) const NET: [&str; 4] = ["sock_create", "connect4", "connect6", "net_connection"];
+
+/// Whether a program of this name is one of ours.
+pub(crate) fn is_ours(name: &str) -> bool {
+    PLAIN.iter().chain(&NET).chain(&super::device::PROGRAMS).any(|ours| *ours == name)
+}
+
+/// Puts these programs in place, and says where that is. Those that another group has put there stay as they are.
+pub(super) fn attach(ebpf: &mut Ebpf, programs: &[&'static str]) -> Result<Label, ProbeError> {
     let root = cgroup::open_root().map_err(|error| ProbeError(error.to_string()))?;
     // Loading takes tenths of a second. All are loaded before the first is attached: a request seen without its answer
     // would be taken for one that waits.
-    for name in PROGRAMS {
+    let mut new = Vec::new();
+    for name in programs {
         let program = ebpf.program_mut(name).ok_or_else(|| missing(name))?;
+        if program.fd().is_ok() {
+            continue;
+        }
+        new.push(name);
         load(program).map_err(|error| ProbeError::new(name, &error))?;
     }
-    for name in PROGRAMS {
+    for name in new {
         let program = ebpf.program_mut(name).ok_or_else(|| missing(name))?;
         attach_one(program, name, &root.fd).map_err(|error| {
             if is_refused(&error) {
@@ -46,6 +60,7 @@ fn load(program: &mut Program) -> Result<(), ProgramError> {
         Program::CgroupSock(program) => program.load(),
         Program::CgroupSockAddr(program) => program.load(),
         Program::SockOps(program) => program.load(),
+        Program::CgroupDevice(program) => program.load(),
         _ => Err(ProgramError::UnexpectedProgramType),
     }
 }
@@ -61,6 +76,7 @@ fn attach_one(program: &mut Program, name: &str, root: &OwnedFd) -> Result<(), P
         Program::CgroupSock(program) => CgroupSock::attach(program, root, mode).map(drop),
         Program::CgroupSockAddr(program) => CgroupSockAddr::attach(program, root, mode).map(drop),
         Program::SockOps(program) => SockOps::attach(program, root, mode).map(drop),
+        Program::CgroupDevice(program) => CgroupDevice::attach(program, root, mode).map(drop),
         _ => Err(ProgramError::UnexpectedProgramType),
     }
 }

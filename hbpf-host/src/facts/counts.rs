@@ -1,0 +1,251 @@
+//! What the programs have counted of each process.
+
+use std::collections::{BTreeMap, HashMap};
+
+use hbpf_core::label::Label;
+use hbpf_core::snapshot::{DeviceUse, Disk, DiskDevice, Network, Process};
+use hbpf_core::timings::Timings;
+
+use crate::protocol::{Counted, Event, Held};
+
+/// Most processes that are counted apart: as many as are described, and kernel threads.
+const MAX_PROCESSES: usize = 8192;
+
+/// Most devices of one process, of either kind.
+const MAX_DEVICES: usize = 256;
+
+/// By process.
+#[derive(Debug, Default)]
+pub(super) struct Counts {
+    processes: HashMap<u32, Count>,
+    /// Those that have ended, whose numbers are for one more frame. Some of their news comes after that of their end.
+    ended: Vec<u32>,
+}
+
+#[derive(Debug, Default)]
+struct Count {
+    disks: BTreeMap<Label, OnDisk>,
+    has_network: bool,
+    connects: Timings,
+    connects_failed: u64,
+    retransmits: u64,
+    resets: u64,
+    devices: BTreeMap<Label, OnDevice>,
+}
+
+#[derive(Debug, Default)]
+struct OnDisk {
+    reads: u64,
+    read_bytes: u64,
+    writes: u64,
+    written_bytes: u64,
+    timings: Timings,
+}
+
+#[derive(Debug, Default)]
+struct OnDevice {
+    opens: u64,
+    closed: Option<u64>,
+    open: Option<u32>,
+}
+
+impl Counts {
+    /// Adds what was counted. `is_known` tells processes that run.
+    pub(super) fn count(&mut self, counted: Vec<Counted>, is_known: impl Fn(u32) -> bool) {
+        for counted in counted {
+            if self.make_room(counted.pid, &is_known) {
+                self.processes.entry(counted.pid).or_default().add(counted);
+            }
+        }
+    }
+
+    /// Takes what processes hold of devices now.
+    pub(super) fn hold(&mut self, held: Vec<Held>, is_known: impl Fn(u32) -> bool) {
+        for Held { pid, device, open, closed } in held {
+            if self.make_room(pid, &is_known)
+                && let Some(found) = entry(&mut self.processes.entry(pid).or_default().devices, device)
+            {
+                (found.open, found.closed) = (Some(open), closed);
+            }
+        }
+    }
+
+    /// The process has ended.
+    pub(super) fn ended(&mut self, pid: u32) {
+        if self.processes.contains_key(&pid) {
+            self.ended.push(pid);
+        }
+    }
+
+    /// A frame has been made.
+    pub(super) fn frame_made(&mut self) {
+        for pid in self.ended.drain(..) {
+            self.processes.remove(&pid);
+        }
+    }
+
+    /// Processes that have used a disk or an accelerator.
+    pub(super) fn users_of_devices(&self) -> impl Iterator<Item = u32> {
+        let users = self.processes.iter().filter(|(_, count)| !(count.disks.is_empty() && count.devices.is_empty()));
+        users.map(|(pid, _)| *pid)
+    }
+
+    /// Puts what was counted of a process beside what else is known of it.
+    pub(super) fn describe(&self, process: &mut Process) {
+        let Some(count) = self.processes.get(&process.pid) else { return };
+        if !count.disks.is_empty() {
+            let mut all = Timings::default();
+            count.disks.values().for_each(|disk| all.extend(&disk.timings));
+            let disk = process.disk.get_or_insert_with(Disk::default);
+            disk.latency_seconds = all.distribution();
+            disk.devices = count.disks.iter().map(|(device, disk)| disk.told(device)).collect();
+        }
+        if count.has_network {
+            process.network = Some(Network {
+                connect_seconds: count.connects.distribution(),
+                connects_failed_total: count.connects_failed,
+                retransmits_total: Some(count.retransmits),
+                resets_total: Some(count.resets),
+            });
+        }
+        let devices = count.devices.iter().map(|(device, used)| DeviceUse {
+            device: device.clone(),
+            opens_total: used.opens,
+            closes_total: used.closed,
+            open: used.open,
+        });
+        process.devices = devices.collect();
+    }
+
+    /// Whether there is room for numbers of this process.
+    fn make_room(&mut self, pid: u32, is_known: &impl Fn(u32) -> bool) -> bool {
+        if self.processes.contains_key(&pid) || self.processes.len() < MAX_PROCESSES {
+            return true;
+        }
+        // The news of their end was lost, or they are kernel threads.
+        self.processes.retain(|pid, _| is_known(*pid));
+        self.processes.len() < MAX_PROCESSES
+    }
+}
+
+impl Count {
+    fn add(&mut self, counted: Counted) {
+        let Counted { event, device, slot, count, nanoseconds, bytes, .. } = counted;
+        match event {
+            Event::DiskRead | Event::DiskWrite | Event::DiskOther => {
+                let Some(disk) = entry(&mut self.disks, device) else { return };
+                disk.timings.add(slot, count, nanoseconds);
+                let (number, size) = match event {
+                    Event::DiskRead => (&mut disk.reads, &mut disk.read_bytes),
+                    Event::DiskWrite => (&mut disk.writes, &mut disk.written_bytes),
+                    _ => return,
+                };
+                (*number, *size) = (number.saturating_add(count), size.saturating_add(bytes));
+            }
+            Event::Connected => self.connects.add(slot, count, nanoseconds),
+            Event::ConnectFailed => self.connects_failed = self.connects_failed.saturating_add(count),
+            Event::Retransmitted => self.retransmits = self.retransmits.saturating_add(count),
+            Event::Reset => self.resets = self.resets.saturating_add(count),
+            Event::Opened => {
+                let Some(found) = entry(&mut self.devices, device) else { return };
+                found.opens = found.opens.saturating_add(count);
+            }
+        }
+        self.has_network |=
+            matches!(event, Event::Connected | Event::ConnectFailed | Event::Retransmitted | Event::Reset);
+    }
+}
+
+impl OnDisk {
+    fn told(&self, device: &Label) -> DiskDevice {
+        DiskDevice {
+            device: device.clone(),
+            reads_total: self.reads,
+            read_bytes_total: self.read_bytes,
+            writes_total: self.writes,
+            written_bytes_total: self.written_bytes,
+            latency_seconds: self.timings.distribution(),
+        }
+    }
+}
+
+fn entry<T: Default>(devices: &mut BTreeMap<Label, T>, device: Label) -> Option<&mut T> {
+    let fits = devices.len() < MAX_DEVICES || devices.contains_key(&device);
+    fits.then(|| devices.entry(device).or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn counted(pid: u32, event: Event, device: &str, count: u64) -> Counted {
+        Counted {
+            pid,
+            event,
+            device: device.into(),
+            slot: 320,
+            count,
+            nanoseconds: count * 1_000_000,
+            bytes: count * 4096,
+        }
+    }
+
+    fn of(counts: &Counts, pid: u32) -> Process {
+        let mut process = Process { pid, ..Process::default() };
+        counts.describe(&mut process);
+        process
+    }
+
+    #[test]
+    fn what_was_counted_stands_beside_the_process() {
+        let mut counts = Counts::default();
+        let events = [
+            counted(7, Event::DiskRead, "vda", 3),
+            counted(7, Event::DiskWrite, "vda", 2),
+            counted(7, Event::DiskOther, "vdb", 1),
+            counted(7, Event::Connected, "", 4),
+            counted(7, Event::ConnectFailed, "", 1),
+            counted(7, Event::Retransmitted, "", 9),
+            counted(8, Event::Opened, "nvidia0", 2),
+        ];
+        counts.count(events.to_vec(), |_| true);
+        counts.count(vec![counted(7, Event::DiskRead, "vda", 1)], |_| true);
+        counts.hold(vec![Held { pid: 8, device: "nvidia0".into(), open: 1, closed: Some(1) }], |_| true);
+        let seven = of(&counts, 7);
+        let disk = seven.disk.unwrap();
+        assert_eq!(disk.latency_seconds.unwrap().count, 7);
+        let [vda, vdb] = &disk.devices[..] else { panic!("{:?}", disk.devices) };
+        assert_eq!((vda.reads_total, vda.read_bytes_total), (4, 4 * 4096));
+        assert_eq!((vda.writes_total, vda.written_bytes_total), (2, 2 * 4096));
+        assert_eq!((vdb.reads_total, vdb.writes_total, vdb.latency_seconds.as_ref().unwrap().count), (0, 0, 1));
+        let network = seven.network.unwrap();
+        assert_eq!((network.connect_seconds.unwrap().p50, network.connects_failed_total), (0.001, 1));
+        assert_eq!((network.retransmits_total, network.resets_total), (Some(9), Some(0)));
+        let eight = of(&counts, 8);
+        assert!(eight.network.is_none() && eight.disk.is_none(), "nothing was seen of either");
+        let device = &eight.devices[0];
+        assert_eq!((device.opens_total, device.closes_total, device.open), (2, Some(1), Some(1)));
+    }
+
+    #[test]
+    fn the_ended_are_told_once_more() {
+        let mut counts = Counts::default();
+        counts.count(vec![counted(7, Event::Connected, "", 1)], |_| true);
+        counts.ended(7);
+        counts.count(vec![counted(7, Event::Connected, "", 1)], |_| true);
+        assert_eq!(of(&counts, 7).network.unwrap().connect_seconds.unwrap().count, 2);
+        counts.frame_made();
+        assert_eq!(of(&counts, 7).network, None);
+    }
+
+    #[test]
+    fn processes_and_devices_are_bounded() {
+        let mut counts = Counts::default();
+        let many = (0..2 * MAX_PROCESSES as u32).map(|pid| counted(pid, Event::Reset, "", 1));
+        counts.count(many.collect(), |pid| pid < 100);
+        assert!(counts.processes.len() <= MAX_PROCESSES && counts.processes.contains_key(&50));
+        let disks = (0..2 * MAX_DEVICES).map(|disk| counted(50, Event::DiskRead, &format!("sd{disk}"), 1));
+        counts.count(disks.collect(), |_| true);
+        assert_eq!(of(&counts, 50).disk.unwrap().devices.len(), MAX_DEVICES);
+    }
+}

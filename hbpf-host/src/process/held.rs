@@ -1,0 +1,300 @@
+//! Which accelerators' devices processes hold open.
+//!
+//! The kernel side tells who opens one. How many of these openings are over is found out by looking at what the process
+//! still holds: descriptors that were made of one another are one opening, whatever a process shares with its children each
+//! of them holds, and whoever has ended holds nothing.
+
+use std::cmp::Ordering;
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use hbpf_core::label::Label;
+use nix::libc;
+
+use super::budget::Budget;
+use super::files;
+use super::stat::Stat;
+use crate::devices::{self, Kind};
+use crate::protocol::Held;
+
+/// What looking may cost: a process takes some 2 us for each of its descriptors.
+const SHARE: f64 = 0.01;
+const BURST: Duration = Duration::from_millis(20);
+
+/// The same of the first look at all processes.
+const FIRST_LOOK: Duration = Duration::from_millis(200);
+
+/// Descriptors looked at per process.
+const MAX_DESCRIPTORS: usize = 4096;
+
+/// Most processes that are followed.
+const MAX_PROCESSES: usize = 1024;
+
+/// Where devices are; in containers, too.
+const DIRECTORY: &[u8] = b"/dev/";
+
+/// Processes and the devices that they have opened since [`Holdings::begin`].
+#[derive(Debug)]
+pub(super) struct Holdings {
+    proc: PathBuf,
+    sys: PathBuf,
+    budget: Budget,
+    /// When the first look was taken, as start times of processes count it; `None` before.
+    begun_ns: Option<u64>,
+    /// Whether the first look reached all processes.
+    saw_all: bool,
+    processes: HashMap<u32, BTreeMap<u32, Openings>>,
+    names: HashMap<u32, Label>,
+}
+
+/// Of one device by one process.
+#[derive(Clone, Copy, Debug, Default)]
+struct Openings {
+    /// Held at first; `None` where that is not known.
+    before: Option<u64>,
+    opened: u64,
+    open: u32,
+    closed: u64,
+}
+
+impl Holdings {
+    pub(super) fn new(proc: PathBuf) -> Self {
+        Self {
+            proc,
+            sys: devices::SYS.into(),
+            budget: Budget::new(SHARE, BURST),
+            begun_ns: None,
+            saw_all: false,
+            processes: HashMap::new(),
+            names: HashMap::new(),
+        }
+    }
+
+    /// Openings are told from now on. Takes a look at who holds what by now, as far as that does not take long.
+    pub(super) fn begin(&mut self) {
+        self.processes.clear();
+        self.begun_ns = Some(files::boot_time().as_nanos() as u64);
+        let majors = self.majors();
+        self.saw_all = true;
+        // Without a driver there is no device.
+        if majors.is_empty() {
+            return;
+        }
+        let mut budget = Budget::new(0.0, FIRST_LOOK);
+        budget.begin();
+        for pid in files::pids(&self.proc) {
+            if !budget.is_left() {
+                self.saw_all = false;
+                break;
+            }
+            let held = look_at(&self.proc, pid, &majors).unwrap_or_default();
+            if !held.is_empty() && self.processes.len() < MAX_PROCESSES {
+                let openings = |open: u32| Openings { before: Some(open.into()), open, ..Openings::default() };
+                self.processes.insert(pid, held.into_iter().map(|(device, open)| (device, openings(open))).collect());
+            }
+        }
+    }
+
+    /// The process has opened a device so many times.
+    pub(super) fn opened(&mut self, pid: u32, device: u32, count: u64) {
+        if self.processes.len() >= MAX_PROCESSES && !self.processes.contains_key(&pid) {
+            return;
+        }
+        let before = self.before(pid);
+        let openings = self.processes.entry(pid).or_default().entry(device);
+        let openings = openings.or_insert(Openings { before, ..Openings::default() });
+        openings.opened = openings.opened.saturating_add(count);
+    }
+
+    /// What a process held at first of which nothing was seen then.
+    fn before(&self, pid: u32) -> Option<u64> {
+        let is_new = || Stat::read(&self.proc, pid).is_some_and(|stat| Some(stat.start_time_ns()) >= self.begun_ns);
+        (self.saw_all || self.processes.contains_key(&pid) || is_new()).then_some(0)
+    }
+
+    /// Looks at what the processes hold that are known to have opened a device. Those that have ended are told once more.
+    pub(super) fn look(&mut self) -> Vec<Held> {
+        if self.processes.is_empty() {
+            return Vec::new();
+        }
+        let majors = self.majors();
+        self.budget.begin();
+        let mut ended = Vec::new();
+        for (pid, devices) in &mut self.processes {
+            // Those that are not reached have their numbers of before.
+            if !self.budget.is_left() {
+                break;
+            }
+            let held = look_at(&self.proc, *pid, &majors);
+            if held.is_none() {
+                ended.push(*pid);
+            }
+            let held = held.unwrap_or_default();
+            for device in held.keys() {
+                // It has it from another process.
+                devices.entry(*device).or_insert(Openings { before: Some(0), ..Openings::default() });
+            }
+            for (device, openings) in devices {
+                openings.open = held.get(device).copied().unwrap_or_default();
+                // One that came after its opening was told is not told of again: the number corrects itself.
+                let all = openings.before.unwrap_or_default() + openings.opened;
+                openings.closed = openings.closed.max(all.saturating_sub(openings.open.into()));
+            }
+        }
+        self.budget.end();
+        let told = self.tell();
+        ended.iter().for_each(|pid| _ = self.processes.remove(pid));
+        told
+    }
+
+    fn tell(&mut self) -> Vec<Held> {
+        let Self { proc, sys, names, processes, .. } = self;
+        let mut told = Vec::new();
+        for (pid, devices) in processes {
+            for (device, openings) in devices {
+                let name = names.entry(*device).or_insert_with(|| devices::name_of(proc, sys, Kind::Character, *device));
+                told.push(Held {
+                    pid: *pid,
+                    device: name.clone(),
+                    open: openings.open,
+                    closed: openings.before.map(|_| openings.closed),
+                });
+            }
+        }
+        told
+    }
+
+    fn majors(&self) -> HashSet<u32> {
+        devices::drivers(&self.proc).into_iter().map(|(major, _)| major).collect()
+    }
+}
+
+/// The openings that a process holds of devices with these major numbers, by device; `None` where it has ended.
+fn look_at(proc: &Path, pid: u32, majors: &HashSet<u32>) -> Option<BTreeMap<u32, u32>> {
+    let directory = files::process(proc, pid).join("fd");
+    let entries = fs::read_dir(&directory).ok()?;
+    let mut descriptors: BTreeMap<u32, Vec<i32>> = BTreeMap::new();
+    for entry in entries.flatten().take(MAX_DESCRIPTORS) {
+        // What a path leads to elsewhere may be a file system that hangs: only what says that it is a device is asked.
+        let path = fs::read_link(entry.path()).unwrap_or_default();
+        if !path.as_os_str().as_encoded_bytes().starts_with(DIRECTORY) {
+            continue;
+        }
+        let (Ok(found), Some(descriptor)) =
+            (fs::metadata(entry.path()), files::number::<i32>(entry.file_name().as_encoded_bytes()))
+        else {
+            continue;
+        };
+        let (major, minor) = (libc::major(found.rdev()), libc::minor(found.rdev()));
+        if found.mode() & libc::S_IFMT == libc::S_IFCHR && majors.contains(&major) {
+            descriptors.entry(devices::number(major, minor)).or_default().push(descriptor);
+        }
+    }
+    Some(descriptors.into_iter().map(|(device, descriptors)| (device, distinct(pid, descriptors))).collect())
+}
+
+/// How many openings these descriptors of a process are of.
+fn distinct(pid: u32, mut descriptors: Vec<i32>) -> u32 {
+    descriptors.sort_by(|a, b| compare(pid, *a, *b));
+    descriptors.dedup_by(|a, b| compare(pid, *a, *b) == Ordering::Equal);
+    descriptors.len() as u32
+}
+
+/// The kernel's order of two descriptors' openings (`kcmp`). One that it does not tell, since it was built without that, or the
+/// process has closed one meanwhile, is that of their numbers.
+fn compare(pid: u32, a: i32, b: i32) -> Ordering {
+    const KCMP_FILE: i32 = 0;
+    // SAFETY: the call takes five integers.
+    match unsafe { libc::syscall(libc::SYS_kcmp, pid, pid, KCMP_FILE, a, b) } {
+        0 => Ordering::Equal,
+        1 => Ordering::Less,
+        2 => Ordering::Greater,
+        _ => a.cmp(&b),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::os::fd::AsRawFd;
+
+    use super::*;
+
+    /// `/dev/zero`, whose driver stands in for an accelerator's.
+    const ZERO: u32 = 1 << 20 | 5;
+
+    fn holdings() -> (Holdings, tempfile::TempDir) {
+        // The real processes, and a driver's list of our own.
+        let directory = tempfile::tempdir().unwrap();
+        fs::write(directory.path().join("devices"), "Character devices:\n  1 drm\n").unwrap();
+        let pid = std::process::id();
+        std::os::unix::fs::symlink(format!("/proc/{pid}"), directory.path().join(pid.to_string())).unwrap();
+        (Holdings::new(directory.path().to_owned()), directory)
+    }
+
+    fn zero(holdings: &mut Holdings) -> Option<(u32, Option<u64>)> {
+        let told = holdings.look();
+        let held = told.iter().find(|held| held.pid == std::process::id() && held.device.as_str() == "zero")?;
+        Some((held.open, held.closed))
+    }
+
+    #[test]
+    fn openings_are_told_from_descriptors_and_their_ends_from_what_is_left() {
+        let (mut holdings, _directory) = holdings();
+        let before = File::open("/dev/zero").unwrap();
+        holdings.begin();
+        assert_eq!(zero(&mut holdings), Some((1, Some(0))), "held before");
+        let pid = std::process::id();
+        let second = File::open("/dev/zero").unwrap();
+        let copies: Vec<File> = (0..5).map(|_| second.try_clone().unwrap()).collect();
+        // The look comes before the news of the opening.
+        assert_eq!(zero(&mut holdings), Some((2, Some(0))));
+        holdings.opened(pid, ZERO, 1);
+        assert_eq!(zero(&mut holdings), Some((2, Some(0))), "a copy is no opening");
+        drop(second);
+        assert_eq!(zero(&mut holdings), Some((2, Some(0))), "its copies are there");
+        drop(copies);
+        assert_eq!(zero(&mut holdings), Some((1, Some(1))));
+        // Opened and closed between two looks.
+        holdings.opened(pid, ZERO, 3);
+        assert_eq!(zero(&mut holdings), Some((1, Some(4))));
+        drop(before);
+        assert_eq!(zero(&mut holdings), Some((0, Some(5))));
+    }
+
+    #[test]
+    fn who_has_ended_holds_nothing_and_is_told_once_more() {
+        let (mut holdings, directory) = holdings();
+        holdings.begin();
+        let mut child = std::process::Command::new("cat")
+            .stdin(File::open("/dev/zero").unwrap())
+            .stdout(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        let link = directory.path().join(child.id().to_string());
+        std::os::unix::fs::symlink(format!("/proc/{}", child.id()), &link).unwrap();
+        holdings.opened(child.id(), ZERO, 1);
+        let of_child = |told: Vec<Held>| {
+            told.into_iter().find(|held| held.pid == child.id()).map(|held| (held.open, held.closed))
+        };
+        assert_eq!(of_child(holdings.look()), Some((1, Some(0))));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        fs::remove_file(link).unwrap();
+        assert_eq!(of_child(holdings.look()), Some((0, Some(1))));
+        assert_eq!(of_child(holdings.look()), None);
+    }
+
+    #[test]
+    fn what_a_process_held_before_is_not_known_where_nobody_looked() {
+        let (mut holdings, _directory) = holdings();
+        let file = File::open("/dev/zero").unwrap();
+        holdings.begun_ns = Some(u64::MAX);
+        holdings.opened(std::process::id(), ZERO, 1);
+        assert_eq!(zero(&mut holdings), Some((1, None)));
+        assert!(file.as_raw_fd() > 0);
+    }
+}
