@@ -24,8 +24,8 @@ pub use capture::{Capture, GroupCost, Lost, LostRecords, Overhead, OverheadLevel
 pub use gpu::{Gpu, GpuInstance, GpuProcess, ProcessGpu};
 pub use machine::{CpuUse, Engine, Host, Pressure};
 pub use process::{
-    Cgroup, Container, DeviceUse, Disk, DiskDevice, HottestThread, Network, Process, TlsVisibility, Visibility, Workload,
-    WorkloadKind,
+    Cgroup, Container, DeviceUse, Disk, DiskDevice, HottestThread, Network, Process, TlsVisibility, Visibility,
+    Workload, WorkloadKind,
 };
 pub use requests::{EndpointRateLimit, EndpointStats, Hop, Model, Request, Requests, TokensSource, Tool};
 pub use stats::{

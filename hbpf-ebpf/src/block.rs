@@ -79,8 +79,7 @@ fn try_done(ctx: &TracePointContext) -> Option<()> {
     let started = unsafe { BLOCK_STARTED.get(&place)? };
     // SAFETY: a helper without arguments.
     let took = unsafe { bpf_ktime_get_ns() }.saturating_sub(started.when_ns);
-    let key =
-        TallyKey { pid: started.pid, device: place.device, slot: slot::of(took), kind: started.kind as u16 };
+    let key = TallyKey { pid: started.pid, device: place.device, slot: slot::of(took), kind: started.kind as u16 };
     count::add(&key, &Tally { count: 1, nanoseconds: took, bytes: started.bytes });
     let _ = BLOCK_STARTED.remove(&place);
     Some(())

@@ -33,8 +33,7 @@ pub fn device_opened(ctx: DeviceContext) -> i32 {
 #[inline(always)]
 fn try_opened(ctx: &DeviceContext) -> Option<()> {
     // SAFETY: the context of this kind of program.
-    let (asked, major, minor) =
-        unsafe { ((*ctx.device).access_type, (*ctx.device).major, (*ctx.device).minor) };
+    let (asked, major, minor) = unsafe { ((*ctx.device).access_type, (*ctx.device).major, (*ctx.device).minor) };
     let opens = asked >> KIND_BITS & (BPF_DEVCG_ACC_READ | BPF_DEVCG_ACC_WRITE) != 0;
     if asked & ((1 << KIND_BITS) - 1) != BPF_DEVCG_DEV_CHAR || !opens {
         return None;

@@ -12,12 +12,7 @@ use aya_ebpf::{
 };
 use hbpf_ebpf::{Tally, TallyKey, counter, slot, tally};
 
-use crate::{
-    count, emit,
-    maps::SOCKETS,
-    packet::field,
-    tcp::Socket,
-};
+use crate::{count, emit, maps::SOCKETS, packet::field, tcp::Socket};
 
 /// What the kernel calls at moments of a connection's life lets everything go its way.
 const PASS: u32 = 1;

@@ -171,10 +171,11 @@ pub(crate) struct Doctor {
 /// Which probe groups are on.
 #[derive(Args, Debug)]
 pub(crate) struct Probes {
-    /// Probe groups to begin with, separated by commas
+    /// Probe groups to begin with, separated by commas, or all: llm-tls and llm-plain show model traffic, block requests to
+    /// disks, net how connections fare, device who opens GPUs
     #[arg(long, value_name = "GROUPS", value_delimiter = ',', value_parser = group, default_value = "llm-tls,llm-plain",
         allow_hyphen_values = true)]
-    pub(crate) groups: Vec<Group>,
+    pub(crate) groups: Vec<Groups>,
     /// Leave TLS libraries alone (uprobes are what costs most)
     #[arg(long)]
     pub(crate) no_tls: bool,
@@ -189,10 +190,16 @@ impl Probes {
         let left_out = |group| match group {
             Group::LlmTls => self.no_tls,
             Group::LlmPlain => self.no_plain,
+            Group::Block | Group::Net | Group::Device => false,
         };
-        Group::ALL.into_iter().filter(|group| self.groups.contains(group) && !left_out(*group)).collect()
+        let is_named = |group: &Group| self.groups.iter().any(|named| named.0.contains(group));
+        Group::ALL.into_iter().filter(|group| is_named(group) && !left_out(*group)).collect()
     }
 }
+
+/// What one name of `--groups` stands for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Groups(&'static [Group]);
 
 /// What observing may cost.
 #[derive(Args, Debug)]
@@ -231,11 +238,13 @@ pub(crate) enum Format {
     Json,
 }
 
-fn group(text: &str) -> Result<Group, String> {
-    Group::ALL.into_iter().find(|group| group.name() == text).ok_or_else(|| {
-        let names = Group::ALL.map(Group::name).join(", ");
-        format!("there are {names}")
-    })
+fn group(text: &str) -> Result<Groups, String> {
+    const ALL: &[Group] = &Group::ALL;
+    if text == "all" {
+        return Ok(Groups(ALL));
+    }
+    let named = ALL.chunks(1).find(|group| group[0].name() == text).map(Groups);
+    named.ok_or_else(|| format!("there are {}, and all", Group::ALL.map(Group::name).join(", ")))
 }
 
 fn count(text: &str) -> Result<u64, String> {
@@ -298,6 +307,8 @@ mod tests {
 
     use super::*;
 
+    const GROUPS: &str = "there are llm-tls, llm-plain, block, net, device, and all";
+
     fn top(arguments: &[&str]) -> Result<Top, clap::Error> {
         let all = ["hbpf", "top"].iter().chain(arguments);
         match Cli::try_parse_from(all)?.command {
@@ -339,7 +350,7 @@ mod tests {
             "{error}"
         );
         let error = top(&["--groups", "llm-tls,gpu"]).unwrap_err().to_string();
-        assert!(error.contains("invalid value 'gpu'") && error.contains("there are llm-tls, llm-plain"), "{error}");
+        assert!(error.contains("invalid value 'gpu'") && error.contains(GROUPS), "{error}");
         assert!(top(&["-n", "3"]).is_err(), "a number of frames makes sense in batch mode only");
         assert!(top(&["--replay", "x", "--no-tls"]).is_err());
         assert!(snapshot(&["--count", "2"]).is_err());
@@ -372,7 +383,7 @@ mod tests {
             ("snapshot", "--count", "-1", "--count <N>", HOW_MANY),
             ("snapshot", "--pid", "-7", "--pid <PID>", "write the number of a process"),
             ("snapshot", "-p", "-7", "--pid <PID>", "write the number of a process"),
-            ("top", "--groups", "-1", "--groups <GROUPS>", "there are llm-tls, llm-plain"),
+            ("top", "--groups", "-1", "--groups <GROUPS>", GROUPS),
             // An option where a value is missing.
             ("snapshot", "--interval", "--json", "--interval <DURATION>", HOW_LONG),
         ] {

@@ -478,6 +478,59 @@ pub(crate) fn rich() -> Snapshot {
     }
 }
 
+/// The same with the groups that count.
+pub(crate) fn counted() -> Snapshot {
+    let mut snapshot = rich();
+    let disk = |read: f64, count: usize| Disk {
+        read_bytes_per_second: Some(read),
+        write_bytes_per_second: Some(0.0),
+        latency_seconds: spread(0.0012, count),
+        devices: vec![DiskDevice {
+            device: "nvme0n1".into(),
+            reads_total: count as u64,
+            read_bytes_total: (count as u64) << 17,
+            latency_seconds: spread(0.0012, count),
+            ..DiskDevice::default()
+        }],
+    };
+    let device = |name: &str, opens, open| DeviceUse {
+        device: name.into(),
+        opens_total: opens,
+        closes_total: Some(opens - u64::from(open)),
+        open: Some(open),
+    };
+    for process in &mut snapshot.processes {
+        match process.pid {
+            1291 => {
+                process.disk = Some(disk(1.2e9, 94_000));
+                process.network = Some(Network {
+                    connect_seconds: None,
+                    retransmits_total: Some(0),
+                    resets_total: Some(0),
+                    ..Network::default()
+                });
+                process.devices = vec![device("nvidia0", 3, 2), device("nvidiactl", 4, 1)];
+            }
+            901 => process.disk = Some(disk(40_000.0, 310)),
+            41_822 => {
+                process.network = Some(Network {
+                    connect_seconds: spread(0.031, 410),
+                    connects_failed_total: 2,
+                    retransmits_total: Some(17),
+                    resets_total: Some(1),
+                });
+            }
+            _ => {}
+        }
+    }
+    snapshot.capture.probes.extend([
+        probe("block", "block_done", "block/block_io_done"),
+        probe("net", "net_connection", "/"),
+        probe("device", "device_opened", "/"),
+    ]);
+    snapshot
+}
+
 fn group_cost(group: &str, kernel_cpu_percent: Option<f64>, traps: Option<f64>) -> GroupCost {
     GroupCost { group: group.into(), state: ProbeState::On, kernel_cpu_percent, trap_cpu_percent_estimated: traps }
 }

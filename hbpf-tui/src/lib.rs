@@ -9,6 +9,7 @@ mod format;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
 mod gpus;
+mod inout;
 mod live;
 mod probes;
 mod replay;

@@ -1,6 +1,6 @@
 //! What header and plain text say of the observation itself: probe groups, losses, problems.
 
-use hbpf_core::snapshot::{Capture, Finding, Lost, ProbeState, Severity, Snapshot};
+use hbpf_core::snapshot::{Capture, Finding, Lost, Probe, ProbeState, Severity, Snapshot};
 use hbpf_host::protocol::Group;
 
 use crate::format;
@@ -24,6 +24,13 @@ pub(crate) enum GroupState {
     Failed,
 }
 
+impl GroupState {
+    /// Whether none of its probes is on, or ought to be.
+    pub(crate) fn is_off(self) -> bool {
+        matches!(self, Self::Waiting | Self::Off)
+    }
+}
+
 /// State of a group.
 pub(crate) fn group_state(capture: &Capture, group: Group) -> GroupState {
     let count = |state| capture.probes.iter().filter(|p| p.group == group.name() && p.state == state).count();
@@ -39,12 +46,17 @@ pub(crate) fn group_state(capture: &Capture, group: Group) -> GroupState {
 
 /// Whether anything can be said of model traffic: without probes, having seen none means nothing.
 pub(crate) fn sees_traffic(snapshot: &Snapshot) -> bool {
-    snapshot.totals.requests_total > 0 || snapshot.capture.probes.iter().any(|probe| probe.state == ProbeState::On)
+    snapshot.totals.requests_total > 0 || of_traffic(&snapshot.capture).any(|probe| probe.state == ProbeState::On)
 }
 
 /// Whether it is settled that nothing will be seen of model traffic, unlike at the start.
 pub(crate) fn is_blind(snapshot: &Snapshot) -> bool {
-    !snapshot.capture.probes.is_empty() && !sees_traffic(snapshot)
+    of_traffic(&snapshot.capture).next().is_some() && !sees_traffic(snapshot)
+}
+
+/// The probes that show model traffic.
+fn of_traffic(capture: &Capture) -> impl Iterator<Item = &Probe> {
+    capture.probes.iter().filter(|probe| Group::LLM.iter().any(|group| probe.group == group.name()))
 }
 
 /// Every cause of loss that has happened: its name in the snapshot and how much.

@@ -7,6 +7,7 @@ use hbpf_host::protocol::Group;
 
 use crate::format::{self, UNKNOWN, known};
 use crate::gpus;
+use crate::inout;
 use crate::probes;
 use crate::rows::{self, ProcessColumn, ProcessRow, RequestColumn, Span};
 use crate::sets;
@@ -47,6 +48,8 @@ pub(crate) fn render(snapshot: &Snapshot, style: Style) -> String {
     section(&mut out, "Workloads", &columns, workloads, style.width);
     section(&mut out, "GPUs", &gpus::columns(), gpus::rows(&snapshot.gpus), style.width);
     section(&mut out, "Processes on GPUs", &gpus::user_columns(), gpus::users(snapshot), style.width);
+    let (columns, users) = inout::table(snapshot);
+    section(&mut out, "Disks, connections and devices", &columns, users, style.width);
     models(&mut out, snapshot, style.width);
     endpoints(&mut out, snapshot, style.width);
     let requests = &snapshot.requests;

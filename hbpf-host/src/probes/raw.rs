@@ -143,9 +143,7 @@ pub(super) fn attach_to_tracepoint(program: &ProgramFd, id: u64) -> Result<Owned
     // SAFETY: the system call has just made this descriptor for us.
     let event = unsafe { OwnedFd::from_raw_fd(fd as i32) };
     // SAFETY: this request takes a descriptor.
-    Errno::result(unsafe {
-        libc::ioctl(event.as_raw_fd(), PERF_EVENT_IOC_SET_BPF as _, program.as_fd().as_raw_fd())
-    })?;
+    Errno::result(unsafe { libc::ioctl(event.as_raw_fd(), PERF_EVENT_IOC_SET_BPF as _, program.as_fd().as_raw_fd()) })?;
     // SAFETY: this request takes an integer.
     Errno::result(unsafe { libc::ioctl(event.as_raw_fd(), PERF_EVENT_IOC_ENABLE as _, 0) })?;
     Ok(event)

@@ -155,7 +155,8 @@ impl Holdings {
         let mut told = Vec::new();
         for (pid, devices) in processes {
             for (device, openings) in devices {
-                let name = names.entry(*device).or_insert_with(|| devices::name_of(proc, sys, Kind::Character, *device));
+                let name =
+                    names.entry(*device).or_insert_with(|| devices::name_of(proc, sys, Kind::Character, *device));
                 told.push(Held {
                     pid: *pid,
                     device: name.clone(),
@@ -277,9 +278,8 @@ mod tests {
         let link = directory.path().join(child.id().to_string());
         std::os::unix::fs::symlink(format!("/proc/{}", child.id()), &link).unwrap();
         holdings.opened(child.id(), ZERO, 1);
-        let of_child = |told: Vec<Held>| {
-            told.into_iter().find(|held| held.pid == child.id()).map(|held| (held.open, held.closed))
-        };
+        let of_child =
+            |told: Vec<Held>| told.into_iter().find(|held| held.pid == child.id()).map(|held| (held.open, held.closed));
         assert_eq!(of_child(holdings.look()), Some((1, Some(0))));
         child.kill().unwrap();
         child.wait().unwrap();

@@ -4,6 +4,7 @@
 //! before any thread starts. Tests skip, saying why, where the privileges are missing; with `HBPF_REQUIRE_BPF=1` they fail.
 
 mod attempts;
+mod counts;
 mod driver;
 mod hostile;
 mod kernel;
@@ -15,7 +16,7 @@ use std::process::ExitCode;
 
 /// All tests.
 fn all() -> impl Iterator<Item = &'static tests::Test> {
-    tests::ALL.iter().chain(privileges::ALL)
+    tests::ALL.iter().chain(counts::ALL).chain(privileges::ALL)
 }
 
 fn main() -> ExitCode {

@@ -7,7 +7,7 @@ use std::os::fd::AsFd;
 
 use hbpf_ebpf::{RecordHeader, source};
 use hbpf_host::privsep::{HelperClient, SocketError, SplitOptions, confine, hold_helper, split};
-use hbpf_host::protocol::{Group, Others, Reply, Request};
+use hbpf_host::protocol::{Counted, Group, Others, Reply, Request};
 use hbpf_host::ring::EventRing;
 use nix::errno::Errno;
 use nix::libc;
@@ -138,6 +138,9 @@ impl Subject {
         let groups = || match rest {
             "tls" => vec![Group::LlmTls],
             "plain" => vec![Group::LlmPlain],
+            "block" => vec![Group::Block],
+            "net" => vec![Group::Net],
+            "device" => vec![Group::Device],
             _ => Group::ALL.to_vec(),
         };
         let request = match word {
@@ -186,6 +189,17 @@ impl Subject {
                 Reply::Lifecycle { kind, pid, comm, .. } => say(&format!("lifecycle {kind} {pid} {comm}")),
                 Reply::Samples(list) => say(&format!("samples {}", list.len())),
                 Reply::Details(list) => say(&format!("details {}", list.len())),
+                Reply::Counted(list) => {
+                    for Counted { pid, event, device, count, nanoseconds, bytes, .. } in list {
+                        let device = if device.is_empty() { "-" } else { device.as_str() };
+                        say(&format!("counted {pid} {event:?} {device} {count} {nanoseconds} {bytes}"));
+                    }
+                }
+                Reply::Held(list) => {
+                    for held in list {
+                        say(&format!("held {} {} {} {:?}", held.pid, held.device, held.open, held.closed));
+                    }
+                }
                 Reply::Gpu(gpu) => say(&format!("gpu {}", gpu.index)),
                 Reply::Host(host) => say(&format!("host {:?}", host.hostname)),
                 Reply::SampleEnd { sequence, .. } => say(&format!("sample-end {sequence}")),

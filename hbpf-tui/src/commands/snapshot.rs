@@ -242,7 +242,7 @@ mod tests {
             let frames = [fixture::empty(), off.clone(), settled.clone(), settled];
             let frames = (0..).zip(frames).map(|(sequence, snapshot)| Snapshot { sequence, ..snapshot });
             let (control, updates) = Answers::new(frames.collect());
-            one(&updates, &control, &Group::ALL, SHORT).unwrap().sequence
+            one(&updates, &control, &Group::LLM, SHORT).unwrap().sequence
         };
         assert_eq!(asked_for(fixture::rich()), 3, "two without probes, one that says they are in, one at the end");
         assert_eq!(asked_for(failed), 3, "nothing more to wait for");

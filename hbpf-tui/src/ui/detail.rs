@@ -2,7 +2,9 @@
 
 use hbpf_core::exchange::Role;
 use hbpf_core::label::Label;
-use hbpf_core::snapshot::{Distribution, LlmStats, Process, ProcessGpu, Request, TokensSource};
+use hbpf_core::snapshot::{
+    DeviceUse, DiskDevice, Distribution, LlmStats, Network, Process, ProcessGpu, Request, TokensSource,
+};
 use ratatui::layout::Rect;
 
 use super::chart::{self, Histogram};
@@ -85,6 +87,9 @@ pub(crate) fn request_scroll(area: Rect, state: &State, wanted: &str) -> usize {
     lines.saturating_sub(usize::from(area.height.saturating_sub(1)))
 }
 
+/// Disks of a process that the page has room for.
+const MAX_DISK_FACTS: usize = 3;
+
 /// GPUs of a process that a line has room for.
 const MAX_GPU_FACTS: usize = 2;
 
@@ -140,6 +145,11 @@ fn process_facts(process: &Process, stats: Option<&LlmStats>) -> Vec<Vec<Fact>> 
     lines.push(memory_facts(process));
     if !process.gpu.is_empty() {
         lines.push(gpu_facts(process));
+    }
+    lines.extend(disk_facts(process));
+    lines.extend(process.network.as_ref().map(network_facts));
+    if !process.devices.is_empty() {
+        lines.push(process.devices.iter().map(device_fact).collect());
     }
     if let Some(reason) = &visibility.reason {
         lines.push(vec![("why not all", reason.to_string(), Tone::Warn)]);
@@ -228,6 +238,48 @@ fn gpu_facts(process: &Process) -> Vec<Fact> {
         return vec![("gpus", text, Tone::Plain)];
     }
     process.gpu.iter().map(of).collect()
+}
+
+/// Its requests to each disk.
+fn disk_facts(process: &Process) -> Vec<Vec<Fact>> {
+    let of = |disk: &DiskDevice| {
+        let moved = |times, bytes| format!("{} with {}", format::count(times), format::bytes(bytes));
+        let mut facts = vec![
+            ("disk", disk.device.to_string(), Tone::Strong),
+            ("read", moved(disk.reads_total, disk.read_bytes_total), Tone::Plain),
+            ("written", moved(disk.writes_total, disk.written_bytes_total), Tone::Plain),
+        ];
+        facts.extend(disk.latency_seconds.as_ref().map(|all| ("done within", percentiles(all), Tone::Plain)));
+        facts
+    };
+    let disks = process.disk.iter().flat_map(|disk| &disk.devices);
+    disks.take(MAX_DISK_FACTS).map(of).collect()
+}
+
+fn network_facts(network: &Network) -> Vec<Fact> {
+    let alarm = |times: u64| if times > 0 { Tone::Warn } else { Tone::Dim };
+    let counted = |value: Option<u64>| (known(value, format::count), value.map_or(Tone::Dim, alarm));
+    let connects = network.connect_seconds.as_ref();
+    let (retransmits, retransmits_tone) = counted(network.retransmits_total);
+    let (resets, resets_tone) = counted(network.resets_total);
+    let failed = network.connects_failed_total;
+    vec![
+        ("connected", format::count(connects.map_or(0, |all| all.count)), Tone::Plain),
+        ("within", known(connects, percentiles), Tone::Plain),
+        ("failed", format::count(failed), alarm(failed)),
+        ("sent again", retransmits, retransmits_tone),
+        ("reset", resets, resets_tone),
+    ]
+}
+
+fn percentiles(all: &Distribution) -> String {
+    let [p50, p99] = [all.p50, all.p99].map(format::seconds);
+    format!("p50 {p50} p99 {p99}")
+}
+
+fn device_fact(device: &DeviceUse) -> Fact {
+    let open = known(device.open, |open| open.to_string());
+    ("device", format!("{} open {open} of {}", device.device, format::count(device.opens_total)), Tone::Plain)
 }
 
 fn request_facts(stats: &LlmStats) -> Vec<Fact> {

@@ -25,6 +25,7 @@ pub(crate) fn draw(buffer: &mut Buffer, state: &State, theme: &Theme) {
         }
         (None, Page::Models) => tables::models(&mut painter, areas.body, state),
         (None, Page::Workloads) => tables::workloads(&mut painter, areas.body, state),
+        (None, Page::InOut) => tables::inout(&mut painter, areas.body, state),
         (None, Page::Gpus) => tables::gpus(&mut painter, areas.body, state),
         (None, Page::Probes) => tables::probes(&mut painter, areas.body, state),
         (None, Page::Process(identity)) => detail::process(&mut painter, areas.body, state, identity),
@@ -41,6 +42,7 @@ pub(crate) fn scroll_limit(state: &State) -> usize {
         (None, Page::Main) => 0,
         (None, Page::Models) => tables::models_scroll(area, state),
         (None, Page::Workloads) => tables::workloads_scroll(area, state),
+        (None, Page::InOut) => tables::inout_scroll(area, state),
         (None, Page::Gpus) => tables::gpus_scroll(area, state),
         (None, Page::Probes) => tables::probes_scroll(area, state),
         (None, Page::Process(identity)) => detail::process_scroll(area, state, identity),
@@ -61,12 +63,13 @@ fn footer(painter: &mut Painter<'_>, area: Rect, state: &State) {
             ("t", "workloads"),
             ("m", "models"),
             ("u", "GPUs"),
+            ("d", "disks, net"),
             ("Space", "pause"),
             ("w", "window"),
             ("r", "reverse"),
             ("a", "idle"),
             ("p", "probes"),
-            ("1 2", "switch"),
+            ("1-5", "switch"),
             ("e", "problems"),
         ],
         (None, Page::Process(_)) => &[
@@ -78,8 +81,8 @@ fn footer(painter: &mut Painter<'_>, area: Rect, state: &State) {
             ("Space", "pause"),
             ("Up Down", "scroll"),
         ],
-        (None, Page::Probes) => {
-            &[("?", "help"), ("q", "quit"), ("Esc", "back"), ("1 2", "switch a group"), ("Up Down", "scroll")]
+        (None, Page::Probes | Page::InOut) => {
+            &[("?", "help"), ("q", "quit"), ("Esc", "back"), ("1-5", "switch a group"), ("Up Down", "scroll")]
         }
         (None, Page::Models | Page::Workloads | Page::Gpus | Page::Request(_)) => {
             &[("?", "help"), ("q", "quit"), ("Esc", "back"), ("Up Down", "scroll")]

@@ -103,21 +103,28 @@ fn identity(painter: &mut Painter<'_>, area: Rect, state: &State) {
 fn probes(painter: &mut Painter<'_>, area: Rect, state: &State, capture: Option<&Capture>) {
     let mut pieces = vec![painter.piece(" ", Tone::Plain)];
     let is_over = state.is_over();
+    let symbols = &painter.theme.symbols;
     for (index, group) in Group::ALL.into_iter().enumerate() {
         let state_now = capture.map_or(GroupState::Waiting, |capture| summary::group_state(capture, group));
-        let (text, tone) = match (state.wanted[index], state_now) {
-            (_, GroupState::On { .. } | GroupState::Partial { .. }) if is_over => ("gone".to_owned(), Tone::Bad),
-            (Some(true), _) => ("starting".to_owned(), Tone::Warn),
-            (Some(false), _) => ("stopping".to_owned(), Tone::Warn),
-            (None, GroupState::Waiting) => ("waiting".to_owned(), Tone::Dim),
-            (None, GroupState::On { .. }) => ("on".to_owned(), Tone::Good),
-            (None, GroupState::Partial { on, failed }) => (format!("{on} on, {failed} failed"), Tone::Warn),
-            (None, GroupState::Off) => ("off".to_owned(), Tone::Warn),
-            (None, GroupState::Failed) => ("FAILED".to_owned(), Tone::Bad),
+        // What shows model traffic is missed where it is off; the others are there for who wants them.
+        let off = if Group::LLM.contains(&group) { ("off", Tone::Warn) } else { ("", Tone::Dim) };
+        let (mark, text, tone) = match (state.wanted[index], state_now) {
+            (_, GroupState::On { .. } | GroupState::Partial { .. }) if is_over => (symbols.off, "gone", Tone::Bad),
+            (Some(true), _) => (symbols.off, "starting", Tone::Warn),
+            (Some(false), _) => (symbols.on, "stopping", Tone::Warn),
+            (None, GroupState::On { .. }) => (symbols.on, "", Tone::Good),
+            (None, GroupState::Partial { .. }) => (symbols.on, "in part", Tone::Warn),
+            (None, GroupState::Waiting) => (symbols.off, "", Tone::Dim),
+            (None, GroupState::Off) => (symbols.off, off.0, off.1),
+            (None, GroupState::Failed) => (symbols.off, "FAILED", Tone::Bad),
         };
         pieces.push(Piece { text: (index + 1).to_string(), style: painter.theme.key() });
-        pieces.push(painter.piece(format!(" {} ", group.name()), Tone::Plain));
-        pieces.push(painter.piece(text + "  ", tone));
+        pieces.push(painter.piece(mark.to_string(), tone));
+        let is_quiet = text.is_empty() && tone == Tone::Dim;
+        pieces.push(painter.piece(format!("{} ", group.name()), if is_quiet { Tone::Dim } else { Tone::Plain }));
+        if !text.is_empty() {
+            pieces.push(painter.piece(format!("{text} "), tone));
+        }
     }
     if let Some(capture) = capture {
         // What was lost has a line of its own.

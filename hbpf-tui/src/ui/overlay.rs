@@ -11,7 +11,7 @@ use crate::summary;
 use crate::table::{self, Align, Tone};
 
 /// Keys and what they do; an empty key continues the line above or explains.
-const HELP: [(&str, &str); 42] = [
+const HELP: [(&str, &str); 47] = [
     ("Up Down PgUp PgDn", "move the selection (also k j); Home follows the top row"),
     ("Enter", "details of the selected process or request"),
     ("Esc", "back"),
@@ -24,7 +24,9 @@ const HELP: [(&str, &str); 42] = [
     ("t", "workloads: pods, containers, units, trees of processes"),
     ("m", "models and endpoints"),
     ("u", "GPUs, and the processes on them"),
-    ("1 2", "switch a group of probes on or off"),
+    ("d", "disks, connections and GPU devices by process"),
+    ("1 2 3 4 5", "switch a group of probes on or off: model traffic over TLS"),
+    ("", "and plain, disks, connections, openings of GPU devices"),
     ("p", "probes, and what each costs"),
     ("Space", "freeze the view; collection goes on"),
     ("e", "problems and findings in full"),
@@ -46,6 +48,9 @@ const HELP: [(&str, &str); 42] = [
     ("", "joule of GPU energy, at the pace of now"),
     ("GPU% UTIL% SM%", "100 is one GPU; GPUMEM, MEM: its memory"),
     ("MBW% PCIERX PCIETX", "use of a GPU's memory bus; bytes a second to and from it"),
+    ("DISK50 CONN50", "waiting times of disks and for connections since the group"),
+    ("", "of probes was put in; FAIL RETR RST: failed connections,"),
+    ("", "segments sent again, connections reset"),
     ("ECC XID PART", "uncorrected memory errors, errors that were told; MIG"),
     ("TLS", "no lib: no TLS library that hbpf knows is loaded; programs"),
     ("", "with TLS of their own (Go, rustls) are not recognised yet"),

@@ -30,6 +30,8 @@ pub(crate) enum Page {
     Models,
     Workloads,
     Gpus,
+    /// Disks, connections and accelerators' devices.
+    InOut,
     Probes,
     Process(Identity),
     Request(Label),
@@ -83,6 +85,7 @@ pub(crate) enum Action {
     ToggleModels,
     ToggleWorkloads,
     ToggleGpus,
+    ToggleInOut,
     ToggleProbes,
     Show(Overlay),
 }
@@ -276,6 +279,7 @@ impl State {
             Action::ToggleIdle => self.show_idle = !self.show_idle,
             Action::ToggleModels => self.toggle_page(Page::Models),
             Action::ToggleWorkloads => self.toggle_page(Page::Workloads),
+            Action::ToggleInOut => self.toggle_page(Page::InOut),
             Action::ToggleGpus => self.toggle_page(Page::Gpus),
             Action::ToggleProbes => self.toggle_page(Page::Probes),
             Action::Show(overlay) => {

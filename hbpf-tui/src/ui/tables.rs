@@ -1,6 +1,7 @@
 //! The process table and the request table.
 
 use hbpf_core::snapshot::{Request, Snapshot};
+use hbpf_host::protocol::Group;
 use ratatui::layout::Rect;
 
 use super::chart;
@@ -9,6 +10,7 @@ use super::paint::Painter;
 use super::state::{Focus, State};
 use crate::format;
 use crate::gpus;
+use crate::inout;
 use crate::probes;
 use crate::rows::{ProcessColumn, ProcessRow, RequestColumn, Span};
 use crate::sets;
@@ -26,6 +28,8 @@ const NO_PROCESS: &str = "no process has talked to a model yet; a shows the othe
 const NO_GPU: &str = "no GPU is read: there is no driver, or `hbpf doctor` says what is missing";
 /// More GPUs than this have no line of history each: their processes need the room.
 const MAX_HISTORIES: usize = 8;
+/// What an empty table of disks, connections and devices says.
+const NO_USE: &str = "no use of disks, connections or GPU devices was seen yet";
 /// What an empty table of workloads says.
 const NO_WORKLOAD: &str = "nothing has talked to a model or used a GPU yet";
 /// What an empty table of requests says where none can be seen.
@@ -185,6 +189,36 @@ pub(crate) fn workloads_scroll(area: Rect, state: &State) -> usize {
     rows.saturating_sub(usize::from(area.height.saturating_sub(2)))
 }
 
+/// Who uses disks, connects, and opens accelerators' devices.
+pub(crate) fn inout(painter: &mut Painter<'_>, area: Rect, state: &State) {
+    let Some(snapshot) = state.snapshot() else { return };
+    let (columns, rows) = inout::table(snapshot);
+    let off = Group::ALL
+        .iter()
+        .enumerate()
+        .filter(|(_, group)| !Group::LLM.contains(group) && summary::group_state(&snapshot.capture, **group).is_off());
+    let off: Vec<String> = off.map(|(index, group)| format!("{} {}", index + 1, group.name())).collect();
+    let notes = if off.is_empty() { String::new() } else { format!("off: {}", off.join("  ")) };
+    set_with_notes(
+        painter,
+        area,
+        [&format!("Disks, connections, devices {}", rows.len()), &notes],
+        &columns,
+        &rows,
+        state.scroll,
+    );
+    if rows.is_empty() {
+        let style = painter.theme.tone(Tone::Dim);
+        painter.text(layout::line(area, 2), 1, NO_USE, style);
+    }
+}
+
+/// How far the page of disks, connections and devices can be scrolled.
+pub(crate) fn inout_scroll(area: Rect, state: &State) -> usize {
+    let rows = state.snapshot().map_or(0, |snapshot| inout::table(snapshot).1.len());
+    rows.saturating_sub(usize::from(area.height.saturating_sub(2)))
+}
+
 /// GPUs, with what they have been doing lately, and below them who uses them; both scroll.
 pub(crate) fn gpus(painter: &mut Painter<'_>, area: Rect, state: &State) {
     let Some(snapshot) = state.snapshot() else { return };
@@ -247,7 +281,18 @@ pub(crate) fn probes_scroll(area: Rect, state: &State) -> usize {
 }
 
 fn set(painter: &mut Painter<'_>, area: Rect, title: &str, columns: &[Column], rows: &[Vec<Cell>], scroll: usize) {
-    painter.rule(layout::line(area, 0), title, "", true);
+    set_with_notes(painter, area, [title, ""], columns, rows, scroll);
+}
+
+fn set_with_notes(
+    painter: &mut Painter<'_>,
+    area: Rect,
+    [title, notes]: [&str; 2],
+    columns: &[Column],
+    rows: &[Vec<Cell>],
+    scroll: usize,
+) {
+    painter.rule(layout::line(area, 0), title, notes, true);
     let placed = table::fit(columns, usize::from(area.width));
     head(painter, layout::line(area, 1), columns, &placed, None);
     let height = usize::from(area.height.saturating_sub(2));

@@ -378,7 +378,7 @@ fn pausing_freezes_the_view_while_collection_goes_on() {
 fn probe_groups_are_toggled_from_what_they_are_now() {
     let mut state = watched((80, 24));
     assert_eq!(state.apply(Action::ToggleGroup(0)), Effect::SetGroup(Group::LlmTls, false));
-    assert!(screen(&state).contains("1 llm-tls stopping"));
+    assert!(screen(&state).contains("1●llm-tls stopping"));
     assert_eq!(state.apply(Action::ToggleGroup(0)), Effect::SetGroup(Group::LlmTls, true), "pressed again: back");
     assert_eq!(state.apply(Action::ToggleGroup(7)), Effect::None);
     state.apply(Action::ToggleGroup(0));
@@ -387,7 +387,7 @@ fn probe_groups_are_toggled_from_what_they_are_now() {
         probe.state = hbpf_core::snapshot::ProbeState::Off;
     }
     update(&mut state, off);
-    assert!(screen(&state).contains("1 llm-tls off"));
+    assert!(screen(&state).contains("1○llm-tls off"));
     assert_eq!(state.apply(Action::ToggleGroup(0)), Effect::SetGroup(Group::LlmTls, true));
 
     let mut replay = State::new(Source::Replay, (80, 24));

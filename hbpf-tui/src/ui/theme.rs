@@ -32,6 +32,9 @@ pub(crate) struct Symbols {
     pub(crate) bars: [char; 9],
     /// The used and the free part of a meter.
     pub(crate) meter: [char; 2],
+    /// Marks of what is on and of what is not.
+    pub(crate) on: char,
+    pub(crate) off: char,
     pub(crate) ascending: char,
     pub(crate) descending: char,
     pub(crate) ellipsis: char,
@@ -44,6 +47,8 @@ const UNICODE: Symbols = Symbols {
     rule: '─',
     bars: [' ', '▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'],
     meter: ['■', '·'],
+    on: '●',
+    off: '○',
     ascending: '▲',
     descending: '▼',
     ellipsis: '…',
@@ -56,6 +61,8 @@ const ASCII: Symbols = Symbols {
     // Two heights in a cell are all that ASCII can show.
     bars: [' ', '.', '.', ':', ':', '|', '|', '#', '#'],
     meter: ['#', '.'],
+    on: '+',
+    off: '-',
     ascending: '^',
     descending: 'v',
     ellipsis: '+',
@@ -171,7 +178,7 @@ mod tests {
         let theme = Theme::new(&Environment::default());
         assert_eq!(theme.text("modèle 模型"), "mod?le ??");
         let s = &theme.symbols;
-        let all = [s.rule, s.ascending, s.descending, s.ellipsis];
+        let all = [s.rule, s.on, s.off, s.ascending, s.descending, s.ellipsis];
         assert!(all.iter().chain(&s.bars).chain(&s.meter).all(char::is_ascii) && s.separator.is_ascii());
     }
 }
