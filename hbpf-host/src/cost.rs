@@ -230,11 +230,9 @@ mod tests {
         let mut meter = Meter::default();
         meter.read(&status(0), OwnTime::default(), Nanos(0));
         assert_eq!(meter.percent(), None);
-        meter.read(
-            &status(10_000),
-            OwnTime { total: Duration::from_millis(20), reading: [Duration::from_millis(5), Duration::ZERO] },
-            Nanos(SECOND),
-        );
+        let mut own = OwnTime { total: Duration::from_millis(20), ..OwnTime::default() };
+        own.reading[index(Group::LlmTls)] = Duration::from_millis(5);
+        meter.read(&status(10_000), own, Nanos(SECOND));
         let tls = meter.share(Group::LlmTls);
         // Three programs with 10,000 runs of 1 µs in a second; traps of 1, 2 and 3 µs.
         assert!(close(tls.kernel_percent, 3.0) && close(tls.trap_percent, 6.0), "{tls:?}");

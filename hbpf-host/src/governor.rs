@@ -413,10 +413,17 @@ mod tests {
         Some(Share { outside, reading: 0.0 })
     }
 
+    /// What the groups take that show model traffic, while the others are off.
+    fn of(tls: Option<Share>, plain: Option<Share>) -> [Option<Share>; Group::ALL.len()] {
+        let mut groups = [None; Group::ALL.len()];
+        groups[..2].copy_from_slice(&[tls, plain]);
+        groups
+    }
+
     fn seen(percent: f64) -> Observation {
         Observation {
             percent,
-            groups: [Some(Share { outside: percent / 3.0, reading: percent / 3.0 }), share(0.1)],
+            groups: of(Some(Share { outside: percent / 3.0, reading: percent / 3.0 }), share(0.1)),
             ..Observation::default()
         }
     }
@@ -438,10 +445,10 @@ mod tests {
         let least = Observation { bytes_per_second: 0.1 * MB, ..dear.clone() };
         assert_eq!(bench.pass(SECONDS, &least), [Step::Detach(Group::LlmTls)]);
         assert_eq!(bench.findings(), ["overhead_detached", "overhead_thinned", "overhead_excluded"]);
-        let without = Observation { groups: [None, share(5.0)], ..least };
+        let without = Observation { groups: of(None, share(5.0)), ..least };
         assert_eq!(bench.pass(SECONDS, &without), [Step::Detach(Group::LlmPlain)]);
         assert_eq!(
-            bench.pass(100, &Observation { groups: [None, None], ..seen(9.0) }),
+            bench.pass(100, &Observation { groups: of(None, None), ..seen(9.0) }),
             [],
             "nothing is left to give up"
         );
@@ -453,7 +460,7 @@ mod tests {
         // A small host, on which the view alone is more than is allowed.
         let reading = Some(Share { outside: 0.2, reading: 0.4 });
         let idle_callers = vec![(7, 900.0)];
-        let own = Observation { groups: [share(0.1), reading], idle_callers, calls_per_second: 900.0, ..seen(2.6) };
+        let own = Observation { groups: of(share(0.1), reading), idle_callers, calls_per_second: 900.0, ..seen(2.6) };
         assert_eq!(bench.pass(100, &own), []);
         assert_eq!(bench.findings(), ["overhead_own"]);
         bench.pass(SECONDS, &Observation { percent: 1.5, ..own });
@@ -498,7 +505,7 @@ mod tests {
     #[test]
     fn what_was_switched_off_is_the_users_to_switch_on() {
         let mut bench = Bench::new(2.0);
-        let dear = Observation { groups: [None, share(5.0)], ..seen(9.0) };
+        let dear = Observation { groups: of(None, share(5.0)), ..seen(9.0) };
         assert_eq!(bench.pass(SECONDS, &dear), [Step::Detach(Group::LlmPlain)]);
         assert_eq!(
             (bench.findings(), bench.governor.level()),
@@ -511,9 +518,9 @@ mod tests {
     #[test]
     fn what_hbpf_itself_takes_keeps_no_group_out() {
         let mut bench = Bench::new(2.0);
-        let dear = Observation { groups: [None, share(1.0)], ..seen(2.5) };
+        let dear = Observation { groups: of(None, share(1.0)), ..seen(2.5) };
         assert_eq!(bench.pass(SECONDS, &dear), [Step::Detach(Group::LlmPlain)]);
-        let without = Observation { groups: [None, None], ..seen(1.5) };
+        let without = Observation { groups: of(None, None), ..seen(1.5) };
         assert_eq!(bench.pass(2 * PATIENCE.as_secs() as usize, &without), [Step::Attach(Group::LlmPlain)]);
     }
 
@@ -524,7 +531,7 @@ mod tests {
         let mut times = Vec::new();
         for second in 0..7200 {
             let now = Observation {
-                groups: [None, is_on.then_some(Share { outside: 5.0, reading: 1.0 })],
+                groups: of(None, is_on.then_some(Share { outside: 5.0, reading: 1.0 })),
                 ..seen(if is_on { 9.0 } else { 0.5 })
             };
             for step in bench.pass(1, &now) {
@@ -569,10 +576,10 @@ mod tests {
     fn no_more_is_left_out_than_has_to_be_and_bytes_come_back_though_hbpf_itself_takes_most() {
         let mut bench = Bench::new(2.0);
         let share = Some(Share { outside: 0.2, reading: 1.0 });
-        let dear = Observation { groups: [None, share], bytes_per_second: 1.0 * MB, ..seen(2.3) };
+        let dear = Observation { groups: of(None, share), bytes_per_second: 1.0 * MB, ..seen(2.3) };
         assert_eq!(bench.pass(SECONDS, &dear), [Step::Limit(550_000)]);
         let less = Some(Share { outside: 0.2, reading: 0.4 });
-        let near = Observation { groups: [None, less], bytes_per_second: 0.5 * MB, ..seen(1.6) };
+        let near = Observation { groups: of(None, less), bytes_per_second: 0.5 * MB, ..seen(1.6) };
         assert_eq!(bench.pass(100, &near), [Step::Limit(1_100_000)]);
         // Nothing like that comes any more.
         let idle = Observation { bytes_per_second: 0.01 * MB, ..near };

@@ -73,7 +73,7 @@ mod tests {
     #[test]
     fn what_the_user_switches_off_is_told_from_what_is_given_up() {
         let mut switches = Switches::default();
-        let off_by_choice = |switches: &Switches| Group::ALL.map(|group| switches.is_off_by_choice(group));
+        let off_by_choice = |switches: &Switches| Group::LLM.map(|group| switches.is_off_by_choice(group));
         switches.sent();
         switches.want(Group::LlmTls, false);
         assert_eq!((switches.next(), off_by_choice(&switches)), (None, [false, false]), "not carried out yet");

@@ -221,19 +221,24 @@ fn compare(pid: u32, a: i32, b: i32) -> Ordering {
 mod tests {
     use std::fs::File;
     use std::os::fd::AsRawFd;
+    use std::sync::{Mutex, MutexGuard, PoisonError};
 
     use super::*;
 
     /// `/dev/zero`, whose driver stands in for an accelerator's.
     const ZERO: u32 = 1 << 20 | 5;
 
-    fn holdings() -> (Holdings, tempfile::TempDir) {
+    /// All tests are one process, which holds the device for one of them at a time.
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
+    fn holdings() -> (Holdings, (tempfile::TempDir, MutexGuard<'static, ()>)) {
+        let guard = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
         // The real processes, and a driver's list of our own.
         let directory = tempfile::tempdir().unwrap();
         fs::write(directory.path().join("devices"), "Character devices:\n  1 drm\n").unwrap();
         let pid = std::process::id();
         std::os::unix::fs::symlink(format!("/proc/{pid}"), directory.path().join(pid.to_string())).unwrap();
-        (Holdings::new(directory.path().to_owned()), directory)
+        (Holdings::new(directory.path().to_owned()), (directory, guard))
     }
 
     fn zero(holdings: &mut Holdings) -> Option<(u32, Option<u64>)> {
@@ -244,7 +249,7 @@ mod tests {
 
     #[test]
     fn openings_are_told_from_descriptors_and_their_ends_from_what_is_left() {
-        let (mut holdings, _directory) = holdings();
+        let (mut holdings, _guards) = holdings();
         let before = File::open("/dev/zero").unwrap();
         holdings.begin();
         assert_eq!(zero(&mut holdings), Some((1, Some(0))), "held before");
@@ -268,29 +273,31 @@ mod tests {
 
     #[test]
     fn who_has_ended_holds_nothing_and_is_told_once_more() {
-        let (mut holdings, directory) = holdings();
+        let (mut holdings, (directory, _guard)) = holdings();
         holdings.begin();
-        let mut child = std::process::Command::new("cat")
-            .stdin(File::open("/dev/zero").unwrap())
-            .stdout(std::process::Stdio::null())
-            .spawn()
-            .unwrap();
-        let link = directory.path().join(child.id().to_string());
-        std::os::unix::fs::symlink(format!("/proc/{}", child.id()), &link).unwrap();
-        holdings.opened(child.id(), ZERO, 1);
-        let of_child =
-            |told: Vec<Held>| told.into_iter().find(|held| held.pid == child.id()).map(|held| (held.open, held.closed));
-        assert_eq!(of_child(holdings.look()), Some((1, Some(0))));
+        let stdin = File::open("/dev/zero").unwrap();
+        let mut child = std::process::Command::new("sleep").arg("60").stdin(stdin).spawn().unwrap();
+        let pid = child.id();
+        let link = directory.path().join(pid.to_string());
+        std::os::unix::fs::symlink(format!("/proc/{pid}"), &link).unwrap();
+        holdings.opened(pid, ZERO, 1);
+        let mut of_child = || {
+            let told = holdings.look();
+            let held = told.iter().find(|held| held.pid == pid && held.device.as_str() == "zero")?;
+            Some((held.open, held.closed))
+        };
+        let running = of_child();
         child.kill().unwrap();
         child.wait().unwrap();
         fs::remove_file(link).unwrap();
-        assert_eq!(of_child(holdings.look()), Some((0, Some(1))));
-        assert_eq!(of_child(holdings.look()), None);
+        assert_eq!(running, Some((1, Some(0))));
+        assert_eq!(of_child(), Some((0, Some(1))));
+        assert_eq!(of_child(), None);
     }
 
     #[test]
     fn what_a_process_held_before_is_not_known_where_nobody_looked() {
-        let (mut holdings, _directory) = holdings();
+        let (mut holdings, _guards) = holdings();
         let file = File::open("/dev/zero").unwrap();
         holdings.begun_ns = Some(u64::MAX);
         holdings.opened(std::process::id(), ZERO, 1);

@@ -43,6 +43,7 @@ def connect(address, port, times):
 
 def main():
     listener = None
+    opened, copies = [], []
     print("ready")
     for line in sys.stdin:
         word, *rest = line.split()
@@ -65,9 +66,36 @@ def main():
             listener = socket.create_server((rest[0], 0), family=family_of(rest[0]), backlog=200)
             print("port", listener.getsockname()[1])
             serve(listener)
+        elif word == "open":
+            opened += [os.open(rest[0], os.O_RDONLY) for _ in range(int(rest[1]))]
+            print("open", len(opened))
+        elif word == "copy":
+            copies = [os.dup(opened[-1]) for _ in range(int(rest[0]))]
+            print("copy")
+        elif word == "fork":
+            in_child(lambda: None)
+            print("fork")
+        elif word == "close-copies":
+            while copies:
+                os.close(copies.pop())
+            print("close-copies")
+        elif word == "close" and rest:
+            os.close(opened.pop())
+            print("close")
+        elif word == "child-opens":
+            in_child(lambda: os.open(rest[0], os.O_RDONLY))
+            print("child-opens")
         elif word == "close":
             listener.close()
             print("closed")
+
+
+def in_child(do):
+    child = os.fork()
+    if child == 0:
+        do()
+        os._exit(0)
+    os.waitpid(child, 0)
 
 
 def serve(listener):

@@ -1,78 +1,120 @@
 //! What is counted in the kernel, of processes that know themselves what they have done.
 
 use std::collections::HashMap;
+use std::io::Write as _;
+use std::os::unix::fs::MetadataExt;
+
+use nix::sys::stat;
 
 use crate::driver::Talker;
-use crate::tests::{Test, attached};
+use crate::tests::{Test, attach, attached};
 
 pub(crate) const ALL: &[Test] = &[
     ("requests_to_a_disk_are_counted_and_timed", requests_to_a_disk_are_counted_and_timed),
+    (
+        "requests_are_counted_by_the_tracepoints_of_old_kernels_too",
+        requests_are_counted_by_the_tracepoints_of_old_kernels_too,
+    ),
     ("connections_are_counted_and_timed", connections_are_counted_and_timed),
+    ("openings_of_devices_are_counted_and_their_ends_seen", openings_of_devices_are_counted_and_their_ends_seen),
     ("groups_share_what_they_need", groups_share_what_they_need),
 ];
-
-/// Sectors of a disk in which the places that are read lie.
-const MIN_SECTORS: u64 = 16 * 1024 * 1024 / 512;
 
 /// How often, how long together in nanoseconds, and bytes.
 type Sum = (u64, u64, u64);
 
-/// What was counted of a process since the probes came, by event and device.
-fn counted(subject: &mut Talker, pid: u32, mut is_enough: impl FnMut(&HashMap<(String, String), Sum>) -> bool) {
-    let mut sums: HashMap<(String, String), Sum> = HashMap::new();
-    for sample in 100.. {
-        subject.tell(&format!("sample {sample}"));
-        loop {
+/// What was counted since the probes came, by process, event and device.
+#[derive(Default)]
+struct Counts(HashMap<(u32, String, String), Sum>);
+
+impl Counts {
+    fn of(&self, pid: u32, event: &str, device: &str) -> Sum {
+        self.0.get(&(pid, event.to_owned(), device.to_owned())).copied().unwrap_or_default()
+    }
+
+    /// How often it has happened to a process that is about no device.
+    fn times(&self, pid: u32, event: &str) -> u64 {
+        self.of(pid, event, "-").0
+    }
+
+    /// Takes samples until it is enough. All that was done before is in the first, but what is told by the kernel later.
+    fn until(&mut self, subject: &mut Talker, is_enough: impl Fn(&Self) -> bool) {
+        for sample in 100..110 {
+            subject.tell(&format!("sample {sample}"));
             let end = format!("sample-end {sample}");
-            let line = subject.expect("counts", |line| line.starts_with("counted ") || line == end);
-            let Some(rest) = line.strip_prefix("counted ") else { break };
-            let fields: Vec<&str> = rest.split(' ').collect();
-            let [of, event, device, count, nanoseconds, bytes] = fields[..] else { panic!("{line}") };
-            if of == pid.to_string() {
-                let sum = sums.entry((event.to_owned(), device.to_owned())).or_default();
-                sum.0 += count.parse::<u64>().unwrap();
-                sum.1 += nanoseconds.parse::<u64>().unwrap();
-                sum.2 += bytes.parse::<u64>().unwrap();
+            loop {
+                let line = subject.expect("counts", |line| line.starts_with("counted ") || line == end);
+                let Some(rest) = line.strip_prefix("counted ") else { break };
+                let fields: Vec<&str> = rest.split(' ').collect();
+                let [pid, event, device, count, nanoseconds, bytes] = fields[..] else { panic!("{line}") };
+                let number = |text: &str| text.parse::<u64>().unwrap();
+                let sum = self.0.entry((pid.parse().unwrap(), event.to_owned(), device.to_owned())).or_default();
+                let all = (sum.0 + number(count), sum.1 + number(nanoseconds), sum.2 + number(bytes));
+                *sum = all;
+            }
+            if is_enough(self) {
+                return;
             }
         }
-        if is_enough(&sums) {
-            return;
-        }
-        assert!(sample < 110, "{sums:?}");
+        panic!("not enough: {:#?}", self.0);
     }
 }
 
-/// A block device that can be read from.
-fn disk() -> Option<String> {
-    let names = std::fs::read_dir("/sys/block").ok()?.flatten().map(|entry| entry.file_name());
-    let mut names = names.filter_map(|name| name.into_string().ok()).collect::<Vec<_>>();
-    names.sort();
-    let size = |name: &str| std::fs::read_to_string(format!("/sys/block/{name}/size")).ok()?.trim().parse::<u64>().ok();
-    // Not those whose requests are another's, or that take none.
-    let is_disk =
-        |name: &String| !["loop", "ram", "zram", "dm-", "md", "sr"].iter().any(|start| name.starts_with(start));
-    names.into_iter().filter(is_disk).find(|name| size(name) > Some(MIN_SECTORS))
+/// What is read of a disk at once, and how often.
+const PIECE: u64 = 16 * 1024;
+const PIECES: u64 = 200;
+
+/// A file on a disk, and the disk's name. Its pieces that are read lie apart, or the kernel would join them.
+fn file_on_disk() -> Option<(tempfile::NamedTempFile, String)> {
+    let mut file = tempfile::NamedTempFile::new_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let random: Vec<u8> = (0..PIECE * 4 * PIECES).map(|i| (i ^ i >> 7).to_le_bytes()[0]).collect();
+    file.write_all(&random).unwrap();
+    file.as_file().sync_all().unwrap();
+    let device = file.as_file().metadata().unwrap().dev();
+    // Not there where the directory is on no disk of its own, as in a container.
+    let link = format!("/sys/dev/block/{}:{}", stat::major(device), stat::minor(device));
+    let mut place = std::fs::canonicalize(link).ok()?;
+    if place.join("partition").exists() {
+        place.pop();
+    }
+    Some((file, place.file_name()?.to_str()?.to_owned()))
 }
 
 fn requests_to_a_disk_are_counted_and_timed() {
-    let Some(disk) = disk() else {
-        println!("skipped: there is no disk to read from");
+    counts_requests(Talker::subject(&[]), "block:block_io_start");
+}
+
+fn requests_are_counted_by_the_tracepoints_of_old_kernels_too() {
+    // Hides the new ones.
+    let mounts =
+        ["-t tracefs tracefs /sys/kernel/tracing", "-t tmpfs none /sys/kernel/tracing/events/block/block_io_start"];
+    counts_requests(Talker::subject_with_mounts(&mounts), "block:block_getrq");
+}
+
+fn counts_requests(subject: Talker, tracepoint: &str) {
+    let Some((file, disk)) = file_on_disk() else {
+        println!("skipped: this directory is on no disk");
         return;
     };
     let mut reader = Talker::python("count.py", &[]);
     reader.expect_start("ready");
-    let (mut subject, _) = attached("block");
-    reader.tell(&format!("read /dev/{disk} 200 16384"));
-    let told = reader.expect_start("read ");
-    let all_nanoseconds: u64 = told.parse().unwrap();
-    counted(&mut subject, reader.pid(), |sums| {
-        let Some(&(count, nanoseconds, bytes)) = sums.get(&("DiskRead".to_owned(), disk.clone())) else { return false };
-        assert!((count, bytes) == (200, 200 * 16384), "{sums:?}");
-        // The device's part of what the process has waited for.
-        assert!(nanoseconds > 0 && nanoseconds < all_nanoseconds, "{nanoseconds} of {all_nanoseconds}");
-        assert_eq!(sums.len(), 1, "and nothing else: {sums:?}");
-        true
-    });
+    let (mut subject, _) = attach(subject, "block");
+    assert!(
+        subject.said().iter().any(|line| *line == format!("place block_started {tracepoint}")),
+        "{:#?}",
+        subject.said()
+    );
+    reader.tell(&format!("read {} {PIECES} {PIECE}", file.path().display()));
+    let waited: u64 = reader.expect_start("read ").parse().unwrap();
+    let mut counts = Counts::default();
+    let pid = reader.pid();
+    counts.until(&mut subject, |counts| counts.of(pid, "DiskRead", &disk).2 >= PIECES * PIECE);
+    let (count, nanoseconds, bytes) = counts.of(pid, "DiskRead", &disk);
+    // A file may be in two places where a piece ends in one.
+    assert!((PIECES..PIECES * 5 / 4).contains(&count) && bytes == PIECES * PIECE, "{count} with {bytes}");
+    // The device's part of what the process has waited for.
+    assert!(nanoseconds > waited / 10 && nanoseconds < waited, "{nanoseconds} of {waited}");
+    assert_eq!(counts.of(pid, "DiskWrite", &disk), (0, 0, 0));
 }
 
 fn connections_are_counted_and_timed() {
@@ -93,31 +135,66 @@ fn connections_are_counted_and_timed() {
         client.tell(&format!("connect {address} {port} 7"));
         client.expect_start(&format!("refused 7 {family}"));
     }
-    let key = |event: &str| (event.to_owned(), "-".to_owned());
-    counted(&mut subject, client.pid(), |sums| {
-        let Some(&(count, nanoseconds, 0)) = sums.get(&key("Connected")) else { return false };
-        // Over loopback one takes microseconds; what stalls a busy machine is far from a second each.
-        assert!(count == 102 && (102_000..102_000_000_000).contains(&nanoseconds), "{sums:?}");
-        assert_eq!(sums.get(&key("ConnectFailed")).map(|sum| sum.0), Some(14), "{sums:?}");
-        assert_eq!(sums.get(&key("Reset")).map(|sum| sum.0), Some(2), "{sums:?}");
-        true
-    });
-    // The other ends, which have been reset, are of the process that listened.
-    counted(&mut subject, server.pid(), |sums| sums.get(&key("Reset")).map(|sum| sum.0) == Some(2));
+    let (client, server) = (client.pid(), server.pid());
+    let mut counts = Counts::default();
+    counts.until(&mut subject, |counts| counts.times(client, "Connected") >= 102 && counts.times(server, "Reset") >= 2);
+    let (count, nanoseconds, bytes) = counts.of(client, "Connected", "-");
+    // Over loopback one takes microseconds; what stalls a busy machine is far from a second each.
+    assert!((count, bytes) == (102, 0) && (102_000..102_000_000_000).contains(&nanoseconds), "{:#?}", counts.0);
+    let of = |pid, event| counts.times(pid, event);
+    assert_eq!((of(client, "ConnectFailed"), of(client, "Reset"), of(client, "Retransmitted")), (14, 2, 0));
+    // The other ends are of the process that listened, which has connected to nobody.
+    assert_eq!((of(server, "Reset"), of(server, "Connected"), of(server, "ConnectFailed")), (2, 0, 0));
+}
+
+fn openings_of_devices_are_counted_and_their_ends_seen() {
+    // The driver of `/dev/zero` stands in for an accelerator's.
+    let mut devices = tempfile::NamedTempFile::new().unwrap();
+    devices.write_all(b"Character devices:\n  1 drm\n\nBlock devices:\n").unwrap();
+    let mut user = Talker::python("count.py", &[]);
+    user.expect_start("ready");
+    user.tell("open /dev/zero 2");
+    user.expect_start("open 2");
+    let mounted = Talker::subject_with_mounts(&[&format!("--bind {} /proc/devices", devices.path().display())]);
+    let (mut subject, _) = attach(mounted, "device");
+    let pid = user.pid();
+    let mut counts = Counts::default();
+    let mut does = |what: &str, opens, held: &str| {
+        user.tell(what);
+        user.expect_start(what.split(' ').next().unwrap());
+        counts.until(&mut subject, |counts| counts.of(pid, "Opened", "zero").0 == opens);
+        subject.tell("sample 5");
+        subject.expect(&format!("{held} after {what}"), |line| line == format!("held {pid} zero {held}"));
+        subject.expect_start("sample-end 5");
+    };
+    // Three more, and how many are held and are over.
+    does("open /dev/zero 3", 3, "5 Some(0)");
+    // Copies of a descriptor, another process that has all of them, and its end are no openings and no ends of any.
+    does("copy 4", 3, "5 Some(0)");
+    does("fork", 3, "5 Some(0)");
+    does("close-copies", 3, "5 Some(0)");
+    does("close 1", 3, "4 Some(1)");
+    // What another process opens is its own.
+    does("child-opens /dev/zero", 3, "4 Some(1)");
+    user.finish();
+    subject.tell("sample 6");
+    subject.expect("the end of all", |line| line == format!("held {pid} zero 0 Some(5)"));
 }
 
 fn groups_share_what_they_need() {
     let mut client = Talker::python("count.py", &[]);
     client.expect_start("ready");
     let (mut subject, _) = attached("all");
-    client.tell("connect 127.0.0.1 1 3");
-    client.expect_start("refused 3");
-    let failed = ("ConnectFailed".to_owned(), "-".to_owned());
-    counted(&mut subject, client.pid(), |sums| sums.get(&failed).map(|sum| sum.0) == Some(3));
-    // What tells whose socket it is goes on when the other group goes that needs it.
+    let mut counts = Counts::default();
+    let mut refused = |subject: &mut Talker, expected| {
+        client.tell("connect 127.0.0.1 1 3");
+        client.expect_start("refused 3");
+        let pid = client.pid();
+        counts.until(subject, |counts| counts.times(pid, "ConnectFailed") == expected);
+    };
+    refused(&mut subject, 3);
+    // What tells whose socket it is goes on when another group goes that needs it.
     subject.tell("detach plain");
-    subject.expect("status", |line| line.starts_with("status "));
-    client.tell("connect 127.0.0.1 1 3");
-    client.expect_start("refused 3");
-    counted(&mut subject, client.pid(), |sums| sums.get(&failed).map(|sum| sum.0) == Some(3));
+    subject.expect_start("status ");
+    refused(&mut subject, 6);
 }

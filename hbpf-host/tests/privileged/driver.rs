@@ -39,6 +39,16 @@ impl Talker {
         Self::start(Command::new(program).arg(super::subject::ARGUMENT).args(options))
     }
 
+    /// The same, where this has been mounted before: what `mount` is told, one line for each.
+    pub(crate) fn subject_with_mounts(mounts: &[&str]) -> Self {
+        let program = std::env::current_exe().expect("own path");
+        let mounts: String = mounts.iter().map(|arguments| format!("mount {arguments} && ")).collect();
+        let script = format!("{mounts}exec \"$0\" \"$@\"");
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "sh", "-c", &script]).arg(program).arg(super::subject::ARGUMENT);
+        Self::start(&mut command)
+    }
+
     /// A Python program of this folder.
     pub(crate) fn python(script: &str, arguments: &[&str]) -> Self {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/privileged").join(script);

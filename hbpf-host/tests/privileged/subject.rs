@@ -174,6 +174,9 @@ impl Subject {
                         on.len(),
                         status.counters.is_some()
                     ));
+                    for probe in on {
+                        say(&format!("place {} {}", probe.program, probe.attached_to));
+                    }
                     for user in &status.tls_users {
                         say(&format!("user {} calls={} models={}", user.pid, user.calls, user.model_messages));
                     }

@@ -35,7 +35,11 @@ pub(crate) fn tls_user() -> Talker {
 
 /// The process under test with its groups attached, and its helper.
 pub(crate) fn attached(groups: &str) -> (Talker, u32) {
-    let mut subject = Talker::subject(&[]);
+    attach(Talker::subject(&[]), groups)
+}
+
+/// The same with a subject of its own.
+pub(crate) fn attach(mut subject: Talker, groups: &str) -> (Talker, u32) {
     let helper = subject.expect_start("helper ").parse().unwrap();
     subject.tell(&format!("attach {groups}"));
     subject.expect_start("ring");
