@@ -27,6 +27,7 @@ pub struct Place {
 }
 
 /// A request under way.
+#[derive(Clone, Copy)]
 #[repr(C)]
 pub struct Started {
     when_ns: u64,
@@ -73,16 +74,22 @@ fn try_started(ctx: &TracePointContext) -> Option<()> {
 
 #[inline(always)]
 fn try_done(ctx: &TracePointContext) -> Option<()> {
-    let layout = BLOCK_LAYOUTS.get(block_record::DONE)?;
-    let place = place(ctx, layout)?;
-    // SAFETY: only one request is under way for a place.
-    let started = unsafe { BLOCK_STARTED.get(&place)? };
+    let (device, started) = take_started(ctx)?;
     // SAFETY: a helper without arguments.
     let took = unsafe { bpf_ktime_get_ns() }.saturating_sub(started.when_ns);
-    let key = TallyKey { pid: started.pid, device: place.device, slot: slot::of(took), kind: started.kind as u16 };
+    let key = TallyKey { pid: started.pid, device, slot: slot::of(took), kind: started.kind as u16 };
     count::add(&key, &Tally { count: 1, nanoseconds: took, bytes: started.bytes });
-    let _ = BLOCK_STARTED.remove(&place);
     Some(())
+}
+
+/// The request that is done, which is under way no more, and its device.
+#[inline(always)]
+fn take_started(ctx: &TracePointContext) -> Option<(u32, Started)> {
+    let place = place(ctx, BLOCK_LAYOUTS.get(block_record::DONE)?)?;
+    // SAFETY: only one request is under way for a place.
+    let started = unsafe { *BLOCK_STARTED.get(&place)? };
+    let _ = BLOCK_STARTED.remove(&place);
+    Some((place.device, started))
 }
 
 #[inline(always)]

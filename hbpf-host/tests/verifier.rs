@@ -64,7 +64,10 @@ fn check_stacks(bytes: &[u8], loaded: &Ebpf) {
         assert!(processed < MOST_INSTRUCTIONS, "{name} takes the verifier {processed} instructions");
         let may_be_private = matches!(
             program.section,
-            ProgramSection::UProbe { .. } | ProgramSection::URetProbe { .. } | ProgramSection::RawTracePoint
+            ProgramSection::UProbe { .. }
+                | ProgramSection::URetProbe { .. }
+                | ProgramSection::TracePoint
+                | ProgramSection::RawTracePoint
         );
         if may_be_private {
             let largest = frames.iter().copied().max().unwrap_or_default();
@@ -81,6 +84,8 @@ fn load_as_the_loader_does(loaded: &mut Ebpf) {
             Program::CgroupSock(program) => program.load(),
             Program::CgroupSockAddr(program) => program.load(),
             Program::SockOps(program) => program.load(),
+            Program::CgroupDevice(program) => program.load(),
+            Program::TracePoint(program) => program.load(),
             Program::RawTracePoint(program) => program.load(),
             other => panic!("{name} is of an unexpected type: {other:?}"),
         };
@@ -107,6 +112,8 @@ fn load(section: &ProgramSection, instructions: &[bpf_insn], license: &CString) 
     use bpf_prog_type::*;
     let (kind, attach) = match section {
         ProgramSection::UProbe { .. } | ProgramSection::URetProbe { .. } => (BPF_PROG_TYPE_KPROBE, 0),
+        ProgramSection::TracePoint => (BPF_PROG_TYPE_TRACEPOINT, 0),
+        ProgramSection::CgroupDevice => (BPF_PROG_TYPE_CGROUP_DEVICE, bpf_attach_type::BPF_CGROUP_DEVICE as u32),
         ProgramSection::RawTracePoint => (BPF_PROG_TYPE_RAW_TRACEPOINT, 0),
         ProgramSection::CgroupSkb { .. } => (BPF_PROG_TYPE_CGROUP_SKB, 0),
         ProgramSection::CgroupSock { attach_type } => {
