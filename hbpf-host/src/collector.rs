@@ -667,6 +667,7 @@ mod tests {
             failed: false,
             runs: None,
             run_time_ns: None,
+            missed: None,
             trap: None,
         };
         Reply::Status(Box::new(Status { switches, probes: vec![probe], ..Status::default() }))

@@ -202,6 +202,7 @@ mod tests {
             failed: false,
             runs: Some(runs),
             run_time_ns: Some(ns),
+            missed: None,
             trap: trap.map(|kind| Trap { kind, stepped: false }),
         }
     }

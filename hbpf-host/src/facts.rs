@@ -3,10 +3,12 @@
 mod counts;
 mod processes;
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use hbpf_core::aggregate::HostFacts;
 use hbpf_core::engine::Counters;
+use hbpf_core::label::Label;
 use hbpf_core::snapshot::{
     Capture, CollectionError, Finding, Gpu, GroupCost, Host, Lost, LostRecords, Overhead, Probe, ProbeState,
     ProcessGpu, SelfCost, TlsVisibility, Visibility,
@@ -38,6 +40,9 @@ pub(crate) struct Facts {
     watching_since: Option<Nanos>,
     /// What the kernel side had counted each time before everything of it was taken out.
     counted: [u64; counter::COUNT as usize],
+    /// Runs that programs in place have missed, and what those had missed that are in place no more.
+    missed: HashMap<Label, u64>,
+    missed_before: u64,
     pub(crate) meter: Meter,
     /// What all of it costs and may cost; by whoever keeps it so.
     pub(crate) overhead: Overhead,
@@ -56,6 +61,8 @@ impl Facts {
             samples_taken: 0,
             incoming_gpus: Vec::new(),
             counted: [0; counter::COUNT as usize],
+            missed: HashMap::new(),
+            missed_before: 0,
             status: Status::default(),
             watching_since: None,
             meter: Meter::default(),
@@ -141,6 +148,11 @@ impl Facts {
         let after = status.counters.unwrap_or_default();
         if after.iter().zip(before).any(|(after, before)| *after < before) {
             self.counted.iter_mut().zip(before).for_each(|(sum, before)| *sum += before);
+        }
+        let missed = status.probes.iter().filter_map(|probe| Some((probe.program.clone(), probe.missed?)));
+        for (program, before) in std::mem::replace(&mut self.missed, missed.collect()) {
+            let is_anew = self.missed.get(&program).is_none_or(|after| *after < before);
+            self.missed_before += if is_anew { before } else { 0 };
         }
         self.status = status;
         let is_watching = Group::LLM.into_iter().any(|group| self.is_on(group));
@@ -245,6 +257,7 @@ impl Facts {
                 over_budget_bytes: count(counter::TIMING_ONLY_BYTES),
                 parse_gap: engine.parse_gaps,
                 desync: engine.desyncs,
+                missed_runs: self.missed_before + self.missed.values().sum::<u64>(),
             },
             groups: self.groups(),
             overhead: self.overhead.clone(),
@@ -286,6 +299,7 @@ impl Facts {
             reason: status.off_because.clone(),
             runs_total: status.runs,
             run_seconds_total: status.run_time_ns.map(|ns| Duration::from_nanos(ns).as_secs_f64()),
+            missed_total: status.missed,
             trap_seconds_estimated: status
                 .runs
                 .zip(trap_ns(&self.status, status.trap))
@@ -335,9 +349,25 @@ mod tests {
             failed: false,
             runs: Some(1),
             run_time_ns: Some(run_time_ns),
+            missed: None,
             trap: None,
         };
         Status { probes: vec![probe("a"), probe("b")], ..Status::default() }
+    }
+
+    #[test]
+    fn missed_runs_count_once_for_a_program_and_go_on_when_it_is_loaded_anew() {
+        let mut facts = Facts::new(1);
+        let missed = |missed: Option<u64>| {
+            let mut status = status(1);
+            status.probes.iter_mut().for_each(|probe| probe.missed = missed);
+            status
+        };
+        let mut lost = |missed_now| {
+            facts.status(missed(missed_now), OwnTime::default(), Nanos(1));
+            facts.capture(Counters::default(), 0).lost.missed_runs
+        };
+        assert_eq!([lost(Some(3)), lost(Some(5)), lost(None), lost(Some(2)), lost(Some(1))], [3, 5, 5, 7, 8]);
     }
 
     #[test]

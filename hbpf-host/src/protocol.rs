@@ -419,6 +419,9 @@ pub struct ProbeStatus {
     pub runs: Option<u64>,
     /// Time in the program, likewise.
     pub run_time_ns: Option<u64>,
+    /// How often it was to run and did not, likewise (Linux 5.12): another program ran on that CPU, or one of its maps was
+    /// being read.
+    pub missed: Option<u64>,
     /// What leads to the program here; `None` where it is called without a trap (control groups, tracepoints).
     pub trap: Option<Trap>,
 }

@@ -357,6 +357,7 @@ fn probe(group: &str, program: &str, attached_to: &str) -> Probe {
         reason: None,
         runs_total: Some(120_312),
         run_seconds_total: Some(0.31),
+        missed_total: Some(0),
         trap_seconds_estimated: Some(0.12),
     }
 }

@@ -69,6 +69,7 @@ pub(crate) fn losses(lost: &Lost) -> Vec<String> {
     let counted = [
         ("read_fault", lost.read_fault),
         ("map_full", lost.map_full),
+        ("missed_runs", lost.missed_runs),
         ("parse_gap", lost.parse_gap),
         ("desync", lost.desync),
     ];

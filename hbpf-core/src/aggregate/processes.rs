@@ -279,8 +279,8 @@ impl Processes {
             process.as_server = row.as_server.map(|side| pool.frame(side, now));
             processes.push(process);
         }
-        // News of the departed is for their rows; without one they are nobody's concern.
-        processes.extend(known.into_values().filter(|process| !process.exited));
+        // News of the departed is for their rows; without one they are nobody's concern, unless they bring numbers.
+        processes.extend(known.into_values().filter(|process| !process.exited || process.is_counted()));
         sort(&mut processes);
         processes
     }

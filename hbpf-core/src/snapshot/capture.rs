@@ -90,6 +90,9 @@ pub struct Probe {
     pub runs_total: Option<u64>,
     /// Time in the program.
     pub run_seconds_total: Option<f64>,
+    /// How often it was to run and did not, since another program ran on that CPU or one of its maps was being read.
+    #[serde(default)]
+    pub missed_total: Option<u64>,
     /// Time in the trap that leads to it, estimated; 0 where there is none. Like the two numbers above it is that of the
     /// program at all its places, and stands at each of them.
     pub trap_seconds_estimated: Option<f64>,
@@ -123,6 +126,9 @@ pub struct Lost {
     pub over_budget_bytes: u64,
     /// Gaps that the parsers met, whatever has made them: what counts above may count here, too.
     pub parse_gap: u64,
+    /// How often a program was to run and did not: the sum of [`Probe::missed_total`], of those that are out by now, too.
+    #[serde(default)]
+    pub missed_runs: u64,
     /// Segments that contradict what was seen, lie where no segment can, were never taken, or had no room while they waited
     /// for one that was lost.
     pub desync: u64,

@@ -74,6 +74,14 @@ pub struct Process {
     pub visibility: Visibility,
 }
 
+impl Process {
+    /// Whether anything was counted of its disks, connections or devices.
+    pub fn is_counted(&self) -> bool {
+        let has_disks = self.disk.as_ref().is_some_and(|disk| !disk.devices.is_empty());
+        has_disks || self.network.is_some() || !self.devices.is_empty()
+    }
+}
+
 /// The container a process runs in.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Container {

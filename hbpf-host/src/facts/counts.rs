@@ -24,6 +24,8 @@ pub(super) struct Counts {
 
 #[derive(Debug, Default)]
 struct Count {
+    /// Of all kinds.
+    events: u64,
     disks: BTreeMap<Label, OnDisk>,
     has_network: bool,
     connects: Timings,
@@ -70,11 +72,11 @@ impl Counts {
         }
     }
 
-    /// The process has ended.
-    pub(super) fn ended(&mut self, pid: u32) {
-        if self.processes.contains_key(&pid) {
-            self.ended.push(pid);
-        }
+    /// The process has ended. Gives whether anything was counted of it.
+    pub(super) fn ended(&mut self, pid: u32) -> bool {
+        let is_counted = self.processes.contains_key(&pid);
+        self.ended.extend(is_counted.then_some(pid));
+        is_counted
     }
 
     /// A frame has been made.
@@ -84,10 +86,11 @@ impl Counts {
         }
     }
 
-    /// Processes that have used a disk or an accelerator.
-    pub(super) fn users_of_devices(&self) -> impl Iterator<Item = u32> {
-        let users = self.processes.iter().filter(|(_, count)| !(count.disks.is_empty() && count.devices.is_empty()));
-        users.map(|(pid, _)| *pid)
+    /// Processes of which anything was counted, those with most first.
+    pub(super) fn processes(&self) -> Vec<u32> {
+        let mut processes: Vec<(u64, u32)> = self.processes.iter().map(|(pid, count)| (count.events, *pid)).collect();
+        processes.sort_unstable_by(|a, b| b.cmp(a));
+        processes.into_iter().map(|(_, pid)| pid).collect()
     }
 
     /// Puts what was counted of a process beside what else is known of it.
@@ -131,6 +134,7 @@ impl Counts {
 impl Count {
     fn add(&mut self, counted: Counted) {
         let Counted { event, device, slot, count, nanoseconds, bytes, .. } = counted;
+        self.events = self.events.saturating_add(count);
         match event {
             Event::DiskRead | Event::DiskWrite | Event::DiskOther => {
                 let Some(disk) = entry(&mut self.disks, device) else { return };

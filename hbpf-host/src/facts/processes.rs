@@ -13,7 +13,7 @@ use crate::protocol::{Counted, Held, MAX_PROCESSES, ProcessDetail, ProcessInfo, 
 /// Processes shown besides those that talk to models: the ones that use the machine most. A screen holds fewer.
 const MAX_BYSTANDERS: usize = 200;
 
-/// Those of them that are looked at closely: the ones that use most CPU.
+/// Those of them that are looked at closely: the ones that use most CPU, and as many again of which most was counted.
 const MAX_CLOSE_BYSTANDERS: usize = 16;
 
 /// Most process descriptions kept; as many processes as anyone has seen on one host talking to models, and bystanders.
@@ -21,6 +21,12 @@ const MAX_INFOS: usize = 8192;
 
 /// Most descriptions of ended processes kept until the next frame. Beyond it a row shows the process's name alone.
 const MAX_DEPARTED: usize = 4096;
+
+/// How long the numbers stand that were counted of a process which has ended: long enough to be read.
+const ENDED_STAY: Duration = Duration::from_secs(10);
+
+/// Most such rows. A shell script may start hundreds of processes a second.
+const MAX_ENDED: usize = 64;
 
 /// How old a description may be of a process that is shown: the news that it has executed another program may be lost, and
 /// is not told at all while no probes are in place.
@@ -39,9 +45,11 @@ pub(super) struct Processes {
     details: HashMap<u32, ProcessDetail>,
     /// Of the sample that is under way.
     incoming: Vec<ProcessSample>,
-    /// Descriptions of processes with rows that have ended since the frame before.
+    /// Descriptions of processes that have ended since the frame before, and of which something is still to be told.
     departed: Vec<ProcessInfo>,
     counts: Counts,
+    /// Rows of processes that have ended and of which something was counted, and when that was.
+    ended: Vec<(Instant, Process)>,
 }
 
 #[derive(Debug)]
@@ -99,13 +107,14 @@ impl Processes {
         gone.collect()
     }
 
-    /// The process has ended. If it has talked to models it has a row, which may still lack what it is.
+    /// The process has ended. If it has talked to models it has a row, which may still lack what it is; if something was
+    /// counted of it, that is told once more.
     pub(super) fn exited(&mut self, pid: u32, talked: bool) {
         self.samples.remove(&pid);
         self.details.remove(&pid);
-        self.counts.ended(pid);
+        let has_counts = self.counts.ended(pid);
         if let Some(info) = self.infos.remove(&pid)
-            && talked
+            && (talked || has_counts)
             && self.departed.len() < MAX_DEPARTED
         {
             self.departed.push(info);
@@ -121,21 +130,22 @@ impl Processes {
     pub(super) fn unknown(&self, talking: impl Iterator<Item = u32>) -> Vec<u32> {
         let mut wanted: HashSet<u32> = talking.collect();
         wanted.extend(self.bystanders(MAX_BYSTANDERS).map(|sample| sample.pid));
-        wanted.extend(self.users_of_devices());
+        wanted.extend(self.counted(MAX_BYSTANDERS));
         let is_old = |pid: &u32| self.described_at.get(pid).is_none_or(|when| when.elapsed() >= DESCRIPTION_HOLDS);
         wanted.retain(|pid| self.infos.get(pid).is_none_or(|info| self.is_stale(info)) || is_old(pid));
         wanted.into_iter().collect()
     }
 
-    /// Whom to look at closely from now on: these, those that are `talking` to models, and the busiest bystanders. What
-    /// was found out of others is dropped.
+    /// Whom to look at closely from now on: these, those that are `talking` to models, those of which most was counted, and
+    /// the busiest bystanders. What was found out of others is dropped.
     pub(super) fn choose_closely(&mut self, these: &[u32], talking: impl Iterator<Item = u32>) -> Vec<u32> {
         let mut talking: Vec<u32> = talking.collect();
         let cpu = |pid: &u32| self.latest(*pid).and_then(|sample| sample.cpu_percent).unwrap_or(0.0);
         talking.sort_by(|a, b| cpu(b).total_cmp(&cpu(a)));
+        let counted = self.counted(MAX_CLOSE_BYSTANDERS);
         let bystanders = self.bystanders(MAX_CLOSE_BYSTANDERS).map(|sample| sample.pid);
         let mut chosen = Vec::new();
-        for pid in these.iter().copied().chain(talking).chain(bystanders) {
+        for pid in these.iter().copied().chain(talking).chain(counted).chain(bystanders) {
             if chosen.len() < MAX_PROCESSES && !chosen.contains(&pid) {
                 chosen.push(pid);
             }
@@ -150,7 +160,7 @@ impl Processes {
         let mut shown: HashSet<u32> = self.bystanders(MAX_BYSTANDERS).map(|sample| sample.pid).chain(talking).collect();
         // Whoever uses TLS may be blind, and a user looks for them.
         shown.extend(self.infos.values().filter(|info| info.tls != TlsVisibility::None).map(|info| info.pid));
-        shown.extend(self.users_of_devices());
+        shown.extend(self.counted(MAX_BYSTANDERS));
         let living = shown.into_iter().filter_map(|pid| self.infos.get(&pid)).filter(|info| !self.is_stale(info));
         let living = living.map(|info| {
             let detail = self.details.get(&info.pid).filter(|detail| detail.start_time_ns == info.start_time_ns);
@@ -159,10 +169,17 @@ impl Processes {
         let mut processes: Vec<_> = living.collect();
         let departed = self.departed.drain(..).map(|info| Process { exited: true, ..process(&info, None, None, boot) });
         // A pid may be in new hands already: the living one is shown.
-        let pids: HashSet<u32> = processes.iter().map(|process| process.pid).collect();
-        processes.extend(departed.filter(|process| !pids.contains(&process.pid)));
+        let mut pids: HashSet<u32> = processes.iter().map(|process| process.pid).collect();
+        processes.extend(departed.filter(|process| pids.insert(process.pid)));
         processes.iter_mut().for_each(|process| self.counts.describe(process));
         self.counts.frame_made();
+        self.ended.retain(|(when, _)| when.elapsed() < ENDED_STAY);
+        let ended = processes.iter().filter(|process| process.exited && process.is_counted());
+        let ended: Vec<_> = ended.map(|process| (Instant::now(), process.clone())).collect();
+        processes
+            .extend(self.ended.iter().map(|(_, process)| process.clone()).filter(|process| pids.insert(process.pid)));
+        self.ended.extend(ended);
+        self.ended.drain(..self.ended.len().saturating_sub(MAX_ENDED));
         processes
     }
 
@@ -178,9 +195,9 @@ impl Processes {
         self.latest(info.pid).is_some_and(|sample| sample.start_time_ns != info.start_time_ns)
     }
 
-    /// Those that run and of which it was counted that they use a disk or an accelerator.
-    fn users_of_devices(&self) -> impl Iterator<Item = u32> {
-        self.counts.users_of_devices().filter(|pid| self.samples.contains_key(pid)).take(MAX_BYSTANDERS)
+    /// Those that run and of which the most was counted.
+    fn counted(&self, most: usize) -> impl Iterator<Item = u32> {
+        self.counts.processes().into_iter().filter(|pid| self.samples.contains_key(pid)).take(most)
     }
 
     /// Those that use the machine most.
@@ -252,6 +269,7 @@ pub(super) mod tests {
     use hbpf_core::snapshot::WorkloadKind;
 
     use super::*;
+    use crate::protocol::Event;
 
     pub(crate) fn info(pid: u32, tls: TlsVisibility) -> ProcessInfo {
         ProcessInfo {
@@ -372,5 +390,42 @@ pub(super) mod tests {
             frame.iter().map(|process| (process.pid, process.exited)).collect::<Vec<_>>()
         };
         assert_eq!((told(), told()), (vec![(1, true)], vec![]));
+    }
+
+    #[test]
+    fn what_was_counted_of_one_that_has_ended_stands_for_a_while() {
+        let mut processes = Processes::default();
+        let opened = |pid| Counted {
+            pid,
+            event: Event::Opened,
+            device: "nvidia0".into(),
+            slot: 0,
+            count: 1,
+            nanoseconds: 0,
+            bytes: 0,
+        };
+        processes.sample(vec![sample(1, 1, None), sample(2, 1, None)]);
+        processes.sample_complete(1);
+        processes.describe(vec![info(1, TlsVisibility::None), info(2, TlsVisibility::None)]);
+        processes.count(vec![opened(1)]);
+        processes.exited(1, false);
+        // The last of it comes after the news of its end.
+        processes.count(vec![opened(1)]);
+        processes.exited(2, false);
+        let told = |processes: &mut Processes| {
+            let frame = processes.frame(Timestamp::UNIX_EPOCH, std::iter::empty());
+            let opens = |process: &Process| process.devices.first().map(|device| device.opens_total);
+            frame.iter().map(|process| (process.pid, process.exited, opens(process))).collect::<Vec<_>>()
+        };
+        assert_eq!(told(&mut processes), [(1, true, Some(2))]);
+        assert_eq!(told(&mut processes), [(1, true, Some(2))], "long enough to be read");
+        // Its number is another's.
+        processes.sample(vec![sample(1, 1, None)]);
+        processes.sample_complete(2);
+        processes.describe(vec![info(1, TlsVisibility::None)]);
+        assert_eq!(told(&mut processes), [(1, false, None)]);
+        processes.exited(1, false);
+        processes.ended[0].0 -= ENDED_STAY;
+        assert_eq!(told(&mut processes), []);
     }
 }

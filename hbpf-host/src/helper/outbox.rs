@@ -306,6 +306,7 @@ mod tests {
                 failed: false,
                 runs: Some(u64::MAX),
                 run_time_ns: Some(u64::MAX),
+                missed: Some(u64::MAX),
                 trap: None,
             })
         });
@@ -317,6 +318,7 @@ mod tests {
             failed: false,
             runs: None,
             run_time_ns: None,
+            missed: None,
             trap: None,
         };
         let probes = probes.chain([plain.clone()]).collect();

@@ -455,12 +455,14 @@ fn absent(group: Group, why: String, failed: bool) -> ProbeStatus {
         failed,
         runs: None,
         run_time_ns: None,
+        missed: None,
         trap: None,
     }
 }
 
 fn present(group: Group, name: &str, place: Label, trap: Option<Trap>, ebpf: &Ebpf) -> ProbeStatus {
-    let info = ebpf.program(name).and_then(|program| program.info().ok());
+    let program = ebpf.program(name);
+    let info = program.and_then(|program| program.info().ok());
     ProbeStatus {
         group,
         program: name.into(),
@@ -469,6 +471,7 @@ fn present(group: Group, name: &str, place: Label, trap: Option<Trap>, ebpf: &Eb
         failed: false,
         runs: info.as_ref().map(|info| info.run_count()),
         run_time_ns: info.map(|info| info.run_time().as_nanos() as u64),
+        missed: program.and_then(|program| raw::missed_runs(program.fd().ok()?)),
         trap,
     }
 }

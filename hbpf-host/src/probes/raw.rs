@@ -10,6 +10,7 @@ use nix::libc;
 
 const BPF_MAP_DELETE_ELEM: i32 = 3;
 const BPF_MAP_GET_NEXT_KEY: i32 = 4;
+const BPF_OBJ_GET_INFO_BY_FD: i32 = 15;
 const BPF_PROG_QUERY: i32 = 16;
 const BPF_MAP_LOOKUP_AND_DELETE_BATCH: i32 = 25;
 
@@ -122,6 +123,29 @@ pub(super) fn take_tallies(map: &Map) -> Result<Vec<(TallyKey, Tally)>, Errno> {
             Err(error) => return Err(error),
         }
     }
+}
+
+#[repr(C)]
+struct InfoAttr {
+    fd: u32,
+    info_len: u32,
+    info: u64,
+}
+
+/// Where `struct bpf_prog_info` has `recursion_misses` (Linux 5.12), in 64-bit words.
+const RECURSION_MISSES: usize = 208 / 8;
+
+/// How often a program was to run and did not, since another one ran on that CPU. The loader library tells all else.
+pub(super) fn missed_runs(program: &ProgramFd) -> Option<u64> {
+    let mut info = [0_u64; RECURSION_MISSES + 1];
+    let mut attr = InfoAttr {
+        fd: program.as_fd().as_raw_fd().unsigned_abs(),
+        info_len: size_of_val(&info) as u32,
+        info: info.as_mut_ptr().addr() as u64,
+    };
+    // SAFETY: the kernel writes at most `info_len` bytes to `info`, whose zeros ask for none of the lists.
+    unsafe { bpf(BPF_OBJ_GET_INFO_BY_FD, &mut attr) }.ok()?;
+    (attr.info_len as usize == size_of_val(&info)).then_some(info[RECURSION_MISSES])
 }
 
 /// `PERF_TYPE_TRACEPOINT`
