@@ -350,6 +350,25 @@ pub struct BlockLayout {
     pub letters: u32,
 }
 
+/// Where the kernel's structures have what is wanted of a request to a block device, in bytes: from the types that the
+/// kernel describes. Value of the `BLOCK_REQUEST` array.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RequestLayout {
+    /// `struct request`, `__data_len`: `u32`.
+    pub bytes: u32,
+    /// `struct request`, `cmd_flags`: `u32`.
+    pub flags: u32,
+    /// `struct request`, `q`: a pointer.
+    pub queue: u32,
+    /// `struct request_queue`, `disk`: a pointer.
+    pub disk: u32,
+    /// `struct gendisk`, `major`: `u32`.
+    pub major: u32,
+    /// `struct gendisk`, `first_minor`: `u32`.
+    pub minor: u32,
+}
+
 /// Indices of the `BLOCK_LAYOUTS` array.
 pub mod block_record {
     /// Of a request's beginning.
@@ -402,6 +421,7 @@ const _: () = {
     assert!(size_of::<TallyKey>() == 12);
     assert!(size_of::<Tally>() == 24);
     assert!(size_of::<BlockLayout>() == 16);
+    assert!(size_of::<RequestLayout>() == 24);
 };
 
 #[cfg(test)]

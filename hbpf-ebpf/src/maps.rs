@@ -9,12 +9,12 @@ use aya_ebpf::{
     maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
 };
 use hbpf_ebpf::{
-    BELL_RING_BYTES, BlockLayout, EVENTS_RING_BYTES, FlowKey, LIFECYCLE_RING_BYTES, Tally, TallyKey, Verdict,
-    block_record, counter, limit,
+    BELL_RING_BYTES, BlockLayout, EVENTS_RING_BYTES, FlowKey, LIFECYCLE_RING_BYTES, RequestLayout, Tally, TallyKey,
+    Verdict, block_record, counter, limit,
 };
 
 use crate::{
-    block::{Place, Started},
+    block::{Request, Started},
     deferred::DeferredKey,
     tcp::Socket,
     tls::{Calls, Connection, ConnectionKey, Use},
@@ -94,7 +94,10 @@ pub static TALLIES: HashMap<TallyKey, Tally> = HashMap::with_max_entries(TALLIES
 pub static BLOCK_LAYOUTS: Array<BlockLayout> = Array::with_max_entries(block_record::COUNT, 0);
 
 #[map]
-pub static BLOCK_STARTED: LruHashMap<Place, Started> = LruHashMap::with_max_entries(BLOCK_REQUESTS, 0);
+pub static BLOCK_REQUEST: Array<RequestLayout> = Array::with_max_entries(1, 0);
+
+#[map]
+pub static BLOCK_STARTED: LruHashMap<Request, Started> = LruHashMap::with_max_entries(BLOCK_REQUESTS, 0);
 
 /// The disk of each partition: a request may begin under the one name and end under the other.
 #[map]

@@ -5,6 +5,7 @@
 
 use aya::programs::ProgramType;
 use aya::sys::{BpfHelper, is_helper_supported};
+use hbpf_ebpf::RequestLayout;
 
 const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
 
@@ -60,6 +61,20 @@ pub fn socket_owned_at() -> Option<u32> {
 /// where the kernel does not describe it.
 pub fn task_tgid_at() -> Option<u32> {
     Types::parse(&std::fs::read(VMLINUX).ok()?)?.offset_of("task_struct", &["tgid"])
+}
+
+/// Where the kernel has what is wanted of a request to a block device. `None` where it does not describe that.
+pub fn request_layout() -> Option<RequestLayout> {
+    let bytes = std::fs::read(VMLINUX).ok()?;
+    let types = Types::parse(&bytes)?;
+    Some(RequestLayout {
+        bytes: types.offset_of("request", &["__data_len"])?,
+        flags: types.offset_of("request", &["cmd_flags"])?,
+        queue: types.offset_of("request", &["q"])?,
+        disk: types.offset_of("request_queue", &["disk"])?,
+        major: types.offset_of("gendisk", &["major"])?,
+        minor: types.offset_of("gendisk", &["first_minor"])?,
+    })
 }
 
 /// The types of a BTF blob in the byte order of this machine.

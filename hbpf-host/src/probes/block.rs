@@ -6,13 +6,20 @@ use aya::Ebpf;
 use aya::maps::{Array, HashMap};
 use aya::programs::TracePoint;
 use hbpf_core::label::Label;
-use hbpf_ebpf::{BlockLayout, block_record};
+use hbpf_ebpf::{BlockLayout, RequestLayout, block_record};
 
 use super::tracefs::{Event, Tracefs};
 use super::{ProbeError, program, raw};
-use crate::devices;
+use crate::{btf, devices};
 
-pub(super) const PROGRAMS: [&str; 2] = ["block_started", "block_done"];
+pub(super) const PROGRAMS: [&str; 4] = ["block_request_started", "block_request_done", BY_RECORD[0], BY_RECORD[1]];
+
+/// Those on requests themselves, the ends first: a request whose beginning was not seen is not counted.
+const ON_REQUESTS: [(&str, &str); 2] =
+    [("block_request_done", "block_io_done"), ("block_request_started", "block_io_start")];
+
+/// Those that go by the records of tracepoints.
+const BY_RECORD: [&str; 2] = ["block_started", "block_done"];
 
 const CATEGORY: &str = "block";
 
@@ -20,28 +27,45 @@ const CATEGORY: &str = "block";
 /// those before.
 const TRACEPOINTS: [[&str; 2]; 2] = [["block_io_start", "block_io_done"], ["block_getrq", "block_rq_complete"]];
 
-/// The programs in place, as long as this lives.
+/// The programs in place, as long as this lives and they are loaded.
 #[derive(Debug)]
 pub(super) struct Attached {
-    /// Where each of [`PROGRAMS`] is.
-    pub(super) places: [Label; 2],
-    /// What holds them there.
+    /// Each that is in place, and where.
+    pub(super) places: [(&'static str, Label); 2],
+    /// What holds them there that go by records.
     #[expect(dead_code, reason = "the kernel takes the programs out when they are closed")]
-    events: [OwnedFd; 2],
+    events: Vec<OwnedFd>,
 }
 
 /// Puts the programs in place.
 pub(super) fn attach(ebpf: &mut Ebpf) -> Result<Attached, ProbeError> {
-    attach_at(ebpf, &TRACEPOINTS)
+    if let Some(layout) = btf::request_layout()
+        && let Ok(attached) = attach_to_requests(ebpf, layout)
+    {
+        return Ok(attached);
+    }
+    // What of it is in place stays out of the other's way no longer.
+    ON_REQUESTS.iter().for_each(|(name, _)| super::unload(ebpf, name));
+    attach_by_record(ebpf)
 }
 
-fn attach_at(ebpf: &mut Ebpf, tracepoints: &[[&'static str; 2]]) -> Result<Attached, ProbeError> {
+fn attach_to_requests(ebpf: &mut Ebpf, layout: RequestLayout) -> Result<Attached, ProbeError> {
+    const LAYOUT: &str = "BLOCK_REQUEST";
+    let mut map: Array<_, Layout<RequestLayout>> = super::typed_within(ebpf, LAYOUT)?;
+    map.set(0, Layout(layout), 0).map_err(|error| ProbeError::new(LAYOUT, &error))?;
+    for (name, tracepoint) in ON_REQUESTS {
+        super::attach_tracepoint(ebpf, (name, tracepoint))?;
+    }
+    Ok(Attached { places: ON_REQUESTS.map(|(name, tracepoint)| (name, Label::new(tracepoint))), events: Vec::new() })
+}
+
+fn attach_by_record(ebpf: &mut Ebpf) -> Result<Attached, ProbeError> {
     let tracefs = Tracefs::open().map_err(|error| ProbeError::new("tracefs", &error))?;
     let find = |names: &[&'static str; 2]| {
         let [started, done] = names.map(|name| tracefs.event(CATEGORY, name));
         Some((*names, [started?, done?]))
     };
-    let (names, events) = tracepoints.iter().find_map(find).ok_or_else(|| {
+    let (names, events) = TRACEPOINTS.iter().find_map(find).ok_or_else(|| {
         ProbeError("this kernel has no tracepoints for requests to block devices, or tracefs cannot be read".into())
     })?;
     let lacking = |name| ProbeError(format!("{CATEGORY}:{name}: its record lacks a field that is needed"));
@@ -49,16 +73,15 @@ fn attach_at(ebpf: &mut Ebpf, tracepoints: &[[&'static str; 2]]) -> Result<Attac
     let done = done_layout(&events[1]).ok_or_else(|| lacking(names[1]))?;
     write(ebpf, started, done)?;
     let mut place = |index: usize| {
-        let program: &mut TracePoint = program(ebpf, PROGRAMS[index])?;
-        let failed = |error: &dyn std::error::Error| ProbeError::new(PROGRAMS[index], error);
+        let program: &mut TracePoint = program(ebpf, BY_RECORD[index])?;
+        let failed = |error: &dyn std::error::Error| ProbeError::new(BY_RECORD[index], error);
         program.load().map_err(|error| failed(&error))?;
         let descriptor = program.fd().map_err(|error| failed(&error))?;
         raw::attach_to_tracepoint(descriptor, events[index].id).map_err(|error| failed(&error))
     };
-    // The ends first: a request whose beginning was not seen is not counted.
-    let done = place(1)?;
-    let started = place(0)?;
-    Ok(Attached { places: names.map(|name| Label::new(&format!("{CATEGORY}:{name}"))), events: [started, done] })
+    let events = vec![place(1)?, place(0)?];
+    let at = |index: usize| (BY_RECORD[index], Label::new(&format!("{CATEGORY}:{}", names[index])));
+    Ok(Attached { places: [at(0), at(1)], events })
 }
 
 fn started_layout(event: &Event) -> Option<BlockLayout> {
@@ -73,19 +96,14 @@ fn done_layout(event: &Event) -> Option<BlockLayout> {
 
 /// Tells the programs what they have to know. The maps stay in the object.
 fn write(ebpf: &mut Ebpf, started: BlockLayout, done: BlockLayout) -> Result<(), ProbeError> {
-    let missing = |name| ProbeError(format!("map {name}: not in the object"));
-    let failed = |name: &str, error: &dyn std::error::Error| ProbeError::new(&format!("map {name}"), error);
     const LAYOUTS: &str = "BLOCK_LAYOUTS";
-    let map = ebpf.map_mut(LAYOUTS).ok_or_else(|| missing(LAYOUTS))?;
-    let mut layouts: Array<_, Layout> = map.try_into().map_err(|error| failed(LAYOUTS, &error))?;
+    let mut layouts: Array<_, Layout<BlockLayout>> = super::typed_within(ebpf, LAYOUTS)?;
     for (index, layout) in [(block_record::STARTED, started), (block_record::DONE, done)] {
-        layouts.set(index, Layout(layout), 0).map_err(|error| failed(LAYOUTS, &error))?;
+        layouts.set(index, Layout(layout), 0).map_err(|error| ProbeError::new(LAYOUTS, &error))?;
     }
-    const PARTITIONS: &str = "PARTITIONS";
-    let map = ebpf.map_mut(PARTITIONS).ok_or_else(|| missing(PARTITIONS))?;
-    let mut partitions: HashMap<_, u32, u32> = map.try_into().map_err(|error| failed(PARTITIONS, &error))?;
+    let mut partitions: HashMap<_, u32, u32> = super::typed_within(ebpf, "PARTITIONS")?;
     for (partition, disk) in devices::partitions(devices::SYS.as_ref()) {
-        // Where there is no room for all, what goes to the others is not timed on old kernels.
+        // Where there is no room for all, what goes to the others is not timed.
         if partitions.insert(partition, disk, 0).is_err() {
             break;
         }
@@ -95,7 +113,10 @@ fn write(ebpf: &mut Ebpf, started: BlockLayout, done: BlockLayout) -> Result<(),
 
 #[derive(Clone, Copy)]
 #[repr(transparent)]
-struct Layout(BlockLayout);
+struct Layout<T>(T);
 
 // SAFETY: four `u32` without padding.
-unsafe impl aya::Pod for Layout {}
+unsafe impl aya::Pod for Layout<BlockLayout> {}
+
+// SAFETY: six `u32` without padding.
+unsafe impl aya::Pod for Layout<RequestLayout> {}

@@ -394,9 +394,8 @@ impl Probes {
         match group {
             Group::LlmTls => self.tls.status(&loaded.ebpf, list),
             Group::Block => {
-                let places = self.block.as_ref().map(|block| block.places.clone()).unwrap_or_default();
-                let at = block::PROGRAMS.iter().zip(places);
-                list.extend(at.map(|(name, place)| present(group, name, place, None, &loaded.ebpf)));
+                let places = self.block.iter().flat_map(|block| block.places.clone());
+                list.extend(places.map(|(name, place)| present(group, name, place, None, &loaded.ebpf)));
             }
             Group::LlmPlain | Group::Net | Group::Device => {
                 let place = self.cgroup.clone().unwrap_or_default();
@@ -518,6 +517,15 @@ where
     M: TryFrom<aya::maps::Map, Error = aya::maps::MapError>,
 {
     M::try_from(map(ebpf, name)?).map_err(|error| ProbeError::new(&format!("map {name}"), &error))
+}
+
+/// A map that stays in the object: programs loaded later refer to it.
+fn typed_within<'a, M>(ebpf: &'a mut Ebpf, name: &str) -> Result<M, ProbeError>
+where
+    M: TryFrom<&'a mut aya::maps::Map, Error = aya::maps::MapError>,
+{
+    let map = ebpf.map_mut(name).ok_or_else(|| ProbeError(format!("map {name}: not in the object")))?;
+    M::try_from(map).map_err(|error| ProbeError::new(&format!("map {name}"), &error))
 }
 
 /// A ring's descriptor. The map stays in the object: programs loaded later refer to it.

@@ -11,6 +11,7 @@ use crate::tests::{Test, attach, attached};
 
 pub(crate) const ALL: &[Test] = &[
     ("requests_to_a_disk_are_counted_and_timed", requests_to_a_disk_are_counted_and_timed),
+    ("requests_are_counted_by_the_records_of_tracepoints_too", requests_are_counted_by_the_records_of_tracepoints_too),
     (
         "requests_are_counted_by_the_tracepoints_of_old_kernels_too",
         requests_are_counted_by_the_tracepoints_of_old_kernels_too,
@@ -81,14 +82,24 @@ fn file_on_disk() -> Option<(tempfile::NamedTempFile, String)> {
 }
 
 fn requests_to_a_disk_are_counted_and_timed() {
-    counts_requests(Talker::subject(&[]), "block:block_io_start");
+    counts_requests(Talker::subject(&[]), "block_request_started block_io_start");
+}
+
+/// Hides the types of the kernel.
+const WITHOUT_TYPES: &str = "--bind /dev/null /sys/kernel/btf/vmlinux";
+
+fn requests_are_counted_by_the_records_of_tracepoints_too() {
+    counts_requests(Talker::subject_with_mounts(&[WITHOUT_TYPES]), "block_started block:block_io_start");
 }
 
 fn requests_are_counted_by_the_tracepoints_of_old_kernels_too() {
     // Hides the new ones.
-    let mounts =
-        ["-t tracefs tracefs /sys/kernel/tracing", "-t tmpfs none /sys/kernel/tracing/events/block/block_io_start"];
-    counts_requests(Talker::subject_with_mounts(&mounts), "block:block_getrq");
+    let mounts = [
+        WITHOUT_TYPES,
+        "-t tracefs tracefs /sys/kernel/tracing",
+        "-t tmpfs none /sys/kernel/tracing/events/block/block_io_start",
+    ];
+    counts_requests(Talker::subject_with_mounts(&mounts), "block_started block:block_getrq");
 }
 
 fn counts_requests(subject: Talker, tracepoint: &str) {
@@ -99,11 +110,7 @@ fn counts_requests(subject: Talker, tracepoint: &str) {
     let mut reader = Talker::python("count.py", &[]);
     reader.expect_start("ready");
     let (mut subject, _) = attach(subject, "block");
-    assert!(
-        subject.said().iter().any(|line| *line == format!("place block_started {tracepoint}")),
-        "{:#?}",
-        subject.said()
-    );
+    assert!(subject.said().iter().any(|line| *line == format!("place {tracepoint}")), "{:#?}", subject.said());
     reader.tell(&format!("read {} {PIECES} {PIECE}", file.path().display()));
     let waited: u64 = reader.expect_start("read ").parse().unwrap();
     let mut counts = Counts::default();
