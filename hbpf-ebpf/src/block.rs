@@ -57,6 +57,14 @@ pub fn block_request_started(ctx: RawTracePointContext) -> i32 {
     0
 }
 
+/// `block_rq_issue(struct request *rq)`, Linux 5.11: the device is told. Until then other requests may have been merged into
+/// this one.
+#[raw_tracepoint(tracepoint = "block_rq_issue")]
+pub fn block_request_issued(ctx: RawTracePointContext) -> i32 {
+    try_request_issued(&ctx);
+    0
+}
+
 /// `block_io_done(struct request *rq)`, Linux 6.5: the device has done it.
 #[raw_tracepoint(tracepoint = "block_io_done")]
 pub fn block_request_done(ctx: RawTracePointContext) -> i32 {
@@ -94,6 +102,16 @@ fn try_request_started(ctx: &RawTracePointContext) -> Option<()> {
     };
     let device = device_of(request, layout);
     begun(&Request { place: request, device: 0, zero: 0 }, device, kind, bytes.into());
+    Some(())
+}
+
+#[inline(always)]
+fn try_request_issued(ctx: &RawTracePointContext) -> Option<()> {
+    let layout = BLOCK_REQUEST.get(0)?;
+    let request: u64 = ctx.arg(0);
+    let started = BLOCK_STARTED.get_ptr_mut(&Request { place: request, device: 0, zero: 0 })?;
+    // SAFETY: nothing else uses what is known of a request that is not issued yet.
+    unsafe { (*started).bytes = u64::from(word(request, layout.bytes) as u32) };
     Some(())
 }
 

@@ -12,11 +12,15 @@ use super::tracefs::{Event, Tracefs};
 use super::{ProbeError, program, raw};
 use crate::{btf, devices};
 
-pub(super) const PROGRAMS: [&str; 4] = ["block_request_started", "block_request_done", BY_RECORD[0], BY_RECORD[1]];
+pub(super) const PROGRAMS: [&str; 5] =
+    ["block_request_started", "block_request_issued", "block_request_done", BY_RECORD[0], BY_RECORD[1]];
 
 /// Those on requests themselves, the ends first: a request whose beginning was not seen is not counted.
-const ON_REQUESTS: [(&str, &str); 2] =
-    [("block_request_done", "block_io_done"), ("block_request_started", "block_io_start")];
+const ON_REQUESTS: [(&str, &str); 3] = [
+    ("block_request_done", "block_io_done"),
+    ("block_request_issued", "block_rq_issue"),
+    ("block_request_started", "block_io_start"),
+];
 
 /// Those that go by the records of tracepoints.
 const BY_RECORD: [&str; 2] = ["block_started", "block_done"];
@@ -31,7 +35,7 @@ const TRACEPOINTS: [[&str; 2]; 2] = [["block_io_start", "block_io_done"], ["bloc
 #[derive(Debug)]
 pub(super) struct Attached {
     /// Each that is in place, and where.
-    pub(super) places: [(&'static str, Label); 2],
+    pub(super) places: Vec<(&'static str, Label)>,
     /// What holds them there that go by records.
     #[expect(dead_code, reason = "the kernel takes the programs out when they are closed")]
     events: Vec<OwnedFd>,
@@ -44,7 +48,7 @@ pub(super) fn attach(ebpf: &mut Ebpf) -> Result<Attached, ProbeError> {
     {
         return Ok(attached);
     }
-    // What of it is in place stays out of the other's way no longer.
+    // What of it is in place is in the way of the others.
     ON_REQUESTS.iter().for_each(|(name, _)| super::unload(ebpf, name));
     attach_by_record(ebpf)
 }
@@ -56,7 +60,8 @@ fn attach_to_requests(ebpf: &mut Ebpf, layout: RequestLayout) -> Result<Attached
     for (name, tracepoint) in ON_REQUESTS {
         super::attach_tracepoint(ebpf, (name, tracepoint))?;
     }
-    Ok(Attached { places: ON_REQUESTS.map(|(name, tracepoint)| (name, Label::new(tracepoint))), events: Vec::new() })
+    let places = ON_REQUESTS.map(|(name, tracepoint)| (name, Label::new(tracepoint)));
+    Ok(Attached { places: places.to_vec(), events: Vec::new() })
 }
 
 fn attach_by_record(ebpf: &mut Ebpf) -> Result<Attached, ProbeError> {
@@ -81,7 +86,7 @@ fn attach_by_record(ebpf: &mut Ebpf) -> Result<Attached, ProbeError> {
     };
     let events = vec![place(1)?, place(0)?];
     let at = |index: usize| (BY_RECORD[index], Label::new(&format!("{CATEGORY}:{}", names[index])));
-    Ok(Attached { places: [at(0), at(1)], events })
+    Ok(Attached { places: vec![at(0), at(1)], events })
 }
 
 fn started_layout(event: &Event) -> Option<BlockLayout> {
