@@ -490,7 +490,7 @@ pub(crate) fn counted() -> Snapshot {
             device: "nvme0n1".into(),
             reads_total: count as u64,
             read_bytes_total: (count as u64) << 17,
-            latency_seconds: spread(0.0012, count),
+            read_latency_seconds: spread(0.0012, count),
             ..DiskDevice::default()
         }],
     };

@@ -140,6 +140,10 @@ impl Observer {
 
     /// A frame that was taken after this call.
     pub fn next_frame(&mut self) -> Snapshot {
+        // What has been written while nobody read.
+        while let Ok(line) = self.lines.try_recv() {
+            self.take(line);
+        }
         let before = self.latest.as_ref().map(|frame| frame.sequence);
         // One frame may have been on its way already.
         let frame = self.until("a further frame", |frame| Some(frame.sequence) > before);

@@ -115,7 +115,8 @@ pub struct Disk {
     pub read_bytes_per_second: Option<f64>,
     /// Written, when it is handed to the page cache that will write it to disks.
     pub write_bytes_per_second: Option<f64>,
-    /// From a request for the device to its completion, on all devices; null where the group `block` has seen none.
+    /// From a request for the device to its completion: reads, writes, and others such as discards, on all devices; null where
+    /// the group `block` has seen none.
     pub latency_seconds: Option<Distribution>,
     /// The same by device.
     #[serde(default)]
@@ -136,8 +137,10 @@ pub struct DiskDevice {
     pub writes_total: u64,
     /// What they have written.
     pub written_bytes_total: u64,
-    /// From a request for the device to its completion: reads, writes, and others such as discards.
-    pub latency_seconds: Option<Distribution>,
+    /// From a request to read to its completion.
+    pub read_latency_seconds: Option<Distribution>,
+    /// From a request to write to its completion.
+    pub write_latency_seconds: Option<Distribution>,
 }
 
 /// TCP of a process, since the group `net` was first put in. Connections that were there before have no part in it, and

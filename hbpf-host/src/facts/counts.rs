@@ -37,10 +37,15 @@ struct Count {
 
 #[derive(Debug, Default)]
 struct OnDisk {
-    reads: u64,
-    read_bytes: u64,
-    writes: u64,
-    written_bytes: u64,
+    reads: Requests,
+    writes: Requests,
+    others: Requests,
+}
+
+#[derive(Debug, Default)]
+struct Requests {
+    count: u64,
+    bytes: u64,
     timings: Timings,
 }
 
@@ -98,7 +103,7 @@ impl Counts {
         let Some(count) = self.processes.get(&process.pid) else { return };
         if !count.disks.is_empty() {
             let mut all = Timings::default();
-            count.disks.values().for_each(|disk| all.extend(&disk.timings));
+            count.disks.values().flat_map(OnDisk::all).for_each(|requests| all.extend(&requests.timings));
             let disk = process.disk.get_or_insert_with(Disk::default);
             disk.latency_seconds = all.distribution();
             disk.devices = count.disks.iter().map(|(device, disk)| disk.told(device)).collect();
@@ -138,13 +143,14 @@ impl Count {
         match event {
             Event::DiskRead | Event::DiskWrite | Event::DiskOther => {
                 let Some(disk) = entry(&mut self.disks, device) else { return };
-                disk.timings.add(slot, count, nanoseconds);
-                let (number, size) = match event {
-                    Event::DiskRead => (&mut disk.reads, &mut disk.read_bytes),
-                    Event::DiskWrite => (&mut disk.writes, &mut disk.written_bytes),
-                    _ => return,
+                let requests = match event {
+                    Event::DiskRead => &mut disk.reads,
+                    Event::DiskWrite => &mut disk.writes,
+                    _ => &mut disk.others,
                 };
-                (*number, *size) = (number.saturating_add(count), size.saturating_add(bytes));
+                requests.count = requests.count.saturating_add(count);
+                requests.bytes = requests.bytes.saturating_add(bytes);
+                requests.timings.add(slot, count, nanoseconds);
             }
             Event::Connected => self.connects.add(slot, count, nanoseconds),
             Event::ConnectFailed => self.connects_failed = self.connects_failed.saturating_add(count),
@@ -161,14 +167,19 @@ impl Count {
 }
 
 impl OnDisk {
+    fn all(&self) -> [&Requests; 3] {
+        [&self.reads, &self.writes, &self.others]
+    }
+
     fn told(&self, device: &Label) -> DiskDevice {
         DiskDevice {
             device: device.clone(),
-            reads_total: self.reads,
-            read_bytes_total: self.read_bytes,
-            writes_total: self.writes,
-            written_bytes_total: self.written_bytes,
-            latency_seconds: self.timings.distribution(),
+            reads_total: self.reads.count,
+            read_bytes_total: self.reads.bytes,
+            writes_total: self.writes.count,
+            written_bytes_total: self.writes.bytes,
+            read_latency_seconds: self.reads.timings.distribution(),
+            write_latency_seconds: self.writes.timings.distribution(),
         }
     }
 }
@@ -180,6 +191,8 @@ fn entry<T: Default>(devices: &mut BTreeMap<Label, T>, device: Label) -> Option<
 
 #[cfg(test)]
 mod tests {
+    use hbpf_core::snapshot::Distribution;
+
     use super::*;
 
     fn counted(pid: u32, event: Event, device: &str, count: u64) -> Counted {
@@ -221,7 +234,9 @@ mod tests {
         let [vda, vdb] = &disk.devices[..] else { panic!("{:?}", disk.devices) };
         assert_eq!((vda.reads_total, vda.read_bytes_total), (4, 4 * 4096));
         assert_eq!((vda.writes_total, vda.written_bytes_total), (2, 2 * 4096));
-        assert_eq!((vdb.reads_total, vdb.writes_total, vdb.latency_seconds.as_ref().unwrap().count), (0, 0, 1));
+        let timed = |latency: &Option<Distribution>| latency.as_ref().map(|all| all.count);
+        assert_eq!((timed(&vda.read_latency_seconds), timed(&vda.write_latency_seconds)), (Some(4), Some(2)));
+        assert_eq!((vdb.reads_total, vdb.writes_total, timed(&vdb.read_latency_seconds)), (0, 0, None));
         let network = seven.network.unwrap();
         assert_eq!((network.connect_seconds.unwrap().p50, network.connects_failed_total), (0.001, 1));
         assert_eq!((network.retransmits_total, network.resets_total), (Some(9), Some(0)));

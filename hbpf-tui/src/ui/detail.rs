@@ -243,14 +243,17 @@ fn gpu_facts(process: &Process) -> Vec<Fact> {
 /// Its requests to each disk.
 fn disk_facts(process: &Process) -> Vec<Vec<Fact>> {
     let of = |disk: &DiskDevice| {
-        let moved = |times, bytes| format!("{} with {}", format::count(times), format::bytes(bytes));
-        let mut facts = vec![
+        let moved = |times, bytes, latency: Option<&Distribution>| {
+            let took = latency.map_or_else(String::new, |all| format!(" in {}", percentiles(all)));
+            format!("{} with {}{took}", format::count(times), format::bytes(bytes))
+        };
+        let reads = moved(disk.reads_total, disk.read_bytes_total, disk.read_latency_seconds.as_ref());
+        let writes = moved(disk.writes_total, disk.written_bytes_total, disk.write_latency_seconds.as_ref());
+        vec![
             ("disk", disk.device.to_string(), Tone::Strong),
-            ("read", moved(disk.reads_total, disk.read_bytes_total), Tone::Plain),
-            ("written", moved(disk.writes_total, disk.written_bytes_total), Tone::Plain),
-        ];
-        facts.extend(disk.latency_seconds.as_ref().map(|all| ("done within", percentiles(all), Tone::Plain)));
-        facts
+            ("reads", reads, Tone::Plain),
+            ("writes", writes, Tone::Plain),
+        ]
     };
     let disks = process.disk.iter().flat_map(|disk| &disk.devices);
     disks.take(MAX_DISK_FACTS).map(of).collect()

@@ -1,0 +1,126 @@
+//! Disks and connections, beside what those say of them who use them.
+
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use hbpf_core::snapshot::{Process, Snapshot};
+use hbpf_e2e::{Client, End, Faults, Network, Observer, host, host_with_networks, python, script, skip};
+use serde_json::Value;
+
+/// Within so much of an independent measurement.
+const TOLERANCE: f64 = 0.1;
+
+fn observer(group: &str) -> Observer {
+    let mut observer = Observer::spawn(&["--groups", group, "--max-overhead", "off"], &[]);
+    observer.until("the group is on", |frame| {
+        frame.capture.groups.iter().any(|cost| cost.group == group && cost.state == hbpf_core::snapshot::ProbeState::On)
+    });
+    observer
+}
+
+fn of(frame: &Snapshot, pid: u32) -> Option<&Process> {
+    frame.processes.iter().find(|process| process.pid == pid)
+}
+
+fn is_alike(ours: f64, theirs: f64) -> bool {
+    (ours - theirs).abs() <= TOLERANCE * theirs
+}
+
+#[test]
+fn times_of_a_disk_are_those_of_fio() {
+    let Some(_host) = host() else { return };
+    if !Command::new("fio").arg("--version").stdout(Stdio::null()).status().is_ok_and(|status| status.success()) {
+        return skip("HBPF_REQUIRE_CLIENTS", "there is no fio (Debian: fio)");
+    }
+    let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let mut observer = observer("block");
+    // One request at a time, which fio times from when it is made, too; so large that what the process does before and
+    // after is little beside, and small enough for one request.
+    let arguments = [
+        "--name=reads",
+        "--thread",
+        "--rw=randread",
+        "--bs=512k",
+        "--direct=1",
+        "--ioengine=libaio",
+        "--iodepth=1",
+        "--size=64M",
+        "--io_size=512M",
+        "--output-format=json",
+    ];
+    let fio = Command::new("fio")
+        .args(arguments)
+        .current_dir(directory.path())
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let pid = fio.id();
+    let output = fio.wait_with_output().unwrap();
+    assert!(output.status.success());
+    let said: Value = serde_json::from_slice(&output.stdout).expect("fio speaks JSON");
+    let said = &said["jobs"][0]["read"];
+    let (reads, bytes) = (said["total_ios"].as_u64().unwrap(), said["io_bytes"].as_u64().unwrap());
+    let frame = observer.until("all reads", |frame| of(frame, pid).is_some_and(|process| process.exited));
+    let disk = of(&frame, pid).and_then(|process| process.disk.as_ref()).expect("it has read");
+    let [device] = &disk.devices[..] else { panic!("one disk: {:?}", disk.devices) };
+    // fio lays its file out first, which the kernel writes later, and reads nothing else but its own program.
+    assert!(device.read_bytes_total >= bytes && device.read_bytes_total < bytes + (16 << 20), "{bytes}: {device:?}");
+    let ours = device.read_latency_seconds.as_ref().expect("it was timed").mean;
+    let theirs = said["clat_ns"]["mean"].as_f64().unwrap() / 1e9;
+    eprintln!("{}: {reads} reads took {:.1} us, by fio's word {:.1}", device.device, ours * 1e6, theirs * 1e6);
+    assert!(device.reads_total >= reads && is_alike(ours, theirs), "{ours} beside {theirs}");
+    observer.assert_nothing_lost();
+    observer.stop();
+}
+
+#[test]
+fn times_of_connections_are_those_of_who_connects() {
+    let Some(_host) = host_with_networks() else { return };
+    let Some(python) = python() else { return };
+    let network = Network::new(Faults { jitter: Duration::from_millis(40), ..Faults::default() }, 1);
+    let mut observer = observer("net");
+    for v6 in [false, true] {
+        let address = End::Server.address(v6).to_string();
+        let command = || Command::new(&python);
+        let server = network
+            .at(End::Server)
+            .run(|| Client::start(command().arg(script("clients/connect.py")).args(["--listen", &address])));
+        let mut client = network.at(End::Client).run(|| Client::start(command().arg(script("clients/connect.py"))));
+        let said = client.tell(&format!("{address} {} 60 1", server.ready["port"]));
+        let seconds: Vec<f64> = said["seconds"].as_array().unwrap().iter().map(|took| took.as_f64().unwrap()).collect();
+        let pid = client.pid();
+        let connects = |frame: &Snapshot| of(frame, pid)?.network.as_ref()?.connect_seconds.clone();
+        let frame = observer.until("all connections", |frame| connects(frame).is_some_and(|all| all.count >= 60));
+        let ours = connects(&frame).expect("it has connected");
+        let theirs = seconds.iter().sum::<f64>() / seconds.len() as f64;
+        eprintln!("IPv{}: {:.2} ms, by the client's word {:.2}", if v6 { 6 } else { 4 }, ours.mean * 1e3, theirs * 1e3);
+        assert_eq!(ours.count, seconds.len() as u64);
+        assert!(is_alike(ours.mean, theirs), "{ours:?} beside {theirs}");
+    }
+    observer.assert_nothing_lost();
+    observer.stop();
+}
+
+#[test]
+fn segments_sent_again_are_those_that_the_kernel_counts() {
+    let Some(_host) = host_with_networks() else { return };
+    let Some(python) = python() else { return };
+    let network = Network::new(Faults { lost: 0.05, ..Faults::default() }, 1);
+    let mut observer = observer("net");
+    let address = End::Server.address(false).to_string();
+    let command = || Command::new(&python);
+    let server = network
+        .at(End::Server)
+        .run(|| Client::start(command().arg(script("clients/connect.py")).args(["--listen", &address])));
+    let mut client = network.at(End::Client).run(|| Client::start(command().arg(script("clients/connect.py"))));
+    let said = client.tell(&format!("{address} {} 20 100000", server.ready["port"]));
+    let theirs = said["retransmits"].as_u64().unwrap();
+    assert!(theirs > 0, "{} packets were lost", network.harmed());
+    let pid = client.pid();
+    let frame = observer.next_frame();
+    let ours = of(&frame, pid).and_then(|process| process.network.clone()).expect("it has connected");
+    assert_eq!(ours.retransmits_total, Some(theirs));
+    assert_eq!((ours.connects_failed_total, ours.resets_total), (0, Some(0)));
+    observer.stop();
+}
