@@ -33,7 +33,10 @@ const PARTS: [Part; 17] = {
         (Disk, Column::fixed("REQS", Right, 6, 70), |process| latency(disk_latency(process), |all| count(all.count))),
         (Disk, Column::fixed("DISK50", Right, 6, 92), |process| latency(disk_latency(process), |all| seconds(all.p50))),
         (Disk, Column::fixed("DISK99", Right, 6, 93), |process| latency(disk_latency(process), |all| seconds(all.p99))),
-        (Network, Column::fixed("CONNS", Right, 5, 69), |process| latency(connects(process), |all| count(all.count))),
+        (Network, Column::fixed("CONNS", Right, 5, 69), |process| {
+            let connected = process.network.as_ref().map(|_| connects(process).map_or(0, |all| all.count));
+            number(connected.map(count))
+        }),
         (Network, Column::fixed("CONN50", Right, 6, 90), |process| latency(connects(process), |all| seconds(all.p50))),
         (Network, Column::fixed("CONN99", Right, 6, 89), |process| latency(connects(process), |all| seconds(all.p99))),
         (Network, Column::fixed("FAIL", Right, 4, 88), |process| {

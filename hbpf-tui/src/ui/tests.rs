@@ -91,6 +91,35 @@ fn models_page() {
 }
 
 #[test]
+fn disks_connections_and_devices_page() {
+    for size in SIZES {
+        let mut state = State::new(Source::Live, size);
+        update(&mut state, fixture::counted());
+        state.apply(Action::ToggleInOut);
+        insta::assert_snapshot!(format!("inout_{}x{}", size.0, size.1), screen(&state));
+    }
+    let mut state = watched((80, 24));
+    state.apply(Action::ToggleInOut);
+    let shown = screen(&state);
+    assert!(shown.contains("no use of disks, connections or GPU devices was seen yet"), "{shown}");
+    assert!(shown.contains("off: 3 block  4 net  5 device"), "{shown}");
+}
+
+#[test]
+fn a_process_page_says_what_was_counted_of_it() {
+    let mut state = State::new(Source::Live, (120, 40));
+    update(&mut state, fixture::counted());
+    while selected_pid(&state) != 1291 {
+        state.apply(Action::Move(Motion::Down));
+    }
+    state.apply(Action::Open);
+    let shown = screen(&state);
+    for fact in ["disk nvme0n1", "reads 94", "connected 0", "device nvidia0 open 2 of 3"] {
+        assert!(shown.contains(fact), "{fact}: {shown}");
+    }
+}
+
+#[test]
 fn workloads_page() {
     for size in SIZES {
         let mut state = watched(size);
