@@ -69,6 +69,15 @@ impl Hbpf {
         Ok(hbpf)
     }
 
+    /// Starts it with these groups alone and waits until they are on.
+    pub(crate) fn start_counting(groups: &[&str]) -> Result<Self> {
+        let hbpf = Self::spawn(&["--max-overhead", "off", "--groups", &groups.join(",")], &[])?;
+        for group in groups {
+            hbpf.until(&format!("{group} is on"), |frame| is_on(frame, group))?;
+        }
+        Ok(hbpf)
+    }
+
     /// Starts it without any probes, with these variables in its environment, and waits for its first frame.
     pub(crate) fn start_unprobed(arguments: &[&str], environment: &[(&str, &Path)]) -> Result<Self> {
         let hbpf = Self::spawn(&[&["--no-tls", "--no-plain"], arguments].concat(), environment)?;

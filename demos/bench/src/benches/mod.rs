@@ -3,6 +3,7 @@
 mod attach;
 mod collection;
 mod core;
+mod counts;
 mod discovery;
 mod load;
 mod nginx;
@@ -33,6 +34,8 @@ pub(crate) enum Bench {
     Requests,
     /// Nanoseconds per run of each BPF program under the demo load
     Programs,
+    /// What the groups cost that count: disks, connections, openings of devices
+    Counts,
     /// CPU and memory of hbpf at 500, 5,000 and 50,000 tokens a second
     Load,
     /// MB/s and events/s of one core, from plaintext to the aggregator
@@ -70,6 +73,7 @@ impl Bench {
         Self::Tls,
         Self::Requests,
         Self::Programs,
+        Self::Counts,
         Self::Load,
         Self::Core,
         Self::Discovery,
@@ -91,6 +95,7 @@ impl Bench {
             Self::Tls => "tls-bulk",
             Self::Requests => "requests",
             Self::Programs => "programs",
+            Self::Counts => "counts",
             Self::Load => "load",
             Self::Core => "core",
             Self::Discovery => "discovery",
@@ -107,6 +112,7 @@ impl Bench {
             Self::Tls => "Bulk TLS",
             Self::Requests => "Requests of an SDK",
             Self::Programs => "BPF programs",
+            Self::Counts => "Disks, connections and devices",
             Self::Load => "hbpf itself",
             Self::Core => "Throughput of the parsers",
             Self::Discovery => "Looking for libraries",
@@ -123,6 +129,7 @@ impl Bench {
             Self::Tls => tls::run(context),
             Self::Requests => requests::run(context),
             Self::Programs => programs::run(context),
+            Self::Counts => counts::run(context),
             Self::Load => load::run(context),
             Self::Core => core::run(context),
             Self::Discovery => discovery::run(context),
