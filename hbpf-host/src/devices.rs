@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use hbpf_core::label::Label;
 
@@ -25,7 +25,7 @@ const MAX_PARTITIONS: usize = 1024;
 const MAX_NAMES: usize = 1024;
 
 /// Whether a device is one of blocks or one of characters.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Kind {
     Block,
     Character,
@@ -37,23 +37,36 @@ pub(crate) fn number(major: u32, minor: u32) -> u32 {
 }
 
 /// Names that have been looked up.
-#[derive(Debug, Default)]
-pub(crate) struct Names(HashMap<(bool, u32), Label>);
+#[derive(Debug)]
+pub(crate) struct Names {
+    proc: PathBuf,
+    found: HashMap<(Kind, u32), Label>,
+}
 
 impl Names {
+    /// None yet; drivers are looked up in this `/proc`.
+    pub(crate) fn new(proc: PathBuf) -> Self {
+        Self { proc, found: HashMap::new() }
+    }
+
     /// The name of the device that an event is about; empty where it is about none.
-    pub(crate) fn name(&mut self, event: Event, device: u32) -> Label {
+    pub(crate) fn of_event(&mut self, event: Event, device: u32) -> Label {
         let kind = match event {
             Event::DiskRead | Event::DiskWrite | Event::DiskOther => Kind::Block,
             Event::Opened => Kind::Character,
             Event::Connected | Event::ConnectFailed | Event::Retransmitted | Event::Reset => return Label::default(),
         };
-        if self.0.len() >= MAX_NAMES {
+        self.of(kind, device)
+    }
+
+    /// The name of a device.
+    pub(crate) fn of(&mut self, kind: Kind, device: u32) -> Label {
+        if self.found.len() >= MAX_NAMES {
             // Disks come and go, and a number may be another's by now.
-            self.0.clear();
+            self.found.clear();
         }
-        let name = self.0.entry((kind == Kind::Block, device));
-        name.or_insert_with(|| name_of(PROC.as_ref(), SYS.as_ref(), kind, device)).clone()
+        let Self { proc, found } = self;
+        found.entry((kind, device)).or_insert_with(|| name_of(proc, SYS.as_ref(), kind, device)).clone()
     }
 }
 
@@ -72,7 +85,7 @@ pub(crate) fn drivers(proc: &Path) -> Vec<(u32, String)> {
 }
 
 /// The name of a device under `/dev`, as far as it can be found; else its driver's and its minor number, or both numbers.
-pub(crate) fn name_of(proc: &Path, sys: &Path, kind: Kind, device: u32) -> Label {
+fn name_of(proc: &Path, sys: &Path, kind: Kind, device: u32) -> Label {
     let (major, minor) = (device >> MINOR_BITS, device & ((1 << MINOR_BITS) - 1));
     let class = match kind {
         Kind::Block => "block",

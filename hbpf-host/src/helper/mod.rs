@@ -21,7 +21,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 
-use crate::devices::Names;
+use crate::devices::{self, Names};
 use crate::discover::{Changes, Libraries, system_directories};
 use crate::gpu::{GpuReader, Gpus};
 use crate::privsep::{self, SplitOptions};
@@ -148,7 +148,7 @@ impl<'a> Helper<'a> {
             libraries: Libraries::new(PathBuf::from(PROC)),
             processes: Table::new(PathBuf::from(PROC)),
             gpus: Gpus::new(gpus),
-            device_names: Names::default(),
+            device_names: Names::new(devices::PROC.into()),
             rescans: Rescans::default(),
             endings: Endings::default(),
             next_scan: Instant::now(),
@@ -342,7 +342,7 @@ impl<'a> Helper<'a> {
             counted.push(Counted {
                 pid: key.pid,
                 event,
-                device: self.device_names.name(event, key.device),
+                device: self.device_names.of_event(event, key.device),
                 slot: key.slot,
                 count: tally.count,
                 nanoseconds: tally.nanoseconds,

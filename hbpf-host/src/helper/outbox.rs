@@ -171,7 +171,7 @@ mod tests {
 
     use super::*;
     use crate::gpu;
-    use crate::protocol::{Group, ProcessDetail, ProcessInfo};
+    use crate::protocol::{Counted, Event, Group, Held, ProcessDetail, ProcessInfo};
     use crate::socket;
 
     fn outbox() -> (Outbox, Socket) {
@@ -286,12 +286,25 @@ mod tests {
             problem: Some(text()),
             ..Gpu::default()
         };
+        let counted = Counted {
+            pid: u32::MAX,
+            event: Event::Opened,
+            device: label(),
+            slot: u16::MAX,
+            count: u64::MAX,
+            nanoseconds: u64::MAX,
+            bytes: u64::MAX,
+        };
+        let held = Held { pid: u32::MAX, device: label(), open: u32::MAX, closed: Some(u64::MAX) };
         let (mut outbox, mut other) = outbox();
+        outbox.send(Reply::Counted(vec![counted; COUNTED_PER_MESSAGE]));
+        outbox.send(Reply::Held(vec![held; COUNTED_PER_MESSAGE]));
         outbox.send(Reply::Processes(vec![info; PROCESSES_PER_MESSAGE]));
         outbox.send(Reply::Details(vec![detail; DETAILS_PER_MESSAGE]));
         outbox.send(Reply::Gpu(Box::new(gpu)));
         let replies = all(&mut outbox, &mut other);
-        assert!(matches!(&replies[..], [Reply::Processes(_), Reply::Details(_), Reply::Gpu(_)]), "{}", replies.len());
+        assert_eq!(replies.len(), 5);
+        assert!(!replies.iter().any(|reply| matches!(reply, Reply::Error { .. })), "{replies:?}");
     }
 
     #[test]

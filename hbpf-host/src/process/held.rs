@@ -11,13 +11,12 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use hbpf_core::label::Label;
 use nix::libc;
 
 use super::budget::Budget;
 use super::files;
 use super::stat::Stat;
-use crate::devices::{self, Kind};
+use crate::devices::{self, Kind, Names};
 use crate::protocol::Held;
 
 /// What looking may cost: a process takes some 2 us for each of its descriptors.
@@ -40,14 +39,13 @@ const DIRECTORY: &[u8] = b"/dev/";
 #[derive(Debug)]
 pub(super) struct Holdings {
     proc: PathBuf,
-    sys: PathBuf,
     budget: Budget,
     /// When the first look was taken, as start times of processes count it; `None` before.
     begun_ns: Option<u64>,
     /// Whether the first look reached all processes.
     saw_all: bool,
     processes: HashMap<u32, BTreeMap<u32, Openings>>,
-    names: HashMap<u32, Label>,
+    names: Names,
 }
 
 /// Of one device by one process.
@@ -63,13 +61,12 @@ struct Openings {
 impl Holdings {
     pub(super) fn new(proc: PathBuf) -> Self {
         Self {
+            names: Names::new(proc.clone()),
             proc,
-            sys: devices::SYS.into(),
             budget: Budget::new(SHARE, BURST),
             begun_ns: None,
             saw_all: false,
             processes: HashMap::new(),
-            names: HashMap::new(),
         }
     }
 
@@ -151,15 +148,13 @@ impl Holdings {
     }
 
     fn tell(&mut self) -> Vec<Held> {
-        let Self { proc, sys, names, processes, .. } = self;
+        let Self { names, processes, .. } = self;
         let mut told = Vec::new();
         for (pid, devices) in processes {
             for (device, openings) in devices {
-                let name =
-                    names.entry(*device).or_insert_with(|| devices::name_of(proc, sys, Kind::Character, *device));
                 told.push(Held {
                     pid: *pid,
-                    device: name.clone(),
+                    device: names.of(Kind::Character, *device),
                     open: openings.open,
                     closed: openings.before.map(|_| openings.closed),
                 });
@@ -198,10 +193,16 @@ fn look_at(proc: &Path, pid: u32, majors: &HashSet<u32>) -> Option<BTreeMap<u32,
 }
 
 /// How many openings these descriptors of a process are of.
-fn distinct(pid: u32, mut descriptors: Vec<i32>) -> u32 {
-    descriptors.sort_by(|a, b| compare(pid, *a, *b));
-    descriptors.dedup_by(|a, b| compare(pid, *a, *b) == Ordering::Equal);
-    descriptors.len() as u32
+fn distinct(pid: u32, descriptors: Vec<i32>) -> u32 {
+    // In the kernel's order. Not sorted by the library, which may panic when the order changes under its hands, as it does
+    // where the process opens and closes meanwhile.
+    let mut openings: Vec<i32> = Vec::with_capacity(descriptors.len());
+    for descriptor in descriptors {
+        if let Err(place) = openings.binary_search_by(|other| compare(pid, *other, descriptor)) {
+            openings.insert(place, descriptor);
+        }
+    }
+    openings.len() as u32
 }
 
 /// The kernel's order of two descriptors' openings (`kcmp`). One that it does not tell, since it was built without that, or the
