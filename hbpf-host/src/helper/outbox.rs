@@ -18,8 +18,8 @@ pub(super) const PROCESSES_PER_MESSAGE: usize = 9;
 /// Processes in one message of details, likewise: one takes up to 2.8 KB.
 pub(super) const DETAILS_PER_MESSAGE: usize = 20;
 
-/// Counts in one message, likewise: one takes up to 320 bytes, most of them a device's name.
-pub(super) const COUNTED_PER_MESSAGE: usize = 128;
+/// Counts in one message, likewise: one takes up to 690 bytes, most of them a device's name.
+pub(super) const COUNTED_PER_MESSAGE: usize = 80;
 
 /// Messages that may wait before the dispensable ones are dropped and no more requests are taken.
 const MAX_WAITING: usize = 256;
