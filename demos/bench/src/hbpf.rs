@@ -123,6 +123,19 @@ impl Hbpf {
         Ok(self.after(seen, Instant::now() + PATIENCE)?.0)
     }
 
+    /// The next frames, as many as this, without a gap.
+    pub(crate) fn frames(&self, count: usize) -> Result<Vec<Snapshot>> {
+        let mut seen = self.latest.lock().number;
+        let mut frames = Vec::with_capacity(count);
+        while frames.len() < count {
+            let (frame, number) = self.after(seen, Instant::now() + PATIENCE)?;
+            ensure!(frames.is_empty() || number == seen + 1, "a frame was missed");
+            frames.push(frame);
+            seen = number;
+        }
+        Ok(frames)
+    }
+
     fn after(&self, seen: u64, give_up: Instant) -> Result<(Snapshot, u64)> {
         let mut line = self.latest.lock();
         while line.number <= seen {

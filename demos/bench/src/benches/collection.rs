@@ -7,8 +7,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
+use hbpf_core::snapshot::Snapshot;
 use hbpf_host::process::Table as Processes;
 use hbpf_host::protocol::{MAX_PROCESSES, Others};
+use serde_json::Value;
 
 use super::{Context, Outcome};
 use crate::compare::quantile;
@@ -23,6 +25,11 @@ const SAMPLES: usize = 5;
 const INTERVAL: Duration = Duration::from_secs(1);
 /// Measurements' worth of waiting: what is done every second is to happen several times.
 const MEASUREMENTS: f64 = 10.0;
+
+/// Frames that are looked at.
+const FRAMES: usize = 10;
+/// How long a call of the driver hangs.
+const HANG_SECONDS: f64 = 5.0;
 
 pub(super) fn run(context: &Context) -> Result<Outcome> {
     let mut section = Section::default();
@@ -53,9 +60,14 @@ pub(super) fn run(context: &Context) -> Result<Outcome> {
     }
     section.table("A sample a second, by one thread: 10 ms are one percent of a core.", table);
 
-    let mut table = Table::new(&["hbpf with a frame a second, no probes", "percent of a core"]);
-    let without = percent(context, &Hbpf::start_unprobed(&[], &[])?)?;
-    table.row(["no GPU".to_owned(), format!("{without:.2} %")]);
+    let mut table =
+        Table::new(&["hbpf with a frame a second, no probes", "percent of a core", "longest time between frames"]);
+    let row = |what: &str, hbpf: &Hbpf| -> Result<[String; 3]> {
+        let percent = percent(context, hbpf)?;
+        let longest = longest_gap(&hbpf.frames(FRAMES)?);
+        Ok([what.to_owned(), format!("{percent:.2} %"), format!("{:.0} ms", longest.as_secs_f64() * 1e3)])
+    };
+    table.row(row("no GPU", &Hbpf::start_unprobed(&[], &[])?)?);
     let directory = tempfile::tempdir()?;
     let profile = directory.path().join("gpus.json");
     fs::copy(hbpf_e2e::script("nvml/profiles/h200x8.json"), &profile)?;
@@ -64,10 +76,25 @@ pub(super) fn run(context: &Context) -> Result<Outcome> {
     let library = hbpf_e2e::programs().nvml.display().to_string();
     let hbpf = Hbpf::start_unprobed(&["--nvml-library", &library], &[("HBPF_DEMO_NVML", &profile)])?;
     hbpf.until("eight GPUs are read", |frame| frame.gpus.len() == 8)?;
-    let with = percent(context, &hbpf)?;
-    table.row(["eight H200 (a stand-in for NVIDIA's library)".to_owned(), format!("{with:.2} %")]);
+    table.row(row("eight H200 (a stand-in for NVIDIA's library)", &hbpf)?);
+    let mut gpus: Value = serde_json::from_slice(&fs::read(&profile)?)?;
+    gpus["gpus"][0]["hang_seconds"] = HANG_SECONDS.into();
+    fs::write(&profile, gpus.to_string())?;
+    hbpf.until("the driver hangs", |frame| frame.gpus.iter().any(|gpu| gpu.stale_seconds.is_some()))?;
+    table.row(row("the same, and a call of the driver that hangs for 5 s", &hbpf)?);
     section.table("All its processes. A real driver's calls cost what they cost.", table);
+    let frames = hbpf.frames(FRAMES)?;
+    let are_stale = frames.iter().all(|frame| frame.gpus.iter().all(|gpu| gpu.stale_seconds.is_some()));
+    let go_on = frames.windows(2).all(|two| two[0].host.cpu_use != two[1].host.cpu_use);
+    let reached = format!("GPUs say stale: {are_stale}; the machine's CPU is of now: {go_on}");
+    section.aim("a driver that hangs changes nothing but its own fields", reached, are_stale && go_on);
     Ok(Outcome::Done(section))
+}
+
+/// Between two frames that follow each other.
+fn longest_gap(frames: &[Snapshot]) -> Duration {
+    let gaps = frames.windows(2).map(|two| two[1].captured_at.duration_since(two[0].captured_at).unsigned_abs());
+    gaps.max().unwrap_or_default()
 }
 
 fn samples(processes: &mut Processes, closely: &[u32]) -> Result<Vec<f64>> {
