@@ -4,6 +4,7 @@ mod budget;
 mod cgroup;
 mod cgroup_path;
 mod command;
+mod container_names;
 mod diag;
 mod drm;
 pub(crate) mod files;
@@ -29,6 +30,7 @@ use hbpf_core::snapshot::{Host, TlsVisibility};
 
 use crate::protocol::{Held, Others, ProcessInfo, SocketQuery};
 use cgroup_path::Paths;
+use container_names::ContainerNames;
 use machine::Machine;
 use owners::Owners;
 use sampler::Sampler;
@@ -53,6 +55,7 @@ pub struct Table {
     users: Users,
     machine: Machine,
     owners: Owners,
+    container_names: ContainerNames,
     described: HashMap<u32, Described>,
     sampler: Sampler,
     drm: drm::Clients,
@@ -77,6 +80,7 @@ impl Table {
             users: Users::new(PathBuf::from("/etc/passwd")),
             machine: Machine::default(),
             owners: Owners::default(),
+            container_names: ContainerNames::new(PathBuf::from("/")),
             described: HashMap::new(),
         }
     }
@@ -99,7 +103,8 @@ impl Table {
         let command = command_of(&directory, &stat, executable.as_deref());
         let groups = read("cgroup", cgroup_path::MAX_BYTES);
         let groups = Paths::parse(&groups);
-        let (container, unit) = (groups.container(), groups.unit());
+        let (mut container, unit) = (groups.container(), groups.unit());
+        container.iter_mut().for_each(|container| self.container_names.name(container));
         let workload = workload::of_groups(container.as_ref(), unit.as_ref()).unwrap_or_else(|| self.tree_of(pid));
         let info = ProcessInfo {
             pid,

@@ -60,13 +60,16 @@ const LAUNCHERS: [&[u8]; 33] = [
 pub(super) fn of_groups(container: Option<&Container>, unit: Option<&Unit>) -> Option<WorkloadFacts> {
     if let Some(container) = container {
         if let Some(uid) = &container.pod_uid {
-            let short: String = uid.chars().take(SHORT_UID).collect();
-            let name = format!("pod {short}").into();
+            let short = || format!("pod {}", uid.chars().take(SHORT_UID).collect::<String>()).into();
+            let name = container.pod.clone().unwrap_or_else(short);
             return Some(WorkloadFacts { key: format!("pod/{uid}").into(), name, kind: WorkloadKind::Pod });
         }
-        let short: String = container.id.chars().take(SHORT_ID).collect();
         let key = format!("{}/{}", container.runtime, container.id).into();
-        let name = format!("{} {short}", container.runtime).into();
+        let short = || {
+            let id: String = container.id.chars().take(SHORT_ID).collect();
+            format!("{} {id}", container.runtime).into()
+        };
+        let name = container.name.clone().unwrap_or_else(short);
         return Some(WorkloadFacts { key, name, kind: WorkloadKind::Container });
     }
     // A session holds all that a user has begun after logging in.
