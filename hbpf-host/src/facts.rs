@@ -215,6 +215,7 @@ impl Facts {
             processes,
             workloads: self.processes.workloads(),
             gpus: self.gpus.clone(),
+            engines: self.engines.clone(),
             watching_since: self.watching_since,
             capture: self.capture(engine, malformed_records),
             findings: self.findings.clone(),

@@ -116,7 +116,9 @@ impl Visitor<LoadedPlace> for LoadedFound {
             (LoadedPlace::Name, Value::Text(name)) => self.model.name = Label::from_bytes(name),
             (LoadedPlace::Memory, size) => self.model.memory_bytes = size.as_count().filter(|size| *size > 0),
             (LoadedPlace::GpuMemory, size) => self.model.gpu_memory_bytes = size.as_count(),
-            (LoadedPlace::Context, length) => self.model.context_tokens = length.as_count().filter(|length| *length > 0),
+            (LoadedPlace::Context, length) => {
+                self.model.context_tokens = length.as_count().filter(|length| *length > 0)
+            }
             (LoadedPlace::Expires, Value::Text(time)) => {
                 // Ollama writes its own zone's offset. A model that is kept for ever has a time in the far future.
                 self.model.expires_at = std::str::from_utf8(time).ok().and_then(|time| time.parse::<Timestamp>().ok());

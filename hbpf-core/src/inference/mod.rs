@@ -12,6 +12,7 @@ mod documents;
 pub mod exposition;
 mod fetch;
 mod metrics;
+mod served;
 #[cfg(test)]
 mod tests;
 mod watch;
@@ -21,7 +22,8 @@ use serde::{Deserialize, Serialize};
 pub use documents::{Loaded, Props, Slots};
 pub use fetch::{Fetch, MAX_ANSWER_BYTES, NoMatch};
 pub use metrics::Metrics;
-pub use watch::{Served, Watch};
+pub use served::{Served, Traffic};
+pub use watch::Watch;
 
 /// The kinds of servers that are known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

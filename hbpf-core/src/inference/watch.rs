@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::metrics::{Counter, Gauge, Histogram, Times, Values};
-use super::{Answer, EngineKind, Loaded, Metrics, Props, Slots};
+use super::{Answer, EngineKind, Loaded, Metrics, Props, Served, Slots};
 use crate::label::Label;
 use crate::snapshot::{Engine, EngineLatency, EngineReplica};
 use crate::time::Nanos;
@@ -22,17 +22,6 @@ const MIN_RATE_TIME: Duration = Duration::from_millis(200);
 
 /// Tokens that a server must have counted before its count is held against ours: with fewer, one token is much.
 const MIN_AGREEMENT_TOKENS: f64 = 100.0;
-
-/// What hbpf has seen of a server's own traffic.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Served {
-    /// Prompt tokens of ended exchanges.
-    pub input: u64,
-    /// Output tokens of ended exchanges.
-    pub output: u64,
-    /// Exchanges in flight.
-    pub in_flight: u64,
-}
 
 /// All that is known of one server.
 #[derive(Clone, Debug, Default)]
