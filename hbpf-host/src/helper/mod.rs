@@ -3,6 +3,7 @@
 //! It parses no captured bytes. It is one thread that waits for requests, starts and ends of processes, and the clock, and
 //! ends when the other side has gone; the kernel then takes all probes out, for they are descriptors of this process.
 
+mod dial;
 mod endings;
 mod outbox;
 mod rescan;
@@ -245,6 +246,19 @@ impl<'a> Helper<'a> {
                 queries.truncate(MAX_PROCESSES);
                 let owners = self.processes.find_owners(&queries);
                 self.outbox.send(Reply::Owners(owners));
+            }
+            Request::FindServers(suspects) => {
+                let servers = self.processes.find_servers(&suspects);
+                for part in servers.chunks(outbox::SERVERS_PER_MESSAGE) {
+                    self.outbox.send(Reply::Servers(part.to_vec()));
+                }
+            }
+            Request::Dial(wanted) => {
+                let (connection, refused) = match dial::dial(Path::new(PROC), &mut self.processes, &wanted) {
+                    Ok(connection) => (Some(connection), None),
+                    Err(error) => (None, Some(Text::new(&error.to_string()))),
+                };
+                self.outbox.send_always(&Reply::Dialed { ticket: wanted.ticket, refused }, connection);
             }
             Request::Limit(limits) => {
                 let result = self.probes.limit(limits);

@@ -21,6 +21,9 @@ pub(super) const DETAILS_PER_MESSAGE: usize = 20;
 /// Counts in one message, likewise: one takes up to 320 bytes, most of them a device's name.
 pub(super) const COUNTED_PER_MESSAGE: usize = 128;
 
+/// Servers in one message, likewise: one takes up to 530 bytes.
+pub(super) const SERVERS_PER_MESSAGE: usize = 64;
+
 /// Messages that may wait before the dispensable ones are dropped and no more requests are taken.
 const MAX_WAITING: usize = 256;
 
@@ -165,13 +168,14 @@ impl AsFd for Outbox {
 #[cfg(test)]
 mod tests {
     use hbpf_core::aggregate::WorkloadFacts;
+    use hbpf_core::inference::EngineKind;
     use hbpf_core::snapshot::{
         Cgroup, Container, Gpu, GpuInstance, GpuProcess, HottestThread, TlsVisibility, WorkloadKind,
     };
 
     use super::*;
     use crate::gpu;
-    use crate::protocol::{Group, ProcessDetail, ProcessInfo};
+    use crate::protocol::{Group, Listener, MAX_LISTENERS, ProcessDetail, ProcessInfo, Server};
     use crate::socket;
 
     fn outbox() -> (Outbox, Socket) {
@@ -286,12 +290,24 @@ mod tests {
             problem: Some(text()),
             ..Gpu::default()
         };
+        let listener =
+            Listener { address: "[ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff]:65535".parse().unwrap(), expected: true };
+        let server = Server {
+            pid: u32::MAX,
+            start_time_ns: u64::MAX,
+            kind: Some(EngineKind::LiteLlm),
+            namespace: u64::MAX,
+            listeners: vec![listener; MAX_LISTENERS],
+        };
         let (mut outbox, mut other) = outbox();
+        outbox.send(Reply::Servers(vec![server; SERVERS_PER_MESSAGE]));
         outbox.send(Reply::Processes(vec![info; PROCESSES_PER_MESSAGE]));
         outbox.send(Reply::Details(vec![detail; DETAILS_PER_MESSAGE]));
         outbox.send(Reply::Gpu(Box::new(gpu)));
         let replies = all(&mut outbox, &mut other);
-        assert!(matches!(&replies[..], [Reply::Processes(_), Reply::Details(_), Reply::Gpu(_)]), "{}", replies.len());
+        let expected =
+            matches!(&replies[..], [Reply::Servers(_), Reply::Processes(_), Reply::Details(_), Reply::Gpu(_)]);
+        assert!(expected, "{}", replies.len());
     }
 
     #[test]

@@ -9,6 +9,7 @@ mod drm;
 pub(crate) mod files;
 mod held;
 mod io;
+mod listeners;
 mod machine;
 pub(crate) mod mountinfo;
 mod owners;
@@ -20,6 +21,7 @@ mod users;
 mod workload;
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -27,8 +29,9 @@ use hbpf_core::aggregate::WorkloadFacts;
 use hbpf_core::label::Label;
 use hbpf_core::snapshot::{Host, TlsVisibility};
 
-use crate::protocol::{Held, Others, ProcessInfo, SocketQuery};
+use crate::protocol::{Held, Others, ProcessInfo, Server, SocketQuery, Suspect};
 use cgroup_path::Paths;
+use listeners::Listeners;
 use machine::Machine;
 use owners::Owners;
 use sampler::Sampler;
@@ -53,6 +56,7 @@ pub struct Table {
     users: Users,
     machine: Machine,
     owners: Owners,
+    listeners: Listeners,
     described: HashMap<u32, Described>,
     sampler: Sampler,
     drm: drm::Clients,
@@ -77,6 +81,7 @@ impl Table {
             users: Users::new(PathBuf::from("/etc/passwd")),
             machine: Machine::default(),
             owners: Owners::default(),
+            listeners: Listeners::default(),
             described: HashMap::new(),
         }
     }
@@ -186,6 +191,21 @@ impl Table {
     /// cookie of 0 only the addresses are compared.
     pub fn find_owners(&mut self, queries: &[SocketQuery]) -> Vec<(u64, u32)> {
         self.owners.find(&self.proc_root, queries)
+    }
+
+    /// Those of the suspects that may be inference servers, and where they listen.
+    pub(crate) fn find_servers(&mut self, suspects: &[Suspect]) -> Vec<Server> {
+        self.listeners.find(&self.proc_root, suspects)
+    }
+
+    /// Whether this process listens there, in its own network namespace.
+    pub(crate) fn listens(&mut self, pid: u32, address: SocketAddr) -> bool {
+        self.listeners.listens(&self.proc_root, pid, address)
+    }
+
+    /// Start of a process, in nanoseconds since boot.
+    pub(crate) fn start_time_ns(&self, pid: u32) -> Option<u64> {
+        Some(Stat::read(&self.proc_root, pid)?.start_time_ns())
     }
 }
 
