@@ -228,7 +228,7 @@ pub enum Reply {
         /// Of the request.
         ticket: u64,
         /// Why there is none.
-        refused: Option<Text>,
+        refused: Option<Refusal>,
     },
     /// Something that did not work, for the user to see.
     Error {
@@ -237,6 +237,15 @@ pub enum Reply {
         /// One line: what failed and what mends it.
         message: Text,
     },
+}
+
+/// Why there is no connection.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Refusal {
+    /// The process has ended, or does not listen there.
+    NotThere,
+    /// It did not work.
+    Failed(Text),
 }
 
 /// A process that may be asked about itself.

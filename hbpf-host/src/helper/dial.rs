@@ -12,12 +12,13 @@ use std::os::linux::fs::MetadataExt;
 use std::path::Path;
 use std::thread;
 
+use hbpf_core::label::Text;
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, setns};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, bind, connect, socket};
 
 use crate::process::Table;
-use crate::protocol::Dial;
+use crate::protocol::{Dial, Refusal};
 
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
@@ -30,6 +31,15 @@ pub(super) enum DialError {
     Namespace(io::Error),
     #[error("cannot connect: {0}")]
     Connect(#[from] Errno),
+}
+
+impl From<DialError> for Refusal {
+    fn from(error: DialError) -> Self {
+        match error {
+            DialError::Gone | DialError::NotListening => Self::NotThere,
+            DialError::Namespace(_) | DialError::Connect(_) => Self::Failed(Text::new(&error.to_string())),
+        }
+    }
 }
 
 /// A socket that is connected to where the process listens, or is about to be.

@@ -256,7 +256,7 @@ impl<'a> Helper<'a> {
             Request::Dial(wanted) => {
                 let (connection, refused) = match dial::dial(Path::new(PROC), &mut self.processes, &wanted) {
                     Ok(connection) => (Some(connection), None),
-                    Err(error) => (None, Some(Text::new(&error.to_string()))),
+                    Err(error) => (None, Some(error.into())),
                 };
                 self.outbox.send_always(&Reply::Dialed { ticket: wanted.ticket, refused }, connection);
             }
