@@ -104,6 +104,8 @@ struct Asked {
 #[derive(Debug)]
 struct Question {
     at: At,
+    /// Through which of those that listen there.
+    process: (u64, u32),
     place: Place,
     /// What it had served when the question was put.
     served: Option<Served>,
@@ -206,7 +208,7 @@ impl Schedule {
             self.next_ticket += 1;
             door.is_open = true;
             let served = traffic.map(|traffic| door.served(traffic, at.address.port()));
-            self.open.insert(ticket, Question { at: *at, place, served });
+            self.open.insert(ticket, Question { at: *at, process: (start_time_ns, pid), place, served });
             requests.push(Request::Dial(Dial { ticket, pid, start_time_ns, address: at.address }));
         }
         requests
@@ -262,7 +264,7 @@ impl Schedule {
 
     /// The helper has connected, or not.
     pub(super) fn dialed(&mut self, now: Nanos, ticket: u64, connection: Result<OwnedFd, Refusal>) -> Option<Job> {
-        let Question { at, place, .. } = *self.open.get(&ticket)?;
+        let Question { at, process: (start_time_ns, pid), place, .. } = *self.open.get(&ticket)?;
         let refusal = match connection {
             Ok(connection) => return Some(Job { ticket, connection, place, host: at.address.to_string() }),
             Err(refusal) => refusal,
@@ -273,7 +275,6 @@ impl Schedule {
         match refusal {
             Refusal::NotThere => {
                 // Somebody else may share the place.
-                let (start_time_ns, pid) = *door.processes.first()?;
                 self.leave(at, start_time_ns, pid);
                 self.look_at(pid, now.after(UNTIL_LISTENING));
             }
@@ -284,7 +285,7 @@ impl Schedule {
 
     /// What has come of a question.
     pub(super) fn answered(&mut self, now: Nanos, ticket: u64, outcome: Outcome, traffic: Option<&Traffic>) {
-        let Some(Question { at, place, served }) = self.open.remove(&ticket) else { return };
+        let Some(Question { at, place, served, .. }) = self.open.remove(&ticket) else { return };
         // Its process may have ended meanwhile.
         let Some(door) = self.doors.get_mut(&at) else { return };
         door.is_open = false;
@@ -310,10 +311,8 @@ impl Schedule {
     /// Of a process that answers at several places the first.
     fn engines(&self) -> impl Iterator<Item = (&At, &Door)> {
         let mut seen = BTreeSet::new();
-        let of_its_own = move |door: &Door| seen.insert(door.processes.first().copied());
         let answering = self.doors.iter().filter(|(_, door)| door.watch.is_engine());
-        let mut of_its_own = of_its_own;
-        answering.filter(move |(_, door)| of_its_own(door))
+        answering.filter(move |(_, door)| seen.insert(door.processes.first().copied()))
     }
 
     /// What is known of those that answer.
@@ -442,4 +441,346 @@ impl Door {
 
 fn is_metrics(place: Place) -> bool {
     matches!(place, Place::Metrics | Place::MetricsSlash)
+}
+
+#[cfg(test)]
+mod tests {
+    use hbpf_core::inference::{Fetch, Loaded};
+    use hbpf_core::snapshot::EngineModel;
+
+    use super::*;
+    use crate::protocol::Listener;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn at(seconds: f64) -> Nanos {
+        Nanos(1_000_000_000_000).after(Duration::from_secs_f64(seconds))
+    }
+
+    fn address(port: u16) -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], port))
+    }
+
+    fn server(pid: u32, kind: Option<EngineKind>, ports: &[(u16, bool)]) -> Server {
+        let listener = |(port, expected): &(u16, bool)| Listener { address: address(*port), expected: *expected };
+        let listeners = ports.iter().map(listener).collect();
+        Server { pid, start_time_ns: u64::from(pid), kind, namespace: 1, listeners }
+    }
+
+    /// A schedule that knows of these processes, and has been told so of them.
+    fn schedule(servers: &[Server]) -> Schedule {
+        let mut schedule = Schedule::default();
+        for server in servers {
+            schedule.see(at(0.0), server.pid, server.start_time_ns);
+        }
+        schedule.requests(at(0.0), None);
+        for server in servers {
+            schedule.found(at(0.0), server.clone());
+        }
+        schedule
+    }
+
+    fn looks(requests: &[Request]) -> Vec<Suspect> {
+        let of = |request: &Request| match request {
+            Request::FindServers(suspects) => suspects.clone(),
+            _ => Vec::new(),
+        };
+        requests.iter().flat_map(of).collect()
+    }
+
+    fn dials(requests: &[Request]) -> Vec<Dial> {
+        let of = |request: &Request| match request {
+            Request::Dial(dial) => Some(*dial),
+            _ => None,
+        };
+        requests.iter().filter_map(of).collect()
+    }
+
+    fn connection() -> OwnedFd {
+        std::fs::File::open("/dev/null").unwrap().into()
+    }
+
+    /// Puts what is due by then, and gives each question the outcome for its place. What was asked for.
+    fn ask(schedule: &mut Schedule, now: Nanos, outcome: &dyn Fn(Place) -> Outcome) -> Vec<(u32, Place)> {
+        let dials = dials(&schedule.requests(now, None));
+        let mut asked = Vec::new();
+        for dial in dials {
+            let job = schedule.dialed(now, dial.ticket, Ok(connection())).unwrap();
+            assert_eq!(job.host, dial.address.to_string());
+            asked.push((dial.pid, job.place));
+            schedule.answered(now, job.ticket, outcome(job.place), None);
+        }
+        asked
+    }
+
+    fn metrics(text: &str) -> Outcome {
+        let mut fetch = Fetch::new(Place::Metrics);
+        let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{text}", text.len());
+        Ok(fetch.push(answer.as_bytes()).unwrap().unwrap())
+    }
+
+    fn status(status: u16) -> Outcome {
+        Err(NoMatch::Status(status).into())
+    }
+
+    fn vllm(_: Place) -> Outcome {
+        metrics("vllm:num_requests_running 3\n")
+    }
+
+    /// When the next question is due, in seconds after this moment.
+    fn next_question(schedule: &Schedule, now: Nanos) -> f64 {
+        let due = schedule.doors.values().filter_map(Door::due).min().unwrap();
+        (due - now).as_secs_f64()
+    }
+
+    #[test]
+    fn a_server_is_found_and_asked_at_a_pace() {
+        let mut schedule = Schedule::default();
+        assert_eq!(schedule.due(), None, "nobody is there");
+        schedule.see(at(0.0), 7, 7);
+        assert_eq!(schedule.due(), Some(at(0.0)));
+        let requests = schedule.requests(at(0.0), None);
+        assert_eq!(looks(&requests), [Suspect { pid: 7, serves: false }]);
+        schedule.found(at(0.1), server(7, Some(EngineKind::Vllm), &[(8000, true), (5555, false)]));
+        let mut times = Vec::new();
+        while schedule.due().unwrap() < at(9.0) {
+            let now = schedule.due().unwrap();
+            times.extend(ask(&mut schedule, now, &vllm).iter().map(|_| (now - at(0.0)).as_secs_f64()));
+        }
+        assert_eq!(times, [0.1, 1.1, 3.1, 5.1, 7.1]);
+        let frame = schedule.frame(at(9.1), Timestamp::UNIX_EPOCH);
+        let [engine] = &frame[..] else { panic!("{frame:?}") };
+        assert_eq!((engine.pid, engine.kind.as_str(), engine.endpoint.as_str()), (7, "vllm", "127.0.0.1:8000"));
+        assert_eq!((engine.requests_running, engine.stale_seconds), (Some(3.0), Some(2.0)));
+        assert_eq!(engine.start_time, Some("1970-01-01T00:00:00.000000007Z".parse().unwrap()));
+        schedule.exited(7);
+        assert!(schedule.frame(at(9.0), Timestamp::UNIX_EPOCH).is_empty());
+        assert_eq!((schedule.due(), schedule.looks.len()), (None, 0));
+    }
+
+    #[test]
+    fn who_is_no_server_is_looked_at_three_times_and_who_serves_again() {
+        let mut schedule = Schedule::default();
+        schedule.see(at(0.0), 7, 7);
+        let mut times = Vec::new();
+        while let Some(now) = schedule.due() {
+            assert_eq!(looks(&schedule.requests(now, None)).len(), 1);
+            times.push((now - at(0.0)).as_secs());
+        }
+        assert_eq!(times, [0, 2, 32]);
+        schedule.see(at(50.0), 7, 7);
+        assert_eq!(schedule.due(), None, "it is the same");
+        schedule.serves(at(60.0), 7, 9000);
+        assert_eq!(looks(&schedule.requests(at(60.0), None)), [Suspect { pid: 7, serves: true }]);
+        // Where it serves, and nowhere else.
+        schedule.found(at(60.0), server(7, None, &[(9000, false), (9001, false)]));
+        assert_eq!(ask(&mut schedule, at(60.0), &|_| status(404)), [(7, Place::Metrics)]);
+        assert!(schedule.errors().is_empty(), "nothing says that it should answer");
+        schedule.executed(at(70.0), 7);
+        assert_eq!((schedule.due(), schedule.doors.len()), (Some(at(71.0)), 0));
+        schedule.see(at(80.0), 7, 8);
+        assert_eq!(looks(&schedule.requests(at(80.0), None)), [Suspect { pid: 7, serves: false }], "another process");
+    }
+
+    #[test]
+    fn what_does_not_match_is_tried_seldom_and_told() {
+        let mut schedule = schedule(&[server(7, Some(EngineKind::LiteLlm), &[(4000, true)])]);
+        let mut now = at(0.0);
+        for pause in [10.0, 60.0, 600.0, 600.0] {
+            assert_eq!(ask(&mut schedule, now, &|_| status(401)).len(), 1);
+            assert_eq!(next_question(&schedule, now), pause);
+            now = now.after(Duration::from_secs_f64(pause));
+        }
+        assert!(schedule.frame(now, Timestamp::UNIX_EPOCH).is_empty() && schedule.pids().count() == 0);
+        let errors: Vec<String> = schedule.errors().iter().map(|error| error.message.to_string()).collect();
+        assert_eq!(errors, ["litellm (pid 7) tells nothing at 127.0.0.1:4000: it answers 401"]);
+        ask(&mut schedule, now, &|_| metrics("litellm_in_flight_requests 1\n"));
+        assert!(schedule.errors().is_empty() && schedule.pids().eq([7]));
+    }
+
+    #[test]
+    fn one_that_has_answered_is_waited_for_and_its_numbers_grow_old() {
+        let mut schedule = schedule(&[server(7, Some(EngineKind::Vllm), &[(8000, true)])]);
+        ask(&mut schedule, at(0.0), &vllm);
+        let mut now = at(1.0);
+        for pause in [2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 64.0] {
+            assert_eq!(ask(&mut schedule, now, &|_| Err(Failure::Late)).len(), 1);
+            assert_eq!(next_question(&schedule, now), pause);
+            now = now.after(Duration::from_secs_f64(pause));
+        }
+        let engine = schedule.frame(now, Timestamp::UNIX_EPOCH).remove(0);
+        assert_eq!(engine.problem.as_deref(), Some("it does not answer within 2 s"));
+        assert_eq!((engine.requests_running, engine.stale_seconds), (Some(3.0), Some((now - at(0.0)).as_secs_f64())));
+        ask(&mut schedule, now, &vllm);
+        assert_eq!(schedule.frame(now, Timestamp::UNIX_EPOCH).remove(0).problem, None);
+        assert_eq!(next_question(&schedule, now), 2.0);
+    }
+
+    #[test]
+    fn of_llama_cpp_what_there_is() {
+        let mut schedule = schedule(&[server(7, Some(EngineKind::LlamaCpp), &[(8080, true)])]);
+        let slots = |place| match place {
+            Place::Slots => {
+                let mut fetch = Fetch::new(Place::Slots);
+                let body = r#"[{"id":0,"is_processing":true}]"#;
+                let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+                Ok(fetch.push(answer.as_bytes()).unwrap().unwrap())
+            }
+            _ => status(501),
+        };
+        let places: Vec<Place> =
+            (0..3).flat_map(|_| ask(&mut schedule, at(0.0), &slots)).map(|(_, place)| place).collect();
+        assert_eq!(places, [Place::Metrics, Place::Slots, Place::Props]);
+        let engine = schedule.frame(at(0.0), Timestamp::UNIX_EPOCH).remove(0);
+        assert_eq!((engine.requests_running, engine.problem), (Some(1.0), None), "what it does not have is no problem");
+        assert_eq!(ask(&mut schedule, at(1.0), &slots), [(7, Place::Slots)]);
+        assert_eq!(next_question(&schedule, at(1.0)), 2.0, "there is nothing else that moves");
+    }
+
+    #[test]
+    fn a_kind_that_nobody_knew_is_asked_for_the_rest() {
+        let mut schedule = schedule(&[server(7, None, &[])]);
+        schedule.serves(at(0.0), 7, 8080);
+        schedule.found(at(0.0), server(7, None, &[(8080, false)]));
+        ask(&mut schedule, at(0.0), &|_| metrics("llamacpp:requests_processing 0\n"));
+        assert_eq!(ask(&mut schedule, at(0.0), &|_| status(501)), [(7, Place::Slots)]);
+    }
+
+    #[test]
+    fn metrics_below_the_path_with_a_slash_are_asked_for_there() {
+        let mut schedule = schedule(&[server(7, Some(EngineKind::LiteLlm), &[(4000, true)])]);
+        let answer = |place| match place {
+            Place::Metrics => Err(NoMatch::Redirect(307).into()),
+            _ => metrics("litellm_in_flight_requests 1\n"),
+        };
+        assert_eq!(ask(&mut schedule, at(0.0), &answer), [(7, Place::Metrics)]);
+        assert_eq!(ask(&mut schedule, at(0.0), &answer), [(7, Place::MetricsSlash)]);
+        assert_eq!(ask(&mut schedule, at(1.0), &answer), [(7, Place::MetricsSlash)]);
+        let endless = |_| Err(NoMatch::Redirect(307).into());
+        assert_eq!(ask(&mut schedule, at(3.0), &endless), [(7, Place::MetricsSlash)]);
+        assert!(ask(&mut schedule, at(3.1), &endless).is_empty(), "a redirect is followed to one place that is known");
+    }
+
+    #[test]
+    fn processes_that_share_a_socket_are_one_server() {
+        let kind = Some(EngineKind::Vllm);
+        let mut schedule = schedule(&[server(9, kind, &[(8000, true)]), server(7, kind, &[(8000, true)])]);
+        let mut elsewhere = server(8, kind, &[(8000, true)]);
+        elsewhere.namespace = 2;
+        schedule.see(at(0.0), 8, 8);
+        schedule.found(at(0.0), elsewhere);
+        let asked = ask(&mut schedule, at(0.0), &vllm);
+        assert_eq!(asked, [(7, Place::Metrics), (8, Place::Metrics)], "the oldest, and the one in another namespace");
+        schedule.exited(7);
+        assert!(schedule.pids().eq([9, 8]));
+        assert_eq!(ask(&mut schedule, at(1.0), &vllm)[0], (9, Place::Metrics));
+    }
+
+    #[test]
+    fn at_two_places_it_is_still_one_server() {
+        let mut schedule = schedule(&[server(7, Some(EngineKind::Tgi), &[(3000, true), (9000, true)])]);
+        assert_eq!(ask(&mut schedule, at(0.0), &|_| metrics("tgi_queue_size 1\n")).len(), 2);
+        assert_eq!(schedule.frame(at(0.0), Timestamp::UNIX_EPOCH).len(), 1);
+    }
+
+    #[test]
+    fn who_does_not_listen_any_more_is_left_and_looked_for() {
+        let mut schedule = schedule(&[server(7, Some(EngineKind::Vllm), &[(8000, true)])]);
+        ask(&mut schedule, at(0.0), &vllm);
+        let dial = dials(&schedule.requests(at(1.0), None))[0];
+        assert!(schedule.dialed(at(1.0), dial.ticket, Err(Refusal::NotThere)).is_none());
+        assert!(schedule.doors.is_empty() && schedule.open.is_empty());
+        assert_eq!(looks(&schedule.requests(at(3.0), None)).len(), 1);
+        schedule.found(at(3.0), server(7, Some(EngineKind::Vllm), &[(8001, true)]));
+        let dial = dials(&schedule.requests(at(3.0), None))[0];
+        assert_eq!(dial.address.port(), 8001);
+        schedule.dialed(at(3.0), dial.ticket, Err(Refusal::Failed("no memory".into())));
+        assert_eq!(schedule.errors()[0].message, "vllm (pid 7) tells nothing at 127.0.0.1:8001: no memory");
+        // It listens elsewhere by the next look.
+        schedule.found(at(4.0), server(7, Some(EngineKind::Vllm), &[(8002, true)]));
+        assert_eq!(schedule.doors.keys().map(|at| at.address.port()).collect::<Vec<_>>(), [8002]);
+    }
+
+    #[test]
+    fn a_server_that_loads_its_model_is_awaited() {
+        let mut schedule = schedule(&[server(7, Some(EngineKind::Vllm), &[])]);
+        let mut looked = 1;
+        while schedule.due().unwrap() < at(300.0) {
+            let now = schedule.due().unwrap();
+            looked += looks(&schedule.requests(now, None)).len();
+            schedule.found(now, server(7, Some(EngineKind::Vllm), &[]));
+        }
+        assert!((60..75).contains(&looked), "every two seconds at first: {looked}");
+        schedule.found(at(300.0), server(7, Some(EngineKind::Vllm), &[(8000, true)]));
+        assert_eq!(ask(&mut schedule, at(300.0), &vllm).len(), 1);
+    }
+
+    #[test]
+    fn one_question_at_a_time_and_not_too_many_in_all() {
+        let many: Vec<Server> =
+            (1..=200).map(|pid| server(pid, Some(EngineKind::LlamaCpp), &[(8000 + pid as u16, true)])).collect();
+        let mut schedule = schedule(&many);
+        assert_eq!(schedule.doors.len(), MAX_DOORS);
+        let open = dials(&schedule.requests(at(0.0), None));
+        assert_eq!(open.len(), MAX_OPEN);
+        assert!(dials(&schedule.requests(at(60.0), None)).is_empty());
+        assert!(schedule.due().is_none_or(|due| due > at(0.0)), "or the collector would turn in circles");
+        let job = schedule.dialed(at(60.0), open[0].ticket, Ok(connection())).unwrap();
+        schedule.answered(at(60.0), job.ticket, Err(Failure::Late), None);
+        assert_eq!(dials(&schedule.requests(at(60.0), None)).len(), 1);
+        for pid in 1..=200 {
+            schedule.exited(pid);
+        }
+        // Of those who have gone meanwhile nothing comes, nor stays.
+        for dial in &open[1..] {
+            schedule.dialed(at(60.0), dial.ticket, Err(Refusal::NotThere));
+        }
+        assert!(schedule.doors.is_empty() && schedule.suspects.is_empty() && schedule.looks.is_empty());
+        assert!(schedule.errors().is_empty());
+    }
+
+    #[test]
+    fn while_nobody_watches_counts_are_not_compared() {
+        let counted = |tokens: u32| {
+            metrics(&format!(
+                "llamacpp:prompt_tokens_total 0\nllamacpp:prompt_tokens_cached_total 0\nllamacpp:tokens_predicted_total {tokens}\n"
+            ))
+        };
+        let traffic = Traffic::default();
+        let agreement = |looks_away: bool| {
+            let mut schedule = schedule(&[server(7, Some(EngineKind::LlamaCpp), &[(8080, true)])]);
+            for (second, tokens) in (0..8_u32).map(|second| (second, if second < 4 { 0 } else { 500 })) {
+                let now = at(f64::from(second) * 20.0);
+                for dial in dials(&schedule.requests(now, Some(&traffic))) {
+                    let job = schedule.dialed(now, dial.ticket, Ok(connection())).unwrap();
+                    let outcome = if job.place == Place::Metrics { counted(tokens) } else { status(501) };
+                    schedule.answered(now, job.ticket, outcome, Some(&traffic));
+                }
+                for _ in 0..2 {
+                    for dial in dials(&schedule.requests(now, Some(&traffic))) {
+                        schedule.dialed(now, dial.ticket, Ok(connection()));
+                        schedule.answered(now, dial.ticket, status(501), Some(&traffic));
+                    }
+                }
+                if looks_away && second == 3 {
+                    schedule.look_away();
+                }
+            }
+            schedule.frame(at(0.0), Timestamp::UNIX_EPOCH).remove(0).agreement_percent
+        };
+        assert_eq!(agreement(false), Some(0.0), "hbpf has seen nothing of it");
+        assert_eq!(agreement(true), None);
+    }
+
+    #[test]
+    fn a_loaded_model_makes_it_ollama() {
+        let mut schedule = schedule(&[server(7, Some(EngineKind::Ollama), &[(11434, true)])]);
+        let loaded = || {
+            let model = EngineModel { name: "llama3".into(), memory_bytes: Some(1 << 30), ..EngineModel::default() };
+            Ok(Answer::Loaded(Loaded { models: vec![model] }))
+        };
+        assert_eq!(ask(&mut schedule, at(0.0), &|_| loaded()), [(7, Place::Loaded)]);
+        let engine = schedule.frame(at(0.0).after(SECOND), Timestamp::UNIX_EPOCH).remove(0);
+        assert_eq!((engine.kind.as_str(), engine.loaded_models.len()), ("ollama", 1));
+    }
 }
