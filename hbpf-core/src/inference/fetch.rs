@@ -84,7 +84,7 @@ struct Answering {
 
 #[derive(Debug)]
 enum Body {
-    Metrics(Reader),
+    Metrics(Box<Reader>),
     Loaded(Box<LoadedDocument>),
     Slots(Box<SlotsDocument>),
     Props(Box<PropsDocument>),
@@ -93,7 +93,7 @@ enum Body {
 impl Answering {
     fn new(place: Place) -> Self {
         let body = match place {
-            Place::Metrics | Place::MetricsSlash => Body::Metrics(Reader::default()),
+            Place::Metrics | Place::MetricsSlash => Body::Metrics(Box::default()),
             Place::Loaded => Body::Loaded(Box::new(documents::loaded())),
             Place::Slots => Body::Slots(Box::new(documents::slots())),
             Place::Props => Body::Props(Box::new(documents::props())),

@@ -392,7 +392,10 @@ impl Door {
     fn take(&mut self, now: Nanos, place: Place, answer: Answer, served: Option<[Served; 2]>) {
         let served = served.filter(|_| !std::mem::take(&mut self.has_looked_away));
         self.watch.take(now, answer, served);
-        self.problem.take_if(|(of, _)| *of == place);
+        // Nor is it one any more that it does not have all that it might have.
+        let places = &self.places;
+        let has_answered = |place| places.iter().any(|asked| asked.place == place && asked.answers > 0);
+        self.problem.take_if(|(of, _)| *of == place || !has_answered(*of));
         let pace = self.pace(place);
         if let Some(asked) = self.asked(place) {
             asked.failures = 0;
@@ -426,7 +429,7 @@ impl Door {
         };
         asked.failures = asked.failures.saturating_add(1);
         asked.next = now.after(pause);
-        // That a server does not have all that it might have is no problem.
+        // That a server does not have all that it might have is none.
         if asked.answers > 0 || !is_engine {
             self.problem = Some((place, why));
         }

@@ -186,7 +186,7 @@ mod tests {
 
     #[test]
     fn ports_are_named_in_several_ways() {
-        let line = b"vllm\0serve\0--port\08001\0--other=8002\0--listen\x000.0.0.0:8003\0--seed\x0018004\0-p8005\0";
+        let line = b"vllm\0serve\0--port\x008001\0--other=8002\0--listen\x000.0.0.0:8003\0--seed\x0018004\0-p8005\0";
         let named: Vec<u16> = (8000..8007).filter(|port| names_port(line, *port)).collect();
         assert_eq!(named, [8001, 8002, 8003]);
         assert!(!names_port(b"", 80));
@@ -242,7 +242,7 @@ mod tests {
         let root = dir.path();
         process(root, 7, "/usr/bin/ollama\0serve\0", &[1], &[(12345, 1), (22, 3)]);
         assert_eq!(look(root, 7, false), Some(vec![(12345, true)]));
-        process(root, 8, "llama-server\0--port\05000\0", &[1, 2], &[(5000, 1), (5001, 2)]);
+        process(root, 8, "llama-server\0--port\x005000\0", &[1, 2], &[(5000, 1), (5001, 2)]);
         assert_eq!(look(root, 8, false), Some(vec![(5000, true), (5001, false)]));
         process(root, 9, "python3\0app.py\0", &[1], &[(8000, 1)]);
         assert_eq!(look(root, 9, false), None);
