@@ -187,9 +187,14 @@ impl Schedule {
     /// The process does not listen there any more.
     fn leave(&mut self, at: At, start_time_ns: u64, pid: u32) {
         let Some(door) = self.doors.get_mut(&at) else { return };
+        let is_shown = door.process() == Some((start_time_ns, pid));
         door.processes.remove(&(start_time_ns, pid));
         if door.processes.is_empty() {
             self.doors.remove(&at);
+        } else if is_shown {
+            // What the one before has said is nothing of the next.
+            let processes = std::mem::take(&mut door.processes);
+            *door = Door { processes, ..Door::new(door.kind) };
         }
     }
 
@@ -203,7 +208,7 @@ impl Schedule {
                 break;
             }
             let Some(place) = door.next_place().filter(|_| door.due().is_some_and(|due| due <= now)) else { continue };
-            let Some((start_time_ns, pid)) = door.processes.first().copied() else { continue };
+            let Some((start_time_ns, pid)) = door.process() else { continue };
             let ticket = self.next_ticket;
             self.next_ticket += 1;
             door.is_open = true;
@@ -252,7 +257,7 @@ impl Schedule {
         let mut open = Vec::with_capacity(doors.len());
         for at in doors {
             if self.doors.len() < MAX_DOORS || self.doors.contains_key(&at) {
-                self.doors.entry(at).or_insert_with(|| Door::new(kind, now)).processes.insert((start_time_ns, pid));
+                self.doors.entry(at).or_insert_with(|| Door::new(kind)).processes.insert((start_time_ns, pid));
                 open.push(at);
             }
         }
@@ -270,11 +275,10 @@ impl Schedule {
             Err(refusal) => refusal,
         };
         self.open.remove(&ticket);
-        let door = self.doors.get_mut(&at)?;
+        let door = self.doors.get_mut(&at).filter(|door| door.process() == Some((start_time_ns, pid)))?;
         door.is_open = false;
         match refusal {
             Refusal::NotThere => {
-                // Somebody else may share the place.
                 self.leave(at, start_time_ns, pid);
                 self.look_at(pid, now.after(UNTIL_LISTENING));
             }
@@ -285,9 +289,9 @@ impl Schedule {
 
     /// What has come of a question.
     pub(super) fn answered(&mut self, now: Nanos, ticket: u64, outcome: Outcome, traffic: Option<&Traffic>) {
-        let Some(Question { at, place, served, .. }) = self.open.remove(&ticket) else { return };
-        // Its process may have ended meanwhile.
-        let Some(door) = self.doors.get_mut(&at) else { return };
+        let Some(Question { at, process, place, served }) = self.open.remove(&ticket) else { return };
+        // Its process may have ended meanwhile, and another listen there.
+        let Some(door) = self.doors.get_mut(&at).filter(|door| door.process() == Some(process)) else { return };
         door.is_open = false;
         match outcome {
             Ok(answer) => {
@@ -297,7 +301,7 @@ impl Schedule {
             }
             // FastAPI's servers mount their metrics below the path that has a slash.
             Err(Failure::NoMatch(NoMatch::Redirect(_))) if place == Place::Metrics => {
-                door.replace(now, Place::Metrics, Place::MetricsSlash);
+                door.replace(Place::Metrics, Place::MetricsSlash);
             }
             Err(failure) => door.failed(now, place, Text::new(&failure.to_string())),
         }
@@ -305,20 +309,20 @@ impl Schedule {
 
     /// The processes that answer.
     pub(super) fn pids(&self) -> impl Iterator<Item = u32> {
-        self.engines().filter_map(|(_, door)| Some(door.processes.first()?.1))
+        self.engines().filter_map(|(_, door)| Some(door.process()?.1))
     }
 
     /// Of a process that answers at several places the first.
     fn engines(&self) -> impl Iterator<Item = (&At, &Door)> {
         let mut seen = BTreeSet::new();
         let answering = self.doors.iter().filter(|(_, door)| door.watch.is_engine());
-        answering.filter(move |(_, door)| seen.insert(door.processes.first().copied()))
+        answering.filter(move |(_, door)| seen.insert(door.process()))
     }
 
     /// What is known of those that answer.
     pub(super) fn frame(&self, now: Nanos, booted_at: Timestamp) -> Vec<Engine> {
         let of = |(at, door): (&At, &Door)| {
-            let (start_time_ns, pid) = *door.processes.first()?;
+            let (start_time_ns, pid) = door.process()?;
             let since_boot = SignedDuration::try_from(Duration::from_nanos(start_time_ns)).ok()?;
             Some(Engine {
                 pid,
@@ -335,7 +339,7 @@ impl Schedule {
     pub(super) fn errors(&self) -> Vec<CollectionError> {
         let of = |(at, door): (&At, &Door)| {
             let (kind, (_, why)) = door.kind.zip(door.problem.as_ref())?;
-            let (_, pid) = door.processes.first()?;
+            let (_, pid) = door.process()?;
             let message = Text::new(&format!("{} (pid {pid}) tells nothing at {}: {why}", kind.name(), at.address));
             Some(CollectionError { source: "engines".into(), message, last_at: None })
         };
@@ -344,7 +348,7 @@ impl Schedule {
 }
 
 impl Door {
-    fn new(kind: Option<EngineKind>, now: Nanos) -> Self {
+    fn new(kind: Option<EngineKind>) -> Self {
         let mut door = Self {
             processes: BTreeSet::new(),
             kind,
@@ -354,16 +358,22 @@ impl Door {
             has_looked_away: false,
             problem: None,
         };
-        door.add_places(kind.map_or(&[Place::Metrics], EngineKind::places), now);
+        door.add_places(kind.map_or(&[Place::Metrics], EngineKind::places));
         door
     }
 
-    fn add_places(&mut self, places: &[Place], now: Nanos) {
+    /// The one that is asked and shown.
+    fn process(&self) -> Option<(u64, u32)> {
+        self.processes.first().copied()
+    }
+
+    /// They are asked for at once.
+    fn add_places(&mut self, places: &[Place]) {
         for place in places {
             let is_known =
                 |asked: &Asked| asked.place == *place || (asked.place, *place) == (Place::MetricsSlash, Place::Metrics);
             if !self.places.iter().any(is_known) {
-                self.places.push(Asked { place: *place, next: now, failures: 0, answers: 0 });
+                self.places.push(Asked { place: *place, next: Nanos(0), failures: 0, answers: 0 });
             }
         }
     }
@@ -404,7 +414,7 @@ impl Door {
         }
         // Whatever its name said, or did not.
         if let Some(kind) = self.watch.kind() {
-            self.add_places(kind.places(), now);
+            self.add_places(kind.places());
         }
     }
 
@@ -435,9 +445,9 @@ impl Door {
         }
     }
 
-    fn replace(&mut self, now: Nanos, place: Place, other: Place) {
+    fn replace(&mut self, place: Place, other: Place) {
         if let Some(asked) = self.asked(place) {
-            *asked = Asked { place: other, next: now, failures: 0, answers: 0 };
+            *asked = Asked { place: other, next: Nanos(0), failures: 0, answers: 0 };
         }
     }
 }
@@ -546,8 +556,10 @@ mod tests {
         assert_eq!(looks(&requests), [Suspect { pid: 7, serves: false }]);
         schedule.found(at(0.1), server(7, Some(EngineKind::Vllm), &[(8000, true), (5555, false)]));
         let mut times = Vec::new();
+        let mut now = at(0.1);
         while schedule.due().unwrap() < at(9.0) {
-            let now = schedule.due().unwrap();
+            // What is due at once is so since ever.
+            now = now.max(schedule.due().unwrap());
             times.extend(ask(&mut schedule, now, &vllm).iter().map(|_| (now - at(0.0)).as_secs_f64()));
         }
         assert_eq!(times, [0.1, 1.1, 3.1, 5.1, 7.1]);
@@ -674,9 +686,14 @@ mod tests {
         schedule.found(at(0.0), elsewhere);
         let asked = ask(&mut schedule, at(0.0), &vllm);
         assert_eq!(asked, [(7, Place::Metrics), (8, Place::Metrics)], "the oldest, and the one in another namespace");
+        // What the one has said, or is about to, the next has not.
+        let dial = dials(&schedule.requests(at(1.0), None))[0];
         schedule.exited(7);
+        schedule.dialed(at(1.0), dial.ticket, Ok(connection()));
+        schedule.answered(at(1.0), dial.ticket, vllm(Place::Metrics), None);
+        assert!(schedule.pids().eq([8]));
+        assert_eq!(ask(&mut schedule, at(1.0), &vllm), [(9, Place::Metrics)]);
         assert!(schedule.pids().eq([9, 8]));
-        assert_eq!(ask(&mut schedule, at(1.0), &vllm)[0], (9, Place::Metrics));
     }
 
     #[test]
