@@ -592,7 +592,7 @@ fn llama_server(directory: &Path) -> Option<(Real, u16)> {
     let mut command = Command::new(server);
     command.arg("--model").arg(&model).args(["--host", "127.0.0.1", "--port", &port.to_string()]);
     command.args(["--metrics", "--slots", "--parallel", "2", "--threads", "1", "--ctx-size", "512"]);
-    Some((Real::start(&mut command, "server is listening"), port))
+    Some((Real::start(&mut command, "listening on http"), port))
 }
 
 fn sdk(python: &Path, port: u16, model: &str, [plain, streamed]: [usize; 2]) -> Value {
@@ -660,11 +660,15 @@ fn a_real_litellm_tells_what_passes_through_it() {
     let mut command = Command::new(litellm);
     command.arg("--config").arg(&config).args(["--host", "127.0.0.1", "--port", &port.to_string()]);
     command.env("LITELLM_LOCAL_MODEL_COST_MAP", "True");
+    // Without a key of its own it asks nobody for one.
+    command.env("LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY", "true");
     let proxy = Real::start(&mut command, "Uvicorn running");
     let mut observer = Observer::start();
     let of = |frame: &Snapshot, pid| frame.engines.iter().find(|engine| engine.pid == pid).cloned();
     observer.until("both are read twice", |frame| {
-        [proxy.pid(), llama.pid()].iter().all(|pid| of(frame, *pid).is_some_and(|it| it.stale_seconds.is_some()))
+        [proxy.pid(), llama.pid()]
+            .iter()
+            .all(|pid| of(frame, *pid).is_some_and(|it| it.output_tokens_per_second.is_some()))
     });
     let said = sdk(&python, port, "tiny", [12, 0]);
     assert_eq!(said["answers"].as_u64(), Some(12));
