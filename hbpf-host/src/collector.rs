@@ -360,14 +360,14 @@ impl Worker {
                         engines.found(now(), servers);
                     }
                 }
-                Reply::Dialed { ticket, refused } => {
-                    let connection = match (fd, refused) {
+                Reply::Asked { ticket, refused } => {
+                    let answer = match (fd, refused) {
                         (Some(fd), None) => Ok(fd),
                         (_, Some(refused)) => Err(refused),
                         (None, None) => Err(Refusal::Failed("the helper sent no descriptor".into())),
                     };
                     if let Some(engines) = &mut self.engines {
-                        engines.dialed(now(), ticket, connection);
+                        engines.asked(now(), ticket, answer);
                     }
                 }
                 Reply::Error { source, message } => self.note_error(&source, message),

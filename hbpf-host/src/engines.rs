@@ -1,10 +1,9 @@
 //! Inference servers on this machine, asked about themselves.
 //!
-//! [`Schedule`] decides who is asked what and when; the helper finds where they listen and connects to it; a thread of its own
-//! puts the questions and reads the answers ([`Fetcher`]), so that neither a slow server nor a long answer keeps anybody
-//! waiting who reads traffic.
+//! [`Schedule`] decides who is asked what and when; the helper finds where they listen and asks; a thread of its own reads the
+//! answers ([`Reader`]), so that neither a slow server nor a long answer keeps anybody waiting who reads traffic.
 
-mod fetcher;
+mod reader;
 mod schedule;
 
 use std::io;
@@ -18,19 +17,19 @@ use jiff::Timestamp;
 use nix::sys::eventfd::EventFd;
 
 use crate::protocol::{ProcessSample, Refusal, Request, Server};
-use fetcher::Fetcher;
+use reader::Reader;
 use schedule::Schedule;
 
 /// What the collector has of it.
 pub(crate) struct Engines {
     schedule: Schedule,
-    fetcher: Fetcher,
+    reader: Reader,
 }
 
 impl Engines {
     /// Starts the thread. `news` is rung when there is something for [`Self::step`].
     pub(crate) fn start(news: Arc<EventFd>) -> io::Result<Self> {
-        Ok(Self { schedule: Schedule::default(), fetcher: Fetcher::start(news)? })
+        Ok(Self { schedule: Schedule::default(), reader: Reader::start(news)? })
     }
 
     /// When there is next something to do, unless news come before.
@@ -40,7 +39,7 @@ impl Engines {
 
     /// Takes answers, and says what is wanted of the helper. `traffic` is `None` while nobody watches it.
     pub(crate) fn step(&mut self, now: Nanos, traffic: Option<&Traffic>) -> Vec<Request> {
-        for (ticket, outcome) in self.fetcher.outcomes() {
+        for (ticket, outcome) in self.reader.outcomes() {
             self.schedule.answered(now, ticket, outcome, traffic);
         }
         self.schedule.requests(now, traffic)
@@ -82,10 +81,10 @@ impl Engines {
         }
     }
 
-    /// The helper has connected, or not.
-    pub(crate) fn dialed(&mut self, now: Nanos, ticket: u64, connection: Result<OwnedFd, Refusal>) {
-        if let Some(job) = self.schedule.dialed(now, ticket, connection) {
-            self.fetcher.ask(job);
+    /// The helper has asked, or not.
+    pub(crate) fn asked(&mut self, now: Nanos, ticket: u64, answer: Result<OwnedFd, Refusal>) {
+        if let Some(job) = self.schedule.asked(now, ticket, answer) {
+            self.reader.read(job);
         }
     }
 

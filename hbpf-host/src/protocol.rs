@@ -6,7 +6,7 @@
 use std::net::SocketAddr;
 
 use hbpf_core::aggregate::WorkloadFacts;
-use hbpf_core::inference::EngineKind;
+use hbpf_core::inference::{EngineKind, Place};
 use hbpf_core::label::{Label, Text};
 use hbpf_core::snapshot::{Cgroup, Container, Gpu, Host, HottestThread, TlsVisibility};
 use serde::{Deserialize, Serialize};
@@ -19,6 +19,9 @@ pub const MAX_VERDICTS: usize = 512;
 
 /// Most process ids in one request, and most processes in one reply (longer lists take several replies).
 pub const MAX_PROCESSES: usize = 128;
+
+/// Most questions to servers that are open at a time. Each takes the helper a thread, and both sides a descriptor.
+pub const MAX_QUESTIONS: usize = 32;
 
 /// Most places in [`Server::listeners`].
 pub const MAX_LISTENERS: usize = 16;
@@ -94,8 +97,8 @@ pub enum Request {
     /// Look whether these processes are inference servers, and where they listen; at most [`MAX_PROCESSES`]. Answered with
     /// [`Reply::Servers`].
     FindServers(Vec<Suspect>),
-    /// Connect to where a process listens. Answered with [`Reply::Dialed`].
-    Dial(Dial),
+    /// Ask a process where it listens. Answered with [`Reply::Asked`].
+    Ask(Question),
     /// How much may be copied from now on.
     Limit(Limits),
     /// The TLS probes shall not be in these processes, at most [`MAX_PROCESSES`], and in all others they shall. An empty
@@ -162,9 +165,9 @@ pub struct Suspect {
     pub serves: bool,
 }
 
-/// A connection that is wanted.
+/// A question to a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Dial {
+pub struct Question {
     /// Echoed.
     pub ticket: u64,
     /// The process that listens.
@@ -173,6 +176,8 @@ pub struct Dial {
     pub start_time_ns: u64,
     /// Where it listens. Nobody else is connected to.
     pub address: SocketAddr,
+    /// What it is asked for.
+    pub place: Place,
 }
 
 /// From the helper to the unprivileged side.
@@ -223,8 +228,8 @@ pub enum Reply {
     Owners(Vec<(u64, u32)>),
     /// Those of the suspects that have the name of an inference server, or serve.
     Servers(Vec<Server>),
-    /// The descriptor of the connection comes with this message, unless it was refused.
-    Dialed {
+    /// The descriptor of a pipe with the answer comes with this message, unless it was refused.
+    Asked {
         /// Of the request.
         ticket: u64,
         /// Why there is none.
@@ -239,7 +244,7 @@ pub enum Reply {
     },
 }
 
-/// Why there is no connection.
+/// Why a process was not asked.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Refusal {
     /// The process has ended, or does not listen there.

@@ -73,7 +73,7 @@ impl EngineKind {
 }
 
 /// The paths that are asked for. There are no others: each only reads, and none needs credentials where it is open at all.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Place {
     /// Prometheus' metrics.
     Metrics,

@@ -12,8 +12,8 @@ use hbpf_core::snapshot::{CollectionError, Engine};
 use hbpf_core::time::Nanos;
 use jiff::{SignedDuration, Timestamp};
 
-use super::fetcher::{Failure, Job, Outcome};
-use crate::protocol::{Dial, MAX_PROCESSES, Refusal, Request, Server, Suspect};
+use super::reader::{Failure, Job, Outcome};
+use crate::protocol::{MAX_PROCESSES, MAX_QUESTIONS, Question, Refusal, Request, Server, Suspect};
 
 /// Time between two questions for what moves. Rates are over it, and it is what monitors of such servers use.
 const PACE: Duration = Duration::from_secs(2);
@@ -44,9 +44,6 @@ const SOON_LISTENING: u32 = 60;
 
 /// How often it is looked where servers listen.
 const WHILE_LISTENING: Duration = Duration::from_secs(30);
-
-/// Questions that are open at a time. Each holds a descriptor, and up to some KiB of memory.
-const MAX_OPEN: usize = 32;
 
 /// Places that are asked, and so rows. A host has a handful of servers; anyone may listen at many.
 const MAX_DOORS: usize = 128;
@@ -102,7 +99,7 @@ struct Asked {
 
 /// A question that is under way.
 #[derive(Debug)]
-struct Question {
+struct Open {
     at: At,
     /// Through which of those that listen there.
     process: (u64, u32),
@@ -118,7 +115,7 @@ pub(super) struct Schedule {
     /// When which process is looked at next.
     looks: BTreeSet<(Nanos, u32)>,
     doors: BTreeMap<At, Door>,
-    open: HashMap<u64, Question>,
+    open: HashMap<u64, Open>,
     next_ticket: u64,
 }
 
@@ -126,7 +123,7 @@ impl Schedule {
     /// When there is next something to do.
     pub(super) fn due(&self) -> Option<Nanos> {
         let look = self.looks.first().map(|(when, _)| *when);
-        let question = self.doors.values().filter_map(Door::due).min().filter(|_| self.open.len() < MAX_OPEN);
+        let question = self.doors.values().filter_map(Door::due).min().filter(|_| self.open.len() < MAX_QUESTIONS);
         look.into_iter().chain(question).min()
     }
 
@@ -204,7 +201,7 @@ impl Schedule {
         let suspects = self.due_looks(now);
         requests.extend(suspects.chunks(MAX_PROCESSES).map(|part| Request::FindServers(part.to_vec())));
         for (at, door) in &mut self.doors {
-            if self.open.len() >= MAX_OPEN {
+            if self.open.len() >= MAX_QUESTIONS {
                 break;
             }
             let Some(place) = door.next_place().filter(|_| door.due().is_some_and(|due| due <= now)) else { continue };
@@ -213,8 +210,8 @@ impl Schedule {
             self.next_ticket += 1;
             door.is_open = true;
             let served = traffic.map(|traffic| door.served(traffic, at.address.port()));
-            self.open.insert(ticket, Question { at: *at, process: (start_time_ns, pid), place, served });
-            requests.push(Request::Dial(Dial { ticket, pid, start_time_ns, address: at.address }));
+            self.open.insert(ticket, Open { at: *at, process: (start_time_ns, pid), place, served });
+            requests.push(Request::Ask(Question { ticket, pid, start_time_ns, address: at.address, place }));
         }
         requests
     }
@@ -267,11 +264,11 @@ impl Schedule {
         self.look_at(pid, now.after(pace));
     }
 
-    /// The helper has connected, or not.
-    pub(super) fn dialed(&mut self, now: Nanos, ticket: u64, connection: Result<OwnedFd, Refusal>) -> Option<Job> {
-        let Question { at, process: (start_time_ns, pid), place, .. } = *self.open.get(&ticket)?;
-        let refusal = match connection {
-            Ok(connection) => return Some(Job { ticket, connection, place, host: at.address.to_string() }),
+    /// The helper has asked, or not.
+    pub(super) fn asked(&mut self, now: Nanos, ticket: u64, answer: Result<OwnedFd, Refusal>) -> Option<Job> {
+        let Open { at, process: (start_time_ns, pid), place, .. } = *self.open.get(&ticket)?;
+        let refusal = match answer {
+            Ok(answer) => return Some(Job { ticket, answer, place }),
             Err(refusal) => refusal,
         };
         self.open.remove(&ticket);
@@ -289,7 +286,7 @@ impl Schedule {
 
     /// What has come of a question.
     pub(super) fn answered(&mut self, now: Nanos, ticket: u64, outcome: Outcome, traffic: Option<&Traffic>) {
-        let Some(Question { at, process, place, served }) = self.open.remove(&ticket) else { return };
+        let Some(Open { at, process, place, served }) = self.open.remove(&ticket) else { return };
         // Its process may have ended meanwhile, and another listen there.
         let Some(door) = self.doors.get_mut(&at).filter(|door| door.process() == Some(process)) else { return };
         door.is_open = false;
@@ -501,26 +498,26 @@ mod tests {
         requests.iter().flat_map(of).collect()
     }
 
-    fn dials(requests: &[Request]) -> Vec<Dial> {
+    fn questions(requests: &[Request]) -> Vec<Question> {
         let of = |request: &Request| match request {
-            Request::Dial(dial) => Some(*dial),
+            Request::Ask(question) => Some(*question),
             _ => None,
         };
         requests.iter().filter_map(of).collect()
     }
 
-    fn connection() -> OwnedFd {
+    fn pipe() -> OwnedFd {
         std::fs::File::open("/dev/null").unwrap().into()
     }
 
     /// Puts what is due by then, and gives each question the outcome for its place. What was asked for.
     fn ask(schedule: &mut Schedule, now: Nanos, outcome: &dyn Fn(Place) -> Outcome) -> Vec<(u32, Place)> {
-        let dials = dials(&schedule.requests(now, None));
+        let questions = questions(&schedule.requests(now, None));
         let mut asked = Vec::new();
-        for dial in dials {
-            let job = schedule.dialed(now, dial.ticket, Ok(connection())).unwrap();
-            assert_eq!(job.host, dial.address.to_string());
-            asked.push((dial.pid, job.place));
+        for question in questions {
+            let job = schedule.asked(now, question.ticket, Ok(pipe())).unwrap();
+            assert_eq!(job.place, question.place);
+            asked.push((question.pid, job.place));
             schedule.answered(now, job.ticket, outcome(job.place), None);
         }
         asked
@@ -687,10 +684,10 @@ mod tests {
         let asked = ask(&mut schedule, at(0.0), &vllm);
         assert_eq!(asked, [(7, Place::Metrics), (8, Place::Metrics)], "the oldest, and the one in another namespace");
         // What the one has said, or is about to, the next has not.
-        let dial = dials(&schedule.requests(at(1.0), None))[0];
+        let question = questions(&schedule.requests(at(1.0), None))[0];
         schedule.exited(7);
-        schedule.dialed(at(1.0), dial.ticket, Ok(connection()));
-        schedule.answered(at(1.0), dial.ticket, vllm(Place::Metrics), None);
+        schedule.asked(at(1.0), question.ticket, Ok(pipe()));
+        schedule.answered(at(1.0), question.ticket, vllm(Place::Metrics), None);
         assert!(schedule.pids().eq([8]));
         assert_eq!(ask(&mut schedule, at(1.0), &vllm), [(9, Place::Metrics)]);
         assert!(schedule.pids().eq([9, 8]));
@@ -707,14 +704,14 @@ mod tests {
     fn who_does_not_listen_any_more_is_left_and_looked_for() {
         let mut schedule = schedule(&[server(7, Some(EngineKind::Vllm), &[(8000, true)])]);
         ask(&mut schedule, at(0.0), &vllm);
-        let dial = dials(&schedule.requests(at(1.0), None))[0];
-        assert!(schedule.dialed(at(1.0), dial.ticket, Err(Refusal::NotThere)).is_none());
+        let question = questions(&schedule.requests(at(1.0), None))[0];
+        assert!(schedule.asked(at(1.0), question.ticket, Err(Refusal::NotThere)).is_none());
         assert!(schedule.doors.is_empty() && schedule.open.is_empty());
         assert_eq!(looks(&schedule.requests(at(3.0), None)).len(), 1);
         schedule.found(at(3.0), server(7, Some(EngineKind::Vllm), &[(8001, true)]));
-        let dial = dials(&schedule.requests(at(3.0), None))[0];
-        assert_eq!(dial.address.port(), 8001);
-        schedule.dialed(at(3.0), dial.ticket, Err(Refusal::Failed("no memory".into())));
+        let question = questions(&schedule.requests(at(3.0), None))[0];
+        assert_eq!(question.address.port(), 8001);
+        schedule.asked(at(3.0), question.ticket, Err(Refusal::Failed("no memory".into())));
         assert_eq!(schedule.errors()[0].message, "vllm (pid 7) tells nothing at 127.0.0.1:8001: no memory");
         // It listens elsewhere by the next look.
         schedule.found(at(4.0), server(7, Some(EngineKind::Vllm), &[(8002, true)]));
@@ -741,19 +738,19 @@ mod tests {
             (1..=200).map(|pid| server(pid, Some(EngineKind::LlamaCpp), &[(8000 + pid as u16, true)])).collect();
         let mut schedule = schedule(&many);
         assert_eq!(schedule.doors.len(), MAX_DOORS);
-        let open = dials(&schedule.requests(at(0.0), None));
-        assert_eq!(open.len(), MAX_OPEN);
-        assert!(dials(&schedule.requests(at(60.0), None)).is_empty());
+        let open = questions(&schedule.requests(at(0.0), None));
+        assert_eq!(open.len(), MAX_QUESTIONS);
+        assert!(questions(&schedule.requests(at(60.0), None)).is_empty());
         assert!(schedule.due().is_none_or(|due| due > at(0.0)), "or the collector would turn in circles");
-        let job = schedule.dialed(at(60.0), open[0].ticket, Ok(connection())).unwrap();
+        let job = schedule.asked(at(60.0), open[0].ticket, Ok(pipe())).unwrap();
         schedule.answered(at(60.0), job.ticket, Err(Failure::Late), None);
-        assert_eq!(dials(&schedule.requests(at(60.0), None)).len(), 1);
+        assert_eq!(questions(&schedule.requests(at(60.0), None)).len(), 1);
         for pid in 1..=200 {
             schedule.exited(pid);
         }
         // Of those who have gone meanwhile nothing comes, nor stays.
-        for dial in &open[1..] {
-            schedule.dialed(at(60.0), dial.ticket, Err(Refusal::NotThere));
+        for question in &open[1..] {
+            schedule.asked(at(60.0), question.ticket, Err(Refusal::NotThere));
         }
         assert!(schedule.doors.is_empty() && schedule.suspects.is_empty() && schedule.looks.is_empty());
         assert!(schedule.errors().is_empty());
@@ -771,15 +768,15 @@ mod tests {
             let mut schedule = schedule(&[server(7, Some(EngineKind::LlamaCpp), &[(8080, true)])]);
             for (second, tokens) in (0..8_u32).map(|second| (second, if second < 4 { 0 } else { 500 })) {
                 let now = at(f64::from(second) * 20.0);
-                for dial in dials(&schedule.requests(now, Some(&traffic))) {
-                    let job = schedule.dialed(now, dial.ticket, Ok(connection())).unwrap();
+                for question in questions(&schedule.requests(now, Some(&traffic))) {
+                    let job = schedule.asked(now, question.ticket, Ok(pipe())).unwrap();
                     let outcome = if job.place == Place::Metrics { counted(tokens) } else { status(501) };
                     schedule.answered(now, job.ticket, outcome, Some(&traffic));
                 }
                 for _ in 0..2 {
-                    for dial in dials(&schedule.requests(now, Some(&traffic))) {
-                        schedule.dialed(now, dial.ticket, Ok(connection()));
-                        schedule.answered(now, dial.ticket, status(501), Some(&traffic));
+                    for question in questions(&schedule.requests(now, Some(&traffic))) {
+                        schedule.asked(now, question.ticket, Ok(pipe()));
+                        schedule.answered(now, question.ticket, status(501), Some(&traffic));
                     }
                 }
                 if looks_away && second == 3 {

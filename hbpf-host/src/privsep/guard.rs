@@ -42,18 +42,18 @@ const FSCONFIG_CMD_CREATE: u64 = 6;
 /// `KCMP_FILE`: compares descriptors.
 const KCMP_FILE: u64 = 0;
 
-/// Holds all threads of this process, present and future, to what the helper needs; with `dials` it may also connect to
+/// Holds all threads of this process, present and future, to what the helper needs; with `asks` it may also ask
 /// servers on this machine.
-pub(super) fn guard(dials: bool) -> Result<(), ConfineError> {
+pub(super) fn guard(asks: bool) -> Result<(), ConfineError> {
     let mut filter = filter();
-    if dials {
-        allow_dialing(&mut filter);
+    if asks {
+        allow_asking(&mut filter);
     }
     filter.install()
 }
 
-/// Where to lies in memory, where no filter looks; `helper/dial.rs` sees to it. Nothing can be listened for.
-fn allow_dialing(filter: &mut Filter) {
+/// Where to lies in memory, where no filter looks; `helper/ask.rs` sees to it. Nothing can be listened for.
+fn allow_asking(filter: &mut Filter) {
     use Argument::{Is, Masked};
     let stream = Masked(1, 0xf, libc::SOCK_STREAM as u64);
     for family in [libc::AF_INET, libc::AF_INET6] {

@@ -36,7 +36,7 @@ pub struct SplitOptions {
     pub account: Option<Account>,
     /// NVIDIA's management library (`libnvidia-ml.so.1`); `None`: the system's, where a driver is loaded.
     pub nvml_library: Option<PathBuf>,
-    /// Whether the helper may connect to inference servers on this machine.
+    /// Whether the helper may ask inference servers on this machine about themselves.
     pub engines: bool,
 }
 

@@ -2,13 +2,14 @@
 
 use std::collections::HashSet;
 use std::fmt::Write as _;
+use std::fs::File;
 use std::io::{Read, Write as _};
-use std::net::TcpStream;
 use std::os::fd::AsFd;
 
+use hbpf_core::inference::Place;
 use hbpf_ebpf::{RecordHeader, source};
 use hbpf_host::privsep::{HelperClient, SocketError, SplitOptions, confine, hold_helper, split};
-use hbpf_host::protocol::{Counted, Dial, Group, Others, Reply, Request, Server, Suspect};
+use hbpf_host::protocol::{Counted, Group, Others, Question, Reply, Request, Server, Suspect};
 use hbpf_host::ring::EventRing;
 use nix::errno::Errno;
 use nix::libc;
@@ -156,15 +157,16 @@ impl Subject {
             "sample" => Request::Sample { sequence: rest.parse().unwrap(), closely: vec![], others: Others::All },
             "describe" => Request::Describe(vec![rest.parse().unwrap()]),
             "servers" => Request::FindServers(vec![Suspect { pid: rest.parse().unwrap(), serves: true }]),
-            "dial" => {
+            "ask" => {
                 let words: Vec<&str> = rest.split(' ').collect();
                 let [pid, start, address] = words[..] else { panic!("{rest}") };
                 let (pid, start_time_ns, address) = (pid.parse(), start.parse(), address.parse());
-                Request::Dial(Dial {
+                Request::Ask(Question {
                     ticket: 7,
                     pid: pid.unwrap(),
                     start_time_ns: start_time_ns.unwrap(),
                     address: address.unwrap(),
+                    place: Place::Metrics,
                 })
             }
             other => panic!("unknown command {other}"),
@@ -230,12 +232,14 @@ impl Subject {
                         say(&format!("server {pid} {start_time_ns} {}", addresses.join(" ")));
                     }
                 }
-                Reply::Dialed { ticket, refused: Some(why) } => say(&format!("refused {ticket} {why:?}")),
-                Reply::Dialed { ticket, refused: None } => {
-                    let connection = TcpStream::from(descriptor.unwrap());
-                    let mut ready = [PollFd::new(connection.as_fd(), PollFlags::POLLOUT)];
+                Reply::Asked { ticket, refused: Some(why) } => say(&format!("refused {ticket} {why:?}")),
+                Reply::Asked { ticket, refused: None } => {
+                    let mut answer = File::from(descriptor.unwrap());
+                    let mut ready = [PollFd::new(answer.as_fd(), PollFlags::POLLIN)];
                     poll(&mut ready, PollTimeout::NONE).unwrap();
-                    say(&format!("dialed {ticket} {}", connection.peer_addr().unwrap()));
+                    let mut buffer = [0; 1000];
+                    let length = answer.read(&mut buffer).unwrap();
+                    say(&format!("answer {ticket} {:?}", String::from_utf8_lossy(&buffer[..length])));
                 }
                 Reply::Error { source, message } => say(&format!("error {source}: {message}")),
             }
