@@ -500,7 +500,9 @@ fn every_column_of_its_replicas_is_there_and_equal() {
         assert_close(ours.kv_cache_percent, &theirs["kv_pct"], "KV%");
         assert_close(ours.prefix_cache_hit_recent_percent, &theirs["prefix_cache_hit_pct_window"], "Cache%");
         assert_close(ours.prefix_cache_hit_percent, &theirs["prefix_cache_hit_pct_lifetime"], "Cache% of all time");
-        assert_close(ours.requests_share_percent, &json!(requests(theirs) / all * 100.0), "Req%");
+        // It takes the times of one answer's replicas one after the other, so that their rates are over slightly different times.
+        let shares = (ours.requests_share_percent.unwrap(), requests(theirs) / all * 100.0);
+        assert!((shares.0 - shares.1).abs() < 1.0, "Req%: {shares:?}");
         assert_times(&ours.time_to_first_token_seconds, &theirs["latency_seconds"]["ttft"], "TTFT");
         assert_times(&ours.time_per_output_token_seconds, &theirs["latency_seconds"]["tpot"], "TPOT");
         let rates = [ours.requests_per_second, ours.input_tokens_per_second, ours.output_tokens_per_second];
