@@ -4,9 +4,10 @@ use std::io::Write;
 
 use flate2::Compression;
 use flate2::write::{DeflateEncoder, GzEncoder, ZlibEncoder};
+use hbpf_core::inference::Place;
 use hbpf_ebpf::{RecordHeader, direction, flags, kind, source};
 use hbpf_fuzz::with_controls;
-use hbpf_host::protocol::{FlowVerdict, Group, Others, Request};
+use hbpf_host::protocol::{FlowVerdict, Group, Others, Question, Request, Suspect};
 
 use super::streams::{ALL, Case};
 
@@ -271,6 +272,14 @@ fn protocol() -> Vec<Vec<u8>> {
         Request::Verdicts(vec![verdict; 3]),
         Request::Learn("/internal/llm".into()),
         Request::Sample { sequence: 9, closely: vec![1, 2, 3], others: Others::All },
+        Request::FindServers(vec![Suspect { pid: 7, serves: true }; 3]),
+        Request::Ask(Question {
+            ticket: 1,
+            pid: 7,
+            start_time_ns: 5,
+            address: ([127, 0, 0, 1], 8000).into(),
+            place: Place::Metrics,
+        }),
         Request::Shutdown,
     ];
     requests.iter().map(|request| postcard::to_stdvec(request).expect("it can be written")).collect()

@@ -23,7 +23,7 @@ pub use documents::{Loaded, Props, Slots};
 pub use fetch::{Fetch, MAX_ANSWER_BYTES, NoMatch};
 pub use metrics::Metrics;
 pub use served::{Served, Traffic};
-pub use watch::Watch;
+pub use watch::{Watch, compare};
 
 /// The kinds of servers that are known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

@@ -191,6 +191,23 @@ fn vllm_has_replicas_and_a_whole() {
 }
 
 #[test]
+fn servers_of_the_same_models_are_replicas_of_each_other() {
+    let server = |running: f64, model: &str| Engine {
+        kind: "vllm".into(),
+        models: vec![model.into()],
+        requests_running: Some(running),
+        ..Engine::default()
+    };
+    let replicated = frame(Place::Metrics, &vllm([100, 300], [6, 2]));
+    let own = replicated.replica_imbalance_percent;
+    let mut engines =
+        [server(9.0, "a"), server(3.0, "b"), server(3.0, "a"), replicated, Engine::default(), Engine::default()];
+    compare(&mut engines);
+    let percents = engines.map(|engine| engine.replica_imbalance_percent);
+    assert_eq!(percents, [Some(50.0), None, Some(50.0), own, None, None]);
+}
+
+#[test]
 fn ranks_and_priorities_of_sglang_are_not_added_up() {
     let engine = frame(Place::Metrics, SGLANG);
     assert_eq!(

@@ -1,7 +1,7 @@
 //! What follows from several answers of one server: rates, times over the last minute, and whether its count of tokens is
 //! ours.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
 use super::metrics::{Counter, Gauge, Histogram, Times, Values};
@@ -143,7 +143,8 @@ impl Watch {
                 replica.requests_share_percent = replica.requests_per_second.map(|rate| rate / all * 100.0);
             }
         }
-        engine.replica_imbalance_percent = imbalance(replicas.values());
+        let loads = replicas.values().map(|values| load(values.gauge(Gauge::Running), values.gauge(Gauge::Waiting)));
+        engine.replica_imbalance_percent = imbalance(loads);
     }
 
     fn replica(&self, label: &Label, values: &Values) -> EngineReplica {
@@ -249,10 +250,31 @@ fn latency(histogram: &Histogram) -> Option<EngineLatency> {
     })
 }
 
+/// Holds servers of one kind that serve the same models against each other: they are replicas of each other, whether or not
+/// one endpoint speaks for all of them.
+pub fn compare(engines: &mut [Engine]) {
+    let mut alike: HashMap<(Label, Vec<Label>), Vec<usize>> = HashMap::new();
+    for (index, engine) in engines.iter().enumerate() {
+        if engine.replicas.is_empty() && !engine.models.is_empty() {
+            alike.entry((engine.kind.clone(), engine.models.clone())).or_default().push(index);
+        }
+    }
+    for indices in alike.into_values() {
+        let loads =
+            indices.iter().map(|index| load(engines[*index].requests_running, engines[*index].requests_waiting));
+        let percent = imbalance(loads);
+        indices.into_iter().for_each(|index| engines[index].replica_imbalance_percent = percent);
+    }
+}
+
+/// What a server or a replica has to do.
+fn load(running: Option<f64>, waiting: Option<f64>) -> Option<f64> {
+    Some(running? + waiting.unwrap_or_default())
+}
+
 /// How far the busiest lies above the mean, in percent of that.
-fn imbalance<'a>(replicas: impl Iterator<Item = &'a Values>) -> Option<f64> {
-    let load = |values: &Values| Some(values.gauge(Gauge::Running)? + values.gauge(Gauge::Waiting).unwrap_or_default());
-    let loads: Vec<f64> = replicas.map(load).collect::<Option<_>>()?;
+fn imbalance(loads: impl Iterator<Item = Option<f64>>) -> Option<f64> {
+    let loads: Vec<f64> = loads.collect::<Option<_>>()?;
     let mean = loads.iter().sum::<f64>() / loads.len() as f64;
     let most = loads.iter().copied().fold(0.0, f64::max);
     (loads.len() > 1 && mean > 0.0).then(|| (most / mean - 1.0) * 100.0)

@@ -80,6 +80,8 @@ pub struct Engine {
     pub replicas: Vec<EngineReplica>,
     /// How far the running and waiting requests of the busiest replica lie above the mean of all replicas, in percent of that
     /// mean: 0 where all have the same, 100 where one has twice its part. Null with fewer than two, and while all are idle.
+    /// Servers of one kind with the same models on this host, which tell of no replicas themselves, count as replicas of each
+    /// other, and all have the same number.
     #[serde(default)]
     pub replica_imbalance_percent: Option<f64>,
     /// hbpf's own count of this server's tokens against the server's: the smaller in percent of the larger, 100 where they

@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use hbpf_core::chunk::Pid;
-use hbpf_core::inference::{Answer, EngineKind, NoMatch, Place, Served, Traffic, Watch};
+use hbpf_core::inference::{Answer, EngineKind, NoMatch, Place, Served, Traffic, Watch, compare};
 use hbpf_core::label::{Label, Text};
 use hbpf_core::snapshot::{CollectionError, Engine};
 use hbpf_core::time::Nanos;
@@ -329,7 +329,9 @@ impl Schedule {
                 ..door.watch.frame(now)
             })
         };
-        self.engines().filter_map(of).collect()
+        let mut engines: Vec<Engine> = self.engines().filter_map(of).collect();
+        compare(&mut engines);
+        engines
     }
 
     /// Those that should answer by their name and do not.
