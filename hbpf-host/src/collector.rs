@@ -360,6 +360,11 @@ impl Worker {
                         engines.found(now(), servers);
                     }
                 }
+                Reply::NotLookedAt(pids) => {
+                    if let Some(engines) = &mut self.engines {
+                        engines.not_looked_at(now(), &pids);
+                    }
+                }
                 Reply::Asked { ticket, refused } => {
                     let answer = match (fd, refused) {
                         (Some(fd), None) => Ok(fd),

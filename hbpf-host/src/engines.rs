@@ -81,6 +81,11 @@ impl Engines {
         }
     }
 
+    /// The helper had no time to look at these processes.
+    pub(crate) fn not_looked_at(&mut self, now: Nanos, pids: &[u32]) {
+        self.schedule.not_looked_at(now, pids);
+    }
+
     /// The helper has asked, or not.
     pub(crate) fn asked(&mut self, now: Nanos, ticket: u64, answer: Result<OwnedFd, Refusal>) {
         if let Some(job) = self.schedule.asked(now, ticket, answer) {

@@ -228,6 +228,8 @@ pub enum Reply {
     Owners(Vec<(u64, u32)>),
     /// Those of the suspects that have the name of an inference server, or serve.
     Servers(Vec<Server>),
+    /// Suspects that were not looked at, for there is a bound to what that may cost; at most [`MAX_PROCESSES`].
+    NotLookedAt(Vec<u32>),
     /// The descriptor of a pipe with the answer comes with this message, unless it was refused.
     Asked {
         /// Of the request.

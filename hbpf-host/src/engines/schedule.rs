@@ -37,6 +37,13 @@ const LOOKS: [Duration; 2] = [Duration::from_secs(2), Duration::from_secs(30)];
 /// A program that was executed just now needs a moment to set its name and to listen.
 const AFTER_EXEC: Duration = Duration::from_secs(1);
 
+/// Time between two lots of processes that are looked at, of [`MAX_PROCESSES`] each: at the beginning all are new. At 30 us a
+/// process it keeps looking within 4 % of a core.
+const BETWEEN_LOTS: Duration = Duration::from_millis(100);
+
+/// Before those are looked at again for whom there was no time.
+const LATER: Duration = Duration::from_secs(5);
+
 /// How often servers that do not listen yet are looked at, and after so many times how often: a large model is loaded for
 /// minutes, and some processes of a server's name never listen.
 const UNTIL_LISTENING: Duration = Duration::from_secs(2);
@@ -114,6 +121,7 @@ pub(super) struct Schedule {
     suspects: HashMap<u32, Suspected>,
     /// When which process is looked at next.
     looks: BTreeSet<(Nanos, u32)>,
+    next_lot: Nanos,
     doors: BTreeMap<At, Door>,
     open: HashMap<u64, Open>,
     next_ticket: u64,
@@ -122,7 +130,7 @@ pub(super) struct Schedule {
 impl Schedule {
     /// When there is next something to do.
     pub(super) fn due(&self) -> Option<Nanos> {
-        let look = self.looks.first().map(|(when, _)| *when);
+        let look = self.looks.first().map(|(when, _)| self.next_lot.max(*when));
         let question = self.doors.values().filter_map(Door::due).min().filter(|_| self.open.len() < MAX_QUESTIONS);
         look.into_iter().chain(question).min()
     }
@@ -199,7 +207,9 @@ impl Schedule {
     pub(super) fn requests(&mut self, now: Nanos, traffic: Option<&Traffic>) -> Vec<Request> {
         let mut requests = Vec::new();
         let suspects = self.due_looks(now);
-        requests.extend(suspects.chunks(MAX_PROCESSES).map(|part| Request::FindServers(part.to_vec())));
+        if !suspects.is_empty() {
+            requests.push(Request::FindServers(suspects));
+        }
         for (at, door) in &mut self.doors {
             if self.open.len() >= MAX_QUESTIONS {
                 break;
@@ -218,7 +228,12 @@ impl Schedule {
 
     fn due_looks(&mut self, now: Nanos) -> Vec<Suspect> {
         let mut due = Vec::new();
-        while let Some((_, pid)) = self.looks.first().copied().filter(|(when, _)| *when <= now) {
+        if now < self.next_lot {
+            return due;
+        }
+        while due.len() < MAX_PROCESSES
+            && let Some((_, pid)) = self.looks.first().copied().filter(|(when, _)| *when <= now)
+        {
             self.looks.pop_first();
             let Some(suspect) = self.suspects.get_mut(&pid) else { continue };
             suspect.next_look = None;
@@ -230,7 +245,20 @@ impl Schedule {
                 self.look_at(pid, next);
             }
         }
+        if !due.is_empty() {
+            self.next_lot = now.after(BETWEEN_LOTS);
+        }
         due
+    }
+
+    /// The helper had no time for these processes.
+    pub(super) fn not_looked_at(&mut self, now: Nanos, pids: &[u32]) {
+        for pid in pids {
+            if let Some(suspect) = self.suspects.get_mut(pid) {
+                suspect.looks = suspect.looks.saturating_sub(1);
+                self.look_at(*pid, now.after(LATER));
+            }
+        }
     }
 
     /// The helper has found a server.
@@ -594,6 +622,32 @@ mod tests {
         assert_eq!((schedule.due(), schedule.doors.len()), (Some(at(71.0)), 0));
         schedule.see(at(80.0), 7, 8);
         assert_eq!(looks(&schedule.requests(at(80.0), None)), [Suspect { pid: 7, serves: false }], "another process");
+    }
+
+    #[test]
+    fn many_are_looked_at_in_lots_and_those_that_were_left_out_again() {
+        let mut schedule = Schedule::default();
+        for pid in 1..=300 {
+            schedule.see(at(0.0), pid, 1);
+        }
+        let lots: Vec<usize> = (0..4)
+            .map(|_| {
+                let now = schedule.due().unwrap();
+                looks(&schedule.requests(now, None)).len()
+            })
+            .collect();
+        assert_eq!(lots, [128, 128, 44, 128], "and then the first again");
+        let mut schedule = Schedule::default();
+        schedule.see(at(0.0), 7, 1);
+        let mut times = Vec::new();
+        while let Some(now) = schedule.due() {
+            assert_eq!(looks(&schedule.requests(now, None)).len(), 1);
+            times.push((now - at(0.0)).as_secs());
+            if times.len() == 1 {
+                schedule.not_looked_at(now, &[7, 8]);
+            }
+        }
+        assert_eq!(times, [0, 5, 7, 37], "that one did not count");
     }
 
     #[test]

@@ -25,7 +25,7 @@ use nix::sched::{CloneFlags, setns};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, bind, connect, socket};
 use nix::unistd::pipe2;
 
-use crate::process::Table;
+use crate::process::{Spent, Table};
 use crate::protocol::{MAX_QUESTIONS, Question, Refusal};
 
 /// After this long a conversation is over, whatever has come of it: a little longer than the other side waits, which then
@@ -47,12 +47,20 @@ pub(super) enum AskError {
     NotListening,
     #[error("too many questions are open")]
     TooMany,
+    #[error("too much is asked")]
+    TooMuch,
     #[error("its network namespace cannot be entered: {0}")]
     Namespace(io::Error),
     #[error("cannot connect: {0}")]
     Connect(Errno),
     #[error("cannot ask: {0}")]
     Io(#[from] io::Error),
+}
+
+impl From<Spent> for AskError {
+    fn from(Spent: Spent) -> Self {
+        Self::TooMuch
+    }
 }
 
 impl From<AskError> for Refusal {
@@ -81,7 +89,7 @@ impl Asker {
             return Err(AskError::Gone);
         }
         let namespace = File::open(root.join(pid.to_string()).join("ns/net")).map_err(AskError::Namespace)?;
-        if !processes.listens(pid, address) {
+        if !processes.listens(pid, address)? {
             return Err(AskError::NotListening);
         }
         // What was opened and read above is that process's, if it is still there.

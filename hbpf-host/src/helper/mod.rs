@@ -251,9 +251,12 @@ impl<'a> Helper<'a> {
                 self.outbox.send(Reply::Owners(owners));
             }
             Request::FindServers(suspects) => {
-                let servers = self.processes.find_servers(&suspects);
-                for part in servers.chunks(outbox::SERVERS_PER_MESSAGE) {
+                let found = self.processes.find_servers(&suspects);
+                for part in found.servers.chunks(outbox::SERVERS_PER_MESSAGE) {
                     self.outbox.send(Reply::Servers(part.to_vec()));
+                }
+                if !found.not_looked_at.is_empty() {
+                    self.outbox.send(Reply::NotLookedAt(found.not_looked_at));
                 }
             }
             Request::Ask(question) => {

@@ -5,9 +5,11 @@ use std::fs;
 use std::net::SocketAddr;
 use std::os::linux::fs::MetadataExt;
 use std::path::Path;
+use std::time::Duration;
 
 use hbpf_core::inference::EngineKind;
 
+use super::budget::Budget;
 use super::owners::{MAX_DESCRIPTORS, socket_inode};
 use super::stat::Stat;
 use super::{command, command_of, diag, executable, files};
@@ -68,18 +70,51 @@ fn names_port(command_line: &[u8], port: u16) -> bool {
     })
 }
 
-/// Looks for servers, and remembers under which descriptors they hold their sockets.
+/// CPU time that may be spent at once, and the share of all time in the long run. A process takes some 30 us, one with many
+/// descriptors milliseconds.
+const BURST: Duration = Duration::from_millis(500);
+const SHARE: f64 = 0.05;
+
+/// What looking at suspects has come to.
 #[derive(Debug, Default)]
+pub(crate) struct Found {
+    pub(crate) servers: Vec<Server>,
+    /// There was no time left for them.
+    pub(crate) not_looked_at: Vec<u32>,
+}
+
+/// The bound on what looking may cost is reached.
+#[derive(Debug)]
+pub(crate) struct Spent;
+
+/// Looks for servers, and remembers under which descriptors they hold their sockets.
+#[derive(Debug)]
 pub(super) struct Listeners {
     /// By process and inode.
     descriptors: HashMap<(u32, u64), u32>,
+    budget: Budget,
+}
+
+impl Default for Listeners {
+    fn default() -> Self {
+        Self { descriptors: HashMap::new(), budget: Budget::new(SHARE, BURST) }
+    }
 }
 
 impl Listeners {
     /// Those of the suspects that have the name of a server, or serve.
-    pub(super) fn find(&mut self, root: &Path, suspects: &[Suspect]) -> Vec<Server> {
-        let suspects = suspects.iter().take(MAX_PROCESSES);
-        suspects.filter_map(|suspect| self.look(root, *suspect)).collect()
+    pub(super) fn find(&mut self, root: &Path, suspects: &[Suspect]) -> Found {
+        self.budget.begin();
+        let mut found = Found::default();
+        for suspect in suspects.iter().take(MAX_PROCESSES) {
+            if self.budget.is_left() {
+                found.servers.extend(self.look(root, *suspect));
+            } else {
+                found.not_looked_at.push(suspect.pid);
+            }
+        }
+        self.budget.end();
+        found
     }
 
     fn look(&mut self, root: &Path, suspect: Suspect) -> Option<Server> {
@@ -137,9 +172,15 @@ impl Listeners {
     }
 
     /// Whether this very process listens there, in its own network namespace.
-    pub(super) fn listens(&mut self, root: &Path, pid: u32, address: SocketAddr) -> bool {
+    pub(super) fn listens(&mut self, root: &Path, pid: u32, address: SocketAddr) -> Result<bool, Spent> {
+        self.budget.begin();
+        if !self.budget.is_left() {
+            return Err(Spent);
+        }
         let there = diag::listening(root, pid).into_iter().filter(|(other, _)| *other == address);
-        there.map(|(_, inode)| inode).any(|inode| self.holds(root, pid, inode))
+        let listens = there.map(|(_, inode)| inode).any(|inode| self.holds(root, pid, inode));
+        self.budget.end();
+        Ok(listens)
     }
 }
 
@@ -214,7 +255,7 @@ mod tests {
     fn look(root: &Path, pid: u32, serves: bool) -> Option<Vec<(u16, bool)>> {
         let found = Listeners::default().find(root, &[Suspect { pid, serves }]);
         let of = |listener: &Listener| (listener.address.port(), listener.expected);
-        found.first().map(|server| server.listeners.iter().map(of).collect())
+        found.servers.first().map(|server| server.listeners.iter().map(of).collect())
     }
 
     #[test]
@@ -226,13 +267,28 @@ mod tests {
         assert_eq!(look(root, 7, false), Some(vec![(8000, true), (9999, false)]));
         let mut listeners = Listeners::default();
         let at = |port: u16| SocketAddr::from(([127, 0, 0, 1], port));
-        assert!(listeners.listens(root, 7, at(9999)));
-        assert!(!listeners.listens(root, 7, at(22)), "another process does");
-        assert!(!listeners.listens(root, 7, at(80)));
-        assert!(!listeners.listens(root, 7, SocketAddr::from(([10, 0, 0, 1], 8000))));
+        let mut listens = |address| listeners.listens(root, 7, address).unwrap();
+        assert!(listens(at(9999)));
+        assert!(!listens(at(22)), "another process does");
+        assert!(!listens(at(80)));
+        assert!(!listens(SocketAddr::from(([10, 0, 0, 1], 8000))));
         // It has closed its socket since, and somebody else has it.
         fs::remove_file(root.join("7/fd/11")).unwrap();
-        assert!(!listeners.listens(root, 7, at(9999)));
+        assert!(!listens(at(9999)));
+    }
+
+    #[test]
+    #[cfg(target_endian = "little")]
+    fn once_the_time_for_it_is_spent_nobody_is_looked_at_and_that_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path();
+        process(root, 7, "vllm\0serve\0", &[1], &[(8000, 1)]);
+        let mut listeners = Listeners::default();
+        listeners.budget.spend();
+        let found = listeners.find(root, &[Suspect { pid: 7, serves: true }]);
+        assert!(found.servers.is_empty() && found.not_looked_at == [7]);
+        listeners.budget.spend();
+        assert!(listeners.listens(root, 7, SocketAddr::from(([127, 0, 0, 1], 8000))).is_err());
     }
 
     #[test]

@@ -29,9 +29,9 @@ use hbpf_core::aggregate::WorkloadFacts;
 use hbpf_core::label::Label;
 use hbpf_core::snapshot::{Host, TlsVisibility};
 
-use crate::protocol::{Held, Others, ProcessInfo, Server, SocketQuery, Suspect};
+use crate::protocol::{Held, Others, ProcessInfo, SocketQuery, Suspect};
 use cgroup_path::Paths;
-use listeners::Listeners;
+use listeners::{Found, Listeners};
 use machine::Machine;
 use owners::Owners;
 use sampler::Sampler;
@@ -40,6 +40,7 @@ use status::Status;
 use users::Users;
 
 pub(crate) use drm::DrmUse;
+pub(crate) use listeners::Spent;
 pub use machine::self_cpu_seconds;
 pub use sampler::Samples;
 
@@ -194,12 +195,12 @@ impl Table {
     }
 
     /// Those of the suspects that may be inference servers, and where they listen.
-    pub(crate) fn find_servers(&mut self, suspects: &[Suspect]) -> Vec<Server> {
+    pub(crate) fn find_servers(&mut self, suspects: &[Suspect]) -> Found {
         self.listeners.find(&self.proc_root, suspects)
     }
 
     /// Whether this process listens there, in its own network namespace.
-    pub(crate) fn listens(&mut self, pid: u32, address: SocketAddr) -> bool {
+    pub(crate) fn listens(&mut self, pid: u32, address: SocketAddr) -> Result<bool, Spent> {
         self.listeners.listens(&self.proc_root, pid, address)
     }
 

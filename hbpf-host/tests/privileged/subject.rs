@@ -232,6 +232,7 @@ impl Subject {
                         say(&format!("server {pid} {start_time_ns} {}", addresses.join(" ")));
                     }
                 }
+                Reply::NotLookedAt(pids) => say(&format!("not looked at {pids:?}")),
                 Reply::Asked { ticket, refused: Some(why) } => say(&format!("refused {ticket} {why:?}")),
                 Reply::Asked { ticket, refused: None } => {
                     let mut answer = File::from(descriptor.unwrap());
