@@ -4,9 +4,10 @@ use std::io::Write;
 
 use flate2::Compression;
 use flate2::write::{DeflateEncoder, GzEncoder, ZlibEncoder};
+use hbpf_core::inference::Place;
 use hbpf_ebpf::{RecordHeader, direction, flags, kind, source};
 use hbpf_fuzz::with_controls;
-use hbpf_host::protocol::{FlowVerdict, Group, Others, Request};
+use hbpf_host::protocol::{FlowVerdict, Group, Others, Question, Request, Suspect};
 
 use super::streams::{ALL, Case};
 
@@ -46,6 +47,10 @@ pub(super) fn seeds(target: &str) -> Vec<Vec<u8>> {
             .chain(texts(&HEADS))
             .collect(),
         "http1" => each(&|case| http1(case, 0)).into_iter().chain(each(&|case| http1(case, 1))).collect(),
+        "inference" => ANSWERS
+            .iter()
+            .map(|(choice, text)| with_controls(&[&[*choice], PIECES].concat(), text.as_bytes()))
+            .collect(),
         "json" => each(&|case| {
             with_controls(&[&number(case.request.len() / 2)[..], PIECES].concat(), case.request.as_bytes())
         })
@@ -88,6 +93,22 @@ const DOCUMENTS: [&str; 4] = [
     r#"{"choices":[{"delta":{"content":"\ud83d\ude00\u0000"},"finish_reason":"stop"}],"usage":{"prompt_tokens":9}}"#,
     r#"{"x":"\",\"eval_count\":7}","y":[[[[[[[[[[[[[[{}]]]]]]]]]]]]]],"usage":{}}"#,
     "\u{feff} [1, 2, {\"model\": \"m\"}] ",
+];
+
+/// Which place was asked (`Place::ALL`), from 128 on with a head of its own, and the answer.
+const ANSWERS: [(u8, &str); 6] = [
+    (0, include_str!("../../hbpf-core/src/inference/answers/llama_cpp_metrics.txt")),
+    (1, include_str!("../../hbpf-core/src/inference/answers/litellm_metrics.txt")),
+    (3, include_str!("../../hbpf-core/src/inference/answers/llama_cpp_slots.json")),
+    (4, include_str!("../../hbpf-core/src/inference/answers/llama_cpp_props.json")),
+    (
+        2,
+        r#"{"models":[{"name":"m","size":5,"size_vram":3,"expires_at":"2026-11-29T10:12:35.5-07:00","context_length":9}]}"#,
+    ),
+    (
+        130,
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n30\r\nvllm:prompt_tokens_total{engine=\"0\"} 5\nvllm:x 1\n\r\n0\r\n\r\n",
+    ),
 ];
 
 const FILES: [&str; 10] = [
@@ -251,6 +272,14 @@ fn protocol() -> Vec<Vec<u8>> {
         Request::Verdicts(vec![verdict; 3]),
         Request::Learn("/internal/llm".into()),
         Request::Sample { sequence: 9, closely: vec![1, 2, 3], others: Others::All },
+        Request::FindServers(vec![Suspect { pid: 7, serves: true }; 3]),
+        Request::Ask(Question {
+            ticket: 1,
+            pid: 7,
+            start_time_ns: 5,
+            address: ([127, 0, 0, 1], 8000).into(),
+            place: Place::Metrics,
+        }),
         Request::Shutdown,
     ];
     requests.iter().map(|request| postcard::to_stdvec(request).expect("it can be written")).collect()

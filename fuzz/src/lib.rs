@@ -15,6 +15,7 @@ pub mod engine;
 mod framing;
 pub mod head;
 pub mod http1;
+pub mod inference;
 mod input;
 pub mod json;
 pub mod judge;
@@ -34,7 +35,7 @@ pub use input::with_controls;
 pub type Target = fn(&[u8]);
 
 /// Every target, by name.
-pub const TARGETS: [(&str, Target); 18] = [
+pub const TARGETS: [(&str, Target); 19] = [
     ("body", body::run),
     ("chunked", chunked::run),
     ("dialect", dialect::run),
@@ -43,6 +44,7 @@ pub const TARGETS: [(&str, Target); 18] = [
     ("engine", engine::run),
     ("head", head::run),
     ("http1", http1::run),
+    ("inference", inference::run),
     ("json", json::run),
     ("judge", judge::run),
     ("label", label::run),

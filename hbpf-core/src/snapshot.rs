@@ -4,6 +4,7 @@
 //! Every string from outside is a [`Label`].
 
 mod capture;
+mod engine;
 mod gpu;
 mod machine;
 mod process;
@@ -21,8 +22,9 @@ use serde::{Deserialize, Serialize};
 use crate::label::{Label, Text};
 
 pub use capture::{Capture, GroupCost, Lost, LostRecords, Overhead, OverheadLevel, Probe, ProbeState, SelfCost};
+pub use engine::{Engine, EngineLatency, EngineModel, EngineReplica};
 pub use gpu::{Gpu, GpuInstance, GpuProcess, ProcessGpu};
-pub use machine::{CpuUse, Engine, Host, Pressure};
+pub use machine::{CpuUse, Host, Pressure};
 pub use process::{
     Cgroup, Container, DeviceUse, Disk, DiskDevice, HottestThread, Network, Process, TlsVisibility, Visibility,
     Workload, WorkloadKind,

@@ -23,10 +23,11 @@ use nix::time::{ClockId, clock_gettime};
 
 use crate::cost::{OwnTime, index};
 use crate::decode;
+use crate::engines::Engines;
 use crate::facts::Facts;
 use crate::governor::{Budget, Governor, Observation, Share, Step};
 use crate::privsep::{HelperClient, SocketError};
-use crate::protocol::{Group, Limits, Others, Reply, Request, Status};
+use crate::protocol::{Group, Limits, Others, Refusal, Reply, Request, Status};
 use crate::ring::{Batch, Bell, EventRing};
 use records::Records;
 use sink::EngineSink;
@@ -67,6 +68,8 @@ pub struct Options {
     pub max_overhead: Option<f64>,
     /// Payload bytes that may be copied out of the kernel per second; 0 for as many as come.
     pub max_bytes_per_second: u64,
+    /// Whether inference servers on this machine are asked about themselves.
+    pub engines: bool,
 }
 
 impl Options {
@@ -110,6 +113,7 @@ impl Collector {
         let (commands, receiver) = mpsc::channel();
         let wake = Arc::new(EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?);
         let mut worker = Worker::new(helper, &options, receiver, Arc::clone(&wake), Box::new(deliver));
+        worker.engines = options.engines.then(|| Engines::start(Arc::clone(&wake))).transpose()?;
         let thread = std::thread::Builder::new().name("collector".into()).spawn(move || {
             let why = match worker.run(&options.groups) {
                 Ok(()) => "stopped".to_owned(),
@@ -161,6 +165,8 @@ struct Worker {
     engine: Engine,
     sink: EngineSink,
     facts: Facts,
+    /// `None` where none are asked.
+    engines: Option<Engines>,
     /// With the time when each was last told.
     errors: Vec<(CollectionError, Nanos)>,
     governor: Governor,
@@ -201,6 +207,7 @@ impl Worker {
             records: Records::default(),
             engine: Engine::new(),
             sink: EngineSink::new(Aggregator::new(config, now)),
+            engines: None,
             errors: Vec::new(),
             governor: Governor::new(Budget {
                 percent: options.max_overhead,
@@ -243,6 +250,7 @@ impl Worker {
                 self.engine.tick(self.records.read_until(now), &mut self.sink);
                 self.next_tick = now.after(TICK);
             }
+            self.ask_engines(now)?;
             self.flush_requests()?;
             self.keep_pace(now)?;
         }
@@ -255,7 +263,8 @@ impl Worker {
         // While a sample is under way the next one is not due, however late that is; `ticking` watches over its patience.
         let next_sample = self.next_sample.filter(|_| self.sampling.is_none());
         let next_status = self.is_governed().then_some(self.next_status);
-        let until = [ticking.then_some(self.next_tick), self.records.due_at(), next_sample, next_status];
+        let engines = self.engines.as_ref().and_then(Engines::due);
+        let until = [ticking.then_some(self.next_tick), self.records.due_at(), next_sample, next_status, engines];
         let until = until.into_iter().flatten().min();
         let helper_events =
             if self.helper.wants_write() { PollFlags::POLLIN | PollFlags::POLLOUT } else { PollFlags::POLLIN };
@@ -332,6 +341,9 @@ impl Worker {
                         // Its memory is gone, and what it had to say over TLS with it.
                         self.drain_ring();
                         self.engine.process_executed(Pid(pid), Nanos(timestamp_ns), &mut self.sink);
+                        if let Some(engines) = &mut self.engines {
+                            engines.executed(now(), pid);
+                        }
                     }
                     if kind == lifecycle::EXIT {
                         self.process_ended(pid, Nanos(timestamp_ns))?;
@@ -343,6 +355,26 @@ impl Worker {
                         self.engine.owner_found(key, Pid(pid), &mut self.sink);
                     }
                 }
+                Reply::Servers(servers) => {
+                    if let Some(engines) = &mut self.engines {
+                        engines.found(now(), servers);
+                    }
+                }
+                Reply::NotLookedAt(pids) => {
+                    if let Some(engines) = &mut self.engines {
+                        engines.not_looked_at(now(), &pids);
+                    }
+                }
+                Reply::Asked { ticket, refused } => {
+                    let answer = match (fd, refused) {
+                        (Some(fd), None) => Ok(fd),
+                        (_, Some(refused)) => Err(refused),
+                        (None, None) => Err(Refusal::Failed("the helper sent no descriptor".into())),
+                    };
+                    if let Some(engines) = &mut self.engines {
+                        engines.asked(now(), ticket, answer);
+                    }
+                }
                 Reply::Error { source, message } => self.note_error(&source, message),
                 Reply::SampleEnd { sequence, rounds } => {
                     if self.sampling.as_ref().is_some_and(|sampling| sampling.sequence == sequence) {
@@ -350,13 +382,21 @@ impl Worker {
                         for pid in self.facts.sample_complete(rounds) {
                             self.process_ended(pid, now())?;
                         }
+                        if let Some(engines) = &mut self.engines {
+                            engines.see_traffic(now(), &self.sink.traffic);
+                        }
                         self.describe_unknown()?;
                         self.hand_out(None);
                     }
                 }
                 Reply::Processes(processes) => self.facts.describe(processes),
                 Reply::Host(host) => self.facts.begin_sample(*host),
-                Reply::Samples(samples) => self.facts.sample(samples),
+                Reply::Samples(samples) => {
+                    if let Some(engines) = &mut self.engines {
+                        engines.see(now(), &samples);
+                    }
+                    self.facts.sample(samples);
+                }
                 Reply::Details(details) => self.facts.detail(details),
                 Reply::Gpu(gpu) => self.facts.gpu(*gpu),
                 Reply::Counted(counted) => self.facts.count(counted),
@@ -376,6 +416,10 @@ impl Worker {
         let talked = self.sink.aggregator.knows(Pid(pid));
         self.sink.aggregator.process_exited(Pid(pid), when);
         self.facts.exited(pid, talked);
+        self.sink.traffic.process_exited(Pid(pid));
+        if let Some(engines) = &mut self.engines {
+            engines.exited(pid);
+        }
         let step = self.governor.exited(pid);
         self.carry_out(step)
     }
@@ -450,6 +494,9 @@ impl Worker {
             Group::Block | Group::Net | Group::Device => return,
         };
         self.drain_ring();
+        if let Some(engines) = &mut self.engines {
+            engines.look_away();
+        }
         if self.switches.is_off_by_choice(group) {
             self.engine.look_away(source, now(), &mut self.sink);
         } else {
@@ -525,6 +572,17 @@ impl Worker {
         Ok(())
     }
 
+    /// Asks inference servers what is due.
+    fn ask_engines(&mut self, now: Nanos) -> Result<(), CollectError> {
+        let Some(engines) = &mut self.engines else { return Ok(()) };
+        // What they count is held against what passes in plain.
+        let traffic = self.facts.is_on(Group::LlmPlain).then_some(&self.sink.traffic);
+        for request in engines.step(now, traffic) {
+            self.helper.send(request)?;
+        }
+        Ok(())
+    }
+
     /// Asks for the next sample when it is due, and does not wait for ever for the one under way.
     fn keep_pace(&mut self, now: Nanos) -> Result<(), CollectError> {
         if let Some(sampling) = &self.sampling {
@@ -549,15 +607,21 @@ impl Worker {
 
     fn request_sample(&mut self, others: Others, now: Nanos) -> Result<(), CollectError> {
         self.sequence += 1;
-        let closely = self.facts.choose_closely(self.sink.aggregator.pids().map(|pid| pid.0));
+        let closely = self.facts.choose_closely(self.of_interest().into_iter());
         self.helper.send(Request::Sample { sequence: self.sequence, closely, others })?;
         self.sampling = Some(Sampling { sequence: self.sequence, since: now });
         Ok(())
     }
 
+    /// Processes that talk to models or are known to serve them.
+    fn of_interest(&self) -> Vec<u32> {
+        let engines = self.engines.iter().flat_map(Engines::pids);
+        self.sink.aggregator.pids().map(|pid| pid.0).chain(engines).collect()
+    }
+
     /// Asks who the processes are that will be shown; they have their names from the next snapshot on.
     fn describe_unknown(&mut self) -> Result<(), CollectError> {
-        let unknown = self.facts.unknown(self.sink.aggregator.pids().map(|pid| pid.0));
+        let unknown = self.facts.unknown(self.of_interest().into_iter());
         if !unknown.is_empty() {
             self.helper.send(Request::Describe(unknown))?;
         }
@@ -578,11 +642,14 @@ impl Worker {
             message: AWAITED_GPUS.into(),
             last_at: None,
         });
-        let errors = self.errors.iter().map(|(error, _)| error.clone()).chain(passing).chain(awaited).collect();
+        let of_engines = self.engines.as_ref().map(Engines::errors).unwrap_or_default();
+        let lasting = self.errors.iter().map(|(error, _)| error.clone()).chain(of_engines);
+        let errors = lasting.chain(passing).chain(awaited).collect();
         self.facts.findings = self.governor.findings(&clock);
         self.facts.overhead = self.overhead();
-        let talking = self.sink.aggregator.pids().map(|pid| pid.0);
-        let facts = self.facts.host_facts(&clock, talking, counters, malformed, errors);
+        let booted_at = self.facts.booted_at(&clock);
+        self.facts.engines = self.engines.as_ref().map(|engines| engines.frame(now, booted_at)).unwrap_or_default();
+        let facts = self.facts.host_facts(&clock, self.of_interest().into_iter(), counters, malformed, errors);
         let snapshot = self.sink.aggregator.snapshot(now, &clock, self.engine.in_flight(), facts);
         (self.deliver)(Update::Snapshot(Arc::new(snapshot)));
     }
@@ -643,6 +710,7 @@ mod tests {
             interval: None,
             max_overhead: None,
             max_bytes_per_second: 0,
+            engines: false,
         };
         let (commands, receiver) = mpsc::channel();
         let wake = Arc::new(EventFd::from_flags(EfdFlags::EFD_NONBLOCK).unwrap());

@@ -10,7 +10,7 @@ use hbpf_core::aggregate::HostFacts;
 use hbpf_core::engine::Counters;
 use hbpf_core::label::Label;
 use hbpf_core::snapshot::{
-    Capture, CollectionError, Finding, Gpu, GroupCost, Host, Lost, LostRecords, Overhead, Probe, ProbeState,
+    Capture, CollectionError, Engine, Finding, Gpu, GroupCost, Host, Lost, LostRecords, Overhead, Probe, ProbeState,
     ProcessGpu, SelfCost, TlsVisibility, Visibility,
 };
 use hbpf_core::time::{Nanos, WallClock};
@@ -32,6 +32,8 @@ pub(crate) struct Facts {
     pub(crate) host: Option<Host>,
     processes: Processes,
     gpus: Vec<Gpu>,
+    /// What inference servers say of themselves.
+    pub(crate) engines: Vec<Engine>,
     samples_taken: u64,
     /// Of the sample that is under way.
     incoming_gpus: Vec<Gpu>,
@@ -58,6 +60,7 @@ impl Facts {
             host: None,
             processes: Processes::default(),
             gpus: Vec::new(),
+            engines: Vec::new(),
             samples_taken: 0,
             incoming_gpus: Vec::new(),
             counted: [0; counter::COUNT as usize],
@@ -183,7 +186,7 @@ impl Facts {
     }
 
     /// When the machine was booted, the same from frame to frame: a process's start time is part of its identity.
-    fn booted_at(&mut self, clock: &WallClock) -> Timestamp {
+    pub(crate) fn booted_at(&mut self, clock: &WallClock) -> Timestamp {
         let boot = boot_time(clock);
         let is_same = |known: &Timestamp| boot.duration_since(*known).abs() <= CLOCK_JITTER;
         *self.booted_at.insert(self.booted_at.filter(is_same).unwrap_or(boot))
@@ -215,6 +218,7 @@ impl Facts {
             processes,
             workloads: self.processes.workloads(),
             gpus: self.gpus.clone(),
+            engines: std::mem::take(&mut self.engines),
             watching_since: self.watching_since,
             capture: self.capture(engine, malformed_records),
             findings: self.findings.clone(),

@@ -11,6 +11,7 @@ mod decode;
 mod devices;
 pub mod discover;
 pub mod doctor;
+mod engines;
 mod facts;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;

@@ -3,7 +3,10 @@
 //! Each message is one `SOCK_SEQPACKET` datagram of at most [`MAX_MESSAGE_BYTES`], postcard-encoded. Whatever arrives is
 //! untrusted: the helper bounds every list and string of a [`Request`] before acting on it.
 
+use std::net::SocketAddr;
+
 use hbpf_core::aggregate::WorkloadFacts;
+use hbpf_core::inference::{EngineKind, Place};
 use hbpf_core::label::{Label, Text};
 use hbpf_core::snapshot::{Cgroup, Container, Gpu, Host, HottestThread, TlsVisibility};
 use serde::{Deserialize, Serialize};
@@ -16,6 +19,12 @@ pub const MAX_VERDICTS: usize = 512;
 
 /// Most process ids in one request, and most processes in one reply (longer lists take several replies).
 pub const MAX_PROCESSES: usize = 128;
+
+/// Most questions to servers that are open at a time. Each takes the helper a thread, and both sides a descriptor.
+pub const MAX_QUESTIONS: usize = 32;
+
+/// Most places in [`Server::listeners`].
+pub const MAX_LISTENERS: usize = 16;
 
 /// Most learned request-targets that the helper accepts in its life: a hostile client must not fill the map.
 pub const MAX_LEARNED_TARGETS: usize = 1024;
@@ -85,6 +94,11 @@ pub enum Request {
     Describe(Vec<u32>),
     /// Find the processes that hold these sockets; at most [`MAX_PROCESSES`]. Answered with [`Reply::Owners`].
     FindOwners(Vec<SocketQuery>),
+    /// Look whether these processes are inference servers, and where they listen; at most [`MAX_PROCESSES`]. Answered with
+    /// [`Reply::Servers`].
+    FindServers(Vec<Suspect>),
+    /// Ask a process where it listens. Answered with [`Reply::Asked`].
+    Ask(Question),
     /// How much may be copied from now on.
     Limit(Limits),
     /// The TLS probes shall not be in these processes, at most [`MAX_PROCESSES`], and in all others they shall. An empty
@@ -137,9 +151,33 @@ pub struct SocketQuery {
     /// The process that is thought to own it (a listener's creator); 0 where none is known.
     pub hint: u32,
     /// This side.
-    pub local: std::net::SocketAddr,
+    pub local: SocketAddr,
     /// The peer.
-    pub remote: std::net::SocketAddr,
+    pub remote: SocketAddr,
+}
+
+/// A process that may be an inference server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Suspect {
+    /// Thread-group id.
+    pub pid: u32,
+    /// It has been seen to serve model traffic, whatever it is called.
+    pub serves: bool,
+}
+
+/// A question to a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Question {
+    /// Echoed.
+    pub ticket: u64,
+    /// The process that listens.
+    pub pid: u32,
+    /// As in [`ProcessInfo`]: no other process is meant.
+    pub start_time_ns: u64,
+    /// Where it listens. Nobody else is connected to.
+    pub address: SocketAddr,
+    /// What it is asked for.
+    pub place: Place,
 }
 
 /// From the helper to the unprivileged side.
@@ -188,6 +226,17 @@ pub enum Reply {
     },
     /// Owners of sockets, as far as they were found: cookie and process.
     Owners(Vec<(u64, u32)>),
+    /// Those of the suspects that have the name of an inference server, or serve.
+    Servers(Vec<Server>),
+    /// Suspects that were not looked at, for there is a bound to what that may cost; at most [`MAX_PROCESSES`].
+    NotLookedAt(Vec<u32>),
+    /// The descriptor of a pipe with the answer comes with this message, unless it was refused.
+    Asked {
+        /// Of the request.
+        ticket: u64,
+        /// Why there is none.
+        refused: Option<Refusal>,
+    },
     /// Something that did not work, for the user to see.
     Error {
         /// Which part.
@@ -195,6 +244,40 @@ pub enum Reply {
         /// One line: what failed and what mends it.
         message: Text,
     },
+}
+
+/// Why a process was not asked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Refusal {
+    /// The process has ended, or does not listen there.
+    NotThere,
+    /// It did not work.
+    Failed(Text),
+}
+
+/// A process that may be asked about itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Server {
+    /// Thread-group id.
+    pub pid: u32,
+    /// As in [`ProcessInfo`].
+    pub start_time_ns: u64,
+    /// What its name says it is.
+    pub kind: Option<EngineKind>,
+    /// Its network namespace.
+    pub namespace: u64,
+    /// Where it listens, at most [`MAX_LISTENERS`].
+    pub listeners: Vec<Listener>,
+}
+
+/// Where a process listens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Listener {
+    /// Address and port.
+    pub address: SocketAddr,
+    /// Whether this is where such a server answers questions: its usual port, one that its command line names, or the only
+    /// one that it has.
+    pub expected: bool,
 }
 
 /// What a process is. Stays the same until it executes another program.

@@ -98,9 +98,9 @@ pub(crate) struct Top {
     /// What observing may cost
     #[command(flatten)]
     pub(crate) bounds: Bounds,
-    /// Where GPUs are read
+    /// What is asked besides the kernel
     #[command(flatten)]
-    pub(crate) gpus: Gpus,
+    pub(crate) sources: Sources,
     /// Print plain frames to standard output instead of taking over the terminal
     #[arg(short, long)]
     pub(crate) batch: bool,
@@ -110,7 +110,7 @@ pub(crate) struct Top {
     /// Play a file of snapshots (as `hbpf snapshot --json --interval` writes it) instead of observing; needs no root
     #[arg(long, value_name = "FILE", conflicts_with_all = [
         "groups", "no_tls", "no_plain", "interval", "window", "max_overhead", "max_bytes_per_second",
-        "nvml_library",
+        "nvml_library", "no_engines",
     ])]
     pub(crate) replay: Option<PathBuf>,
 }
@@ -150,9 +150,9 @@ pub(crate) struct SnapshotArgs {
     /// What observing may cost
     #[command(flatten)]
     pub(crate) bounds: Bounds,
-    /// Where GPUs are read
+    /// What is asked besides the kernel
     #[command(flatten)]
-    pub(crate) gpus: Gpus,
+    pub(crate) sources: Sources,
 }
 
 impl SnapshotArgs {
@@ -216,13 +216,17 @@ pub(crate) struct Bounds {
     pub(crate) max_bytes_per_second: u64,
 }
 
-/// How GPUs are read.
+/// What is asked besides the kernel.
 #[derive(Args, Debug)]
-pub(crate) struct Gpus {
+pub(crate) struct Sources {
     /// NVIDIA's management library, libnvidia-ml.so.1, where it lies in an unusual place. Without, it is looked for if a
     /// driver is loaded
     #[arg(long, value_name = "FILE")]
     pub(crate) nvml_library: Option<PathBuf>,
+    /// Do not ask local inference servers about themselves. Otherwise vLLM, SGLang, TGI, llama.cpp, Ollama, Triton and LiteLLM
+    /// are asked for /metrics and the like every two seconds, which only reads and takes no credentials
+    #[arg(long)]
+    pub(crate) no_engines: bool,
 }
 
 /// A limit in percent of all CPUs, or none.

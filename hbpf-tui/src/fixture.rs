@@ -532,6 +532,107 @@ pub(crate) fn counted() -> Snapshot {
     snapshot
 }
 
+/// Three kinds of inference servers; the first is one of the processes and has replicas.
+pub(crate) fn engines() -> Vec<Engine> {
+    let times = |p95: f64| {
+        Some(EngineLatency {
+            count: 812,
+            mean: Some(p95 / 2.0),
+            p50: Some(p95 / 2.5),
+            p95: Some(p95),
+            p99: Some(p95 * 1.4),
+        })
+    };
+    let replica = |label: &str, running: f64, cache: f64, share: f64| EngineReplica {
+        label: label.into(),
+        requests_running: Some(running),
+        requests_waiting: Some((running - 8.0).max(0.0)),
+        requests_swapped: Some(0.0),
+        kv_cache_percent: Some(cache),
+        prefix_cache_hit_percent: Some(61.0),
+        prefix_cache_hit_recent_percent: Some(cache / 1.5),
+        preemptions_total: Some(if running > 8.0 { 3 } else { 0 }),
+        requests_per_second: Some(share / 10.0),
+        requests_share_percent: Some(share),
+        input_tokens_per_second: Some(share * 41.0),
+        output_tokens_per_second: Some(share * 16.3),
+        time_to_first_token_seconds: times(0.2 + running / 20.0),
+        time_per_output_token_seconds: times(0.01 + running / 1000.0),
+    };
+    let vllm = Engine {
+        pid: 1291,
+        start_time: process(1291, "", "", 0.0, 0).start_time,
+        kind: "vllm".into(),
+        endpoint: "0.0.0.0:8000".into(),
+        models: vec!["Qwen/Qwen2.5-7B-Instruct".into()],
+        requests_running: Some(17.0),
+        requests_waiting: Some(4.0),
+        requests_swapped: Some(0.0),
+        kv_cache_percent: Some(93.5),
+        prefix_cache_hit_percent: Some(61.0),
+        prefix_cache_hit_recent_percent: Some(58.3),
+        preemptions_total: Some(3),
+        requests_finished_total: Some(181_220),
+        input_tokens_total: Some(41_204_112),
+        output_tokens_total: Some(9_912_040),
+        requests_per_second: Some(10.0),
+        input_tokens_per_second: Some(4100.0),
+        output_tokens_per_second: Some(1630.0),
+        time_to_first_token_seconds: times(0.72),
+        time_per_output_token_seconds: times(0.021),
+        request_seconds: times(6.1),
+        queue_seconds: times(0.31),
+        replicas: vec![replica("0", 12.0, 93.5, 68.0), replica("1", 5.0, 41.0, 32.0)],
+        replica_imbalance_percent: Some(52.4),
+        agreement_percent: Some(99.97),
+        agreement_tokens: Some(812_220),
+        stale_seconds: Some(0.8),
+        ..Engine::default()
+    };
+    let model = |name: &str, memory: u64, gpu_memory: u64| EngineModel {
+        name: name.into(),
+        memory_bytes: Some(memory),
+        gpu_memory_bytes: Some(gpu_memory),
+        context_tokens: Some(8192),
+        expires_at: Some(ago(-240)),
+    };
+    let ollama = Engine {
+        pid: 2201,
+        start_time: Some(ago(9000)),
+        kind: "ollama".into(),
+        endpoint: "127.0.0.1:11434".into(),
+        models: vec!["llama3.2:latest".into(), "nomic-embed-text".into()],
+        loaded_models: vec![
+            model("llama3.2:latest", 3_825_819_519, 3_825_819_519),
+            model("nomic-embed-text", 600 << 20, 0),
+        ],
+        stale_seconds: Some(1.1),
+        ..Engine::default()
+    };
+    let llama = Engine {
+        pid: 5120,
+        start_time: Some(ago(90)),
+        kind: "llama.cpp".into(),
+        endpoint: "[::1]:8080".into(),
+        models: vec!["qwen2.5-0.5b-instruct-q4_k_m.gguf".into()],
+        requests_running: Some(1.0),
+        requests_waiting: Some(0.0),
+        slots_total: Some(4),
+        context_tokens: Some(4096),
+        prefix_cache_hit_percent: Some(12.0),
+        input_tokens_total: Some(1740),
+        output_tokens_total: Some(600),
+        input_tokens_per_second: Some(0.0),
+        output_tokens_per_second: Some(31.0),
+        agreement_percent: Some(87.2),
+        agreement_tokens: Some(340),
+        stale_seconds: Some(14.0),
+        problem: Some("it does not answer within 2 s".into()),
+        ..Engine::default()
+    };
+    vec![vllm, ollama, llama]
+}
+
 fn group_cost(group: &str, kernel_cpu_percent: Option<f64>, traps: Option<f64>) -> GroupCost {
     GroupCost { group: group.into(), state: ProbeState::On, kernel_cpu_percent, trap_cpu_percent_estimated: traps }
 }

@@ -2,6 +2,7 @@
 
 mod cli;
 mod commands;
+mod engines;
 mod feed;
 #[cfg(test)]
 mod fixture;

@@ -5,7 +5,7 @@ use hbpf_host::collector::{Collector, Options, Update};
 use hbpf_host::privsep::{self, HelperClient, SplitOptions};
 use hbpf_host::protocol::Group;
 
-use crate::cli::Gpus;
+use crate::cli::Sources;
 use crate::feed::Control;
 
 /// The privileged helper, split off, and this process without privileges.
@@ -15,13 +15,17 @@ pub(crate) struct Session {
 
 impl Session {
     /// Splits the process. Must come before any thread; from here on no file can be opened.
-    pub(crate) fn begin(gpus: &Gpus) -> Result<Self> {
+    pub(crate) fn begin(sources: &Sources) -> Result<Self> {
         // The library is opened by a process that may be in another directory's place and cannot ask for another file.
-        let library = gpus
+        let library = sources
             .nvml_library
             .as_ref()
             .map(|path| path.canonicalize().with_context(|| format!("--nvml-library: cannot open {}", path.display())));
-        let options = SplitOptions { nvml_library: library.transpose()?, ..SplitOptions::default() };
+        let options = SplitOptions {
+            nvml_library: library.transpose()?,
+            engines: !sources.no_engines,
+            ..SplitOptions::default()
+        };
         let helper = privsep::split(&options).context("cannot start")?;
         privsep::confine().context("cannot start")?;
         Ok(Self { helper })

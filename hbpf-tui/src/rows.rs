@@ -5,10 +5,11 @@ use std::cmp::Ordering;
 use hbpf_core::exchange::{Phase, Role};
 use hbpf_core::label::Label;
 use hbpf_core::snapshot::{
-    Distribution, Latency, LlmStats, Process, Request, Snapshot, TlsVisibility, TokensSource, Visibility,
+    Distribution, Engine, Latency, LlmStats, Process, Request, Snapshot, TlsVisibility, TokensSource, Visibility,
 };
 use jiff::Timestamp;
 
+use crate::engines;
 use crate::format::{self, UNKNOWN, estimated, known};
 use crate::table::{Align, Cell, Column, Tone};
 
@@ -55,6 +56,8 @@ pub(crate) struct ProcessRow<'a> {
     /// The role whose numbers stand in the row. Those of both roles are never added: a proxy would count double.
     pub(crate) role: Option<Role>,
     pub(crate) stats: Option<&'a LlmStats>,
+    /// What it says of itself, if it is an inference server that does.
+    pub(crate) engine: Option<&'a Engine>,
     /// The model of its latest request, and how many other models its visible requests name.
     model: Option<(&'a Label, usize)>,
 }
@@ -71,7 +74,8 @@ impl<'a> ProcessRow<'a> {
         let row = |(index, process): (usize, &'a Process)| {
             let role = busier_role(process);
             let model = models.get(&process.pid).and_then(|requests| latest_model(process, requests));
-            Self { index, process, role, stats: role.and_then(|role| stats(process, role)), model }
+            let stats = role.and_then(|role| stats(process, role));
+            Self { index, process, role, stats, engine: engines::of(snapshot, process), model }
         };
         snapshot.processes.iter().enumerate().map(row).collect()
     }
@@ -81,9 +85,9 @@ impl<'a> ProcessRow<'a> {
         self.stats.is_some()
     }
 
-    /// Whether it talks to models or uses a GPU.
+    /// Whether it talks to models, serves them, or uses a GPU.
     pub(crate) fn matters(&self) -> bool {
-        self.has_traffic() || !self.process.gpu.is_empty()
+        self.has_traffic() || !self.process.gpu.is_empty() || self.engine.is_some()
     }
 
     fn role_text(&self) -> &'static str {
@@ -161,6 +165,8 @@ pub(crate) enum ProcessColumn {
     InterToken,
     InterTokenTail,
     Errors,
+    Queue,
+    Cache,
     Cpu,
     Memory,
     Gpu,
@@ -176,7 +182,7 @@ pub(crate) enum SortKey {
 }
 
 impl ProcessColumn {
-    pub(crate) const ALL: [Self; 19] = [
+    pub(crate) const ALL: [Self; 21] = [
         Self::Pid,
         Self::User,
         Self::Command,
@@ -191,6 +197,8 @@ impl ProcessColumn {
         Self::InterToken,
         Self::InterTokenTail,
         Self::Errors,
+        Self::Queue,
+        Self::Cache,
         Self::Cpu,
         Self::Memory,
         Self::Gpu,
@@ -199,7 +207,7 @@ impl ProcessColumn {
     ];
 
     /// Layout of all columns.
-    pub(crate) fn columns() -> [Column; 19] {
+    pub(crate) fn columns() -> [Column; 21] {
         Self::ALL.map(Self::column)
     }
 
@@ -220,6 +228,8 @@ impl ProcessColumn {
             Self::InterToken => Column::fixed("ITL50", Right, 6, 40),
             Self::InterTokenTail => Column::fixed("ITL99", Right, 6, 38),
             Self::Errors => Column::fixed("ERR", Right, 4, 88),
+            Self::Queue => Column::fixed("RUN+W", Right, 6, 76),
+            Self::Cache => Column::fixed("KV%", Right, 5, 74),
             Self::Cpu => Column::fixed("CPU%", Right, 5, 78),
             Self::Memory => Column::fixed("MEM", Right, 5, 45),
             Self::Gpu => Column::fixed("GPU%", Right, 5, 77),
@@ -232,6 +242,7 @@ impl ProcessColumn {
     pub(crate) fn is_of_machine(self) -> bool {
         matches!(self, Self::Pid | Self::User | Self::Command | Self::Cpu | Self::Memory | Self::Tls)
             || self.is_of_gpus()
+            || self.is_of_engines()
     }
 
     /// Whether it is about GPUs.
@@ -239,11 +250,21 @@ impl ProcessColumn {
         matches!(self, Self::Gpu | Self::GpuMemory)
     }
 
+    /// Whether it is what an inference server says of itself.
+    fn is_of_engines(self) -> bool {
+        matches!(self, Self::Queue | Self::Cache)
+    }
+
     /// The columns that say something of such a snapshot, as places in [`Self::ALL`]. Where no traffic can be seen, or there
-    /// is no GPU, theirs would only take room from the others.
+    /// is no GPU or no server, theirs would only take room from the others.
     pub(crate) fn of(snapshot: Option<&Snapshot>, blind: bool) -> Vec<usize> {
         let has_gpus = snapshot.is_some_and(|snapshot| !snapshot.gpus.is_empty());
-        let says_something = |column: Self| (!blind || column.is_of_machine()) && (has_gpus || !column.is_of_gpus());
+        let has_engines = snapshot.is_some_and(|snapshot| !snapshot.engines.is_empty());
+        let says_something = |column: Self| {
+            (!blind || column.is_of_machine())
+                && (has_gpus || !column.is_of_gpus())
+                && (has_engines || !column.is_of_engines())
+        };
         (0..Self::ALL.len()).filter(|index| says_something(Self::ALL[*index])).collect()
     }
 
@@ -271,6 +292,11 @@ impl ProcessColumn {
             Self::InterToken => SortKey::Number(row.latency(span, inter_token, |d| d.p50)),
             Self::InterTokenTail => SortKey::Number(row.latency(span, inter_token, |d| d.p99)),
             Self::Errors => of_stats(|s| Some(s.failed_total as f64)),
+            Self::Queue => SortKey::Number(
+                row.engine
+                    .and_then(|engine| Some(engine.requests_running? + engine.requests_waiting.unwrap_or_default())),
+            ),
+            Self::Cache => SortKey::Number(row.engine.and_then(|engine| engine.kv_cache_percent)),
             Self::Cpu => SortKey::Number(row.process.cpu_percent),
             Self::Memory => SortKey::Number(row.process.resident_bytes.map(|n| n as f64)),
             Self::Gpu => SortKey::Number(gpu_percent(row.process)),
@@ -305,6 +331,8 @@ impl ProcessColumn {
                 Some(errors) if errors > 0 => Cell::new(format::short_count(errors), Tone::Bad),
                 errors => number(errors.map(format::short_count)),
             },
+            Self::Queue => Cell::number(engines::queue(row.engine.as_slice())),
+            Self::Cache => engines::fullest(row.engine.as_slice()),
             Self::Cpu => number(process.cpu_percent.map(format::percent)),
             Self::Memory => number(process.resident_bytes.map(format::bytes)),
             Self::Gpu => number(gpu_percent(process).map(format::percent)),

@@ -100,7 +100,11 @@ pub(crate) fn problems(snapshot: &Snapshot) -> Vec<String> {
         format!("GPU {}: {}{xid}", gpu.index, gpus::state(gpu).0)
     });
     let mut out: Vec<String> = Vec::new();
-    for line in errors.chain(probes).chain(gpus) {
+    let engines = snapshot.engines.iter().filter_map(|engine| {
+        let problem = engine.problem.as_ref()?;
+        Some(format!("{} (pid {}) at {}: {problem}", engine.kind, engine.pid, engine.endpoint))
+    });
+    for line in errors.chain(probes).chain(gpus).chain(engines) {
         if !out.contains(&line) {
             out.push(line);
         }

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use hbpf_core::snapshot::{Distribution, GroupCost, Latency, LlmStats, Snapshot};
 use hbpf_host::protocol::Group;
 
+use crate::engines;
 use crate::format::{self, UNKNOWN, known};
 use crate::gpus;
 use crate::inout;
@@ -48,6 +49,10 @@ pub(crate) fn render(snapshot: &Snapshot, style: Style) -> String {
     section(&mut out, "Workloads", &columns, workloads, style.width);
     section(&mut out, "GPUs", &gpus::columns(), gpus::rows(&snapshot.gpus), style.width);
     section(&mut out, "Processes on GPUs", &gpus::user_columns(), gpus::users(snapshot), style.width);
+    let (columns, servers) = engines::table(&snapshot.engines, None);
+    section(&mut out, "Inference servers", &columns, servers, style.width);
+    let loaded = engines::model_rows(&snapshot.engines);
+    section(&mut out, "Loaded models", &engines::model_columns(), loaded, style.width);
     let (columns, users) = inout::table(snapshot);
     section(&mut out, "Disks, connections and devices", &columns, users, style.width);
     models(&mut out, snapshot, style.width);
@@ -276,6 +281,14 @@ mod tests {
         let tables = text.split_once("\n\n").expect("a head and tables").1;
         assert!(tables.lines().all(|line| line.chars().count() <= 80), "{tables}");
         insta::assert_snapshot!(tables);
+    }
+
+    #[test]
+    fn inference_servers() {
+        let snapshot = Snapshot { engines: fixture::engines(), ..fixture::rich() };
+        let text = render(&snapshot, FULL);
+        let (_, tables) = text.split_once("\nInference servers\n").expect("a table");
+        insta::assert_snapshot!(tables.split("\nModels\n").next().unwrap_or_default());
     }
 
     #[test]

@@ -1,7 +1,10 @@
 //! What the tables show of workloads: what they serve or call, and the machine behind it, in one row.
 
+use std::ops::Range;
+
 use hbpf_core::snapshot::{LlmStats, Snapshot, Workload, WorkloadKind};
 
+use crate::engines;
 use crate::format::{self, UNKNOWN};
 use crate::rows;
 use crate::table::{Align, Cell, Column, Tone};
@@ -9,19 +12,24 @@ use crate::table::{Align, Cell, Column, Tone};
 /// The workloads of a snapshot as a table: its columns and rows. Where there is no GPU nothing is said of any.
 pub(crate) fn table(snapshot: &Snapshot) -> (Vec<Column>, Vec<Vec<Cell>>) {
     let has_gpus = !snapshot.gpus.is_empty() || snapshot.workloads.iter().any(|row| row.gpu_memory_bytes.is_some());
-    let mut columns = columns().to_vec();
-    let mut rows: Vec<Vec<Cell>> = snapshot.workloads.iter().map(cells).collect();
-    if !has_gpus {
-        columns.truncate(OF_GPUS);
-        rows.iter_mut().for_each(|row| row.truncate(OF_GPUS));
-    }
-    (columns, rows)
+    let has_engines = !snapshot.engines.is_empty();
+    let is_shown =
+        |index: &usize| (has_gpus || !OF_GPUS.contains(index)) && (has_engines || !OF_ENGINES.contains(index));
+    let shown: Vec<usize> = (0..columns().len()).filter(is_shown).collect();
+    let row = |workload: &Workload| {
+        let mut cells = cells(workload, snapshot);
+        shown.iter().map(|index| std::mem::take(&mut cells[*index])).collect()
+    };
+    (shown.iter().map(|index| columns()[*index]).collect(), snapshot.workloads.iter().map(row).collect())
 }
 
-/// From this column on it is about GPUs.
-const OF_GPUS: usize = 13;
+/// The columns about what inference servers say of themselves.
+const OF_ENGINES: Range<usize> = 10..12;
 
-fn columns() -> [Column; 17] {
+/// The columns about GPUs.
+const OF_GPUS: Range<usize> = 15..19;
+
+fn columns() -> [Column; 19] {
     use Align::{Left, Right};
     [
         Column::flexible("WORKLOAD", 14, 44, 100),
@@ -34,6 +42,8 @@ fn columns() -> [Column; 17] {
         Column::fixed("TTFT50", Right, 6, 90),
         Column::fixed("ITL50", Right, 6, 65),
         Column::fixed("ERR", Right, 4, 80),
+        Column::fixed("RUN+W", Right, 6, 66),
+        Column::fixed("KV%", Right, 5, 64),
         Column::fixed("CPU%", Right, 5, 95),
         Column::fixed("MEM", Right, 5, 85),
         Column::fixed("CPUs/k", Right, 6, 50),
@@ -44,7 +54,8 @@ fn columns() -> [Column; 17] {
     ]
 }
 
-fn cells(workload: &Workload) -> Vec<Cell> {
+fn cells(workload: &Workload, snapshot: &Snapshot) -> Vec<Cell> {
+    let engines = snapshot.engines.iter().filter(|engine| workload.pids.contains(&engine.pid)).collect::<Vec<_>>();
     let side = shown_side(workload);
     let stats = side.map(|(_, stats)| stats);
     let latency = stats.map(|stats| &stats.latency.since_start);
@@ -64,6 +75,8 @@ fn cells(workload: &Workload) -> Vec<Cell> {
             Some(errors) if errors > 0 => Cell::new(format::short_count(errors), Tone::Bad),
             errors => number(errors.map(format::short_count)),
         },
+        Cell::number(engines::queue(&engines)),
+        engines::fullest(&engines),
         number(workload.cpu_percent.map(format::percent)),
         number(workload.resident_bytes.map(format::bytes)),
         number(workload.cpu_seconds_per_1k_tokens.map(format::rate)),
@@ -106,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_gpu_there_are_no_columns_of_it() {
+    fn without_gpus_and_servers_there_are_no_columns_of_them() {
         let mut snapshot = fixture::rich();
         let widths = |snapshot: &Snapshot| {
             let (columns, rows) = table(snapshot);
@@ -115,6 +128,8 @@ mod tests {
         };
         assert_eq!(widths(&snapshot), (17, Some("TOK/J")));
         snapshot.workloads = vec![snapshot.workloads.remove(1)];
-        assert_eq!(widths(&snapshot), (OF_GPUS, Some("CPUs/k")));
+        assert_eq!(widths(&snapshot), (13, Some("CPUs/k")));
+        snapshot.engines = fixture::engines();
+        assert_eq!(widths(&snapshot).0, 15);
     }
 }

@@ -10,15 +10,32 @@ use crate::tools::{root, run};
 
 /// Clients: the vendors' SDKs.
 const REQUIREMENTS: &str = "demos/requirements.txt";
+/// A real proxy, and what builds a server.
+const REQUIREMENTS_ENGINES: &str = "demos/requirements-engines.txt";
 /// A real inference server, which is built from source.
 const REQUIREMENTS_FULL: &str = "demos/requirements-full.txt";
 /// The server's native part for any CPU of the architecture, without what serving text needs not.
 const LLAMA_CMAKE_ARGS: &str = "-DGGML_NATIVE=OFF -DGGML_OPENMP=OFF -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF \
     -DLLAMA_BUILD_TOOLS=OFF -DMTMD_BUILD=OFF";
 
+/// llama.cpp's own server from the sources that come with its Python package, without web pages, which would be downloaded.
+const LLAMA_SERVER_CMAKE_ARGS: [&str; 11] = [
+    "-DCMAKE_BUILD_TYPE=Release",
+    "-DBUILD_SHARED_LIBS=OFF",
+    "-DGGML_NATIVE=OFF",
+    "-DGGML_OPENMP=OFF",
+    "-DLLAMA_BUILD_TESTS=OFF",
+    "-DLLAMA_BUILD_EXAMPLES=OFF",
+    "-DLLAMA_BUILD_SERVER=ON",
+    "-DLLAMA_BUILD_UI=OFF",
+    "-DLLAMA_USE_PREBUILT_UI=OFF",
+    "-DLLAMA_CURL=OFF",
+    "-DLLAMA_OPENSSL=OFF",
+];
+
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// Also build a real inference server (about 5 minutes on two cores; needs a C++ compiler)
+    /// Also build real inference servers (about 15 minutes on two cores; needs a C++ compiler)
     #[arg(long)]
     full: bool,
 }
@@ -30,15 +47,65 @@ pub(crate) fn run_chore(arguments: &Arguments) -> Result<()> {
 /// Makes `target/venv` with what the requirement files name, if it is not there already.
 pub(crate) fn environment(full: bool) -> Result<()> {
     let venv = root().join("target/venv");
-    if !python(&venv).is_file() {
-        run(Command::new("python3").args(["-m", "venv"]).arg(&venv))
-            .context("cannot make a Python environment (Debian has it in the package python3-venv)")?;
-    }
+    make(&venv)?;
     install(&venv, REQUIREMENTS)?;
     if full {
         install(&venv, REQUIREMENTS_FULL)?;
+        let engines = root().join("target/venv-engines");
+        make(&engines)?;
+        install(&engines, REQUIREMENTS_ENGINES)?;
+        llama_server(&engines)?;
     }
     println!("clients for the end-to-end tests are in {}", venv.display());
+    Ok(())
+}
+
+fn make(venv: &Path) -> Result<()> {
+    if python(venv).is_file() {
+        return Ok(());
+    }
+    run(Command::new("python3").args(["-m", "venv"]).arg(venv))
+        .context("cannot make a Python environment (Debian has it in the package python3-venv)")
+}
+
+/// Builds `target/llama-server/llama-server` of the version that the requirements name, if it is not there already.
+fn llama_server(venv: &Path) -> Result<()> {
+    let requirements = fs::read_to_string(root().join(REQUIREMENTS_FULL))?;
+    let version = requirements.lines().find_map(|line| line.strip_prefix("llama-cpp-python[server]=="));
+    let version = version.with_context(|| format!("{REQUIREMENTS_FULL} names no version of llama-cpp-python"))?;
+    let directory = root().join("target/llama-server");
+    let (server, stamp) = (directory.join("llama-server"), directory.join("version"));
+    if server.is_file() && fs::read_to_string(&stamp).is_ok_and(|have| have == version) {
+        return Ok(());
+    }
+    let _ = fs::remove_dir_all(&directory);
+    fs::create_dir_all(&directory)?;
+    let archive = format!("llama_cpp_python-{version}.tar.gz");
+    let package = format!("llama-cpp-python=={version}");
+    let sources = ["-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", "llama-cpp-python", "--dest"];
+    run(Command::new(python(venv)).args(sources).arg(&directory).arg(&package))
+        .with_context(|| format!("cannot fetch the sources of {package}"))?;
+    run(Command::new("tar").arg("-xzf").arg(directory.join(&archive)).arg("-C").arg(&directory))?;
+    // cmake looks for ninja.
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let path = std::env::join_paths(std::iter::once(venv.join("bin")).chain(std::env::split_paths(&path)))?;
+    let cmake = || {
+        let mut command = Command::new(venv.join("bin/cmake"));
+        command.env("PATH", &path);
+        command
+    };
+    let (sources, build) = (format!("llama_cpp_python-{version}/vendor/llama.cpp"), directory.join("build"));
+    run(cmake()
+        .args(["-G", "Ninja"])
+        .arg("-S")
+        .arg(directory.join(sources))
+        .arg("-B")
+        .arg(&build)
+        .args(LLAMA_SERVER_CMAKE_ARGS))
+    .and_then(|()| run(cmake().arg("--build").arg(&build).args(["--target", "llama-server"])))
+    .context("cannot build llama.cpp's server")?;
+    fs::copy(directory.join("build/bin/llama-server"), &server)?;
+    fs::write(&stamp, version)?;
     Ok(())
 }
 

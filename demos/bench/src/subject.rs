@@ -27,7 +27,7 @@ static ENDING: AtomicBool = AtomicBool::new(false);
 
 /// Runs as the two processes, until standard input ends.
 pub(crate) fn main() -> Result<()> {
-    let helper = privsep::split(&SplitOptions::default()).context("cannot start")?;
+    let helper = privsep::split(&SplitOptions { engines: true, ..SplitOptions::default() }).context("cannot start")?;
     privsep::confine().context("cannot start")?;
     let options = Options {
         groups: Vec::new(),
@@ -35,6 +35,7 @@ pub(crate) fn main() -> Result<()> {
         interval: Some(INTERVAL),
         max_overhead: None,
         max_bytes_per_second: 0,
+        engines: true,
     };
     let collector = Collector::start(helper, options, |update| match update {
         Update::Snapshot(snapshot) => print(&snapshot),

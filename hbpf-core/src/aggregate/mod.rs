@@ -30,7 +30,7 @@ mod rates;
 mod requests;
 mod stats;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod workloads;
 
 use std::collections::HashMap;
@@ -47,7 +47,8 @@ use crate::chunk::Pid;
 use crate::exchange::{Exchange, ExchangeEvent, ExchangeId, RateLimit};
 use crate::label::Label;
 use crate::snapshot::{
-    self, Capture, CollectionError, EndpointRateLimit, EndpointStats, Finding, Gpu, Host, Model, Process, Snapshot,
+    self, Capture, CollectionError, EndpointRateLimit, EndpointStats, Engine, Finding, Gpu, Host, Model, Process,
+    Snapshot,
 };
 use crate::time::{Nanos, WallClock};
 
@@ -87,6 +88,8 @@ pub struct HostFacts {
     pub workloads: Vec<WorkloadFacts>,
     /// GPUs; whose processes are among `processes`.
     pub gpus: Vec<Gpu>,
+    /// Local inference servers.
+    pub engines: Vec<Engine>,
     /// Since when there are probes in place, of any group; `None` while there are none: what is in flight, and how much
     /// of it a second, is unknown then.
     pub watching_since: Option<Nanos>,
@@ -418,7 +421,7 @@ impl Aggregator {
             endpoints: self.endpoint_rows(now, clock),
             tools: Vec::new(),
             gpus: facts.gpus,
-            engines: Vec::new(),
+            engines: facts.engines,
             capture: facts.capture,
             findings: facts.findings,
             errors: facts.errors,

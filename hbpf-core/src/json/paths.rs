@@ -36,8 +36,8 @@ impl<S> Node<S> {
     }
 }
 
-/// A compiled list of paths such as `usage.prompt_tokens` or `choices[].delta.content`, each with the slot `S` that its
-/// values are reported under.
+/// A compiled list of paths such as `usage.prompt_tokens`, `choices[].delta.content` or, where the document is an array,
+/// `[].id`, each with the slot `S` that its values are reported under.
 #[derive(Debug)]
 pub struct PathSet<S> {
     nodes: Vec<Node<S>>,
@@ -52,7 +52,9 @@ impl<S: Copy> PathSet<S> {
             let mut at = ROOT;
             for step in path.split('.') {
                 let name = step.trim_end_matches("[]");
-                at = set.member_or_new(at, name.as_bytes());
+                if !name.is_empty() {
+                    at = set.member_or_new(at, name.as_bytes());
+                }
                 for _ in 0..(step.len() - name.len()) / 2 {
                     at = set.element_or_new(at);
                 }
@@ -134,5 +136,7 @@ mod tests {
         assert_eq!(set.member(a, b"x"), NOWHERE);
         assert_eq!(set.member(NOWHERE, b"a"), NOWHERE);
         assert_eq!(set.longest_key(), 1);
+        let list = PathSet::new(&[("[].id", Want::Scalar, 1)]);
+        assert_eq!(list.leaf(list.member(list.element(ROOT), b"id")), Some((Want::Scalar, 1)));
     }
 }

@@ -74,34 +74,3 @@ pub struct Pressure {
     #[serde(default)]
     pub memory_full_percent: Option<f64>,
 }
-
-/// A local inference server's own word.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct Engine {
-    /// Process.
-    pub pid: u32,
-    /// vllm, sglang, llama.cpp ...
-    pub kind: Label,
-    /// Where it was asked.
-    pub endpoint: Label,
-    /// Loaded models.
-    pub models: Vec<Label>,
-    /// Running.
-    pub requests_running: Option<f64>,
-    /// Waiting.
-    pub requests_waiting: Option<f64>,
-    /// KV cache in use.
-    pub kv_cache_percent: Option<f64>,
-    /// Prefix cache hits.
-    pub prefix_cache_hit_percent: Option<f64>,
-    /// Preempted requests.
-    pub preemptions_total: Option<u64>,
-    /// Its own count.
-    pub input_tokens_total: Option<u64>,
-    /// Its own count.
-    pub output_tokens_total: Option<u64>,
-    /// hbpf's count against its own.
-    pub agreement_percent: Option<f64>,
-    /// Age of the numbers.
-    pub stale_seconds: Option<f64>,
-}

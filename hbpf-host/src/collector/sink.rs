@@ -6,6 +6,7 @@ use hbpf_core::aggregate::Aggregator;
 use hbpf_core::chunk::{Action, ConnectionKey, Origin, Source, Verdict};
 use hbpf_core::engine::Observer;
 use hbpf_core::exchange::{Exchange, ExchangeEvent};
+use hbpf_core::inference::Traffic;
 use hbpf_core::time::Nanos;
 use hbpf_ebpf::{action, source};
 
@@ -17,6 +18,8 @@ const MAX_VERDICTS_WAITING: usize = 16_384;
 /// What the engine reports to.
 pub(super) struct EngineSink {
     pub(super) aggregator: Aggregator,
+    /// What local servers serve, apart from the rest.
+    pub(super) traffic: Traffic,
     pub(super) verdicts: Vec<FlowVerdict>,
     pub(super) learned: Vec<String>,
     /// Everything that was ever learned: the helper remembers it, too.
@@ -30,6 +33,7 @@ impl EngineSink {
     pub(super) fn new(aggregator: Aggregator) -> Self {
         Self {
             aggregator,
+            traffic: Traffic::default(),
             verdicts: Vec::new(),
             learned: Vec::new(),
             told: HashSet::new(),
@@ -41,6 +45,7 @@ impl EngineSink {
 
 impl Observer for EngineSink {
     fn exchange(&mut self, when: Nanos, exchange: &Exchange, event: ExchangeEvent) {
+        self.traffic.observe(exchange, event);
         self.aggregator.observe(when, exchange, event);
     }
 

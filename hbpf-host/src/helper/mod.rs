@@ -1,8 +1,9 @@
 //! The privileged helper: the process that owns everything in the kernel and reads what only root may read.
 //!
-//! It parses no captured bytes. It is one thread that waits for requests, starts and ends of processes, and the clock, and
+//! It parses no captured bytes. It is one thread, but for questions to inference servers ([`ask`]), that waits for requests, starts and ends of processes, and the clock, and
 //! ends when the other side has gone; the kernel then takes all probes out, for they are descriptors of this process.
 
+mod ask;
 mod endings;
 mod outbox;
 mod rescan;
@@ -31,6 +32,7 @@ use crate::protocol::{
     Counted, Event, Group, MAX_PROCESSES, MAX_VERDICTS, Others, ProcessInfo, Reply, Request, Status,
 };
 use crate::socket::{Socket, SocketError};
+use ask::Asker;
 use endings::Endings;
 use outbox::Outbox;
 use rescan::Rescans;
@@ -85,7 +87,7 @@ pub(crate) fn main(socket: OwnedFd, gpus: Option<GpuReader>, options: &SplitOpti
         let place = place.lock().map(|place| place.clone()).unwrap_or_default();
         outbox.error("helper", &format!("the helper process failed at {place}; please report it"));
     }
-    // SAFETY: this process has one thread and nothing to clean up that the kernel does not clean up.
+    // SAFETY: this process has nothing to clean up that the kernel does not clean up, other threads included.
     unsafe { libc::_exit(i32::from(ended.is_err())) }
 }
 
@@ -130,6 +132,7 @@ struct Helper<'a> {
     switches: u64,
     libraries: Libraries,
     processes: Table,
+    asker: Asker,
     gpus: Gpus,
     device_names: Names,
     rescans: Rescans,
@@ -147,6 +150,7 @@ impl<'a> Helper<'a> {
             switches: 0,
             libraries: Libraries::new(PathBuf::from(PROC)),
             processes: Table::new(PathBuf::from(PROC)),
+            asker: Asker::default(),
             gpus: Gpus::new(gpus),
             device_names: Names::new(devices::PROC.into()),
             rescans: Rescans::default(),
@@ -245,6 +249,22 @@ impl<'a> Helper<'a> {
                 queries.truncate(MAX_PROCESSES);
                 let owners = self.processes.find_owners(&queries);
                 self.outbox.send(Reply::Owners(owners));
+            }
+            Request::FindServers(suspects) => {
+                let found = self.processes.find_servers(&suspects);
+                for part in found.servers.chunks(outbox::SERVERS_PER_MESSAGE) {
+                    self.outbox.send(Reply::Servers(part.to_vec()));
+                }
+                if !found.not_looked_at.is_empty() {
+                    self.outbox.send(Reply::NotLookedAt(found.not_looked_at));
+                }
+            }
+            Request::Ask(question) => {
+                let (answer, refused) = match self.asker.ask(Path::new(PROC), &mut self.processes, &question) {
+                    Ok(answer) => (Some(answer), None),
+                    Err(error) => (None, Some(error.into())),
+                };
+                self.outbox.send_always(&Reply::Asked { ticket: question.ticket, refused }, answer);
             }
             Request::Limit(limits) => {
                 let result = self.probes.limit(limits);

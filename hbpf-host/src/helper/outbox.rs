@@ -21,6 +21,9 @@ pub(super) const DETAILS_PER_MESSAGE: usize = 20;
 /// Counts in one message, likewise: one takes up to 690 bytes, most of them a device's name.
 pub(super) const COUNTED_PER_MESSAGE: usize = 80;
 
+/// Servers in one message, likewise: one takes up to 530 bytes.
+pub(super) const SERVERS_PER_MESSAGE: usize = 64;
+
 /// Messages that may wait before the dispensable ones are dropped and no more requests are taken.
 const MAX_WAITING: usize = 256;
 
@@ -165,13 +168,14 @@ impl AsFd for Outbox {
 #[cfg(test)]
 mod tests {
     use hbpf_core::aggregate::WorkloadFacts;
+    use hbpf_core::inference::EngineKind;
     use hbpf_core::snapshot::{
         Cgroup, Container, Gpu, GpuInstance, GpuProcess, HottestThread, TlsVisibility, WorkloadKind,
     };
 
     use super::*;
     use crate::gpu;
-    use crate::protocol::{Counted, Event, Group, Held, ProcessDetail, ProcessInfo};
+    use crate::protocol::{Counted, Event, Group, Held, Listener, MAX_LISTENERS, ProcessDetail, ProcessInfo, Server};
     use crate::socket;
 
     fn outbox() -> (Outbox, Socket) {
@@ -286,6 +290,15 @@ mod tests {
             problem: Some(text()),
             ..Gpu::default()
         };
+        let listener =
+            Listener { address: "[ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff]:65535".parse().unwrap(), expected: true };
+        let server = Server {
+            pid: u32::MAX,
+            start_time_ns: u64::MAX,
+            kind: Some(EngineKind::LiteLlm),
+            namespace: u64::MAX,
+            listeners: vec![listener; MAX_LISTENERS],
+        };
         let counted = Counted {
             pid: u32::MAX,
             event: Event::Opened,
@@ -299,11 +312,12 @@ mod tests {
         let (mut outbox, mut other) = outbox();
         outbox.send(Reply::Counted(vec![counted; COUNTED_PER_MESSAGE]));
         outbox.send(Reply::Held(vec![held; COUNTED_PER_MESSAGE]));
+        outbox.send(Reply::Servers(vec![server; SERVERS_PER_MESSAGE]));
         outbox.send(Reply::Processes(vec![info; PROCESSES_PER_MESSAGE]));
         outbox.send(Reply::Details(vec![detail; DETAILS_PER_MESSAGE]));
         outbox.send(Reply::Gpu(Box::new(gpu)));
         let replies = all(&mut outbox, &mut other);
-        assert_eq!(replies.len(), 5);
+        assert_eq!(replies.len(), 6);
         assert!(!replies.iter().any(|reply| matches!(reply, Reply::Error { .. })), "{replies:?}");
     }
 

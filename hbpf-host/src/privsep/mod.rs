@@ -36,6 +36,8 @@ pub struct SplitOptions {
     pub account: Option<Account>,
     /// NVIDIA's management library (`libnvidia-ml.so.1`); `None`: the system's, where a driver is loaded.
     pub nvml_library: Option<PathBuf>,
+    /// Whether the helper may ask inference servers on this machine about themselves.
+    pub engines: bool,
 }
 
 /// Why the process could not be split, or its privileges not be given up.
@@ -126,7 +128,7 @@ pub fn renounce(options: &SplitOptions) -> Result<(), SplitError> {
 /// The helper does this first of all.
 pub fn hold_helper(options: &SplitOptions) -> Result<(), HoldError> {
     credentials::keep_needed(Keeper::Helper(options.account))?;
-    Ok(guard::guard()?)
+    Ok(guard::guard(options.engines)?)
 }
 
 /// Why a privileged process could not be held to what it needs.

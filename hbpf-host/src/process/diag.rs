@@ -12,6 +12,9 @@ use super::files;
 /// Longest table that is read, at 150 bytes a connection.
 const MAX_TABLE_BYTES: usize = 16 * 1024 * 1024;
 
+/// As much of a table as is read for what listens, which the kernel tells before all connections: more than a thousand.
+const MAX_LISTENING_BYTES: usize = 256 * 1024;
+
 /// `TCP_LISTEN`: a look-up that finds no connection answers with the listener.
 const LISTEN: u8 = 10;
 
@@ -125,11 +128,36 @@ fn connection(line: &[u8]) -> Option<(Ends, u64)> {
     (!listens && inode != 0).then(|| (ends(local, remote), inode))
 }
 
+/// Where is listened in the network namespace of a process, with the inodes of the sockets.
+pub(super) fn listening(root: &Path, pid: u32) -> Vec<(SocketAddr, u64)> {
+    let mut found = Vec::new();
+    for table in ["tcp", "tcp6"] {
+        let path = files::process(root, pid).join("net").join(table);
+        let Ok(contents) = files::read(&path, MAX_LISTENING_BYTES) else { continue };
+        // Of a line that was cut the number may be another one.
+        let whole = if contents.truncated { contents.bytes.iter().rposition(|byte| *byte == b'\n') } else { None };
+        let bytes = &contents.bytes[..whole.unwrap_or(contents.bytes.len())];
+        // The first line names the columns, and behind the last one come connections.
+        found.extend(files::lines(bytes).skip(1).map_while(listener));
+    }
+    found
+}
+
+/// As [`connection`], of what listens.
+fn listener(line: &[u8]) -> Option<(SocketAddr, u64)> {
+    let mut fields = files::fields(line);
+    let local = end(fields.nth(1)?)?;
+    let listens = fields.nth(1)? == b"0A";
+    let inode = fields.nth(5).and_then(files::number)?;
+    listens.then(|| (SocketAddr::new(local.ip().to_canonical(), local.port()), inode))
+}
+
 /// Reads the bytes as an answer of the kernel, and as a table of sockets.
 #[cfg(feature = "fuzzing")]
 pub(super) fn parse_as_all(bytes: &[u8]) {
     response(bytes, 0);
     let _ = files::lines(bytes).filter_map(connection).count();
+    let _ = files::lines(bytes).filter_map(listener).count();
 }
 
 /// Address and port in hexadecimal; the address in words of the machine's own byte order.
@@ -172,6 +200,24 @@ mod tests {
         for line in junk {
             assert_eq!(connection(line), None, "{}", String::from_utf8_lossy(line));
         }
+    }
+
+    #[test]
+    #[cfg(target_endian = "little")]
+    fn what_listens_is_told_before_connections() {
+        let dir = tempfile::tempdir().unwrap();
+        let net = dir.path().join("7/net");
+        std::fs::create_dir_all(&net).unwrap();
+        let tcp = "  sl  local_address rem_address   st\n\
+            0: 0100007F:1F90 00000000:0000 0A 0:0 0:0 0 0 0 4711 1\n\
+            1: 0100007F:1F91 0100007F:C350 01 0:0 0:0 0 0 0 4712 1\n\
+            2: 0100007F:1F92 00000000:0000 0A 0:0 0:0 0 0 0 4713 1\n";
+        std::fs::write(net.join("tcp"), tcp).unwrap();
+        let tcp6 = "  sl\n0: 00000000000000000000000000000000:1F40 00000000000000000000000000000000:0000 0A 0:0 0:0 0 0 0 4714 1\n";
+        std::fs::write(net.join("tcp6"), tcp6).unwrap();
+        let expected = [("127.0.0.1:8080".parse().unwrap(), 4711), ("[::]:8000".parse().unwrap(), 4714)];
+        assert_eq!(listening(dir.path(), 7), expected);
+        assert_eq!(listening(dir.path(), 8), []);
     }
 
     #[test]

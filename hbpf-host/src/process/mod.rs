@@ -10,6 +10,7 @@ mod drm;
 pub(crate) mod files;
 mod held;
 mod io;
+mod listeners;
 mod machine;
 pub(crate) mod mountinfo;
 mod owners;
@@ -21,6 +22,7 @@ mod users;
 mod workload;
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -28,9 +30,10 @@ use hbpf_core::aggregate::WorkloadFacts;
 use hbpf_core::label::Label;
 use hbpf_core::snapshot::{Host, TlsVisibility};
 
-use crate::protocol::{Held, Others, ProcessInfo, SocketQuery};
+use crate::protocol::{Held, Others, ProcessInfo, SocketQuery, Suspect};
 use cgroup_path::Paths;
 use container_names::ContainerNames;
+use listeners::{Found, Listeners};
 use machine::Machine;
 use owners::Owners;
 use sampler::Sampler;
@@ -39,6 +42,7 @@ use status::Status;
 use users::Users;
 
 pub(crate) use drm::DrmUse;
+pub(crate) use listeners::Spent;
 pub use machine::self_cpu_seconds;
 pub use sampler::Samples;
 
@@ -56,6 +60,7 @@ pub struct Table {
     machine: Machine,
     owners: Owners,
     container_names: ContainerNames,
+    listeners: Listeners,
     described: HashMap<u32, Described>,
     sampler: Sampler,
     drm: drm::Clients,
@@ -81,6 +86,7 @@ impl Table {
             machine: Machine::default(),
             owners: Owners::default(),
             container_names: ContainerNames::new(PathBuf::from("/")),
+            listeners: Listeners::default(),
             described: HashMap::new(),
         }
     }
@@ -191,6 +197,21 @@ impl Table {
     /// cookie of 0 only the addresses are compared.
     pub fn find_owners(&mut self, queries: &[SocketQuery]) -> Vec<(u64, u32)> {
         self.owners.find(&self.proc_root, queries)
+    }
+
+    /// Those of the suspects that may be inference servers, and where they listen.
+    pub(crate) fn find_servers(&mut self, suspects: &[Suspect]) -> Found {
+        self.listeners.find(&self.proc_root, suspects)
+    }
+
+    /// Whether this process listens there, in its own network namespace.
+    pub(crate) fn listens(&mut self, pid: u32, address: SocketAddr) -> Result<bool, Spent> {
+        self.listeners.listens(&self.proc_root, pid, address)
+    }
+
+    /// Start of a process, in nanoseconds since boot.
+    pub(crate) fn start_time_ns(&self, pid: u32) -> Option<u64> {
+        Some(Stat::read(&self.proc_root, pid)?.start_time_ns())
     }
 }
 

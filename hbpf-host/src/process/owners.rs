@@ -17,7 +17,7 @@ use super::stat::Stat;
 use crate::protocol::{MAX_PROCESSES, SocketQuery};
 
 /// Descriptors looked at per process, at about 2 us each. Proxies have tens of thousands.
-const MAX_DESCRIPTORS: usize = 65_536;
+pub(super) const MAX_DESCRIPTORS: usize = 65_536;
 
 /// Network namespaces looked through for a connection that nobody is known for.
 const MAX_NAMESPACES: usize = 32;
@@ -223,7 +223,7 @@ impl Owners {
 }
 
 /// `socket:[INODE]`
-fn socket_inode(link: &[u8]) -> Option<u64> {
+pub(super) fn socket_inode(link: &[u8]) -> Option<u64> {
     files::number(link.strip_prefix(b"socket:[")?.strip_suffix(b"]")?)
 }
 

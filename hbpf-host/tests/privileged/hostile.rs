@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, AsRawFd};
 
 use hbpf_host::privsep::{HelperClient, SocketError, SplitOptions, split};
-use hbpf_host::protocol::{MAX_MESSAGE_BYTES, Others, Reply, Request};
+use hbpf_host::protocol::{MAX_MESSAGE_BYTES, Others, Reply, Request, Suspect};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{ControlMessage, MsgFlags, send, sendmsg};
@@ -44,7 +44,7 @@ pub(crate) fn run(seed: u64) {
 /// or to end, whole, is among them: that would be obeyed.
 fn nonsense(dice: &mut Dice) -> Vec<u8> {
     let long = (dice.next() % (MAX_MESSAGE_BYTES as u64 / 4)) as usize;
-    let mut bytes = match dice.next() % 6 {
+    let mut bytes = match dice.next() % 7 {
         0 => (0..dice.next() % 200).map(|_| dice.byte()).collect(),
         1 => vec![dice.byte(); MAX_MESSAGE_BYTES + 1 + long],
         2 => encoded(&Request::Describe((0..long as u32 / 4).collect())),
@@ -52,6 +52,7 @@ fn nonsense(dice: &mut Dice) -> Vec<u8> {
         4 => {
             encoded(&Request::Sample { sequence: dice.next() >> 1, closely: vec![0; long / 2], others: Others::InTurn })
         }
+        5 => encoded(&Request::FindServers(vec![Suspect { pid: std::process::id(), serves: true }; long / 8])),
         _ => encoded(&Request::Exclude(vec![1; long / 2])),
     };
     if dice.next().is_multiple_of(3) {

@@ -109,6 +109,10 @@ fn landlock_of_this_kernel() -> &'static str {
 fn the_helper_is_held_to_what_it_needs() {
     let mut held = Talker::subject(&["held"]);
     assert_eq!(held.expect_start("allowed "), "[]", "the helper can do this");
+    // What asking inference servers takes, and no more: nothing can be listened for.
+    let mut dialing = Talker::subject(&["held", "engines"]);
+    let allowed = dialing.expect_start("allowed ");
+    assert_eq!(allowed.replace(", \"connecting\"", ""), r#"["socket", "connect", "setns of the network", "bind"]"#);
     let mut subject = Talker::subject(&[]);
     let helper: u32 = subject.expect_start("helper ").parse().unwrap();
     // It answers when it has begun, and it begins with this.

@@ -2,12 +2,14 @@
 
 use std::collections::HashSet;
 use std::fmt::Write as _;
+use std::fs::File;
 use std::io::{Read, Write as _};
 use std::os::fd::AsFd;
 
+use hbpf_core::inference::Place;
 use hbpf_ebpf::{RecordHeader, source};
 use hbpf_host::privsep::{HelperClient, SocketError, SplitOptions, confine, hold_helper, split};
-use hbpf_host::protocol::{Counted, Group, Others, Reply, Request};
+use hbpf_host::protocol::{Counted, Group, Others, Question, Reply, Request, Server, Suspect};
 use hbpf_host::ring::EventRing;
 use nix::errno::Errno;
 use nix::libc;
@@ -37,14 +39,14 @@ pub(crate) fn run(options: &[String]) {
         become_user_with(list.split(',').map(|number| number.parse().unwrap()));
     }
     if options.iter().any(|option| option == "held") {
-        hold_helper(&SplitOptions::default()).unwrap();
+        hold_helper(&split_options(options)).unwrap();
         say(&format!("allowed {:?}", attempts::allowed_to_helper()));
         return wait_for_end();
     }
     if let Some(seed) = options.iter().find_map(|option| option.strip_prefix("hostile=")) {
         return hostile::run(seed.parse().unwrap());
     }
-    let client = split(&SplitOptions::default()).unwrap();
+    let client = split(&split_options(options)).unwrap();
     say(&format!("helper {}", client.helper_pid()));
     if options.iter().any(|option| option == "confined") {
         say(&format!("landlock {:?}", confine().unwrap().landlock));
@@ -53,6 +55,10 @@ pub(crate) fn run(options: &[String]) {
         say(&format!("thread {}", thread.join().unwrap()));
     }
     Subject { client, ring: None, answered: HashSet::new() }.run();
+}
+
+fn split_options(options: &[String]) -> SplitOptions {
+    SplitOptions { engines: options.iter().any(|option| option == "engines"), ..SplitOptions::default() }
 }
 
 fn examine() {
@@ -150,6 +156,19 @@ impl Subject {
             "learn" => Request::Learn(rest.to_owned()),
             "sample" => Request::Sample { sequence: rest.parse().unwrap(), closely: vec![], others: Others::All },
             "describe" => Request::Describe(vec![rest.parse().unwrap()]),
+            "servers" => Request::FindServers(vec![Suspect { pid: rest.parse().unwrap(), serves: true }]),
+            "ask" => {
+                let words: Vec<&str> = rest.split(' ').collect();
+                let [pid, start, address] = words[..] else { panic!("{rest}") };
+                let (pid, start_time_ns, address) = (pid.parse(), start.parse(), address.parse());
+                Request::Ask(Question {
+                    ticket: 7,
+                    pid: pid.unwrap(),
+                    start_time_ns: start_time_ns.unwrap(),
+                    address: address.unwrap(),
+                    place: Place::Metrics,
+                })
+            }
             other => panic!("unknown command {other}"),
         };
         self.client.send(request).unwrap();
@@ -207,6 +226,22 @@ impl Subject {
                 Reply::Host(host) => say(&format!("host {:?}", host.hostname)),
                 Reply::SampleEnd { sequence, .. } => say(&format!("sample-end {sequence}")),
                 Reply::Owners(owners) => say(&format!("owners {owners:?}")),
+                Reply::Servers(list) => {
+                    for Server { pid, start_time_ns, listeners, .. } in list {
+                        let addresses: Vec<String> = listeners.iter().map(|it| it.address.to_string()).collect();
+                        say(&format!("server {pid} {start_time_ns} {}", addresses.join(" ")));
+                    }
+                }
+                Reply::NotLookedAt(pids) => say(&format!("not looked at {pids:?}")),
+                Reply::Asked { ticket, refused: Some(why) } => say(&format!("refused {ticket} {why:?}")),
+                Reply::Asked { ticket, refused: None } => {
+                    let mut answer = File::from(descriptor.unwrap());
+                    let mut ready = [PollFd::new(answer.as_fd(), PollFlags::POLLIN)];
+                    poll(&mut ready, PollTimeout::NONE).unwrap();
+                    let mut buffer = [0; 1000];
+                    let length = answer.read(&mut buffer).unwrap();
+                    say(&format!("answer {ticket} {:?}", String::from_utf8_lossy(&buffer[..length])));
+                }
                 Reply::Error { source, message } => say(&format!("error {source}: {message}")),
             }
         }

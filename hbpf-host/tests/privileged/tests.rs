@@ -23,6 +23,7 @@ pub(crate) const ALL: &[Test] = &[
     ("a_killed_front_end_leaves_nothing", a_killed_front_end_leaves_nothing),
     ("the_terminal_signals_end_only_the_front_end", the_terminal_signals_end_only_the_front_end),
     ("samples_are_complete", samples_are_complete),
+    ("servers_in_other_namespaces_are_asked_and_nobody_else", servers_in_other_namespaces_are_asked_and_nobody_else),
 ];
 
 /// A process that has a TLS library loaded.
@@ -313,4 +314,47 @@ fn samples_are_complete() {
 
 fn kill(pid: u32) {
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid as i32), nix::sys::signal::SIGKILL).unwrap();
+}
+
+fn servers_in_other_namespaces_are_asked_and_nobody_else() {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/privileged/peer.py");
+    let inside = format!("ip link set lo up && exec python3 -u {script} server");
+    let mut server = Talker::start(Command::new("unshare").args(["--net", "sh", "-c", &inside]));
+    let port = server.expect_start("port ");
+    let address = format!("127.0.0.1:{port}");
+    assert!(std::net::TcpStream::connect(&address).is_err(), "the port is taken in this namespace, too");
+    let mut subject = Talker::subject(&["engines"]);
+    let helper: u32 = subject.expect_start("helper ").parse().unwrap();
+    let pid = server.pid();
+    subject.tell(&format!("servers {pid}"));
+    let found = subject.expect_start(&format!("server {pid} "));
+    let (start, addresses) = found.split_once(' ').unwrap();
+    assert_eq!(addresses, address);
+    subject.tell(&format!("ask {pid} {start} {address}"));
+    let answer = subject.expect_start("answer 7 ");
+    assert!(answer.contains("HTTP/1.1 200 OK") && answer.contains("answer-to-client"), "{answer}");
+    let later: u64 = start.parse::<u64>().unwrap() + 10_000_000;
+    let wrong = [
+        format!("ask {pid} {later} {address}"),
+        format!("ask {pid} {start} 127.0.0.1:1"),
+        format!("ask {pid} {start} 127.0.0.2:{port}"),
+        // Nobody else listens for this test, least of all its own process.
+        format!("ask {} {start} {address}", std::process::id()),
+    ];
+    for command in wrong {
+        subject.tell(&command);
+        assert_eq!(subject.expect_start("refused 7 "), "NotThere", "{command}");
+    }
+    let namespace = |pid: u32| std::fs::read_link(format!("/proc/{pid}/ns/net")).unwrap();
+    assert_eq!(namespace(helper), namespace(std::process::id()), "the helper is where it was");
+    let threads = || std::fs::read_dir(format!("/proc/{helper}/task")).unwrap().count();
+    eventually("the question's thread ends", || threads() == 1);
+    drop(subject);
+    // One that was not started for it cannot.
+    let mut subject = Talker::subject(&[]);
+    subject.expect_start("helper ");
+    subject.tell(&format!("ask {pid} {start} {address}"));
+    let refused = subject.expect_start("refused 7 ");
+    assert!(refused.starts_with("Failed") && refused.contains("not permitted"), "{refused}");
+    server.finish();
 }

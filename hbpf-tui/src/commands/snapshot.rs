@@ -45,12 +45,13 @@ pub(crate) fn run(arguments: &SnapshotArgs) -> Result<ExitCode> {
         interval: arguments.interval,
         max_overhead: arguments.bounds.max_overhead.0,
         max_bytes_per_second: arguments.bounds.max_bytes_per_second,
+        engines: !arguments.sources.no_engines,
     };
     // While files can still be opened.
     let file = arguments.output.as_deref().filter(|path| *path != Path::new("-"));
     let mut output = file.map(privsep::create_output).transpose()?;
     let width = if output.is_some() { None } else { text::terminal_width() };
-    let session = live::Session::begin(&arguments.gpus)?;
+    let session = live::Session::begin(&arguments.sources)?;
     let (sender, updates) = std::sync::mpsc::channel();
     let control = session.start(options, move |update| {
         // After the last frame nobody listens.

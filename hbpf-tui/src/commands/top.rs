@@ -36,7 +36,7 @@ enum Start<'a> {
 
 fn source(arguments: &Top) -> Result<Start<'_>> {
     match &arguments.replay {
-        None => Ok(Start::Live(live::Session::begin(&arguments.gpus)?, arguments)),
+        None => Ok(Start::Live(live::Session::begin(&arguments.sources)?, arguments)),
         Some(path) => {
             let renounce = || privsep::renounce(&SplitOptions::default()).context("cannot start");
             let open = || File::open(path).with_context(|| format!("cannot open {}", path.display()));
@@ -66,6 +66,7 @@ impl Start<'_> {
                     interval: Some(arguments.interval),
                     max_overhead: arguments.bounds.max_overhead.0,
                     max_bytes_per_second: arguments.bounds.max_bytes_per_second,
+                    engines: !arguments.sources.no_engines,
                 };
                 session.start(options, deliver)
             }

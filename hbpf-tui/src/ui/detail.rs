@@ -11,6 +11,7 @@ use super::chart::{self, Histogram};
 use super::layout;
 use super::paint::{self, Painter, Piece};
 use super::state::State;
+use crate::engines;
 use crate::format::{self, UNKNOWN, estimated, known};
 use crate::rows::{self, Identity, ProcessRow, Span};
 use crate::table::Tone;
@@ -35,7 +36,7 @@ pub(crate) fn process(painter: &mut Painter<'_>, area: Rect, state: &State, want
     let process = row.process;
     let role = state.shown_role(row);
     let stats = role.and_then(|role| rows::stats(process, role));
-    let lines = process_facts(process, stats);
+    let lines = process_facts(row, stats);
     let areas = layout::detail(area, lines.len() as u16);
     painter.rule(
         layout::line(areas.facts, 0),
@@ -75,7 +76,7 @@ pub(crate) fn process_scroll(area: Rect, state: &State, wanted: &Identity) -> us
     let rows = state.snapshot().map(ProcessRow::all).unwrap_or_default();
     let Some(row) = rows.iter().find(|row| rows::identity(row.process) == *wanted) else { return 0 };
     let stats = state.shown_role(row).and_then(|role| rows::stats(row.process, role));
-    let areas = layout::detail(area, process_facts(row.process, stats).len() as u16);
+    let areas = layout::detail(area, process_facts(row, stats).len() as u16);
     let height = usize::from(areas.requests.height.saturating_sub(2));
     requests_of(state, row.process).len().saturating_sub(height)
 }
@@ -119,7 +120,8 @@ fn notes(process: &Process, role: Option<Role>, span: Span, separator: &str) -> 
     }
 }
 
-fn process_facts(process: &Process, stats: Option<&LlmStats>) -> Vec<Vec<Fact>> {
+fn process_facts(row: &ProcessRow<'_>, stats: Option<&LlmStats>) -> Vec<Vec<Fact>> {
+    let process = row.process;
     let plain = |name, text: String| (name, text, Tone::Plain);
     let started = process.start_time.map(|time| time.strftime("%Y-%m-%d %H:%M:%S").to_string());
     let visibility = &process.visibility;
@@ -146,6 +148,7 @@ fn process_facts(process: &Process, stats: Option<&LlmStats>) -> Vec<Vec<Fact>> 
     if !process.gpu.is_empty() {
         lines.push(gpu_facts(process));
     }
+    lines.extend(row.engine.into_iter().flat_map(engines::facts));
     lines.extend(disk_facts(process));
     lines.extend(process.network.as_ref().map(network_facts));
     if !process.devices.is_empty() {

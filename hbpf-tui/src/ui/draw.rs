@@ -25,6 +25,7 @@ pub(crate) fn draw(buffer: &mut Buffer, state: &State, theme: &Theme) {
         }
         (None, Page::Models) => tables::models(&mut painter, areas.body, state),
         (None, Page::Workloads) => tables::workloads(&mut painter, areas.body, state),
+        (None, Page::Engines) => tables::engines(&mut painter, areas.body, state),
         (None, Page::InOut) => tables::inout(&mut painter, areas.body, state),
         (None, Page::Gpus) => tables::gpus(&mut painter, areas.body, state),
         (None, Page::Probes) => tables::probes(&mut painter, areas.body, state),
@@ -42,6 +43,7 @@ pub(crate) fn scroll_limit(state: &State) -> usize {
         (None, Page::Main) => 0,
         (None, Page::Models) => tables::models_scroll(area, state),
         (None, Page::Workloads) => tables::workloads_scroll(area, state),
+        (None, Page::Engines) => tables::engines_scroll(area, state),
         (None, Page::InOut) => tables::inout_scroll(area, state),
         (None, Page::Gpus) => tables::gpus_scroll(area, state),
         (None, Page::Probes) => tables::probes_scroll(area, state),
@@ -63,6 +65,7 @@ fn footer(painter: &mut Painter<'_>, area: Rect, state: &State) {
             ("t", "workloads"),
             ("m", "models"),
             ("u", "GPUs"),
+            ("i", "inference"),
             ("d", "disks, net"),
             ("Space", "pause"),
             ("w", "window"),
@@ -84,12 +87,13 @@ fn footer(painter: &mut Painter<'_>, area: Rect, state: &State) {
         (None, Page::Probes | Page::InOut) => {
             &[("?", "help"), ("q", "quit"), ("Esc", "back"), ("1-5", "switch a group"), ("Up Down", "scroll")]
         }
-        (None, Page::Models | Page::Workloads | Page::Gpus | Page::Request(_)) => {
+        (None, Page::Models | Page::Workloads | Page::Gpus | Page::Engines | Page::Request(_)) => {
             &[("?", "help"), ("q", "quit"), ("Esc", "back"), ("Up Down", "scroll")]
         }
     };
+    let has_engines = state.snapshot().is_some_and(|snapshot| !snapshot.engines.is_empty());
     let mut pieces = vec![painter.piece(" ", Tone::Plain)];
-    for (key, text) in keys {
+    for (key, text) in keys.iter().filter(|(key, _)| has_engines || *key != "i") {
         let next = [
             Piece { text: (*key).to_owned(), style: painter.theme.key() },
             painter.piece(format!(" {text}  "), Tone::Plain),

@@ -2,13 +2,20 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use hbpf_core::snapshot::Snapshot;
+use hbpf_core::label::Label;
+use hbpf_core::snapshot::{Engine, EngineReplica, Snapshot};
 
 /// Frames kept: one column each, more than any terminal is wide.
 const CAPACITY: usize = 512;
 
 /// GPUs of which it is kept.
 const MAX_GPUS: usize = 64;
+
+/// Inference servers and replicas of which it is kept.
+const MAX_ENGINES: usize = 256;
+
+/// An inference server, or one of its replicas.
+type EngineKey = (u32, Label, Option<Label>);
 
 /// The numbers kept of one frame.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -25,17 +32,27 @@ pub(crate) struct History {
     points: VecDeque<Point>,
     /// Utilization of each GPU, by its index, in the same frames.
     gpus: BTreeMap<u32, VecDeque<Option<f64>>>,
+    /// Running requests of inference servers and replicas, likewise.
+    engines: BTreeMap<EngineKey, VecDeque<Option<f64>>>,
 }
 
 impl History {
     /// Adds a frame, dropping the oldest if there is no room.
     pub(crate) fn push(&mut self, snapshot: &Snapshot) {
         for gpu in snapshot.gpus.iter().take(MAX_GPUS) {
-            let values = self.gpus.entry(gpu.index).or_default();
-            if values.len() == CAPACITY {
-                values.pop_front();
-            }
-            values.push_back(gpu.utilization_percent.filter(|_| gpu.stale_seconds.is_none()));
+            let value = gpu.utilization_percent.filter(|_| gpu.stale_seconds.is_none());
+            push(self.gpus.entry(gpu.index).or_default(), value);
+        }
+        let of = |engine: &Engine| {
+            let whole = (engine_key(engine, None), engine.requests_running);
+            let of_replica = |replica| (engine_key(engine, Some(replica)), replica.requests_running);
+            std::iter::once(whole).chain(engine.replicas.iter().map(of_replica)).collect::<Vec<_>>()
+        };
+        let engines: BTreeMap<EngineKey, Option<f64>> =
+            snapshot.engines.iter().flat_map(of).take(MAX_ENGINES).collect();
+        self.engines.retain(|key, _| engines.contains_key(key));
+        for (key, running) in engines {
+            push(self.engines.entry(key).or_default(), running);
         }
         // Those that are no longer there, and whatever a recording may make up.
         self.gpus.retain(|index, _| snapshot.gpus.iter().any(|gpu| gpu.index == *index));
@@ -51,17 +68,36 @@ impl History {
         });
     }
 
+    /// The last `count` numbers of requests that ran on a server, or on one of its replicas, oldest first.
+    pub(crate) fn engine(&self, engine: &Engine, replica: Option<&EngineReplica>, count: usize) -> Vec<Option<f64>> {
+        last(self.engines.get(&engine_key(engine, replica)), count)
+    }
+
     /// The last `count` values of a GPU's utilization in percent, oldest first.
     pub(crate) fn gpu(&self, index: u32, count: usize) -> Vec<Option<f64>> {
-        let values = self.gpus.get(&index).into_iter().flatten();
-        let skipped = self.gpus.get(&index).map_or(0, |values| values.len().saturating_sub(count));
-        values.skip(skipped).copied().collect()
+        last(self.gpus.get(&index), count)
     }
 
     /// The last `count` values of one of the numbers, oldest first.
     pub(crate) fn last(&self, count: usize, of: fn(&Point) -> Option<f64>) -> Vec<Option<f64>> {
         self.points.iter().skip(self.points.len().saturating_sub(count)).map(of).collect()
     }
+}
+
+fn engine_key(engine: &Engine, replica: Option<&EngineReplica>) -> EngineKey {
+    (engine.pid, engine.endpoint.clone(), replica.map(|replica| replica.label.clone()))
+}
+
+fn push(values: &mut VecDeque<Option<f64>>, value: Option<f64>) {
+    if values.len() == CAPACITY {
+        values.pop_front();
+    }
+    values.push_back(value);
+}
+
+fn last(values: Option<&VecDeque<Option<f64>>>, count: usize) -> Vec<Option<f64>> {
+    let skipped = values.map_or(0, |values| values.len().saturating_sub(count));
+    values.into_iter().flatten().skip(skipped).copied().collect()
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use crate::summary;
 use crate::table::{self, Align, Tone};
 
 /// Keys and what they do; an empty key continues the line above or explains.
-const HELP: [(&str, &str); 47] = [
+const HELP: [(&str, &str); 53] = [
     ("Up Down PgUp PgDn", "move the selection (also k j); Home follows the top row"),
     ("Enter", "details of the selected process or request"),
     ("Esc", "back"),
@@ -24,6 +24,7 @@ const HELP: [(&str, &str); 47] = [
     ("t", "workloads: pods, containers, units, trees of processes"),
     ("m", "models and endpoints"),
     ("u", "GPUs, and the processes on them"),
+    ("i", "inference servers: what vLLM, Ollama and others say"),
     ("d", "disks, connections and GPU devices by process"),
     ("1 2 3 4 5", "switch a group of probes on or off: model traffic over TLS"),
     ("", "and plain, disks, connections, openings of GPU devices"),
@@ -51,6 +52,11 @@ const HELP: [(&str, &str); 47] = [
     ("DISK50 CONN50", "waiting times of disks and for connections since the group"),
     ("", "of probes was put in; FAIL RETR RST: failed connections,"),
     ("", "segments sent again, connections reset"),
+    ("RUN WAIT SWAP", "requests that an inference server computes, lets wait, has"),
+    ("", "moved out; KV% HIT%: cache in use, prompts found in it;"),
+    ("", "PREEMPT: requests that had to begin again; IN/S OUT/S:"),
+    ("", "tokens; TTFT95 and so on: its own times, last minute"),
+    ("TRUST", "hbpf's count of its tokens against its own; 100% is equal"),
     ("ECC XID PART", "uncorrected memory errors, errors that were told; MIG"),
     ("TLS", "no lib: no TLS library that hbpf knows is loaded; programs"),
     ("", "with TLS of their own (Go, rustls) are not recognised yet"),

@@ -30,6 +30,8 @@ pub(crate) enum Page {
     Models,
     Workloads,
     Gpus,
+    /// Inference servers, in their own words.
+    Engines,
     /// Disks, connections and accelerators' devices.
     InOut,
     Probes,
@@ -85,6 +87,7 @@ pub(crate) enum Action {
     ToggleModels,
     ToggleWorkloads,
     ToggleGpus,
+    ToggleEngines,
     ToggleInOut,
     ToggleProbes,
     Show(Overlay),
@@ -279,6 +282,7 @@ impl State {
             Action::ToggleIdle => self.show_idle = !self.show_idle,
             Action::ToggleModels => self.toggle_page(Page::Models),
             Action::ToggleWorkloads => self.toggle_page(Page::Workloads),
+            Action::ToggleEngines => self.toggle_page(Page::Engines),
             Action::ToggleInOut => self.toggle_page(Page::InOut),
             Action::ToggleGpus => self.toggle_page(Page::Gpus),
             Action::ToggleProbes => self.toggle_page(Page::Probes),

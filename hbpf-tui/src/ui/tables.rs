@@ -1,6 +1,6 @@
 //! The process table and the request table.
 
-use hbpf_core::snapshot::{Request, Snapshot};
+use hbpf_core::snapshot::{Engine, EngineReplica, Request, Snapshot};
 use hbpf_host::protocol::Group;
 use ratatui::layout::Rect;
 
@@ -8,6 +8,7 @@ use super::chart;
 use super::layout;
 use super::paint::Painter;
 use super::state::{Focus, State};
+use crate::engines;
 use crate::format;
 use crate::gpus;
 use crate::inout;
@@ -28,6 +29,8 @@ const NO_PROCESS: &str = "no process has talked to a model yet; a shows the othe
 const NO_GPU: &str = "no GPU is read: there is no driver, or `hbpf doctor` says what is missing";
 /// More GPUs than this have no line of history each: their processes need the room.
 const MAX_HISTORIES: usize = 8;
+/// What an empty table of inference servers says.
+const NO_ENGINE: &str = "no inference server on this machine tells of itself";
 /// What an empty table of disks, connections and devices says.
 const NO_USE: &str = "no use of disks, connections or GPU devices was seen yet";
 /// What an empty table of workloads says.
@@ -157,9 +160,12 @@ fn two_areas(area: Rect, rows: [usize; 2]) -> [Rect; 2] {
 
 /// How far a page of two tables can be scrolled.
 fn two_scroll(area: Rect, rows: [usize; 2]) -> usize {
-    let [top, rest] = two_areas(area, rows);
+    scroll_of(two_areas(area, rows), rows)
+}
+
+fn scroll_of(areas: [Rect; 2], rows: [usize; 2]) -> usize {
     let hidden = |area: Rect, rows: usize| rows.saturating_sub(usize::from(area.height.saturating_sub(2)));
-    hidden(top, rows[0]).max(hidden(rest, rows[1]))
+    hidden(areas[0], rows[0]).max(hidden(areas[1], rows[1]))
 }
 
 fn models_rows(snapshot: &Snapshot) -> [usize; 2] {
@@ -260,6 +266,49 @@ pub(crate) fn gpus_scroll(area: Rect, state: &State) -> usize {
     state
         .snapshot()
         .map_or(0, |snapshot| two_scroll(area, [gpus::rows(&snapshot.gpus).len(), gpus::users(snapshot).len()]))
+}
+
+/// What inference servers say, and below it what they have loaded; both scroll.
+pub(crate) fn engines(painter: &mut Painter<'_>, area: Rect, state: &State) {
+    let Some(snapshot) = state.snapshot() else { return };
+    let bars = painter.theme.symbols.bars;
+    let trend = |engine: &Engine, replica: Option<&EngineReplica>| {
+        let values = state.frame().history.engine(engine, replica, engines::TREND);
+        let bars = chart::bars(&values, 1, &bars).remove(0);
+        // The latest stands at the right.
+        format!("{bars:>width$}", width = engines::TREND)
+    };
+    let (columns, rows) = engines::table(&snapshot.engines, Some(&trend));
+    let loaded = engines::model_rows(&snapshot.engines);
+    let [table, rest] = engines_areas(area, [rows.len(), loaded.len()]);
+    let title = format!("Inference servers {}", snapshot.engines.len());
+    set(painter, table, &title, &columns, &rows, state.scroll);
+    if rows.is_empty() {
+        let style = painter.theme.tone(Tone::Dim);
+        painter.text(layout::line(table, 2), 1, NO_ENGINE, style);
+    }
+    if !loaded.is_empty() {
+        set(
+            painter,
+            rest,
+            &format!("Loaded models {}", loaded.len()),
+            &engines::model_columns(),
+            &loaded,
+            state.scroll,
+        );
+    }
+}
+
+/// The second table has room where there is one.
+fn engines_areas(area: Rect, rows: [usize; 2]) -> [Rect; 2] {
+    if rows[1] > 0 { two_areas(area, rows) } else { [area, Rect { height: 0, ..area }] }
+}
+
+/// How far the page of inference servers can be scrolled.
+pub(crate) fn engines_scroll(area: Rect, state: &State) -> usize {
+    let Some(snapshot) = state.snapshot() else { return 0 };
+    let rows = [engines::table(&snapshot.engines, None).1.len(), engines::model_rows(&snapshot.engines).len()];
+    scroll_of(engines_areas(area, rows), rows)
 }
 
 /// What each group of probes costs, and below each probe.

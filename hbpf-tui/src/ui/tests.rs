@@ -159,6 +159,38 @@ fn gpus_page() {
 }
 
 #[test]
+fn engines_page() {
+    for size in SIZES {
+        let mut snapshot = fixture::rich();
+        snapshot.engines = fixture::engines();
+        let mut state = with(size, snapshot.clone());
+        for running in [2.0, 9.0, 17.0] {
+            snapshot.engines[0].requests_running = Some(running);
+            state.apply(Action::Update(Update::Snapshot(Arc::new(snapshot.clone()))));
+        }
+        insta::assert_snapshot!(format!("main_with_engines_{}x{}", size.0, size.1), screen(&state));
+        state.apply(Action::ToggleEngines);
+        insta::assert_snapshot!(format!("engines_{}x{}", size.0, size.1), screen(&state));
+        state.apply(Action::Back);
+        while selected_pid(&state) != 1291 {
+            state.apply(Action::Move(Motion::Down));
+        }
+        state.apply(Action::Open);
+        insta::assert_snapshot!(format!("process_that_is_an_engine_{}x{}", size.0, size.1), screen(&state));
+    }
+}
+
+#[test]
+fn without_engines_the_page_says_so_and_nothing_else_changes() {
+    let mut state = watched((80, 24));
+    let before = screen(&state);
+    state.apply(Action::ToggleEngines);
+    assert!(screen(&state).contains("no inference server"), "{}", screen(&state));
+    state.apply(Action::Back);
+    assert_eq!(screen(&state), before);
+}
+
+#[test]
 fn without_gpus_the_page_says_so_and_nothing_else_changes() {
     let mut state = watched((80, 24));
     let before = screen(&state);

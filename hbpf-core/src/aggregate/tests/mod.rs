@@ -21,7 +21,7 @@ fn at(seconds: f64) -> Nanos {
     START.after(Duration::from_secs_f64(seconds))
 }
 
-fn exchange(id: u64) -> Exchange {
+pub(crate) fn exchange(id: u64) -> Exchange {
     Exchange {
         id: ExchangeId(id),
         pid: Some(Pid(100)),
