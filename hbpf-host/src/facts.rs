@@ -214,7 +214,7 @@ impl Facts {
             living.for_each(|process| make_blind(&mut process.visibility, &why));
         }
         HostFacts {
-            host: self.host.clone().unwrap_or_default(),
+            host: Host { disks: self.processes.disks(), ..self.host.clone().unwrap_or_default() },
             processes,
             workloads: self.processes.workloads(),
             gpus: self.gpus.clone(),

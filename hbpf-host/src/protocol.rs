@@ -398,6 +398,13 @@ pub enum Event {
     Opened,
 }
 
+impl Event {
+    /// Whether it is about a block device.
+    pub fn is_of_disk(self) -> bool {
+        matches!(self, Self::DiskRead | Self::DiskWrite | Self::DiskOther)
+    }
+}
+
 /// A number that stands for no event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("no event has the number {0}")]

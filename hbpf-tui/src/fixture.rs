@@ -385,6 +385,7 @@ fn host() -> Host {
         memory_used_bytes: Some(21 << 30),
         swap_used_bytes: Some(0),
         pressure: Pressure { cpu_some_percent: Some(1.5), ..Pressure::default() },
+        disks: Vec::new(),
     }
 }
 
@@ -524,6 +525,15 @@ pub(crate) fn counted() -> Snapshot {
             _ => {}
         }
     }
+    snapshot.host.disks = vec![DiskDevice {
+        device: "nvme0n1".into(),
+        reads_total: 94_310,
+        read_bytes_total: 94_310 << 17,
+        writes_total: 5210,
+        written_bytes_total: 5210 << 14,
+        read_latency_seconds: spread(0.0012, 94_310),
+        write_latency_seconds: spread(0.0031, 5210),
+    }];
     snapshot.capture.probes.extend([
         probe("block", "block_done", "block/block_io_done"),
         probe("net", "net_connection", "/"),

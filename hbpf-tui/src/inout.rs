@@ -1,6 +1,6 @@
 //! What the tables show of disks, connections and accelerators' devices, by process.
 
-use hbpf_core::snapshot::{DeviceUse, Disk, Distribution, Network, Process, Snapshot};
+use hbpf_core::snapshot::{DeviceUse, Disk, DiskDevice, Distribution, Network, Process, Snapshot};
 
 use crate::format::{self, UNKNOWN};
 use crate::table::{Align, Cell, Column, Tone};
@@ -58,6 +58,41 @@ pub(crate) fn table(snapshot: &Snapshot) -> (Vec<Column>, Vec<Vec<Cell>>) {
     let parts: Vec<&Part> = PARTS.iter().filter(|(kind, ..)| seen.contains(kind)).collect();
     let rows = shown.iter().map(|process| parts.iter().map(|(_, _, cell)| cell(process)).collect()).collect();
     (parts.iter().map(|(_, column, _)| *column).collect(), rows)
+}
+
+/// Columns of [`disk_rows`].
+pub(crate) fn disk_columns() -> [Column; 9] {
+    use Align::{Left, Right};
+    [
+        Column { align: Left, ..Column::flexible("DISK", 8, 24, 100) },
+        Column::fixed("READS", Right, 6, 92),
+        Column::fixed("READ", Right, 6, 94),
+        Column::fixed("READ50", Right, 6, 96),
+        Column::fixed("READ99", Right, 6, 97),
+        Column::fixed("WRITES", Right, 6, 91),
+        Column::fixed("WRITE", Right, 6, 93),
+        Column::fixed("WRIT50", Right, 6, 95),
+        Column::fixed("WRIT99", Right, 6, 98),
+    ]
+}
+
+/// Each disk, all processes together.
+pub(crate) fn disk_rows(snapshot: &Snapshot) -> Vec<Vec<Cell>> {
+    let row = |disk: &DiskDevice| {
+        let (reads, writes) = (disk.read_latency_seconds.as_ref(), disk.write_latency_seconds.as_ref());
+        vec![
+            Cell::new(disk.device.as_str(), Tone::Strong),
+            Cell::number(count(disk.reads_total)),
+            Cell::number(format::bytes(disk.read_bytes_total)),
+            latency(reads, |all| seconds(all.p50)),
+            latency(reads, |all| seconds(all.p99)),
+            Cell::number(count(disk.writes_total)),
+            Cell::number(format::bytes(disk.written_bytes_total)),
+            latency(writes, |all| seconds(all.p50)),
+            latency(writes, |all| seconds(all.p99)),
+        ]
+    };
+    snapshot.host.disks.iter().map(row).collect()
 }
 
 /// What is told of a process beside itself.

@@ -53,6 +53,7 @@ pub(crate) fn render(snapshot: &Snapshot, style: Style) -> String {
     section(&mut out, "Inference servers", &columns, servers, style.width);
     let loaded = engines::model_rows(&snapshot.engines);
     section(&mut out, "Loaded models", &engines::model_columns(), loaded, style.width);
+    section(&mut out, "Disks", &inout::disk_columns(), inout::disk_rows(snapshot), style.width);
     let (columns, users) = inout::table(snapshot);
     section(&mut out, "Disks, connections and devices", &columns, users, style.width);
     models(&mut out, snapshot, style.width);

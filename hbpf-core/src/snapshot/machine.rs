@@ -1,8 +1,9 @@
-//! The machine, and the inference servers on it.
+//! The machine.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::DiskDevice;
 use crate::label::Label;
 
 /// The machine.
@@ -39,6 +40,10 @@ pub struct Host {
     pub swap_used_bytes: Option<u64>,
     /// PSI.
     pub pressure: Pressure,
+    /// Disks, as far as the group `block` has seen requests to them: those of all processes together, and of the kernel's own
+    /// threads, which write what was written to the page cache.
+    #[serde(default)]
+    pub disks: Vec<DiskDevice>,
 }
 
 /// Time of all cores together by kind; with idle time they make 100.

@@ -18,6 +18,8 @@ const MAX_DEVICES: usize = 256;
 #[derive(Debug, Default)]
 pub(super) struct Counts {
     processes: HashMap<u32, Count>,
+    /// All processes together, those that are counted apart no more, too.
+    disks: BTreeMap<Label, OnDisk>,
     /// Those that have ended, whose numbers are for one more frame. Some of their news comes after that of their end.
     ended: Vec<u32>,
 }
@@ -60,8 +62,11 @@ impl Counts {
     /// Adds what was counted. `is_known` tells processes that run.
     pub(super) fn count(&mut self, counted: Vec<Counted>, is_known: impl Fn(u32) -> bool) {
         for counted in counted {
+            if let Some(disk) = counted.event.is_of_disk().then(|| entry(&mut self.disks, &counted.device)).flatten() {
+                disk.add(&counted);
+            }
             if self.make_room(counted.pid, &is_known) {
-                self.processes.entry(counted.pid).or_default().add(counted);
+                self.processes.entry(counted.pid).or_default().add(&counted);
             }
         }
     }
@@ -70,7 +75,7 @@ impl Counts {
     pub(super) fn hold(&mut self, held: Vec<Held>, is_known: impl Fn(u32) -> bool) {
         for Held { pid, device, open, closed } in held {
             if self.make_room(pid, &is_known)
-                && let Some(found) = entry(&mut self.processes.entry(pid).or_default().devices, device)
+                && let Some(found) = entry(&mut self.processes.entry(pid).or_default().devices, &device)
             {
                 (found.open, found.closed) = (Some(open), closed);
             }
@@ -96,6 +101,11 @@ impl Counts {
         let mut processes: Vec<(u64, u32)> = self.processes.iter().map(|(pid, count)| (count.events, *pid)).collect();
         processes.sort_unstable_by(|a, b| b.cmp(a));
         processes.into_iter().map(|(_, pid)| pid).collect()
+    }
+
+    /// What was counted of each disk.
+    pub(super) fn disks(&self) -> Vec<DiskDevice> {
+        self.disks.iter().map(|(device, disk)| disk.told(device)).collect()
     }
 
     /// Puts what was counted of a process beside what else is known of it.
@@ -137,28 +147,23 @@ impl Counts {
 }
 
 impl Count {
-    fn add(&mut self, counted: Counted) {
-        let Counted { event, device, slot, count, nanoseconds, bytes, .. } = counted;
+    fn add(&mut self, counted: &Counted) {
+        let Counted { event, slot, count, nanoseconds, .. } = *counted;
         self.events = self.events.saturating_add(count);
         match event {
             Event::DiskRead | Event::DiskWrite | Event::DiskOther => {
-                let Some(disk) = entry(&mut self.disks, device) else { return };
-                let requests = match event {
-                    Event::DiskRead => &mut disk.reads,
-                    Event::DiskWrite => &mut disk.writes,
-                    _ => &mut disk.others,
-                };
-                requests.count = requests.count.saturating_add(count);
-                requests.bytes = requests.bytes.saturating_add(bytes);
-                requests.timings.add(slot, count, nanoseconds);
+                if let Some(disk) = entry(&mut self.disks, &counted.device) {
+                    disk.add(counted);
+                }
             }
             Event::Connected => self.connects.add(slot, count, nanoseconds),
             Event::ConnectFailed => self.connects_failed = self.connects_failed.saturating_add(count),
             Event::Retransmitted => self.retransmits = self.retransmits.saturating_add(count),
             Event::Reset => self.resets = self.resets.saturating_add(count),
             Event::Opened => {
-                let Some(found) = entry(&mut self.devices, device) else { return };
-                found.opens = found.opens.saturating_add(count);
+                if let Some(found) = entry(&mut self.devices, &counted.device) {
+                    found.opens = found.opens.saturating_add(count);
+                }
             }
         }
         self.has_network |=
@@ -167,6 +172,17 @@ impl Count {
 }
 
 impl OnDisk {
+    fn add(&mut self, counted: &Counted) {
+        let requests = match counted.event {
+            Event::DiskRead => &mut self.reads,
+            Event::DiskWrite => &mut self.writes,
+            _ => &mut self.others,
+        };
+        requests.count = requests.count.saturating_add(counted.count);
+        requests.bytes = requests.bytes.saturating_add(counted.bytes);
+        requests.timings.add(counted.slot, counted.count, counted.nanoseconds);
+    }
+
     fn all(&self) -> [&Requests; 3] {
         [&self.reads, &self.writes, &self.others]
     }
@@ -184,9 +200,9 @@ impl OnDisk {
     }
 }
 
-fn entry<T: Default>(devices: &mut BTreeMap<Label, T>, device: Label) -> Option<&mut T> {
-    let fits = devices.len() < MAX_DEVICES || devices.contains_key(&device);
-    fits.then(|| devices.entry(device).or_default())
+fn entry<'a, T: Default>(devices: &'a mut BTreeMap<Label, T>, device: &Label) -> Option<&'a mut T> {
+    let fits = devices.len() < MAX_DEVICES || devices.contains_key(device);
+    fits.then(|| devices.entry(device.clone()).or_default())
 }
 
 #[cfg(test)]
@@ -240,6 +256,9 @@ mod tests {
         let network = seven.network.unwrap();
         assert_eq!((network.connect_seconds.unwrap().p50, network.connects_failed_total), (0.001, 1));
         assert_eq!((network.retransmits_total, network.resets_total), (Some(9), Some(0)));
+        counts.count(vec![counted(0, Event::DiskWrite, "vdb", 5)], |_| true);
+        let disks: Vec<_> = counts.disks().iter().map(|disk| (disk.reads_total, disk.writes_total)).collect();
+        assert_eq!(disks, [(4, 2), (0, 5)], "of all processes");
         let eight = of(&counts, 8);
         assert!(eight.network.is_none() && eight.disk.is_none(), "nothing was seen of either");
         let device = &eight.devices[0];

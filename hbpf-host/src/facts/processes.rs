@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use hbpf_core::aggregate::WorkloadFacts;
-use hbpf_core::snapshot::{Disk, Process, TlsVisibility, Visibility};
+use hbpf_core::snapshot::{Disk, DiskDevice, Process, TlsVisibility, Visibility};
 use jiff::Timestamp;
 
 use super::counts::Counts;
@@ -181,6 +181,11 @@ impl Processes {
         self.ended.extend(ended);
         self.ended.drain(..self.ended.len().saturating_sub(MAX_ENDED));
         processes
+    }
+
+    /// What was counted of each disk.
+    pub(super) fn disks(&self) -> Vec<DiskDevice> {
+        self.counts.disks()
     }
 
     /// The workloads of all that are described.

@@ -205,24 +205,34 @@ pub(crate) fn inout(painter: &mut Painter<'_>, area: Rect, state: &State) {
         .filter(|(_, group)| !Group::LLM.contains(group) && summary::group_state(&snapshot.capture, **group).is_off());
     let off: Vec<String> = off.map(|(index, group)| format!("{} {}", index + 1, group.name())).collect();
     let notes = if off.is_empty() { String::new() } else { format!("off: {}", off.join("  ")) };
-    set_with_notes(
-        painter,
-        area,
-        [&format!("Disks, connections, devices {}", rows.len()), &notes],
-        &columns,
-        &rows,
-        state.scroll,
-    );
+    let [top, rest] = inout_areas(area, rows.len(), snapshot);
+    let title = format!("Disks, connections, devices: {} processes", rows.len());
+    set_with_notes(painter, top, [&title, &notes], &columns, &rows, state.scroll);
     if rows.is_empty() {
         let style = painter.theme.tone(Tone::Dim);
-        painter.text(layout::line(area, 2), 1, NO_USE, style);
+        painter.text(layout::line(top, 2), 1, NO_USE, style);
+    }
+    let disks = inout::disk_rows(snapshot);
+    if !disks.is_empty() {
+        set(painter, rest, &format!("Disks {}", disks.len()), &inout::disk_columns(), &disks, state.scroll);
+    }
+}
+
+/// Processes, and below them disks where there are any.
+fn inout_areas(area: Rect, processes: usize, snapshot: &Snapshot) -> [Rect; 2] {
+    match snapshot.host.disks.len() {
+        0 => [area, Rect { height: 0, ..area }],
+        disks => two_areas(area, [processes.max(1), disks]),
     }
 }
 
 /// How far the page of disks, connections and devices can be scrolled.
 pub(crate) fn inout_scroll(area: Rect, state: &State) -> usize {
-    let rows = state.snapshot().map_or(0, |snapshot| inout::table(snapshot).1.len());
-    rows.saturating_sub(usize::from(area.height.saturating_sub(2)))
+    let Some(snapshot) = state.snapshot() else { return 0 };
+    let (processes, disks) = (inout::table(snapshot).1.len(), snapshot.host.disks.len());
+    let hidden = |area: Rect, rows: usize| rows.saturating_sub(usize::from(area.height.saturating_sub(2)));
+    let [top, rest] = inout_areas(area, processes, snapshot);
+    hidden(top, processes).max(if disks == 0 { 0 } else { hidden(rest, disks) })
 }
 
 /// GPUs, with what they have been doing lately, and below them who uses them; both scroll.
