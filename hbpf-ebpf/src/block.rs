@@ -10,18 +10,15 @@ use aya_ebpf::{
     macros::{raw_tracepoint, tracepoint},
     programs::{RawTracePointContext, TracePointContext},
 };
-use hbpf_ebpf::{BlockLayout, RequestLayout, Tally, TallyKey, block_record, slot, tally};
+use hbpf_ebpf::{BlockLayout, RequestLayout, Tally, TallyKey, block_record, counter, device_number, slot, tally};
 
 use crate::{
-    count,
-    maps::{BLOCK_LAYOUTS, BLOCK_REQUEST, BLOCK_STARTED, PARTITIONS},
+    count, emit,
+    maps::{BLOCK_LAYOUTS, BLOCK_PLACES, BLOCK_REQUEST, BLOCK_REQUESTS, PARTITIONS},
 };
 
 /// What the kernel counts sectors in, whatever the device does.
 const SECTOR_BYTES: u64 = 512;
-
-/// Bits of a minor number in the kernel's own count of devices.
-const MINOR_BITS: u32 = 20;
 
 /// `enum req_op`
 const REQ_OP_READ: u32 = 0;
@@ -29,11 +26,10 @@ const REQ_OP_WRITE: u32 = 1;
 const REQ_OP_ZONE_APPEND: u32 = 7;
 const REQ_OP_MASK: u32 = 0xff;
 
-/// A request under way: its address, or the device and the place on it that it goes to. Only one is under way for a place
-/// at a time; should another come, the former is not counted.
+/// Where a request goes. Only one is under way for a place at a time; should another come, the former is not counted.
 #[repr(C)]
-pub struct Request {
-    place: u64,
+pub struct Place {
+    sector: u64,
     device: u32,
     zero: u32,
 }
@@ -65,10 +61,11 @@ pub fn block_request_issued(ctx: RawTracePointContext) -> i32 {
     0
 }
 
-/// `block_io_done(struct request *rq)`, Linux 6.5: the device has done it.
-#[raw_tracepoint(tracepoint = "block_io_done")]
+/// `block_rq_complete(struct request *rq, blk_status_t error, unsigned int nr_bytes)`, Linux 5.16: the device has done it, or
+/// a part of it. (`block_io_done` is not met where a device is set to keep no statistics.)
+#[raw_tracepoint(tracepoint = "block_rq_complete")]
 pub fn block_request_done(ctx: RawTracePointContext) -> i32 {
-    ended(&Request { place: ctx.arg(0), device: 0, zero: 0 });
+    try_request_done(&ctx);
     0
 }
 
@@ -91,8 +88,10 @@ fn try_request_started(ctx: &RawTracePointContext) -> Option<()> {
     let layout = BLOCK_REQUEST.get(0)?;
     let request: u64 = ctx.arg(0);
     let bytes = word(request, layout.bytes) as u32;
-    // Flushes and the like move nothing.
+    // Flushes and the like move nothing. One may have the place in memory of a request that was merged into another and so
+    // never ended.
     if bytes == 0 {
+        let _ = BLOCK_REQUESTS.remove(&request);
         return None;
     }
     let kind = match word(request, layout.flags) as u32 & REQ_OP_MASK {
@@ -100,8 +99,25 @@ fn try_request_started(ctx: &RawTracePointContext) -> Option<()> {
         REQ_OP_WRITE | REQ_OP_ZONE_APPEND => tally::DISK_WRITE,
         _ => tally::DISK_OTHER,
     };
-    let device = device_of(request, layout);
-    begun(&Request { place: request, device: 0, zero: 0 }, device, kind, bytes.into());
+    let started = begun(device_of(request, layout), kind, bytes.into());
+    if BLOCK_REQUESTS.insert(&request, &started, 0).is_err() {
+        emit::count(counter::MAP_FULL, 1);
+    }
+    Some(())
+}
+
+#[inline(always)]
+fn try_request_done(ctx: &RawTracePointContext) -> Option<()> {
+    let layout = BLOCK_REQUEST.get(0)?;
+    let request: u64 = ctx.arg(0);
+    let done: u32 = ctx.arg(2);
+    if done < word(request, layout.bytes) as u32 {
+        return None;
+    }
+    // SAFETY: nothing else uses what is known of a request that has ended.
+    let started = unsafe { *BLOCK_REQUESTS.get(&request)? };
+    let _ = BLOCK_REQUESTS.remove(&request);
+    ended(started.when_ns, started.bytes, started.key);
     Some(())
 }
 
@@ -109,7 +125,7 @@ fn try_request_started(ctx: &RawTracePointContext) -> Option<()> {
 fn try_request_issued(ctx: &RawTracePointContext) -> Option<()> {
     let layout = BLOCK_REQUEST.get(0)?;
     let request: u64 = ctx.arg(0);
-    let started = BLOCK_STARTED.get_ptr_mut(&Request { place: request, device: 0, zero: 0 })?;
+    let started = BLOCK_REQUESTS.get_ptr_mut(&request)?;
     // SAFETY: nothing else uses what is known of a request that is not issued yet.
     unsafe { (*started).bytes = u64::from(word(request, layout.bytes) as u32) };
     Some(())
@@ -119,7 +135,7 @@ fn try_request_issued(ctx: &RawTracePointContext) -> Option<()> {
 #[inline(never)]
 fn device_of(request: u64, layout: &RequestLayout) -> u32 {
     let disk = word(word(request, layout.queue), layout.disk);
-    (word(disk, layout.major) as u32) << MINOR_BITS | word(disk, layout.minor) as u32
+    device_number(word(disk, layout.major) as u32, word(disk, layout.minor) as u32)
 }
 
 /// A field of a structure, and what follows it up to 64 bits; 0 where it cannot be read.
@@ -140,51 +156,53 @@ fn try_started(ctx: &TracePointContext) -> Option<()> {
     if sectors == 0 {
         return None;
     }
-    let request = place(ctx, layout)?;
-    begun(&request, request.device, kind(ctx, layout)?, u64::from(sectors) * SECTOR_BYTES);
+    let kind = kind(ctx, layout)?;
+    let place = place(ctx, layout)?;
+    let started = begun(place.device, kind, u64::from(sectors) * SECTOR_BYTES);
+    // Where there is no room, the place that was used longest ago goes.
+    let _ = BLOCK_PLACES.insert(&place, &started, 0);
     Some(())
 }
 
 #[inline(always)]
 fn try_done(ctx: &TracePointContext) -> Option<()> {
-    ended(&place(ctx, BLOCK_LAYOUTS.get(block_record::DONE)?)?);
+    let place = place(ctx, BLOCK_LAYOUTS.get(block_record::DONE)?)?;
+    // SAFETY: nothing else uses what is known of a request that has ended.
+    let started = unsafe { *BLOCK_PLACES.get(&place)? };
+    let _ = BLOCK_PLACES.remove(&place);
+    ended(started.when_ns, started.bytes, started.key);
     Some(())
 }
 
+/// What is known of a request when it is made.
 #[inline(always)]
-fn begun(request: &Request, device: u32, kind: u16, bytes: u64) {
-    let started = Started {
+fn begun(device: u32, kind: u16, bytes: u64) -> Started {
+    Started {
         // SAFETY: a helper without arguments.
         when_ns: unsafe { bpf_ktime_get_ns() },
         bytes,
         key: TallyKey { pid: (bpf_get_current_pid_tgid() >> 32) as u32, device, slot: 0, kind },
         zero: 0,
-    };
-    // Where there is no room, the request that was used longest ago goes.
-    let _ = BLOCK_STARTED.insert(request, &started, 0);
+    }
 }
 
 /// Not inlined, likewise.
 #[inline(never)]
-fn ended(request: &Request) {
-    // SAFETY: nothing else uses what is known of a request that has ended.
-    let Some(started) = (unsafe { BLOCK_STARTED.get(request) }) else { return };
-    let Started { when_ns, bytes, mut key, .. } = *started;
-    let _ = BLOCK_STARTED.remove(request);
+fn ended(when_ns: u64, bytes: u64, key: TallyKey) {
     // SAFETY: a helper without arguments.
     let took = unsafe { bpf_ktime_get_ns() }.saturating_sub(when_ns);
-    key.slot = slot::of(took);
+    let key = TallyKey { slot: slot::of(took), ..key };
     count::add(&key, &Tally { count: 1, nanoseconds: took, bytes });
 }
 
 #[inline(always)]
-fn place(ctx: &TracePointContext, layout: &BlockLayout) -> Option<Request> {
+fn place(ctx: &TracePointContext, layout: &BlockLayout) -> Option<Place> {
     // SAFETY: the helper reads any kernel memory or fails.
     let (named, sector): (u32, u64) =
         unsafe { (ctx.read_at(layout.device as usize).ok()?, ctx.read_at(layout.sector as usize).ok()?) };
     // SAFETY: written before the programs are attached.
     let device = unsafe { PARTITIONS.get(&named) }.copied().unwrap_or(named);
-    Some(Request { place: sector, device, zero: 0 })
+    Some(Place { sector, device, zero: 0 })
 }
 
 /// By the letters that `blk_fill_rwbs` writes: what is asked for, behind an F where a flush goes before it.

@@ -7,8 +7,8 @@ use crate::{emit, maps::TALLIES, number::add_atomically};
 
 /// Adds to what is counted under the key.
 ///
-/// An entry that user space takes out between the look-up and the addition takes the addition with it, once in a very long
-/// while: some nanoseconds lie between them, and a second between two readings.
+/// An entry that user space takes out between the look-up and the addition takes the addition with it, or hands it to the one
+/// that has its place next: once in a very long while, for some nanoseconds lie between them, and a second between two readings.
 #[inline(always)]
 pub fn add(key: &TallyKey, tally: &Tally) {
     let Some(found) = TALLIES.get_ptr_mut(key) else {

@@ -6,15 +6,12 @@ use aya_ebpf::{
     macros::cgroup_device,
     programs::DeviceContext,
 };
-use hbpf_ebpf::{Tally, TallyKey, tally};
+use hbpf_ebpf::{Tally, TallyKey, device_number, tally};
 
 use crate::{count, maps::DEVICES};
 
 /// What lets a device be opened. No program here ever keeps a process from a device.
 const PASS: i32 = 1;
-
-/// Bits of a minor number in the kernel's own count of devices.
-const MINOR_BITS: u32 = 20;
 
 /// Bits of a kind of device in what is asked for; those of what for follow them.
 const KIND_BITS: u32 = 16;
@@ -40,7 +37,7 @@ fn try_opened(ctx: &DeviceContext) -> Option<()> {
     }
     // SAFETY: written before the program is attached.
     unsafe { DEVICES.get(&major)? };
-    let key = TallyKey { pid: process()?, device: major << MINOR_BITS | minor, slot: 0, kind: tally::OPENED };
+    let key = TallyKey { pid: process()?, device: device_number(major, minor), slot: 0, kind: tally::OPENED };
     count::add(&key, &Tally { count: 1, nanoseconds: 0, bytes: 0 });
     Some(())
 }

@@ -335,6 +335,17 @@ pub mod slot {
     }
 }
 
+/// The kernel's own number of a device (`MKDEV`).
+pub const fn device_number(major: u32, minor: u32) -> u32 {
+    major << DEVICE_MINOR_BITS | minor & DEVICE_MINOR_MASK
+}
+
+/// Bits of the minor number in it (`MINORBITS`).
+pub const DEVICE_MINOR_BITS: u32 = 20;
+
+/// The minor number in it.
+pub const DEVICE_MINOR_MASK: u32 = (1 << DEVICE_MINOR_BITS) - 1;
+
 /// Where the record of a tracepoint has what is wanted of it, in bytes: from the kernel's own description of the record.
 /// Value of the `BLOCK_LAYOUTS` array.
 #[repr(C)]

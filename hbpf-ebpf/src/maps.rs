@@ -14,7 +14,7 @@ use hbpf_ebpf::{
 };
 
 use crate::{
-    block::{Request, Started},
+    block::{Place, Started},
     deferred::DeferredKey,
     tcp::Socket,
     tls::{Calls, Connection, ConnectionKey, Use},
@@ -43,8 +43,8 @@ const TARGET_PATTERNS: u32 = 4096;
 /// What is counted between two readings, a second or so: a busy process has some forty different times.
 const TALLIES_BETWEEN_READINGS: u32 = 16_384;
 
-/// Block requests under way at once. One that never ends makes room for another.
-const BLOCK_REQUESTS: u32 = 16_384;
+/// Requests to block devices under way at once. A large host's disks have queues for more, and never fill them.
+const REQUESTS: u32 = 16_384;
 
 /// Partitions, and numbers of drivers whose devices are watched.
 const FEW: u32 = 1024;
@@ -96,8 +96,13 @@ pub static BLOCK_LAYOUTS: Array<BlockLayout> = Array::with_max_entries(block_rec
 #[map]
 pub static BLOCK_REQUEST: Array<RequestLayout> = Array::with_max_entries(1, 0);
 
+/// By their addresses.
 #[map]
-pub static BLOCK_STARTED: LruHashMap<Request, Started> = LruHashMap::with_max_entries(BLOCK_REQUESTS, 0);
+pub static BLOCK_REQUESTS: HashMap<u64, Started> = HashMap::with_max_entries(REQUESTS, 0);
+
+/// By the place that they go to, which may change before they end: an entry that is left over makes room for another.
+#[map]
+pub static BLOCK_PLACES: LruHashMap<Place, Started> = LruHashMap::with_max_entries(REQUESTS, 0);
 
 /// The disk of each partition: a request may begin under the one name and end under the other.
 #[map]

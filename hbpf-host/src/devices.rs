@@ -3,17 +3,16 @@
 use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use hbpf_core::label::Label;
+use hbpf_ebpf::{DEVICE_MINOR_BITS, DEVICE_MINOR_MASK, device_number};
 
 use crate::process::files;
 use crate::protocol::Event;
 
 pub(crate) const PROC: &str = "/proc";
 pub(crate) const SYS: &str = "/sys";
-
-/// Bits of a minor number in the kernel's own count of devices.
-const MINOR_BITS: u32 = 20;
 
 /// Longest of the files that are read here: a driver or a property a line.
 const MAX_BYTES: usize = 64 * 1024;
@@ -24,6 +23,9 @@ const MAX_PARTITIONS: usize = 1024;
 /// Most names kept: a large host has hundreds of disks.
 const MAX_NAMES: usize = 1024;
 
+/// How long names are believed.
+const NAMES_HOLD: Duration = Duration::from_secs(60);
+
 /// Whether a device is one of blocks or one of characters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Kind {
@@ -31,22 +33,19 @@ pub(crate) enum Kind {
     Character,
 }
 
-/// The kernel's own number of a device.
-pub(crate) fn number(major: u32, minor: u32) -> u32 {
-    major << MINOR_BITS | minor & ((1 << MINOR_BITS) - 1)
-}
-
 /// Names that have been looked up.
 #[derive(Debug)]
 pub(crate) struct Names {
     proc: PathBuf,
     found: HashMap<(Kind, u32), Label>,
+    /// When the first of them was looked up.
+    since: Option<Instant>,
 }
 
 impl Names {
     /// None yet; drivers are looked up in this `/proc`.
     pub(crate) fn new(proc: PathBuf) -> Self {
-        Self { proc, found: HashMap::new() }
+        Self { proc, found: HashMap::new(), since: None }
     }
 
     /// The name of the device that an event is about; empty where it is about none.
@@ -61,11 +60,12 @@ impl Names {
 
     /// The name of a device.
     pub(crate) fn of(&mut self, kind: Kind, device: u32) -> Label {
-        if self.found.len() >= MAX_NAMES {
-            // Disks come and go, and a number may be another's by now.
+        // Disks come and go, and a number may be another's by now.
+        if self.found.len() >= MAX_NAMES || self.since.is_none_or(|since| since.elapsed() >= NAMES_HOLD) {
             self.found.clear();
+            self.since = Some(Instant::now());
         }
-        let Self { proc, found } = self;
+        let Self { proc, found, .. } = self;
         found.entry((kind, device)).or_insert_with(|| name_of(proc, SYS.as_ref(), kind, device)).clone()
     }
 }
@@ -86,7 +86,7 @@ pub(crate) fn drivers(proc: &Path) -> Vec<(u32, String)> {
 
 /// The name of a device under `/dev`, as far as it can be found; else its driver's and its minor number, or both numbers.
 fn name_of(proc: &Path, sys: &Path, kind: Kind, device: u32) -> Label {
-    let (major, minor) = (device >> MINOR_BITS, device & ((1 << MINOR_BITS) - 1));
+    let (major, minor) = (device >> DEVICE_MINOR_BITS, device & DEVICE_MINOR_MASK);
     let class = match kind {
         Kind::Block => "block",
         Kind::Character => "char",
@@ -125,7 +125,7 @@ pub(crate) fn partitions(sys: &Path) -> Vec<(u32, u32)> {
         let text = std::str::from_utf8(&file.bytes).ok()?;
         let (major, minor) = text.trim().split_once(':')?;
         let (major, minor): (u32, u32) = (major.parse().ok()?, minor.parse().ok()?);
-        (major < 1 << (32 - MINOR_BITS) && minor < 1 << MINOR_BITS).then_some(number(major, minor))
+        (major < 1 << (32 - DEVICE_MINOR_BITS) && minor <= DEVICE_MINOR_MASK).then_some(device_number(major, minor))
     };
     let pair = |entry: std::io::Result<fs::DirEntry>| {
         // A link into the tree of devices, where the disk is the directory above.
@@ -177,7 +177,7 @@ mod tests {
     fn devices_have_the_names_that_they_have_under_dev() {
         let tree = tree();
         let (proc, sys) = (tree.path().join("proc"), tree.path().join("sys"));
-        let named = |kind, major, minor| name_of(&proc, &sys, kind, number(major, minor)).to_string();
+        let named = |kind, major, minor| name_of(&proc, &sys, kind, device_number(major, minor)).to_string();
         assert_eq!(named(Kind::Block, 259, 0), "nvme0n1");
         assert_eq!(named(Kind::Block, 195, 0), "195:0");
         assert_eq!(named(Kind::Character, 226, 128), "dri/renderD128");
@@ -198,7 +198,7 @@ mod tests {
     #[test]
     fn partitions_are_of_their_disks() {
         let tree = tree();
-        let of = |minor| number(259, minor);
+        let of = |minor| device_number(259, minor);
         assert_eq!(partitions(&tree.path().join("sys")), [(of(2), of(0))]);
         assert_eq!(partitions(Path::new("/nonexistent")), []);
     }

@@ -213,7 +213,7 @@ pub enum Reply {
     Gpu(Box<Gpu>),
     /// What the programs have counted since the time before; at each [`Request::Sample`] and [`Request::Status`].
     Counted(Vec<Counted>),
-    /// Devices that processes hold open; at each [`Request::Sample`], of those whose devices are watched.
+    /// Devices that processes hold open; at each [`Request::Sample`], of those that have been looked at for it.
     Held(Vec<Held>),
     /// State of the probes; at each [`Request::Sample`] and whenever it changes.
     Status(Box<Status>),
@@ -436,9 +436,9 @@ pub struct Held {
     pub pid: u32,
     /// The device's name.
     pub device: Label,
-    /// How many, each once however many descriptors there are of it.
-    pub open: u32,
-    /// How many are over; `None` where it is not known what the process held before.
+    /// How many, each once however many descriptors there are of it; `None` where it cannot be looked at.
+    pub open: Option<u32>,
+    /// How many are over; `None` where it is not known what the process held before, or holds now.
     pub closed: Option<u64>,
 }
 

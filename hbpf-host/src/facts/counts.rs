@@ -77,7 +77,7 @@ impl Counts {
             if self.make_room(pid, &is_known)
                 && let Some(found) = entry(&mut self.processes.entry(pid).or_default().devices, &device)
             {
-                (found.open, found.closed) = (Some(open), closed);
+                (found.open, found.closed) = (open, closed);
             }
         }
     }
@@ -243,7 +243,7 @@ mod tests {
         ];
         counts.count(events.to_vec(), |_| true);
         counts.count(vec![counted(7, Event::DiskRead, "vda", 1)], |_| true);
-        counts.hold(vec![Held { pid: 8, device: "nvidia0".into(), open: 1, closed: Some(1) }], |_| true);
+        counts.hold(vec![Held { pid: 8, device: "nvidia0".into(), open: Some(1), closed: Some(1) }], |_| true);
         let seven = of(&counts, 7);
         let disk = seven.disk.unwrap();
         assert_eq!(disk.latency_seconds.unwrap().count, 7);

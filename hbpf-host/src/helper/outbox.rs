@@ -308,7 +308,7 @@ mod tests {
             nanoseconds: u64::MAX,
             bytes: u64::MAX,
         };
-        let held = Held { pid: u32::MAX, device: label(), open: u32::MAX, closed: Some(u64::MAX) };
+        let held = Held { pid: u32::MAX, device: label(), open: Some(u32::MAX), closed: Some(u64::MAX) };
         let (mut outbox, mut other) = outbox();
         outbox.send(Reply::Counted(vec![counted; COUNTED_PER_MESSAGE]));
         outbox.send(Reply::Held(vec![held; COUNTED_PER_MESSAGE]));

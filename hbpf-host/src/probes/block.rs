@@ -17,7 +17,7 @@ pub(super) const PROGRAMS: [&str; 5] =
 
 /// Those on requests themselves, the ends first: a request whose beginning was not seen is not counted.
 const ON_REQUESTS: [(&str, &str); 3] = [
-    ("block_request_done", "block_io_done"),
+    ("block_request_done", "block_rq_complete"),
     ("block_request_issued", "block_rq_issue"),
     ("block_request_started", "block_io_start"),
 ];
@@ -43,6 +43,10 @@ pub(super) struct Attached {
 
 /// Puts the programs in place.
 pub(super) fn attach(ebpf: &mut Ebpf) -> Result<Attached, ProbeError> {
+    // What was under way when they were taken out has ended unseen.
+    for name in ["BLOCK_REQUESTS", "BLOCK_PLACES"] {
+        ebpf.map(name).into_iter().for_each(raw::clear);
+    }
     if let Some(layout) = btf::request_layout()
         && let Ok(attached) = attach_to_requests(ebpf, layout)
     {

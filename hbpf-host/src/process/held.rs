@@ -5,12 +5,14 @@
 //! of them holds, and whoever has ended holds nothing.
 
 use std::cmp::Ordering;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
+use std::ffi::CString;
 use std::fs;
-use std::os::unix::fs::MetadataExt;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use hbpf_ebpf::device_number;
 use nix::libc;
 
 use super::budget::Budget;
@@ -32,6 +34,9 @@ const MAX_DESCRIPTORS: usize = 4096;
 /// Most processes that are followed.
 const MAX_PROCESSES: usize = 1024;
 
+/// Stands for the start of a process that has ended.
+const ENDED: u64 = u64::MAX;
+
 /// Where devices are; in containers, too.
 const DIRECTORY: &[u8] = b"/dev/";
 
@@ -44,8 +49,17 @@ pub(super) struct Holdings {
     begun_ns: Option<u64>,
     /// Whether the first look reached all processes.
     saw_all: bool,
-    processes: HashMap<u32, BTreeMap<u32, Openings>>,
+    processes: BTreeMap<u32, Holder>,
+    /// Where the next look goes on.
+    next: u32,
     names: Names,
+}
+
+/// A process that has opened devices.
+#[derive(Debug, Default)]
+struct Holder {
+    start_time_ns: u64,
+    devices: BTreeMap<u32, Openings>,
 }
 
 /// Of one device by one process.
@@ -54,8 +68,19 @@ struct Openings {
     /// Held at first; `None` where that is not known.
     before: Option<u64>,
     opened: u64,
-    open: u32,
+    /// `None` where it could not be looked at.
+    open: Option<u32>,
     closed: u64,
+}
+
+/// What a look at a process has shown.
+#[derive(Debug)]
+enum Look {
+    /// Its openings, by device.
+    Holds(BTreeMap<u32, u32>),
+    /// It may not be looked at, or not all of it.
+    Unknown,
+    Ended,
 }
 
 impl Holdings {
@@ -66,7 +91,8 @@ impl Holdings {
             budget: Budget::new(SHARE, BURST),
             begun_ns: None,
             saw_all: false,
-            processes: HashMap::new(),
+            processes: BTreeMap::new(),
+            next: 0,
         }
     }
 
@@ -87,80 +113,107 @@ impl Holdings {
                 self.saw_all = false;
                 break;
             }
-            let held = look_at(&self.proc, pid, &majors).unwrap_or_default();
-            if !held.is_empty() && self.processes.len() < MAX_PROCESSES {
-                let openings = |open: u32| Openings { before: Some(open.into()), open, ..Openings::default() };
-                self.processes.insert(pid, held.into_iter().map(|(device, open)| (device, openings(open))).collect());
+            match look_at(&self.proc, pid, &majors) {
+                Look::Holds(held) if !held.is_empty() => self.remember(pid, held),
+                Look::Holds(_) | Look::Ended => {}
+                Look::Unknown => self.saw_all = false,
             }
         }
     }
 
-    /// The process has opened a device so many times.
-    pub(super) fn opened(&mut self, pid: u32, device: u32, count: u64) {
-        if self.processes.len() >= MAX_PROCESSES && !self.processes.contains_key(&pid) {
+    fn remember(&mut self, pid: u32, held: BTreeMap<u32, u32>) {
+        let Some(start_time_ns) = self.start_time_ns(pid).filter(|_| self.processes.len() < MAX_PROCESSES) else {
             return;
+        };
+        let openings = |open: u32| Openings { before: Some(open.into()), open: Some(open), ..Openings::default() };
+        let devices = held.into_iter().map(|(device, open)| (device, openings(open))).collect();
+        self.processes.insert(pid, Holder { start_time_ns, devices });
+    }
+
+    fn start_time_ns(&self, pid: u32) -> Option<u64> {
+        Stat::read(&self.proc, pid).map(|stat| stat.start_time_ns())
+    }
+
+    /// The process has opened a device so many times. Of one that has ended by now nothing is to be found out.
+    pub(super) fn opened(&mut self, pid: u32, device: u32, count: u64) {
+        let Some(start_time_ns) = self.start_time_ns(pid) else { return };
+        let is_followed = self.processes.get(&pid).is_some_and(|holder| holder.start_time_ns == start_time_ns);
+        if !is_followed {
+            if self.processes.len() >= MAX_PROCESSES {
+                return;
+            }
+            self.processes.insert(pid, Holder { start_time_ns, ..Holder::default() });
         }
-        let before = self.before(pid);
-        let openings = self.processes.entry(pid).or_default().entry(device);
-        let openings = openings.or_insert(Openings { before, ..Openings::default() });
+        // What it held at first of which nothing was seen then.
+        let was_seen = self.saw_all || is_followed || Some(start_time_ns) >= self.begun_ns;
+        let openings = self.processes.entry(pid).or_default().devices.entry(device);
+        let openings = openings.or_insert(Openings { before: was_seen.then_some(0), ..Openings::default() });
         openings.opened = openings.opened.saturating_add(count);
     }
 
-    /// What a process held at first of which nothing was seen then.
-    fn before(&self, pid: u32) -> Option<u64> {
-        let is_new = || Stat::read(&self.proc, pid).is_some_and(|stat| Some(stat.start_time_ns()) >= self.begun_ns);
-        (self.saw_all || self.processes.contains_key(&pid) || is_new()).then_some(0)
-    }
-
-    /// Looks at what the processes hold that are known to have opened a device. Those that have ended are told once more.
+    /// Looks at what the processes hold that are known to have opened a device, in turn where there are too many to look at
+    /// all. Tells those that it has looked at, and those that have ended for the last time.
     pub(super) fn look(&mut self) -> Vec<Held> {
         if self.processes.is_empty() {
             return Vec::new();
         }
         let majors = self.majors();
         self.budget.begin();
-        let mut ended = Vec::new();
-        for (pid, devices) in &mut self.processes {
-            // Those that are not reached have their numbers of before.
+        let from = self.next;
+        let in_turn = self.processes.range(from..).chain(self.processes.range(..from)).map(|(pid, _)| *pid);
+        let mut told = Vec::new();
+        for pid in in_turn.collect::<Vec<_>>() {
             if !self.budget.is_left() {
+                self.next = pid;
                 break;
             }
-            let held = look_at(&self.proc, *pid, &majors);
-            if held.is_none() {
-                ended.push(*pid);
-            }
-            let held = held.unwrap_or_default();
-            for device in held.keys() {
-                // It has it from another process.
-                devices.entry(*device).or_insert(Openings { before: Some(0), ..Openings::default() });
-            }
-            for (device, openings) in devices {
-                openings.open = held.get(device).copied().unwrap_or_default();
-                // One that came after its opening was told is not told of again: the number corrects itself.
-                let all = openings.before.unwrap_or_default() + openings.opened;
-                openings.closed = openings.closed.max(all.saturating_sub(openings.open.into()));
-            }
+            self.look_at(pid, &majors);
+            self.tell(pid, &mut told);
         }
         self.budget.end();
-        let told = self.tell();
-        ended.iter().for_each(|pid| _ = self.processes.remove(pid));
         told
     }
 
-    fn tell(&mut self) -> Vec<Held> {
-        let Self { names, processes, .. } = self;
-        let mut told = Vec::new();
-        for (pid, devices) in processes {
-            for (device, openings) in devices {
-                told.push(Held {
-                    pid: *pid,
-                    device: names.of(Kind::Character, *device),
-                    open: openings.open,
-                    closed: openings.before.map(|_| openings.closed),
-                });
+    fn look_at(&mut self, pid: u32, majors: &HashSet<u32>) {
+        let Some(holder) = self.processes.get_mut(&pid) else { return };
+        let is_same = Stat::read(&self.proc, pid).is_some_and(|stat| stat.start_time_ns() == holder.start_time_ns);
+        let look = if is_same { look_at(&self.proc, pid, majors) } else { Look::Ended };
+        let held = match look {
+            Look::Holds(held) => held,
+            Look::Ended => BTreeMap::new(),
+            Look::Unknown => {
+                holder.devices.values_mut().for_each(|openings| openings.open = None);
+                return;
             }
+        };
+        for device in held.keys() {
+            // It has it from another process.
+            holder.devices.entry(*device).or_insert(Openings { before: Some(0), ..Openings::default() });
         }
-        told
+        for (device, openings) in &mut holder.devices {
+            let open = held.get(device).copied().unwrap_or_default();
+            openings.open = Some(open);
+            // One that came after its opening was told is not told of again: the number corrects itself.
+            let all = openings.before.unwrap_or_default() + openings.opened;
+            openings.closed = openings.closed.max(all.saturating_sub(open.into()));
+        }
+        if !is_same {
+            holder.start_time_ns = ENDED;
+        }
+    }
+
+    fn tell(&mut self, pid: u32, told: &mut Vec<Held>) {
+        let Self { names, processes, .. } = self;
+        let Some(holder) = processes.get(&pid) else { return };
+        told.extend(holder.devices.iter().map(|(device, openings)| Held {
+            pid,
+            device: names.of(Kind::Character, *device),
+            open: openings.open,
+            closed: openings.before.and(openings.open).map(|_| openings.closed),
+        }));
+        if holder.start_time_ns == ENDED {
+            processes.remove(&pid);
+        }
     }
 
     fn majors(&self) -> HashSet<u32> {
@@ -168,28 +221,45 @@ impl Holdings {
     }
 }
 
-/// The openings that a process holds of devices with these major numbers, by device; `None` where it has ended.
-fn look_at(proc: &Path, pid: u32, majors: &HashSet<u32>) -> Option<BTreeMap<u32, u32>> {
+/// The openings that a process holds of devices with these major numbers.
+fn look_at(proc: &Path, pid: u32, majors: &HashSet<u32>) -> Look {
     let directory = files::process(proc, pid).join("fd");
-    let entries = fs::read_dir(&directory).ok()?;
+    let entries = match fs::read_dir(&directory) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Look::Ended,
+        Err(error) if error.raw_os_error() == Some(libc::ESRCH) => return Look::Ended,
+        Err(_) => return Look::Unknown,
+    };
     let mut descriptors: BTreeMap<u32, Vec<i32>> = BTreeMap::new();
-    for entry in entries.flatten().take(MAX_DESCRIPTORS) {
-        // What a path leads to elsewhere may be a file system that hangs: only what says that it is a device is asked.
+    for (index, entry) in entries.flatten().enumerate() {
+        if index >= MAX_DESCRIPTORS {
+            return Look::Unknown;
+        }
+        // What cannot be a device is not asked, for that takes longer than to read where it leads.
         let path = fs::read_link(entry.path()).unwrap_or_default();
         if !path.as_os_str().as_encoded_bytes().starts_with(DIRECTORY) {
             continue;
         }
-        let (Ok(found), Some(descriptor)) =
-            (fs::metadata(entry.path()), files::number::<i32>(entry.file_name().as_encoded_bytes()))
-        else {
+        let Some((major, minor)) = device_of(&entry.path()).filter(|(major, _)| majors.contains(major)) else {
             continue;
         };
-        let (major, minor) = (libc::major(found.rdev()), libc::minor(found.rdev()));
-        if found.mode() & libc::S_IFMT == libc::S_IFCHR && majors.contains(&major) {
-            descriptors.entry(devices::number(major, minor)).or_default().push(descriptor);
+        if let Some(descriptor) = files::number::<i32>(entry.file_name().as_encoded_bytes()) {
+            descriptors.entry(device_number(major, minor)).or_default().push(descriptor);
         }
     }
-    Some(descriptors.into_iter().map(|(device, descriptors)| (device, distinct(pid, descriptors))).collect())
+    Look::Holds(descriptors.into_iter().map(|(device, descriptors)| (device, distinct(pid, descriptors))).collect())
+}
+
+/// The numbers of a character device. A file system that hangs is not asked: what a descriptor leads to is its owner's choice.
+fn device_of(path: &Path) -> Option<(u32, u32)> {
+    let path = CString::new(path.as_os_str().as_encoded_bytes()).ok()?;
+    // SAFETY: integers all, for which zeros are valid.
+    let mut found: libc::statx = unsafe { std::mem::zeroed() };
+    // SAFETY: the path is a C string and lives, like the place for the answer, for the call.
+    let result =
+        unsafe { libc::statx(libc::AT_FDCWD, path.as_ptr(), libc::AT_STATX_DONT_SYNC, libc::STATX_TYPE, &mut found) };
+    let is_device = result == 0 && u32::from(found.stx_mode) & libc::S_IFMT == libc::S_IFCHR;
+    is_device.then_some((found.stx_rdev_major, found.stx_rdev_minor))
 }
 
 /// How many openings these descriptors of a process are of.
@@ -245,7 +315,7 @@ mod tests {
     fn zero(holdings: &mut Holdings) -> Option<(u32, Option<u64>)> {
         let told = holdings.look();
         let held = told.iter().find(|held| held.pid == std::process::id() && held.device.as_str() == "zero")?;
-        Some((held.open, held.closed))
+        Some((held.open?, held.closed))
     }
 
     #[test]
@@ -285,7 +355,7 @@ mod tests {
         let mut of_child = || {
             let told = holdings.look();
             let held = told.iter().find(|held| held.pid == pid && held.device.as_str() == "zero")?;
-            Some((held.open, held.closed))
+            Some((held.open?, held.closed))
         };
         let running = of_child();
         child.kill().unwrap();
@@ -304,5 +374,32 @@ mod tests {
         holdings.opened(std::process::id(), ZERO, 1);
         assert_eq!(zero(&mut holdings), Some((1, None)));
         assert!(file.as_raw_fd() > 0);
+    }
+
+    #[test]
+    fn where_there_are_too_many_each_has_its_turn() {
+        let (mut holdings, (directory, _guard)) = holdings();
+        holdings.begin();
+        let stdin = || File::open("/dev/zero").unwrap();
+        let sleeper = || std::process::Command::new("sleep").arg("60").stdin(stdin()).spawn().unwrap();
+        let mut children: Vec<_> = (0..3).map(|_| sleeper()).collect();
+        for child in &children {
+            let pid = child.id();
+            std::os::unix::fs::symlink(format!("/proc/{pid}"), directory.path().join(pid.to_string())).unwrap();
+            holdings.opened(pid, ZERO, 1);
+        }
+        let mut seen = HashSet::new();
+        for _ in 0..1000 {
+            // Not enough for two of them.
+            holdings.budget = Budget::new(0.0, Duration::from_micros(20));
+            let told = holdings.look();
+            assert!(told.len() < children.len(), "{told:?}");
+            seen.extend(told.iter().map(|held| held.pid));
+        }
+        for child in &mut children {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+        assert!(children.iter().all(|child| seen.contains(&child.id())), "{seen:?}");
     }
 }

@@ -219,7 +219,8 @@ impl Subject {
                 }
                 Reply::Held(list) => {
                     for held in list {
-                        say(&format!("held {} {} {} {:?}", held.pid, held.device, held.open, held.closed));
+                        let open = held.open.map_or_else(|| "-".to_owned(), |open| open.to_string());
+                        say(&format!("held {} {} {open} {:?}", held.pid, held.device, held.closed));
                     }
                 }
                 Reply::Gpu(gpu) => say(&format!("gpu {}", gpu.index)),
