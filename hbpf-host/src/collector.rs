@@ -13,7 +13,7 @@ use std::time::Duration;
 use hbpf_core::aggregate::{Aggregator, AggregatorConfig};
 use hbpf_core::chunk::{ConnectionKey, Pid, Source};
 use hbpf_core::engine::Engine;
-use hbpf_core::label::Text;
+use hbpf_core::label::{Label, Text};
 use hbpf_core::snapshot::{CollectionError, Overhead, Snapshot};
 use hbpf_core::time::{Nanos, WallClock};
 use hbpf_ebpf::{lifecycle, source};
@@ -336,7 +336,7 @@ impl Worker {
                     Some(Err(error)) => self.note_error("bell", error.to_string()),
                     None => self.note_error("bell", "the helper sent no descriptor"),
                 },
-                Reply::Lifecycle { kind, pid, timestamp_ns, .. } => {
+                Reply::Lifecycle { kind, pid, timestamp_ns, comm } => {
                     if kind == lifecycle::EXEC {
                         // Its memory is gone, and what it had to say over TLS with it.
                         self.drain_ring();
@@ -346,7 +346,7 @@ impl Worker {
                         }
                     }
                     if kind == lifecycle::EXIT {
-                        self.process_ended(pid, Nanos(timestamp_ns))?;
+                        self.process_ended(pid, comm, Nanos(timestamp_ns))?;
                     }
                 }
                 Reply::Owners(owners) => {
@@ -380,7 +380,7 @@ impl Worker {
                     if self.sampling.as_ref().is_some_and(|sampling| sampling.sequence == sequence) {
                         self.sampling = None;
                         for pid in self.facts.sample_complete(rounds) {
-                            self.process_ended(pid, now())?;
+                            self.process_ended(pid, Label::default(), now())?;
                         }
                         if let Some(engines) = &mut self.engines {
                             engines.see_traffic(now(), &self.sink.traffic);
@@ -409,13 +409,13 @@ impl Worker {
         Ok(())
     }
 
-    fn process_ended(&mut self, pid: u32, when: Nanos) -> Result<(), CollectError> {
+    fn process_ended(&mut self, pid: u32, name: Label, when: Nanos) -> Result<(), CollectError> {
         // What the process did last may still be in the ring.
         self.drain_ring();
         self.engine.process_exited(Pid(pid), when, &mut self.sink);
         let talked = self.sink.aggregator.knows(Pid(pid));
         self.sink.aggregator.process_exited(Pid(pid), when);
-        self.facts.exited(pid, talked);
+        self.facts.exited(pid, name, talked);
         self.sink.traffic.process_exited(Pid(pid));
         if let Some(engines) = &mut self.engines {
             engines.exited(pid);

@@ -115,9 +115,9 @@ impl Facts {
         self.processes.sample_complete(rounds)
     }
 
-    /// The process has ended, and may have talked to models.
-    pub(crate) fn exited(&mut self, pid: u32, talked: bool) {
-        self.processes.exited(pid, talked);
+    /// The process of this name has ended, and may have talked to models.
+    pub(crate) fn exited(&mut self, pid: u32, name: Label, talked: bool) {
+        self.processes.exited(pid, name, talked);
     }
 
     /// Processes that will be shown and are not described yet.

@@ -1,6 +1,7 @@
 //! What the programs have counted of each process.
 
 use std::collections::{BTreeMap, HashMap};
+use std::time::{Duration, Instant};
 
 use hbpf_core::label::Label;
 use hbpf_core::snapshot::{DeviceUse, Disk, DiskDevice, Network, Process};
@@ -11,6 +12,9 @@ use crate::protocol::{Counted, Event, Held};
 /// Most processes that are counted apart: as many as are described, and kernel threads.
 const MAX_PROCESSES: usize = 8192;
 
+/// How long what was counted stays of which nobody is known. A new process is sampled sooner.
+const UNKNOWN_STAYS: Duration = Duration::from_secs(30);
+
 /// Most devices of one process, of either kind.
 const MAX_DEVICES: usize = 256;
 
@@ -20,12 +24,13 @@ pub(super) struct Counts {
     processes: HashMap<u32, Count>,
     /// All processes together, those that are counted apart no more, too.
     disks: BTreeMap<Label, OnDisk>,
-    /// Those that have ended, whose numbers are for one more frame. Some of their news comes after that of their end.
-    ended: Vec<u32>,
 }
 
 #[derive(Debug, Default)]
 struct Count {
+    /// When the process started, and since when nothing is known of any with its number.
+    start_time_ns: Option<u64>,
+    unknown_since: Option<Instant>,
     /// Of all kinds.
     events: u64,
     disks: BTreeMap<Label, OnDisk>,
@@ -82,18 +87,27 @@ impl Counts {
         }
     }
 
-    /// The process has ended. Gives whether anything was counted of it.
-    pub(super) fn ended(&mut self, pid: u32) -> bool {
-        let is_counted = self.processes.contains_key(&pid);
-        self.ended.extend(is_counted.then_some(pid));
-        is_counted
+    /// Whether anything was counted of this process.
+    pub(super) fn has(&self, pid: u32) -> bool {
+        self.processes.contains_key(&pid)
     }
 
-    /// A frame has been made.
-    pub(super) fn frame_made(&mut self) {
-        for pid in self.ended.drain(..) {
-            self.processes.remove(&pid);
-        }
+    /// All of it has been told.
+    pub(super) fn forget(&mut self, pid: u32) {
+        self.processes.remove(&pid);
+    }
+
+    /// Compares with who runs: `started` tells when a process did. What was counted of one whose number is in new hands goes, and
+    /// by and by what belongs to nobody that is known, such as the kernel's threads.
+    pub(super) fn reconcile(&mut self, started: impl Fn(u32) -> Option<u64>) {
+        self.processes.retain(|pid, count| match started(*pid) {
+            Some(now) if count.start_time_ns.is_some_and(|before| before != now) => false,
+            Some(now) => {
+                (count.start_time_ns, count.unknown_since) = (Some(now), None);
+                true
+            }
+            None => count.unknown_since.get_or_insert_with(Instant::now).elapsed() < UNKNOWN_STAYS,
+        });
     }
 
     /// Processes of which anything was counted, those with most first.
@@ -266,14 +280,18 @@ mod tests {
     }
 
     #[test]
-    fn the_ended_are_told_once_more() {
+    fn a_number_in_new_hands_begins_anew_and_what_is_nobodys_goes() {
         let mut counts = Counts::default();
-        counts.count(vec![counted(7, Event::Connected, "", 1)], |_| true);
-        counts.ended(7);
-        counts.count(vec![counted(7, Event::Connected, "", 1)], |_| true);
-        assert_eq!(of(&counts, 7).network.unwrap().connect_seconds.unwrap().count, 2);
-        counts.frame_made();
-        assert_eq!(of(&counts, 7).network, None);
+        counts.count(vec![counted(7, Event::Connected, "", 1), counted(8, Event::Connected, "", 1)], |_| true);
+        let started = |seven, eight| move |pid| if pid == 7 { seven } else { eight };
+        counts.reconcile(started(Some(1), None));
+        counts.reconcile(started(Some(1), None));
+        assert!(counts.has(7) && counts.has(8));
+        counts.reconcile(started(Some(2), None));
+        assert!(!counts.has(7) && counts.has(8));
+        counts.processes.get_mut(&8).unwrap().unknown_since = Some(Instant::now() - UNKNOWN_STAYS);
+        counts.reconcile(started(None, None));
+        assert!(!counts.has(8));
     }
 
     #[test]

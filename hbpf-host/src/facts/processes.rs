@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use hbpf_core::aggregate::WorkloadFacts;
+use hbpf_core::label::Label;
 use hbpf_core::snapshot::{Disk, DiskDevice, Process, TlsVisibility, Visibility};
 use jiff::Timestamp;
 
@@ -21,6 +22,9 @@ const MAX_INFOS: usize = 8192;
 
 /// Most descriptions of ended processes kept until the next frame. Beyond it a row shows the process's name alone.
 const MAX_DEPARTED: usize = 4096;
+
+/// The frame in which one that has ended is told with all that was counted of it: some of that comes after the news of its end.
+const LAST_FRAME: u32 = 2;
 
 /// How long the numbers stand that were counted of a process which has ended: long enough to be read.
 const ENDED_STAY: Duration = Duration::from_secs(10);
@@ -45,11 +49,23 @@ pub(super) struct Processes {
     details: HashMap<u32, ProcessDetail>,
     /// Of the sample that is under way.
     incoming: Vec<ProcessSample>,
-    /// Descriptions of processes that have ended since the frame before, and of which something is still to be told.
-    departed: Vec<ProcessInfo>,
+    /// Processes that have ended lately, and of which something is still to be told.
+    departed: Vec<Departed>,
     counts: Counts,
     /// Rows of processes that have ended and of which something was counted, and when that was.
     ended: Vec<(Instant, Process)>,
+}
+
+/// A process that has ended.
+#[derive(Debug)]
+struct Departed {
+    pid: u32,
+    /// As the kernel had it.
+    name: Label,
+    info: Option<ProcessInfo>,
+    talked: bool,
+    /// Frames since.
+    frames: u32,
 }
 
 #[derive(Debug)]
@@ -103,21 +119,20 @@ impl Processes {
         for sample in self.incoming.drain(..) {
             self.samples.insert(sample.pid, Sampled { sample, rounds });
         }
+        let samples = &self.samples;
+        self.counts.reconcile(|pid| samples.get(&pid).map(|sampled| sampled.sample.start_time_ns));
         let gone = self.samples.extract_if(|_, sampled| sampled.rounds + MISSED_ROUNDS <= rounds).map(|(pid, _)| pid);
         gone.collect()
     }
 
-    /// The process has ended. If it has talked to models it has a row, which may still lack what it is; if something was
-    /// counted of it, that is told once more.
-    pub(super) fn exited(&mut self, pid: u32, talked: bool) {
+    /// The process of this name has ended. If it has talked to models it has a row, which may still lack what it is; what was
+    /// counted of it stands for a while.
+    pub(super) fn exited(&mut self, pid: u32, name: Label, talked: bool) {
         self.samples.remove(&pid);
         self.details.remove(&pid);
-        let has_counts = self.counts.ended(pid);
-        if let Some(info) = self.infos.remove(&pid)
-            && (talked || has_counts)
-            && self.departed.len() < MAX_DEPARTED
-        {
-            self.departed.push(info);
+        let info = self.infos.remove(&pid);
+        if self.departed.len() < MAX_DEPARTED {
+            self.departed.push(Departed { pid, name, info, talked, frames: 0 });
         }
     }
 
@@ -167,19 +182,31 @@ impl Processes {
             process(info, self.latest(info.pid), detail, boot)
         });
         let mut processes: Vec<_> = living.collect();
-        let departed = self.departed.drain(..).map(|info| Process { exited: true, ..process(&info, None, None, boot) });
+        processes.iter_mut().for_each(|process| self.counts.describe(process));
         // A pid may be in new hands already: the living one is shown.
         let mut pids: HashSet<u32> = processes.iter().map(|process| process.pid).collect();
-        processes.extend(departed.filter(|process| pids.insert(process.pid)));
-        processes.iter_mut().for_each(|process| self.counts.describe(process));
-        self.counts.frame_made();
         self.ended.retain(|(when, _)| when.elapsed() < ENDED_STAY);
-        let ended = processes.iter().filter(|process| process.exited && process.is_counted());
-        let ended: Vec<_> = ended.map(|process| (Instant::now(), process.clone())).collect();
-        processes
-            .extend(self.ended.iter().map(|(_, process)| process.clone()).filter(|process| pids.insert(process.pid)));
-        self.ended.extend(ended);
+        for departed in &mut self.departed {
+            departed.frames += 1;
+            let is_counted = self.counts.has(departed.pid);
+            if !(is_counted || departed.talked && departed.frames == 1) || !pids.insert(departed.pid) {
+                continue;
+            }
+            let mut row = match &departed.info {
+                Some(info) => process(info, None, None, boot),
+                None => Process { pid: departed.pid, command: departed.name.clone(), ..Process::default() },
+            };
+            row.exited = true;
+            self.counts.describe(&mut row);
+            if is_counted && departed.frames == LAST_FRAME {
+                self.counts.forget(departed.pid);
+                self.ended.push((Instant::now(), row.clone()));
+            }
+            processes.push(row);
+        }
+        self.departed.retain(|departed| departed.frames < LAST_FRAME);
         self.ended.drain(..self.ended.len().saturating_sub(MAX_ENDED));
+        processes.extend(self.ended.iter().map(|(_, row)| row.clone()).filter(|row| pids.insert(row.pid)));
         processes
     }
 
@@ -270,7 +297,6 @@ fn disk(detail: &ProcessDetail) -> Option<Disk> {
 
 #[cfg(test)]
 pub(super) mod tests {
-    use hbpf_core::label::Label;
     use hbpf_core::snapshot::WorkloadKind;
 
     use super::*;
@@ -328,7 +354,7 @@ pub(super) mod tests {
         assert!(sampled(&[1, 3], 3).is_empty());
         assert_eq!(sampled(&[1, 3], 4), [2]);
         assert!(sampled(&[1, 3], 5).is_empty(), "and is told once");
-        processes.exited(3, false);
+        processes.exited(3, "x".into(), false);
         assert!((6..9).all(|rounds| !processes.sample_complete(rounds).contains(&3)), "its end was told");
     }
 
@@ -388,8 +414,8 @@ pub(super) mod tests {
     fn of_those_that_have_ended_only_who_talked_is_told_and_once() {
         let mut processes = Processes::default();
         processes.describe(vec![info(1, TlsVisibility::None), info(2, TlsVisibility::None)]);
-        processes.exited(1, true);
-        processes.exited(2, false);
+        processes.exited(1, "x".into(), true);
+        processes.exited(2, "x".into(), false);
         let mut told = || {
             let frame = processes.frame(Timestamp::UNIX_EPOCH, std::iter::empty());
             frame.iter().map(|process| (process.pid, process.exited)).collect::<Vec<_>>()
@@ -413,24 +439,29 @@ pub(super) mod tests {
         processes.sample_complete(1);
         processes.describe(vec![info(1, TlsVisibility::None), info(2, TlsVisibility::None)]);
         processes.count(vec![opened(1)]);
-        processes.exited(1, false);
-        // The last of it comes after the news of its end.
-        processes.count(vec![opened(1)]);
-        processes.exited(2, false);
+        processes.exited(1, "x".into(), false);
+        processes.exited(2, "x".into(), false);
+        // One that nobody has seen alive.
+        processes.exited(3, "curl".into(), false);
         let told = |processes: &mut Processes| {
             let frame = processes.frame(Timestamp::UNIX_EPOCH, std::iter::empty());
             let opens = |process: &Process| process.devices.first().map(|device| device.opens_total);
             frame.iter().map(|process| (process.pid, process.exited, opens(process))).collect::<Vec<_>>()
         };
-        assert_eq!(told(&mut processes), [(1, true, Some(2))]);
-        assert_eq!(told(&mut processes), [(1, true, Some(2))], "long enough to be read");
+        assert_eq!(told(&mut processes), [(1, true, Some(1))]);
+        // The last of it comes after the news of its end.
+        processes.count(vec![opened(1), opened(3)]);
+        for _ in 0..2 {
+            assert_eq!(told(&mut processes), [(1, true, Some(2)), (3, true, Some(1))], "long enough to be read");
+        }
+        assert_eq!(processes.ended[1].1.command.as_str(), "curl");
         // Its number is another's.
         processes.sample(vec![sample(1, 1, None)]);
         processes.sample_complete(2);
         processes.describe(vec![info(1, TlsVisibility::None)]);
-        assert_eq!(told(&mut processes), [(1, false, None)]);
-        processes.exited(1, false);
-        processes.ended[0].0 -= ENDED_STAY;
+        assert_eq!(told(&mut processes), [(1, false, None), (3, true, Some(1))]);
+        processes.exited(1, "x".into(), false);
+        processes.ended.iter_mut().for_each(|(when, _)| *when -= ENDED_STAY);
         assert_eq!(told(&mut processes), []);
     }
 }

@@ -348,10 +348,10 @@ impl<'a> Helper<'a> {
         if self.outbox.is_full() {
             return;
         }
-        let tallies = match self.probes.take_tallies() {
-            Ok(tallies) => tallies,
-            Err(error) => return self.outbox.error("probes", &error.to_string()),
-        };
+        let (tallies, result) = self.probes.take_tallies();
+        if let Err(error) = result {
+            self.outbox.error("probes", &error.to_string());
+        }
         let mut counted = Vec::with_capacity(tallies.len());
         for (key, tally) in tallies {
             // The programs know no others.

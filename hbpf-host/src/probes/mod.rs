@@ -357,14 +357,15 @@ impl Probes {
         Some(sums)
     }
 
-    /// What the programs have counted since the call before.
-    pub(crate) fn take_tallies(&mut self) -> Result<Vec<(TallyKey, Tally)>, ProbeError> {
-        let Some(loaded) = &mut self.loaded else { return Ok(Vec::new()) };
+    /// What the programs have counted since the call before, and whether that is all of it.
+    pub(crate) fn take_tallies(&mut self) -> (Vec<(TallyKey, Tally)>, Result<(), ProbeError>) {
+        let Some(loaded) = &mut self.loaded else { return (Vec::new(), Ok(())) };
         if matches!(self.states[&Group::Device], State::On) {
             device::watch(&mut loaded.ebpf);
         }
-        let Some(map) = loaded.ebpf.map("TALLIES") else { return Ok(Vec::new()) };
-        raw::take_tallies(map).map_err(|error| ProbeError::new("map TALLIES", &error))
+        let Some(map) = loaded.ebpf.map("TALLIES") else { return (Vec::new(), Ok(())) };
+        let (tallies, result) = raw::take_tallies(map);
+        (tallies, result.map_err(|error| ProbeError::new("map TALLIES", &error)))
     }
 
     /// What a trap costs; `None` before it has been measured, and where it cannot be.

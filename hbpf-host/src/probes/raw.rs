@@ -52,13 +52,13 @@ fn clear_data(data: &MapData) {
         map_fd: data.fd().as_fd().as_raw_fd().unsigned_abs(),
         padding: 0,
         key: 0,
-        next_key: key.as_mut_ptr().addr() as u64,
+        next_key: key.as_mut_ptr().expose_provenance() as u64,
         flags: 0,
     };
     for _ in 0..MAX_CLEARED {
         // A null key asks for the first one, which is gone in the next round.
         attr.key = 0;
-        attr.next_key = key.as_mut_ptr().addr() as u64;
+        attr.next_key = key.as_mut_ptr().expose_provenance() as u64;
         // SAFETY: the kernel writes a key of the map, at most MAX_KEY_BYTES, to `key`.
         if unsafe { bpf(BPF_MAP_GET_NEXT_KEY, &mut attr) }.is_err() {
             return;
@@ -82,8 +82,15 @@ struct BatchAttr {
     flags: u64,
 }
 
-/// Takes all elements out of the map `TALLIES` (Linux 5.6).
-pub(super) fn take_tallies(map: &Map) -> Result<Vec<(TallyKey, Tally)>, Errno> {
+/// Takes all elements out of the map `TALLIES` (Linux 5.6). Should that fail half-way, those that are out by then come with the
+/// error.
+pub(super) fn take_tallies(map: &Map) -> (Vec<(TallyKey, Tally)>, Result<(), Errno>) {
+    let mut taken = Vec::new();
+    let result = take_into(map, &mut taken);
+    (taken, result)
+}
+
+fn take_into(map: &Map, taken: &mut Vec<(TallyKey, Tally)>) -> Result<(), Errno> {
     let Map::HashMap(data) = map else { return Err(Errno::EINVAL) };
     let fits = |info: aya::maps::MapInfo| {
         info.key_size() as usize == size_of::<TallyKey>() && info.value_size() as usize == size_of::<Tally>()
@@ -91,7 +98,6 @@ pub(super) fn take_tallies(map: &Map) -> Result<Vec<(TallyKey, Tally)>, Errno> {
     if !data.info().is_ok_and(fits) {
         return Err(Errno::EINVAL);
     }
-    let mut taken = Vec::new();
     let mut keys = vec![TallyKey { pid: 0, device: 0, slot: 0, kind: 0 }; TAKEN_AT_ONCE];
     let mut values = vec![Tally::default(); TAKEN_AT_ONCE];
     // Where the kernel has come to, in its own terms.
@@ -99,10 +105,10 @@ pub(super) fn take_tallies(map: &Map) -> Result<Vec<(TallyKey, Tally)>, Errno> {
     let mut is_first = true;
     loop {
         let mut attr = BatchAttr {
-            in_batch: if is_first { 0 } else { (&raw const position).addr() as u64 },
-            out_batch: (&raw mut position).addr() as u64,
-            keys: keys.as_mut_ptr().addr() as u64,
-            values: values.as_mut_ptr().addr() as u64,
+            in_batch: if is_first { 0 } else { (&raw const position).expose_provenance() as u64 },
+            out_batch: (&raw mut position).expose_provenance() as u64,
+            keys: keys.as_mut_ptr().expose_provenance() as u64,
+            values: values.as_mut_ptr().expose_provenance() as u64,
             count: TAKEN_AT_ONCE as u32,
             map_fd: data.fd().as_fd().as_raw_fd().unsigned_abs(),
             element_flags: 0,
@@ -118,7 +124,7 @@ pub(super) fn take_tallies(map: &Map) -> Result<Vec<(TallyKey, Tally)>, Errno> {
             // That was the rest.
             Err(Errno::ENOENT) => {
                 taken.extend(keys.iter().copied().zip(values.iter().copied()).take(count));
-                return Ok(taken);
+                return Ok(());
             }
             Err(error) => return Err(error),
         }
@@ -141,7 +147,7 @@ pub(super) fn missed_runs(program: &ProgramFd) -> Option<u64> {
     let mut attr = InfoAttr {
         fd: program.as_fd().as_raw_fd().unsigned_abs(),
         info_len: size_of_val(&info) as u32,
-        info: info.as_mut_ptr().addr() as u64,
+        info: info.as_mut_ptr().expose_provenance() as u64,
     };
     // SAFETY: the kernel writes at most `info_len` bytes to `info`, whose zeros ask for none of the lists.
     unsafe { bpf(BPF_OBJ_GET_INFO_BY_FD, &mut attr) }.ok()?;
@@ -224,7 +230,7 @@ pub(crate) fn attached(cgroup: BorrowedFd<'_>, hook: u32) -> Result<Attached, Er
     let mut attr = QueryAttr {
         target_fd: cgroup.as_raw_fd().unsigned_abs(),
         attach_type: hook,
-        prog_ids: ids.as_mut_ptr().addr() as u64,
+        prog_ids: ids.as_mut_ptr().expose_provenance() as u64,
         prog_count: MAX_PROGRAMS as u32,
         ..QueryAttr::default()
     };
