@@ -124,3 +124,20 @@ fn segments_sent_again_are_those_that_the_kernel_counts() {
     assert_eq!((ours.connects_failed_total, ours.resets_total), (0, Some(0)));
     observer.stop();
 }
+
+#[test]
+fn a_process_that_is_over_at_once_is_told_with_its_numbers() {
+    let Some(_host) = host() else { return };
+    let Some(python) = python() else { return };
+    let mut observer = observer("net");
+    // The port is nobody's.
+    let script = "import socket\nfor _ in range(3): print(socket.socket().connect_ex(('127.0.0.1', 1)))";
+    let child = Command::new(python).args(["-c", script]).stdout(Stdio::piped()).spawn().unwrap();
+    let pid = child.id();
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let failed = |frame: &Snapshot| of(frame, pid)?.network.as_ref().map(|network| network.connects_failed_total);
+    let frame = observer.until("its end", |frame| failed(frame) == Some(3));
+    assert!(of(&frame, pid).is_some_and(|process| process.exited && process.command.as_str().contains("python")));
+    observer.stop();
+}
