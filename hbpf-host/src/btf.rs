@@ -45,28 +45,35 @@ const FOLLOWING: [(usize, usize); LAST_KIND as usize + 1] = [
     (0, 12),
 ];
 
-/// Where `struct sock` says that a process is at work with the socket: what
-/// [`SOCKET_OWNED_AT`](hbpf_ebpf::SOCKET_OWNED_AT) is to be. `None` where the kernel does not describe it, or does not
-/// let a program at a packet look there, or ask which process is running (before Linux 6.10).
-pub fn socket_owned_at() -> Option<u32> {
-    let is_open = |helper| is_helper_supported(ProgramType::CgroupSkb, helper).unwrap_or(false);
-    if !is_open(BpfHelper::BPF_FUNC_get_current_pid_tgid) || !is_open(BpfHelper::BPF_FUNC_skc_to_tcp_sock) {
-        return None;
+/// What the programs have to know of the kernel's structs. `None` is what it does not describe.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Places {
+    /// Where `struct sock` says that a process is at work with the socket: what
+    /// [`SOCKET_OWNED_AT`](hbpf_ebpf::SOCKET_OWNED_AT) is to be. `None`, too, where the kernel does not let a program at a packet
+    /// look there, or ask which process is running (before Linux 6.10).
+    pub socket_owned_at: Option<u32>,
+    /// Where `struct task_struct` has the number of its process: what [`TASK_TGID_AT`](hbpf_ebpf::TASK_TGID_AT) is to be.
+    pub task_tgid_at: Option<u32>,
+    /// Where the kernel has what is wanted of a request to a block device.
+    pub request: Option<RequestLayout>,
+}
+
+impl Places {
+    /// As this kernel describes them; its description has some megabytes.
+    pub fn read() -> Self {
+        let bytes = std::fs::read(VMLINUX).unwrap_or_default();
+        let Some(types) = Types::parse(&bytes) else { return Self::default() };
+        let is_open = |helper| is_helper_supported(ProgramType::CgroupSkb, helper).unwrap_or(false);
+        let may_ask = is_open(BpfHelper::BPF_FUNC_get_current_pid_tgid) && is_open(BpfHelper::BPF_FUNC_skc_to_tcp_sock);
+        Self {
+            socket_owned_at: may_ask.then(|| types.offset_of("sock", &["sk_lock", "owned"])).flatten(),
+            task_tgid_at: types.offset_of("task_struct", &["tgid"]),
+            request: request_layout(&types),
+        }
     }
-    let types = std::fs::read(VMLINUX).ok()?;
-    Types::parse(&types)?.offset_of("sock", &["sk_lock", "owned"])
 }
 
-/// Where `struct task_struct` has the number of its process: what [`TASK_TGID_AT`](hbpf_ebpf::TASK_TGID_AT) is to be. `None`
-/// where the kernel does not describe it.
-pub fn task_tgid_at() -> Option<u32> {
-    Types::parse(&std::fs::read(VMLINUX).ok()?)?.offset_of("task_struct", &["tgid"])
-}
-
-/// Where the kernel has what is wanted of a request to a block device. `None` where it does not describe that.
-pub fn request_layout() -> Option<RequestLayout> {
-    let bytes = std::fs::read(VMLINUX).ok()?;
-    let types = Types::parse(&bytes)?;
+fn request_layout(types: &Types<'_>) -> Option<RequestLayout> {
     Some(RequestLayout {
         bytes: types.offset_of("request", &["__data_len"])?,
         flags: types.offset_of("request", &["cmd_flags"])?,

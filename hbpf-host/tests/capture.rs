@@ -24,7 +24,7 @@ use hbpf_ebpf::{
     BEGINNING_BYTES, DEFERRED_HANDLE, EVENTS_RING_BYTES, EVENTS_URGENT_BYTES, REQUEST_HEAD_BYTES, RecordHeader,
     TAIL_BYTES, action, counter, direction, flags, kind, limit, source,
 };
-use hbpf_host::btf::socket_owned_at;
+use hbpf_host::btf::Places;
 use kernel::{Kernel, Record};
 use nix::mount::{MsFlags, mount};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -415,7 +415,7 @@ fn ends_come_through_a_ring_that_is_full() {
 #[test]
 fn who_writes_the_answer_is_the_owner() {
     let Some(mut kernel) = Kernel::load() else { return };
-    if socket_owned_at().is_none() {
+    if Places::read().socket_owned_at.is_none() {
         support::skip("the kernel does not tell which process a packet comes from");
         return;
     }
@@ -487,7 +487,7 @@ fn whoever_runs_while_a_timer_sends_an_answer_has_not_written_it() {
     let [head, body] = answers.map(|record| record.header).collect::<Vec<_>>()[..] else { panic!("two were sent") };
     assert_eq!((head.pid, body.pid), (std::process::id(), std::process::id()));
     let is_inherited = |header: &RecordHeader| header.flags & flags::INHERITED_OWNER != 0;
-    assert_eq!((is_inherited(&head), is_inherited(&body)), (true, socket_owned_at().is_none()));
+    assert_eq!((is_inherited(&head), is_inherited(&body)), (true, Places::read().socket_owned_at.is_none()));
 }
 
 #[test]
@@ -550,7 +550,7 @@ fn a_connection_that_is_older_than_the_programs_is_picked_up_at_its_next_message
     for records in kernel::handles(&records) {
         assert_eq!(stream(&records, records[0].header.direction), request);
         // Each end has sent something by now.
-        let owner = if socket_owned_at().is_some() { std::process::id() } else { 0 };
+        let owner = if Places::read().socket_owned_at.is_some() { std::process::id() } else { 0 };
         assert_eq!(records[0].header.pid, owner, "who made the socket was not seen");
     }
 }

@@ -5,7 +5,7 @@ use std::time::Instant;
 use aya::sys::{Stats, enable_stats};
 
 use super::{Check, Outcome};
-use crate::btf;
+use crate::btf::Places;
 use crate::discover::Library;
 use crate::probes::Probes;
 use crate::protocol::Group;
@@ -38,7 +38,7 @@ pub(super) fn probes(libraries: Vec<Library>, groups: &[Group], root_is_taken: b
 
 /// How it is known which process serves an accepted connection.
 fn owners() -> Check {
-    let detail = match btf::socket_owned_at() {
+    let detail = match Places::read().socket_owned_at {
         Some(_) => "the packets of a plain connection say whose they are",
         None => {
             "plain connections are looked for in /proc/PID/fd: only Linux 6.10 and later with BTF says whose a packet is"

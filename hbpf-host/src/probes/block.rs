@@ -10,7 +10,7 @@ use hbpf_ebpf::{BlockLayout, RequestLayout, block_record};
 
 use super::tracefs::{Event, Tracefs};
 use super::{ProbeError, program, raw};
-use crate::{btf, devices};
+use crate::devices;
 
 pub(super) const PROGRAMS: [&str; 5] =
     ["block_request_started", "block_request_issued", "block_request_done", BY_RECORD[0], BY_RECORD[1]];
@@ -42,12 +42,12 @@ pub(super) struct Attached {
 }
 
 /// Puts the programs in place.
-pub(super) fn attach(ebpf: &mut Ebpf) -> Result<Attached, ProbeError> {
+pub(super) fn attach(ebpf: &mut Ebpf, layout: Option<RequestLayout>) -> Result<Attached, ProbeError> {
     // What was under way when they were taken out has ended unseen.
     for name in ["BLOCK_REQUESTS", "BLOCK_PLACES"] {
         ebpf.map(name).into_iter().for_each(raw::clear);
     }
-    if let Some(layout) = btf::request_layout()
+    if let Some(layout) = layout
         && let Ok(attached) = attach_to_requests(ebpf, layout)
     {
         return Ok(attached);

@@ -26,7 +26,7 @@ use hbpf_ebpf::{
     EVENTS_RING_BYTES, LifecycleEvent, SOCKET_OWNED_AT, TASK_TGID_AT, Tally, TallyKey, counter, limit, target,
 };
 
-use crate::btf;
+use crate::btf::Places;
 use crate::discover::{Library, LibraryId};
 use crate::privsep;
 use crate::protocol::{
@@ -92,6 +92,7 @@ pub(crate) struct Probes {
 /// What exists while any group is on.
 struct Loaded {
     ebpf: Ebpf,
+    places: Places,
     lifecycle: RingBuf<MapData>,
     verdicts: HashMap<MapData, Key, Value>,
     targets: HashMap<MapData, u64, u8>,
@@ -152,10 +153,10 @@ impl Probes {
                 self.tls.attach(&mut loaded.ebpf)?;
             }
             Group::LlmPlain => self.cgroup = Some(on_cgroup::attach(&mut loaded.ebpf, &on_cgroup::PLAIN)?),
-            Group::Block => self.block = Some(block::attach(&mut loaded.ebpf)?),
+            Group::Block => self.block = Some(block::attach(&mut loaded.ebpf, loaded.places.request)?),
             Group::Net => self.cgroup = Some(on_cgroup::attach(&mut loaded.ebpf, &on_cgroup::NET)?),
             Group::Device => {
-                if btf::task_tgid_at().is_none() {
+                if loaded.places.task_tgid_at.is_none() {
                     let lack = "who opens a device is not known: this kernel does not describe its types (BTF)";
                     return Err(ProbeError(lack.into()));
                 }
@@ -200,9 +201,10 @@ impl Probes {
         let mut loader = EbpfLoader::new();
         loader.verifier_log_level(VerifierLogLevel::STATS).allow_unsupported_maps();
         // Where it is not known, sockets are looked for in the processes that hold them.
-        let socket_owned_at = btf::socket_owned_at().unwrap_or(0);
+        let places = Places::read();
+        let socket_owned_at = places.socket_owned_at.unwrap_or(0);
         loader.override_global(SOCKET_OWNED_AT, &socket_owned_at, true);
-        let task_tgid_at = btf::task_tgid_at().unwrap_or(0);
+        let task_tgid_at = places.task_tgid_at.unwrap_or(0);
         loader.override_global(TASK_TGID_AT, &task_tgid_at, true);
         let mut ebpf = loader.load(object::BYTES).map_err(|error| ProbeError::new("loading the object", &error))?;
         let ring = Ring { fd: ring_fd(&ebpf, "EVENTS")?, bytes: EVENTS_RING_BYTES, bell: ring_fd(&ebpf, "BELL")? };
@@ -214,6 +216,7 @@ impl Probes {
         let mut limits = typed(&mut ebpf, "LIMITS")?;
         write_limits(&mut limits, self.limits)?;
         let loaded = Loaded {
+            places,
             limits,
             lifecycle: typed(&mut ebpf, "LIFECYCLE")?,
             verdicts: typed(&mut ebpf, "VERDICTS")?,

@@ -27,14 +27,18 @@ const MAX_BYTES: usize = 4 * 1024 * 1024;
 /// Most containers whose names are known: a Kubernetes node has hundreds.
 const MAX_CONTAINERS: usize = 8192;
 
-/// How long it is believed that a container has no name.
+/// How long it is believed that a container has no name, and what a directory had in it.
 const LOOK_AGAIN: Duration = Duration::from_secs(10);
+
+/// How long a name is believed: containers can be renamed.
+const NAME_HOLDS: Duration = Duration::from_secs(60);
 
 /// Names that have been found.
 #[derive(Debug)]
 pub(super) struct ContainerNames {
     root: PathBuf,
     found: HashMap<Label, Found>,
+    logs_read: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -53,14 +57,13 @@ struct Names {
 impl ContainerNames {
     /// Knows none yet. `root` is `/`, but in tests.
     pub(super) fn new(root: PathBuf) -> Self {
-        Self { root, found: HashMap::new() }
+        Self { root, found: HashMap::new(), logs_read: None }
     }
 
     /// Puts the names of a container to its id.
     pub(super) fn name(&mut self, container: &mut Container) {
-        let known = self.found.get(&container.id);
-        let is_known = known.is_some_and(|found| found.names != Names::default() || found.when.elapsed() < LOOK_AGAIN);
-        if !is_known {
+        let holds = |found: &Found| if found.names == Names::default() { LOOK_AGAIN } else { NAME_HOLDS };
+        if self.found.get(&container.id).is_none_or(|found| found.when.elapsed() >= holds(found)) {
             let names = self.look_up(container);
             self.remember(container.id.clone(), names);
         }
@@ -73,6 +76,7 @@ impl ContainerNames {
     fn look_up(&mut self, container: &Container) -> Names {
         if container.pod_uid.is_some() {
             self.read_logs();
+            // A pod's sandbox has no log.
             return self.found.get(&container.id).map(|found| found.names.clone()).unwrap_or_default();
         }
         let container = match container.runtime.as_str() {
@@ -85,6 +89,10 @@ impl ContainerNames {
 
     /// Takes the names of all containers that have a log.
     fn read_logs(&mut self) {
+        if self.logs_read.is_some_and(|when| when.elapsed() < LOOK_AGAIN) {
+            return;
+        }
+        self.logs_read = Some(Instant::now());
         let entries = fs::read_dir(self.root.join(LOGS)).into_iter().flatten().flatten();
         for entry in entries.take(MAX_CONTAINERS) {
             if let Some((id, names)) = entry.file_name().to_str().and_then(parse_log) {
@@ -186,6 +194,9 @@ mod tests {
         write(&tree, &format!("var/log/containers/a_b_c-{other}.log"), "");
         assert_eq!(names(&mut found, pod(&other)), [None, None, None]);
         found.found.get_mut(&Label::new(&other)).unwrap().when -= LOOK_AGAIN;
+        assert_eq!(names(&mut found, pod(&other)), [None, None, None]);
+        found.found.get_mut(&Label::new(&other)).unwrap().when -= LOOK_AGAIN;
+        found.logs_read = None;
         assert_eq!(names(&mut found, pod(&other)), ["c", "a", "b"].map(|name| Some(name.to_owned())));
     }
 

@@ -14,7 +14,7 @@ pub(crate) fn object(architecture: &str) -> Vec<u8> {
 
 /// The maps of an object, and its programs as the helper loads them.
 pub(crate) fn create_maps(object: &[u8]) -> Ebpf {
-    let socket_owned_at = hbpf_host::btf::socket_owned_at().unwrap_or(0);
+    let socket_owned_at = hbpf_host::btf::Places::read().socket_owned_at.unwrap_or(0);
     let mut loader = EbpfLoader::new();
     loader.override_global(hbpf_ebpf::SOCKET_OWNED_AT, &socket_owned_at, true);
     loader.load(object).expect("the maps are created")
