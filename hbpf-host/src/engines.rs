@@ -17,7 +17,7 @@ use jiff::Timestamp;
 use nix::sys::eventfd::EventFd;
 
 use crate::protocol::{ProcessSample, Refusal, Request, Server};
-use reader::Reader;
+use reader::{Failure, Reader};
 use schedule::Schedule;
 
 /// What the collector has of it.
@@ -88,8 +88,10 @@ impl Engines {
 
     /// The helper has asked, or not.
     pub(crate) fn asked(&mut self, now: Nanos, ticket: u64, answer: Result<OwnedFd, Refusal>) {
-        if let Some(job) = self.schedule.asked(now, ticket, answer) {
-            self.reader.read(job);
+        if let Some(job) = self.schedule.asked(now, ticket, answer)
+            && let Err(ended) = self.reader.read(job)
+        {
+            self.schedule.answered(now, ticket, Err(Failure::Io(ended.to_string())), None);
         }
     }
 

@@ -251,6 +251,8 @@ pub enum Reply {
 pub enum Refusal {
     /// The process has ended, or does not listen there.
     NotThere,
+    /// The helper has too much to do; the process was not spoken to.
+    Busy,
     /// It did not work.
     Failed(Text),
 }

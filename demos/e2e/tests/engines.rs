@@ -160,10 +160,9 @@ fn switched_off_nobody_is_asked() {
     off.next_frame();
     let mut on = Observer::spawn(&ALONE, &[]);
     vllm.until(&mut on, "it answers another hbpf", |_| true);
-    let pid = on.pid();
     on.stop();
     let asked = vllm.asked().len();
-    assert!(asked > 0 && !hbpf_e2e::children(pid).contains(&pid));
+    assert!(asked > 0);
     for _ in 0..20 {
         assert!(off.next_frame().engines.is_empty());
     }

@@ -29,6 +29,9 @@ pub enum NoMatch {
     /// It compresses, though it was not asked to.
     #[error("its answer is compressed")]
     Compressed,
+    /// It has closed the connection, as one does that expects TLS.
+    #[error("it closes the connection without an answer")]
+    Silent,
     /// It says nothing that is known here.
     #[error("its answer is none of a known inference server")]
     Unknown,
@@ -68,6 +71,9 @@ impl Fetch {
 
     /// The server has closed the connection.
     pub fn end(mut self) -> Result<Answer, NoMatch> {
+        if self.received == 0 {
+            return Err(NoMatch::Silent);
+        }
         self.http.end(Side::Response, Nanos(0), &mut self.answer);
         self.answer.outcome().unwrap_or(Err(NoMatch::NotHttp))
     }

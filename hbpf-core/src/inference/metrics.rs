@@ -12,6 +12,9 @@ const MAX_REPLICAS: usize = 32;
 /// Most models of one server that are named; LiteLLM may have hundreds.
 const MAX_MODELS: usize = 32;
 
+/// Greatest value that is believed: a thousand years of nanoseconds. Sums of those that are stay numbers.
+const MOST: f64 = 1e20;
+
 /// Most buckets of one histogram. Servers have up to 30.
 const MAX_BUCKETS: usize = 48;
 
@@ -268,6 +271,9 @@ impl Reading {
             }
         }
         let value = sample.value;
+        if value > MOST {
+            return;
+        }
         let Some(values) = self.values_of(kind, sample) else { return };
         match (meaning, part) {
             (Meaning::Gauge(gauge), _) => {
@@ -319,6 +325,11 @@ impl Reading {
         }
         for values in self.replicas.values_mut().chain([&mut whole]) {
             values.settle(kind);
+        }
+        for values in self.replicas.values_mut() {
+            // Nobody asks for these of a replica, and there may be many.
+            values.times[Times::Request as usize] = None;
+            values.times[Times::Queue as usize] = None;
         }
         // One that exists and has no values yet has counted nothing yet.
         for (counter, declared) in whole.counters.iter_mut().zip(self.declared) {
@@ -580,6 +591,13 @@ mod tests {
         let metrics = read(text).unwrap();
         assert_eq!(metrics.whole.counter(Counter::Input), Some(0.0));
         assert_eq!(metrics.whole.counter(Counter::Output), None);
+        assert_eq!(metrics.whole.gauge(Gauge::Running), None);
+    }
+
+    #[test]
+    fn sums_stay_numbers() {
+        let lines = (0..1000).map(|i| format!("vllm:num_requests_running{{engine=\"{i}\"}} 1e308\n"));
+        let metrics = read(&lines.collect::<String>()).unwrap();
         assert_eq!(metrics.whole.gauge(Gauge::Running), None);
     }
 

@@ -1,7 +1,6 @@
 //! What hbpf itself sees of the traffic that local servers serve, by process and port.
 
 use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 
 use crate::chunk::Pid;
 use crate::exchange::{Exchange, ExchangeEvent, ExchangeId, Role};
@@ -32,7 +31,8 @@ impl std::ops::AddAssign for Served {
 #[derive(Debug, Default)]
 pub struct Traffic {
     places: HashMap<(Pid, u16), Served>,
-    running: HashMap<ExchangeId, (Pid, u16)>,
+    /// With their places, where these were known before their ends.
+    running: HashMap<ExchangeId, Option<(Pid, u16)>>,
 }
 
 impl Traffic {
@@ -42,29 +42,33 @@ impl Traffic {
             // The most frequent of all, and of no interest.
             ExchangeEvent::Output { .. } => {}
             ExchangeEvent::Opened | ExchangeEvent::RequestSent | ExchangeEvent::Headers => {
-                let Some(place) = place(exchange).filter(|place| self.has_room(*place)) else { return };
-                if let Entry::Vacant(running) = self.running.entry(exchange.id) {
-                    running.insert(place);
-                    self.places.entry(place).or_default().in_flight += 1;
+                if exchange.role != Role::Server {
+                    return;
+                }
+                let running = self.running.entry(exchange.id).or_default();
+                if running.is_none() {
+                    *running = place(exchange).filter(|place| has_room(&self.places, *place));
+                    if let Some(place) = *running {
+                        self.places.entry(place).or_default().in_flight += 1;
+                    }
                 }
             }
             ExchangeEvent::Ended => {
-                let Some(place) = self.running.remove(&exchange.id) else { return };
-                let Some(served) = self.places.get_mut(&place) else { return };
-                served.in_flight = served.in_flight.saturating_sub(1);
+                let Some(running) = self.running.remove(&exchange.id) else { return };
+                let place = running.or_else(|| place(exchange).filter(|place| has_room(&self.places, *place)));
+                let Some(place) = place else { return };
+                let served = self.places.entry(place).or_default();
+                served.in_flight = served.in_flight.saturating_sub(u64::from(running.is_some()));
                 served.input += exchange.usage.input.unwrap_or_default();
                 served.output += exchange.output_tokens().unwrap_or_default();
             }
         }
     }
 
-    fn has_room(&self, place: (Pid, u16)) -> bool {
-        self.places.contains_key(&place) || self.places.len() < MAX_PLACES
-    }
-
-    /// What this process has served at this port; nothing so far is also something.
-    pub fn served(&self, pid: Pid, port: u16) -> Served {
-        self.places.get(&(pid, port)).copied().unwrap_or_default()
+    /// What this process has served at this port: nothing so far is also something. `None` where there was no room to count it.
+    pub fn served(&self, pid: Pid, port: u16) -> Option<Served> {
+        let served = self.places.get(&(pid, port)).copied();
+        served.or_else(|| has_room(&self.places, (pid, port)).then(Served::default))
     }
 
     /// Where model traffic has been served: process and port.
@@ -75,8 +79,12 @@ impl Traffic {
     /// The process has ended, and whoever has its number next is another one.
     pub fn process_exited(&mut self, pid: Pid) {
         self.places.retain(|(other, _), _| *other != pid);
-        self.running.retain(|_, (other, _)| *other != pid);
+        self.running.retain(|_, place| place.is_none_or(|(other, _)| other != pid));
     }
+}
+
+fn has_room(places: &HashMap<(Pid, u16), Served>, place: (Pid, u16)) -> bool {
+    places.contains_key(&place) || places.len() < MAX_PLACES
 }
 
 /// The server's end of an exchange, where it is known whose it is.
@@ -93,7 +101,7 @@ mod tests {
     #[test]
     fn what_a_server_serves_is_counted_once_its_exchanges_end() {
         let mut traffic = Traffic::default();
-        let served = |traffic: &Traffic| traffic.served(Pid(100), 8000);
+        let served = |traffic: &Traffic| traffic.served(Pid(100), 8000).unwrap();
         let mut one = exchange(1);
         (one.role, one.endpoint.port) = (Role::Server, Some(8000));
         traffic.observe(&one, ExchangeEvent::Opened);
@@ -113,6 +121,7 @@ mod tests {
     #[test]
     fn one_that_is_known_late_or_begins_twice_counts_once() {
         let mut traffic = Traffic::default();
+        let served = |traffic: &Traffic, pid| traffic.served(Pid(pid), 8000).unwrap();
         let mut late = exchange(1);
         (late.role, late.endpoint.port, late.pid) = (Role::Server, Some(8000), None);
         traffic.observe(&late, ExchangeEvent::Opened);
@@ -120,10 +129,23 @@ mod tests {
             late.pid = Some(pid);
             traffic.observe(&late, ExchangeEvent::Headers);
         }
-        assert_eq!((traffic.served(Pid(5), 8000).in_flight, traffic.served(Pid(6), 8000).in_flight), (1, 0));
+        assert_eq!((served(&traffic, 5).in_flight, served(&traffic, 6).in_flight), (1, 0));
         traffic.observe(&late, ExchangeEvent::Ended);
         traffic.observe(&late, ExchangeEvent::Ended);
-        assert_eq!(traffic.served(Pid(5), 8000), Served::default());
+        assert_eq!(served(&traffic, 5), Served::default());
+        // One whose process is not known before its end, while another is in flight.
+        let mut other = exchange(2);
+        (other.role, other.endpoint.port, other.pid) = (Role::Server, Some(8000), Some(Pid(5)));
+        traffic.observe(&other, ExchangeEvent::Opened);
+        (late.id, late.pid) = (exchange(3).id, None);
+        traffic.observe(&late, ExchangeEvent::Headers);
+        (late.pid, late.usage.input, late.estimated_output) = (Some(Pid(5)), Some(30), 7);
+        traffic.observe(&late, ExchangeEvent::Ended);
+        traffic.observe(&late, ExchangeEvent::Ended);
+        assert_eq!(served(&traffic, 5), Served { input: 30, output: 7, in_flight: 1 });
+        traffic.process_exited(Pid(5));
+        traffic.observe(&other, ExchangeEvent::Ended);
+        assert!(traffic.places.is_empty() && traffic.running.is_empty());
     }
 
     #[test]
@@ -134,6 +156,9 @@ mod tests {
             (one.role, one.endpoint.port) = (Role::Server, Some(port));
             traffic.observe(&one, ExchangeEvent::Opened);
         }
-        assert_eq!((traffic.places.len(), traffic.running.len()), (MAX_PLACES, MAX_PLACES));
+        assert_eq!(traffic.places.len(), MAX_PLACES);
+        let served = |port: u16| traffic.served(exchange(1).pid.unwrap(), port);
+        assert!(served(0).is_some());
+        assert_eq!(served(1999), None, "nobody has counted that");
     }
 }

@@ -245,7 +245,7 @@ fn what_is_no_answer_of_such_a_server_says_why() {
     assert_eq!(metrics(&http("200 OK", "", "<html>vllm</html>")), NoMatch::Unknown);
     assert_eq!(metrics(&http("200 OK", "", "up 1\nprocess_cpu_seconds_total 5\n")), NoMatch::Unknown);
     assert_eq!(metrics(b"SSH-2.0-OpenSSH_9.2\r\n"), NoMatch::NotHttp);
-    assert_eq!(metrics(b""), NoMatch::NotHttp);
+    assert_eq!(metrics(b""), NoMatch::Silent);
     let whole = http("200 OK", "", LLAMA_METRICS);
     assert_eq!(metrics(&whole[..whole.len() - 1]), NoMatch::NotHttp, "its end is missing");
     assert_eq!(answer(Place::Slots, &http("200 OK", "", LLAMA_PROPS)), Err(NoMatch::Unknown));

@@ -47,6 +47,11 @@ impl From<io::Error> for Failure {
     }
 }
 
+/// Nothing is read any more.
+#[derive(Debug, thiserror::Error)]
+#[error("the thread that reads answers has ended")]
+pub(super) struct Ended;
+
 pub(super) type Outcome = Result<Answer, Failure>;
 
 /// The thread, from outside. It ends with this value.
@@ -74,13 +79,11 @@ impl Reader {
         Ok(Self { jobs: Some(jobs), outcomes, wake, thread: Some(thread) })
     }
 
-    /// Reads this as well.
-    pub(super) fn read(&self, job: Job) {
-        if let Some(jobs) = &self.jobs {
-            // A thread that has ended reads nothing, and its questions stay open.
-            let _ = jobs.send(job);
-            let _ = self.wake.write(1);
-        }
+    /// Reads this as well. Fails where the thread has ended, which it does not by itself.
+    pub(super) fn read(&self, job: Job) -> Result<(), Ended> {
+        self.jobs.as_ref().ok_or(Ended)?.send(job).map_err(|_| Ended)?;
+        let _ = self.wake.write(1);
+        Ok(())
     }
 
     /// What has come of questions.
@@ -196,7 +199,7 @@ mod tests {
     fn answer(reader: &Reader, ticket: u64) -> PipeWriter {
         let (answer, writer) = io::pipe().unwrap();
         fcntl(&answer, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
-        reader.read(Job { ticket, answer: answer.into(), place: Place::Metrics });
+        reader.read(Job { ticket, answer: answer.into(), place: Place::Metrics }).unwrap();
         writer
     }
 

@@ -52,8 +52,9 @@ const SOON_LISTENING: u32 = 60;
 /// How often it is looked where servers listen.
 const WHILE_LISTENING: Duration = Duration::from_secs(30);
 
-/// Places that are asked, and so rows. A host has a handful of servers; anyone may listen at many.
-const MAX_DOORS: usize = 128;
+/// Places that are asked, and so rows. A host has a handful of servers; anyone may listen at many. What is remembered of one
+/// takes up to half a megabyte, where it tells of as many replicas as are believed.
+const MAX_DOORS: usize = 64;
 
 /// Places that are told not to answer: each is a line that a user reads.
 const MAX_ERRORS: usize = 8;
@@ -76,6 +77,8 @@ struct Suspected {
     ports: BTreeSet<u16>,
     /// Where it is asked.
     doors: Vec<At>,
+    /// How many places there were no room for.
+    left_out: usize,
 }
 
 /// A server that is asked, or is tried.
@@ -87,7 +90,8 @@ struct Door {
     kind: Option<EngineKind>,
     watch: Watch,
     places: Vec<Asked>,
-    is_open: bool,
+    /// The question that is open to it.
+    open: Option<u64>,
     /// Traffic has passed unseen since the latest answer.
     has_looked_away: bool,
     /// What went wrong, and where, until that goes right.
@@ -210,16 +214,18 @@ impl Schedule {
         if !suspects.is_empty() {
             requests.push(Request::FindServers(suspects));
         }
-        for (at, door) in &mut self.doors {
-            if self.open.len() >= MAX_QUESTIONS {
-                break;
-            }
-            let Some(place) = door.next_place().filter(|_| door.due().is_some_and(|due| due <= now)) else { continue };
-            let Some((start_time_ns, pid)) = door.process() else { continue };
+        // Who waits longest comes first: anybody may have many places that take long to answer.
+        let due = self.doors.iter().filter_map(|(at, door)| Some((door.due().filter(|due| *due <= now)?, *at)));
+        let mut due: Vec<(Nanos, At)> = due.collect();
+        due.sort_unstable();
+        due.truncate(MAX_QUESTIONS.saturating_sub(self.open.len()));
+        for (_, at) in &due {
+            let Some(door) = self.doors.get_mut(at) else { continue };
+            let Some((place, (start_time_ns, pid))) = door.next_place().zip(door.process()) else { continue };
             let ticket = self.next_ticket;
             self.next_ticket += 1;
-            door.is_open = true;
-            let served = traffic.map(|traffic| door.served(traffic, at.address.port()));
+            door.open = Some(ticket);
+            let served = traffic.and_then(|traffic| door.served(traffic, at.address.port()));
             self.open.insert(ticket, Open { at: *at, process: (start_time_ns, pid), place, served });
             requests.push(Request::Ask(Question { ticket, pid, start_time_ns, address: at.address, place }));
         }
@@ -275,21 +281,47 @@ impl Schedule {
             (true, true) => UNTIL_LISTENING,
             _ => WHILE_LISTENING,
         };
+        let serves: Vec<u16> = suspect.ports.iter().copied().collect();
         let left: Vec<At> = suspect.doors.iter().copied().filter(|door| !doors.contains(door)).collect();
         for door in left {
             self.leave(door, start_time_ns, pid);
         }
-        let mut open = Vec::with_capacity(doors.len());
+        let (mut open, wanted) = (Vec::with_capacity(doors.len()), doors.len());
         for at in doors {
-            if self.doors.len() < MAX_DOORS || self.doors.contains_key(&at) {
-                self.doors.entry(at).or_insert_with(|| Door::new(kind)).processes.insert((start_time_ns, pid));
+            if self.make_room(at, serves.contains(&at.address.port())) {
+                self.doors.entry(at).or_insert_with(|| Door::new(kind)).join((start_time_ns, pid));
                 open.push(at);
             }
         }
         if let Some(suspect) = self.suspects.get_mut(&pid) {
+            suspect.left_out = wanted - open.len();
             suspect.doors = open;
         }
         self.look_at(pid, now.after(pace));
+    }
+
+    /// Whether there is room for this place. Where model traffic was seen it takes that of one that has told nothing.
+    fn make_room(&mut self, at: At, serves: bool) -> bool {
+        if self.doors.len() < MAX_DOORS || self.doors.contains_key(&at) {
+            return true;
+        }
+        let has_told_nothing = |(_, door): &(&At, &Door)| !door.watch.is_engine() && door.problem.is_some();
+        let Some((worst, _)) = self.doors.iter().rfind(has_told_nothing).filter(|_| serves) else { return false };
+        let worst = *worst;
+        for (_, pid) in self.doors.remove(&worst).map(|door| door.processes).unwrap_or_default() {
+            if let Some(suspect) = self.suspects.get_mut(&pid) {
+                suspect.doors.retain(|door| *door != worst);
+                suspect.left_out += 1;
+            }
+        }
+        true
+    }
+
+    /// The place that a question was put to, if that still waits for its answer: its process may have ended meanwhile, or
+    /// another have taken its part.
+    fn resolve(&mut self, ticket: u64, at: At) -> Option<&mut Door> {
+        let door = self.doors.get_mut(&at)?;
+        door.open.take_if(|open| *open == ticket).map(|_| door)
     }
 
     /// The helper has asked, or not.
@@ -300,9 +332,9 @@ impl Schedule {
             Err(refusal) => refusal,
         };
         self.open.remove(&ticket);
-        let door = self.doors.get_mut(&at).filter(|door| door.process() == Some((start_time_ns, pid)))?;
-        door.is_open = false;
+        let door = self.resolve(ticket, at)?;
         match refusal {
+            Refusal::Busy => door.put_off(now, place),
             Refusal::NotThere => {
                 self.leave(at, start_time_ns, pid);
                 self.look_at(pid, now.after(UNTIL_LISTENING));
@@ -314,14 +346,12 @@ impl Schedule {
 
     /// What has come of a question.
     pub(super) fn answered(&mut self, now: Nanos, ticket: u64, outcome: Outcome, traffic: Option<&Traffic>) {
-        let Some(Open { at, process, place, served }) = self.open.remove(&ticket) else { return };
-        // Its process may have ended meanwhile, and another listen there.
-        let Some(door) = self.doors.get_mut(&at).filter(|door| door.process() == Some(process)) else { return };
-        door.is_open = false;
+        let Some(Open { at, place, served, .. }) = self.open.remove(&ticket) else { return };
+        let Some(door) = self.resolve(ticket, at) else { return };
         match outcome {
             Ok(answer) => {
                 let now_served = traffic.map(|traffic| door.served(traffic, at.address.port()));
-                let both = served.zip(now_served).map(|(before, after)| [before, after]);
+                let both = served.zip(now_served.flatten()).map(|(before, after)| [before, after]);
                 door.take(now, place, answer, both);
             }
             // FastAPI's servers mount their metrics below the path that has a slash.
@@ -370,7 +400,14 @@ impl Schedule {
             let message = Text::new(&format!("{} (pid {pid}) tells nothing at {}: {why}", kind.name(), at.address));
             Some(CollectionError { source: "engines".into(), message, last_at: None })
         };
-        self.doors.iter().filter(|(_, door)| !door.watch.is_engine()).filter_map(of).take(MAX_ERRORS).collect()
+        let silent = self.doors.iter().filter(|(_, door)| !door.watch.is_engine()).filter_map(of).take(MAX_ERRORS);
+        let left_out: usize = self.suspects.values().map(|suspect| suspect.left_out).sum();
+        let too_many = (left_out > 0).then(|| CollectionError {
+            source: "engines".into(),
+            message: Text::new(&format!("{left_out} more places may be inference servers; {MAX_DOORS} are asked")),
+            last_at: None,
+        });
+        silent.chain(too_many).collect()
     }
 }
 
@@ -381,7 +418,7 @@ impl Door {
             kind,
             watch: Watch::new(kind),
             places: Vec::new(),
-            is_open: false,
+            open: None,
             has_looked_away: false,
             problem: None,
         };
@@ -392,6 +429,16 @@ impl Door {
     /// The one that is asked and shown.
     fn process(&self) -> Option<(u64, u32)> {
         self.processes.first().copied()
+    }
+
+    /// This process listens there, too. If it is the one to ask from now on, what another has said is nothing of it.
+    fn join(&mut self, process: (u64, u32)) {
+        let before = self.process();
+        self.processes.insert(process);
+        if before.is_some() && self.process() != before {
+            let processes = std::mem::take(&mut self.processes);
+            *self = Self { processes, ..Self::new(self.kind) };
+        }
     }
 
     /// They are asked for at once.
@@ -406,7 +453,7 @@ impl Door {
     }
 
     fn due(&self) -> Option<Nanos> {
-        self.places.iter().map(|asked| asked.next).min().filter(|_| !self.is_open)
+        self.places.iter().map(|asked| asked.next).min().filter(|_| self.open.is_none())
     }
 
     /// What is asked for next: of several that are due, the one that is so for longest.
@@ -418,12 +465,12 @@ impl Door {
         self.places.iter_mut().find(|asked| asked.place == place)
     }
 
-    fn served(&self, traffic: &Traffic, port: u16) -> Served {
+    fn served(&self, traffic: &Traffic, port: u16) -> Option<Served> {
         let mut sum = Served::default();
         for (_, pid) in &self.processes {
-            sum += traffic.served(Pid(*pid), port);
+            sum += traffic.served(Pid(*pid), port)?;
         }
-        sum
+        Some(sum)
     }
 
     fn take(&mut self, now: Nanos, place: Place, answer: Answer, served: Option<[Served; 2]>) {
@@ -469,6 +516,13 @@ impl Door {
         // That a server does not have all that it might have is none.
         if asked.answers > 0 || !is_engine {
             self.problem = Some((place, why));
+        }
+    }
+
+    /// It was not asked, which is no fault of its own.
+    fn put_off(&mut self, now: Nanos, place: Place) {
+        if let Some(asked) = self.asked(place) {
+            asked.next = now.after(PACE);
         }
     }
 
@@ -747,6 +801,76 @@ mod tests {
         assert!(schedule.pids().eq([8]));
         assert_eq!(ask(&mut schedule, at(1.0), &vllm), [(9, Place::Metrics)]);
         assert!(schedule.pids().eq([9, 8]));
+    }
+
+    #[test]
+    fn an_older_process_that_joins_during_a_question_is_asked_from_then_on() {
+        let kind = Some(EngineKind::Vllm);
+        let mut schedule = schedule(&[server(9, kind, &[(8000, true)])]);
+        let question = questions(&schedule.requests(at(0.0), None))[0];
+        schedule.see(at(0.1), 7, 7);
+        schedule.found(at(0.1), server(7, kind, &[(8000, true)]));
+        schedule.asked(at(0.2), question.ticket, Ok(pipe()));
+        schedule.answered(at(0.2), question.ticket, vllm(Place::Metrics), None);
+        assert_eq!(schedule.pids().count(), 0, "what the other has said is nothing of it");
+        assert_eq!(ask(&mut schedule, at(0.3), &vllm), [(7, Place::Metrics)]);
+        // A younger one changes nothing.
+        let question = questions(&schedule.requests(at(1.3), None))[0];
+        schedule.see(at(1.3), 8, 8);
+        schedule.found(at(1.3), server(8, kind, &[(8000, true)]));
+        schedule.asked(at(1.4), question.ticket, Ok(pipe()));
+        schedule.answered(at(1.4), question.ticket, vllm(Place::Metrics), None);
+        assert_eq!(ask(&mut schedule, at(3.5), &vllm), [(7, Place::Metrics)]);
+    }
+
+    #[test]
+    fn that_the_helper_is_busy_is_no_fault_of_the_server() {
+        let mut schedule = schedule(&[server(7, Some(EngineKind::Vllm), &[(8000, true)])]);
+        let mut now = at(0.0);
+        for _ in 0..5 {
+            let question = questions(&schedule.requests(now, None))[0];
+            assert!(schedule.asked(now, question.ticket, Err(Refusal::Busy)).is_none());
+            assert_eq!(next_question(&schedule, now), PACE.as_secs_f64());
+            assert!(schedule.errors().is_empty());
+            now = now.after(PACE);
+        }
+        assert_eq!(ask(&mut schedule, now, &vllm).len(), 1);
+    }
+
+    #[test]
+    fn of_many_that_are_slow_each_has_its_turn() {
+        let servers: Vec<Server> =
+            (1..=MAX_DOORS as u32).map(|pid| server(pid, Some(EngineKind::Vllm), &[(pid as u16, true)])).collect();
+        let mut schedule = schedule(&servers);
+        let mut asked: BTreeMap<u32, u32> = BTreeMap::new();
+        let mut now = at(0.0);
+        for _ in 0..100 {
+            let questions = questions(&schedule.requests(now, None));
+            assert!(questions.len() <= MAX_QUESTIONS);
+            now = now.after(Duration::from_millis(1900));
+            for question in questions {
+                *asked.entry(question.pid).or_default() += 1;
+                schedule.asked(now, question.ticket, Ok(pipe()));
+                schedule.answered(now, question.ticket, vllm(Place::Metrics), None);
+            }
+        }
+        let (least, most) = (asked.values().min().unwrap(), asked.values().max().unwrap());
+        assert!(asked.len() == MAX_DOORS && most - least <= 1, "{asked:?}");
+    }
+
+    #[test]
+    fn who_finds_no_room_is_counted_and_who_serves_takes_that_of_one_that_tells_nothing() {
+        let many: Vec<(u16, bool)> = (1..=MAX_DOORS as u16 + 5).map(|port| (port, true)).collect();
+        let mut schedule = schedule(&[server(7, Some(EngineKind::Vllm), &many), server(8, None, &[])]);
+        let last = |schedule: &Schedule| schedule.errors().last().unwrap().message.to_string();
+        assert_eq!(last(&schedule), format!("5 more places may be inference servers; {MAX_DOORS} are asked"));
+        schedule.serves(at(0.0), 8, 9000);
+        schedule.found(at(0.0), server(8, None, &[(9000, false)]));
+        assert_eq!(last(&schedule), format!("6 more places may be inference servers; {MAX_DOORS} are asked"));
+        while !ask(&mut schedule, at(0.0), &|_| status(404)).is_empty() {}
+        schedule.found(at(1.0), server(8, None, &[(9000, false)]));
+        assert_eq!(ask(&mut schedule, at(1.0), &vllm), [(8, Place::Metrics)]);
+        assert_eq!(schedule.doors.len(), MAX_DOORS);
     }
 
     #[test]

@@ -67,6 +67,7 @@ impl From<AskError> for Refusal {
     fn from(error: AskError) -> Self {
         match error {
             AskError::Gone | AskError::NotListening => Self::NotThere,
+            AskError::TooMany | AskError::TooMuch => Self::Busy,
             error => Self::Failed(Text::new(&error.to_string())),
         }
     }

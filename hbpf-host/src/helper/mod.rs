@@ -253,7 +253,8 @@ impl<'a> Helper<'a> {
             Request::FindServers(suspects) => {
                 let found = self.processes.find_servers(&suspects);
                 for part in found.servers.chunks(outbox::SERVERS_PER_MESSAGE) {
-                    self.outbox.send(Reply::Servers(part.to_vec()));
+                    // Who is not told of is not looked at again.
+                    self.outbox.send_always(&Reply::Servers(part.to_vec()), None);
                 }
                 if !found.not_looked_at.is_empty() {
                     self.outbox.send(Reply::NotLookedAt(found.not_looked_at));

@@ -10,7 +10,8 @@ use super::files;
 pub(super) struct Budget {
     share: f64,
     burst: Duration,
-    /// In seconds. Below zero is what was taken too much, as by one thing that took long.
+    /// In seconds. Below zero is what was taken too much, as by one thing that took long; as much as fits in, and no more:
+    /// else who makes one thing long would stop all others for as long as they like.
     left: f64,
     filled: Instant,
     began: Duration,
@@ -34,7 +35,7 @@ impl Budget {
     }
 
     pub(super) fn end(&mut self) {
-        self.left -= self.used().as_secs_f64();
+        self.left = (self.left - self.used().as_secs_f64()).max(-self.burst.as_secs_f64());
     }
 
     /// Takes all that is in stock.
@@ -46,5 +47,19 @@ impl Budget {
 
     fn used(&self) -> Duration {
         files::cpu_time().saturating_sub(self.began)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_thing_that_takes_long_stops_the_others_for_a_bounded_time() {
+        let mut budget = Budget::new(0.0, Duration::from_millis(1));
+        budget.begin();
+        while budget.used() < Duration::from_millis(20) {}
+        budget.end();
+        assert!((-0.001..0.0).contains(&budget.left), "{}", budget.left);
     }
 }

@@ -1,6 +1,6 @@
 //! Which processes may be inference servers, and where they listen.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::net::SocketAddr;
 use std::os::linux::fs::MetadataExt;
@@ -107,26 +107,29 @@ impl Listeners {
         self.budget.begin();
         let mut found = Found::default();
         for suspect in suspects.iter().take(MAX_PROCESSES) {
-            if self.budget.is_left() {
-                found.servers.extend(self.look(root, *suspect));
-            } else {
-                found.not_looked_at.push(suspect.pid);
+            match self.look(root, *suspect) {
+                Ok(server) => found.servers.extend(server),
+                Err(Spent) => found.not_looked_at.push(suspect.pid),
             }
         }
         self.budget.end();
         found
     }
 
-    fn look(&mut self, root: &Path, suspect: Suspect) -> Option<Server> {
+    fn look(&self, root: &Path, suspect: Suspect) -> Result<Option<Server>, Spent> {
+        self.has_time()?;
         let Suspect { pid, serves } = suspect;
         let directory = files::process(root, pid);
-        let stat = Stat::read_in(&directory).filter(|stat| !stat.kernel_thread)?;
+        let Some(stat) = Stat::read_in(&directory).filter(|stat| !stat.kernel_thread) else { return Ok(None) };
         let shown = command_of(&directory, &stat, executable(&directory).as_deref());
         let kind = kind_of(&shown);
         if kind.is_none() && !serves {
-            return None;
+            return Ok(None);
         }
-        let mut listeners: Vec<SocketAddr> = self.held(root, pid).into_iter().map(|(address, _)| address).collect();
+        let listening = diag::listening(root, pid);
+        let held = self.held(root, pid, &listening.iter().map(|(_, inode)| *inode).collect())?;
+        let is_held = |(address, inode): (SocketAddr, u64)| held.contains_key(&inode).then_some(address);
+        let mut listeners: Vec<SocketAddr> = listening.into_iter().filter_map(is_held).collect();
         listeners.sort_unstable();
         listeners.dedup();
         let is_only_one = listeners.len() == 1;
@@ -140,48 +143,63 @@ impl Listeners {
         // Of too many those that are of use.
         listeners.sort_by_key(|listener| !listener.expected);
         listeners.truncate(MAX_LISTENERS);
-        let namespace = namespace(root, pid)?;
-        Some(Server { pid, start_time_ns: stat.start_time_ns(), kind, namespace, listeners })
+        let server = |namespace| Server { pid, start_time_ns: stat.start_time_ns(), kind, namespace, listeners };
+        Ok(namespace(root, pid).map(server))
     }
 
-    /// Where the process listens, with the sockets' inodes.
-    fn held(&mut self, root: &Path, pid: u32) -> Vec<(SocketAddr, u64)> {
-        let mut listening = diag::listening(root, pid);
-        listening.retain(|(_, inode)| self.holds(root, pid, *inode));
-        listening
+    /// Which of these sockets the process holds, with its descriptors. How many sockets and descriptors there are is up to
+    /// others: so each descriptor is read once for all sockets, and only while there is time.
+    fn held(&self, root: &Path, pid: u32, sockets: &HashSet<u64>) -> Result<HashMap<u64, u32>, Spent> {
+        let mut held = HashMap::new();
+        let entries = fs::read_dir(files::process(root, pid).join("fd")).into_iter().flatten().flatten();
+        for entry in entries.take(MAX_DESCRIPTORS) {
+            if held.len() == sockets.len() {
+                break;
+            }
+            self.has_time()?;
+            let number = files::number(entry.file_name().as_encoded_bytes());
+            let inode = inode_of(&entry.path()).filter(|inode| sockets.contains(inode));
+            held.extend(inode.zip(number));
+        }
+        Ok(held)
     }
 
-    /// Whether the process holds this socket.
-    fn holds(&mut self, root: &Path, pid: u32, inode: u64) -> bool {
-        let directory = files::process(root, pid).join("fd");
-        let is_it = |descriptor: &Path| {
-            fs::read_link(descriptor).is_ok_and(|link| socket_inode(link.as_os_str().as_encoded_bytes()) == Some(inode))
-        };
-        if self.descriptors.get(&(pid, inode)).is_some_and(|number| is_it(&directory.join(number.to_string()))) {
-            return true;
-        }
-        let entries = fs::read_dir(directory).into_iter().flatten().flatten().take(MAX_DESCRIPTORS);
-        let found = entries.map(|entry| entry.path()).find(|path| is_it(path));
-        let number = found.and_then(|path| files::number(path.file_name()?.as_encoded_bytes()));
-        let Some(number) = number else { return false };
-        if self.descriptors.len() >= MAX_REMEMBERED {
-            self.descriptors.clear();
-        }
-        self.descriptors.insert((pid, inode), number);
-        true
+    fn has_time(&self) -> Result<(), Spent> {
+        if self.budget.is_left() { Ok(()) } else { Err(Spent) }
     }
 
     /// Whether this very process listens there, in its own network namespace.
     pub(super) fn listens(&mut self, root: &Path, pid: u32, address: SocketAddr) -> Result<bool, Spent> {
         self.budget.begin();
-        if !self.budget.is_left() {
-            return Err(Spent);
-        }
-        let there = diag::listening(root, pid).into_iter().filter(|(other, _)| *other == address);
-        let listens = there.map(|(_, inode)| inode).any(|inode| self.holds(root, pid, inode));
+        let listens = self.try_listens(root, pid, address);
         self.budget.end();
-        Ok(listens)
+        listens
     }
+
+    fn try_listens(&mut self, root: &Path, pid: u32, address: SocketAddr) -> Result<bool, Spent> {
+        self.has_time()?;
+        let there = diag::listening(root, pid).into_iter().filter(|(other, _)| *other == address);
+        let there: HashSet<u64> = there.map(|(_, inode)| inode).collect();
+        let directory = files::process(root, pid).join("fd");
+        let is_still_held = |inode: &u64| {
+            let number = self.descriptors.get(&(pid, *inode));
+            number.is_some_and(|number| inode_of(&directory.join(number.to_string())) == Some(*inode))
+        };
+        if there.iter().any(is_still_held) {
+            return Ok(true);
+        }
+        let Some((inode, number)) = self.held(root, pid, &there)?.into_iter().next() else { return Ok(false) };
+        if self.descriptors.len() >= MAX_REMEMBERED {
+            self.descriptors.clear();
+        }
+        self.descriptors.insert((pid, inode), number);
+        Ok(true)
+    }
+}
+
+/// The socket that a descriptor stands for.
+fn inode_of(descriptor: &Path) -> Option<u64> {
+    socket_inode(fs::read_link(descriptor).ok()?.as_os_str().as_encoded_bytes())
 }
 
 /// The number of a process's network namespace.
@@ -289,6 +307,24 @@ mod tests {
         assert!(found.servers.is_empty() && found.not_looked_at == [7]);
         listeners.budget.spend();
         assert!(listeners.listens(root, 7, SocketAddr::from(([127, 0, 0, 1], 8000))).is_err());
+    }
+
+    #[test]
+    #[cfg(target_endian = "little")]
+    fn many_descriptors_and_many_listeners_of_others_cost_no_more_than_there_is_time_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path();
+        let held: Vec<u64> = (1..=2000).chain([10_000]).collect();
+        let listening: Vec<(u16, u64)> = (0..1000).map(|number| (number, 5000 + u64::from(number))).collect();
+        process(root, 7, "vllm\0serve\0", &held, &[&listening[..], &[(8000, 10_000)]].concat());
+        let before = files::cpu_time();
+        assert_eq!(look(root, 7, false), Some(vec![(8000, true)]));
+        assert!(files::cpu_time() - before < Duration::from_secs(1), "{:?}", files::cpu_time() - before);
+        let mut listeners = Listeners { budget: Budget::new(0.0, Duration::from_millis(1)), ..Listeners::default() };
+        let found = listeners.find(root, &[Suspect { pid: 7, serves: false }]);
+        assert!(found.servers.is_empty() && found.not_looked_at == [7]);
+        listeners.budget = Budget::new(0.0, Duration::from_millis(1));
+        assert!(listeners.listens(root, 7, SocketAddr::from(([127, 0, 0, 1], 999))).is_err());
     }
 
     #[test]

@@ -2,8 +2,9 @@
 
 use std::os::fd::{AsFd, AsRawFd};
 
+use hbpf_core::inference::Place;
 use hbpf_host::privsep::{HelperClient, SocketError, SplitOptions, split};
-use hbpf_host::protocol::{MAX_MESSAGE_BYTES, Others, Reply, Request, Suspect};
+use hbpf_host::protocol::{MAX_MESSAGE_BYTES, Others, Question, Reply, Request, Suspect};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{ControlMessage, MsgFlags, send, sendmsg};
@@ -44,7 +45,15 @@ pub(crate) fn run(seed: u64) {
 /// or to end, whole, is among them: that would be obeyed.
 fn nonsense(dice: &mut Dice) -> Vec<u8> {
     let long = (dice.next() % (MAX_MESSAGE_BYTES as u64 / 4)) as usize;
-    let mut bytes = match dice.next() % 7 {
+    let mut bytes = match dice.next() % 8 {
+        7 => encoded(&Request::Ask(Question {
+            ticket: dice.next(),
+            // Nobody's, this very process, or any.
+            pid: [u32::MAX, std::process::id(), dice.next() as u32 % 5000][dice.next() as usize % 3],
+            start_time_ns: dice.next(),
+            address: ([dice.byte(), 0, 0, 1], dice.next() as u16).into(),
+            place: Place::Metrics,
+        })),
         0 => (0..dice.next() % 200).map(|_| dice.byte()).collect(),
         1 => vec![dice.byte(); MAX_MESSAGE_BYTES + 1 + long],
         2 => encoded(&Request::Describe((0..long as u32 / 4).collect())),
