@@ -61,6 +61,19 @@ fn kind_of(shown: &str) -> Option<EngineKind> {
     (!words.any(|word| OTHERS.contains(&word))).then_some(kind)
 }
 
+/// Whether it is worth the while to read the command line: of most processes what they run says that they are none of these.
+/// (That line is in the process's own memory, which may be a file whose owner never lets anybody read on.)
+fn may_be_server(comm: &[u8], executable: Option<&[u8]>) -> bool {
+    let program = executable.and_then(|path| path.rsplit(|byte| *byte == b'/').next()).unwrap_or_default();
+    [comm, program].into_iter().map(String::from_utf8_lossy).any(|name| {
+        let has_interpreter = INTERPRETERS.iter().any(|interpreter| name.starts_with(interpreter));
+        has_interpreter || kind_of(&name).is_some()
+    })
+}
+
+/// What runs servers that are no programs of their own.
+const INTERPRETERS: [&str; 2] = ["python", "pypy"];
+
 /// Whether an argument of a command line names a port: `8000`, `--port=8000` or `0.0.0.0:8000`.
 fn names_port(command_line: &[u8], port: u16) -> bool {
     let port = port.to_string();
@@ -121,7 +134,11 @@ impl Listeners {
         let Suspect { pid, serves } = suspect;
         let directory = files::process(root, pid);
         let Some(stat) = Stat::read_in(&directory).filter(|stat| !stat.kernel_thread) else { return Ok(None) };
-        let shown = command_of(&directory, &stat, executable(&directory).as_deref());
+        let executable = executable(&directory);
+        if !serves && !may_be_server(&stat.comm, executable.as_deref()) {
+            return Ok(None);
+        }
+        let shown = command_of(&directory, &stat, executable.as_deref());
         let kind = kind_of(&shown);
         if kind.is_none() && !serves {
             return Ok(None);
@@ -244,6 +261,22 @@ mod tests {
     }
 
     #[test]
+    fn command_lines_are_read_of_those_that_may_be_servers() {
+        for (comm, program, expected) in [
+            ("vllm", None, true),
+            ("uvicorn", Some("/opt/venv/bin/python3.12"), true),
+            ("ollama", Some("/usr/bin/ollama"), true),
+            ("main", Some("/opt/llama.cpp/build/bin/llama-server"), true),
+            ("postgres", Some("/usr/lib/postgresql/16/bin/postgres"), false),
+            ("bash", None, false),
+            ("", Some(""), false),
+        ] {
+            let found = may_be_server(comm.as_bytes(), program.map(str::as_bytes));
+            assert_eq!(found, expected, "{comm} {program:?}");
+        }
+    }
+
+    #[test]
     fn ports_are_named_in_several_ways() {
         let line = b"vllm\0serve\0--port\x008001\0--other=8002\0--listen\x000.0.0.0:8003\0--seed\x0018004\0-p8005\0";
         let named: Vec<u16> = (8000..8007).filter(|port| names_port(line, *port)).collect();
@@ -258,7 +291,8 @@ mod tests {
         for part in ["fd", "net", "ns"] {
             fs::create_dir_all(dir.join(part)).unwrap();
         }
-        fs::write(dir.join("stat"), line(pid, "x", 1, 0, 100, 4096)).unwrap();
+        let program = command_line.split('\0').next().unwrap_or_default();
+        fs::write(dir.join("stat"), line(pid, program, 1, 0, 100, 4096)).unwrap();
         fs::write(dir.join("cmdline"), command_line).unwrap();
         fs::write(dir.join("ns/net"), "").unwrap();
         for (number, inode) in (10..).zip(held) {
