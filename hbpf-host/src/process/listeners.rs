@@ -291,7 +291,7 @@ mod tests {
         for part in ["fd", "net", "ns"] {
             fs::create_dir_all(dir.join(part)).unwrap();
         }
-        let program = command_line.split('\0').next().unwrap_or_default();
+        let program = command_line.split('\0').next().and_then(|path| path.rsplit('/').next()).unwrap_or_default();
         fs::write(dir.join("stat"), line(pid, program, 1, 0, 100, 4096)).unwrap();
         fs::write(dir.join("cmdline"), command_line).unwrap();
         fs::write(dir.join("ns/net"), "").unwrap();
