@@ -14,7 +14,7 @@ use crate::time::Nanos;
 const WINDOW: Duration = Duration::from_secs(60);
 
 /// Readings kept for the window lie this far apart: finer ones would make it no better and take memory. A reading with 32
-/// replicas takes up to 100 KiB.
+/// replicas takes up to 55 KiB.
 const SPACING: Duration = Duration::from_secs(10);
 
 /// Rates over less are noise.

@@ -73,6 +73,7 @@ pub(super) fn privileges(held: Option<Capabilities>) -> Check {
     let outcome = if lost.is_empty() { Outcome::Warn } else { Outcome::Fail };
     let others = [
         (Purpose::OtherUsers, "not all that processes of other users hold is seen"),
+        (Purpose::OtherNetworks, "inference servers in containers are not asked"),
         (Purpose::RunTimes, "what probes cost is not known"),
     ];
     for (purpose, consequence) in others {

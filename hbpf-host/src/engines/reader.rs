@@ -37,6 +37,8 @@ pub(super) enum Failure {
     NoMatch(#[from] NoMatch),
     #[error("it does not answer within 2 s")]
     Late,
+    #[error("its answer was lost")]
+    Lost,
     #[error("{0}")]
     Io(String),
 }

@@ -49,6 +49,9 @@ const LATER: Duration = Duration::from_secs(5);
 const UNTIL_LISTENING: Duration = Duration::from_secs(2);
 const SOON_LISTENING: u32 = 60;
 
+/// The helper and the reader take some seconds at most over a question.
+const GIVEN_UP: Duration = Duration::from_secs(30);
+
 /// How often it is looked where servers listen.
 const WHILE_LISTENING: Duration = Duration::from_secs(30);
 
@@ -117,6 +120,7 @@ struct Open {
     place: Place,
     /// What it had served when the question was put.
     served: Option<Served>,
+    since: Nanos,
 }
 
 /// All that may be asked.
@@ -136,7 +140,8 @@ impl Schedule {
     pub(super) fn due(&self) -> Option<Nanos> {
         let look = self.looks.first().map(|(when, _)| self.next_lot.max(*when));
         let question = self.doors.values().filter_map(Door::due).min().filter(|_| self.open.len() < MAX_QUESTIONS);
-        look.into_iter().chain(question).min()
+        let given_up = self.open.values().map(|open| open.since.after(GIVEN_UP)).min();
+        look.into_iter().chain(question).chain(given_up).min()
     }
 
     /// This process is there.
@@ -209,6 +214,7 @@ impl Schedule {
 
     /// What is due by now.
     pub(super) fn requests(&mut self, now: Nanos, traffic: Option<&Traffic>) -> Vec<Request> {
+        self.give_up(now);
         let mut requests = Vec::new();
         let suspects = self.due_looks(now);
         if !suspects.is_empty() {
@@ -226,10 +232,19 @@ impl Schedule {
             self.next_ticket += 1;
             door.open = Some(ticket);
             let served = traffic.and_then(|traffic| door.served(traffic, at.address.port()));
-            self.open.insert(ticket, Open { at: *at, process: (start_time_ns, pid), place, served });
+            self.open.insert(ticket, Open { at: *at, process: (start_time_ns, pid), place, served, since: now });
             requests.push(Request::Ask(Question { ticket, pid, start_time_ns, address: at.address, place }));
         }
         requests
+    }
+
+    /// Questions that are open for longer than any takes: whoever had them in hand is not there any more.
+    fn give_up(&mut self, now: Nanos) {
+        let is_lost = |open: &Open| now.since(open.since) >= GIVEN_UP;
+        let lost: Vec<u64> = self.open.iter().filter(|(_, open)| is_lost(open)).map(|(ticket, _)| *ticket).collect();
+        for ticket in lost {
+            self.answered(now, ticket, Err(Failure::Lost), None);
+        }
     }
 
     fn due_looks(&mut self, now: Nanos) -> Vec<Suspect> {
@@ -838,6 +853,24 @@ mod tests {
     }
 
     #[test]
+    fn a_question_that_nobody_resolves_is_given_up() {
+        let mut schedule = schedule(&[server(7, Some(EngineKind::Vllm), &[(8000, true)])]);
+        ask(&mut schedule, at(0.0), &vllm);
+        let question = questions(&schedule.requests(at(1.0), None))[0];
+        schedule.asked(at(1.0), question.ticket, Ok(pipe()));
+        // News of the listening comes meanwhile.
+        let given_up = at(1.0).after(GIVEN_UP);
+        while let Some(now) = schedule.due().filter(|due| *due < given_up) {
+            assert!(questions(&schedule.requests(now, None)).is_empty());
+        }
+        assert_eq!(schedule.due(), Some(given_up));
+        schedule.requests(given_up, None);
+        let engine = schedule.frame(given_up, Timestamp::UNIX_EPOCH).remove(0);
+        assert_eq!(engine.problem.as_deref(), Some("its answer was lost"));
+        assert_eq!(ask(&mut schedule, given_up.after(PACE), &vllm).len(), 1);
+    }
+
+    #[test]
     fn of_many_that_are_slow_each_has_its_turn() {
         let servers: Vec<Server> =
             (1..=MAX_DOORS as u32).map(|pid| server(pid, Some(EngineKind::Vllm), &[(pid as u16, true)])).collect();
@@ -920,11 +953,11 @@ mod tests {
         assert_eq!(schedule.doors.len(), MAX_DOORS);
         let open = questions(&schedule.requests(at(0.0), None));
         assert_eq!(open.len(), MAX_QUESTIONS);
-        assert!(questions(&schedule.requests(at(60.0), None)).is_empty());
+        assert!(questions(&schedule.requests(at(20.0), None)).is_empty());
         assert!(schedule.due().is_none_or(|due| due > at(0.0)), "or the collector would turn in circles");
-        let job = schedule.asked(at(60.0), open[0].ticket, Ok(pipe())).unwrap();
-        schedule.answered(at(60.0), job.ticket, Err(Failure::Late), None);
-        assert_eq!(questions(&schedule.requests(at(60.0), None)).len(), 1);
+        let job = schedule.asked(at(20.0), open[0].ticket, Ok(pipe())).unwrap();
+        schedule.answered(at(20.0), job.ticket, Err(Failure::Late), None);
+        assert_eq!(questions(&schedule.requests(at(20.0), None)).len(), 1);
         for pid in 1..=200 {
             schedule.exited(pid);
         }

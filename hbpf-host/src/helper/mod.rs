@@ -252,12 +252,12 @@ impl<'a> Helper<'a> {
             }
             Request::FindServers(suspects) => {
                 let found = self.processes.find_servers(&suspects);
+                // Who is told of in neither is not looked at again.
                 for part in found.servers.chunks(outbox::SERVERS_PER_MESSAGE) {
-                    // Who is not told of is not looked at again.
                     self.outbox.send_always(&Reply::Servers(part.to_vec()), None);
                 }
                 if !found.not_looked_at.is_empty() {
-                    self.outbox.send(Reply::NotLookedAt(found.not_looked_at));
+                    self.outbox.send_always(&Reply::NotLookedAt(found.not_looked_at), None);
                 }
             }
             Request::Ask(question) => {

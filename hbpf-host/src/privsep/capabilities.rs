@@ -71,6 +71,8 @@ pub(crate) enum Purpose {
     Probes(Group),
     /// Seeing which libraries and sockets processes of other users hold.
     OtherUsers,
+    /// Asking inference servers that have a network of their own, as in containers.
+    OtherNetworks,
     /// Having the kernel count runs and run times of programs.
     RunTimes,
 }
@@ -87,7 +89,7 @@ impl Purpose {
             }
             Self::Probes(Group::LlmTls | Group::Block) => vec![&[Bpf, SysAdmin], &[Perfmon, SysAdmin]],
             Self::OtherUsers => vec![&[SysPtrace], &[DacReadSearch], &[CheckpointRestore, SysAdmin]],
-            Self::RunTimes => vec![&[SysAdmin]],
+            Self::OtherNetworks | Self::RunTimes => vec![&[SysAdmin]],
         }
     }
 }
