@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 
-use crate::label::Text;
+use crate::label::{Label, Text};
 use crate::snapshot::{Finding, Severity};
 
 /// An overhead that was too large, in percent of the whole machine.
@@ -60,6 +60,26 @@ pub fn own_processes_dear(dear: TooDear) -> Finding {
     let title = format!("hbpf's own processes cost more than is allowed ({})", shares(dear));
     let advice = "take samples less often with --interval, or allow more with --max-overhead".to_owned();
     finding("overhead_own", Severity::Warning, "hbpf", title, [], advice, dear)
+}
+
+/// A GPU has told of critical errors, so many since hbpf began to look.
+pub fn gpu_errors(since: Timestamp, index: u32, errors: u64, last_xid: Option<u64>) -> Finding {
+    let xid = last_xid.map(|xid| format!(", the latest is Xid {xid}")).unwrap_or_default();
+    Finding {
+        id: "gpu_errors".into(),
+        severity: Severity::Critical,
+        subject: Label::new(&format!("gpu {index}")),
+        title: Text::new(&format!("GPU {index} has told of critical errors ({errors}{xid})")),
+        evidence: BTreeMap::from_iter(
+            [("xid_errors_total", errors)]
+                .into_iter()
+                .chain(last_xid.map(|xid| ("last_xid", xid)))
+                .map(|(name, value)| (name.into(), value as f64)),
+        ),
+        advice: "the kernel's log has the details (dmesg, NVRM: Xid); NVIDIA's Xid catalogue says what each takes"
+            .into(),
+        since,
+    }
 }
 
 fn shares(dear: TooDear) -> String {

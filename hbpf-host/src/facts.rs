@@ -6,8 +6,9 @@ mod processes;
 use std::collections::HashMap;
 use std::time::Duration;
 
-use hbpf_core::aggregate::HostFacts;
+use hbpf_core::aggregate::{HostFacts, Unwatched};
 use hbpf_core::engine::Counters;
+use hbpf_core::findings;
 use hbpf_core::label::Label;
 use hbpf_core::snapshot::{
     Capture, CollectionError, Engine, Finding, Gpu, GroupCost, Host, Lost, LostRecords, Overhead, Probe, ProbeState,
@@ -49,6 +50,8 @@ pub(crate) struct Facts {
     /// What all of it costs and may cost; by whoever keeps it so.
     pub(crate) overhead: Overhead,
     pub(crate) findings: Vec<Finding>,
+    /// Since when GPUs, by their identity, have told of critical errors.
+    gpu_errors_since: HashMap<Label, Timestamp>,
     /// When the machine was booted.
     booted_at: Option<Timestamp>,
 }
@@ -71,6 +74,7 @@ impl Facts {
             meter: Meter::default(),
             overhead: Overhead::default(),
             findings: Vec::new(),
+            gpu_errors_since: HashMap::new(),
             booted_at: None,
         }
     }
@@ -213,15 +217,21 @@ impl Facts {
             let living = processes.iter_mut().filter(|process| !process.exited);
             living.for_each(|process| make_blind(&mut process.visibility, &why));
         }
+        let gpu_errors = self.gpu_errors(clock);
         HostFacts {
-            host: Host { disks: self.processes.disks(), ..self.host.clone().unwrap_or_default() },
+            host: Host {
+                disks: self.processes.disks(),
+                processes_total: self.processes.total(),
+                ..self.host.clone().unwrap_or_default()
+            },
             processes,
             workloads: self.processes.workloads(),
             gpus: self.gpus.clone(),
             engines: std::mem::take(&mut self.engines),
             watching_since: self.watching_since,
+            unwatched: Unwatched { tls: !self.is_on(Group::LlmTls), plain: !self.is_on(Group::LlmPlain) },
             capture: self.capture(engine, malformed_records),
-            findings: self.findings.clone(),
+            findings: self.findings.iter().cloned().chain(gpu_errors).collect(),
             errors,
         }
     }
@@ -240,6 +250,20 @@ impl Facts {
             })
         };
         self.gpus.iter().filter_map(of).collect()
+    }
+
+    /// GPUs that have told of critical errors.
+    fn gpu_errors(&mut self, clock: &WallClock) -> Vec<Finding> {
+        let now = clock.at(clock.monotonic);
+        let Self { gpus, gpu_errors_since, .. } = self;
+        let of = |gpu: &Gpu| {
+            let errors = gpu.xid_errors_total.filter(|errors| *errors > 0)?;
+            let since = *gpu_errors_since.entry(gpu.uuid.clone()).or_insert(now);
+            Some(findings::gpu_errors(since, gpu.index, errors, gpu.last_xid))
+        };
+        let found: Vec<Finding> = gpus.iter().filter_map(of).collect();
+        gpu_errors_since.retain(|uuid, _| gpus.iter().any(|gpu| gpu.uuid == *uuid));
+        found
     }
 
     fn capture(&self, engine: Counters, malformed_records: u64) -> Capture {
@@ -261,6 +285,7 @@ impl Facts {
                 over_budget_bytes: count(counter::TIMING_ONLY_BYTES),
                 parse_gap: engine.parse_gaps,
                 desync: engine.desyncs,
+                reports: self.status.unsaid,
                 missed_runs: self.missed_before + self.missed.values().sum::<u64>(),
             },
             groups: self.groups(),

@@ -52,6 +52,10 @@ const WORTH_THINNING: f64 = 0.25;
 /// allowed. Otherwise it is hbpf's own processes that take the time, with samples taken too often for instance.
 const WORTH_DETACHING: f64 = 0.5;
 
+/// Where hbpf's own processes alone take more than is allowed, what the probes cause must be this part of the whole for
+/// anything to be given up.
+const WORTH_BLINDNESS: f64 = 0.5;
+
 /// What is allowed.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Budget {
@@ -216,6 +220,11 @@ impl Governor {
     }
 
     fn give_up(&mut self, reason: Reason, budget: f64, seen: &Observation) -> Option<Step> {
+        // Blindness would not bring the rest within what is allowed, nor is it most of it.
+        let caused = seen.caused();
+        if reason.percent - caused > budget && caused < reason.percent * WORTH_BLINDNESS {
+            return None;
+        }
         let step = self
             .exclude(reason, budget, seen)
             .or_else(|| self.thin(reason, budget, seen))
@@ -465,6 +474,17 @@ mod tests {
         assert_eq!(bench.findings(), ["overhead_own"]);
         bench.pass(SECONDS, &Observation { percent: 1.5, ..own });
         assert!(bench.findings().is_empty(), "it has passed");
+    }
+
+    #[test]
+    fn where_blindness_would_not_be_enough_nothing_is_given_up_unless_it_is_most_of_the_cost() {
+        let mut bench = Bench::new(2.0);
+        // Thousands of processes start, each of which is looked at; all the traffic takes little.
+        let seen = Observation { groups: of(share(0.6), share(0.6)), bytes_per_second: MB, ..seen(9.8) };
+        assert_eq!(bench.pass(100, &seen), []);
+        assert_eq!(bench.findings(), ["overhead_own"]);
+        let caused = Observation { groups: of(share(3.0), share(3.0)), ..seen };
+        assert_eq!(bench.pass(1, &caused), [Step::Detach(Group::LlmPlain)]);
     }
 
     #[test]

@@ -26,6 +26,9 @@ pub(crate) use reader::main as read_for_ever;
 /// Time between two readings. One takes some milliseconds a GPU, and 40 that the driver counts traffic on the bus in.
 const INTERVAL: Duration = Duration::from_secs(1);
 
+/// A driver that says nothing for so long hangs.
+const HANGING: Duration = Duration::from_secs(5);
+
 /// Numbers of a driver that answers are no older than this, however busy the machine.
 const FRESH: Duration = Duration::from_millis(2500);
 
@@ -43,6 +46,9 @@ const MAX_INSTANCES: usize = 16;
 
 /// More than any GPU draws.
 const MAX_WATTS: f64 = 100_000.0;
+
+/// Hotter than any GPU that still answers.
+const MAX_CELSIUS: f64 = 200.0;
 
 /// Most reasons for low clocks; a driver knows some ten.
 const MAX_REASONS: usize = 32;
@@ -100,6 +106,8 @@ pub(crate) struct Gpus {
     incoming: Vec<Gpu>,
     latest: Vec<Gpu>,
     latest_at: Option<Instant>,
+    /// When it told of a GPU last, or that a reading was complete; `None` where nothing can be read.
+    read_at: Option<Instant>,
     /// It has said why nothing can be read.
     has_problem: bool,
     /// By the GPU's identity.
@@ -136,6 +144,7 @@ fn bounded(mut gpu: Gpu) -> Gpu {
     let total = gpu.memory_total_bytes;
     gpu.memory_used_bytes = gpu.memory_used_bytes.filter(|used| total.is_none_or(|total| *used <= total));
     gpu.power_watts = gpu.power_watts.filter(|watts| (0.0..=MAX_WATTS).contains(watts));
+    gpu.temperature_celsius = gpu.temperature_celsius.filter(|celsius| (0.0..=MAX_CELSIUS).contains(celsius));
     gpu
 }
 
@@ -158,7 +167,7 @@ impl Gpus {
 
     /// Whether the reader has yet to say anything: a driver that no program holds open takes seconds to wake up.
     pub(crate) fn is_awaited(&self) -> bool {
-        self.socket.is_some() && self.latest_at.is_none() && !self.has_problem
+        self.socket.is_some() && self.latest_at.is_none() && !self.has_problem && self.hanging_for().is_none()
     }
 
     /// Takes what the reader has said. Gives what is wrong.
@@ -167,7 +176,13 @@ impl Gpus {
         // A reader that has gone mad does not keep us here.
         for _ in 0..MAX_WORDS {
             let Some(socket) = &mut self.socket else { break };
-            match socket.receive() {
+            let word = socket.receive();
+            match &word {
+                Ok(Some((Word::Gpu(_) | Word::Complete, _))) => self.read_at = Some(Instant::now()),
+                Ok(Some((Word::Problem(_), _))) => self.read_at = None,
+                _ => {}
+            }
+            match word {
                 Ok(None) => break,
                 Ok(Some((Word::Gpu(gpu), _))) if self.incoming.len() < MAX_GPUS => self.incoming.push(bounded(*gpu)),
                 Ok(Some((Word::Gpu(_), _))) => {}
@@ -181,12 +196,29 @@ impl Gpus {
                 Err(_) => {
                     self.socket = None;
                     problems.push(
-                        "the process that reads GPUs has ended: their numbers are of before; start hbpf anew".into(),
+                        "the process that reads GPUs has ended, in a driver's library most likely: numbers of GPUs are of \
+                         before, if there are any"
+                            .into(),
                     );
                 }
             }
         }
+        problems.extend(self.hanging());
         problems
+    }
+
+    /// For how long the reader has said nothing, if it hangs.
+    fn hanging_for(&self) -> Option<Duration> {
+        self.read_at.map(|when| when.elapsed()).filter(|silence| self.socket.is_some() && *silence > HANGING)
+    }
+
+    /// That it hangs, and over which GPU: they are read one by one.
+    fn hanging(&self) -> Option<Text> {
+        self.hanging_for()?;
+        let next = self.incoming.len();
+        Some(Text::new(&format!(
+            "the driver does not answer about GPU {next}: until it does, what is shown of GPUs is of before"
+        )))
     }
 
     fn complete(&mut self) {
@@ -208,8 +240,12 @@ impl Gpus {
 
     /// All GPUs by the latest reading. Where that is too old to be of now, they say how old.
     pub(crate) fn now(&self) -> impl Iterator<Item = Gpu> {
-        let age = self.latest_at.map(|when| when.elapsed()).filter(|age| *age > FRESH);
-        self.latest.iter().cloned().map(move |gpu| Gpu { stale_seconds: age.map(|age| age.as_secs_f64()), ..gpu })
+        // Of a first reading that hangs there are those that were read before.
+        let (gpus, age) = match (self.latest_at, self.hanging_for()) {
+            (None, Some(age)) => (&self.incoming, Some(age)),
+            (latest_at, _) => (&self.latest, latest_at.map(|when| when.elapsed()).filter(|age| *age > FRESH)),
+        };
+        gpus.iter().cloned().map(move |gpu| Gpu { stale_seconds: age.map(|age| age.as_secs_f64()), ..gpu })
     }
 }
 
@@ -243,8 +279,23 @@ mod tests {
         gpus.receive();
         gpus.latest_at = gpus.latest_at.map(|when| when - Duration::from_secs(5));
         assert!(gpus.now().all(|gpu| gpu.stale_seconds.is_some_and(|age| age >= 5.0)));
+        gpus.read_at = gpus.read_at.map(|when| when - Duration::from_secs(6));
+        let [problem] = &gpus.receive()[..] else { panic!("that it hangs is told") };
+        assert!(problem.contains("about GPU 1"), "{problem}");
         say(Word::Problem("x".into()));
         assert_eq!(gpus.receive(), [Text::from("x")]);
+    }
+
+    #[test]
+    fn of_a_first_reading_that_hangs_there_is_what_was_read_before() {
+        let (ours, theirs) = socket::pair().unwrap();
+        let (mut gpus, mut reader) = (Gpus::new(Some(GpuReader { socket: ours, pid: 1 })), Socket::new(theirs));
+        reader.send(&Word::Gpu(gpu(0)), None).unwrap();
+        assert!(gpus.receive().is_empty() && gpus.now().count() == 0);
+        gpus.read_at = gpus.read_at.map(|when| when - Duration::from_secs(6));
+        assert_eq!(gpus.receive().len(), 1);
+        let shown: Vec<Gpu> = gpus.now().collect();
+        assert!(shown.len() == 1 && shown[0].stale_seconds.is_some_and(|age| age >= 6.0) && !gpus.is_awaited());
     }
 
     #[test]

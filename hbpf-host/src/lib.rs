@@ -18,6 +18,7 @@ pub mod fuzzing;
 mod governor;
 mod gpu;
 mod helper;
+mod namespace;
 pub mod privsep;
 mod probes;
 pub mod process;

@@ -451,6 +451,8 @@ pub struct Status {
     pub switches: u64,
     /// Every program at every place.
     pub probes: Vec<ProbeStatus>,
+    /// Samples, starts and descriptions of processes that were left unsaid, since the other side did not take them.
+    pub unsaid: u64,
     /// `hbpf_ebpf::counter`, summed over CPUs; `None` while nothing is loaded.
     pub counters: Option<[u64; hbpf_ebpf::counter::COUNT as usize]>,
     /// CPU of the helper process, and of the one that reads GPUs, since their start, in seconds.

@@ -369,6 +369,7 @@ fn host() -> Host {
         arch: "x86_64".into(),
         cpu_count: 4,
         cpu_percent: Some(34.0),
+        processes_total: Some(312),
         cores_percent: vec![61.0, 40.0, 22.0, 13.0],
         cpu_use: Some(CpuUse {
             user_percent: 24.0,

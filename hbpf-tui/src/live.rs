@@ -1,6 +1,10 @@
 //! This machine as a source of snapshots.
 
-use anyhow::{Context, Result};
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
 use hbpf_host::collector::{Collector, Options, Update};
 use hbpf_host::privsep::{self, HelperClient, SplitOptions};
 use hbpf_host::protocol::Group;
@@ -19,8 +23,8 @@ impl Session {
         // The library is opened by a process that may be in another directory's place and cannot ask for another file.
         let library = sources
             .nvml_library
-            .as_ref()
-            .map(|path| path.canonicalize().with_context(|| format!("--nvml-library: cannot open {}", path.display())));
+            .as_deref()
+            .map(|path| library(path).with_context(|| format!("--nvml-library {}", path.display())));
         let options = SplitOptions {
             nvml_library: library.transpose()?,
             engines: !sources.no_engines,
@@ -40,6 +44,17 @@ impl Session {
         let collector = Collector::start(self.helper, options, deliver).context("cannot start the collection")?;
         Ok(Box::new(collector))
     }
+}
+
+/// Where a library really is, if it is one: that it cannot be loaded would be told as what is wrong with the machine.
+fn library(path: &Path) -> Result<PathBuf> {
+    let path = path.canonicalize().context("cannot be opened")?;
+    let mut magic = [0; 4];
+    let is_library = path.is_file()
+        && File::open(&path).and_then(|mut file| file.read_exact(&mut magic)).is_ok()
+        && magic == *b"\x7fELF";
+    ensure!(is_library, "is no library; without the option hbpf finds the system's libnvidia-ml.so.1 by itself");
+    Ok(path)
 }
 
 impl Control for Collector {

@@ -72,6 +72,7 @@ pub(crate) fn losses(lost: &Lost) -> Vec<String> {
         ("missed_runs", lost.missed_runs),
         ("parse_gap", lost.parse_gap),
         ("desync", lost.desync),
+        ("reports", lost.reports),
     ];
     if lost.over_budget > 0 {
         let (times, bytes) = (format::count(lost.over_budget), lost.over_budget_bytes);

@@ -93,12 +93,24 @@ pub struct HostFacts {
     /// Since when there are probes in place, of any group; `None` while there are none: what is in flight, and how much
     /// of it a second, is unknown then.
     pub watching_since: Option<Nanos>,
+    /// What is out of sight although something is watched.
+    pub unwatched: Unwatched,
     /// Probes, losses and own cost.
     pub capture: Capture,
     /// What deserves attention.
     pub findings: Vec<Finding>,
     /// What could not be collected, and why.
     pub errors: Vec<CollectionError>,
+}
+
+/// Places at which no probes are, while there are some at others: what is in flight of traffic that was only ever seen there,
+/// and how much of it a second, is unknown.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Unwatched {
+    /// TLS libraries.
+    pub tls: bool,
+    /// Sockets.
+    pub plain: bool,
 }
 
 /// Adds up the events of exchanges and hands out frames.
@@ -215,7 +227,11 @@ impl Aggregator {
     /// An aggregator whose totals count from `started`.
     pub fn new(config: AggregatorConfig, started: Nanos) -> Self {
         let window = config.window.clamp(MIN_WINDOW, MAX_WINDOW);
-        let clocks = Clocks { slots: SlotClock::new(started, window), parts: PartClock::new(window) };
+        let clocks = Clocks {
+            slots: SlotClock::new(started, window),
+            parts: PartClock::new(window),
+            unwatched: Unwatched::default(),
+        };
         let mut pool = Pool::new(clocks);
         let totals = pool.insert(Group::Totals, started);
         Self {
@@ -398,7 +414,7 @@ impl Aggregator {
         let sequence = self.sequence;
         self.sequence += 1;
         self.processes.reconcile(&facts.processes, &mut self.pool, now);
-        self.pool.begin_frame(facts.watching_since);
+        self.pool.begin_frame(facts.watching_since, facts.unwatched);
         self.workloads.settle(now, &self.processes, &mut self.pool);
         let live = self.count_live(live);
         let slots = self.pool.clocks().slots;
@@ -415,7 +431,13 @@ impl Aggregator {
             host: facts.host,
             totals: self.pool.frame(self.totals, now),
             requests,
-            workloads: self.workloads.frame(facts.workloads, &processes, &facts.gpus, &mut self.pool, now),
+            workloads: self.workloads.frame(
+                facts.workloads,
+                &processes,
+                &facts.gpus,
+                &mut self.pool,
+                (now, self.window),
+            ),
             processes,
             models: self.model_rows(now),
             endpoints: self.endpoint_rows(now, clock),

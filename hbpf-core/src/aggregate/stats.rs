@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::ops::{Index, IndexMut};
 use std::time::Duration;
 
+use super::Unwatched;
 use super::distribution::{LatencyRecorder, Metric, PartClock, Sample, Scratch};
-use super::rates::{Flow, RateRing, SlotClock};
+use super::rates::{Flow, RateRing, Rates, SlotClock};
 use crate::exchange::{Exchange, Phase, Usage};
 use crate::label::Label;
 use crate::snapshot::{LatencyPair, LlmStats, TokenRates, TokenTotals, TokensEstimated, TokensInProgress};
@@ -85,6 +86,8 @@ pub(super) struct Stats {
     latency: Option<LatencyRecorder>,
     /// Exchanges counted here that have not ended.
     open: u64,
+    /// Where its exchanges were seen: at TLS libraries, at sockets.
+    seen: Unwatched,
     last_active: Nanos,
     /// Of the frame being made.
     in_flight: u64,
@@ -110,6 +113,7 @@ impl Stats {
             rates: RateRing::new(),
             latency: None,
             open: 0,
+            seen: Unwatched::default(),
             last_active: now,
             in_flight: 0,
             in_progress: 0,
@@ -129,6 +133,8 @@ impl Stats {
     fn attach(&mut self, clocks: &Clocks, when: Nanos, exchange: &Exchange) {
         self.requests += 1;
         self.open += 1;
+        self.seen.tls |= exchange.tls;
+        self.seen.plain |= !exchange.tls;
         self.retries += u64::from(exchange.attempt.is_some_and(|attempt| attempt > 0));
         self.rates.add_request(clocks.slots.at(when));
         self.last_active = self.last_active.max(when);
@@ -203,6 +209,8 @@ impl Stats {
     /// Takes over the totals of a key that is given up. Its rates have run out, its distributions go with it.
     pub(super) fn absorb(&mut self, given_up: &Self) {
         self.requests += given_up.requests;
+        self.seen.tls |= given_up.seen.tls;
+        self.seen.plain |= given_up.seen.plain;
         self.completed += given_up.completed;
         self.failed += given_up.failed;
         self.abandoned += given_up.abandoned;
@@ -229,10 +237,17 @@ impl Stats {
         add(&mut self.tokens.reasoning, given_up.tokens.reasoning);
     }
 
+    /// Whether there are no probes where its exchanges were seen, any of them.
+    fn is_out_of_sight(&self, unwatched: Unwatched) -> bool {
+        let Unwatched { tls, plain } = self.seen;
+        (tls || plain) && (!tls || unwatched.tls) && (!plain || unwatched.plain)
+    }
+
     fn frame(&self, clocks: &Clocks, now: Nanos, scratch: &mut Scratch) -> LlmStats {
-        let rates = self.rates.rates(&clocks.slots, now);
         // Of what runs nothing is known while nobody watches.
-        let if_watching = |value| clocks.slots.is_watching().then_some(value);
+        let is_watching = clocks.slots.is_watching() && !self.is_out_of_sight(clocks.unwatched);
+        let rates = if is_watching { self.rates.rates(&clocks.slots, now) } else { Rates::default() };
+        let if_watching = |value| is_watching.then_some(value);
         let named = |(status, count): (&u16, &u64)| match status {
             0 => ("none".into(), *count),
             status => (status.to_string().into(), *count),
@@ -291,6 +306,8 @@ pub(super) struct StatsId(usize);
 pub(super) struct Clocks {
     pub(super) slots: SlotClock,
     pub(super) parts: PartClock,
+    /// Of the frame being made.
+    pub(super) unwatched: Unwatched,
 }
 
 /// The numbers of all keys.
@@ -416,8 +433,9 @@ impl Pool {
         }
     }
 
-    /// Forgets what was counted for the frame before. See [`HostFacts::watching_since`](super::HostFacts::watching_since).
-    pub(super) fn begin_frame(&mut self, watching_since: Option<Nanos>) {
+    /// Forgets what was counted for the frame before. See [`HostFacts`](super::HostFacts) for what is watched.
+    pub(super) fn begin_frame(&mut self, watching_since: Option<Nanos>, unwatched: Unwatched) {
+        self.clocks.unwatched = unwatched;
         self.clocks.slots.watch_since(watching_since);
         for stats in self.entries.iter_mut().flatten() {
             stats.in_flight = 0;

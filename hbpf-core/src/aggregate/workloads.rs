@@ -90,11 +90,13 @@ pub(super) struct Workloads {
     waiting: VecDeque<Waiting>,
     /// Names of those that the host side has told of and that are still shown.
     facts: HashMap<Label, WorkloadFacts>,
+    /// What its processes used of the CPUs at the frames of the last window, for those that are shown.
+    used: HashMap<Label, VecDeque<(Nanos, f64)>>,
 }
 
 impl Workloads {
     pub(super) fn new() -> Self {
-        Self { sides: Keyed::new(), waiting: VecDeque::new(), facts: HashMap::new() }
+        Self { sides: Keyed::new(), waiting: VecDeque::new(), facts: HashMap::new(), used: HashMap::new() }
     }
 
     /// Says where an exchange counts, if that is known by now.
@@ -187,7 +189,7 @@ impl Workloads {
         processes: &[Process],
         gpus: &[Gpu],
         pool: &mut Pool,
-        now: Nanos,
+        (now, window): (Nanos, Duration),
     ) -> Vec<Workload> {
         let mut members: HashMap<&Label, Vec<&Process>> = HashMap::new();
         for process in processes.iter().filter(|process| !process.exited) {
@@ -202,6 +204,7 @@ impl Workloads {
             members.iter().filter(|(_, of)| of.iter().any(|it| !it.gpu.is_empty())).map(|(key, _)| (*key).clone()),
         );
         self.facts.retain(|key, _| keys.contains(key));
+        self.used.retain(|key, _| keys.contains(key));
         let mut rows: Vec<Workload> = Vec::with_capacity(keys.len());
         for key in keys {
             let sides = [Side::Client, Side::Server, Side::Within].map(|side| {
@@ -209,7 +212,12 @@ impl Workloads {
                 Some(pool.frame(self.sides.get(&side)?.stats, now))
             });
             let of = members.remove(&key).unwrap_or_default();
-            rows.push(row(key.clone(), self.facts.get(&key), &of, GpuShare::of(&of, gpus), sides));
+            let cpu_percent = of.iter().filter_map(|process| process.cpu_percent).reduce(|a, b| a + b);
+            let used = self.used.entry(key.clone()).or_default();
+            used.extend(cpu_percent.map(|percent| (now, percent)));
+            used.retain(|(when, _)| now.since(*when) < window);
+            let cpu = Cpu { percent: cpu_percent, mean: mean(used.iter().map(|(_, percent)| *percent)) };
+            rows.push(row(key.clone(), self.facts.get(&key), &of, cpu, GpuShare::of(&of, gpus), sides));
         }
         sort(&mut rows);
         rows
@@ -313,16 +321,30 @@ fn part(gpu: &Gpu, pids: &HashSet<u32>) -> Option<f64> {
     part_by(&|user| user.sm_percent).or_else(|| part_by(&|user| user.memory_bytes.map(|bytes| bytes as f64)))
 }
 
+/// What a workload uses of the CPUs, in percent of one.
+#[derive(Clone, Copy, Debug)]
+struct Cpu {
+    /// At this frame.
+    percent: Option<f64>,
+    /// Over the window that rates are over: at its end a burst may have passed.
+    mean: Option<f64>,
+}
+
+fn mean(values: impl ExactSizeIterator<Item = f64>) -> Option<f64> {
+    let count = values.len() as f64;
+    (count > 0.0).then(|| values.sum::<f64>() / count)
+}
+
 fn row(
     key: Label,
     facts: Option<&WorkloadFacts>,
     of: &[&Process],
+    cpu: Cpu,
     gpu: GpuShare,
     [as_client, as_server, within]: [Option<LlmStats>; 3],
 ) -> Workload {
     let mut pids: Vec<u32> = of.iter().map(|process| process.pid).collect();
     pids.sort_unstable();
-    let cpu_percent = of.iter().filter_map(|process| process.cpu_percent).reduce(|a, b| a + b);
     let served = as_server.as_ref().or(within.as_ref()).or(as_client.as_ref());
     let rate = served.and_then(|stats| stats.tokens_per_second.output).filter(|rate| *rate > 0.0);
     Workload {
@@ -330,14 +352,14 @@ fn row(
         kind: facts.map_or(WorkloadKind::Tree, |facts| facts.kind),
         key,
         pids,
-        cpu_percent,
+        cpu_percent: cpu.percent,
         resident_bytes: of.iter().filter_map(|process| process.resident_bytes).reduce(u64::saturating_add),
         gpu_percent: gpu.percent,
         gpu_memory_bytes: gpu.memory_bytes,
         gpu_power_watts: gpu.power_watts,
         tokens_per_second_per_gpu: rate.filter(|_| gpu.count > 0).map(|rate| rate / f64::from(gpu.count)),
         tokens_per_joule: rate.zip(gpu.power_watts.filter(|watts| *watts > 0.0)).map(|(rate, watts)| rate / watts),
-        cpu_seconds_per_1k_tokens: cpu_percent.zip(rate).map(|(percent, rate)| percent / 100.0 / rate * 1000.0),
+        cpu_seconds_per_1k_tokens: cpu.mean.zip(rate).map(|(percent, rate)| percent / 100.0 / rate * 1000.0),
         as_client,
         as_server,
         within,

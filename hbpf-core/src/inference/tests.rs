@@ -205,6 +205,24 @@ fn servers_of_the_same_models_are_replicas_of_each_other() {
     compare(&mut engines);
     let percents = engines.map(|engine| engine.replica_imbalance_percent);
     assert_eq!(percents, [Some(50.0), None, Some(50.0), own, None, None]);
+    // One that is not there any more, and one of which it is not known who waits.
+    let silent = Engine { problem: Some("it does not answer".into()), ..server(9.0, "a") };
+    let mut engines = [server(9.0, "a"), silent, server(3.0, "a")];
+    compare(&mut engines);
+    assert_eq!(engines.map(|engine| engine.replica_imbalance_percent), [Some(50.0), None, Some(50.0)]);
+    let mut engines = [server(9.0, "a"), Engine { requests_waiting: Some(2.0), ..server(3.0, "a") }];
+    compare(&mut engines);
+    assert_eq!(engines.map(|engine| engine.replica_imbalance_percent), [None, None]);
+}
+
+#[test]
+fn numbers_that_make_no_sense_are_unknown_and_a_server_that_has_no_others_is_told() {
+    let nonsense = "vllm:num_requests_running NaN\nvllm:kv_cache_usage_perc 1.7\n";
+    let engine = frame(Place::Metrics, nonsense);
+    assert_eq!((engine.requests_running, engine.kv_cache_percent), (None, None));
+    assert_eq!(engine.problem.as_deref(), Some("none of its numbers can be read"));
+    let rounded = frame(Place::Metrics, "vllm:kv_cache_usage_perc 1.004\n");
+    assert_eq!((rounded.kv_cache_percent, rounded.problem), (Some(100.0), None));
 }
 
 #[test]

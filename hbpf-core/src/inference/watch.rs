@@ -20,6 +20,9 @@ const SPACING: Duration = Duration::from_secs(10);
 /// Rates over less are noise.
 const MIN_RATE_TIME: Duration = Duration::from_millis(200);
 
+/// The most that passes for the whole.
+const MOST_PART: f64 = 1.01;
+
 /// Tokens that a server must have counted before its count is held against ours: with fewer, one token is much.
 const MIN_AGREEMENT_TOKENS: f64 = 100.0;
 
@@ -96,7 +99,7 @@ impl Watch {
         self.previous = self.latest.replace(reading);
     }
 
-    /// What is known now. Which process it is, where it listens and why it cannot be read is left to the caller.
+    /// What is known now. Which process it is, where it listens and why it does not answer is left to the caller.
     pub fn frame(&self, now: Nanos) -> Engine {
         let mut engine = Engine {
             kind: self.kind.map_or("unknown", EngineKind::name).into(),
@@ -107,6 +110,9 @@ impl Watch {
         };
         self.put_metrics(&mut engine);
         self.put_documents(&mut engine);
+        if self.latest.is_some() && says_nothing(&engine) {
+            engine.problem = Some("none of its numbers can be read".into());
+        }
         engine
     }
 
@@ -143,7 +149,7 @@ impl Watch {
                 replica.requests_share_percent = replica.requests_per_second.map(|rate| rate / all * 100.0);
             }
         }
-        let loads = replicas.values().map(|values| load(values.gauge(Gauge::Running), values.gauge(Gauge::Waiting)));
+        let loads = replicas.values().map(|values| [values.gauge(Gauge::Running), values.gauge(Gauge::Waiting)]);
         engine.replica_imbalance_percent = imbalance(loads);
     }
 
@@ -217,6 +223,13 @@ impl Watch {
     }
 }
 
+/// Whether a server's metrics have told nothing, though their names are those of one.
+fn says_nothing(engine: &Engine) -> bool {
+    let gauges = [engine.requests_running, engine.requests_waiting, engine.requests_swapped, engine.kv_cache_percent];
+    let counters = [engine.requests_finished_total, engine.input_tokens_total, engine.output_tokens_total];
+    gauges.iter().all(Option::is_none) && counters.iter().all(Option::is_none) && engine.slots_total.is_none()
+}
+
 #[derive(Debug, Default)]
 struct Side {
     requests_per_second: Option<f64>,
@@ -226,9 +239,9 @@ struct Side {
     times: [Option<EngineLatency>; 4],
 }
 
-/// A part of the whole in percent; servers round it, and may say a little more than all.
+/// A part of the whole in percent; servers round it, and may say a little more than all. Much more is none.
 fn percent(part: Option<f64>) -> Option<f64> {
-    part.map(|part| (part * 100.0).clamp(0.0, 100.0))
+    part.filter(|part| (0.0..=MOST_PART).contains(part)).map(|part| (part * 100.0).min(100.0))
 }
 
 fn part(of: f64, whole: f64) -> Option<f64> {
@@ -255,26 +268,29 @@ fn latency(histogram: &Histogram) -> Option<EngineLatency> {
 pub fn compare(engines: &mut [Engine]) {
     let mut alike: HashMap<(Label, Vec<Label>), Vec<usize>> = HashMap::new();
     for (index, engine) in engines.iter().enumerate() {
-        if engine.replicas.is_empty() && !engine.models.is_empty() {
+        // Of one that does not answer nothing is of now.
+        let is_of_now = engine.problem.is_none();
+        if engine.replicas.is_empty() && !engine.models.is_empty() && is_of_now {
             alike.entry((engine.kind.clone(), engine.models.clone())).or_default().push(index);
         }
     }
     for indices in alike.into_values() {
-        let loads =
-            indices.iter().map(|index| load(engines[*index].requests_running, engines[*index].requests_waiting));
+        let loads = indices.iter().map(|index| [engines[*index].requests_running, engines[*index].requests_waiting]);
         let percent = imbalance(loads);
         indices.into_iter().for_each(|index| engines[index].replica_imbalance_percent = percent);
     }
 }
 
-/// What a server or a replica has to do.
-fn load(running: Option<f64>, waiting: Option<f64>) -> Option<f64> {
-    Some(running? + waiting.unwrap_or_default())
-}
-
-/// How far the busiest lies above the mean, in percent of that.
-fn imbalance(loads: impl Iterator<Item = Option<f64>>) -> Option<f64> {
-    let loads: Vec<f64> = loads.collect::<Option<_>>()?;
+/// How far the busiest of these, by their running and waiting requests, lies above the mean, in percent of that. Where some
+/// tell who waits and others do not, they cannot be compared.
+fn imbalance(loads: impl Iterator<Item = [Option<f64>; 2]>) -> Option<f64> {
+    let loads: Vec<[Option<f64>; 2]> = loads.collect();
+    let waiting = loads.iter().filter(|[_, waiting]| waiting.is_some()).count();
+    if waiting > 0 && waiting < loads.len() {
+        return None;
+    }
+    let all = |[running, waiting]: &[Option<f64>; 2]| Some((*running)? + waiting.unwrap_or_default());
+    let loads: Vec<f64> = loads.iter().map(all).collect::<Option<_>>()?;
     let mean = loads.iter().sum::<f64>() / loads.len() as f64;
     let most = loads.iter().copied().fold(0.0, f64::max);
     (loads.len() > 1 && mean > 0.0).then(|| (most / mean - 1.0) * 100.0)

@@ -129,6 +129,10 @@ pub struct Lost {
     /// How often a program was to run and did not: the sum of [`Probe::missed_total`], of those that are out by now, too.
     #[serde(default)]
     pub missed_runs: u64,
+    /// Samples, starts and descriptions of processes that hbpf's helper had to leave unsaid, since the rest of hbpf did not keep
+    /// up.
+    #[serde(default)]
+    pub reports: u64,
     /// Segments that contradict what was seen, lie where no segment can, were never taken, or had no room while they waited
     /// for one that was lost.
     pub desync: u64,

@@ -19,7 +19,7 @@ pub struct Engine {
     pub kind: Label,
     /// Where it was asked: the address and port at which it listens, within its own network namespace.
     pub endpoint: Label,
-    /// Names of the models that it serves or has loaded.
+    /// Names of the models that it serves or has loaded, 32 at the most.
     pub models: Vec<Label>,
     /// Memory and context of the models, where it tells them (Ollama).
     #[serde(default)]
@@ -95,7 +95,7 @@ pub struct Engine {
     pub agreement_tokens: Option<u64>,
     /// Age of the numbers.
     pub stale_seconds: Option<f64>,
-    /// Why it could not be read the last time, if it could not.
+    /// Why it could not be read the last time, if it could not. Its numbers are of before then, and count as nobody's replica.
     #[serde(default)]
     pub problem: Option<Text>,
 }

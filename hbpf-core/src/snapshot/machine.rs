@@ -24,6 +24,10 @@ pub struct Host {
     /// What the time of all cores goes into; null until two samples exist.
     #[serde(default)]
     pub cpu_use: Option<CpuUse>,
+    /// Processes that there are, without the kernel's own threads; null until all were gone through once. The snapshot has those
+    /// that talk to models, use TLS or a GPU, or were counted, and the busiest others.
+    #[serde(default)]
+    pub processes_total: Option<u64>,
     /// Load average.
     pub load_1m: Option<f64>,
     /// Load average.

@@ -37,9 +37,11 @@ pub struct Process {
     /// How many threads.
     pub threads: Option<u32>,
     /// The thread that uses most CPU. This, switches and time in the run queue are known of processes that are looked at
-    /// closely: those that talk to models or use a GPU, and the busiest others.
+    /// closely: those that talk to models or use a GPU, and the busiest others. Threads that ended between two looks are in
+    /// none of them; null where no other used any CPU.
     pub hottest_thread: Option<HottestThread>,
-    /// Time that its threads, together, spent ready to run without a CPU; above 1 where several wait at once.
+    /// Time that its threads, together, spent ready to run without a CPU; above 1 where several wait at once. Time in which its
+    /// control group had spent its limit is in it: `cgroup.throttled_percent` tells the two apart.
     pub run_queue_seconds_per_second: Option<f64>,
     /// Voluntary and involuntary, of all threads.
     pub context_switches_per_second: Option<f64>,
@@ -258,7 +260,7 @@ pub struct Workload {
     pub tokens_per_second_per_gpu: Option<f64>,
     /// Output tokens per second over `gpu_power_watts`: tokens per joule at the window's pace.
     pub tokens_per_joule: Option<f64>,
-    /// CPU seconds per thousand output tokens at the window's pace.
+    /// CPU seconds per thousand output tokens, both over the window.
     pub cpu_seconds_per_1k_tokens: Option<f64>,
 }
 

@@ -49,6 +49,12 @@ const LATER: Duration = Duration::from_secs(5);
 const UNTIL_LISTENING: Duration = Duration::from_secs(2);
 const SOON_LISTENING: u32 = 60;
 
+/// For which nobody is asked when the helper has no time for questions. Whoever has waited longest comes first then.
+const WHILE_BUSY: Duration = Duration::from_millis(500);
+
+/// Who is asked so much later than he should be is told of.
+const LATE: Duration = Duration::from_secs(4);
+
 /// The helper and the reader take some seconds at most over a question.
 const GIVEN_UP: Duration = Duration::from_secs(30);
 
@@ -133,6 +139,10 @@ pub(super) struct Schedule {
     doors: BTreeMap<At, Door>,
     open: HashMap<u64, Open>,
     next_ticket: u64,
+    /// The helper has had no time; until then nobody is asked.
+    busy_until: Option<Nanos>,
+    /// Places that are due for [`LATE`] for want of it.
+    late: usize,
 }
 
 impl Schedule {
@@ -140,6 +150,7 @@ impl Schedule {
     pub(super) fn due(&self) -> Option<Nanos> {
         let look = self.looks.first().map(|(when, _)| self.next_lot.max(*when));
         let question = self.doors.values().filter_map(Door::due).min().filter(|_| self.open.len() < MAX_QUESTIONS);
+        let question = question.max(self.busy_until.filter(|_| question.is_some()));
         let given_up = self.open.values().map(|open| open.since.after(GIVEN_UP)).min();
         look.into_iter().chain(question).chain(given_up).min()
     }
@@ -224,6 +235,13 @@ impl Schedule {
         let due = self.doors.iter().filter_map(|(at, door)| Some((door.due().filter(|due| *due <= now)?, *at)));
         let mut due: Vec<(Nanos, At)> = due.collect();
         due.sort_unstable();
+        if self.busy_until.is_some_and(|until| now < until) {
+            // Who was never asked is so next.
+            let is_late = |due: Nanos| due > Nanos(0) && now.since(due) >= LATE;
+            self.late = due.iter().filter(|(due, _)| is_late(*due)).count();
+            return requests;
+        }
+        (self.busy_until, self.late) = (None, 0);
         due.truncate(MAX_QUESTIONS.saturating_sub(self.open.len()));
         for (_, at) in &due {
             let Some(door) = self.doors.get_mut(at) else { continue };
@@ -349,7 +367,8 @@ impl Schedule {
         self.open.remove(&ticket);
         let door = self.resolve(ticket, at)?;
         match refusal {
-            Refusal::Busy => door.put_off(now, place),
+            // No fault of the server's.
+            Refusal::Busy => self.busy_until = Some(now.after(WHILE_BUSY)),
             Refusal::NotThere => {
                 self.leave(at, start_time_ns, pid);
                 self.look_at(pid, now.after(UNTIL_LISTENING));
@@ -394,12 +413,13 @@ impl Schedule {
         let of = |(at, door): (&At, &Door)| {
             let (start_time_ns, pid) = door.process()?;
             let since_boot = SignedDuration::try_from(Duration::from_nanos(start_time_ns)).ok()?;
+            let said = door.watch.frame(now);
             Some(Engine {
                 pid,
                 start_time: booted_at.checked_add(since_boot).ok(),
                 endpoint: Label::new(&at.address.to_string()),
-                problem: door.problem.as_ref().map(|(_, why)| why.clone()),
-                ..door.watch.frame(now)
+                problem: door.problem.as_ref().map(|(_, why)| why.clone()).or(said.problem.clone()),
+                ..said
             })
         };
         let mut engines: Vec<Engine> = self.engines().filter_map(of).collect();
@@ -410,7 +430,7 @@ impl Schedule {
     /// Those that should answer by their name and do not.
     pub(super) fn errors(&self) -> Vec<CollectionError> {
         let of = |(at, door): (&At, &Door)| {
-            let (kind, (_, why)) = door.kind.zip(door.problem.as_ref())?;
+            let (kind, (_, why)) = door.kind.zip(door.problem.as_ref()).filter(|_| door.has_tried_all())?;
             let (_, pid) = door.process()?;
             let message = Text::new(&format!("{} (pid {pid}) tells nothing at {}: {why}", kind.name(), at.address));
             Some(CollectionError { source: "engines".into(), message, last_at: None })
@@ -422,7 +442,16 @@ impl Schedule {
             message: Text::new(&format!("{left_out} more places may be inference servers; {MAX_DOORS} are asked")),
             last_at: None,
         });
-        silent.chain(too_many).collect()
+        let late = (self.late > 0).then(|| CollectionError {
+            source: "engines".into(),
+            message: Text::new(&format!(
+                "{} inference servers are asked less often than they should be: it takes too long here to see where they \
+                 listen",
+                self.late
+            )),
+            last_at: None,
+        });
+        silent.chain(too_many).chain(late).collect()
     }
 }
 
@@ -528,17 +557,16 @@ impl Door {
         };
         asked.failures = asked.failures.saturating_add(1);
         asked.next = now.after(pause);
-        // That a server does not have all that it might have is none.
-        if asked.answers > 0 || !is_engine {
+        // That a server does not have all that it might have is none. Of several the first is told.
+        let is_problem = asked.answers > 0 || !is_engine;
+        if is_problem && self.problem.as_ref().is_none_or(|(of, _)| *of == place) {
             self.problem = Some((place, why));
         }
     }
 
-    /// It was not asked, which is no fault of its own.
-    fn put_off(&mut self, now: Nanos, place: Place) {
-        if let Some(asked) = self.asked(place) {
-            asked.next = now.after(PACE);
-        }
+    /// Whether there is no place left at which it might answer yet.
+    fn has_tried_all(&self) -> bool {
+        self.places.iter().all(|asked| asked.failures > 0 || asked.answers > 0)
     }
 
     fn replace(&mut self, place: Place, other: Place) {
@@ -768,6 +796,7 @@ mod tests {
         let places: Vec<Place> =
             (0..3).flat_map(|_| ask(&mut schedule, at(0.0), &slots)).map(|(_, place)| place).collect();
         assert_eq!(places, [Place::Metrics, Place::Slots, Place::Props]);
+        assert!(schedule.errors().is_empty());
         let engine = schedule.frame(at(0.0), Timestamp::UNIX_EPOCH).remove(0);
         assert_eq!((engine.requests_running, engine.problem), (Some(1.0), None), "what it does not have is no problem");
         assert_eq!(ask(&mut schedule, at(1.0), &slots), [(7, Place::Slots)]);
@@ -781,6 +810,17 @@ mod tests {
         schedule.found(at(0.0), server(7, None, &[(8080, false)]));
         ask(&mut schedule, at(0.0), &|_| metrics("llamacpp:requests_processing 0\n"));
         assert_eq!(ask(&mut schedule, at(0.0), &|_| status(501)), [(7, Place::Slots)]);
+    }
+
+    #[test]
+    fn silence_is_told_once_all_places_were_tried() {
+        let mut schedule = schedule(&[server(7, Some(EngineKind::LlamaCpp), &[(8080, true)])]);
+        for _ in 0..2 {
+            ask(&mut schedule, at(0.0), &|_| status(501));
+            assert!(schedule.errors().is_empty());
+        }
+        ask(&mut schedule, at(0.0), &|_| status(404));
+        assert_eq!(schedule.errors()[0].message, "llama.cpp (pid 7) tells nothing at 127.0.0.1:8080: it answers 501");
     }
 
     #[test]
@@ -845,11 +885,38 @@ mod tests {
         for _ in 0..5 {
             let question = questions(&schedule.requests(now, None))[0];
             assert!(schedule.asked(now, question.ticket, Err(Refusal::Busy)).is_none());
-            assert_eq!(next_question(&schedule, now), PACE.as_secs_f64());
-            assert!(schedule.errors().is_empty());
-            now = now.after(PACE);
+            assert_eq!(schedule.due(), Some(now.after(WHILE_BUSY)));
+            assert!(questions(&schedule.requests(now, None)).is_empty());
+            now = now.after(WHILE_BUSY);
         }
+        assert!(schedule.errors().is_empty(), "nothing is amiss with it");
         assert_eq!(ask(&mut schedule, now, &vllm).len(), 1);
+    }
+
+    #[test]
+    fn where_the_helper_has_little_time_each_has_his_turn_and_that_is_told() {
+        let servers: Vec<Server> =
+            (1..=40).map(|pid| server(pid, Some(EngineKind::Vllm), &[(pid as u16, true)])).collect();
+        let mut schedule = schedule(&servers);
+        let mut asked: BTreeMap<u32, u32> = BTreeMap::new();
+        let mut now = at(0.0);
+        while now < at(100.0) {
+            for (count, question) in questions(&schedule.requests(now, None)).into_iter().enumerate() {
+                if count >= 3 {
+                    schedule.asked(now, question.ticket, Err(Refusal::Busy));
+                    continue;
+                }
+                *asked.entry(question.pid).or_default() += 1;
+                schedule.asked(now, question.ticket, Ok(pipe()));
+                schedule.answered(now, question.ticket, vllm(Place::Metrics), None);
+            }
+            schedule.requests(now, None);
+            now = schedule.due().unwrap();
+        }
+        let (least, most) = (asked.values().min().unwrap(), asked.values().max().unwrap());
+        assert!(asked.len() == 40 && most - least <= 2, "{asked:?}");
+        let errors: Vec<String> = schedule.errors().iter().map(|error| error.message.to_string()).collect();
+        assert!(errors.iter().any(|error| error.contains("less often")), "{errors:?}");
     }
 
     #[test]

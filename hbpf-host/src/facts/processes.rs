@@ -47,6 +47,8 @@ pub(super) struct Processes {
     described_at: HashMap<u32, Instant>,
     samples: HashMap<u32, Sampled>,
     details: HashMap<u32, ProcessDetail>,
+    /// How often all processes have been gone through.
+    rounds: u64,
     /// Of the sample that is under way.
     incoming: Vec<ProcessSample>,
     /// Processes that have ended lately, and of which something is still to be told.
@@ -121,6 +123,7 @@ impl Processes {
         }
         let samples = &self.samples;
         self.counts.reconcile(|pid| samples.get(&pid).map(|sampled| sampled.sample.start_time_ns));
+        self.rounds = rounds;
         let gone = self.samples.extract_if(|_, sampled| sampled.rounds + MISSED_ROUNDS <= rounds).map(|(pid, _)| pid);
         gone.collect()
     }
@@ -139,6 +142,11 @@ impl Processes {
     /// The latest sample of a process.
     pub(super) fn latest(&self, pid: u32) -> Option<&ProcessSample> {
         self.samples.get(&pid).map(|sampled| &sampled.sample)
+    }
+
+    /// How many there are, once all were gone through.
+    pub(super) fn total(&self) -> Option<u64> {
+        (self.rounds > 0).then_some(self.samples.len() as u64)
     }
 
     /// Processes that will be shown and are not described yet.

@@ -70,16 +70,16 @@ impl<'nvml> Nvidia<'nvml> {
         Self { nvml, driver, known: BTreeMap::new() }
     }
 
-    pub(super) fn read(&mut self) -> Vec<Gpu> {
-        let count = match self.nvml.device_count() {
+    /// How many there are.
+    pub(super) fn count(&self) -> u32 {
+        match self.nvml.device_count() {
             Ok(count) => count.min(MAX_GPUS),
             // Those that were there are told with what is wrong with them.
             Err(_) => self.known.len() as u32,
-        };
-        (0..count).map(|index| self.read_one(index)).collect()
+        }
     }
 
-    fn read_one(&mut self, index: u32) -> Gpu {
+    pub(super) fn read_one(&mut self, index: u32) -> Gpu {
         let device = match self.nvml.device_by_index(index) {
             Ok(device) => device,
             Err(error) => return self.without_numbers(index, &error),
@@ -347,9 +347,21 @@ fn instance_id(instance: &Device<'_>) -> Option<u32> {
     (result == 0).then_some(id)
 }
 
-/// As nvidia-smi calls them.
+/// As nvidia-smi calls them, those first that tell of trouble.
 fn throttle_names(reasons: ThrottleReasons) -> Vec<Label> {
-    reasons.iter_names().filter(|(name, _)| *name != "NONE").map(|(name, _)| name.to_lowercase().into()).collect()
+    let harmless = ThrottleReasons::GPU_IDLE
+        | ThrottleReasons::APPLICATIONS_CLOCKS_SETTING
+        | ThrottleReasons::SYNC_BOOST
+        | ThrottleReasons::DISPLAY_CLOCK_SETTING;
+    let rank = |reason: ThrottleReasons| match reason {
+        reason if harmless.contains(reason) => 2,
+        // A limit that is meant to be kept.
+        ThrottleReasons::SW_POWER_CAP => 1,
+        _ => 0,
+    };
+    let mut names: Vec<_> = reasons.iter_names().filter(|(name, _)| *name != "NONE").collect();
+    names.sort_by_key(|(_, reason)| rank(*reason));
+    names.into_iter().map(|(name, _)| name.to_lowercase().into()).collect()
 }
 
 /// In words that say what to do.
@@ -363,7 +375,7 @@ pub(super) fn describe(error: &NvmlError) -> String {
         }
         NvmlError::NoPermission => "the NVIDIA driver refuses access: its devices may be for a group only".into(),
         NvmlError::LibloadingError(error) => {
-            format!("the NVIDIA library cannot be loaded (by an ordinary user, which hbpf has become): {error}")
+            format!("the NVIDIA library cannot be loaded: {error}")
         }
         NvmlError::FailedToLoadSymbol(error) => format!("that is not NVIDIA's management library, or a very old one: {error}"),
         other => format!("the NVIDIA library says: {other}"),

@@ -3,6 +3,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use hbpf_core::label::Text;
@@ -11,7 +12,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nvml_wrapper::Nvml;
 
 use super::nvidia::{self, Nvidia};
-use super::{INTERVAL, Sources, Word, drm};
+use super::{INTERVAL, Sources, Word};
 use crate::socket::{Socket, SocketError};
 
 /// How soon a library that could not be used is tried again: its driver may be loaded meanwhile.
@@ -37,14 +38,20 @@ pub(crate) fn main(socket: OwnedFd, sources: &Sources) -> ! {
 /// would not come: Landlock keeps the front end from signalling anybody.)
 fn watch(socket: &OwnedFd) {
     let Ok(socket) = socket.try_clone() else { return };
+    let (started, has_started) = mpsc::channel();
     // Without it a call that hangs outlives hbpf, and nothing else is amiss.
     let _ = std::thread::Builder::new().name("watch".into()).spawn(move || {
+        let _ = started.send(());
+        drop(started);
         // The end of the other side is told whether or not it is asked for.
         let mut ends = [PollFd::new(socket.as_fd(), PollFlags::empty())];
         while poll(&mut ends, PollTimeout::NONE).is_err() {}
         // SAFETY: as in `main`.
         unsafe { libc::_exit(0) }
     });
+    // What a thread needs from the dynamic loader it must have before a library is loaded: that may hang, and holds the
+    // loader's lock.
+    let _ = has_started.recv();
 }
 
 /// Reads until NVIDIA's library is to be tried again.
@@ -58,15 +65,20 @@ fn read(helper: &mut Socket, sources: &Sources) -> Result<(), SocketError> {
     let mut failed = 0;
     while try_again.is_none_or(|when| Instant::now() < when) && failed < MAX_FAILED {
         let began = Instant::now();
-        let mut gpus = nvidia.as_mut().map(Nvidia::read).unwrap_or_default();
+        let count = nvidia.as_ref().map_or(0, Nvidia::count);
+        let mut dead = 0;
+        if let Some(nvidia) = &mut nvidia {
+            for index in 0..count {
+                // Told at once: the next one may hang.
+                let gpu = nvidia.read_one(index);
+                dead += u32::from(gpu.utilization_percent.is_none() && gpu.problem.is_some());
+                helper.send(&Word::Gpu(Box::new(gpu)), None)?;
+            }
+        }
         // After its driver was loaded anew a library answers nothing until it is opened anew.
-        let is_dead =
-            !gpus.is_empty() && gpus.iter().all(|gpu| gpu.utilization_percent.is_none() && gpu.problem.is_some());
-        failed = if is_dead { failed + 1 } else { 0 };
-        let first = gpus.len();
-        gpus.extend((first as u32..).zip(&sources.cards).map(|(index, card): (u32, &drm::Card)| card.read(index)));
-        for gpu in gpus {
-            helper.send(&Word::Gpu(Box::new(gpu)), None)?;
+        failed = if count > 0 && dead == count { failed + 1 } else { 0 };
+        for (index, card) in (count..).zip(&sources.cards) {
+            helper.send(&Word::Gpu(Box::new(card.read(index))), None)?;
         }
         helper.send(&Word::Complete, None)?;
         wait(helper, INTERVAL.saturating_sub(began.elapsed()))?;

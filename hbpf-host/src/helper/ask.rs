@@ -9,7 +9,6 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::linux::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Sender};
@@ -21,10 +20,10 @@ use hbpf_core::label::Text;
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sched::{CloneFlags, setns};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, bind, connect, socket};
 use nix::unistd::pipe2;
 
+use crate::namespace;
 use crate::process::{Spent, Table};
 use crate::protocol::{MAX_QUESTIONS, Question, Refusal};
 
@@ -123,7 +122,8 @@ fn converse(
     connected: &Sender<Result<(), AskError>>,
 ) {
     let deadline = Instant::now() + DEADLINE;
-    let connection = enter(namespace).and_then(|()| connect_to(address).map_err(AskError::Connect));
+    let entered = namespace::enter_network(namespace).map_err(AskError::Namespace);
+    let connection = entered.and_then(|()| connect_to(address).map_err(AskError::Connect));
     let (connection, begun) = match connection {
         Ok(connection) => (Some(connection), Ok(())),
         Err(error) => (None, Err(error)),
@@ -133,16 +133,6 @@ fn converse(
         // Whatever goes wrong, the answer ends there, and whoever reads it sees that it is not whole.
         let _ = pass_on(connection.into(), out.into(), &Fetch::request(place, &address.to_string()), deadline);
     }
-}
-
-fn enter(namespace: &File) -> Result<(), AskError> {
-    let place = |metadata: io::Result<std::fs::Metadata>| {
-        metadata.map(|metadata| (metadata.st_dev(), metadata.st_ino())).map_err(AskError::Namespace)
-    };
-    if place(namespace.metadata())? == place(std::fs::metadata("/proc/thread-self/ns/net"))? {
-        return Ok(());
-    }
-    setns(namespace, CloneFlags::CLONE_NEWNET).map_err(|error| AskError::Namespace(error.into()))
 }
 
 /// Connects to one of this namespace's own addresses. `[::]` may stand for IPv4 as well, where there is no other.

@@ -389,6 +389,7 @@ impl<'a> Helper<'a> {
         let reader = gpu_reader_pid.and_then(|pid| self.processes.cpu_time(pid)).unwrap_or_default();
         let status = Status {
             switches: self.switches,
+            unsaid: self.outbox.unsaid(),
             probes: self.probes.status(),
             counters: self.probes.counters(),
             helper_cpu_seconds: self_cpu_seconds() + reader.as_secs_f64(),
@@ -401,15 +402,17 @@ impl<'a> Helper<'a> {
     }
 
     fn describe(&mut self, pids: impl Iterator<Item = u32>) {
-        let found: Vec<_> = pids.filter_map(|pid| self.look_up(pid)).collect();
+        let found = pids.filter_map(|pid| {
+            let info = self.processes.describe(pid)?;
+            Some(self.with_visibility(info))
+        });
+        let found = found.collect();
         self.send_processes(found);
     }
 
-    fn look_up(&mut self, pid: u32) -> Option<ProcessInfo> {
-        let mut info = self.processes.describe(pid)?;
-        let (tls, reason, library) = self.libraries.visibility(pid);
-        (info.tls, info.tls_reason, info.tls_library) = (tls, reason.map(Text::from), library);
-        Some(info)
+    fn with_visibility(&self, info: ProcessInfo) -> ProcessInfo {
+        let (tls, reason, tls_library) = self.libraries.visibility(info.pid);
+        ProcessInfo { tls, tls_reason: reason.map(Text::from), tls_library, ..info }
     }
 
     fn send_processes(&mut self, mut processes: Vec<ProcessInfo>) {
@@ -431,7 +434,12 @@ impl<'a> Helper<'a> {
                 self.handle_event(&event, &mut started);
             }
         }
-        self.describe(started.into_iter());
+        let found = started.into_iter().filter_map(|pid| {
+            let info = self.processes.describe_started(pid)?;
+            Some(self.with_visibility(info))
+        });
+        let found = found.collect();
+        self.send_processes(found);
     }
 
     fn handle_event(&mut self, event: &LifecycleEvent, started: &mut Vec<u32>) {

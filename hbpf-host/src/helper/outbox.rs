@@ -36,19 +36,24 @@ const MAX_ERRORS: usize = 200;
 /// An error that goes on is told again after this long; the other side drops those it is not told of any more.
 const TELL_AGAIN: Duration = Duration::from_secs(60);
 
+/// What a user is told when something is dropped for the first time.
+const NOT_TAKEN: &str = "this machine is too busy for hbpf to take all that its helper tells: samples and starts of processes \
+                         are missing (capture.lost.reports counts them)";
+
 /// The helper's end of the conversation.
 pub(super) struct Outbox {
     socket: Socket,
     /// When each error was told last.
     told: HashMap<String, Instant>,
-    dropped: bool,
+    /// What was dropped.
+    unsaid: u64,
     /// The latest state of the probes, while the other side does not read: those before it are of no interest any more.
     status: Option<Box<Status>>,
 }
 
 impl Outbox {
     pub(super) fn new(socket: Socket) -> Self {
-        Self { socket, told: HashMap::new(), dropped: false, status: None }
+        Self { socket, told: HashMap::new(), unsaid: 0, status: None }
     }
 
     pub(super) fn wants_write(&self) -> bool {
@@ -83,12 +88,18 @@ impl Outbox {
     /// Sends what may be dropped while the other side does not read: it is told anew, or is of the moment.
     pub(super) fn send(&mut self, reply: Reply) {
         if self.is_full() {
-            if !std::mem::replace(&mut self.dropped, true) {
-                self.error("helper", "the display does not keep up: samples and process starts are missing");
+            self.unsaid += 1;
+            if self.unsaid == 1 {
+                self.error("helper", NOT_TAKEN);
             }
             return;
         }
         self.send_always(&reply, None);
+    }
+
+    /// What was dropped so far.
+    pub(super) fn unsaid(&self) -> u64 {
+        self.unsaid
     }
 
     /// Sends the state of the probes, cut to what fits a message.

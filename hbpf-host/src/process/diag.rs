@@ -1,19 +1,25 @@
 //! Socket inodes, from the kernel's socket diagnosis or from the tables under `/proc/PID/net`.
 
 use std::collections::HashMap;
+use std::fs::File;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
+use std::thread;
 
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, socket};
 
 use super::files;
+use crate::namespace;
 
 /// Longest table that is read, at 150 bytes a connection.
 const MAX_TABLE_BYTES: usize = 16 * 1024 * 1024;
 
 /// As much of a table as is read for what listens, which the kernel tells before all connections: more than a thousand.
 const MAX_LISTENING_BYTES: usize = 256 * 1024;
+
+/// Listening sockets that are taken of what the kernel tells.
+const MAX_LISTENING: usize = 4096;
 
 /// `TCP_LISTEN`: a look-up that finds no connection answers with the listener.
 const LISTEN: u8 = 10;
@@ -50,24 +56,59 @@ impl Diag {
         let length = recv(fd, &mut buffer, MsgFlags::MSG_DONTWAIT).ok()?;
         response(buffer.get(..length)?, cookie)
     }
+
+    /// Where is listened in the network namespace that it was opened in, with the inodes of the sockets; `None` where the
+    /// kernel does not tell.
+    fn listening(&self) -> Option<Vec<(SocketAddr, u64)>> {
+        let fd = self.0.as_raw_fd();
+        let mut found = Vec::new();
+        let mut buffer = vec![0; 32 * 1024];
+        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+            send(fd, &dump_request(family), MsgFlags::MSG_DONTWAIT).ok()?;
+            loop {
+                // The kernel prepares the next part within the call that fetches this one.
+                let length = recv(fd, &mut buffer, MsgFlags::MSG_DONTWAIT).ok()?;
+                if read_dump(buffer.get(..length)?, &mut found)? {
+                    break;
+                }
+            }
+        }
+        Some(found)
+    }
 }
 
 const HEADER_BYTES: usize = 16;
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
 const NLM_F_REQUEST: u16 = 1;
+const NLM_F_DUMP: u16 = 0x300;
+const NLMSG_DONE: u16 = 3;
 
-/// `nlmsghdr` and `inet_diag_req_v2`
-fn request((local, remote): Ends, cookie: u64) -> Vec<u8> {
-    const BYTES: u32 = 16 + 56;
-    let mut message = Vec::with_capacity(BYTES as usize);
-    message.extend(BYTES.to_ne_bytes());
+/// Of `nlmsghdr` and `inet_diag_req_v2`.
+const REQUEST_BYTES: usize = HEADER_BYTES + 56;
+
+/// The beginning of a question about sockets in these states, up to their addresses.
+fn begin_request(flags: u16, family: AddressFamily, states: u32) -> Vec<u8> {
+    let mut message = Vec::with_capacity(REQUEST_BYTES);
+    message.extend((REQUEST_BYTES as u32).to_ne_bytes());
     message.extend(SOCK_DIAG_BY_FAMILY.to_ne_bytes());
-    message.extend(NLM_F_REQUEST.to_ne_bytes());
+    message.extend(flags.to_ne_bytes());
     message.extend([0; 8]);
-    let family = if local.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
     message.extend([family as u8, SockProtocol::Tcp as u8, 0, 0]);
-    // Of whatever state.
-    message.extend(u32::MAX.to_ne_bytes());
+    message.extend(states.to_ne_bytes());
+    message
+}
+
+/// About all that listen.
+fn dump_request(family: AddressFamily) -> Vec<u8> {
+    let mut message = begin_request(NLM_F_REQUEST | NLM_F_DUMP, family, 1 << LISTEN);
+    message.resize(REQUEST_BYTES, 0);
+    message
+}
+
+/// About one connection, of whatever state.
+fn request((local, remote): Ends, cookie: u64) -> Vec<u8> {
+    let family = if local.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    let mut message = begin_request(NLM_F_REQUEST, family, u32::MAX);
     message.extend(local.port().to_be_bytes());
     message.extend(remote.port().to_be_bytes());
     message.extend(address(local.ip()));
@@ -106,6 +147,38 @@ fn response(message: &[u8], cookie: u64) -> Option<u64> {
     (is_it && inode != 0).then_some(inode)
 }
 
+/// Takes what listens from one part of an answer; `true` for the last. `None` where it is none.
+fn read_dump(mut part: &[u8], found: &mut Vec<(SocketAddr, u64)>) -> Option<bool> {
+    while part.len() >= HEADER_BYTES {
+        let length = u32::from_ne_bytes(*part.first_chunk()?) as usize;
+        let kind = u16::from_ne_bytes(part.get(4..6)?.try_into().ok()?);
+        let message = part.get(..length).filter(|message| message.len() >= HEADER_BYTES)?;
+        match kind {
+            NLMSG_DONE => return Some(true),
+            SOCK_DIAG_BY_FAMILY if found.len() < MAX_LISTENING => found.extend(listening_socket(message)),
+            SOCK_DIAG_BY_FAMILY => {}
+            // An error.
+            _ => return None,
+        }
+        part = part.get(length.next_multiple_of(4)..).unwrap_or_default();
+    }
+    Some(false)
+}
+
+/// Address and inode of what listens: `nlmsghdr` and `inet_diag_msg`
+fn listening_socket(message: &[u8]) -> Option<(SocketAddr, u64)> {
+    let (family, state) = (*message.get(HEADER_BYTES)?, *message.get(HEADER_BYTES + 1)?);
+    let port = u16::from_be_bytes(message.get(HEADER_BYTES + 4..HEADER_BYTES + 6)?.try_into().ok()?);
+    let bytes: [u8; 16] = message.get(HEADER_BYTES + 8..HEADER_BYTES + 24)?.try_into().ok()?;
+    let ip = if i32::from(family) == AddressFamily::Inet as i32 {
+        IpAddr::V4(Ipv4Addr::from(*bytes.first_chunk()?))
+    } else {
+        IpAddr::from(bytes).to_canonical()
+    };
+    let inode = u32::from_ne_bytes(message.get(HEADER_BYTES + 68..HEADER_BYTES + 72)?.try_into().ok()?);
+    (state == LISTEN && inode != 0).then(|| (SocketAddr::new(ip, port), inode.into()))
+}
+
 /// All connections in the network namespace of a process that are asked for, with their inodes.
 pub(super) fn from_tables(root: &Path, pid: u32, wanted: &mut HashMap<Ends, Option<u64>>) {
     for table in ["tcp", "tcp6"] {
@@ -129,7 +202,27 @@ fn connection(line: &[u8]) -> Option<(Ends, u64)> {
 }
 
 /// Where is listened in the network namespace of a process, with the inodes of the sockets.
+///
+/// The kernel is asked, which goes through what listens alone. For its tables it goes through all places for connections that
+/// the machine has room for, which takes milliseconds.
 pub(super) fn listening(root: &Path, pid: u32) -> Vec<(SocketAddr, u64)> {
+    let told = File::open(files::process(root, pid).join("ns/net")).ok().and_then(|namespace| {
+        let ask = || {
+            namespace::enter_network(&namespace).ok()?;
+            Diag::open()?.listening()
+        };
+        // In which namespace a thread is, is its own affair.
+        if namespace::is_own_network(&namespace) {
+            ask()
+        } else {
+            thread::scope(|scope| scope.spawn(ask).join().ok()?)
+        }
+    });
+    told.unwrap_or_else(|| listening_by_tables(root, pid))
+}
+
+/// The same, where the kernel does not tell (`CONFIG_INET_DIAG`).
+fn listening_by_tables(root: &Path, pid: u32) -> Vec<(SocketAddr, u64)> {
     let mut found = Vec::new();
     for table in ["tcp", "tcp6"] {
         let path = files::process(root, pid).join("net").join(table);
@@ -156,6 +249,7 @@ fn listener(line: &[u8]) -> Option<(SocketAddr, u64)> {
 #[cfg(feature = "fuzzing")]
 pub(super) fn parse_as_all(bytes: &[u8]) {
     response(bytes, 0);
+    read_dump(bytes, &mut Vec::new());
     let _ = files::lines(bytes).filter_map(connection).count();
     let _ = files::lines(bytes).filter_map(listener).count();
 }
@@ -218,6 +312,29 @@ mod tests {
         let expected = [("127.0.0.1:8080".parse().unwrap(), 4711), ("[::]:8000".parse().unwrap(), 4714)];
         assert_eq!(listening(dir.path(), 7), expected);
         assert_eq!(listening(dir.path(), 8), []);
+    }
+
+    #[test]
+    fn the_kernel_and_its_tables_tell_the_same_of_what_listens() {
+        let listeners: Vec<std::net::TcpListener> = ["127.0.0.1:0", "127.1.2.3:0", "[::1]:0", "[::]:0"]
+            .iter()
+            .filter_map(|address| std::net::TcpListener::bind(address).ok())
+            .collect();
+        let ours: Vec<SocketAddr> = listeners.iter().map(|listener| listener.local_addr().unwrap()).collect();
+        let of_ours = |found: Vec<(SocketAddr, u64)>| {
+            let mut found: Vec<_> = found.into_iter().filter(|(address, _)| ours.contains(address)).collect();
+            found.sort_unstable();
+            found
+        };
+        let Some(told) = Diag::open().and_then(|diag| diag.listening()) else {
+            eprintln!("skipped: this kernel does not tell of sockets");
+            return;
+        };
+        let told = of_ours(told);
+        assert_eq!(told.len(), listeners.len());
+        let (root, own) = (Path::new("/proc"), std::process::id());
+        assert_eq!(of_ours(listening_by_tables(root, own)), told);
+        assert_eq!(of_ours(listening(root, own)), told);
     }
 
     #[test]

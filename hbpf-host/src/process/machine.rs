@@ -76,7 +76,8 @@ impl Machine {
             memory_total_bytes: memory.total,
             memory_used_bytes: memory.total.zip(memory.available).map(|(all, free)| all.saturating_sub(free)),
             swap_used_bytes: memory.swap_total.zip(memory.swap_free).map(|(all, free)| all.saturating_sub(free)),
-            // They are counted elsewhere.
+            // These are counted elsewhere.
+            processes_total: None,
             disks: Vec::new(),
             pressure: Pressure {
                 cpu_some_percent: average(&cpu, b"some"),

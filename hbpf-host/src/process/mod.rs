@@ -31,6 +31,7 @@ use hbpf_core::label::Label;
 use hbpf_core::snapshot::{Host, TlsVisibility};
 
 use crate::protocol::{Held, Others, ProcessInfo, SocketQuery, Suspect};
+use budget::Budget;
 use cgroup_path::Paths;
 use container_names::ContainerNames;
 use listeners::{Found, Listeners};
@@ -52,6 +53,11 @@ const MAX_REMEMBERED: usize = 32_768;
 /// How long a description holds: programs set their titles soon after they start.
 const DESCRIPTION_HOLDS: Duration = Duration::from_secs(10);
 
+/// CPU time for describing those that begin to run a program: a part of one core, and so much at once, which is enough for a
+/// thousand.
+const STARTING_SHARE: f64 = 0.01;
+const STARTING_BURST: Duration = Duration::from_millis(250);
+
 /// What is known of processes.
 #[derive(Debug)]
 pub struct Table {
@@ -62,6 +68,7 @@ pub struct Table {
     container_names: ContainerNames,
     listeners: Listeners,
     described: HashMap<u32, Described>,
+    starting: Budget,
     sampler: Sampler,
     drm: drm::Clients,
     held: held::Holdings,
@@ -88,7 +95,17 @@ impl Table {
             container_names: ContainerNames::new(PathBuf::from("/")),
             listeners: Listeners::default(),
             described: HashMap::new(),
+            starting: Budget::new(STARTING_SHARE, STARTING_BURST),
         }
+    }
+
+    /// As [`Self::describe`], of a process that has just begun to run a program: while there is time for that. Where very many
+    /// begin, most end before anybody wants to know what they were; who is shown is described when he is.
+    pub fn describe_started(&mut self, pid: u32) -> Option<ProcessInfo> {
+        self.starting.begin();
+        let info = if self.starting.is_left() { self.describe(pid) } else { None };
+        self.starting.end();
+        info
     }
 
     /// What the process is; `None` where there is no such process or it is a kernel thread. The TLS fields are left

@@ -29,6 +29,10 @@ const PLACING: Duration = Duration::from_secs(30);
 /// How often is asked whether they are in.
 const PLACING_PACE: Duration = Duration::from_millis(100);
 
+/// How long before its end processes are looked at: whom it is worth the while to look at closely shows by the first look, and
+/// what their threads do lies between two. No more often, for each look goes through all processes.
+const LOOKS: [Duration; 2] = [Duration::from_secs(2), Duration::from_secs(1)];
+
 /// How long the collector may take to answer: it answers in milliseconds, unless it hangs.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -90,7 +94,11 @@ fn one(
     loop {
         let patience = match progress {
             Progress::Waiting { .. } => PLACING_PACE,
-            Progress::Observing { until } => until.saturating_duration_since(Instant::now()),
+            Progress::Observing { until, looking: false } => {
+                let left = until.saturating_duration_since(Instant::now());
+                LOOKS.iter().find_map(|look| left.checked_sub(*look)).unwrap_or(left)
+            }
+            Progress::Observing { looking: true, .. } => PATIENCE,
             Progress::Placing { .. } | Progress::Asked => PATIENCE,
         };
         match (updates.recv_timeout(patience), &progress) {
@@ -98,12 +106,15 @@ fn one(
             (Ok(Update::Snapshot(snapshot)), Progress::Placing { until }) => {
                 let now = Instant::now();
                 if in_place(&snapshot, groups) || now >= *until {
-                    progress = Progress::Observing { until: now + duration };
+                    progress = Progress::Observing { until: now + duration, looking: false };
                 } else {
                     progress = Progress::Waiting { until: *until };
                 }
             }
-            (Ok(Update::Snapshot(_)), Progress::Observing { .. } | Progress::Waiting { .. }) => {}
+            (Ok(Update::Snapshot(_)), Progress::Observing { until, .. }) => {
+                progress = Progress::Observing { until: *until, looking: false };
+            }
+            (Ok(Update::Snapshot(_)), Progress::Waiting { .. }) => {}
             // What was seen before would pass for what is.
             (Ok(Update::Ended(why)), _) => bail!("collection has ended: {why}"),
             (Err(RecvTimeoutError::Disconnected), _) => bail!("collection has ended"),
@@ -111,8 +122,9 @@ fn one(
                 progress = Progress::Placing { until: *until };
                 control.take_now();
             }
-            (Err(RecvTimeoutError::Timeout), Progress::Observing { .. }) => {
-                progress = Progress::Asked;
+            (Err(RecvTimeoutError::Timeout), Progress::Observing { until, looking: false }) => {
+                let is_over = Instant::now() >= *until;
+                progress = if is_over { Progress::Asked } else { Progress::Observing { until: *until, looking: true } };
                 control.take_now();
             }
             (Err(RecvTimeoutError::Timeout), _) => bail!("nothing could be collected: no answer"),
@@ -126,8 +138,8 @@ enum Progress {
     Placing { until: Instant },
     /// They are not all in; a moment passes until that is asked again.
     Waiting { until: Instant },
-    /// The time passes.
-    Observing { until: Instant },
+    /// The time passes. While `looking`, a snapshot is on its way that nobody will see.
+    Observing { until: Instant, looking: bool },
     /// The snapshot was asked for.
     Asked,
 }
@@ -247,6 +259,14 @@ mod tests {
         };
         assert_eq!(asked_for(fixture::rich()), 3, "two without probes, one that says they are in, one at the end");
         assert_eq!(asked_for(failed), 3, "nothing more to wait for");
+    }
+
+    #[test]
+    fn processes_are_looked_at_before_the_end() {
+        let frames = (0..6).map(|sequence| Snapshot { sequence, ..fixture::empty() });
+        let (control, updates) = Answers::new(frames.collect());
+        let duration = LOOKS[1] + Duration::from_millis(10);
+        assert_eq!(one(&updates, &control, &[], duration).unwrap().sequence, 2, "one at once, a look, one at the end");
     }
 
     #[test]

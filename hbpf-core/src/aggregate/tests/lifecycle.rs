@@ -73,6 +73,27 @@ fn what_nobody_watches_is_unknown_and_rates_begin_anew_with_the_probes() {
 }
 
 #[test]
+fn of_what_was_only_seen_where_there_are_no_probes_now_nothing_is_known() {
+    let mut bench = Bench::new();
+    for (id, tls) in [(1, false), (2, true)] {
+        bench.open(0.5, id, |exchange| (exchange.tls, exchange.pid) = (tls, Some(Pid(id as u32))));
+    }
+    bench.facts.unwatched.plain = true;
+    let frame = bench.frame(2.0);
+    let in_flight = |pid| {
+        let process = frame.processes.iter().find(|process| process.pid == pid).unwrap();
+        let stats = process.as_client.as_ref().unwrap();
+        (stats.requests_in_flight, stats.requests_per_second)
+    };
+    assert_eq!([in_flight(1), in_flight(2)], [(None, None), (Some(1), Some(0.5))]);
+    assert_eq!(frame.totals.requests_in_flight, Some(2), "some of it is watched");
+    bench.facts.unwatched.tls = true;
+    assert_eq!(bench.frame(2.0).totals.requests_in_flight, None);
+    bench.facts.unwatched = Unwatched::default();
+    assert_eq!(bench.frame(2.0).totals.requests_in_flight, Some(2));
+}
+
+#[test]
 fn an_answer_in_one_piece_counts_when_it_ends() {
     let mut bench = Bench::new();
     bench.call(6.0, 1, "m", |_| {});
