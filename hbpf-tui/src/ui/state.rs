@@ -296,7 +296,9 @@ impl State {
     }
 
     fn toggle_page(&mut self, page: Page) {
-        self.page = if self.page == page { Page::Main } else { page };
+        // What lies under an overlay is not seen, so that nobody asks to leave it.
+        let is_seen = self.overlay.take().is_none();
+        self.page = if is_seen && self.page == page { Page::Main } else { page };
         self.scroll = 0;
     }
 

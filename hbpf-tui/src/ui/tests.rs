@@ -475,6 +475,29 @@ fn pages_open_and_close() {
 }
 
 #[test]
+fn the_keys_of_pages_work_from_everywhere() {
+    let pages = [
+        (Action::ToggleModels, Page::Models),
+        (Action::ToggleWorkloads, Page::Workloads),
+        (Action::ToggleGpus, Page::Gpus),
+        (Action::ToggleEngines, Page::Engines),
+        (Action::ToggleInOut, Page::InOut),
+        (Action::ToggleProbes, Page::Probes),
+    ];
+    for (from, _) in &pages {
+        for (to, page) in &pages {
+            for overlay in [Overlay::Help, Overlay::Problems] {
+                let mut state = watched((80, 24));
+                state.apply(from.clone());
+                state.apply(Action::Show(overlay));
+                state.apply(to.clone());
+                assert_eq!((&state.page, state.overlay), (page, None));
+            }
+        }
+    }
+}
+
+#[test]
 fn a_proxy_shows_each_role_apart() {
     let mut state = watched((120, 40));
     while selected_pid(&state) != 3310 {
