@@ -217,15 +217,17 @@ fn gpu(painter: &mut Painter<'_>, area: Rect, gpus: &Summary) {
         _ => None,
     };
     let utilization = known(gpus.utilization_percent, |p| format!("{p:.0}%"));
-    let memory =
-        format!("{}/{}", known(gpus.memory_used_bytes, format::bytes), known(gpus.memory_total_bytes, format::bytes));
-    let watts = known(gpus.power_watts, |watts| format!("{watts:.0} W"));
+    let at_least = |is_partial: bool| if is_partial { painter.theme.symbols.at_least } else { "" };
+    let mark = at_least(gpus.is_memory_partial);
+    let bytes = |bytes: Option<u64>| known(bytes, |bytes| format!("{mark}{}", format::bytes(bytes)));
+    let memory = format!("{}/{}", bytes(gpus.memory_used_bytes), bytes(gpus.memory_total_bytes));
+    let watts = known(gpus.power_watts, |watts| format!("{}{watts:.0} W", at_least(gpus.is_power_partial)));
     let texts = [format!(" gpu {utilization:>4} "), format!("  mem {memory} "), format!("  {watts}  {}", gpus.name)];
     let trouble = match gpus.troubled {
         0 => String::new(),
         count => format!("  {count} in trouble"),
     };
-    let words: usize = texts.iter().map(String::len).sum::<usize>() + trouble.len();
+    let words: usize = texts.iter().chain([&trouble]).map(|text| text.chars().count()).sum();
     let meter_width = usize::from(area.width).saturating_sub(words + 2).min(80) / 2;
     let [utilization, memory, power] = texts;
     // A GPU is there to be busy, and its memory to be full: neither is bad.
