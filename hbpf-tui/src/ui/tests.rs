@@ -520,6 +520,32 @@ fn an_end_of_the_collection_is_said_and_the_last_view_stays() {
 }
 
 #[test]
+fn after_the_end_of_the_collection_the_view_says_how_old_it_is_paused_or_not() {
+    let last = fixture::rich();
+    let end = last.captured_at;
+    let at = |seconds| Action::Clock(end + jiff::SignedDuration::from_secs(seconds));
+    let ended = || Action::Update(Update::Ended("the helper is gone".to_owned()));
+    let head = |state: &State| screen(state).lines().next().unwrap_or_default().to_owned();
+    let mut state = with((120, 24), last.clone());
+    for action in [ended(), at(1), at(50)] {
+        state.apply(action);
+    }
+    assert!(head(&state).contains(" ENDED 49s ago "), "{}", head(&state));
+    state.apply(Action::TogglePause);
+    assert!(head(&state).contains(" ENDED 49s ago ") && !head(&state).contains("PAUSED"), "{}", head(&state));
+
+    let mut early = last.clone();
+    early.captured_at -= jiff::SignedDuration::from_secs(20);
+    let mut state = with((120, 24), early);
+    state.apply(Action::TogglePause);
+    update(&mut state, last);
+    for action in [ended(), at(1), at(50)] {
+        state.apply(action);
+    }
+    assert!(head(&state).contains(" ENDED 49s ago, PAUSED 1m10s ago "), "{}", head(&state));
+}
+
+#[test]
 fn the_problems_say_why_the_collection_ended() {
     let why = "the privileged helper has gone: the other process has ended";
     let words = |state: &State| screen(state).split_whitespace().collect::<Vec<_>>().join(" ");
