@@ -6,7 +6,7 @@ use ratatui::layout::Rect;
 
 use super::paint::{Painter, Piece};
 use super::state::{Source, State};
-use super::{chart, layout};
+use super::{chart, layout, paint};
 use crate::format::{self, known};
 use crate::gpus::Summary;
 use crate::summary::{self, GroupState};
@@ -15,7 +15,7 @@ use crate::table::{self, Tone};
 /// Identity, probes and cost, machine.
 const FIXED_LINES: u16 = 3;
 
-/// From this width on the cost is shown in its parts as well.
+/// From this width on each core is shown.
 const WIDE: u16 = 100;
 
 /// From this width on the kinds of CPU time are shown.
@@ -77,13 +77,16 @@ pub(crate) fn ended(state: &State) -> Option<(String, Tone)> {
 
 fn identity(painter: &mut Painter<'_>, area: Rect, state: &State) {
     let snapshot = state.snapshot();
+    let ago = |word: &str, age: f64| format!("{word} {} ago", format::chosen_seconds(age.round()));
+    let ended = || state.ended_seconds().map_or_else(|| "ENDED".to_owned(), |age| ago("ENDED", age));
     let (mode, tone) = match (state.paused_seconds(), &state.source) {
-        (Some(age), _) => (format!(" PAUSED {} ago ", format::seconds(age.round())), Tone::Warn),
-        (None, Source::Replay) => (" REPLAY ".to_owned(), Tone::Accent),
-        (None, Source::Live) if state.is_over() => (" ENDED ".to_owned(), Tone::Bad),
-        (None, Source::Live) => (" LIVE ".to_owned(), Tone::Good),
+        (None, _) if state.is_over() => (ended(), Tone::Bad),
+        (Some(age), _) if state.is_over() => (format!("{}, {}", ended(), ago("PAUSED", age)), Tone::Bad),
+        (Some(age), _) => (ago("PAUSED", age), Tone::Warn),
+        (None, Source::Replay) => ("REPLAY".to_owned(), Tone::Accent),
+        (None, Source::Live) => ("LIVE".to_owned(), Tone::Good),
     };
-    let mode = Piece { text: mode, style: painter.theme.mode(tone) };
+    let mode = Piece { text: format!(" {mode} "), style: painter.theme.mode(tone) };
     let mut left = vec![painter.piece(format!(" hbpf {}  ", env!("CARGO_PKG_VERSION")), Tone::Strong)];
     if let Some(snapshot) = snapshot {
         left.push(painter.piece(format!("{}  ", snapshot.host.hostname), Tone::Accent));
@@ -133,12 +136,14 @@ fn probes(painter: &mut Painter<'_>, area: Rect, state: &State, capture: Option<
             pieces.push(painter.piece(" lost 0", Tone::Dim));
         }
     }
-    let right = capture.map(|capture| own_cost(painter, capture, area.width)).unwrap_or_default();
+    let room = usize::from(area.width).saturating_sub(paint::width(&pieces) + 1);
+    let costs = capture.map(|capture| own_cost(painter, capture)).unwrap_or_default();
+    let right = costs.into_iter().find(|cost| paint::width(cost) <= room).unwrap_or_default();
     painter.both_ends(area, &pieces, &right);
 }
 
-/// In short where the screen is narrow.
-fn own_cost(painter: &Painter<'_>, capture: &Capture, width: u16) -> Vec<Piece> {
+/// In full, and ever shorter for where there is less room.
+fn own_cost(painter: &Painter<'_>, capture: &Capture) -> Vec<Vec<Piece>> {
     let own = &capture.self_cost;
     let percent = |value| known(value, |p| format::percent(p) + "%");
     let cpu = percent(own.cpu_percent);
@@ -147,10 +152,9 @@ fn own_cost(painter: &Painter<'_>, capture: &Capture, width: u16) -> Vec<Piece> 
     let overhead = summary::overhead(capture);
     let cost = if overhead.is_empty() { overhead } else { format!("cost {overhead}  ") };
     let tone = if capture.overhead.level == OverheadLevel::Full { Tone::Dim } else { Tone::Warn };
-    if width < WIDE && !cost.is_empty() {
-        return vec![painter.piece(cost, tone), painter.piece(format!("mem {memory} "), Tone::Dim)];
-    }
-    vec![painter.piece(cost, tone), painter.piece(format!("own cpu {cpu} bpf {kernel} mem {memory} "), Tone::Dim)]
+    let cost = painter.piece(cost, tone);
+    let rests = [format!("own cpu {cpu} bpf {kernel} mem {memory} "), format!("mem {memory} "), String::new()];
+    rests.into_iter().map(|rest| vec![cost.clone(), painter.piece(rest, Tone::Dim)]).collect()
 }
 
 fn machine(painter: &mut Painter<'_>, area: Rect, host: Option<&Host>) {

@@ -183,6 +183,10 @@ mod tests {
         assert_eq!(theme.text("modèle 模型"), "mod?le ??");
         let s = &theme.symbols;
         let all = [s.rule, s.on, s.off, s.ascending, s.descending, s.ellipsis];
-        assert!(all.iter().chain(&s.bars).chain(&s.meter).all(char::is_ascii) && s.separator.is_ascii() && s.at_least.is_ascii());
+        assert!(
+            all.iter().chain(&s.bars).chain(&s.meter).all(char::is_ascii)
+                && s.separator.is_ascii()
+                && s.at_least.is_ascii()
+        );
     }
 }
