@@ -147,16 +147,10 @@ pub(crate) fn cut(text: &str, width: usize, ellipsis: char) -> String {
 
 /// Breaks text between words, or within a word that is longer than a line.
 pub(crate) fn wrap(text: &str, width: usize) -> Vec<String> {
-    wrap_behind(text, width, width)
-}
-
-/// The same with a first line that is shorter or longer than the others.
-pub(crate) fn wrap_behind(text: &str, first: usize, others: usize) -> Vec<String> {
     let mut lines = vec![String::new()];
     for word in text.split_whitespace() {
-        let room = |lines: &[String]| if lines.len() == 1 { first } else { others };
         let used = lines.last().map_or(0, |line| line.width());
-        if used > 0 && used + 1 + word.width() <= room(&lines) {
+        if used > 0 && used + 1 + word.width() <= width {
             if let Some(line) = lines.last_mut() {
                 line.push(' ');
             }
@@ -165,7 +159,7 @@ pub(crate) fn wrap_behind(text: &str, first: usize, others: usize) -> Vec<String
         }
         for c in word.chars() {
             let used = lines.last().map_or(0, |line| line.width());
-            if used > 0 && used + c.width().unwrap_or(0) > room(&lines) {
+            if used > 0 && used + c.width().unwrap_or(0) > width {
                 lines.push(String::new());
             }
             if let Some(line) = lines.last_mut() {
@@ -258,6 +252,5 @@ mod tests {
         assert_eq!(wrap("abcdefgh", 3), ["abc", "def", "gh"]);
         assert_eq!(wrap("模型", 1), ["模", "型"]);
         assert_eq!(wrap("", 5), [""]);
-        assert_eq!(wrap_behind("a bb ccc dddd", 4, 8), ["a bb", "ccc dddd"]);
     }
 }

@@ -3,6 +3,7 @@
 use hbpf_core::snapshot::{Capture, CpuUse, Host, OverheadLevel, ProbeState, Snapshot};
 use hbpf_host::protocol::Group;
 use ratatui::layout::Rect;
+use unicode_width::UnicodeWidthStr;
 
 use super::paint::{Painter, Piece};
 use super::state::{Source, State};
@@ -27,11 +28,14 @@ const MAX_CORE_BARS: usize = 32;
 /// Most lines that a problem gets: enough for any finding on a screen of 80 columns, with both tables below.
 const PROBLEM_LINES: usize = 3;
 
+/// On a screen of less lines a problem gets one: rows of tables are worth more.
+const LOW: u16 = 20;
+
 /// Lines that the header needs now.
 pub(crate) fn height(state: &State) -> u16 {
     let of_snapshot = state.snapshot().map_or(0, |snapshot| {
         let lost = !summary::losses(&snapshot.capture.lost).is_empty();
-        let problem = problem_lines(snapshot, usize::from(state.size.0)).map_or(0, |(lines, _)| lines.len());
+        let problem = problem_lines(snapshot, state.size).map_or(0, |(lines, _)| lines.len());
         u16::from(lost) + problem as u16 + u16::from(!snapshot.gpus.is_empty())
     });
     FIXED_LINES + u16::from(state.ended.is_some()) + of_snapshot
@@ -62,7 +66,7 @@ pub(crate) fn draw(painter: &mut Painter<'_>, area: Rect, state: &State) {
         }
         let mut rest = area;
         layout::split_top(&mut rest, next);
-        problem(painter, rest, snapshot);
+        problem(painter, rest, snapshot, state.size);
     }
 }
 
@@ -265,36 +269,55 @@ fn plain_meter(painter: &Painter<'_>, percent: Option<f64>, cells: usize, tone: 
     vec![painter.piece(full.repeat(used), tone), painter.piece(free.repeat(cells - used), Tone::Dim)]
 }
 
-/// The most important problem, with what mends it, on as many lines as it needs up to [`PROBLEM_LINES`], and the key
-/// that shows the rest.
-fn problem(painter: &mut Painter<'_>, area: Rect, snapshot: &Snapshot) {
-    let Some((lines, more)) = problem_lines(snapshot, usize::from(area.width)) else { return };
-    for (index, line) in (0_u16..).zip(&lines) {
-        let key = Piece { text: "e".to_owned(), style: painter.theme.key() };
-        let right = if index == 0 { vec![key, painter.piece(more.as_str(), Tone::Dim)] } else { Vec::new() };
+/// The most important problem, with what mends it, on as many lines as it needs up to [`PROBLEM_LINES`], and behind its
+/// end, where it interrupts nothing, the key that shows the rest.
+fn problem(painter: &mut Painter<'_>, area: Rect, snapshot: &Snapshot, size: (u16, u16)) {
+    let Some((lines, more)) = problem_lines(snapshot, size) else { return };
+    let last = lines.len() - 1;
+    for (index, line) in lines.iter().enumerate() {
         let mark = if index == 0 { " ! " } else { "   " };
-        let left = [painter.piece(format!("{mark}{line}"), Tone::Warn)];
-        painter.both_ends(layout::line(area, index), &left, &right);
+        let area = layout::line(area, index as u16);
+        if index < last {
+            let left = [painter.piece(format!("{mark}{line}"), Tone::Warn)];
+            painter.pieces(area, &left);
+        } else {
+            let text = table::cut(line, beside(&more, size.0), painter.theme.symbols.ellipsis);
+            let left = [painter.piece(format!("{mark}{text}"), Tone::Warn)];
+            let key = Piece { text: "e".to_owned(), style: painter.theme.key() };
+            let right = [key, painter.piece(more.as_str(), Tone::Dim)];
+            painter.both_ends(area, &left, &right);
+        }
     }
 }
 
-/// The lines of the most important problem, and what to say of the others.
-fn problem_lines(snapshot: &Snapshot, width: usize) -> Option<(Vec<String>, String)> {
-    const MARK: usize = 3;
+/// In front of the lines of a problem.
+const MARK: usize = 3;
+
+/// How much of a problem's last line fits beside what is said of the others, with a gap that tells them apart.
+fn beside(more: &str, width: u16) -> usize {
+    const KEY_AND_GAP: usize = 3;
+    usize::from(width).saturating_sub(MARK + KEY_AND_GAP + more.len()).max(1)
+}
+
+/// The lines of the most important problem, at least one, and what to say of the others.
+fn problem_lines(snapshot: &Snapshot, (width, height): (u16, u16)) -> Option<(Vec<String>, String)> {
     let problems = summary::notices(snapshot);
     let first = problems.first()?;
     let more = match problems.len() - 1 {
         0 => " details ".to_owned(),
         more => format!(" +{more} more "),
     };
-    // Beside the first line stands the key, behind a gap.
-    let beside = more.len() + 2;
-    let room = width.saturating_sub(MARK).max(1);
-    let mut lines = table::wrap_behind(first, room.saturating_sub(beside).max(1), room);
-    if lines.len() > PROBLEM_LINES {
-        // The screen's edge cuts it.
-        let rest = lines.split_off(PROBLEM_LINES - 1).join(" ");
+    let most = if height < LOW { 1 } else { PROBLEM_LINES };
+    let (room, beside) = (usize::from(width).saturating_sub(MARK).max(1), beside(&more, width));
+    let fits = |lines: &Vec<String>| {
+        lines.len() <= most && lines.last().is_some_and(|last| UnicodeWidthStr::width(last.as_str()) <= beside)
+    };
+    let lines = [room, beside].into_iter().map(|room| table::wrap(first, room)).find(fits).unwrap_or_else(|| {
+        let mut lines = table::wrap(first, room);
+        // The last line is cut.
+        let rest = lines.split_off(lines.len().min(most) - 1).join(" ");
         lines.push(rest);
-    }
+        lines
+    });
     Some((lines, more))
 }
