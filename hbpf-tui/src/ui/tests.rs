@@ -158,6 +158,46 @@ fn gpus_page() {
     }
 }
 
+/// Eight GPUs with a process each, one of them lost and one that does not tell its power.
+fn many_gpus() -> Snapshot {
+    let mut snapshot = fixture::rich();
+    let [whole, lost] = &fixture::gpus()[..] else { panic!() };
+    snapshot.gpus = vec![whole.clone(); 8];
+    snapshot.gpus[4].power_watts = None;
+    snapshot.gpus[6] = lost.clone();
+    for (gpu, index) in snapshot.gpus.iter_mut().zip(0..) {
+        gpu.index = index;
+        gpu.processes.truncate(1);
+    }
+    snapshot
+}
+
+#[test]
+fn more_gpus_than_fit_are_counted_and_scrolled_before_their_processes() {
+    let mut state = with((80, 24), many_gpus());
+    state.apply(Action::ToggleGpus);
+    insta::assert_snapshot!(screen(&state));
+    let lower = |state: &State| screen(state).split_once("Processes on GPUs").expect("a table").1.to_owned();
+    let before = lower(&state);
+    state.apply(Action::Move(Motion::Down));
+    assert_eq!(lower(&state), before);
+    assert!(screen(&state).contains("2-7 of 8"), "{}", screen(&state));
+    state.apply(Action::Move(Motion::End));
+    assert!(screen(&state).contains("3-8 of 8"), "{}", screen(&state));
+}
+
+#[test]
+fn low_and_narrow_screens_have_rows_before_all_else() {
+    let snapshot = Snapshot { findings: fixture::findings(), ..fixture::counted() };
+    for size in [(90, 10), (40, 12)] {
+        let mut state = with(size, snapshot.clone());
+        state.apply(Action::ToggleInOut);
+        insta::assert_snapshot!(format!("inout_{}x{}", size.0, size.1), screen(&state));
+        state.apply(Action::Move(Motion::End));
+        assert!(screen(&state).contains("nvme0n1"), "{}", screen(&state));
+    }
+}
+
 #[test]
 fn engines_page() {
     for size in SIZES {
@@ -296,7 +336,10 @@ fn ascii_terminals_get_ascii() {
 
 #[test]
 fn no_size_panics() {
-    let actions: [&[Action]; 9] = [
+    let actions: [&[Action]; 12] = [
+        &[Action::ToggleEngines, Action::Move(Motion::End)],
+        &[Action::ToggleInOut, Action::Move(Motion::End)],
+        &[Action::ToggleProbes, Action::Move(Motion::End)],
         &[Action::ToggleModels, Action::Move(Motion::End)],
         &[Action::ToggleWorkloads, Action::Move(Motion::End)],
         &[Action::ToggleGpus, Action::Move(Motion::End)],
@@ -309,7 +352,8 @@ fn no_size_panics() {
     ];
     let sizes = || (1..=40).flat_map(|width| (1..=20).map(move |height| (width, height)));
     let theme = Theme::new(&UTF8);
-    for snapshot in [Some(fixture::rich()), Some(fixture::unprivileged()), None] {
+    let full = Snapshot { engines: fixture::engines(), gpus: fixture::gpus(), ..fixture::counted() };
+    for snapshot in [Some(fixture::rich()), Some(full), Some(fixture::unprivileged()), None] {
         for actions in actions {
             let mut state = State::new(Source::Live, (80, 24));
             if let Some(snapshot) = &snapshot {
