@@ -11,7 +11,7 @@ use crate::summary;
 use crate::table::{self, Align, Tone};
 
 /// Keys and what they do; an empty key continues the line above or explains.
-const HELP: [(&str, &str); 54] = [
+const HELP: [(&str, &str); 55] = [
     ("Up Down PgUp PgDn", "move the selection (also k j); Home follows the top row"),
     ("Enter", "details of the selected process or request"),
     ("Esc", "back"),
@@ -56,7 +56,8 @@ const HELP: [(&str, &str); 54] = [
     ("RUN WAIT SWAP", "requests that an inference server computes, lets wait, has"),
     ("", "moved out; KV% HIT%: cache in use, prompts found in it;"),
     ("", "PREEMPT: requests that had to begin again; IN/S OUT/S:"),
-    ("", "tokens; TTFT95 and so on: its own times, last minute"),
+    ("", "tokens; TTFT95 and so on: its own times, last minute;"),
+    ("", "RUN LATELY: RUN in the latest frames, scaled to the most"),
     ("TRUST", "hbpf's count of its tokens against its own; 100% is equal"),
     ("ECC XID PART", "uncorrected memory errors, errors that were told; MIG"),
     ("TLS", "no lib: no TLS library that hbpf knows is loaded; programs"),

@@ -264,7 +264,7 @@ pub(crate) fn engines(painter: &mut Painter<'_>, area: Rect, state: &State) {
         // The latest stands at the right.
         format!("{bars:>width$}", width = engines::TREND)
     };
-    let (columns, rows) = engines::table(&snapshot.engines, Some(&trend));
+    let (columns, rows) = engines::table(&snapshot.engines, Some(usize::from(area.width)), Some(&trend));
     let loaded = engines::model_rows(&snapshot.engines);
     let [upper, lower] = engines_stack(area, rows.len(), loaded.len()).at(state.scroll);
     let title = format!("Inference servers {}", snapshot.engines.len());
@@ -286,7 +286,7 @@ fn engines_stack(area: Rect, rows: usize, loaded: usize) -> Stack {
 /// How far the page of inference servers can be scrolled.
 pub(crate) fn engines_scroll(area: Rect, state: &State) -> usize {
     let Some(snapshot) = state.snapshot() else { return 0 };
-    let rows = engines::table(&snapshot.engines, None).1.len();
+    let rows = engines::table(&snapshot.engines, None, None).1.len();
     engines_stack(area, rows, engines::model_rows(&snapshot.engines).len()).limit()
 }
 
