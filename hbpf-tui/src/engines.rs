@@ -324,11 +324,11 @@ pub(crate) fn facts(engine: &Engine) -> [Vec<(&'static str, String, Tone)>; 2] {
         plain("hits", percent(hits(Line::Whole(engine)))),
         plain("preempted", known(engine.preemptions_total, format::count)),
     ];
-    let Cell { text, tone } = state(engine);
+    let Cell { text, tone, .. } = state(engine);
     if text != OK {
         load.push(("state", text, tone));
     }
-    let Cell { text, tone } = trust(engine);
+    let Cell { text, tone, .. } = trust(engine);
     let over = known(engine.agreement_tokens, |tokens| format!("{text} of {}", format::count(tokens)));
     let mut counts = vec![
         plain("own tokens out", tokens(engine.output_tokens_total, engine.output_tokens_per_second)),

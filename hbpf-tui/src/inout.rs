@@ -3,6 +3,7 @@
 use hbpf_core::snapshot::{DeviceUse, Disk, DiskDevice, Distribution, Network, Process, Snapshot};
 
 use crate::format::{self, UNKNOWN};
+use crate::rows;
 use crate::table::{Align, Cell, Column, Tone};
 
 /// What there is of a kind: columns stand only where something of theirs was seen.
@@ -23,7 +24,7 @@ const PARTS: [Part; 17] = {
     use Kind::{Device, Disk, Network, Process};
     [
         (Process, Column::fixed("PID", Right, 7, 100), |process| Cell::number(process.pid.to_string())),
-        (Process, Column::flexible("PROGRAM", 10, 40, 99), program),
+        (Process, Column::flexible("PROGRAM", 10, 40, 99), rows::command),
         (Process, Column::fixed("READ/s", Right, 6, 95), |process| {
             disk(process, |disk| rate(disk.read_bytes_per_second))
         }),
@@ -123,10 +124,6 @@ fn events(process: &Process) -> u64 {
     let timed = [disk_latency(process), connects(process)].into_iter().flatten().map(|all| all.count);
     let opened = process.devices.iter().map(|device| device.opens_total);
     timed.chain(opened).chain(network.map(counted)).fold(0, u64::saturating_add)
-}
-
-fn program(process: &Process) -> Cell {
-    Cell::new(process.command.as_str(), if process.exited { Tone::Dim } else { Tone::Strong })
 }
 
 fn number(text: Option<String>) -> Cell {

@@ -29,18 +29,20 @@ pub(crate) enum Tone {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Cell {
     pub(crate) text: String,
+    /// What is said behind the text, also where that is cut.
+    pub(crate) mark: &'static str,
     pub(crate) tone: Tone,
 }
 
 impl Cell {
     pub(crate) fn new(text: impl Into<String>, tone: Tone) -> Self {
-        Self { text: text.into(), tone }
+        Self { text: text.into(), mark: "", tone }
     }
 
     /// A number: what is unknown or nothing stands back, so that the eye finds what is there.
     pub(crate) fn number(text: String) -> Self {
         let tone = if text == crate::format::UNKNOWN || text == "0" { Tone::Dim } else { Tone::Plain };
-        Self { text, tone }
+        Self::new(text, tone)
     }
 }
 
@@ -124,6 +126,14 @@ pub(crate) fn fill(text: &str, width: usize, align: Align, ellipsis: char) -> St
     }
 }
 
+/// The same with a mark behind the text, which is cut for it.
+pub(crate) fn fill_marked(text: &str, mark: &str, width: usize, align: Align, ellipsis: char) -> String {
+    match width.checked_sub(mark.width()) {
+        Some(room) if room > 0 => fill(&(cut(text, room, ellipsis) + mark), width, align, ellipsis),
+        _ => fill(text, width, align, ellipsis),
+    }
+}
+
 /// The text cut to at most `width` terminal cells, the last of which then says that something is missing.
 pub(crate) fn cut(text: &str, width: usize, ellipsis: char) -> String {
     if text.width() <= width {
@@ -175,18 +185,27 @@ pub(crate) fn plain(columns: &[Column], rows: &[Vec<Cell>], width: Option<usize>
     let columns: Vec<Column> = (columns.iter().enumerate())
         .map(|(i, column)| {
             // Nothing is cut that need not be: a flexible column is as wide as its widest cell.
-            let widest = rows.iter().map(|row| row[i].text.width()).chain([column.title.width()]).max().unwrap_or(0);
+            let widest = rows
+                .iter()
+                .map(|row| row[i].text.width() + row[i].mark.width())
+                .chain([column.title.width()])
+                .max()
+                .unwrap_or(0);
             if column.min == column.max { *column } else { Column { max: widest.max(column.min), ..*column } }
         })
         .collect();
     let unbounded = || columns.iter().map(|column| column.max + GAP).sum();
     let placed = fit(&columns, width.unwrap_or_else(unbounded));
-    let line = |text: &dyn Fn(usize) -> String| {
-        let cells = placed.iter().map(|p| fill(&text(p.index), p.width, columns[p.index].align, '+'));
+    let line = |of: &dyn Fn(usize) -> (String, &'static str)| {
+        let cells = placed.iter().map(|p| {
+            let (text, mark) = of(p.index);
+            fill_marked(&text, mark, p.width, columns[p.index].align, '+')
+        });
         cells.collect::<Vec<_>>().join(" ").trim_end().to_owned()
     };
-    let title = line(&|i| columns[i].title.to_owned());
-    std::iter::once(title).chain(rows.iter().map(|row| line(&|i| row[i].text.clone()))).collect()
+    let title = line(&|i| (columns[i].title.to_owned(), ""));
+    let of_row = |row: &Vec<Cell>| line(&|i| (row[i].text.clone(), row[i].mark));
+    std::iter::once(title).chain(rows.iter().map(of_row)).collect()
 }
 
 #[cfg(test)]
@@ -234,6 +253,13 @@ mod tests {
         assert_eq!(fill("模型模型", 4, Align::Left, '…'), "模… ");
         assert_eq!(fill("ab", 4, Align::Right, '…'), "  ab");
         assert_eq!(fill("ab", 0, Align::Left, '…'), "");
+    }
+
+    #[test]
+    fn a_mark_is_not_cut_with_its_text() {
+        assert_eq!(fill_marked("curl", " (ended)", 14, Align::Left, '…'), "curl (ended)  ");
+        assert_eq!(fill_marked("python3 agent.py", " (ended)", 14, Align::Left, '…'), "pytho… (ended)");
+        assert_eq!(fill_marked("curl", " (ended)", 8, Align::Left, '…'), "curl    ", "there is no room for both");
     }
 
     #[test]

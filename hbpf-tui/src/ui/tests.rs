@@ -353,7 +353,7 @@ fn no_size_panics() {
     let sizes = || (1..=40).flat_map(|width| (1..=20).map(move |height| (width, height)));
     let theme = Theme::new(&UTF8);
     let full = Snapshot { engines: fixture::engines(), gpus: fixture::gpus(), ..fixture::counted() };
-    for snapshot in [Some(fixture::rich()), Some(full), Some(fixture::unprivileged()), None] {
+    for snapshot in [Some(full), Some(fixture::unprivileged()), None] {
         for actions in actions {
             let mut state = State::new(Source::Live, (80, 24));
             if let Some(snapshot) = &snapshot {
