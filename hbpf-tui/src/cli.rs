@@ -6,7 +6,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::error::ErrorKind;
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use hbpf_host::protocol::Group;
 
 use crate::format;
@@ -43,6 +44,24 @@ Exit codes:
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Option<Command>,
+}
+
+impl Cli {
+    /// What the parser cannot tell: whether the options make sense together.
+    pub(crate) fn checked(self) -> Result<Self, clap::Error> {
+        let (name, probes) = match &self.command {
+            Some(Command::Top(arguments)) => ("top", &arguments.probes),
+            Some(Command::Snapshot(arguments)) => ("snapshot", &arguments.probes),
+            Some(Command::Doctor(_)) | None => return Ok(self),
+        };
+        let Some((option, group)) = probes.contradiction() else { return Ok(self) };
+        let text = format!("the argument '{option}' cannot be used with '--groups {}'", group.name());
+        let mut command = Self::command();
+        // So that the usage is that of the subcommand.
+        command.build();
+        let mut command = command.find_subcommand(name).cloned().unwrap_or(command);
+        Err(command.error(ErrorKind::ArgumentConflict, text))
+    }
 }
 
 #[derive(Subcommand, Debug)]
@@ -132,7 +151,9 @@ pub(crate) struct SnapshotArgs {
     #[arg(short = 'd', long, value_name = "DURATION", value_parser = interval, allow_hyphen_values = true)]
     pub(crate) interval: Option<Duration>,
     /// With --interval: how many; without, until interrupted
-    #[arg(short = 'n', long, value_name = "N", requires = "interval", value_parser = count, allow_hyphen_values = true)]
+    // What is required is not missed beside an option that excludes it: with --duration that has to be said.
+    #[arg(short = 'n', long, value_name = "N", requires = "interval", conflicts_with = "duration", value_parser = count,
+        allow_hyphen_values = true)]
     pub(crate) count: Option<u64>,
     /// Only this process; may be given more than once. Filters processes, their requests and workloads; totals,
     /// models and endpoints stay those of the host
@@ -173,8 +194,9 @@ pub(crate) struct Doctor {
 pub(crate) struct Probes {
     /// Probe groups to begin with, separated by commas, or all: llm-tls and llm-plain show model traffic, block requests to
     /// disks, net how connections fare, device who opens GPUs
-    #[arg(long, value_name = "GROUPS", value_delimiter = ',', value_parser = group, default_value = "llm-tls,llm-plain",
-        allow_hyphen_values = true)]
+    /// [default: llm-tls,llm-plain]
+    // Not clap's: then nobody could tell whether a group was named.
+    #[arg(long, value_name = "GROUPS", value_delimiter = ',', value_parser = group, allow_hyphen_values = true)]
     pub(crate) groups: Vec<Groups>,
     /// Leave TLS libraries alone (uprobes are what costs most)
     #[arg(long)]
@@ -187,13 +209,29 @@ pub(crate) struct Probes {
 impl Probes {
     /// The groups to switch on, each once, in the order in which they are shown.
     pub(crate) fn chosen(&self) -> Vec<Group> {
-        let left_out = |group| match group {
-            Group::LlmTls => self.no_tls,
-            Group::LlmPlain => self.no_plain,
-            Group::Block | Group::Net | Group::Device => false,
+        let is_named = |group: &Group| match self.groups[..] {
+            [] => Group::LLM.contains(group),
+            _ => self.groups.iter().any(|named| named.0.contains(group)),
         };
-        let is_named = |group: &Group| self.groups.iter().any(|named| named.0.contains(group));
-        Group::ALL.into_iter().filter(|group| is_named(group) && !left_out(*group)).collect()
+        Group::ALL.into_iter().filter(|group| is_named(group) && self.leaving_out(*group).is_none()).collect()
+    }
+
+    /// A group that is asked for by its own name and left out, with the option that does it. `all` but one is no
+    /// contradiction.
+    fn contradiction(&self) -> Option<(&'static str, Group)> {
+        self.groups.iter().find_map(|named| match named.0 {
+            [group] => Some((self.leaving_out(*group)?, *group)),
+            _ => None,
+        })
+    }
+
+    /// The option that leaves a group out.
+    fn leaving_out(&self, group: Group) -> Option<&'static str> {
+        match group {
+            Group::LlmTls => self.no_tls.then_some("--no-tls"),
+            Group::LlmPlain => self.no_plain.then_some("--no-plain"),
+            Group::Block | Group::Net | Group::Device => None,
+        }
     }
 }
 
@@ -315,7 +353,7 @@ mod tests {
 
     fn top(arguments: &[&str]) -> Result<Top, clap::Error> {
         let all = ["hbpf", "top"].iter().chain(arguments);
-        match Cli::try_parse_from(all)?.command {
+        match Cli::try_parse_from(all)?.checked()?.command {
             Some(Command::Top(top)) => Ok(top),
             other => panic!("{other:?}"),
         }
@@ -323,7 +361,7 @@ mod tests {
 
     fn snapshot(arguments: &[&str]) -> Result<SnapshotArgs, clap::Error> {
         let all = ["hbpf", "snapshot"].iter().chain(arguments);
-        match Cli::try_parse_from(all)?.command {
+        match Cli::try_parse_from(all)?.checked()?.command {
             Some(Command::Snapshot(snapshot)) => Ok(snapshot),
             other => panic!("{other:?}"),
         }
@@ -358,6 +396,7 @@ mod tests {
         assert!(top(&["-n", "3"]).is_err(), "a number of frames makes sense in batch mode only");
         assert!(top(&["--replay", "x", "--no-tls"]).is_err());
         assert!(snapshot(&["--count", "2"]).is_err());
+        assert!(snapshot(&["--count", "2", "--duration", "1s"]).is_err());
         assert!(snapshot(&["--duration", "2s", "--interval", "1s"]).is_err());
         assert!(snapshot(&["--json", "--format", "text"]).is_err());
         assert!(snapshot(&["--pid", "0"]).is_err());
@@ -402,6 +441,26 @@ mod tests {
         assert_eq!(top(&[]).unwrap().probes.chosen(), [Group::LlmTls, Group::LlmPlain]);
         assert_eq!(top(&["--no-tls"]).unwrap().probes.chosen(), [Group::LlmPlain]);
         assert_eq!(top(&["--groups", "llm-tls,llm-tls"]).unwrap().probes.chosen(), [Group::LlmTls]);
+        assert!(top(&["--no-tls", "--no-plain"]).unwrap().probes.chosen().is_empty());
+        let but_one = snapshot(&["--groups", "all", "--no-tls"]).unwrap().probes.chosen();
+        assert_eq!(but_one, [Group::LlmPlain, Group::Block, Group::Net, Group::Device]);
+        assert_eq!(top(&["--groups", "llm-plain,net", "--no-tls"]).unwrap().probes.chosen().len(), 2);
+    }
+
+    #[test]
+    fn a_group_is_not_named_and_left_out_at_once() {
+        for (groups, option) in
+            [("llm-tls", "--no-tls"), ("llm-tls,llm-plain", "--no-plain"), ("all,llm-tls", "--no-tls")]
+        {
+            let error = top(&["--groups", groups, option]).unwrap_err();
+            assert_eq!(error.exit_code(), 2);
+            let error = snapshot(&["--groups", groups, option]).unwrap_err().to_string();
+            assert!(
+                error.starts_with(&format!("error: the argument '{option}' cannot be used with '--groups llm-")),
+                "{error}"
+            );
+            assert!(error.contains("Usage: hbpf snapshot"), "{error}");
+        }
     }
 
     #[test]

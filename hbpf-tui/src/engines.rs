@@ -1,10 +1,12 @@
 //! What the tables show of inference servers, in their own words.
 
+use std::net::SocketAddr;
+
 use hbpf_core::label::Label;
 use hbpf_core::snapshot::{Engine, EngineLatency, EngineModel, EngineReplica, Process, Snapshot};
 
 use crate::format::{self, UNKNOWN, known};
-use crate::table::{Align, Cell, Column, Tone};
+use crate::table::{self, Align, Cell, Column, Tone};
 
 /// A cache that is so full holds requests up, or soon will.
 const FULL_CACHE: f64 = 90.0;
@@ -34,6 +36,8 @@ enum Line<'a> {
 /// A column, whether it stands although nothing is known for it, and its cell of a line.
 type Part = (Column, bool, fn(Line<'_>) -> Cell);
 
+/// What tells rows apart stays longer than what can be read in a process's details as well: the pid longest, for servers in
+/// containers may all listen at one and the same address, each of its own network.
 const PARTS: [Part; 20] = {
     use Align::{Left, Right};
     use Line::{Replica, Whole};
@@ -42,8 +46,8 @@ const PARTS: [Part; 20] = {
             Whole(engine) => Cell::new(engine.kind.as_str(), Tone::Strong),
             Replica(replica) => Cell::new(format!("  {}", replica.label), Tone::Dim),
         }),
-        (Column::fixed("PID", Right, 7, 60), true, |line| whole(line, |engine| Some(engine.pid.to_string()))),
-        (Column::flexible("ENDPOINT", 14, 24, 55), true, |line| match line {
+        (Column::fixed("PID", Right, 7, 97), true, |line| whole(line, |engine| Some(engine.pid.to_string()))),
+        (Column::flexible(ENDPOINT, 14, 24, 89), true, |line| match line {
             Whole(engine) => Cell::new(engine.endpoint.as_str(), Tone::Plain),
             Replica(_) => Cell::default(),
         }),
@@ -61,10 +65,10 @@ const PARTS: [Part; 20] = {
         (Column::fixed("SWAP", Right, 4, 50), false, |line| {
             alarming(either(line, |engine| engine.requests_swapped, |replica| replica.requests_swapped))
         }),
-        (Column::fixed("KV%", Right, 5, 97), false, |line| {
+        (Column::fixed("KV%", Right, 5, 96), false, |line| {
             cache(either(line, |engine| engine.kv_cache_percent, |replica| replica.kv_cache_percent))
         }),
-        (Column::fixed("HIT%", Right, 5, 96), false, |line| number(hits(line).map(format::percent))),
+        (Column::fixed("HIT%", Right, 5, 86), false, |line| number(hits(line).map(format::percent))),
         (Column::fixed("PREEMPT", Right, 7, 80), false, |line| {
             let preempted = either(line, |engine| engine.preemptions_total, |replica| replica.preemptions_total);
             alarming(preempted.map(|times| times as f64))
@@ -109,11 +113,21 @@ const PARTS: [Part; 20] = {
     ]
 };
 
+const ENDPOINT: &str = "ENDPOINT";
+
+/// Where there is no room for whole endpoints, and all are on this machine's own addresses, their ports have to do.
+const PORT: Column = Column::flexible("PORT", 6, 6, 89);
+
 /// The running requests of a server, or of one of its replicas, lately, as bars.
 pub(crate) type Trend<'a> = dyn Fn(&Engine, Option<&EngineReplica>) -> String + 'a;
 
-/// Servers with their replicas below them: columns and rows. Of what no server here tells there is no column.
-pub(crate) fn table(engines: &[Engine], trend: Option<&Trend<'_>>) -> (Vec<Column>, Vec<Vec<Cell>>) {
+/// Servers with their replicas below them: columns and rows, for a screen of this width if it is known. Of what no server
+/// here tells there is no column.
+pub(crate) fn table(
+    engines: &[Engine],
+    width: Option<usize>,
+    trend: Option<&Trend<'_>>,
+) -> (Vec<Column>, Vec<Vec<Cell>>) {
     let mut lines: Vec<(&Engine, Option<&EngineReplica>)> = Vec::new();
     for engine in engines {
         lines.push((engine, None));
@@ -132,12 +146,29 @@ pub(crate) fn table(engines: &[Engine], trend: Option<&Trend<'_>>) -> (Vec<Colum
     if let Some(trend) = trend {
         // Before the last one, which is as wide as there is room.
         let at = columns.len() - 1;
-        columns.insert(at, Column::fixed("TREND", Align::Left, TREND, 48));
+        columns.insert(at, Column::fixed("RUN LATELY", Align::Left, TREND, 48));
         for (row, (engine, replica)) in rows.iter_mut().zip(&lines) {
             row.insert(at, Cell::new(trend(engine, *replica), Tone::Plain));
         }
     }
+    if let (Some(width), Some(at)) = (width, columns.iter().position(|column| column.title == ENDPOINT)) {
+        let has_room = table::fit(&columns, width).iter().any(|placed| placed.index == at);
+        let ports: Option<Vec<u16>> = engines.iter().map(local_port).collect();
+        if let (false, Some(ports)) = (has_room, ports) {
+            columns[at] = PORT;
+            let of_servers = rows.iter_mut().zip(&lines).filter(|(_, (_, replica))| replica.is_none());
+            for ((row, _), port) in of_servers.zip(ports) {
+                row[at].text = format!(":{port}");
+            }
+        }
+    }
     (columns, rows)
+}
+
+/// The port of a server that listens at the loopback or at every address.
+fn local_port(engine: &Engine) -> Option<u16> {
+    let address: SocketAddr = engine.endpoint.as_str().parse().ok()?;
+    (address.ip().is_loopback() || address.ip().is_unspecified()).then_some(address.port())
 }
 
 fn either<T>(line: Line<'_>, of: fn(&Engine) -> Option<T>, of_replica: fn(&EngineReplica) -> Option<T>) -> Option<T> {
@@ -293,11 +324,11 @@ pub(crate) fn facts(engine: &Engine) -> [Vec<(&'static str, String, Tone)>; 2] {
         plain("hits", percent(hits(Line::Whole(engine)))),
         plain("preempted", known(engine.preemptions_total, format::count)),
     ];
-    let Cell { text, tone } = state(engine);
+    let Cell { text, tone, .. } = state(engine);
     if text != OK {
         load.push(("state", text, tone));
     }
-    let Cell { text, tone } = trust(engine);
+    let Cell { text, tone, .. } = trust(engine);
     let over = known(engine.agreement_tokens, |tokens| format!("{text} of {}", format::count(tokens)));
     let mut counts = vec![
         plain("own tokens out", tokens(engine.output_tokens_total, engine.output_tokens_per_second)),
@@ -319,7 +350,7 @@ mod tests {
     use crate::fixture;
 
     fn titles(engines: &[Engine]) -> Vec<&'static str> {
-        table(engines, None).0.iter().map(|column| column.title).collect()
+        table(engines, None, None).0.iter().map(|column| column.title).collect()
     }
 
     #[test]
@@ -332,12 +363,33 @@ mod tests {
             ["ENGINE", "PID", "ENDPOINT", "MODEL", "RUN", "WAIT", "OUT/S", "STATE"]
         );
         let trend = |_: &Engine, _: Option<&EngineReplica>| "x".to_owned();
-        let (columns, rows) = table(&all, Some(&trend));
+        let (columns, rows) = table(&all, None, Some(&trend));
         assert_eq!(columns.len(), PARTS.len() + 1);
         assert!(rows.iter().all(|row| row.len() == columns.len()));
         let replicas: usize = all.iter().map(|engine| engine.replicas.len()).sum();
         assert_eq!((rows.len(), replicas), (all.len() + 2, 2));
-        assert!(table(&[], None).1.is_empty());
+        assert!(table(&[], None, None).1.is_empty());
+    }
+
+    #[test]
+    fn replicas_of_one_model_can_be_told_apart_in_80_columns() {
+        let one = fixture::engines().remove(0);
+        let server = |port: u16| Engine {
+            pid: u32::from(port),
+            endpoint: Label::new(&format!("0.0.0.0:{port}")),
+            replicas: Vec::new(),
+            ..one.clone()
+        };
+        let shown = |engines: &[Engine]| {
+            let (columns, rows) = table(engines, Some(80), None);
+            table::plain(&columns, &rows, Some(80))
+        };
+        let mut engines: Vec<Engine> = (8000..8020).map(server).collect();
+        let lines = shown(&engines);
+        assert!(lines[0].contains("PID") && lines[1].contains(" 8000 :8000 "), "{lines:#?}");
+        engines[7].endpoint = "10.0.0.5:8000".into();
+        let lines = shown(&engines);
+        assert!(lines[0].contains("PID") && !lines[0].contains("PORT"), "a port alone would mislead: {lines:#?}");
     }
 
     #[test]

@@ -141,7 +141,11 @@ pub(crate) struct Summary {
     /// Of those that tell both.
     pub(crate) memory_used_bytes: Option<u64>,
     pub(crate) memory_total_bytes: Option<u64>,
+    /// Whether some do not: all together have more.
+    pub(crate) is_memory_partial: bool,
+    /// Of those that tell it.
     pub(crate) power_watts: Option<f64>,
+    pub(crate) is_power_partial: bool,
     /// GPUs that have a problem or do not answer.
     pub(crate) troubled: usize,
 }
@@ -166,7 +170,9 @@ impl Summary {
             utilization_percent: (!known.is_empty()).then(|| known.iter().sum::<f64>() / known.len() as f64),
             memory_used_bytes: sum(|(used, _)| used),
             memory_total_bytes: sum(|(_, total)| total),
+            is_memory_partial: memory().count() < gpus.len(),
             power_watts: gpus.iter().filter_map(|gpu| gpu.power_watts).reduce(|a, b| a + b),
+            is_power_partial: gpus.iter().any(|gpu| gpu.power_watts.is_none()),
             troubled: gpus.iter().filter(|gpu| gpu.problem.is_some() || gpu.stale_seconds.is_some()).count(),
         })
     }
@@ -187,6 +193,9 @@ mod tests {
             (summary.memory_used_bytes, summary.power_watts, summary.troubled),
             (Some(71 << 30), Some(512.0), 1)
         );
+        assert!(summary.is_memory_partial && summary.is_power_partial, "the other may use some as well");
+        let whole = Summary::of(&gpus[..1]).unwrap();
+        assert!(!whole.is_memory_partial && !whole.is_power_partial);
         assert_eq!(Summary::of(&[Gpu::default(), gpus[0].clone()]).unwrap().name, summary.name);
         let one = Gpu { name: "Other".into(), ..Gpu::default() };
         let mixed = Summary::of(&[gpus[0].clone(), one]).unwrap();

@@ -3,6 +3,7 @@
 use hbpf_core::snapshot::{DeviceUse, Disk, DiskDevice, Distribution, Network, Process, Snapshot};
 
 use crate::format::{self, UNKNOWN};
+use crate::rows;
 use crate::table::{Align, Cell, Column, Tone};
 
 /// What there is of a kind: columns stand only where something of theirs was seen.
@@ -17,12 +18,13 @@ enum Kind {
 /// A column, what it is about, and its cell of a process.
 type Part = (Kind, Column, fn(&Process) -> Cell);
 
+/// Where width runs out tails go before medians, and both before the counts that they are to be judged by.
 const PARTS: [Part; 17] = {
     use Align::{Left, Right};
     use Kind::{Device, Disk, Network, Process};
     [
         (Process, Column::fixed("PID", Right, 7, 100), |process| Cell::number(process.pid.to_string())),
-        (Process, Column::flexible("PROGRAM", 10, 40, 99), program),
+        (Process, Column::flexible("PROGRAM", 10, 40, 99), rows::command),
         (Process, Column::fixed("READ/s", Right, 6, 95), |process| {
             disk(process, |disk| rate(disk.read_bytes_per_second))
         }),
@@ -30,22 +32,22 @@ const PARTS: [Part; 17] = {
             disk(process, |disk| rate(disk.write_bytes_per_second))
         }),
         (Disk, Column::flexible("DISK", 6, 16, 60), |process| Cell::new(disks(process), Tone::Dim)),
-        (Disk, Column::fixed("REQS", Right, 6, 70), |process| latency(disk_latency(process), |all| count(all.count))),
-        (Disk, Column::fixed("DISK50", Right, 6, 92), |process| latency(disk_latency(process), |all| seconds(all.p50))),
-        (Disk, Column::fixed("DISK99", Right, 6, 93), |process| latency(disk_latency(process), |all| seconds(all.p99))),
-        (Network, Column::fixed("CONNS", Right, 5, 69), |process| {
+        (Disk, Column::fixed("REQS", Right, 6, 93), |process| latency(disk_latency(process), |all| count(all.count))),
+        (Disk, Column::fixed("DISK50", Right, 6, 88), |process| latency(disk_latency(process), |all| seconds(all.p50))),
+        (Disk, Column::fixed("DISK99", Right, 6, 86), |process| latency(disk_latency(process), |all| seconds(all.p99))),
+        (Network, Column::fixed("CONNS", Right, 5, 92), |process| {
             let connected = process.network.as_ref().map(|_| connects(process).map_or(0, |all| all.count));
             number(connected.map(count))
         }),
-        (Network, Column::fixed("CONN50", Right, 6, 90), |process| latency(connects(process), |all| seconds(all.p50))),
-        (Network, Column::fixed("CONN99", Right, 6, 89), |process| latency(connects(process), |all| seconds(all.p99))),
-        (Network, Column::fixed("FAIL", Right, 4, 88), |process| {
+        (Network, Column::fixed("CONN50", Right, 6, 87), |process| latency(connects(process), |all| seconds(all.p50))),
+        (Network, Column::fixed("CONN99", Right, 6, 85), |process| latency(connects(process), |all| seconds(all.p99))),
+        (Network, Column::fixed("FAIL", Right, 4, 91), |process| {
             trouble(process, |net| Some(net.connects_failed_total))
         }),
-        (Network, Column::fixed("RETR", Right, 5, 87), |process| trouble(process, |net| net.retransmits_total)),
-        (Network, Column::fixed("RST", Right, 4, 86), |process| trouble(process, |net| net.resets_total)),
-        (Device, Column::fixed("OPEN", Right, 4, 85), |process| devices(process, |device| device.open.map(u64::from))),
-        (Device, Column::fixed("OPENS", Right, 5, 84), |process| devices(process, |device| Some(device.opens_total))),
+        (Network, Column::fixed("RETR", Right, 5, 90), |process| trouble(process, |net| net.retransmits_total)),
+        (Network, Column::fixed("RST", Right, 4, 89), |process| trouble(process, |net| net.resets_total)),
+        (Device, Column::fixed("OPEN", Right, 4, 84), |process| devices(process, |device| device.open.map(u64::from))),
+        (Device, Column::fixed("OPENS", Right, 5, 83), |process| devices(process, |device| Some(device.opens_total))),
         (Device, Column { align: Left, ..Column::flexible("DEVICES", 10, 40, 65) }, device_names),
     ]
 };
@@ -60,19 +62,19 @@ pub(crate) fn table(snapshot: &Snapshot) -> (Vec<Column>, Vec<Vec<Cell>>) {
     (parts.iter().map(|(_, column, _)| *column).collect(), rows)
 }
 
-/// Columns of [`disk_rows`].
+/// Columns of [`disk_rows`]; they give way in the same order.
 pub(crate) fn disk_columns() -> [Column; 9] {
     use Align::{Left, Right};
     [
         Column { align: Left, ..Column::flexible("DISK", 8, 24, 100) },
-        Column::fixed("READS", Right, 6, 92),
-        Column::fixed("READ", Right, 6, 94),
-        Column::fixed("READ50", Right, 6, 96),
-        Column::fixed("READ99", Right, 6, 97),
-        Column::fixed("WRITES", Right, 6, 91),
-        Column::fixed("WRITE", Right, 6, 93),
-        Column::fixed("WRIT50", Right, 6, 95),
-        Column::fixed("WRIT99", Right, 6, 98),
+        Column::fixed("READS", Right, 6, 99),
+        Column::fixed("READ", Right, 6, 93),
+        Column::fixed("READ50", Right, 6, 97),
+        Column::fixed("READ99", Right, 6, 95),
+        Column::fixed("WRITES", Right, 6, 98),
+        Column::fixed("WRITE", Right, 6, 92),
+        Column::fixed("WRIT50", Right, 6, 96),
+        Column::fixed("WRIT99", Right, 6, 94),
     ]
 }
 
@@ -122,10 +124,6 @@ fn events(process: &Process) -> u64 {
     let timed = [disk_latency(process), connects(process)].into_iter().flatten().map(|all| all.count);
     let opened = process.devices.iter().map(|device| device.opens_total);
     timed.chain(opened).chain(network.map(counted)).fold(0, u64::saturating_add)
-}
-
-fn program(process: &Process) -> Cell {
-    Cell::new(process.command.as_str(), if process.exited { Tone::Dim } else { Tone::Strong })
 }
 
 fn number(text: Option<String>) -> Cell {

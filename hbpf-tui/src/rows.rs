@@ -312,8 +312,7 @@ impl ProcessColumn {
         match self {
             Self::Pid => Cell::new(process.pid.to_string(), Tone::Plain),
             Self::User => Cell::new(user_text(process), Tone::Dim),
-            Self::Command if process.exited => Cell::new(format!("{} (ended)", process.command), Tone::Dim),
-            Self::Command => Cell::new(process.command.as_str(), Tone::Strong),
+            Self::Command => command(process),
             Self::Role => Cell::new(row.role_text(), Tone::Dim),
             Self::Model => {
                 let tone = if row.model.is_some() { Tone::Accent } else { Tone::Dim };
@@ -514,6 +513,17 @@ pub(crate) fn role_text(role: Role) -> &'static str {
         Role::Client => "cli",
         Role::Server => "srv",
     }
+}
+
+/// What a process was started as, and whether it is over.
+pub(crate) fn command(process: &Process) -> Cell {
+    let tone = if process.exited { Tone::Dim } else { Tone::Strong };
+    Cell { mark: ended_mark(process), ..Cell::new(process.command.as_str(), tone) }
+}
+
+/// What stands behind the name of a process that has ended.
+pub(crate) fn ended_mark(process: &Process) -> &'static str {
+    if process.exited { " (ended)" } else { "" }
 }
 
 /// The user's name, or number where it has none.

@@ -125,10 +125,10 @@ pub(crate) fn finding(finding: &Finding) -> String {
     if title.starts_with(subject) { title.to_owned() } else { format!("{subject}: {title}") }
 }
 
-/// What observing costs and may cost, as `~0.4% of 2%`; empty where it is not known.
+/// What observing costs and may cost, as `~0.4%, limit 2%`; empty where it is not known.
 pub(crate) fn overhead(capture: &Capture) -> String {
     let overhead = &capture.overhead;
-    let budget = overhead.budget_percent.map_or_else(String::new, |budget| format!(" of {budget}%"));
+    let budget = overhead.budget_percent.map_or_else(String::new, |budget| format!(", limit {budget}%"));
     overhead.percent.map_or_else(String::new, |percent| format!("~{}%{budget}", format::percent(percent)))
 }
 

@@ -29,18 +29,20 @@ pub(crate) enum Tone {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Cell {
     pub(crate) text: String,
+    /// What is said behind the text, also where that is cut.
+    pub(crate) mark: &'static str,
     pub(crate) tone: Tone,
 }
 
 impl Cell {
     pub(crate) fn new(text: impl Into<String>, tone: Tone) -> Self {
-        Self { text: text.into(), tone }
+        Self { text: text.into(), mark: "", tone }
     }
 
     /// A number: what is unknown or nothing stands back, so that the eye finds what is there.
     pub(crate) fn number(text: String) -> Self {
         let tone = if text == crate::format::UNKNOWN || text == "0" { Tone::Dim } else { Tone::Plain };
-        Self { text, tone }
+        Self::new(text, tone)
     }
 }
 
@@ -124,6 +126,14 @@ pub(crate) fn fill(text: &str, width: usize, align: Align, ellipsis: char) -> St
     }
 }
 
+/// The same with a mark behind the text, which is cut for it.
+pub(crate) fn fill_marked(text: &str, mark: &str, width: usize, align: Align, ellipsis: char) -> String {
+    match width.checked_sub(mark.width()) {
+        Some(room) if room > 0 => fill(&(cut(text, room, ellipsis) + mark), width, align, ellipsis),
+        _ => fill(text, width, align, ellipsis),
+    }
+}
+
 /// The text cut to at most `width` terminal cells, the last of which then says that something is missing.
 pub(crate) fn cut(text: &str, width: usize, ellipsis: char) -> String {
     if text.width() <= width {
@@ -147,16 +157,10 @@ pub(crate) fn cut(text: &str, width: usize, ellipsis: char) -> String {
 
 /// Breaks text between words, or within a word that is longer than a line.
 pub(crate) fn wrap(text: &str, width: usize) -> Vec<String> {
-    wrap_behind(text, width, width)
-}
-
-/// The same with a first line that is shorter or longer than the others.
-pub(crate) fn wrap_behind(text: &str, first: usize, others: usize) -> Vec<String> {
     let mut lines = vec![String::new()];
     for word in text.split_whitespace() {
-        let room = |lines: &[String]| if lines.len() == 1 { first } else { others };
         let used = lines.last().map_or(0, |line| line.width());
-        if used > 0 && used + 1 + word.width() <= room(&lines) {
+        if used > 0 && used + 1 + word.width() <= width {
             if let Some(line) = lines.last_mut() {
                 line.push(' ');
             }
@@ -165,7 +169,7 @@ pub(crate) fn wrap_behind(text: &str, first: usize, others: usize) -> Vec<String
         }
         for c in word.chars() {
             let used = lines.last().map_or(0, |line| line.width());
-            if used > 0 && used + c.width().unwrap_or(0) > room(&lines) {
+            if used > 0 && used + c.width().unwrap_or(0) > width {
                 lines.push(String::new());
             }
             if let Some(line) = lines.last_mut() {
@@ -181,18 +185,27 @@ pub(crate) fn plain(columns: &[Column], rows: &[Vec<Cell>], width: Option<usize>
     let columns: Vec<Column> = (columns.iter().enumerate())
         .map(|(i, column)| {
             // Nothing is cut that need not be: a flexible column is as wide as its widest cell.
-            let widest = rows.iter().map(|row| row[i].text.width()).chain([column.title.width()]).max().unwrap_or(0);
+            let widest = rows
+                .iter()
+                .map(|row| row[i].text.width() + row[i].mark.width())
+                .chain([column.title.width()])
+                .max()
+                .unwrap_or(0);
             if column.min == column.max { *column } else { Column { max: widest.max(column.min), ..*column } }
         })
         .collect();
     let unbounded = || columns.iter().map(|column| column.max + GAP).sum();
     let placed = fit(&columns, width.unwrap_or_else(unbounded));
-    let line = |text: &dyn Fn(usize) -> String| {
-        let cells = placed.iter().map(|p| fill(&text(p.index), p.width, columns[p.index].align, '+'));
+    let line = |of: &dyn Fn(usize) -> (String, &'static str)| {
+        let cells = placed.iter().map(|p| {
+            let (text, mark) = of(p.index);
+            fill_marked(&text, mark, p.width, columns[p.index].align, '+')
+        });
         cells.collect::<Vec<_>>().join(" ").trim_end().to_owned()
     };
-    let title = line(&|i| columns[i].title.to_owned());
-    std::iter::once(title).chain(rows.iter().map(|row| line(&|i| row[i].text.clone()))).collect()
+    let title = line(&|i| (columns[i].title.to_owned(), ""));
+    let of_row = |row: &Vec<Cell>| line(&|i| (row[i].text.clone(), row[i].mark));
+    std::iter::once(title).chain(rows.iter().map(of_row)).collect()
 }
 
 #[cfg(test)]
@@ -243,6 +256,13 @@ mod tests {
     }
 
     #[test]
+    fn a_mark_is_not_cut_with_its_text() {
+        assert_eq!(fill_marked("curl", " (ended)", 14, Align::Left, '…'), "curl (ended)  ");
+        assert_eq!(fill_marked("python3 agent.py", " (ended)", 14, Align::Left, '…'), "pytho… (ended)");
+        assert_eq!(fill_marked("curl", " (ended)", 8, Align::Left, '…'), "curl    ", "there is no room for both");
+    }
+
+    #[test]
     fn plain_tables_keep_long_cells_whole() {
         let long = "a-model-name-that-is-longer-than-its-column";
         let row = ["1", "python", long, "0"].map(|text| Cell::new(text, Tone::Plain)).to_vec();
@@ -258,6 +278,5 @@ mod tests {
         assert_eq!(wrap("abcdefgh", 3), ["abc", "def", "gh"]);
         assert_eq!(wrap("模型", 1), ["模", "型"]);
         assert_eq!(wrap("", 5), [""]);
-        assert_eq!(wrap_behind("a bb ccc dddd", 4, 8), ["a bb", "ccc dddd"]);
     }
 }

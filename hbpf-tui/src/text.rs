@@ -49,7 +49,7 @@ pub(crate) fn render(snapshot: &Snapshot, style: Style) -> String {
     section(&mut out, "Workloads", &columns, workloads, style.width);
     section(&mut out, "GPUs", &gpus::columns(), gpus::rows(&snapshot.gpus), style.width);
     section(&mut out, "Processes on GPUs", &gpus::user_columns(), gpus::users(snapshot), style.width);
-    let (columns, servers) = engines::table(&snapshot.engines, None);
+    let (columns, servers) = engines::table(&snapshot.engines, style.width, None);
     section(&mut out, "Inference servers", &columns, servers, style.width);
     let loaded = engines::model_rows(&snapshot.engines);
     section(&mut out, "Loaded models", &engines::model_columns(), loaded, style.width);

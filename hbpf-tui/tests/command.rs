@@ -39,9 +39,14 @@ fn without_arguments_it_explains_itself() {
 
 #[test]
 fn a_mistake_is_bad_usage_and_leaves_standard_output_alone() {
-    for arguments in
-        [&["top", "--interval", "0"][..], &["snapshot", "--format", "xml"], &["snapshot", "-n", "0"], &["tpo"]]
-    {
+    for arguments in [
+        &["top", "--interval", "0"][..],
+        &["snapshot", "--format", "xml"],
+        &["snapshot", "-n", "0"],
+        &["tpo"],
+        &["snapshot", "-n", "3", "--duration", "1s"],
+        &["snapshot", "--groups", "llm-tls", "--no-tls"],
+    ] {
         let output = output(arguments);
         assert_eq!(output.status.code(), Some(2), "{arguments:?}");
         assert!(output.stdout.is_empty() && text(&output.stderr).starts_with("error: "), "{arguments:?}");

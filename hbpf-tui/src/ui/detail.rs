@@ -103,7 +103,7 @@ fn title(process: &Process, role: Option<Role>) -> String {
         Some(Role::Client) => " as client",
         Some(Role::Server) => " as server",
     };
-    format!("{} {}{role}", process.pid, process.command)
+    format!("{} {}{}{role}", process.pid, process.command, rows::ended_mark(process))
 }
 
 fn notes(process: &Process, role: Option<Role>, span: Span, separator: &str) -> String {

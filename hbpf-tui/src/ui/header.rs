@@ -3,10 +3,11 @@
 use hbpf_core::snapshot::{Capture, CpuUse, Host, OverheadLevel, ProbeState, Snapshot};
 use hbpf_host::protocol::Group;
 use ratatui::layout::Rect;
+use unicode_width::UnicodeWidthStr;
 
 use super::paint::{Painter, Piece};
 use super::state::{Source, State};
-use super::{chart, layout};
+use super::{chart, layout, paint};
 use crate::format::{self, known};
 use crate::gpus::Summary;
 use crate::summary::{self, GroupState};
@@ -15,7 +16,7 @@ use crate::table::{self, Tone};
 /// Identity, probes and cost, machine.
 const FIXED_LINES: u16 = 3;
 
-/// From this width on the cost is shown in its parts as well.
+/// From this width on each core is shown.
 const WIDE: u16 = 100;
 
 /// From this width on the kinds of CPU time are shown.
@@ -27,11 +28,14 @@ const MAX_CORE_BARS: usize = 32;
 /// Most lines that a problem gets: enough for any finding on a screen of 80 columns, with both tables below.
 const PROBLEM_LINES: usize = 3;
 
+/// On a screen of less lines a problem gets one: rows of tables are worth more.
+const LOW: u16 = 20;
+
 /// Lines that the header needs now.
 pub(crate) fn height(state: &State) -> u16 {
     let of_snapshot = state.snapshot().map_or(0, |snapshot| {
         let lost = !summary::losses(&snapshot.capture.lost).is_empty();
-        let problem = problem_lines(snapshot, usize::from(state.size.0)).map_or(0, |(lines, _)| lines.len());
+        let problem = problem_lines(snapshot, state.size).map_or(0, |(lines, _)| lines.len());
         u16::from(lost) + problem as u16 + u16::from(!snapshot.gpus.is_empty())
     });
     FIXED_LINES + u16::from(state.ended.is_some()) + of_snapshot
@@ -62,7 +66,7 @@ pub(crate) fn draw(painter: &mut Painter<'_>, area: Rect, state: &State) {
         }
         let mut rest = area;
         layout::split_top(&mut rest, next);
-        problem(painter, rest, snapshot);
+        problem(painter, rest, snapshot, state.size);
     }
 }
 
@@ -77,13 +81,16 @@ pub(crate) fn ended(state: &State) -> Option<(String, Tone)> {
 
 fn identity(painter: &mut Painter<'_>, area: Rect, state: &State) {
     let snapshot = state.snapshot();
+    let ago = |word: &str, age: f64| format!("{word} {} ago", format::chosen_seconds(age.round()));
+    let ended = || state.ended_seconds().map_or_else(|| "ENDED".to_owned(), |age| ago("ENDED", age));
     let (mode, tone) = match (state.paused_seconds(), &state.source) {
-        (Some(age), _) => (format!(" PAUSED {} ago ", format::seconds(age.round())), Tone::Warn),
-        (None, Source::Replay) => (" REPLAY ".to_owned(), Tone::Accent),
-        (None, Source::Live) if state.is_over() => (" ENDED ".to_owned(), Tone::Bad),
-        (None, Source::Live) => (" LIVE ".to_owned(), Tone::Good),
+        (None, _) if state.is_over() => (ended(), Tone::Bad),
+        (Some(age), _) if state.is_over() => (format!("{}, {}", ended(), ago("PAUSED", age)), Tone::Bad),
+        (Some(age), _) => (ago("PAUSED", age), Tone::Warn),
+        (None, Source::Replay) => ("REPLAY".to_owned(), Tone::Accent),
+        (None, Source::Live) => ("LIVE".to_owned(), Tone::Good),
     };
-    let mode = Piece { text: mode, style: painter.theme.mode(tone) };
+    let mode = Piece { text: format!(" {mode} "), style: painter.theme.mode(tone) };
     let mut left = vec![painter.piece(format!(" hbpf {}  ", env!("CARGO_PKG_VERSION")), Tone::Strong)];
     if let Some(snapshot) = snapshot {
         left.push(painter.piece(format!("{}  ", snapshot.host.hostname), Tone::Accent));
@@ -133,12 +140,14 @@ fn probes(painter: &mut Painter<'_>, area: Rect, state: &State, capture: Option<
             pieces.push(painter.piece(" lost 0", Tone::Dim));
         }
     }
-    let right = capture.map(|capture| own_cost(painter, capture, area.width)).unwrap_or_default();
+    let room = usize::from(area.width).saturating_sub(paint::width(&pieces) + 1);
+    let costs = capture.map(|capture| own_cost(painter, capture)).unwrap_or_default();
+    let right = costs.into_iter().find(|cost| paint::width(cost) <= room).unwrap_or_default();
     painter.both_ends(area, &pieces, &right);
 }
 
-/// In short where the screen is narrow.
-fn own_cost(painter: &Painter<'_>, capture: &Capture, width: u16) -> Vec<Piece> {
+/// In full, and ever shorter for where there is less room.
+fn own_cost(painter: &Painter<'_>, capture: &Capture) -> Vec<Vec<Piece>> {
     let own = &capture.self_cost;
     let percent = |value| known(value, |p| format::percent(p) + "%");
     let cpu = percent(own.cpu_percent);
@@ -147,10 +156,9 @@ fn own_cost(painter: &Painter<'_>, capture: &Capture, width: u16) -> Vec<Piece> 
     let overhead = summary::overhead(capture);
     let cost = if overhead.is_empty() { overhead } else { format!("cost {overhead}  ") };
     let tone = if capture.overhead.level == OverheadLevel::Full { Tone::Dim } else { Tone::Warn };
-    if width < WIDE && !cost.is_empty() {
-        return vec![painter.piece(cost, tone), painter.piece(format!("mem {memory} "), Tone::Dim)];
-    }
-    vec![painter.piece(cost, tone), painter.piece(format!("own cpu {cpu} bpf {kernel} mem {memory} "), Tone::Dim)]
+    let cost = painter.piece(cost, tone);
+    let rests = [format!("own cpu {cpu} bpf {kernel} mem {memory} "), format!("mem {memory} "), String::new()];
+    rests.into_iter().map(|rest| vec![cost.clone(), painter.piece(rest, Tone::Dim)]).collect()
 }
 
 fn machine(painter: &mut Painter<'_>, area: Rect, host: Option<&Host>) {
@@ -217,15 +225,17 @@ fn gpu(painter: &mut Painter<'_>, area: Rect, gpus: &Summary) {
         _ => None,
     };
     let utilization = known(gpus.utilization_percent, |p| format!("{p:.0}%"));
-    let memory =
-        format!("{}/{}", known(gpus.memory_used_bytes, format::bytes), known(gpus.memory_total_bytes, format::bytes));
-    let watts = known(gpus.power_watts, |watts| format!("{watts:.0} W"));
+    let at_least = |is_partial: bool| if is_partial { painter.theme.symbols.at_least } else { "" };
+    let mark = at_least(gpus.is_memory_partial);
+    let bytes = |bytes: Option<u64>| known(bytes, |bytes| format!("{mark}{}", format::bytes(bytes)));
+    let memory = format!("{}/{}", bytes(gpus.memory_used_bytes), bytes(gpus.memory_total_bytes));
+    let watts = known(gpus.power_watts, |watts| format!("{}{watts:.0} W", at_least(gpus.is_power_partial)));
     let texts = [format!(" gpu {utilization:>4} "), format!("  mem {memory} "), format!("  {watts}  {}", gpus.name)];
     let trouble = match gpus.troubled {
         0 => String::new(),
         count => format!("  {count} in trouble"),
     };
-    let words: usize = texts.iter().map(String::len).sum::<usize>() + trouble.len();
+    let words: usize = texts.iter().chain([&trouble]).map(|text| text.chars().count()).sum();
     let meter_width = usize::from(area.width).saturating_sub(words + 2).min(80) / 2;
     let [utilization, memory, power] = texts;
     // A GPU is there to be busy, and its memory to be full: neither is bad.
@@ -259,36 +269,55 @@ fn plain_meter(painter: &Painter<'_>, percent: Option<f64>, cells: usize, tone: 
     vec![painter.piece(full.repeat(used), tone), painter.piece(free.repeat(cells - used), Tone::Dim)]
 }
 
-/// The most important problem, with what mends it, on as many lines as it needs up to [`PROBLEM_LINES`], and the key
-/// that shows the rest.
-fn problem(painter: &mut Painter<'_>, area: Rect, snapshot: &Snapshot) {
-    let Some((lines, more)) = problem_lines(snapshot, usize::from(area.width)) else { return };
-    for (index, line) in (0_u16..).zip(&lines) {
-        let key = Piece { text: "e".to_owned(), style: painter.theme.key() };
-        let right = if index == 0 { vec![key, painter.piece(more.as_str(), Tone::Dim)] } else { Vec::new() };
+/// The most important problem, with what mends it, on as many lines as it needs up to [`PROBLEM_LINES`], and behind its
+/// end, where it interrupts nothing, the key that shows the rest.
+fn problem(painter: &mut Painter<'_>, area: Rect, snapshot: &Snapshot, size: (u16, u16)) {
+    let Some((lines, more)) = problem_lines(snapshot, size) else { return };
+    let last = lines.len() - 1;
+    for (index, line) in lines.iter().enumerate() {
         let mark = if index == 0 { " ! " } else { "   " };
-        let left = [painter.piece(format!("{mark}{line}"), Tone::Warn)];
-        painter.both_ends(layout::line(area, index), &left, &right);
+        let area = layout::line(area, index as u16);
+        if index < last {
+            let left = [painter.piece(format!("{mark}{line}"), Tone::Warn)];
+            painter.pieces(area, &left);
+        } else {
+            let text = table::cut(line, beside(&more, size.0), painter.theme.symbols.ellipsis);
+            let left = [painter.piece(format!("{mark}{text}"), Tone::Warn)];
+            let key = Piece { text: "e".to_owned(), style: painter.theme.key() };
+            let right = [key, painter.piece(more.as_str(), Tone::Dim)];
+            painter.both_ends(area, &left, &right);
+        }
     }
 }
 
-/// The lines of the most important problem, and what to say of the others.
-fn problem_lines(snapshot: &Snapshot, width: usize) -> Option<(Vec<String>, String)> {
-    const MARK: usize = 3;
+/// In front of the lines of a problem.
+const MARK: usize = 3;
+
+/// How much of a problem's last line fits beside what is said of the others, with a gap that tells them apart.
+fn beside(more: &str, width: u16) -> usize {
+    const KEY_AND_GAP: usize = 3;
+    usize::from(width).saturating_sub(MARK + KEY_AND_GAP + more.len()).max(1)
+}
+
+/// The lines of the most important problem, at least one, and what to say of the others.
+fn problem_lines(snapshot: &Snapshot, (width, height): (u16, u16)) -> Option<(Vec<String>, String)> {
     let problems = summary::notices(snapshot);
     let first = problems.first()?;
     let more = match problems.len() - 1 {
         0 => " details ".to_owned(),
         more => format!(" +{more} more "),
     };
-    // Beside the first line stands the key, behind a gap.
-    let beside = more.len() + 2;
-    let room = width.saturating_sub(MARK).max(1);
-    let mut lines = table::wrap_behind(first, room.saturating_sub(beside).max(1), room);
-    if lines.len() > PROBLEM_LINES {
-        // The screen's edge cuts it.
-        let rest = lines.split_off(PROBLEM_LINES - 1).join(" ");
+    let most = if height < LOW { 1 } else { PROBLEM_LINES };
+    let (room, beside) = (usize::from(width).saturating_sub(MARK).max(1), beside(&more, width));
+    let fits = |lines: &Vec<String>| {
+        lines.len() <= most && lines.last().is_some_and(|last| UnicodeWidthStr::width(last.as_str()) <= beside)
+    };
+    let lines = [room, beside].into_iter().map(|room| table::wrap(first, room)).find(fits).unwrap_or_else(|| {
+        let mut lines = table::wrap(first, room);
+        // The last line is cut.
+        let rest = lines.split_off(lines.len().min(most) - 1).join(" ");
         lines.push(rest);
-    }
+        lines
+    });
     Some((lines, more))
 }

@@ -94,6 +94,56 @@ pub(crate) fn detail(body: Rect, facts: u16) -> DetailAreas {
     DetailAreas { facts, histograms, requests: rest }
 }
 
+/// Two tables below each other.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Stack {
+    areas: [Rect; 2],
+    /// Rows that each has no room for.
+    hidden: [usize; 2],
+    /// There is no room for a row of both: the lower one stands in the upper one's place once that is scrolled through.
+    is_one_at_a_time: bool,
+}
+
+impl Stack {
+    /// Tables of so many rows, or one alone: each gets what it needs, or half.
+    pub(crate) fn new(area: Rect, upper: usize, lower: Option<usize>) -> Self {
+        let needed = |rows: usize| u16::try_from(rows).unwrap_or(u16::MAX).saturating_add(TABLE_HEAD);
+        let rows = [upper, lower.unwrap_or(0)];
+        let is_one_at_a_time = rows[1] > 0 && area.height < 2 * (TABLE_HEAD + 1);
+        let areas = match lower {
+            None => [area, Rect { height: 0, ..area }],
+            Some(_) if is_one_at_a_time => [area; 2],
+            Some(lower) => {
+                let free = area.height.saturating_sub(needed(lower));
+                // A blank line between them only where nothing is left out for it.
+                let height = needed(upper).saturating_add(u16::from(needed(upper) < free));
+                let mut rest = area;
+                [split_top(&mut rest, height.min(free.max(area.height / 2))), rest]
+            }
+        };
+        let hidden = [0, 1].map(|i| rows[i].saturating_sub(usize::from(areas[i].height.saturating_sub(TABLE_HEAD))));
+        Self { areas, hidden, is_one_at_a_time }
+    }
+
+    /// How far it can be scrolled.
+    pub(crate) fn limit(&self) -> usize {
+        self.hidden[0] + self.hidden[1] + usize::from(self.is_one_at_a_time)
+    }
+
+    /// Where each table stands, and its first row there. The upper one is scrolled through before the lower one: what is
+    /// seen whole stays where it is.
+    pub(crate) fn at(&self, scroll: usize) -> [(Rect, usize); 2] {
+        let [upper, lower] = self.areas;
+        let beyond = scroll.saturating_sub(self.hidden[0]);
+        let none = |area: Rect| (Rect { height: 0, ..area }, 0);
+        match (self.is_one_at_a_time, beyond) {
+            (true, 0) => [(upper, scroll), none(lower)],
+            (true, beyond) => [none(upper), (lower, beyond - 1)],
+            (false, beyond) => [(upper, scroll - beyond), (lower, beyond)],
+        }
+    }
+}
+
 /// Those of the process columns that a screen of this width has room for, both as places in [`ProcessColumn::ALL`].
 pub(crate) fn process_columns(width: usize, wanted: &[usize]) -> Vec<Placed> {
     let columns: Vec<Column> = wanted.iter().map(|&index| ProcessColumn::ALL[index].column()).collect();
@@ -132,6 +182,33 @@ mod tests {
                 assert_eq!(detail.requests.bottom(), page.body.bottom());
             }
         }
+    }
+
+    #[test]
+    fn of_two_tables_every_row_can_be_reached_and_what_fits_stays() {
+        for height in 3..40 {
+            for (upper, lower) in [(8, 8), (8, 3), (2, 30), (0, 5), (5, 0), (40, 1)] {
+                let stack = Stack::new(Rect::new(0, 0, 10, height), upper, Some(lower));
+                let rows = |area: Rect| usize::from(area.height.saturating_sub(TABLE_HEAD));
+                let mut seen = [0, 0];
+                for scroll in 0..=stack.limit() {
+                    let shown = stack.at(scroll);
+                    for (i, count) in [upper, lower].into_iter().enumerate() {
+                        let (area, top) = shown[i];
+                        assert!(area.height == 0 || rows(area) < count || top == 0, "{height} {upper} {lower}");
+                        seen[i] = seen[i].max((top + rows(area)).min(count));
+                    }
+                    assert!(shown[0].0.height + shown[1].0.height <= height);
+                }
+                assert_eq!(seen, [upper, lower], "{height}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_blank_line_is_worth_less_than_a_row() {
+        let heights = |height| Stack::new(Rect::new(0, 0, 10, height), 3, Some(2)).at(0).map(|(area, _)| area.height);
+        assert_eq!([heights(9), heights(10)], [[5, 4], [6, 4]]);
     }
 
     #[test]

@@ -22,9 +22,11 @@ mod tests;
 use std::io;
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use crossterm::event;
+use jiff::Timestamp;
 use signal_hook::consts::{SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 use signal_hook::iterator::Signals;
 
@@ -34,6 +36,9 @@ use self::state::{Action, Effect, State};
 use self::terminal::Screen;
 use self::theme::{Environment, Theme};
 use crate::feed::{Control, Update};
+
+/// How often the view says anew how long ago the collection ended: no frame does.
+const AGE_PACE: Duration = Duration::from_secs(1);
 
 /// Everything that can wake the view.
 enum Event {
@@ -115,7 +120,7 @@ fn take_again(screen: &mut Screen, state: &mut State) -> io::Result<()> {
 
 /// Waits for the next event and takes all that are there, up to one that is about the screen.
 fn next(events: &Receiver<Event>, state: &mut State, control: &dyn Control) -> Next {
-    let mut waiting = events.recv().ok();
+    let mut waiting = if state.is_over() { events.recv_timeout(AGE_PACE).ok() } else { events.recv().ok() };
     while let Some(event) = waiting {
         let action = match event {
             Event::Terminal(event) => input::action(&event),
@@ -131,6 +136,9 @@ fn next(events: &Receiver<Event>, state: &mut State, control: &dyn Control) -> N
             Some(Effect::None) | None => {}
         }
         waiting = events.try_recv().ok();
+    }
+    if state.is_over() {
+        state.apply(Action::Clock(Timestamp::now()));
     }
     Next::Draw
 }

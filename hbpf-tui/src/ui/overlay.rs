@@ -11,7 +11,7 @@ use crate::summary;
 use crate::table::{self, Align, Tone};
 
 /// Keys and what they do; an empty key continues the line above or explains.
-const HELP: [(&str, &str); 53] = [
+const HELP: [(&str, &str); 55] = [
     ("Up Down PgUp PgDn", "move the selection (also k j); Home follows the top row"),
     ("Enter", "details of the selected process or request"),
     ("Esc", "back"),
@@ -37,6 +37,7 @@ const HELP: [(&str, &str); 53] = [
     ("", ""),
     ("-", "not known: never the same as 0"),
     ("~", "estimated, at least in part"),
+    ("≥", "a sum over GPUs some of which do not tell their part"),
     ("ROLE", "cli sends requests, srv answers them; with + it does both,"),
     ("", "and the numbers are those of the busier role, never the sum"),
     ("REQ/S FLY", "requests a second, requests in flight"),
@@ -55,7 +56,8 @@ const HELP: [(&str, &str); 53] = [
     ("RUN WAIT SWAP", "requests that an inference server computes, lets wait, has"),
     ("", "moved out; KV% HIT%: cache in use, prompts found in it;"),
     ("", "PREEMPT: requests that had to begin again; IN/S OUT/S:"),
-    ("", "tokens; TTFT95 and so on: its own times, last minute"),
+    ("", "tokens; TTFT95 and so on: its own times, last minute;"),
+    ("", "RUN LATELY: RUN in the latest frames, scaled to the most"),
     ("TRUST", "hbpf's count of its tokens against its own; 100% is equal"),
     ("ECC XID PART", "uncorrected memory errors, errors that were told; MIG"),
     ("TLS", "no lib: no TLS library that hbpf knows is loaded; programs"),
@@ -83,6 +85,7 @@ pub(crate) fn draw(painter: &mut Painter<'_>, area: Rect, state: &State, overlay
 
 fn help(painter: &Painter<'_>) -> Vec<Vec<Piece>> {
     let line = |(key, text): &(&str, &str)| {
+        let key = key.replace('≥', painter.theme.symbols.at_least);
         vec![Piece { text: format!(" {key:<19}"), style: painter.theme.key() }, painter.piece(*text, Tone::Plain)]
     };
     HELP.iter().map(line).collect()

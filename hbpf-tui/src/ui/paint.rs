@@ -89,7 +89,8 @@ impl Painter<'_> {
 
     /// A cell of a table, padded to its width; a selected row has one style from end to end.
     pub(crate) fn cell(&mut self, area: Rect, x: usize, width: usize, align: Align, cell: &Cell, row: Option<Style>) {
-        let text = table::fill(&self.theme.text(&cell.text), width, align, self.theme.symbols.ellipsis);
+        let ellipsis = self.theme.symbols.ellipsis;
+        let text = table::fill_marked(&self.theme.text(&cell.text), cell.mark, width, align, ellipsis);
         self.text(area, x, &text, row.unwrap_or_else(|| self.theme.tone(cell.tone)));
     }
 }

@@ -6,6 +6,7 @@ use hbpf_core::exchange::Role;
 use hbpf_core::label::Label;
 use hbpf_core::snapshot::{Request, Snapshot};
 use hbpf_host::protocol::Group;
+use jiff::Timestamp;
 
 use super::draw;
 use super::history::History;
@@ -68,6 +69,8 @@ pub(crate) enum Motion {
 #[derive(Clone, Debug)]
 pub(crate) enum Action {
     Update(Update),
+    /// What time it is, once nothing newer comes that would tell.
+    Clock(Timestamp),
     Resize(u16, u16),
     Quit,
     Suspend,
@@ -173,6 +176,8 @@ pub(crate) struct State {
     frozen: Option<Frame>,
     /// Why nothing more will come.
     pub(crate) ended: Option<String>,
+    /// When that was first looked at, and when last.
+    since_end: Option<(Timestamp, Timestamp)>,
     /// Group switches whose effect no snapshot has shown yet.
     pub(crate) wanted: [Option<bool>; Group::ALL.len()],
     pub(crate) page: Page,
@@ -201,6 +206,7 @@ impl State {
             newest: Frame::default(),
             frozen: None,
             ended: None,
+            since_end: None,
             wanted: [None; Group::ALL.len()],
             page: Page::Main,
             overlay: None,
@@ -231,11 +237,21 @@ impl State {
         self.frame().snapshot.as_deref()
     }
 
-    /// How far the view lies behind the newest frame; None while it is live.
+    /// How long ago the collection ended.
+    pub(crate) fn ended_seconds(&self) -> Option<f64> {
+        self.since_end.map(|(end, now)| seconds_between(end, now))
+    }
+
+    /// How old the frame is at which the view was paused; None while it is the newest that comes.
     pub(crate) fn paused_seconds(&self) -> Option<f64> {
         let frozen = self.frozen.as_ref()?;
         let (Some(shown), Some(newest)) = (&frozen.snapshot, &self.newest.snapshot) else { return Some(0.0) };
-        Some(newest.captured_at.duration_since(shown.captured_at).as_secs_f64().max(0.0))
+        // The newest frame is of now, until there are no more of them: then it is all that a pause could keep.
+        if self.is_over() && Arc::ptr_eq(shown, newest) {
+            return None;
+        }
+        let now = self.since_end.map_or(newest.captured_at, |(_, now)| now);
+        Some(seconds_between(shown.captured_at, now))
     }
 
     /// Requests in the order of their table: in flight, then ended ones.
@@ -250,6 +266,7 @@ impl State {
         match action {
             Action::Update(Update::Snapshot(snapshot)) => self.take(snapshot),
             Action::Update(Update::Ended(why)) => self.ended = Some(why),
+            Action::Clock(now) => self.since_end = Some((self.since_end.map_or(now, |(end, _)| end), now)),
             Action::Resize(width, height) => self.size = (width, height),
             Action::Quit => return Effect::Quit,
             Action::Suspend => return Effect::Suspend,
@@ -296,7 +313,9 @@ impl State {
     }
 
     fn toggle_page(&mut self, page: Page) {
-        self.page = if self.page == page { Page::Main } else { page };
+        // What lies under an overlay is not seen, so that nobody asks to leave it.
+        let is_seen = self.overlay.take().is_none();
+        self.page = if is_seen && self.page == page { Page::Main } else { page };
         self.scroll = 0;
     }
 
@@ -441,4 +460,9 @@ impl State {
         let has_other = rows::stats(row.process, other).is_some();
         if self.other_role && has_other { Some(other) } else { row.role }
     }
+}
+
+/// None are negative: the clock may have been set back.
+fn seconds_between(earlier: Timestamp, later: Timestamp) -> f64 {
+    later.duration_since(earlier).as_secs_f64().max(0.0)
 }

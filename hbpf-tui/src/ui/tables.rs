@@ -5,7 +5,7 @@ use hbpf_host::protocol::Group;
 use ratatui::layout::Rect;
 
 use super::chart;
-use super::layout;
+use super::layout::{self, Stack};
 use super::paint::Painter;
 use super::state::{Focus, State};
 use crate::engines;
@@ -144,37 +144,18 @@ pub(crate) fn models(painter: &mut Painter<'_>, area: Rect, state: &State) {
     let Some(snapshot) = state.snapshot() else { return };
     let models = snapshot.models.iter().map(sets::model_cells).collect::<Vec<_>>();
     let endpoints = snapshot.endpoints.iter().map(sets::endpoint_cells).collect::<Vec<_>>();
-    let [top, rest] = two_areas(area, models_rows(snapshot));
-    set(painter, top, &format!("Models {}", models.len()), &sets::model_columns(), &models, state.scroll);
-    set(painter, rest, &format!("Endpoints {}", endpoints.len()), &sets::endpoint_columns(), &endpoints, state.scroll);
+    let [upper, lower] = models_stack(area, snapshot).at(state.scroll);
+    set(painter, upper, &format!("Models {}", models.len()), &sets::model_columns(), &models);
+    set(painter, lower, &format!("Endpoints {}", endpoints.len()), &sets::endpoint_columns(), &endpoints);
 }
 
-/// Two tables of so many rows: each gets what it needs, or half.
-fn two_areas(area: Rect, rows: [usize; 2]) -> [Rect; 2] {
-    let wanted = |rows: usize| u16::try_from(rows).unwrap_or(u16::MAX).saturating_add(3);
-    let free = area.height.saturating_sub(wanted(rows[1]));
-    let height = wanted(rows[0]).min(free.max(area.height / 2));
-    let mut rest = area;
-    [layout::split_top(&mut rest, height), rest]
-}
-
-/// How far a page of two tables can be scrolled.
-fn two_scroll(area: Rect, rows: [usize; 2]) -> usize {
-    scroll_of(two_areas(area, rows), rows)
-}
-
-fn scroll_of(areas: [Rect; 2], rows: [usize; 2]) -> usize {
-    let hidden = |area: Rect, rows: usize| rows.saturating_sub(usize::from(area.height.saturating_sub(2)));
-    hidden(areas[0], rows[0]).max(hidden(areas[1], rows[1]))
-}
-
-fn models_rows(snapshot: &Snapshot) -> [usize; 2] {
-    [snapshot.models.len(), snapshot.endpoints.len()]
+fn models_stack(area: Rect, snapshot: &Snapshot) -> Stack {
+    Stack::new(area, snapshot.models.len(), Some(snapshot.endpoints.len()))
 }
 
 /// How far the models page can be scrolled.
 pub(crate) fn models_scroll(area: Rect, state: &State) -> usize {
-    state.snapshot().map_or(0, |snapshot| two_scroll(area, models_rows(snapshot)))
+    state.snapshot().map_or(0, |snapshot| models_stack(area, snapshot).limit())
 }
 
 /// Processes that belong together.
@@ -182,7 +163,7 @@ pub(crate) fn workloads(painter: &mut Painter<'_>, area: Rect, state: &State) {
     let Some(snapshot) = state.snapshot() else { return };
     let (columns, rows) = workloads::table(snapshot);
     let title = format!("Workloads {} with model traffic or a GPU", rows.len());
-    set(painter, area, &title, &columns, &rows, state.scroll);
+    set(painter, (area, state.scroll), &title, &columns, &rows);
     if rows.is_empty() {
         let style = painter.theme.tone(Tone::Dim);
         painter.text(layout::line(area, 2), 1, NO_WORKLOAD, style);
@@ -205,34 +186,29 @@ pub(crate) fn inout(painter: &mut Painter<'_>, area: Rect, state: &State) {
         .filter(|(_, group)| !Group::LLM.contains(group) && summary::group_state(&snapshot.capture, **group).is_off());
     let off: Vec<String> = off.map(|(index, group)| format!("{} {}", index + 1, group.name())).collect();
     let notes = if off.is_empty() { String::new() } else { format!("off: {}", off.join("  ")) };
-    let [top, rest] = inout_areas(area, rows.len(), snapshot);
+    let [upper, lower] = inout_stack(area, rows.len(), snapshot).at(state.scroll);
     let title = format!("Disks, connections, devices: {} processes", rows.len());
-    set_with_notes(painter, top, [&title, &notes], &columns, &rows, state.scroll);
+    set_with_notes(painter, upper, [&title, &notes], &columns, &rows);
     if rows.is_empty() {
         let style = painter.theme.tone(Tone::Dim);
-        painter.text(layout::line(top, 2), 1, NO_USE, style);
+        painter.text(layout::line(upper.0, 2), 1, NO_USE, style);
     }
     let disks = inout::disk_rows(snapshot);
     if !disks.is_empty() {
-        set(painter, rest, &format!("Disks {}", disks.len()), &inout::disk_columns(), &disks, state.scroll);
+        set(painter, lower, &format!("Disks {}", disks.len()), &inout::disk_columns(), &disks);
     }
 }
 
 /// Processes, and below them disks where there are any.
-fn inout_areas(area: Rect, processes: usize, snapshot: &Snapshot) -> [Rect; 2] {
-    match snapshot.host.disks.len() {
-        0 => [area, Rect { height: 0, ..area }],
-        disks => two_areas(area, [processes.max(1), disks]),
-    }
+fn inout_stack(area: Rect, processes: usize, snapshot: &Snapshot) -> Stack {
+    let disks = snapshot.host.disks.len();
+    // That there are none has a line as well.
+    Stack::new(area, processes.max(1), (disks > 0).then_some(disks))
 }
 
 /// How far the page of disks, connections and devices can be scrolled.
 pub(crate) fn inout_scroll(area: Rect, state: &State) -> usize {
-    let Some(snapshot) = state.snapshot() else { return 0 };
-    let (processes, disks) = (inout::table(snapshot).1.len(), snapshot.host.disks.len());
-    let hidden = |area: Rect, rows: usize| rows.saturating_sub(usize::from(area.height.saturating_sub(2)));
-    let [top, rest] = inout_areas(area, processes, snapshot);
-    hidden(top, processes).max(if disks == 0 { 0 } else { hidden(rest, disks) })
+    state.snapshot().map_or(0, |snapshot| inout_stack(area, inout::table(snapshot).1.len(), snapshot).limit())
 }
 
 /// GPUs, with what they have been doing lately, and below them who uses them; both scroll.
@@ -240,11 +216,11 @@ pub(crate) fn gpus(painter: &mut Painter<'_>, area: Rect, state: &State) {
     let Some(snapshot) = state.snapshot() else { return };
     let rows = gpus::rows(&snapshot.gpus);
     let users = gpus::users(snapshot);
-    let [table, mut rest] = two_areas(area, [rows.len(), users.len()]);
-    set(painter, table, &format!("GPUs {}", snapshot.gpus.len()), &gpus::columns(), &rows, state.scroll);
+    let [upper, (mut rest, first_user)] = Stack::new(area, rows.len(), Some(users.len())).at(state.scroll);
+    set(painter, upper, &format!("GPUs {}", snapshot.gpus.len()), &gpus::columns(), &rows);
     if rows.is_empty() {
         let style = painter.theme.tone(Tone::Dim);
-        painter.text(layout::line(area, 2), 1, NO_GPU, style);
+        painter.text(layout::line(upper.0, 2), 1, NO_GPU, style);
     }
     // What both tables leave; a blank line follows.
     let spare = usize::from(rest.height).saturating_sub(users.len() + 3);
@@ -253,7 +229,8 @@ pub(crate) fn gpus(painter: &mut Painter<'_>, area: Rect, state: &State) {
         let below = layout::split_top(&mut rest, histories as u16 + 1);
         gpu_history(painter, below, state, snapshot);
     }
-    set(painter, rest, &format!("Processes on GPUs {}", users.len()), &gpus::user_columns(), &users, state.scroll);
+    let title = format!("Processes on GPUs {}", users.len());
+    set(painter, (rest, first_user), &title, &gpus::user_columns(), &users);
 }
 
 /// A line for each GPU's utilization lately.
@@ -273,9 +250,8 @@ fn gpu_history(painter: &mut Painter<'_>, area: Rect, state: &State, snapshot: &
 
 /// How far the page of GPUs can be scrolled.
 pub(crate) fn gpus_scroll(area: Rect, state: &State) -> usize {
-    state
-        .snapshot()
-        .map_or(0, |snapshot| two_scroll(area, [gpus::rows(&snapshot.gpus).len(), gpus::users(snapshot).len()]))
+    let Some(snapshot) = state.snapshot() else { return 0 };
+    Stack::new(area, gpus::rows(&snapshot.gpus).len(), Some(gpus::users(snapshot).len())).limit()
 }
 
 /// What inference servers say, and below it what they have loaded; both scroll.
@@ -288,37 +264,30 @@ pub(crate) fn engines(painter: &mut Painter<'_>, area: Rect, state: &State) {
         // The latest stands at the right.
         format!("{bars:>width$}", width = engines::TREND)
     };
-    let (columns, rows) = engines::table(&snapshot.engines, Some(&trend));
+    let (columns, rows) = engines::table(&snapshot.engines, Some(usize::from(area.width)), Some(&trend));
     let loaded = engines::model_rows(&snapshot.engines);
-    let [table, rest] = engines_areas(area, [rows.len(), loaded.len()]);
+    let [upper, lower] = engines_stack(area, rows.len(), loaded.len()).at(state.scroll);
     let title = format!("Inference servers {}", snapshot.engines.len());
-    set(painter, table, &title, &columns, &rows, state.scroll);
+    set(painter, upper, &title, &columns, &rows);
     if rows.is_empty() {
         let style = painter.theme.tone(Tone::Dim);
-        painter.text(layout::line(table, 2), 1, NO_ENGINE, style);
+        painter.text(layout::line(upper.0, 2), 1, NO_ENGINE, style);
     }
     if !loaded.is_empty() {
-        set(
-            painter,
-            rest,
-            &format!("Loaded models {}", loaded.len()),
-            &engines::model_columns(),
-            &loaded,
-            state.scroll,
-        );
+        set(painter, lower, &format!("Loaded models {}", loaded.len()), &engines::model_columns(), &loaded);
     }
 }
 
 /// The second table has room where there is one.
-fn engines_areas(area: Rect, rows: [usize; 2]) -> [Rect; 2] {
-    if rows[1] > 0 { two_areas(area, rows) } else { [area, Rect { height: 0, ..area }] }
+fn engines_stack(area: Rect, rows: usize, loaded: usize) -> Stack {
+    Stack::new(area, rows, (loaded > 0).then_some(loaded))
 }
 
 /// How far the page of inference servers can be scrolled.
 pub(crate) fn engines_scroll(area: Rect, state: &State) -> usize {
     let Some(snapshot) = state.snapshot() else { return 0 };
-    let rows = [engines::table(&snapshot.engines, None).1.len(), engines::model_rows(&snapshot.engines).len()];
-    scroll_of(engines_areas(area, rows), rows)
+    let rows = engines::table(&snapshot.engines, None, None).1.len();
+    engines_stack(area, rows, engines::model_rows(&snapshot.engines).len()).limit()
 }
 
 /// What each group of probes costs, and below each probe.
@@ -327,35 +296,40 @@ pub(crate) fn probes(painter: &mut Painter<'_>, area: Rect, state: &State) {
     let is_over = state.is_over();
     let costs = probes::costs(&snapshot.capture, is_over);
     let places = snapshot.capture.probes.iter().map(|probe| probes::place_cells(probe, is_over)).collect::<Vec<_>>();
-    let [top, rest] = two_areas(area, [costs.len(), places.len()]);
-    set(painter, top, &probes::title(&snapshot.capture), &probes::cost_columns(), &costs, 0);
-    set(painter, rest, &format!("Probes {}", places.len()), &probes::place_columns(), &places, state.scroll);
+    let [upper, lower] = Stack::new(area, costs.len(), Some(places.len())).at(state.scroll);
+    set(painter, upper, &probes::title(&snapshot.capture), &probes::cost_columns(), &costs);
+    set(painter, lower, &format!("Probes {}", places.len()), &probes::place_columns(), &places);
 }
 
 /// How far the probes page can be scrolled.
 pub(crate) fn probes_scroll(area: Rect, state: &State) -> usize {
-    state.snapshot().map_or(0, |snapshot| {
-        two_scroll(area, [probes::costs(&snapshot.capture, false).len(), snapshot.capture.probes.len()])
-    })
+    let Some(capture) = state.snapshot().map(|snapshot| &snapshot.capture) else { return 0 };
+    Stack::new(area, probes::costs(capture, false).len(), Some(capture.probes.len())).limit()
 }
 
-fn set(painter: &mut Painter<'_>, area: Rect, title: &str, columns: &[Column], rows: &[Vec<Cell>], scroll: usize) {
-    set_with_notes(painter, area, [title, ""], columns, rows, scroll);
+/// A table in an area, from this row on.
+fn set(painter: &mut Painter<'_>, place: (Rect, usize), title: &str, columns: &[Column], rows: &[Vec<Cell>]) {
+    set_with_notes(painter, place, [title, ""], columns, rows);
 }
 
 fn set_with_notes(
     painter: &mut Painter<'_>,
-    area: Rect,
+    (area, top): (Rect, usize),
     [title, notes]: [&str; 2],
     columns: &[Column],
     rows: &[Vec<Cell>],
-    scroll: usize,
 ) {
-    painter.rule(layout::line(area, 0), title, notes, true);
+    let height = usize::from(area.height.saturating_sub(2));
+    let top = top.min(rows.len().saturating_sub(height));
+    // That there is more than what is seen.
+    let part = match rows.len() > height {
+        true if height > 0 => format!("{}-{} of {}", top + 1, top + height, rows.len()),
+        _ => String::new(),
+    };
+    let notes = [notes, part.as_str()].into_iter().filter(|note| !note.is_empty()).collect::<Vec<_>>();
+    painter.rule(layout::line(area, 0), title, &notes.join(painter.theme.symbols.separator), true);
     let placed = table::fit(columns, usize::from(area.width));
     head(painter, layout::line(area, 1), columns, &placed, None);
-    let height = usize::from(area.height.saturating_sub(2));
-    let top = scroll.min(rows.len().saturating_sub(height));
     for (line, row) in (2_u16..).zip(rows.iter().skip(top).take(height)) {
         for place in &placed {
             body_cell(painter, layout::line(area, line), columns, place, &row[place.index], None);

@@ -158,6 +158,46 @@ fn gpus_page() {
     }
 }
 
+/// Eight GPUs with a process each, one of them lost and one that does not tell its power.
+fn many_gpus() -> Snapshot {
+    let mut snapshot = fixture::rich();
+    let [whole, lost] = &fixture::gpus()[..] else { panic!() };
+    snapshot.gpus = vec![whole.clone(); 8];
+    snapshot.gpus[4].power_watts = None;
+    snapshot.gpus[6] = lost.clone();
+    for (gpu, index) in snapshot.gpus.iter_mut().zip(0..) {
+        gpu.index = index;
+        gpu.processes.truncate(1);
+    }
+    snapshot
+}
+
+#[test]
+fn more_gpus_than_fit_are_counted_and_scrolled_before_their_processes() {
+    let mut state = with((80, 24), many_gpus());
+    state.apply(Action::ToggleGpus);
+    insta::assert_snapshot!(screen(&state));
+    let lower = |state: &State| screen(state).split_once("Processes on GPUs").expect("a table").1.to_owned();
+    let before = lower(&state);
+    state.apply(Action::Move(Motion::Down));
+    assert_eq!(lower(&state), before);
+    assert!(screen(&state).contains("2-7 of 8"), "{}", screen(&state));
+    state.apply(Action::Move(Motion::End));
+    assert!(screen(&state).contains("3-8 of 8"), "{}", screen(&state));
+}
+
+#[test]
+fn low_and_narrow_screens_have_rows_before_all_else() {
+    let snapshot = Snapshot { findings: fixture::findings(), ..fixture::counted() };
+    for size in [(90, 10), (40, 12)] {
+        let mut state = with(size, snapshot.clone());
+        state.apply(Action::ToggleInOut);
+        insta::assert_snapshot!(format!("inout_{}x{}", size.0, size.1), screen(&state));
+        state.apply(Action::Move(Motion::End));
+        assert!(screen(&state).contains("nvme0n1"), "{}", screen(&state));
+    }
+}
+
 #[test]
 fn engines_page() {
     for size in SIZES {
@@ -296,7 +336,10 @@ fn ascii_terminals_get_ascii() {
 
 #[test]
 fn no_size_panics() {
-    let actions: [&[Action]; 9] = [
+    let actions: [&[Action]; 12] = [
+        &[Action::ToggleEngines, Action::Move(Motion::End)],
+        &[Action::ToggleInOut, Action::Move(Motion::End)],
+        &[Action::ToggleProbes, Action::Move(Motion::End)],
         &[Action::ToggleModels, Action::Move(Motion::End)],
         &[Action::ToggleWorkloads, Action::Move(Motion::End)],
         &[Action::ToggleGpus, Action::Move(Motion::End)],
@@ -309,7 +352,8 @@ fn no_size_panics() {
     ];
     let sizes = || (1..=40).flat_map(|width| (1..=20).map(move |height| (width, height)));
     let theme = Theme::new(&UTF8);
-    for snapshot in [Some(fixture::rich()), Some(fixture::unprivileged()), None] {
+    let full = Snapshot { engines: fixture::engines(), gpus: fixture::gpus(), ..fixture::counted() };
+    for snapshot in [Some(full), Some(fixture::unprivileged()), None] {
         for actions in actions {
             let mut state = State::new(Source::Live, (80, 24));
             if let Some(snapshot) = &snapshot {
@@ -475,6 +519,29 @@ fn pages_open_and_close() {
 }
 
 #[test]
+fn the_keys_of_pages_work_from_everywhere() {
+    let pages = [
+        (Action::ToggleModels, Page::Models),
+        (Action::ToggleWorkloads, Page::Workloads),
+        (Action::ToggleGpus, Page::Gpus),
+        (Action::ToggleEngines, Page::Engines),
+        (Action::ToggleInOut, Page::InOut),
+        (Action::ToggleProbes, Page::Probes),
+    ];
+    for (from, _) in &pages {
+        for (to, page) in &pages {
+            for overlay in [Overlay::Help, Overlay::Problems] {
+                let mut state = watched((80, 24));
+                state.apply(from.clone());
+                state.apply(Action::Show(overlay));
+                state.apply(to.clone());
+                assert_eq!((&state.page, state.overlay), (page, None));
+            }
+        }
+    }
+}
+
+#[test]
 fn a_proxy_shows_each_role_apart() {
     let mut state = watched((120, 40));
     while selected_pid(&state) != 3310 {
@@ -494,6 +561,32 @@ fn an_end_of_the_collection_is_said_and_the_last_view_stays() {
     assert!(screen.contains("ENDED") && screen.contains("collection has ended: the helper is gone"), "{screen}");
     assert!(screen.contains("llm-tls gone") && !screen.contains("llm-tls on"), "{screen}");
     assert!(screen.contains("vllm serve"));
+}
+
+#[test]
+fn after_the_end_of_the_collection_the_view_says_how_old_it_is_paused_or_not() {
+    let last = fixture::rich();
+    let end = last.captured_at;
+    let at = |seconds| Action::Clock(end + jiff::SignedDuration::from_secs(seconds));
+    let ended = || Action::Update(Update::Ended("the helper is gone".to_owned()));
+    let head = |state: &State| screen(state).lines().next().unwrap_or_default().to_owned();
+    let mut state = with((120, 24), last.clone());
+    for action in [ended(), at(1), at(50)] {
+        state.apply(action);
+    }
+    assert!(head(&state).contains(" ENDED 49s ago "), "{}", head(&state));
+    state.apply(Action::TogglePause);
+    assert!(head(&state).contains(" ENDED 49s ago ") && !head(&state).contains("PAUSED"), "{}", head(&state));
+
+    let mut early = last.clone();
+    early.captured_at -= jiff::SignedDuration::from_secs(20);
+    let mut state = with((120, 24), early);
+    state.apply(Action::TogglePause);
+    update(&mut state, last);
+    for action in [ended(), at(1), at(50)] {
+        state.apply(action);
+    }
+    assert!(head(&state).contains(" ENDED 49s ago, PAUSED 1m10s ago "), "{}", head(&state));
 }
 
 #[test]

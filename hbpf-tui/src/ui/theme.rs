@@ -39,6 +39,8 @@ pub(crate) struct Symbols {
     pub(crate) descending: char,
     pub(crate) ellipsis: char,
     pub(crate) separator: &'static str,
+    /// Stands before a sum of which a part is not known.
+    pub(crate) at_least: &'static str,
     /// Whether text may hold more than ASCII.
     pub(crate) unicode: bool,
 }
@@ -53,6 +55,7 @@ const UNICODE: Symbols = Symbols {
     descending: '▼',
     ellipsis: '…',
     separator: " · ",
+    at_least: "≥",
     unicode: true,
 };
 
@@ -67,6 +70,7 @@ const ASCII: Symbols = Symbols {
     descending: 'v',
     ellipsis: '+',
     separator: " | ",
+    at_least: ">=",
     unicode: false,
 };
 
@@ -179,6 +183,10 @@ mod tests {
         assert_eq!(theme.text("modèle 模型"), "mod?le ??");
         let s = &theme.symbols;
         let all = [s.rule, s.on, s.off, s.ascending, s.descending, s.ellipsis];
-        assert!(all.iter().chain(&s.bars).chain(&s.meter).all(char::is_ascii) && s.separator.is_ascii());
+        assert!(
+            all.iter().chain(&s.bars).chain(&s.meter).all(char::is_ascii)
+                && s.separator.is_ascii()
+                && s.at_least.is_ascii()
+        );
     }
 }
