@@ -80,10 +80,15 @@ impl Painter<'_> {
         self.text(area, 0, &rule.to_string().repeat(width), if focused { style } else { dim });
         let title = format!("{rule} {title} ");
         let used = self.text(area, 0, &title, style);
-        let notes = format!(" {notes} {rule}");
-        let needed = notes.width();
-        if notes.len() > 3 + rule.len_utf8() && used + 2 + needed <= width {
-            self.text(area, width - needed, &notes, dim);
+        // Where there is no room for all of the notes, the first.
+        let first = notes.split(self.theme.symbols.separator).next().unwrap_or(notes);
+        for notes in [notes, first].into_iter().filter(|notes| !notes.is_empty()) {
+            let notes = format!(" {notes} {rule}");
+            let needed = notes.width();
+            if used + 2 + needed <= width {
+                self.text(area, width - needed, &notes, dim);
+                break;
+            }
         }
     }
 

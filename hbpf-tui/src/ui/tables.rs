@@ -38,6 +38,13 @@ const NO_WORKLOAD: &str = "nothing has talked to a model or used a GPU yet";
 /// What an empty table of requests says where none can be seen.
 const NOTHING_SEEN: &str = "requests to models are not seen: no probes are on";
 
+/// How many processes there are without model traffic, of which the snapshot has the busiest.
+fn others(snapshot: &Snapshot, rows: &[ProcessRow<'_>]) -> usize {
+    let busy = rows.iter().filter(|row| row.has_traffic() && !row.process.exited).count();
+    let all = snapshot.host.processes_total.map_or(0, |all| usize::try_from(all).unwrap_or(usize::MAX));
+    all.saturating_sub(busy).max(rows.iter().filter(|row| !row.has_traffic()).count())
+}
+
 pub(crate) fn processes(painter: &mut Painter<'_>, area: Rect, state: &State) {
     let rows = state.snapshot().map(ProcessRow::all).unwrap_or_default();
     let busy = rows.iter().filter(|row| row.has_traffic()).count();
@@ -50,16 +57,17 @@ pub(crate) fn processes(painter: &mut Painter<'_>, area: Rect, state: &State) {
         Span::SinceStart => "latency since start",
     };
     let blind = state.is_blind();
-    let notes = match blind {
-        true => format!("{} {arrow}", sort.column().title),
-        false => format!("{} {arrow}{}{latency}", sort.column().title, symbols.separator),
-    };
-    let title = match (rows.len() - busy, state.show_idle) {
-        (all, _) if blind => format!("Processes {all}"),
+    let order = format!("{} {arrow}", sort.column().title);
+    let idle = rows.len() - busy;
+    let others = state.snapshot().map_or(idle, |snapshot| others(snapshot, &rows));
+    let of_all = if others > idle { format!(" of {others}") } else { String::new() };
+    let title = match (idle, state.show_idle) {
+        (all, _) if blind => format!("Processes {all}{of_all}"),
         (0, _) => format!("Processes {busy}"),
-        (idle, true) => format!("Processes {busy} with model traffic, {idle} without"),
-        (idle, false) => format!("Processes {busy} with model traffic ({idle} hidden)"),
+        (idle, true) => format!("Processes {busy} with model traffic, {idle}{of_all} without"),
+        (_, false) => format!("Processes {busy} with model traffic ({others} hidden)"),
     };
+    let notes = if blind { order } else { format!("{order}{}{latency}", symbols.separator) };
     painter.rule(layout::line(area, 0), &title, &notes, focused);
     let columns = ProcessColumn::columns();
     let placed = layout::process_columns(usize::from(area.width), &ProcessColumn::of(state.snapshot(), blind));
