@@ -56,7 +56,7 @@ const NEXT_SCAN_INTERVAL: Duration = Duration::from_secs(1);
 const SCANS_AT_ATTACH: usize = 10;
 
 /// Starts and ends of processes handled before requests are looked at again.
-const LIFECYCLE_BATCH: usize = 256;
+const LIFECYCLE_BATCH: usize = 64;
 
 /// Requests handled before starts and ends of processes are looked at again.
 const REQUEST_BATCH: usize = 64;
@@ -195,7 +195,8 @@ impl<'a> Helper<'a> {
         wanted.set(PollFlags::POLLIN, !self.outbox.is_full());
         wanted.set(PollFlags::POLLOUT, self.outbox.wants_write());
         let mut ready = vec![PollFd::new(self.outbox.as_fd(), wanted)];
-        ready.extend(self.probes.lifecycle_fd().map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
+        let lifecycle = self.probes.lifecycle_fd().filter(|_| !self.outbox.is_full());
+        ready.extend(lifecycle.map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
         ready.extend(self.libraries.news_fd().map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
         ready.extend(self.gpus.fd().map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
         match poll(&mut ready, timeout) {
@@ -424,7 +425,8 @@ impl<'a> Helper<'a> {
     }
 
     fn handle_lifecycle(&mut self) {
-        let events = self.probes.read_lifecycle(LIFECYCLE_BATCH);
+        // While the other side does not read, they wait in their ring.
+        let events = if self.outbox.is_full() { Vec::new() } else { self.probes.read_lifecycle(LIFECYCLE_BATCH) };
         let mut started = Vec::new();
         for event in events {
             let uncertain = event.kind == lifecycle::EXIT && !self.probes.ends_are_certain();
