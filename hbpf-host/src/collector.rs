@@ -430,6 +430,7 @@ impl Worker {
         let before = Group::ALL.map(|group| self.facts.is_on(group));
         self.facts.status(status, OwnTime { total: own_cpu_time(), reading: self.reading }, now);
         self.next_status = now.after(STATUS_INTERVAL);
+        let has_changed = Group::ALL.map(|group| self.facts.is_on(group)) != before;
         for (group, was_on) in Group::ALL.into_iter().zip(before) {
             if was_on != self.facts.is_on(group) {
                 // Putting probes in and taking them out has a cost of its own, which passes.
@@ -441,7 +442,12 @@ impl Worker {
             }
         }
         let step = self.observation().and_then(|seen| self.governor.observe(now, &seen));
-        self.carry_out(step)
+        self.carry_out(step)?;
+        // Who has pressed a key wants to see that it is done.
+        if has_changed && self.interval.is_some() && self.sampling.is_none() {
+            self.request_sample(Others::InTurn, now)?;
+        }
+        Ok(())
     }
 
     /// What the kernel side and hbpf's processes cost now, as parts of the whole machine.

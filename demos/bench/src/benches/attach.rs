@@ -91,6 +91,8 @@ fn load(program: &mut Program) -> Result<()> {
         Program::CgroupSockAddr(program) => program.load()?,
         Program::RawTracePoint(program) => program.load()?,
         Program::SockOps(program) => program.load()?,
+        Program::CgroupDevice(program) => program.load()?,
+        Program::TracePoint(program) => program.load()?,
         other => anyhow::bail!("{:?} programs are new here", other.prog_type()),
     }
     Ok(())
