@@ -29,7 +29,7 @@ pub fn run(data: &[u8]) {
         let mut interpreter = Interpreter::new(dialect);
         interpreter.request_bytes(request);
         interpreter.request_end();
-        interpreter.response_begins(status, kind);
+        interpreter.response_begins(Some(status), kind);
         interpreter
     };
     let (mut interpreter, mut most) = (begin(), Most::default());

@@ -20,6 +20,7 @@ pub mod exchange;
 pub mod findings;
 pub mod framing;
 pub mod http1;
+pub mod http2;
 pub mod inference;
 pub mod json;
 pub mod label;

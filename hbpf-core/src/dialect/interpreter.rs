@@ -143,10 +143,10 @@ impl Interpreter {
         self.response_begins(head.status, head.header("content-type"));
     }
 
-    /// The answer begins, with this status and content type.
-    pub fn response_begins(&mut self, status: u16, content_type: Option<&[u8]>) {
-        self.status = Some(status);
-        if status >= 400 {
+    /// The answer begins, with this status, if that is known, and content type.
+    pub fn response_begins(&mut self, status: Option<u16>, content_type: Option<&[u8]>) {
+        self.status = status;
+        if status.is_some_and(|status| status >= 400) {
             self.facts.is_error = true;
             self.reading.set_error_answer();
         }

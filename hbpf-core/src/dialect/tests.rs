@@ -24,7 +24,7 @@ fn answer(case: &Case, pieces: &[&[u8]]) -> Said {
     interpreter.request_end();
     let mut outputs = Vec::new();
     let mut out = |output: Output| outputs.push((output.tokens, output.visible));
-    interpreter.response_begins(case.status, case.content_type.map(str::as_bytes));
+    interpreter.response_begins(Some(case.status), case.content_type.map(str::as_bytes));
     for (when, piece) in pieces.iter().enumerate() {
         interpreter.response_bytes(Nanos(when as u64), piece, &mut out);
     }
@@ -98,7 +98,7 @@ fn line_ends_and_padding_do_not_matter() {
 #[test]
 fn an_event_is_stamped_when_it_is_complete() {
     let mut interpreter = Interpreter::new(Dialect::OpenaiChat);
-    interpreter.response_begins(200, Some(b"text/event-stream; charset=utf-8"));
+    interpreter.response_begins(Some(200), Some(b"text/event-stream; charset=utf-8"));
     let mut times = Vec::new();
     let mut out = |output: Output| times.push(output.when.0);
     interpreter.response_bytes(Nanos(1), b"data: {\"choices\":[{\"delta\":{\"con", &mut out);
@@ -177,7 +177,7 @@ fn a_long_answer_with_a_hole_still_tells_its_usage() {
         r#"{{"object":"list","model":"e-1","data":[{{"embedding":[{vectors}0]}}],"usage":{{"prompt_tokens":8,"total_tokens":8}}}}"#
     );
     let mut interpreter = Interpreter::new(Dialect::OpenaiEmbeddings);
-    interpreter.response_begins(200, Some(b"application/json"));
+    interpreter.response_begins(Some(200), Some(b"application/json"));
     interpreter.response_bytes(Nanos(1), &body.as_bytes()[..1000], &mut |_| {});
     for middle in [50_000, 100_000] {
         interpreter.response_gap();
@@ -194,7 +194,7 @@ fn a_long_answer_with_a_hole_still_tells_its_usage() {
 #[test]
 fn a_cut_answer_keeps_what_it_had_said_and_is_not_finished() {
     let mut interpreter = Interpreter::new(Dialect::AnthropicMessages);
-    interpreter.response_begins(200, Some(b"application/json"));
+    interpreter.response_begins(Some(200), Some(b"application/json"));
     let body = br#"{"type":"message","model":"c","usage":{"input_tokens":5,"output_tokens":12"#;
     interpreter.response_bytes(Nanos(1), body, &mut |_| {});
     interpreter.response_end(Nanos(2), &mut |_| {});
@@ -213,7 +213,7 @@ fn running_counts_make_tokens_exact() {
     // The last of them leaps where nothing counts along.
     let body = [event("a", 3), event("b", 4), event("c", 9), event("d", 1 << 53)].concat();
     let mut interpreter = Interpreter::new(Dialect::OpenaiChat);
-    interpreter.response_begins(200, Some(b"text/event-stream"));
+    interpreter.response_begins(Some(200), Some(b"text/event-stream"));
     let mut tokens = Vec::new();
     interpreter.response_bytes(Nanos(1), body.as_bytes(), &mut |output| tokens.push(output.tokens));
     assert_eq!(tokens, [3, 1, 5, 1]);
@@ -228,7 +228,7 @@ fn answer_with_hole(case: &Case, from: usize, to: usize) -> Said {
     interpreter.request_end();
     let mut outputs = Vec::new();
     let mut out = |output: Output| outputs.push((output.tokens, output.visible));
-    interpreter.response_begins(case.status, case.content_type.map(str::as_bytes));
+    interpreter.response_begins(Some(case.status), case.content_type.map(str::as_bytes));
     interpreter.response_bytes(Nanos(1), &bytes[..from], &mut out);
     if to > from {
         interpreter.response_gap();

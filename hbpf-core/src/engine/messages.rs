@@ -437,7 +437,7 @@ impl HttpSink for Sink<'_> {
 fn is_long_document(head: &ResponseHead<'_>) -> bool {
     let is_json = head.header("content-type").is_some_and(|kind| kind.starts_with(b"application/json"));
     is_json
-        && head.status == 200
+        && head.status == Some(200)
         && head.content_coding() == Coding::Identity
         && head.content_length().is_some_and(|length| length >= LONG_DOCUMENT_BYTES)
 }

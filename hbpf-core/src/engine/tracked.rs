@@ -197,7 +197,7 @@ impl Tracked {
         }
         let ResponseHeaderFacts { request_id, rate_limit, provider } = response_facts(head);
         let exchange = &mut self.exchange;
-        exchange.status = Some(head.status);
+        exchange.status = head.status;
         exchange.headers_at = Some(when);
         exchange.request_id = request_id;
         exchange.rate_limit = rate_limit;

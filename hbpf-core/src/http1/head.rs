@@ -26,8 +26,8 @@ pub struct RequestHead<'a> {
 /// The head of a response. Borrows the bytes that it was parsed from.
 #[derive(Clone, Debug)]
 pub struct ResponseHead<'a> {
-    /// The status code.
-    pub status: u16,
+    /// The status code; `None` where it came as a reference to something that was not seen (HTTP/2).
+    pub status: Option<u16>,
     headers: Headers<'a>,
 }
 
@@ -120,7 +120,7 @@ impl<'a> ResponseHead<'a> {
         let httparse::Status::Complete(length) = status else { return Ok(None) };
         let Some(status) = response.code else { return Err(NotHttp) };
         headers.count = response.headers.len();
-        Ok(Some((Self { status, headers }, length)))
+        Ok(Some((Self { status: Some(status), headers }, length)))
     }
 
     /// The value of the first header of that name, in any case.
@@ -150,7 +150,7 @@ impl<'a> ResponseHead<'a> {
 
     /// Which body follows in answer to a request that is no `HEAD` or `CONNECT`.
     pub(super) fn framing(&self) -> Result<Framing, NotHttp> {
-        if matches!(self.status, 100..=199 | 204 | 304) {
+        if matches!(self.status, Some(100..=199 | 204 | 304)) {
             return Ok(Framing::Empty);
         }
         match self.headers.transfer() {

@@ -67,6 +67,8 @@ pub trait HttpSink {
     fn response_body_gap(&mut self, exchange: u64, len: Option<u64>);
     /// The response has ended, or will never come. `complete` is false where it did not end as its framing said.
     fn response_end(&mut self, exchange: u64, when: Nanos, complete: bool);
+    /// A side has given the exchange up, which alone is over: HTTP/2 can do that.
+    fn reset(&mut self, _exchange: u64, _when: Nanos, _by: Side) {}
     /// The connection speaks another protocol from here on (101, or CONNECT accepted). Nothing more is reported.
     fn upgraded(&mut self, exchange: u64, when: Nanos);
     /// Bytes that are no HTTP where a message should begin, or framing that contradicts itself.
@@ -421,9 +423,9 @@ impl Http1 {
         let waiting = self.waiting.front().copied();
         let answer = waiting.map_or(Answer::Ordinary, |waiting| waiting.answer);
         match head.status {
-            101 => self.upgrade(when, sink),
-            100..=199 => self.response.state = State::default(),
-            200..=299 if answer == Answer::Tunnel => {
+            Some(101) => self.upgrade(when, sink),
+            Some(100..=199) => self.response.state = State::default(),
+            Some(200..=299) if answer == Answer::Tunnel => {
                 if let Some(waiting) = waiting {
                     sink.response_head(waiting.exchange, when, &head);
                 }

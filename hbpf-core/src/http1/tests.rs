@@ -42,7 +42,7 @@ impl HttpSink for Log {
         self.line(format!("{exchange} request end {complete}"));
     }
     fn response_head(&mut self, exchange: u64, _: Nanos, head: &ResponseHead<'_>) {
-        self.line(format!("{exchange} response {}", head.status));
+        self.line(format!("{exchange} response {}", head.status.unwrap()));
     }
     fn response_body(&mut self, exchange: u64, _: Nanos, bytes: &[u8]) {
         self.body(exchange, "response", bytes);

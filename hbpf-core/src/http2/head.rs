@@ -1,6 +1,5 @@
 //! Heads of HTTP/2 messages in the form that HTTP/1 has for them.
 
-use super::fields::Name;
 use super::hpack::Field;
 use crate::http1::{RequestHead, ResponseHead};
 

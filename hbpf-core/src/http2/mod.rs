@@ -103,6 +103,15 @@ struct Stream {
     request_ended: bool,
 }
 
+impl Half {
+    /// Nothing is known of what comes until a frame is found.
+    fn lose(&mut self) {
+        self.state = State::Lost;
+        self.block = None;
+        self.table.forget();
+    }
+}
+
 const BETWEEN: State = State::Header([0; HEADER_BYTES], 0);
 
 impl Http2 {
@@ -157,39 +166,48 @@ impl Http2 {
             return;
         }
         let half = self.half(side);
-        if let State::Payload(payload) = &mut half.state
-            && let Ok(len) = u32::try_from(len)
-            && len <= payload.left
-        {
-            let header = payload.header;
-            payload.skip(len);
-            let is_over = payload.left == 0;
-            match header.kind {
-                Kind::Data if self.streams.contains_key(&header.stream) => {
-                    report_gap(side, header.stream, Some(len.into()), sink);
-                }
-                Kind::Headers | Kind::PushPromise | Kind::Continuation => {
-                    half.table.forget();
-                    if let Some(block) = &mut half.block {
-                        block.lose();
+        match (mem::take(&mut half.state), u32::try_from(len)) {
+            (State::Payload(payload), Ok(len)) if len <= payload.left => {
+                self.skip_payload(side, when, payload, len, sink);
+            }
+            _ => {
+                half.lose();
+                for (number, stream) in &self.streams {
+                    if side == Side::Response || !stream.request_ended {
+                        report_gap(side, *number, None, sink);
                     }
                 }
-                _ => {}
             }
-            if is_over {
-                self.half(side).state = BETWEEN;
-                self.end_frame(side, when, header, sink);
-            }
-            return;
         }
-        half.state = State::Lost;
-        half.block = None;
-        half.table.forget();
-        for (number, stream) in &self.streams {
-            let is_open = if side == Side::Request { !stream.request_ended } else { true };
-            if is_open {
-                report_gap(side, *number, None, sink);
+    }
+
+    /// Bytes of a payload, and of nothing else, were not seen.
+    fn skip_payload(&mut self, side: Side, when: Nanos, mut payload: Payload, len: u32, sink: &mut dyn HttpSink) {
+        let header = payload.header;
+        payload.skip(len);
+        match header.kind {
+            Kind::Data if self.streams.contains_key(&header.stream) => {
+                report_gap(side, header.stream, Some(len.into()), sink);
             }
+            Kind::Headers | Kind::PushPromise | Kind::Continuation => {
+                let half = self.half(side);
+                half.table.forget();
+                if let Some(block) = &mut half.block {
+                    block.lose();
+                }
+            }
+            _ => {}
+        }
+        self.proceed(side, when, payload, sink);
+    }
+
+    /// Goes on within a payload, or behind it.
+    fn proceed(&mut self, side: Side, when: Nanos, payload: Payload, sink: &mut dyn HttpSink) {
+        if payload.left > 0 {
+            self.half(side).state = State::Payload(payload);
+        } else {
+            self.half(side).state = BETWEEN;
+            self.end_frame(side, when, payload.header, sink);
         }
     }
 
@@ -247,21 +265,14 @@ impl Http2 {
         };
         let is_stream = header.stream != 0 || matches!(header.kind, Kind::Other(_));
         if !is_expected || !is_stream {
-            half.block = None;
-            half.table.forget();
+            half.lose();
             sink.desync(side);
             return rest.len();
         }
         if matches!(header.kind, Kind::Headers | Kind::PushPromise) {
             half.block = Some(Block::begin(&header, when));
         }
-        let payload = Payload::of(header);
-        if payload.left == 0 {
-            half.state = BETWEEN;
-            self.end_frame(side, when, header, sink);
-        } else {
-            half.state = State::Payload(payload);
-        }
+        self.proceed(side, when, Payload::of(header), sink);
         used
     }
 
@@ -277,9 +288,7 @@ impl Http2 {
         let used = rest.len().min(payload.left as usize);
         let Ok(content) = payload.take(&rest[..used]) else {
             // More padding than there is payload.
-            let half = self.half(side);
-            half.block = None;
-            half.table.forget();
+            self.half(side).lose();
             sink.desync(side);
             return rest.len();
         };
@@ -298,12 +307,7 @@ impl Http2 {
             }
             _ => {}
         }
-        if payload.left == 0 {
-            self.half(side).state = BETWEEN;
-            self.end_frame(side, when, header, sink);
-        } else {
-            self.half(side).state = State::Payload(payload);
-        }
+        self.proceed(side, when, payload, sink);
         used
     }
 
@@ -326,10 +330,8 @@ impl Http2 {
         let half = self.half(side);
         let Some(block) = half.block.take() else { return };
         let mut head = Head::default();
-        if block.is_lost {
-            head.note_unknown();
-        } else if half.table.read(&block.bytes, &mut |field| head.add(field)).is_err() {
-            head.note_unknown();
+        if !block.is_lost && half.table.read(&block.bytes, &mut |field| head.add(field)).is_err() {
+            head = Head::default();
             sink.desync(side);
         }
         if block.is_promise {
@@ -361,8 +363,8 @@ impl Http2 {
 
     fn response_block(&mut self, block: &Block, head: &Head, when: Nanos, sink: &mut dyn HttpSink) {
         let Some(stream) = self.streams.get_mut(&block.stream) else { return };
-        // Interim answers come before, trailers after.
-        if stream.has_answer || head.is_interim() {
+        // Interim answers come before, and may have come without being known for such; trailers come after and are the end.
+        if stream.has_answer && block.ends_stream || head.is_interim() {
             return;
         }
         stream.has_answer = true;

@@ -135,10 +135,11 @@ impl HttpSink for Answering {
 
     fn response_head(&mut self, _: u64, _: Nanos, head: &ResponseHead<'_>) {
         match head.status {
-            200 if head.content_coding() == Coding::Identity => {}
-            200 => self.refuse(NoMatch::Compressed),
-            status @ 300..=399 => self.refuse(NoMatch::Redirect(status)),
-            status => self.refuse(NoMatch::Status(status)),
+            Some(200) if head.content_coding() == Coding::Identity => {}
+            Some(200) => self.refuse(NoMatch::Compressed),
+            Some(status @ 300..=399) => self.refuse(NoMatch::Redirect(status)),
+            Some(status) => self.refuse(NoMatch::Status(status)),
+            None => {}
         }
     }
 
