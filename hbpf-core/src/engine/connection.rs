@@ -1,18 +1,16 @@
 //! One connection: its pieces are put in order and given to the HTTP parser, and its end is told apart.
 
-use crate::chunk::{Action, Capture, Chunk, Close, ConnectionKey, Direction, Origin, Pid, Segment, Source, Verdict};
+use crate::chunk::{Capture, Chunk, Close, ConnectionKey, Direction, Origin, Pid, Segment, Source};
 use crate::dialect::JUDGE_BYTES;
 use crate::exchange::{Exchange, Role};
-use crate::http1::{Http1, Side};
+use crate::http1::{Http1, HttpSink, Side};
+use crate::http2::{self, Http2};
 use crate::reassembly::Reassembler;
 use crate::time::Nanos;
 
 use super::messages::{Messages, Sink, State, role_of};
 use super::tracked::Outcome;
 use super::{Observer, Shared};
-
-/// What HTTP/2 connections begin with; they are not read.
-const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0";
 
 /// One endpoint of one connection.
 pub(super) struct Connection {
@@ -21,6 +19,8 @@ pub(super) struct Connection {
     /// TCP only.
     reassembler: Option<Box<Reassembler>>,
     http: Http1,
+    /// Instead of `http`, once the connection was recognised as HTTP/2.
+    http2: Option<Box<Http2>>,
     messages: Messages,
     /// The client's direction, once a message has begun.
     request_direction: Option<Direction>,
@@ -54,6 +54,7 @@ impl Connection {
             origin: Origin::default(),
             reassembler: (key.source == Source::Tcp).then(Box::default),
             http: Http1::new(),
+            http2: None,
             messages: Messages::new(),
             request_direction: None,
             expected: [None; 2],
@@ -83,6 +84,7 @@ impl Connection {
     pub(super) fn memory(&self) -> usize {
         self.reassembler.as_ref().map_or(0, |reassembler| reassembler.memory())
             + self.http.memory()
+            + self.http2.as_ref().map_or(0, |http2| size_of::<Http2>() + http2.memory())
             + self.messages.memory()
     }
 
@@ -129,6 +131,12 @@ impl Connection {
             return;
         }
         let Some((bytes, gap)) = self.place(chunk) else { return };
+        if chunk.begins_message && self.http2.is_none() && http2::begins_connection(chunk.bytes) {
+            self.begin_http2(chunk, shared, observer);
+        }
+        if self.http2.is_some() {
+            return self.chunk_of_http2(chunk, bytes, gap, shared, observer);
+        }
         let begins = chunk.begins_message && self.request_direction.is_none_or(|known| known == chunk.direction);
         // The kernel side counts what a socket receives before TCP has taken it: an answer may come with a count that is
         // taken back.
@@ -264,12 +272,53 @@ impl Connection {
         }
         self.messages.current = chunk.message;
         self.messages.awaited = chunk.capture == Capture::Awaiting;
-        if chunk.bytes.starts_with(HTTP2_PREFACE) {
-            self.messages.state = State::Opaque;
-            observer.verdict(Verdict { connection: self.key, message: chunk.message, action: Action::Opaque });
-        } else if self.messages.awaited || !self.is_busy() {
+        if self.messages.awaited || !self.is_busy() {
             self.messages.state = State::Judging(None);
         }
+    }
+
+    /// From here on the connection is HTTP/2. What was under way is lost from sight.
+    fn begin_http2(&mut self, chunk: &Chunk<'_>, shared: &mut Shared, observer: &mut dyn Observer) {
+        self.messages.mark_missed(0, shared);
+        self.messages.end_active(self.key, chunk.when, Outcome::Cut, shared, observer);
+        self.http = Http1::new();
+        self.http2 = Some(Box::default());
+        self.request_direction = Some(chunk.direction);
+        self.messages.state = State::Multiplexed;
+    }
+
+    /// Takes a piece of an HTTP/2 connection.
+    fn chunk_of_http2(
+        &mut self,
+        chunk: &Chunk<'_>,
+        bytes: &[u8],
+        gap: u64,
+        shared: &mut Shared,
+        observer: &mut dyn Observer,
+    ) {
+        let side = if Some(chunk.direction) == self.request_direction { Side::Request } else { Side::Response };
+        self.messages.current = chunk.message;
+        if side == Side::Request {
+            self.messages.awaited = chunk.capture == Capture::Awaiting;
+        }
+        let left_out = chunk.original_len.saturating_sub(chunk.bytes.len() as u64);
+        self.feed_http2(shared, observer, |http2, sink| {
+            http2.gap(side, chunk.when, gap, sink);
+            http2.push(side, chunk.when, bytes, sink);
+            http2.gap(side, chunk.when, left_out, sink);
+        });
+        self.ended[chunk.direction.index()] |= chunk.ends_stream;
+    }
+
+    fn feed_http2(
+        &mut self,
+        shared: &mut Shared,
+        observer: &mut dyn Observer,
+        act: impl FnOnce(&mut Http2, &mut dyn HttpSink),
+    ) {
+        let (Some(request_direction), Some(http2)) = (self.request_direction, &mut self.http2) else { return };
+        let messages = &mut self.messages;
+        act(http2, &mut Sink { key: self.key, origin: &self.origin, request_direction, messages, shared, observer });
     }
 
     fn gap(
@@ -356,7 +405,10 @@ impl Connection {
         let count = self.messages.active.len() as u64;
         let outcome = Outcome::OutOfSight(self.last_heard);
         self.messages.end_active(self.key, now, outcome, shared, observer);
-        self.messages.state = State::Ignored;
+        self.messages.forget_judged();
+        if self.http2.is_none() {
+            self.messages.state = State::Ignored;
+        }
         self.http = Http1::new();
         count
     }
@@ -369,8 +421,9 @@ impl Connection {
                 self.gap(side, now, 1, false, shared, observer);
             }
         }
-        if matches!(self.messages.state, State::Judging(Some(_))) {
-            self.messages.state = State::Ignored;
+        self.messages.forget_judged();
+        if let Some(http2) = &mut self.http2 {
+            http2.shed();
         }
         for tracked in &mut self.messages.active {
             shared.counters.parse_gaps += u64::from(tracked.shed(observer));
@@ -413,6 +466,8 @@ impl Connection {
         self.messages.mark_missed(later, shared);
         let outcome = if unheard { Outcome::Cut } else { outcome };
         self.messages.end_active(self.key, now, outcome, shared, observer);
+        self.messages.forget_judged();
+        self.http2 = None;
         self.messages.state = State::BetweenMessages;
     }
 }

@@ -15,6 +15,9 @@ use super::{Observer, Shared};
 /// than is under way in the kernel before it learns of it.
 const LONG_DOCUMENT_BYTES: u64 = 256 * 1024;
 
+/// Requests of one HTTP/2 connection that wait for more of their bodies to be judged by. Who has more is not served by it.
+const MAX_JUDGED: usize = 64;
+
 /// The state of the connection's messages, apart from the HTTP parser that drives it.
 pub(super) struct Messages {
     pub(super) state: State,
@@ -24,6 +27,8 @@ pub(super) struct Messages {
     pub(super) awaited: bool,
     /// Exchanges in flight. The HTTP parser ends the oldest of more than it lets wait for their answers.
     pub(super) active: Vec<Tracked>,
+    /// While [`State::Multiplexed`]: requests whose heads say neither yes nor no.
+    judged: Vec<Judged>,
 }
 
 /// How the client's current message stands.
@@ -36,6 +41,8 @@ pub(super) enum State {
     ModelCall,
     /// No model call: everything is dropped until the next message begins.
     Ignored,
+    /// HTTP/2: each request is judged by itself, whatever becomes of the others.
+    Multiplexed,
     /// Nothing on this connection will be understood.
     Opaque,
 }
@@ -48,6 +55,12 @@ pub(super) struct Judged {
     body: Vec<u8>,
 }
 
+impl Judged {
+    fn memory(&self) -> usize {
+        self.head.capacity() + self.body.capacity()
+    }
+}
+
 pub(super) fn role_of(request_direction: Direction) -> Role {
     match request_direction {
         Direction::Sent => Role::Client,
@@ -58,12 +71,12 @@ pub(super) fn role_of(request_direction: Direction) -> Role {
 impl Messages {
     /// Nothing has begun yet.
     pub(super) fn new() -> Self {
-        Self { state: State::BetweenMessages, current: 0, awaited: false, active: Vec::new() }
+        Self { state: State::BetweenMessages, current: 0, awaited: false, active: Vec::new(), judged: Vec::new() }
     }
 
     pub(super) fn is_followed(&self) -> bool {
         match self.state {
-            State::Judging(_) | State::ModelCall => true,
+            State::Judging(_) | State::ModelCall | State::Multiplexed => true,
             // Answers to pipelined requests before the one that is ignored.
             State::Ignored => !self.active.is_empty(),
             State::BetweenMessages | State::Opaque => false,
@@ -118,13 +131,41 @@ impl Messages {
 
     /// Memory that the messages hold, in bytes.
     pub(super) fn memory(&self) -> usize {
-        let judged = if let State::Judging(Some(judged)) = &self.state {
-            judged.head.capacity() + judged.body.capacity()
-        } else {
-            0
-        };
+        let of_state = if let State::Judging(judged) = &self.state { judged.as_ref() } else { None };
+        let judged = of_state.iter().copied().chain(&self.judged).map(Judged::memory).sum::<usize>();
         let spare = (self.active.capacity() - self.active.len()) * size_of::<Tracked>();
         judged + spare + self.active.iter().map(Tracked::memory).sum::<usize>()
+    }
+
+    /// Requests that cannot be judged any more are none.
+    pub(super) fn forget_judged(&mut self) {
+        if matches!(self.state, State::Judging(Some(_))) {
+            self.state = State::Ignored;
+        }
+        self.judged = Vec::new();
+    }
+
+    fn take_judged(&mut self, number: u64) -> Option<Judged> {
+        match &mut self.state {
+            State::Judging(judged) => judged.take_if(|judged| judged.number == number),
+            _ => {
+                let at = self.judged.iter().position(|judged| judged.number == number)?;
+                Some(self.judged.swap_remove(at))
+            }
+        }
+    }
+
+    /// The message waits for more of its body. Returns whether there is room for that.
+    fn keep_judged(&mut self, judged: Judged) -> bool {
+        if !matches!(self.state, State::Multiplexed) {
+            self.state = State::Judging(Some(judged));
+            return true;
+        }
+        let has_room = self.judged.len() < MAX_JUDGED;
+        if has_room {
+            self.judged.push(judged);
+        }
+        has_room
     }
 
     pub(super) fn end_active(
@@ -168,8 +209,15 @@ pub(super) struct Sink<'a> {
 
 impl Sink<'_> {
     fn ignore(&mut self) {
-        self.messages.state = State::Ignored;
-        self.tell_kernel(Action::Ignore);
+        // Other requests of an HTTP/2 connection may be calls.
+        if !self.is_multiplexed() {
+            self.messages.state = State::Ignored;
+            self.tell_kernel(Action::Ignore);
+        }
+    }
+
+    fn is_multiplexed(&self) -> bool {
+        matches!(self.messages.state, State::Multiplexed)
     }
 
     fn tell_kernel(&mut self, action: Action) {
@@ -191,11 +239,11 @@ impl Sink<'_> {
                 // What the kernel side captured by itself it knows already.
                 if self.messages.awaited {
                     self.tell_kernel(Action::Capture);
-                    if !recognised.known_target
-                        && let Ok(path) = std::str::from_utf8(head.path())
-                    {
-                        self.observer.learned(path);
+                    if !recognised.known_target {
+                        self.learn(head);
                     }
+                    // What is said of an HTTP/2 connection is said of all of it.
+                    self.messages.awaited = !self.is_multiplexed();
                 }
                 self.open(recognised, number, started, when, head);
                 if !body.is_empty() {
@@ -204,14 +252,27 @@ impl Sink<'_> {
             }
             Judgement::NotModel => self.ignore(),
             Judgement::NeedBody => {
-                let head = head.as_bytes().to_vec();
-                self.messages.state = State::Judging(Some(Judged { number, started, head, body: body.to_vec() }));
+                let judged = Judged { number, started, head: head.as_bytes().to_vec(), body: body.to_vec() };
+                if !self.messages.keep_judged(judged) {
+                    self.shared.counters.parse_gaps += 1;
+                }
             }
         }
     }
 
+    /// The kernel side is to know this path, if it is known here.
+    fn learn(&mut self, head: &RequestHead<'_>) {
+        if let Ok(path) = std::str::from_utf8(head.path())
+            && path.starts_with('/')
+        {
+            self.observer.learned(path);
+        }
+    }
+
     fn open(&mut self, recognised: Recognised, number: u64, started: Nanos, when: Nanos, head: &RequestHead<'_>) {
-        self.messages.state = State::ModelCall;
+        if !self.is_multiplexed() {
+            self.messages.state = State::ModelCall;
+        }
         let role = role_of(self.request_direction);
         let facts = request_facts(head);
         let interpreter = Interpreter::for_call(&recognised);
@@ -231,7 +292,7 @@ impl Sink<'_> {
             response_model: None,
             endpoint: endpoint(facts.host, head.header("host"), self.key.source, role, self.origin),
             tls: self.key.source == Source::Tls,
-            protocol: Protocol::Http1,
+            protocol: if self.is_multiplexed() { Protocol::H2 } else { Protocol::Http1 },
             stream: None,
             phase: Phase::Sending,
             opened_at: started,
@@ -267,8 +328,7 @@ impl Sink<'_> {
 
     /// Judges again with more of the body; `extent` says how much of it that makes.
     fn judge_body(&mut self, number: u64, when: Nanos, bytes: &[u8], extent: Extent) {
-        let State::Judging(judged) = &mut self.messages.state else { return };
-        let Some(mut judged) = judged.take_if(|judged| judged.number == number) else { return };
+        let Some(mut judged) = self.messages.take_judged(number) else { return };
         // What is not needed for the decision is not kept for it either.
         let (kept, rest) = bytes.split_at(bytes.len().min(JUDGE_BYTES.saturating_sub(judged.body.len())));
         judged.body.extend_from_slice(kept);
@@ -299,9 +359,7 @@ impl Sink<'_> {
                 Judgement::NotModel => false,
                 Judgement::NeedBody => true,
                 Judgement::ModelCall(_) => {
-                    if let Ok(path) = std::str::from_utf8(head.path()) {
-                        self.observer.learned(path);
-                    }
+                    self.learn(&head);
                     true
                 }
             },
@@ -316,12 +374,31 @@ impl Sink<'_> {
 
     /// Judges by what there is, if that message still awaits it: its body has a gap.
     fn judge_cut(&mut self, number: u64) -> bool {
-        let State::Judging(Some(Judged { started, number: judged, .. })) = &self.messages.state else { return false };
-        if *judged != number {
-            return false;
-        }
-        self.judge_body(number, *started, &[], Extent::Cut);
+        let Some(judged) = self.messages.take_judged(number) else { return false };
+        let started = judged.started;
+        self.messages.keep_judged(judged);
+        self.judge_body(number, started, &[], Extent::Cut);
         true
+    }
+
+    /// An exchange is over, if there is one.
+    fn end(&mut self, exchange: u64, when: Nanos, outcome: Outcome) {
+        let Some(index) = self.messages.active.iter().position(|tracked| tracked.number == exchange) else { return };
+        let mut tracked = self.messages.active.remove(index);
+        let was_cut = matches!(outcome, Outcome::ClientLeft(_) | Outcome::ServerLeft(_));
+        if !was_cut {
+            self.shared.counters.parse_gaps += u64::from(tracked.mark_lost_end_of_request());
+        }
+        tracked.response_end(when, self.observer);
+        tracked.end(when, outcome, self.observer);
+        keep_if_held(tracked, self.key, self.shared);
+        if self.messages.active.is_empty() {
+            // An idle connection holds nothing.
+            self.messages.active = Vec::new();
+            if matches!(self.messages.state, State::ModelCall) {
+                self.messages.state = State::BetweenMessages;
+            }
+        }
     }
 
     fn server_port(&self) -> Option<u16> {
@@ -353,8 +430,13 @@ impl HttpSink for Sink<'_> {
             tracked.exchange.bytes_missed += len.unwrap_or(1);
             self.shared.counters.parse_gaps += 1;
         }
+        let is_missed = self.is_multiplexed();
         if let Some(tracked) = self.messages.find(exchange) {
             tracked.request_gap();
+            if is_missed {
+                tracked.exchange.bytes_missed += len.unwrap_or(1);
+                self.shared.counters.parse_gaps += 1;
+            }
         }
     }
 
@@ -386,9 +468,13 @@ impl HttpSink for Sink<'_> {
     }
 
     fn response_body_gap(&mut self, exchange: u64, len: Option<u64>) {
+        let is_missed = self.is_multiplexed();
         if let Some(tracked) = self.messages.find(exchange) {
             tracked.response_gap();
-            if len.is_none() {
+            if is_missed {
+                tracked.answer_missed(len.unwrap_or(1));
+                self.shared.counters.parse_gaps += 1;
+            } else if len.is_none() {
                 // Nothing says how far it goes.
                 tracked.note_output_missed();
             }
@@ -396,20 +482,16 @@ impl HttpSink for Sink<'_> {
     }
 
     fn response_end(&mut self, exchange: u64, when: Nanos, complete: bool) {
-        let Some(index) = self.messages.active.iter().position(|tracked| tracked.number == exchange) else { return };
-        let mut tracked = self.messages.active.remove(index);
-        self.shared.counters.parse_gaps += u64::from(tracked.mark_lost_end_of_request());
-        tracked.response_end(when, self.observer);
-        let outcome = if complete { Outcome::Complete } else { Outcome::Cut };
-        tracked.end(when, outcome, self.observer);
-        keep_if_held(tracked, self.key, self.shared);
-        if self.messages.active.is_empty() {
-            // An idle connection holds nothing.
-            self.messages.active = Vec::new();
-            if matches!(self.messages.state, State::ModelCall) {
-                self.messages.state = State::BetweenMessages;
-            }
-        }
+        self.end(exchange, when, if complete { Outcome::Complete } else { Outcome::Cut });
+    }
+
+    fn reset(&mut self, exchange: u64, when: Nanos, by: Side) {
+        let outcome = match by {
+            Side::Request => Outcome::ClientLeft("client_cancelled"),
+            Side::Response => Outcome::ServerLeft("stream_reset"),
+        };
+        self.messages.take_judged(exchange);
+        self.end(exchange, when, outcome);
     }
 
     fn upgraded(&mut self, _exchange: u64, when: Nanos) {

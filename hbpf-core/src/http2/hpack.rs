@@ -89,7 +89,9 @@ impl Table {
     /// The values that it remembers.
     #[cfg(test)]
     pub(super) fn values(&self) -> impl Iterator<Item = &[u8]> {
-        self.entries.iter().filter_map(|entry| if let Entry::Read(_, Some(value)) = entry { Some(&**value) } else { None })
+        self.entries
+            .iter()
+            .filter_map(|entry| if let Entry::Read(_, Some(value)) = entry { Some(&**value) } else { None })
     }
 
     fn read_field(&mut self, rest: &mut &[u8], out: &mut dyn FnMut(Field<'_>)) -> Result<(), Malformed> {

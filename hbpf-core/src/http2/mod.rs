@@ -29,6 +29,9 @@ use hpack::Table;
 /// What a client sends first (RFC 9113, 3.4).
 pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
+/// So much of it is enough to know it by.
+const PREFACE_BYTES: usize = 14;
+
 /// The longest header block that is put together, as of HTTP/1's heads.
 const MAX_BLOCK: usize = 64 * 1024;
 
@@ -114,16 +117,16 @@ impl Half {
 
 const BETWEEN: State = State::Header([0; HEADER_BYTES], 0);
 
+/// Whether a client's piece begins an HTTP/2 connection, or is of one that is older: it begins with a request then.
+pub fn begins_connection(piece: &[u8]) -> bool {
+    let is_request = piece.first_chunk().is_some_and(|bytes| Header::parse(bytes).kind == Kind::Headers);
+    piece.starts_with(&PREFACE[..PREFACE_BYTES]) || is_request && frame::begins_with_frame(piece, 0)
+}
+
 impl Http2 {
     /// A connection of which nothing has been seen yet.
     pub fn new() -> Self {
         Self::default()
-    }
-
-    /// Whether a piece met in the dark may be a client's on an HTTP/2 connection: it begins with a request.
-    pub fn may_begin_with(piece: &[u8]) -> bool {
-        let is_request = piece.first_chunk().is_some_and(|bytes| Header::parse(bytes).kind == Kind::Headers);
-        is_request && frame::begins_with_frame(piece, 0)
     }
 
     /// Memory that it holds beyond its own size, in bytes.

@@ -111,7 +111,9 @@ impl Blocks {
                 let huffman = Encoder::HUFFMAN_VALUE | Encoder::HUFFMAN_NAME;
                 let format = Encoder::BEST_FORMAT | Encoder::WITH_INDEXING | huffman;
                 for (name, value) in fields {
-                    encoder.encode((name.clone().into_bytes(), value.clone().into_bytes(), format), &mut block).unwrap();
+                    encoder
+                        .encode((name.clone().into_bytes(), value.clone().into_bytes(), format), &mut block)
+                        .unwrap();
                 }
             }
             Self::Loona(encoder) => {

@@ -196,11 +196,20 @@ fn an_answer_faster_than_the_verdict_is_lost_and_counted() {
 }
 
 #[test]
-fn an_upgraded_or_http2_connection_is_left_alone() {
+fn an_upgraded_connection_is_left_alone() {
     let (mut engine, mut log) = (Engine::new(), Log::default());
     let mut wire = Wire::tls(7, Direction::Sent);
-    wire.capture = Capture::Awaiting;
-    wire.request(&mut engine, &mut log, "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
+    wire.request(
+        &mut engine,
+        &mut log,
+        &chat(true).replacen("Host:", "Upgrade: other\r\nConnection: upgrade\r\nHost:", 1),
+    );
+    wire.answer(
+        &mut engine,
+        &mut log,
+        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: other\r\nConnection: upgrade\r\n\r\n",
+    );
+    log.events.clear();
     assert_eq!(log.actions(), [Action::Opaque]);
     wire.request(&mut engine, &mut log, &chat(false));
     assert!(log.events.is_empty());

@@ -3,6 +3,7 @@
 mod calls;
 mod connections;
 mod endings;
+mod http2;
 mod judging;
 mod losses;
 mod wire;
