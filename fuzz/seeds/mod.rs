@@ -47,6 +47,7 @@ pub(super) fn seeds(target: &str) -> Vec<Vec<u8>> {
             .chain(texts(&HEADS))
             .collect(),
         "http1" => each(&|case| http1(case, 0)).into_iter().chain(each(&|case| http1(case, 1))).collect(),
+        "http2" => each(&|case| http2(case, 0)).into_iter().chain(each(&|case| http2(case, 1))).collect(),
         "inference" => ANSWERS
             .iter()
             .map(|(choice, text)| with_controls(&[&[*choice], PIECES].concat(), text.as_bytes()))
@@ -180,6 +181,24 @@ fn http1(case: &Case, kind: u8) -> Vec<u8> {
         let half = number(request.len() / 2);
         [&[1, 4][..], &[8], &half, &[8], &half, &[9], &number(answer.len() / 2), &[1], &small(20), &[9], &number(4000)]
             .concat()
+    };
+    with_controls(&controls, &[request, answer].concat())
+}
+
+/// One stream: `POST` to `/v1/chat/completions`, and an answer with status 200.
+fn http2(case: &Case, kind: u8) -> Vec<u8> {
+    let frame = |frame_kind: u8, flags: u8, payload: &[u8]| {
+        let length = (payload.len() as u32).to_be_bytes();
+        [&length[1..], &[frame_kind, flags, 0, 0, 0, 1], payload].concat()
+    };
+    let path = b"/v1/chat/completions";
+    let head = [&[0x83, 0x87, 0x44, path.len() as u8][..], path, &[0x5f, 16], b"application/json"].concat();
+    let request = [frame(1, 4, &head), frame(0, 1, case.request.as_bytes())].concat();
+    let answer = [frame(1, 4, &[0x88, 0x5f, 4, b't', b'e', b'x', b't']), frame(0, 1, case.body.as_bytes())].concat();
+    let controls = if kind == 0 {
+        [&[0][..], &number(request.len()), PIECES].concat()
+    } else {
+        [&[1, 6][..], &[8], &number(request.len()), &[9], &number(answer.len() / 2), &[1], &small(20)].concat()
     };
     with_controls(&controls, &[request, answer].concat())
 }

@@ -15,10 +15,11 @@ pub fn run(data: &[u8]) {
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Said {
     RequestHead(u64, String),
-    ResponseHead(u64, u16),
+    ResponseHead(u64, Option<u16>),
     Body(Side, u64, Vec<u8>),
     Gap(Side, u64, Option<u64>),
     End(Side, u64, bool),
+    Reset(Side, u64),
     Upgraded(u64),
     Desync(Side),
 }
@@ -61,6 +62,9 @@ impl HttpSink for Log {
     fn response_end(&mut self, exchange: u64, _: Nanos, complete: bool) {
         self.0.push(Said::End(Side::Response, exchange, complete));
     }
+    fn reset(&mut self, exchange: u64, _: Nanos, by: Side) {
+        self.0.push(Said::Reset(by, exchange));
+    }
     fn upgraded(&mut self, exchange: u64, _: Nanos) {
         self.0.push(Said::Upgraded(exchange));
     }
@@ -98,7 +102,7 @@ fn dialogue<'a>(requests: impl Iterator<Item = &'a [u8]>, answers: impl Iterator
 
 /// Behind a desync, and where an answer comes that nobody has asked for, it matters where pieces begin: that is where an
 /// answer is looked for.
-fn first_surprise(log: &[Said]) -> Option<usize> {
+pub(crate) fn first_surprise(log: &[Said]) -> Option<usize> {
     log.iter().position(|said| matches!(said, Said::Desync(_)))
 }
 

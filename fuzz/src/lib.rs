@@ -15,6 +15,7 @@ pub mod engine;
 mod framing;
 pub mod head;
 pub mod http1;
+pub mod http2;
 pub mod inference;
 mod input;
 pub mod json;
@@ -35,7 +36,7 @@ pub use input::with_controls;
 pub type Target = fn(&[u8]);
 
 /// Every target, by name.
-pub const TARGETS: [(&str, Target); 19] = [
+pub const TARGETS: [(&str, Target); 20] = [
     ("body", body::run),
     ("chunked", chunked::run),
     ("dialect", dialect::run),
@@ -44,6 +45,7 @@ pub const TARGETS: [(&str, Target); 19] = [
     ("engine", engine::run),
     ("head", head::run),
     ("http1", http1::run),
+    ("http2", http2::run),
     ("inference", inference::run),
     ("json", json::run),
     ("judge", judge::run),

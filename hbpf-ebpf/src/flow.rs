@@ -10,7 +10,7 @@ use hbpf_ebpf::{
 };
 
 use crate::{
-    emit,
+    emit, http2,
     maps::VERDICTS_BY_FLOW,
     number::{bounded, forgotten, masked},
     target::{self, Found},
@@ -40,6 +40,8 @@ const COMPRESSED: u8 = 1 << 1;
 const THIN: u8 = 1 << 2;
 /// The ring had no room for something of the message under way or its answer.
 pub const LOST: u8 = 1 << 3;
+/// The connection is HTTP/2: what is decided is decided of all its requests.
+const HTTP2: u8 = 1 << 4;
 
 /// How many bytes of a request line that comes in several segments are remembered. Half the head: see [`State::head`].
 const TCP_HELD_BYTES: u32 = HEAD_BYTES as u32 / 2;
@@ -305,6 +307,9 @@ pub fn decide<S: Source>(source: S, state: &mut S::State, piece: &mut Piece) {
     if flow.mode == OPAQUE {
         return;
     }
+    if flow.marks & HTTP2 != 0 {
+        return decide_http2(source, state, piece, 0);
+    }
     if turned && (flow.request_side == NO_SIDE || flow.request_side == side) {
         match sniff(source, state, piece) {
             Sniffed::Request => begin(state.flow(), piece),
@@ -324,6 +329,10 @@ pub fn decide<S: Source>(source: S, state: &mut S::State, piece: &mut Piece) {
                 }
             }
             Sniffed::TlsHello => begin_tls(state.flow(), piece),
+            Sniffed::Http2 { first_frame } => {
+                begin_http2(state.flow(), piece);
+                return decide_http2(source, state, piece, first_frame);
+            }
             Sniffed::Nothing => {}
         }
     }
@@ -357,6 +366,10 @@ enum Sniffed {
     /// A request that is none, and nothing behind it.
     NoCall,
     TlsHello,
+    /// An HTTP/2 connection, or a request on one that is older; its frames begin there.
+    Http2 {
+        first_frame: u32,
+    },
 }
 
 /// Whether the piece looks like the beginning of a client's message.
@@ -372,6 +385,10 @@ fn sniff<S: Source>(source: S, state: &mut S::State, piece: &Piece) -> Sniffed {
     let word = unsafe { head.cast::<u64>().read() };
     if S::TCP && target::is_client_hello(word, len) {
         Sniffed::TlsHello
+    } else if http2::is_preface(word, len) {
+        Sniffed::Http2 { first_frame: http2::PREFACE_BYTES }
+    } else if http2::is_headers(word, len) {
+        Sniffed::Http2 { first_frame: 0 }
     } else if target::is_request(word, len) {
         let is_alone = !target::may_be_call(word, len) && ends_head(source, state, piece);
         if is_alone { Sniffed::NoCall } else { Sniffed::Request }
@@ -400,6 +417,53 @@ fn begin_tls(flow: &mut Flow, piece: &mut Piece) {
     flow.beginning_emitted = 0;
     piece.flags |= flags::BEGIN | flags::TLS_HELLO;
     take_beginning(flow, piece);
+}
+
+/// The piece begins an HTTP/2 connection, or what is seen of it.
+#[inline(always)]
+fn begin_http2(flow: &mut Flow, piece: &mut Piece) {
+    begin(flow, piece);
+    flow.marks |= HTTP2;
+    flow.mode = AWAITING;
+    piece.flags |= flags::BEGIN;
+}
+
+/// A piece of an HTTP/2 connection, whose frames begin there, if it is the first. Once one of its requests is a model call
+/// everything is copied, for requests and answers are interleaved. Before that, the beginning of each request is.
+#[inline(never)]
+fn decide_http2<S: Source>(source: S, state: &mut S::State, piece: &mut Piece, first_frame: u32) {
+    if state.flow().mode == AWAITING {
+        obey_verdict(state.flow());
+        if state.flow().mode == IGNORE {
+            // User space says that it is something else.
+            state.flow().marks &= !HTTP2;
+            return;
+        }
+    }
+    let is_request = state.flow().request_side == side(piece);
+    if state.flow().mode == AWAITING && is_request {
+        if begins_with_headers(source, state, piece) {
+            state.flow().beginning_emitted = 0;
+        }
+        if http2::calls_model(source, state, piece, first_frame) {
+            state.flow().mode = CAPTURE;
+        }
+    }
+    match state.flow().mode {
+        CAPTURE => take(piece, MOST_BYTES, true),
+        AWAITING if is_request => take_beginning(state.flow(), piece),
+        _ => {}
+    }
+}
+
+/// Whether the piece begins with the head of a request.
+#[inline(always)]
+fn begins_with_headers<S: Source>(source: S, state: &mut S::State, piece: &Piece) -> bool {
+    let head = state.head();
+    let len = piece.len.min(SNIFFED_BYTES as u32);
+    // SAFETY: the head is room for that much and lies at a multiple of eight.
+    source.read(piece, 0, head, bounded::<SNIFFED_BYTES>(len))
+        && http2::is_headers(unsafe { head.cast::<u64>().read() }, len)
 }
 
 /// The piece begins a request, or may: it is shorter than a method.

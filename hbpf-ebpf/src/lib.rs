@@ -9,6 +9,8 @@
 //! [`BEGINNING_BYTES`] leave the kernel, and user space answers with a [`Verdict`].
 #![cfg_attr(target_arch = "bpf", no_std)]
 
+pub mod huffman;
+
 /// Bytes of a message that no pattern recognised which may leave the kernel for user space to judge.
 pub const BEGINNING_BYTES: u32 = 1024;
 

@@ -1,6 +1,6 @@
 //! The programs. Each entry function is thin: it calls its `try_*` function and turns the outcome into what the
 //! kernel expects. One file per area: [`tls`], [`tcp`], [`deferred`], [`lifecycle`]; [`block`], [`net`] and [`device`], which
-//! only [`count`]. [`flow`] decides by what [`target`] and [`packet`] read, [`emit`] copies as much as [`budget`] allows;
+//! only [`count`]. [`flow`] decides by what [`target`], [`http2`] and [`packet`] read, [`emit`] copies as much as [`budget`] allows;
 //! [`maps`] has what outlives a call, [`number`] what the verifier has to be shown. [`empty`] has the programs that a bench
 //! compares with.
 #![no_std]
@@ -15,6 +15,7 @@ mod device;
 mod emit;
 mod empty;
 mod flow;
+mod http2;
 mod lifecycle;
 mod maps;
 mod net;

@@ -7,9 +7,9 @@ use crate::{
     number::{forgotten, masked},
 };
 
-/// What begins a client's message: the methods of HTTP/1.1, and HTTP/2's preface, which reads like a method.
-const METHODS: [&[u8]; 10] =
-    [b"GET ", b"POST ", b"PUT ", b"PATCH ", b"DELETE ", b"HEAD ", b"OPTIONS ", b"CONNECT ", b"TRACE ", b"PRI "];
+/// What begins a client's message.
+const METHODS: [&[u8]; 9] =
+    [b"GET ", b"POST ", b"PUT ", b"PATCH ", b"DELETE ", b"HEAD ", b"OPTIONS ", b"CONNECT ", b"TRACE "];
 
 /// The longest of [`METHODS`].
 const METHOD_BYTES: u32 = 8;
@@ -38,14 +38,12 @@ pub fn is_request(word: u64, len: u32) -> bool {
         || is(METHODS[6], word, len)
         || is(METHODS[7], word, len)
         || is(METHODS[8], word, len)
-        || is(METHODS[9], word, len)
 }
 
-/// Whether a message that begins so may be a model call, or say that no message of its connection can be read: models are
-/// called with POST.
+/// Whether a message that begins so may be a model call: models are called with POST.
 #[inline(always)]
 pub fn may_be_call(word: u64, len: u32) -> bool {
-    is(METHODS[1], word, len) || is(METHODS[9], word, len)
+    is(METHODS[1], word, len)
 }
 
 #[inline(always)]
@@ -107,20 +105,28 @@ pub fn find(head: *const u8, len: u32) -> Found {
     if !complete {
         return Found::None;
     }
-    let start = forgotten(start, unknown);
-    let mut end = forgotten(end, unknown);
+    if fits(head, forgotten(start, unknown), forgotten(end, unknown)) { Found::Match } else { Found::None }
+}
+
+/// Whether a pattern fits the end of the path that lies between these places of a head.
+#[inline(never)]
+pub fn fits(head: *const u8, start: u32, end: u32) -> bool {
+    // SAFETY: the head is longer than that and lies at a multiple of eight.
+    let unknown = unsafe { head.cast::<u64>().read() };
+    let (start, mut end) = (forgotten(start, unknown), forgotten(end, unknown));
     let mut hash = target::SEED;
     for _ in 0..HEAD_BYTES {
         if end <= start {
             break;
         }
         end -= 1;
-        let byte = byte(end);
+        // SAFETY: the index is less than HEAD_BYTES.
+        let byte = unsafe { *head.add(masked::<HEAD_BYTES>(end) as usize) };
         hash = target::step(hash, byte);
         // SAFETY: only whether there is an entry is asked.
         if target::is_boundary(byte) && unsafe { TARGETS.get(&hash) }.is_some() {
-            return Found::Match;
+            return true;
         }
     }
-    Found::None
+    false
 }

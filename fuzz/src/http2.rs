@@ -1,0 +1,65 @@
+//! One HTTP/2 connection: both sides, in any pieces, with gaps.
+
+use hbpf_core::http1::Side;
+use hbpf_core::http2::{Http2, PREFACE};
+use hbpf_core::time::Nanos;
+
+use crate::http1::{Log, Said, first_surprise};
+use crate::input::Input;
+
+/// A header block and two tables, each bounded by itself, and what is remembered of streams.
+const MOST_MEMORY: usize = 256 * 1024;
+
+/// The first control byte says which of two things is tried.
+pub fn run(data: &[u8]) {
+    let mut input = Input::new(data);
+    if input.byte().is_multiple_of(2) { pieces_mean_the_same(input) } else { operations(input) }
+}
+
+/// All requests and then all answers, whole and in pieces: up to the first surprise, both say the same.
+fn pieces_mean_the_same(mut input: Input<'_>) {
+    let request = input.number() as usize % (input.payload.len() + 1);
+    let requests = input.take(request);
+    let answers = input.payload;
+    let whole = dialogue([requests].into_iter(), [answers].into_iter());
+    let pieces = |payload| input.with_payload(payload).pieces();
+    let split = dialogue(pieces(requests), pieces(answers));
+    let surprise = first_surprise(&split).into_iter().chain(first_surprise(&whole)).min();
+    match surprise {
+        Some(at) => assert_eq!(split.get(..at), whole.get(..at)),
+        None => assert_eq!(split, whole),
+    }
+}
+
+fn dialogue<'a>(requests: impl Iterator<Item = &'a [u8]>, answers: impl Iterator<Item = &'a [u8]>) -> Vec<Said> {
+    let (mut http, mut log) = (Http2::new(), Log::default());
+    http.push(Side::Request, Nanos(1), PREFACE, &mut log);
+    for piece in requests {
+        http.push(Side::Request, Nanos(1), piece, &mut log);
+    }
+    for piece in answers {
+        http.push(Side::Response, Nanos(1), piece, &mut log);
+    }
+    log.0
+}
+
+fn operations(mut input: Input<'_>) {
+    let (mut http, mut log, mut now) = (Http2::new(), Log::default(), 0);
+    while let Some(operation) = input.control() {
+        now += 1;
+        let side = if operation & 1 == 0 { Side::Request } else { Side::Response };
+        match operation >> 1 & 7 {
+            0 => http.gap(side, Nanos(now), input.number().into(), &mut log),
+            1 => http.gap(side, Nanos(now), u64::MAX, &mut log),
+            2 => http.shed(),
+            3 => http.push(side, Nanos(now), PREFACE, &mut log),
+            _ => {
+                let length = input.number() as usize % 4096;
+                http.push(side, Nanos(now), input.take(length), &mut log);
+            }
+        }
+        assert!(http.memory() <= MOST_MEMORY);
+    }
+    http.push(Side::Response, Nanos(now), input.payload, &mut log);
+    assert!(http.memory() <= MOST_MEMORY);
+}
