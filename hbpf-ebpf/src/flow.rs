@@ -307,10 +307,9 @@ pub fn decide<S: Source>(source: S, state: &mut S::State, piece: &mut Piece) {
     if flow.mode == OPAQUE {
         return;
     }
-    if flow.marks & HTTP2 != 0 {
-        return decide_http2(source, state, piece, 0);
-    }
-    if turned && (flow.request_side == NO_SIDE || flow.request_side == side) {
+    let mut first_frame = 0;
+    let may_begin = turned && flow.marks & HTTP2 == 0;
+    if may_begin && (flow.request_side == NO_SIDE || flow.request_side == side) {
         match sniff(source, state, piece) {
             Sniffed::Request => begin(state.flow(), piece),
             Sniffed::NoCall => {
@@ -329,14 +328,18 @@ pub fn decide<S: Source>(source: S, state: &mut S::State, piece: &mut Piece) {
                 }
             }
             Sniffed::TlsHello => begin_tls(state.flow(), piece),
-            Sniffed::Http2 { first_frame } => {
+            Sniffed::Http2 => {
                 begin_http2(state.flow(), piece);
-                return decide_http2(source, state, piece, first_frame);
+                first_frame = http2::PREFACE_BYTES;
             }
+            Sniffed::OlderHttp2 => begin_http2(state.flow(), piece),
             Sniffed::Nothing => {}
         }
     }
     piece.forget();
+    if state.flow().marks & HTTP2 != 0 {
+        return decide_http2(source, state, piece, forgotten(first_frame, piece.offset));
+    }
     let mode = state.flow().mode;
     match mode {
         BEGINNING => read_request_line(source, state, piece),
@@ -366,14 +369,14 @@ enum Sniffed {
     /// A request that is none, and nothing behind it.
     NoCall,
     TlsHello,
-    /// An HTTP/2 connection, or a request on one that is older; its frames begin there.
-    Http2 {
-        first_frame: u32,
-    },
+    /// An HTTP/2 connection.
+    Http2,
+    /// A request on an HTTP/2 connection that is older.
+    OlderHttp2,
 }
 
 /// Whether the piece looks like the beginning of a client's message.
-#[inline(always)]
+#[inline(never)]
 fn sniff<S: Source>(source: S, state: &mut S::State, piece: &Piece) -> Sniffed {
     let head = state.head();
     let len = piece.len.min(SNIFFED_BYTES as u32);
@@ -386,9 +389,9 @@ fn sniff<S: Source>(source: S, state: &mut S::State, piece: &Piece) -> Sniffed {
     if S::TCP && target::is_client_hello(word, len) {
         Sniffed::TlsHello
     } else if http2::is_preface(word, len) {
-        Sniffed::Http2 { first_frame: http2::PREFACE_BYTES }
+        Sniffed::Http2
     } else if http2::is_headers(word, len) {
-        Sniffed::Http2 { first_frame: 0 }
+        Sniffed::OlderHttp2
     } else if target::is_request(word, len) {
         let is_alone = !target::may_be_call(word, len) && ends_head(source, state, piece);
         if is_alone { Sniffed::NoCall } else { Sniffed::Request }

@@ -18,34 +18,31 @@ pub const PREFACE_BYTES: u32 = 24;
 const FRAME_HEADER_BYTES: u32 = 9;
 
 /// Frames of a piece that are looked at: settings and the like come before a connection's first request.
-const FRAMES: u32 = 5;
+const FRAMES: u32 = 4;
 
-/// Fields of a head that are looked at: clients put those first that say what is asked for.
-const FIELDS: u32 = 8;
+/// Fields of a head that are looked at: the four that say what is asked for come first, behind new sizes of the table.
+const FIELDS: u32 = 6;
 
 /// Bytes of a head that are looked at, and characters of a path.
 const BLOCK_BYTES: usize = HEAD_BYTES / 2;
 
+/// Characters from a path's end on that are compared: no pattern but learned ones is longer.
+const PATTERN_BYTES: usize = 64;
+
 /// `HEADERS`, and what its flags say of where the fields begin.
-const HEADERS: u8 = 1;
-const PADDED: u8 = 0x8;
-const PRIORITY: u8 = 0x20;
+const HEADERS: u64 = 1;
+const PADDED: u64 = 0x8;
+const PRIORITY: u64 = 0x20;
 
 /// `:path` in the table that everybody has: `/`, and `/index.html`.
-const PATH: u8 = 4;
-const INDEX_PATH: u8 = 5;
+const PATH: u32 = 4;
+const INDEX_PATH: u32 = 5;
 
 /// Whether a piece that begins with `word` may begin with a request of an HTTP/2 connection.
 #[inline(always)]
 pub fn is_headers(word: u64, len: u32) -> bool {
-    // Less than 64 KiB of payload, and some; only flags that there are; no reserved bit.
-    let bytes = word.to_le_bytes();
-    len >= 8
-        && bytes[0] == 0
-        && (bytes[1] | bytes[2]) != 0
-        && bytes[3] == HEADERS
-        && bytes[4] & !0x2d == 0
-        && bytes[5] & 0x80 == 0
+    // Less than 64 KiB of payload, and some; the type; only flags that there are; no reserved bit.
+    len >= 8 && word & 0x0000_80d2_ff00_00ff == HEADERS << 24 && word & 0x00ff_ff00 != 0
 }
 
 /// Whether a piece that begins with `word` begins an HTTP/2 connection.
@@ -58,6 +55,7 @@ pub fn is_preface(word: u64, len: u32) -> bool {
 #[inline(never)]
 pub fn calls_model<S: Source>(source: S, state: &mut S::State, piece: &Piece, from: u32) -> bool {
     let mut at = forgotten(from, piece.offset);
+    let mut fields = 0;
     for _ in 0..FRAMES {
         if at.wrapping_add(FRAME_HEADER_BYTES) > piece.len || at > piece.len {
             return false;
@@ -67,16 +65,16 @@ pub fn calls_model<S: Source>(source: S, state: &mut S::State, piece: &Piece, fr
             return false;
         }
         // SAFETY: the head is room for that much and lies at a multiple of eight.
-        let bytes = unsafe { head.cast::<u64>().read() }.to_le_bytes();
-        let payload = at + FRAME_HEADER_BYTES;
-        if bytes[3] == HEADERS {
-            let padding = u32::from(bytes[4] & PADDED != 0);
-            let priority = if bytes[4] & PRIORITY != 0 { 5 } else { 0 };
-            return names_path(source, state, piece, payload + padding + priority);
+        let word = unsafe { head.cast::<u64>().read() };
+        at += FRAME_HEADER_BYTES;
+        if word >> 24 & 0xff == HEADERS {
+            let flags = word >> 32;
+            fields = at + u32::from(flags & PADDED != 0) + if flags & PRIORITY != 0 { 5 } else { 0 };
+            break;
         }
-        at = forgotten(payload + u32::from_be_bytes([0, bytes[0], bytes[1], bytes[2]]), piece.offset);
+        at = forgotten(at + ((word as u32).swap_bytes() >> 8), piece.offset);
     }
-    false
+    fields != 0 && names_path(source, state, piece, forgotten(fields, piece.offset))
 }
 
 /// Whether the fields that begin there spell out a path that fits a pattern.
@@ -87,88 +85,94 @@ fn names_path<S: Source>(source: S, state: &mut S::State, piece: &Piece, from: u
     if from >= piece.len || !source.read(piece, from, head, bounded::<BLOCK_BYTES>(len)) {
         return false;
     }
-    let len = forgotten(len, piece.offset);
+    let unknown = piece.offset;
+    let path = forgotten(find_path(head, forgotten(len, unknown), unknown), unknown);
+    path != NO_PATH && fits(head, path, unknown)
+}
+
+/// No path was found.
+const NO_PATH: u32 = 0;
+
+/// The path is coded.
+const CODED: u32 = 1 << 16;
+
+/// Where the first `len` bytes of a head's fields spell out the path: its beginning in the lowest byte, its end in the next,
+/// and [`CODED`].
+#[inline(never)]
+fn find_path(head: *const u8, len: u32, unknown: u64) -> u32 {
     // SAFETY: the index is less than BLOCK_BYTES.
-    let byte = |index: u32| unsafe { *head.add(masked::<BLOCK_BYTES>(index) as usize) };
-    let mut at = 0;
+    let byte = |index: u32| u32::from(unsafe { *head.add(masked::<BLOCK_BYTES>(index) as usize) });
+    let mut at = forgotten(0, unknown);
     for _ in 0..FIELDS {
         if at >= len {
-            return false;
+            break;
         }
         let first = byte(at);
-        at = forgotten(at + 1, piece.offset);
-        let (index, most) = match first {
-            // A reference, to what was said before: of the first request only what everybody has.
-            0x80.. => {
-                if first & 0x7f == 0x7f {
-                    return false;
-                }
-                continue;
-            }
-            0x40.. => (first & 0x3f, 0x3f),
-            // A new size of the table, in up to five bytes.
-            0x20.. => {
-                let mut is_open = first & 0x1f == 0x1f;
-                for _ in 0..4 {
-                    if is_open {
-                        is_open = byte(at) & 0x80 != 0;
-                        at = forgotten(at + 1, piece.offset);
-                    }
-                }
-                continue;
-            }
-            _ => (first & 0x0f, 0x0f),
-        };
-        if index == most {
-            return false;
+        at += 1;
+        // A reference, to what was said before; of the first request, only to what everybody has.
+        if first >= 0x80 {
+            at = forgotten(at, unknown);
+            continue;
         }
+        // A new size of the table, in up to three bytes.
+        if first & 0xe0 == 0x20 {
+            if first == 0x3f {
+                at += 1 + (byte(at) >> 7) + (byte(at) >> 7 & byte(at + 1) >> 7);
+            }
+            at = forgotten(at, unknown);
+            continue;
+        }
+        let index = if first & 0x40 != 0 { first & 0x3f } else { first & 0x0f };
         if index == 0 {
             // Its name is spelled out.
-            at = forgotten(at + 1 + u32::from(byte(at) & 0x7f), piece.offset);
+            at += 1 + (byte(at) & 0x7f);
         }
         let length = byte(at);
-        at = forgotten(at + 1, piece.offset);
-        if length & 0x7f == 0x7f {
-            return false;
-        }
-        let end = at + u32::from(length & 0x7f);
+        let end = at + 1 + (length & 0x7f);
         if index == PATH || index == INDEX_PATH {
-            return end <= len && fits(head, at, end, length & 0x80 != 0, piece.offset);
+            // One as long as this, or longer, is told in more than a byte, and is none that we know.
+            let is_whole = length & 0x7f != 0x7f && end <= len;
+            return if is_whole { at + 1 | end << 8 | (length & 0x80) << 9 } else { NO_PATH };
         }
-        at = forgotten(end, piece.offset);
+        at = forgotten(end, unknown);
     }
-    false
+    NO_PATH
 }
 
-/// Whether the path between these places of the head fits a pattern.
+/// Whether the path that lies there, as [`find_path`] has it, fits a pattern.
 #[inline(never)]
-fn fits(head: *mut u8, start: u32, end: u32, is_coded: bool, unknown: u64) -> bool {
-    let (start, end) = if is_coded { decode(head, start, end, unknown) } else { (start, end) };
-    target::fits(head, start, end)
+fn fits(head: *mut u8, path: u32, unknown: u64) -> bool {
+    let (mut start, mut end) = (path & 0xff, path >> 8 & 0xff);
+    if path & CODED != 0 {
+        end = decode(head, start * 8, end * 8, unknown);
+        start = BLOCK_BYTES as u32;
+    }
+    target::fits::<PATTERN_BYTES>(head, forgotten(start, unknown), forgotten(end, unknown))
 }
 
-/// Decodes the string between these places into the head's second half, up to a character that is in no path. Gives where it
-/// lies then.
-#[inline(always)]
-fn decode(head: *mut u8, start: u32, end: u32, unknown: u64) -> (u32, u32) {
+/// Decodes the string between these bits into the head's second half, up to a character that is in no path. Gives where it
+/// ends there.
+#[inline(never)]
+fn decode(head: *mut u8, start: u32, end: u32, unknown: u64) -> u32 {
     // SAFETY: the index is less than HEAD_BYTES.
     let byte = |index: u32| u32::from(unsafe { *head.add(masked::<HEAD_BYTES>(index) as usize) });
-    let (mut bit, end) = (start * 8, end * 8);
-    let mut written = 0;
+    let mut bit = forgotten(start, unknown);
+    let mut written = forgotten(BLOCK_BYTES as u32, unknown);
     for _ in 0..BLOCK_BYTES {
         let index = bit >> 3;
         let both = byte(index) << 8 | byte(index + 1);
         let window = (both >> (8 - (bit & 7))) & 0xff;
-        let entry = SYMBOLS[masked::<256>(window) as usize];
+        // SAFETY: the index is less than the table's length.
+        let entry = unsafe { *SYMBOLS.as_ptr().add(masked::<256>(window) as usize) };
         let length = u32::from(entry >> 8);
         // What is left at the end is no whole code.
         if length == 0 || bit + length > end {
             break;
         }
-        // SAFETY: less than HEAD_BYTES in all.
-        unsafe { *head.add(BLOCK_BYTES + masked::<BLOCK_BYTES>(written) as usize) = entry as u8 };
+        // SAFETY: the index is less than HEAD_BYTES.
+        unsafe { *head.add(masked::<HEAD_BYTES>(written) as usize) = entry as u8 };
         written = forgotten(written + 1, unknown);
         bit = forgotten(bit + length, unknown);
     }
-    (BLOCK_BYTES as u32, BLOCK_BYTES as u32 + written)
+    written
 }

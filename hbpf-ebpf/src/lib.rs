@@ -439,7 +439,7 @@ const _: () = {
 
 #[cfg(test)]
 mod tests {
-    use super::{slot, target};
+    use super::{huffman, slot, target};
 
     #[test]
     fn slots_are_in_order_and_a_sixteenth_apart() {
@@ -455,6 +455,22 @@ mod tests {
             }
         }
         assert_eq!((slot::of(u64::MAX), slot::lowest(u16::MAX)), (975, u64::MAX));
+    }
+
+    #[test]
+    fn symbols_are_those_of_the_specification() {
+        let encode = |text: &[u8]| {
+            let mut code = Vec::new();
+            httlib_huffman::encode(text, &mut code).unwrap();
+            code
+        };
+        for symbol in 0..=u8::MAX {
+            // Of eight of them every bit is used: so many bytes as one has bits.
+            let code = encode(&[symbol; 8]);
+            let entry = huffman::SYMBOLS[usize::from(code[0])];
+            let expected = if code.len() <= 8 { (code.len() as u16) << 8 | u16::from(symbol) } else { 0 };
+            assert_eq!(entry, expected, "{symbol}");
+        }
     }
 
     #[test]

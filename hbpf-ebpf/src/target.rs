@@ -105,17 +105,18 @@ pub fn find(head: *const u8, len: u32) -> Found {
     if !complete {
         return Found::None;
     }
-    if fits(head, forgotten(start, unknown), forgotten(end, unknown)) { Found::Match } else { Found::None }
+    let fits = fits::<HEAD_BYTES>(head, forgotten(start, unknown), forgotten(end, unknown));
+    if fits { Found::Match } else { Found::None }
 }
 
-/// Whether a pattern fits the end of the path that lies between these places of a head.
+/// Whether a pattern of `MOST` bytes at the most fits the end of the path that lies between these places of a head.
 #[inline(never)]
-pub fn fits(head: *const u8, start: u32, end: u32) -> bool {
+pub fn fits<const MOST: usize>(head: *const u8, start: u32, end: u32) -> bool {
     // SAFETY: the head is longer than that and lies at a multiple of eight.
     let unknown = unsafe { head.cast::<u64>().read() };
     let (start, mut end) = (forgotten(start, unknown), forgotten(end, unknown));
     let mut hash = target::SEED;
-    for _ in 0..HEAD_BYTES {
+    for _ in 0..MOST {
         if end <= start {
             break;
         }
