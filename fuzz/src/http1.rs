@@ -65,7 +65,7 @@ impl HttpSink for Log {
     fn reset(&mut self, exchange: u64, _: Nanos, by: Side) {
         self.0.push(Said::Reset(by, exchange));
     }
-    fn upgraded(&mut self, exchange: u64, _: Nanos) {
+    fn upgraded(&mut self, exchange: u64, _: Nanos, _: &ResponseHead<'_>) {
         self.0.push(Said::Upgraded(exchange));
     }
     fn desync(&mut self, side: Side) {

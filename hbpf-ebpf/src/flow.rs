@@ -425,9 +425,11 @@ fn begin_tls(flow: &mut Flow, piece: &mut Piece) {
 /// The piece begins an HTTP/2 connection, or what is seen of it.
 #[inline(always)]
 fn begin_http2(flow: &mut Flow, piece: &mut Piece) {
+    // A call over HTTP/1 may have asked for this, and its answer is still to come.
+    let is_captured = flow.mode == CAPTURE && flow.request_side == side(piece);
     begin(flow, piece);
     flow.marks |= HTTP2;
-    flow.mode = AWAITING;
+    flow.mode = if is_captured { CAPTURE } else { AWAITING };
     piece.flags |= flags::BEGIN;
 }
 
@@ -438,8 +440,11 @@ fn decide_http2<S: Source>(source: S, state: &mut S::State, piece: &mut Piece, f
     if state.flow().mode == AWAITING {
         obey_verdict(state.flow());
         if state.flow().mode == IGNORE {
-            // User space says that it is something else.
-            state.flow().marks &= !HTTP2;
+            // User space says that it is something else, or goes the other way.
+            let flow = state.flow();
+            flow.marks &= !HTTP2;
+            flow.mode = IDLE;
+            flow.request_side = NO_SIDE;
             return;
         }
     }

@@ -2,7 +2,7 @@
 
 use crate::chunk::{Capture, Chunk, Close, ConnectionKey, Direction, Origin, Pid, Segment, Source};
 use crate::dialect::JUDGE_BYTES;
-use crate::exchange::{Exchange, Role};
+use crate::exchange::{Exchange, Protocol, Role};
 use crate::http1::{Http1, HttpSink, Side};
 use crate::http2::{self, Http2};
 use crate::reassembly::Reassembler;
@@ -169,7 +169,14 @@ impl Connection {
             // The kernel side has recognised a target that came in pieces.
             self.messages.awaited = false;
         }
-        self.feed(shared, observer, |http, sink| http.push(side, chunk.when, bytes, sink));
+        let mut used = 0;
+        self.feed(shared, observer, |http, sink| used = http.push_until_upgraded(side, chunk.when, bytes, sink));
+        if let Some(exchange) = self.messages.upgraded.take() {
+            self.upgrade_to_http2(exchange);
+            return self.feed_http2(shared, observer, |http2, sink| {
+                http2.push(side, chunk.when, &bytes[used..], sink);
+            });
+        }
         if side == Side::Response && self.http.has_lost_answers() {
             self.messages.mark_unread_answer(shared);
         }
@@ -284,6 +291,17 @@ impl Connection {
         self.http = Http1::new();
         self.http2 = Some(Box::default());
         self.request_direction = Some(chunk.direction);
+        self.messages.state = State::Multiplexed;
+    }
+
+    /// The server has agreed to go on with HTTP/2 (RFC 7540, 3.2), where the request that asked for it is the first stream's.
+    fn upgrade_to_http2(&mut self, exchange: u64) {
+        if let Some(tracked) = self.messages.find(exchange) {
+            tracked.number = http2::UPGRADED_STREAM;
+            tracked.exchange.protocol = Protocol::H2;
+        }
+        self.http = Http1::new();
+        self.http2 = Some(Box::new(Http2::upgraded()));
         self.messages.state = State::Multiplexed;
     }
 

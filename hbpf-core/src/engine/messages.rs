@@ -25,8 +25,10 @@ pub(super) struct Messages {
     pub(super) current: u32,
     /// The kernel side waits for a verdict on it.
     pub(super) awaited: bool,
-    /// Exchanges in flight. The HTTP parser ends the oldest of more than it lets wait for their answers.
+    /// Exchanges in flight, by ascending number. The HTTP parser ends the oldest of more than it lets wait for their answers.
     pub(super) active: Vec<Tracked>,
+    /// What comes next is HTTP/2, and begins with the answer to this exchange.
+    pub(super) upgraded: Option<u64>,
     /// While [`State::Multiplexed`]: requests whose heads say neither yes nor no.
     judged: Vec<Judged>,
 }
@@ -71,7 +73,14 @@ pub(super) fn role_of(request_direction: Direction) -> Role {
 impl Messages {
     /// Nothing has begun yet.
     pub(super) fn new() -> Self {
-        Self { state: State::BetweenMessages, current: 0, awaited: false, active: Vec::new(), judged: Vec::new() }
+        Self {
+            state: State::BetweenMessages,
+            current: 0,
+            awaited: false,
+            active: Vec::new(),
+            upgraded: None,
+            judged: Vec::new(),
+        }
     }
 
     pub(super) fn is_followed(&self) -> bool {
@@ -83,8 +92,13 @@ impl Messages {
         }
     }
 
+    fn place_of(&self, number: u64) -> Result<usize, usize> {
+        self.active.binary_search_by_key(&number, |tracked| tracked.number)
+    }
+
     pub(super) fn find(&mut self, number: u64) -> Option<&mut Tracked> {
-        self.active.iter_mut().find(|tracked| tracked.number == number)
+        let place = self.place_of(number).ok()?;
+        Some(&mut self.active[place])
     }
 
     /// Whether there are exchanges in flight, and nothing was seen of their answers.
@@ -323,7 +337,8 @@ impl Sink<'_> {
             self.shared.unsettled.begin(self.key, when);
         }
         tracked.emit(started, ExchangeEvent::Opened, self.observer);
-        self.messages.active.push(tracked);
+        let (Ok(place) | Err(place)) = self.messages.place_of(number);
+        self.messages.active.insert(place, tracked);
     }
 
     /// Judges again with more of the body; `extent` says how much of it that makes.
@@ -383,7 +398,7 @@ impl Sink<'_> {
 
     /// An exchange is over, if there is one.
     fn end(&mut self, exchange: u64, when: Nanos, outcome: Outcome) {
-        let Some(index) = self.messages.active.iter().position(|tracked| tracked.number == exchange) else { return };
+        let Ok(index) = self.messages.place_of(exchange) else { return };
         let mut tracked = self.messages.active.remove(index);
         let was_cut = matches!(outcome, Outcome::ClientLeft(_) | Outcome::ServerLeft(_));
         if !was_cut {
@@ -494,7 +509,11 @@ impl HttpSink for Sink<'_> {
         self.end(exchange, when, outcome);
     }
 
-    fn upgraded(&mut self, _exchange: u64, when: Nanos) {
+    fn upgraded(&mut self, exchange: u64, when: Nanos, head: &ResponseHead<'_>) {
+        if head.header("upgrade").is_some_and(|to| to.eq_ignore_ascii_case(b"h2c")) {
+            self.messages.upgraded = Some(exchange);
+            return;
+        }
         self.messages.end_active(self.key, when, Outcome::Complete, self.shared, self.observer);
         self.messages.state = State::Opaque;
         self.tell_kernel(Action::Opaque);

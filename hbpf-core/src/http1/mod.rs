@@ -69,8 +69,9 @@ pub trait HttpSink {
     fn response_end(&mut self, exchange: u64, when: Nanos, complete: bool);
     /// A side has given the exchange up, which alone is over: HTTP/2 can do that.
     fn reset(&mut self, _exchange: u64, _when: Nanos, _by: Side) {}
-    /// The connection speaks another protocol from here on (101, or CONNECT accepted). Nothing more is reported.
-    fn upgraded(&mut self, exchange: u64, when: Nanos);
+    /// The connection speaks another protocol from here on (101, or CONNECT accepted), which this head may name. Nothing more
+    /// is reported.
+    fn upgraded(&mut self, exchange: u64, when: Nanos, head: &ResponseHead<'_>);
     /// Bytes that are no HTTP where a message should begin, or framing that contradicts itself.
     fn desync(&mut self, side: Side);
 }
@@ -177,6 +178,11 @@ impl Http1 {
 
     /// The next bytes of one side.
     pub fn push(&mut self, side: Side, when: Nanos, bytes: &[u8], sink: &mut dyn HttpSink) {
+        self.push_until_upgraded(side, when, bytes, sink);
+    }
+
+    /// The same. Gives how many of the bytes were read: those behind an upgrade are not.
+    pub fn push_until_upgraded(&mut self, side: Side, when: Nanos, bytes: &[u8], sink: &mut dyn HttpSink) -> usize {
         let mut rest = bytes;
         if side == Side::Response && matches!(self.response.state, State::Lost) {
             self.response.state = State::Head(PartialHead { is_guess: true, ..PartialHead::default() });
@@ -198,6 +204,7 @@ impl Http1 {
             rest = &rest[used..];
         }
         self.half(side).last_seen = when;
+        bytes.len() - rest.len()
     }
 
     /// What there is of a request's head that is not complete.
@@ -423,13 +430,13 @@ impl Http1 {
         let waiting = self.waiting.front().copied();
         let answer = waiting.map_or(Answer::Ordinary, |waiting| waiting.answer);
         match head.status {
-            Some(101) => self.upgrade(when, sink),
+            Some(101) => self.upgrade(when, &head, sink),
             Some(100..=199) => self.response.state = State::default(),
             Some(200..=299) if answer == Answer::Tunnel => {
                 if let Some(waiting) = waiting {
                     sink.response_head(waiting.exchange, when, &head);
                 }
-                self.upgrade(when, sink);
+                self.upgrade(when, &head, sink);
             }
             _ => {
                 self.waiting.pop_front();
@@ -563,12 +570,12 @@ impl Http1 {
         }
     }
 
-    fn upgrade(&mut self, when: Nanos, sink: &mut dyn HttpSink) {
+    fn upgrade(&mut self, when: Nanos, head: &ResponseHead<'_>, sink: &mut dyn HttpSink) {
         // An upgrade that nobody asked for can come amid a request's body.
         self.finish(Side::Request, when, false, sink);
         self.is_upgraded = true;
         if let Some(waiting) = self.waiting.pop_front() {
-            sink.upgraded(waiting.exchange, when);
+            sink.upgraded(waiting.exchange, when, head);
         }
         self.give_up_waiting(0, when, sink);
     }

@@ -53,7 +53,7 @@ impl HttpSink for Log {
     fn response_end(&mut self, exchange: u64, _: Nanos, complete: bool) {
         self.line(format!("{exchange} response end {complete}"));
     }
-    fn upgraded(&mut self, exchange: u64, _: Nanos) {
+    fn upgraded(&mut self, exchange: u64, _: Nanos, _: &ResponseHead<'_>) {
         self.line(format!("{exchange} upgraded"));
     }
     fn desync(&mut self, side: Side) {
@@ -650,7 +650,7 @@ fn times_are_those_of_the_completing_piece() {
         fn response_end(&mut self, _: u64, when: Nanos, _: bool) {
             self.0.push(("response end", when.0));
         }
-        fn upgraded(&mut self, _: u64, _: Nanos) {}
+        fn upgraded(&mut self, _: u64, _: Nanos, _: &ResponseHead<'_>) {}
         fn desync(&mut self, _: Side) {}
     }
     let mut times = Times::default();
@@ -702,7 +702,7 @@ fn bodies_are_not_copied() {
         fn response_body(&mut self, _: u64, _: Nanos, _: &[u8]) {}
         fn response_body_gap(&mut self, _: u64, _: Option<u64>) {}
         fn response_end(&mut self, _: u64, _: Nanos, _: bool) {}
-        fn upgraded(&mut self, _: u64, _: Nanos) {}
+        fn upgraded(&mut self, _: u64, _: Nanos, _: &ResponseHead<'_>) {}
         fn desync(&mut self, _: Side) {}
     }
     let text = b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n";

@@ -24,10 +24,13 @@ use crate::http1::{HttpSink, Side};
 use crate::time::Nanos;
 use frame::{HEADER_BYTES, Header, Kind};
 use head::Head;
-use hpack::Table;
+use hpack::{Field, Table};
 
 /// What a client sends first (RFC 9113, 3.4).
 pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// The stream of a request that has made an HTTP/1 connection one of HTTP/2.
+pub const UPGRADED_STREAM: u64 = 1;
 
 /// So much of it is enough to know it by.
 const PREFACE_BYTES: usize = 14;
@@ -117,16 +120,38 @@ impl Half {
 
 const BETWEEN: State = State::Header([0; HEADER_BYTES], 0);
 
-/// Whether a client's piece begins an HTTP/2 connection, or is of one that is older: it begins with a request then.
+/// Whether a piece is a client's, and begins an HTTP/2 connection or is of one that is older: it begins with a request then.
 pub fn begins_connection(piece: &[u8]) -> bool {
-    let is_request = piece.first_chunk().is_some_and(|bytes| Header::parse(bytes).kind == Kind::Headers);
-    piece.starts_with(&PREFACE[..PREFACE_BYTES]) || is_request && frame::begins_with_frame(piece, 0)
+    piece.starts_with(&PREFACE[..PREFACE_BYTES]) || frame::begins_with_frame(piece, 0) && begins_with_request(piece)
+}
+
+/// Whether the first of a piece's frames is a head that names a method. Those of answers look the same from outside.
+fn begins_with_request(piece: &[u8]) -> bool {
+    let Some((bytes, rest)) = piece.split_first_chunk() else { return false };
+    let mut payload = Payload::of(Header::parse(bytes));
+    let rest = &rest[..rest.len().min(payload.left as usize)];
+    let Ok(block) = payload.take(rest) else { return false };
+    let mut names_method = false;
+    let mut see =
+        |field: Field<'_>| names_method |= matches!(field, Field::Known(name, _) if name.as_str() == ":method");
+    // All of it need not be there.
+    let _ = Table::default().read(block, &mut see);
+    payload.header.kind == Kind::Headers && names_method
 }
 
 impl Http2 {
     /// A connection of which nothing has been seen yet.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// A connection that has begun as HTTP/1: it goes on with the answer to the request that asked for that, which is
+    /// [`UPGRADED_STREAM`]'s.
+    pub fn upgraded() -> Self {
+        let mut http = Self { newest: 1, ..Self::default() };
+        http.streams.insert(1, Stream { request_ended: true, ..Stream::default() });
+        http.response.state = BETWEEN;
+        http
     }
 
     /// Memory that it holds beyond its own size, in bytes.
@@ -224,10 +249,12 @@ impl Http2 {
     /// Looks for the beginning of a frame, or of the connection, at the beginning of a piece.
     fn find_frame(&mut self, side: Side, piece: &[u8]) {
         let begins = &piece[..piece.len().min(PREFACE.len())];
-        if side == Side::Request && self.newest == 0 && PREFACE.starts_with(begins) {
+        if side == Side::Request && self.newest <= 1 && PREFACE.starts_with(begins) {
             self.request.state = State::Preface(0);
-            // The answer was not before it.
-            self.response.state = BETWEEN;
+            if self.newest == 0 {
+                // The answer was not before it.
+                self.response.state = BETWEEN;
+            }
         } else if frame::begins_with_frame(piece, self.newest) {
             self.half(side).state = BETWEEN;
         }

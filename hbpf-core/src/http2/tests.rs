@@ -69,7 +69,7 @@ impl HttpSink for Log {
     fn reset(&mut self, exchange: u64, _: Nanos, by: Side) {
         self.at(exchange).reset_by = Some(by);
     }
-    fn upgraded(&mut self, _: u64, _: Nanos) {
+    fn upgraded(&mut self, _: u64, _: Nanos, _: &ResponseHead<'_>) {
         panic!("there is nothing to upgrade to");
     }
     fn desync(&mut self, _: Side) {

@@ -164,7 +164,7 @@ impl HttpSink for Answering {
         self.ended = self.ended.or(Some(complete));
     }
 
-    fn upgraded(&mut self, _: u64, _: Nanos) {
+    fn upgraded(&mut self, _: u64, _: Nanos, _: &ResponseHead<'_>) {
         self.refuse(NoMatch::NotHttp);
     }
 

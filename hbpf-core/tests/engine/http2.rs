@@ -220,6 +220,45 @@ fn a_connection_that_is_older_is_known_by_bodies_and_heals() {
 }
 
 #[test]
+fn an_answer_is_not_taken_for_a_request() {
+    let mut h2 = H2::new(Capture::Awaiting);
+    let block = H2::block(&mut h2.server, &[(":status", "200"), ("content-type", "text/event-stream")]);
+    // The kernel side cannot tell which way a connection goes that it has not seen begin.
+    h2.wire.send(&mut h2.engine, &mut h2.log, Direction::Received, &frame(HEADERS, END_HEADERS, 1, &block), true);
+    assert_eq!(h2.log.actions(), [Action::Ignore]);
+    assert!(h2.log.events.is_empty());
+    h2.ask(3, CHAT, &chat("m-1"));
+    assert_eq!(h2.engine.in_flight().count(), 1);
+}
+
+#[test]
+fn a_connection_that_is_upgraded_goes_on_with_the_answer() {
+    let mut h2 = H2::new(Capture::Positive);
+    let asked = crate::wire::chat(true).replacen(
+        "Host:",
+        "Connection: Upgrade\r\nUpgrade: h2c\r\nHTTP2-Settings: x\r\nHost:",
+        1,
+    );
+    h2.sent(asked.as_bytes(), true);
+    let switching = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n";
+    h2.received(&[switching.as_bytes(), &frame(4, 0, 0, &[])].concat());
+    h2.answer_head(1, "200", "text/event-stream");
+    h2.sent(&[PREFACE, &frame(4, 0, 0, &[])].concat(), true);
+    h2.answer(1, 0, &token("x"));
+    h2.ask(3, CHAT, &chat("m-2"));
+    h2.answer(1, END_STREAM, &usage(1));
+    h2.answer_head(3, "200", "application/json");
+    h2.answer(3, END_STREAM, DONE_JSON);
+    let seen: Vec<_> = h2
+        .ended()
+        .iter()
+        .map(|exchange| (exchange.model.as_ref().unwrap().to_string(), exchange.usage.output, exchange.protocol))
+        .collect();
+    assert_eq!(seen, [("m-1".into(), Some(1), Protocol::H2), ("m-2".into(), Some(3), Protocol::H2)]);
+    assert_eq!((h2.engine.in_flight().count(), h2.engine.counters().desyncs), (0, 0));
+}
+
+#[test]
 fn bytes_that_are_missing_are_marked_where_they_are() {
     let mut h2 = H2::opened(Capture::Positive);
     h2.ask(1, CHAT, &chat("one"));

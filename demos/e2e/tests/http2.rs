@@ -1,0 +1,155 @@
+//! HTTP/2 between real clients and nginx, in front of the stand-in server.
+
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::process::{Child, Command, Stdio};
+
+use hbpf_core::exchange::Protocol;
+use hbpf_e2e::{Client, Observer, Server, Sums, host, python, script, skip};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tempfile::TempDir;
+
+const FAST: [&str; 4] = ["--ttft", "20", "--rate", "400"];
+
+/// An nginx that speaks HTTP/2, over TLS and plain, to clients, and HTTP/1.1 to the server behind it.
+struct Nginx {
+    child: Child,
+    tls: u16,
+    plain: u16,
+    _places: TempDir,
+}
+
+impl Nginx {
+    /// `None` where there is none, which is told.
+    fn start(server: &Server) -> Option<Self> {
+        if Command::new("nginx").arg("-v").output().is_err() {
+            skip("HBPF_REQUIRE_CLIENTS", "there is no nginx (Debian has it in the package nginx-light)");
+            return None;
+        }
+        let places = tempfile::tempdir().expect("a temporary directory");
+        let [tls, plain] = [free_port(), free_port()];
+        let configuration = places.path().join("nginx.conf");
+        let temporary = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"];
+        let temporary = temporary.map(|kind| format!("{kind}_temp_path {}/{kind};", places.path().display())).concat();
+        let text = format!(
+            "daemon off; user root; worker_processes 1; pid {place}/pid; error_log {place}/error;\n\
+             events {{ worker_connections 256; }}\n\
+             http {{ access_log off; {temporary} http2_max_concurrent_streams 256; keepalive_requests 100000;\n\
+             server {{ listen 127.0.0.1:{tls} ssl http2; listen 127.0.0.1:{plain} http2;\n\
+             ssl_certificate {certificate}; ssl_certificate_key {key};\n\
+             location / {{ proxy_pass {upstream}; proxy_http_version 1.1; proxy_buffering off; }} }} }}\n",
+            place = places.path().display(),
+            certificate = server.certificate("server.pem").display(),
+            key = server.certificate("server-key.pem").display(),
+            upstream = server.plain_url(),
+        );
+        std::fs::write(&configuration, text).expect("it can be written");
+        let mut child =
+            Command::new("nginx").arg("-c").arg(&configuration).stderr(Stdio::null()).spawn().expect("it starts");
+        while TcpStream::connect((Ipv4Addr::LOCALHOST, tls)).is_err() {
+            assert!(child.try_wait().is_ok_and(|status| status.is_none()), "nginx ended");
+            std::thread::yield_now();
+        }
+        Some(Self { child, tls, plain, _places: places })
+    }
+
+    fn worker(&self) -> u32 {
+        hbpf_e2e::children(self.child.id())[0]
+    }
+}
+
+impl Drop for Nginx {
+    fn drop(&mut self) {
+        // Killed otherwise, it would leave its worker behind.
+        let _ = kill(Pid::from_raw(i32::try_from(self.child.id()).expect("a pid")), Signal::SIGTERM);
+        let _ = self.child.wait();
+    }
+}
+
+/// Free a moment ago, and so most likely now.
+fn free_port() -> u16 {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|free| free.local_addr()).expect("a loopback port").port()
+}
+
+/// A curl that sends this body to the server so many times, all of them on one connection.
+fn curl(server: &Server, url: &str, times: usize, body: &str) -> Command {
+    let mut curl = Command::new("curl");
+    curl.args(["--silent", "--fail", "--parallel", "--parallel-max", "100", "--data", body, "--cacert"]);
+    curl.arg(server.certificate("ca.pem"));
+    for _ in 0..times {
+        curl.args(["--output", "/dev/null"]).arg(format!("{url}/v1/chat/completions"));
+    }
+    curl
+}
+
+const STREAMED: &str = r#"{"model": "demo", "stream": true, "stream_options": {"include_usage": true}}"#;
+
+/// Calls on connections of their own and side by side on one, each seen at both its ends and counted once.
+fn calls_of_curl(tls: bool) {
+    let Some(_host) = host() else { return };
+    let server = Server::start(&FAST);
+    let Some(nginx) = Nginx::start(&server) else { return };
+    let mut observer = Observer::start();
+    let (url, port, version) = if tls {
+        observer.until_library("libssl");
+        observer.until_tls_of(nginx.worker());
+        (format!("https://localhost:{}", nginx.tls), nginx.tls, "--http2")
+    } else {
+        (format!("http://localhost:{}", nginx.plain), nginx.plain, "--http2-prior-knowledge")
+    };
+    for times in [1, 1, 1, 20] {
+        let status = curl(&server, &url, times, STREAMED).arg(version).status().expect("there is curl");
+        assert!(status.success(), "{status}");
+    }
+    let seen = observer.until_ended(port, 23);
+    let truth = server.truth(23);
+    assert_eq!(seen, truth);
+    let frame = observer.until("the proxy's own view is complete", |frame| {
+        Sums::of_server(frame, nginx.worker()).ended() >= truth.requests
+    });
+    assert_eq!(Sums::of_server(&frame, nginx.worker()), truth);
+    assert_eq!(Sums::at_port(&frame, port), truth, "the second end was counted again");
+    assert_eq!(Sums::at_port(&frame, server.plain.port()), truth, "what goes on behind the proxy");
+    let endpoint = frame.endpoints.iter().find(|endpoint| endpoint.port == Some(port)).expect("it is there");
+    assert_eq!(endpoint.protocol, Protocol::H2);
+    observer.assert_nothing_lost();
+    observer.stop();
+}
+
+#[test]
+fn curl_over_tls() {
+    calls_of_curl(true);
+}
+
+#[test]
+fn curl_with_prior_knowledge() {
+    calls_of_curl(false);
+}
+
+#[test]
+fn an_sdk_that_has_all_its_requests_on_one_connection() {
+    let Some(_host) = host() else { return };
+    let Some(python) = python() else { return };
+    let server = Server::start(&FAST);
+    let Some(nginx) = Nginx::start(&server) else { return };
+    let mut observer = Observer::start();
+    for (api, mode) in [("openai", "async"), ("openai", "sync"), ("anthropic", "async"), ("anthropic", "sync")] {
+        let before = server.record().len();
+        let mut client = Client::start(
+            Command::new(&python)
+                .arg(script("clients/sdk.py"))
+                .args(["--api", api, "--mode", mode, "--http2", "--streamed", "40", "--plain", "20"])
+                .args(["--base-url", &format!("https://localhost:{}", nginx.tls), "--ca"])
+                .arg(server.certificate("ca.pem")),
+        );
+        observer.until_tls_of(client.pid());
+        let counted = client.run();
+        assert_eq!(counted["answers"], 60, "{counted}");
+        let frame = observer.until("all has ended", |frame| Sums::of_client(frame, client.pid()).ended() >= 60);
+        let truth = Sums::of_record(&server.record_of(before + 60)[before..]);
+        assert_eq!(Sums::of_client(&frame, client.pid()), truth, "{api} {mode}");
+    }
+    assert_eq!(observer.until_ended(nginx.tls, 240), server.truth(240));
+    observer.assert_nothing_lost();
+    observer.stop();
+}
