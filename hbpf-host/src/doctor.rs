@@ -267,7 +267,7 @@ mod tests {
         let check = visibility(&libraries, &[]);
         assert_eq!(check.outcome, Outcome::Ok);
         assert_eq!(check.detail, "3 processes use a TLS library that can be probed");
-        let blind = |pid, wholly| Blind { process: named(pid), wholly, reason: "GnuTLS".into() };
+        let blind = |pid, wholly| Blind { process: named(pid), wholly, reason: "NSS".into() };
         let check = visibility(&libraries, &[blind(9, false), blind(10, true)]);
         assert_eq!(check.outcome, Outcome::Warn);
         assert!(check.detail.starts_with("2 processes use ") && check.detail.contains(", 2 cannot be"), "{check:?}");

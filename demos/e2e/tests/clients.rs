@@ -95,6 +95,27 @@ fn curl_over_tls() {
 }
 
 #[test]
+fn wget_over_gnutls() {
+    let Some(_host) = host() else { return };
+    let server = Server::start(&FAST);
+    let mut observer = Observer::start();
+    observer.until_library("libgnutls");
+    for model in ["demo", "demo-64tok", "demo-500err"] {
+        let body = format!(r#"{{"model": "{model}", "stream": true, "stream_options": {{"include_usage": true}}}}"#);
+        let mut wget = Command::new("wget");
+        wget.args(["--quiet", "--tries=1", "--output-document=/dev/null", "--header=Content-Type: application/json"]);
+        wget.arg("--post-data").arg(body).arg("--ca-certificate").arg(server.certificate("ca.pem"));
+        match wget.arg(format!("{}/v1/chat/completions", server.tls_url())).status() {
+            Ok(status) => assert_eq!(status.success(), !model.contains("err"), "{status}"),
+            Err(_) => return skip("HBPF_REQUIRE_CLIENTS", "there is no wget"),
+        }
+    }
+    assert_eq!(observer.until_ended(server.tls.port(), 3), server.truth(3));
+    observer.assert_nothing_lost();
+    observer.stop();
+}
+
+#[test]
 fn node_over_tls() {
     let Some(_host) = host() else { return };
     if Command::new("node").arg("--version").output().is_err() {

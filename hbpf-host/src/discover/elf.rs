@@ -59,11 +59,19 @@ pub enum Symbol {
     SslFree,
     /// `SSL_new`
     SslNew,
+    /// `gnutls_record_recv`
+    GnutlsRecv,
+    /// `gnutls_record_send`
+    GnutlsSend,
+    /// `gnutls_record_send2`, GnuTLS 3.6.3 and later.
+    GnutlsSend2,
+    /// `gnutls_deinit`
+    GnutlsDeinit,
 }
 
 impl Symbol {
     /// All of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 11] = [
         Self::SslRead,
         Self::SslReadEx,
         Self::SslWrite,
@@ -71,6 +79,10 @@ impl Symbol {
         Self::SslWriteEx2,
         Self::SslFree,
         Self::SslNew,
+        Self::GnutlsRecv,
+        Self::GnutlsSend,
+        Self::GnutlsSend2,
+        Self::GnutlsDeinit,
     ];
 
     /// Its name in the library.
@@ -83,6 +95,10 @@ impl Symbol {
             Self::SslWriteEx2 => "SSL_write_ex2",
             Self::SslFree => "SSL_free",
             Self::SslNew => "SSL_new",
+            Self::GnutlsRecv => "gnutls_record_recv",
+            Self::GnutlsSend => "gnutls_record_send",
+            Self::GnutlsSend2 => "gnutls_record_send2",
+            Self::GnutlsDeinit => "gnutls_deinit",
         }
     }
 
@@ -90,7 +106,7 @@ impl Symbol {
     fn at(bytes: &[u8]) -> Option<Self> {
         let begins =
             |symbol: &Self| bytes.strip_prefix(symbol.name().as_bytes()).is_some_and(|rest| rest.first() == Some(&0));
-        if bytes.starts_with(b"SSL_") { Self::ALL.into_iter().find(begins) } else { None }
+        if bytes.starts_with(b"SSL_") || bytes.starts_with(b"gnutls_") { Self::ALL.into_iter().find(begins) } else { None }
     }
 }
 
@@ -153,7 +169,8 @@ fn read<'data>(
     let (mut exports, peeks) = exports(&sections, data)?;
     exports.retain(|export| text.offset(export.address).is_some());
     let has = |symbol| exports.iter().any(|export| export.symbol == symbol);
-    if !(has(Symbol::SslRead) && has(Symbol::SslWrite)) {
+    let is_openssl = has(Symbol::SslRead) && has(Symbol::SslWrite);
+    if !is_openssl && !(has(Symbol::GnutlsRecv) && has(Symbol::GnutlsSend)) {
         exports.clear();
     }
     let offset = |export: &Export| text.offset(export.address).map(|offset| (export.symbol, offset));

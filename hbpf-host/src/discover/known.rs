@@ -12,9 +12,7 @@ use super::mapped::{FileKey, Mapped, Stamp};
 const MAX_FILES: usize = 4096;
 
 /// TLS libraries that are recognised by name and not probed: the beginning of the name, and what users call it.
-const UNPROBED: [(&[u8], &str); 8] = [
-    (b"libgnutls.so", "GnuTLS"),
-    (b"libgnutls-", "GnuTLS"),
+const UNPROBED: [(&[u8], &str); 6] = [
     (b"libssl3.so", "NSS"),
     (b"libnss3.so", "NSS"),
     (b"libwolfssl.so", "wolfSSL"),
@@ -31,13 +29,15 @@ pub(super) fn basename(path: &[u8]) -> &[u8] {
     path.rsplit(|byte| *byte == b'/').next().unwrap_or(path)
 }
 
-/// `libssl.so.3`, `libssl-1a2b3c4d.so.1.1` (Python wheels), and what else begins so.
-pub(super) fn is_libssl(name: &[u8]) -> bool {
-    name.starts_with(b"libssl") && name.windows(3).any(|part| part == b".so") && unprobed(name).is_none()
+/// `libssl.so.3`, `libssl-1a2b3c4d.so.1.1` (Python wheels), `libgnutls.so.30`, and what else begins so.
+pub(super) fn is_tls_library(name: &[u8]) -> bool {
+    let is_named = name.starts_with(b"libssl") || name.starts_with(b"libgnutls.") || name.starts_with(b"libgnutls-");
+    is_named && name.windows(3).any(|part| part == b".so") && unprobed(name).is_none()
 }
 
-pub(super) fn may_be_openssl(name: &[u8]) -> bool {
-    is_libssl(name) || CARRIERS.iter().any(|carrier| name.starts_with(carrier))
+/// Whether a library may have functions of TLS that are probed.
+pub(super) fn may_speak_tls(name: &[u8]) -> bool {
+    is_tls_library(name) || CARRIERS.iter().any(|carrier| name.starts_with(carrier))
 }
 
 /// What a TLS library that is not probed is called.
@@ -147,15 +147,14 @@ mod tests {
     #[test]
     fn libraries_are_known_by_name() {
         for name in
-            ["libssl.so", "libssl.so.3", "libssl.so.1.1", "libssl-35ec4a18.so.1.1", "libssl3-x64.so", "libssl.3.so"]
+            ["libssl.so", "libssl.so.3", "libssl-35ec4a18.so.1.1", "libssl3-x64.so", "libssl.3.so", "libgnutls.so.30"]
         {
-            assert!(is_libssl(name.as_bytes()), "{name}");
-            assert!(may_be_openssl(name.as_bytes()), "{name}");
+            assert!(is_tls_library(name.as_bytes()), "{name}");
+            assert!(may_speak_tls(name.as_bytes()), "{name}");
         }
-        for name in ["libssl3.so", "libssl", "libcrypto.so.3", "xlibssl.so", "libssl.a", ""] {
-            assert!(!is_libssl(name.as_bytes()), "{name}");
+        for name in ["libssl3.so", "libssl", "libcrypto.so.3", "xlibssl.so", "libssl.a", "libgnutlsxx.so.30", ""] {
+            assert!(!is_tls_library(name.as_bytes()), "{name}");
         }
-        assert_eq!(unprobed(b"libgnutls.so.30"), Some("GnuTLS"));
         assert_eq!(unprobed(b"libssl3.so"), Some("NSS"));
         assert_eq!(unprobed(b"libssl.so.3"), None);
         assert_eq!(basename(b"/usr/lib/libssl.so.3"), b"libssl.so.3");

@@ -232,7 +232,7 @@ impl Libraries {
             let Ok(entries) = std::fs::read_dir(directory) else { continue };
             for entry in entries.take(MAX_ENTRIES).flatten() {
                 let path = entry.path();
-                if !known::is_libssl(entry.file_name().as_encoded_bytes()) {
+                if !known::is_tls_library(entry.file_name().as_encoded_bytes()) {
                     continue;
                 }
                 // What cannot be read now is said when a process uses it.
@@ -265,7 +265,7 @@ impl Libraries {
     /// Libraries that have been written over, and those that an upgrade has brought.
     pub fn take_news(&mut self) -> Changes {
         let mut changes = Changes::default();
-        let happened = self.watch.take(|name| known::is_libssl(name.as_encoded_bytes()));
+        let happened = self.watch.take(|name| known::is_tls_library(name.as_encoded_bytes()));
         happened.written.into_iter().for_each(|id| self.remove(id, &mut changes));
         if happened.directories {
             self.find_installed(&mut changes);
@@ -372,7 +372,7 @@ impl Libraries {
         for mapping in maps.executable {
             let name = known::basename(&mapping.path);
             found.other = found.other.or_else(|| known::unprobed(name));
-            let named = known::may_be_openssl(name);
+            let named = known::may_speak_tls(name);
             // The same name may stand for a file and for what has replaced it.
             let file = (mapping.device, mapping.inode, mapping.path.clone());
             if !(named || program.as_ref() == Some(&mapping.path)) || seen.contains(&file) {
@@ -394,7 +394,7 @@ impl Libraries {
                 }
                 Ok(None) => {}
                 // Of a program alone nobody expects that it is a TLS library.
-                Err(why) if known::is_libssl(name) => {
+                Err(why) if known::is_tls_library(name) => {
                     found.trouble.get_or_insert(format!("{} {why}", Label::from_bytes(&mapping.path)));
                 }
                 Err(_) => {}

@@ -75,7 +75,12 @@ pub(super) fn places(exports: &[Export], peeks: &[Export], code: &dyn Code) -> V
     let replaced = |symbol| match symbol {
         Symbol::SslRead | Symbol::SslReadEx => reader.is_some(),
         Symbol::SslWrite | Symbol::SslWriteEx | Symbol::SslWriteEx2 => writer.is_some(),
-        Symbol::SslFree | Symbol::SslNew => false,
+        Symbol::SslFree
+        | Symbol::SslNew
+        | Symbol::GnutlsRecv
+        | Symbol::GnutlsSend
+        | Symbol::GnutlsSend2
+        | Symbol::GnutlsDeinit => false,
     };
     let exported = exports.iter().filter(|export| !replaced(export.symbol));
     let exported = exported.filter_map(|export| place(export.symbol, export.address, false));

@@ -68,24 +68,24 @@ fn a_process_with_countless_libraries_is_given_up_with_a_word() {
 #[test]
 fn other_tls_libraries_make_blind_by_name() {
     let dir = tempfile::tempdir().unwrap();
-    process(dir.path(), 5, maps_of(["/usr/lib/libgnutls.so.30".to_owned()].into_iter()).as_bytes());
+    process(dir.path(), 5, maps_of(["/usr/lib/libwolfssl.so.35".to_owned()].into_iter()).as_bytes());
     let mut libraries = Libraries::new(dir.path().to_owned());
     libraries.scan();
     let (visibility, reason, library) = libraries.visibility(5);
     assert_eq!((visibility, library), (TlsVisibility::Blind, None));
-    assert!(reason.unwrap().contains("GnuTLS"));
+    assert!(reason.unwrap().contains("wolfSSL"));
 }
 
 #[test]
 fn maps_are_read_again_only_after_a_change_and_a_while() {
     let dir = tempfile::tempdir().unwrap();
     let root = dir.path();
-    let gnutls = maps_of(["/libgnutls.so.30".to_owned()].into_iter());
+    let wolfssl = maps_of(["/libwolfssl.so.35".to_owned()].into_iter());
     process(root, 5, b"");
     let mut libraries = Libraries::new(root.to_owned());
     let blind = |libraries: &Libraries| libraries.visibility(5).0 == TlsVisibility::Blind;
     libraries.scan();
-    fs::write(root.join("5/maps"), &gnutls).unwrap();
+    fs::write(root.join("5/maps"), &wolfssl).unwrap();
     libraries.scan();
     assert!(!blind(&libraries), "nothing says that it has changed");
     resize(root, 5, 100, 2);
@@ -97,7 +97,7 @@ fn maps_are_read_again_only_after_a_change_and_a_while() {
     resize(root, 5, 101, 2);
     libraries.scan();
     assert!(!blind(&libraries), "another process has the number now");
-    fs::write(root.join("5/maps"), &gnutls).unwrap();
+    fs::write(root.join("5/maps"), &wolfssl).unwrap();
     libraries.scan_pid(5);
     assert!(blind(&libraries), "asked for by name");
     fs::remove_dir_all(root.join("5")).unwrap();

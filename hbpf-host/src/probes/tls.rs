@@ -28,25 +28,30 @@ const MAX_PROCESSES_PROBED: usize = 32;
 /// for a return that is not seen.
 fn programs_for(symbol: Symbol, internal: bool) -> &'static [&'static str] {
     match symbol {
-        Symbol::SslWrite => &["ssl_write_return", "ssl_write"],
+        // With the same arguments, and what they return says the same.
+        Symbol::SslWrite | Symbol::GnutlsSend | Symbol::GnutlsSend2 => &["ssl_write_return", "ssl_write"],
         Symbol::SslWriteEx => &["ssl_write_ex_return", "ssl_write_ex"],
         Symbol::SslWriteEx2 => &["ssl_write_ex_return", "ssl_write_ex2"],
-        Symbol::SslRead => &["ssl_read_return", "ssl_read"],
+        Symbol::SslRead | Symbol::GnutlsRecv => &["ssl_read_return", "ssl_read"],
         Symbol::SslReadEx if internal => &["ssl_read_internal_return", "ssl_read_ex"],
         Symbol::SslReadEx => &["ssl_read_ex_return", "ssl_read_ex"],
-        Symbol::SslFree => &["ssl_free"],
+        Symbol::SslFree | Symbol::GnutlsDeinit => &["ssl_free"],
         Symbol::SslNew => &["ssl_new_return"],
     }
 }
 
-const SYMBOLS: [Symbol; 7] = [
+const SYMBOLS: [Symbol; 11] = [
     Symbol::SslNew,
     Symbol::SslFree,
+    Symbol::GnutlsDeinit,
     Symbol::SslWrite,
     Symbol::SslWriteEx,
     Symbol::SslWriteEx2,
+    Symbol::GnutlsSend,
+    Symbol::GnutlsSend2,
     Symbol::SslRead,
     Symbol::SslReadEx,
+    Symbol::GnutlsRecv,
 ];
 
 /// Every TLS program once.

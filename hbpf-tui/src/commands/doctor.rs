@@ -137,7 +137,7 @@ mod tests {
             BPF_F_ALLOW_MULTI";
         let blind =
             |pid, command, wholly, reason: &str| Blind { process: named(pid, command), wholly, reason: reason.into() };
-        let mut list = vec![blind(3310, "litellm", false, "GnuTLS is loaded, which hbpf does not probe")];
+        let mut list = vec![blind(3310, "litellm", false, "NSS is loaded, which hbpf does not probe")];
         list.extend((0..10).map(|n| blind(61100 + n, "guard", true, "hbpf may not read its memory map")));
         let long = format!("python3 serve.py --model {}", "m".repeat(100));
         Doctor {
