@@ -28,7 +28,7 @@ def arguments():
     parser.add_argument("--concurrency", type=int, default=16, metavar="N")
     parser.add_argument("--max-tokens", type=int, default=10_000, metavar="N")
     parser.add_argument("--retries", type=int, default=0, metavar="N")
-    parser.add_argument("--http2", action="store_true", help="all requests on one connection, if the server agrees")
+    parser.add_argument("--http2", action="store_true", help="all requests on one connection; plain, the server must know")
     parser.add_argument("--endless", action="store_true", help="again and again, until standard input is closed")
     parser.add_argument("--go", action="store_true", help="begin at once, do not wait for a line")
     return parser.parse_args()
@@ -44,10 +44,11 @@ def make_client(options):
         import anthropic as sdk
 
         names, url = ("Anthropic", "AsyncAnthropic"), options.base_url
+    protocols = {"http1": not options.http2, "http2": options.http2}
     if options.mode == "async":
-        http = sdk.DefaultAsyncHttpxClient(verify=context, http2=options.http2)
+        http = sdk.DefaultAsyncHttpxClient(verify=context, **protocols)
     else:
-        http = sdk.DefaultHttpxClient(verify=context, http2=options.http2)
+        http = sdk.DefaultHttpxClient(verify=context, **protocols)
     client = getattr(sdk, names[options.mode == "async"])
     key = os.environ.get("HBPF_DEMO_KEY", "demo-key")
     return client(api_key=key, base_url=url, http_client=http, max_retries=options.retries), sdk

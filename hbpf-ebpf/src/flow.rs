@@ -434,7 +434,8 @@ fn begin_http2(flow: &mut Flow, piece: &mut Piece) {
 }
 
 /// A piece of an HTTP/2 connection, whose frames begin there, if it is the first. Once one of its requests is a model call
-/// everything is copied, for requests and answers are interleaved. Before that, the beginning of each request is.
+/// everything is copied, for requests and answers are interleaved. Before that, the beginning of each request is, with what
+/// the server says meanwhile.
 #[inline(never)]
 fn decide_http2<S: Source>(source: S, state: &mut S::State, piece: &mut Piece, first_frame: u32) {
     if state.flow().mode == AWAITING {
@@ -459,7 +460,7 @@ fn decide_http2<S: Source>(source: S, state: &mut S::State, piece: &mut Piece, f
     }
     match state.flow().mode {
         CAPTURE => take(piece, MOST_BYTES, true),
-        AWAITING if is_request => take_beginning(state.flow(), piece),
+        AWAITING => take_beginning(state.flow(), piece),
         _ => {}
     }
 }

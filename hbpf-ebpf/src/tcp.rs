@@ -271,7 +271,7 @@ fn try_segment(ctx: &SkBuffContext, direction: u8) -> Option<()> {
             return None;
         }
         // SAFETY: checked above.
-        let sent = unsafe { (*tcp).snd_nxt };
+        let sent = found.sent(unsafe { (*tcp).snd_nxt });
         // TCP refuses what acknowledges more than was ever sent (but for a reset, which need not acknowledge anything).
         let is_unfounded = headers.acknowledgement.wrapping_sub(sent) as i32 > 0;
         if is_unfounded && ends & flags::RST == 0 {
@@ -377,6 +377,15 @@ impl Socket {
         self.next[way] = if behind < piece.len { sequence.wrapping_add(piece.len) } else { next };
         self.known[way] = 1;
         behind == 0
+    }
+
+    /// Up to where the socket has sent, given its own word for it, which it notes when a segment has left: over loopback the
+    /// peer may have answered by then.
+    #[inline(always)]
+    fn sent(&self, noted: u32) -> u32 {
+        let way = usize::from(direction::SENT);
+        let seen = self.next[way].wrapping_add(self.fin_sent.into());
+        if self.known[way] != 0 && seen.wrapping_sub(noted) <= MOST_AHEAD { seen } else { noted }
     }
 
     /// Forgets what was seen from the piece's place on, if TCP still waits for that: it was broken, or forged, or has

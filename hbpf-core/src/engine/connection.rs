@@ -21,6 +21,8 @@ pub(super) struct Connection {
     http: Http1,
     /// Instead of `http`, once the connection was recognised as HTTP/2.
     http2: Option<Box<Http2>>,
+    /// Answers on it are copied.
+    has_answers: bool,
     messages: Messages,
     /// The client's direction, once a message has begun.
     request_direction: Option<Direction>,
@@ -55,6 +57,7 @@ impl Connection {
             reassembler: (key.source == Source::Tcp).then(Box::default),
             http: Http1::new(),
             http2: None,
+            has_answers: false,
             messages: Messages::new(),
             request_direction: None,
             expected: [None; 2],
@@ -320,8 +323,16 @@ impl Connection {
             self.messages.awaited = chunk.capture == Capture::Awaiting;
         }
         let left_out = chunk.original_len.saturating_sub(chunk.bytes.len() as u64);
+        // What the server said before it was known that there are calls was nothing of theirs.
+        let begins = side == Side::Response
+            && chunk.capture == Capture::Positive
+            && !std::mem::replace(&mut self.has_answers, true);
         self.feed_http2(shared, observer, |http2, sink| {
-            http2.gap(side, chunk.when, gap, sink);
+            if begins && gap > 0 {
+                http2.lose(side);
+            } else {
+                http2.gap(side, chunk.when, gap, sink);
+            }
             http2.push(side, chunk.when, bytes, sink);
             http2.gap(side, chunk.when, left_out, sink);
         });

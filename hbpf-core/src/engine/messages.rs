@@ -477,8 +477,11 @@ impl HttpSink for Sink<'_> {
     }
 
     fn response_body(&mut self, exchange: u64, when: Nanos, bytes: &[u8]) {
-        if let Some(tracked) = self.messages.find(exchange) {
-            self.shared.counters.parse_gaps += u64::from(tracked.response_body(when, bytes, self.observer));
+        let Some(tracked) = self.messages.find(exchange) else { return };
+        self.shared.counters.parse_gaps += u64::from(tracked.response_body(when, bytes, self.observer));
+        // SDKs read no further than this. The stream's own end comes with what the connection carries next, if anything.
+        if tracked.has_finished() && self.is_multiplexed() {
+            self.end(exchange, when, Outcome::Complete);
         }
     }
 

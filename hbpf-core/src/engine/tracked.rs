@@ -149,6 +149,11 @@ impl Tracked {
         !std::mem::replace(&mut self.is_unreadable, true)
     }
 
+    /// Whether the dialect's own end was seen.
+    pub(super) fn has_finished(&self) -> bool {
+        self.interpreter.facts().finished
+    }
+
     /// Whether the dialect's own end was seen, or an error, whatever has become of the connection.
     pub(super) fn has_told_its_end(&self) -> bool {
         let facts = self.interpreter.facts();

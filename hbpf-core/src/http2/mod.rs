@@ -171,6 +171,11 @@ impl Http2 {
         }
     }
 
+    /// What comes next on a side does not follow what came before.
+    pub fn lose(&mut self, side: Side) {
+        self.half(side).lose();
+    }
+
     /// The next bytes of one side.
     pub fn push(&mut self, side: Side, when: Nanos, bytes: &[u8], sink: &mut dyn HttpSink) {
         let mut rest = bytes;

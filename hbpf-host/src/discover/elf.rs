@@ -106,7 +106,11 @@ impl Symbol {
     fn at(bytes: &[u8]) -> Option<Self> {
         let begins =
             |symbol: &Self| bytes.strip_prefix(symbol.name().as_bytes()).is_some_and(|rest| rest.first() == Some(&0));
-        if bytes.starts_with(b"SSL_") || bytes.starts_with(b"gnutls_") { Self::ALL.into_iter().find(begins) } else { None }
+        if bytes.starts_with(b"SSL_") || bytes.starts_with(b"gnutls_") {
+            Self::ALL.into_iter().find(begins)
+        } else {
+            None
+        }
     }
 }
 
