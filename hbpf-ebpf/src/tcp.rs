@@ -256,7 +256,7 @@ fn try_segment(ctx: &SkBuffContext, direction: u8) -> Option<()> {
         return None;
     };
     // SAFETY: the two directions of a socket can be looked at on two CPUs at once; at worst that misplaces a
-    // beginning, and clients and servers take turns.
+    // beginning, and clients and servers take turns. In HTTP/2 they do not, and only the connection has a beginning.
     let found = unsafe { &mut *found };
     // SAFETY: the context of this kind of program is what the helper takes.
     let cookie = unsafe { bpf_get_socket_cookie(skb.cast()) };
