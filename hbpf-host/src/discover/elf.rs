@@ -174,7 +174,8 @@ fn read<'data>(
     exports.retain(|export| text.offset(export.address).is_some());
     let has = |symbol| exports.iter().any(|export| export.symbol == symbol);
     let is_openssl = has(Symbol::SslRead) && has(Symbol::SslWrite);
-    if !is_openssl && !(has(Symbol::GnutlsRecv) && has(Symbol::GnutlsSend)) {
+    let is_gnutls = has(Symbol::GnutlsRecv) && has(Symbol::GnutlsSend);
+    if !is_openssl && !is_gnutls {
         exports.clear();
     }
     let offset = |export: &Export| text.offset(export.address).map(|offset| (export.symbol, offset));

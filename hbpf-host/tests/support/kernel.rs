@@ -238,13 +238,13 @@ impl Kernel {
         let found = found.iter().find(is_it).expect("the library is found");
         for place in &found.places {
             let programs: &[&str] = match place.symbol {
-                Symbol::SslRead => &["ssl_read_return", "ssl_read"],
+                Symbol::SslRead | Symbol::GnutlsRecv => &["ssl_read_return", "ssl_read"],
                 Symbol::SslReadEx if place.internal => &["ssl_read_internal_return", "ssl_read_ex"],
                 Symbol::SslReadEx => &["ssl_read_ex_return", "ssl_read_ex"],
-                Symbol::SslWrite => &["ssl_write_return", "ssl_write"],
+                Symbol::SslWrite | Symbol::GnutlsSend | Symbol::GnutlsSend2 => &["ssl_write_return", "ssl_write"],
                 Symbol::SslWriteEx => &["ssl_write_ex_return", "ssl_write_ex"],
                 Symbol::SslWriteEx2 => &["ssl_write_ex_return", "ssl_write_ex2"],
-                Symbol::SslFree => &["ssl_free"],
+                Symbol::SslFree | Symbol::GnutlsDeinit => &["ssl_free"],
                 Symbol::SslNew => &["ssl_new_return"],
             };
             for name in programs {
