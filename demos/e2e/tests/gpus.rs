@@ -297,8 +297,10 @@ fn a_driver_that_takes_its_time_is_waited_for_aloud() {
 
 #[test]
 fn a_library_that_is_none_is_told_in_one_line() {
+    // A program: its file is of the right kind, and the loader refuses it.
+    let program = fs::canonicalize("/proc/self/exe").unwrap();
     let file = tempfile::NamedTempFile::new().unwrap();
-    fs::write(file.path(), "not a library").unwrap();
+    fs::write(file.path(), fs::read(program).unwrap()).unwrap();
     open_to_all(file.path());
     let arguments = ["--no-tls", "--no-plain", "--nvml-library", file.path().to_str().unwrap()];
     let mut observer = Observer::spawn(&arguments, &[]);
@@ -307,10 +309,13 @@ fn a_library_that_is_none_is_told_in_one_line() {
     assert!(errors.len() == 1 && errors[0].message.contains("cannot be loaded"), "{errors:?}");
     assert!(frame.gpus.is_empty() && frame.host.cpu_count > 0);
     observer.stop();
-    let none = Command::new(&programs().hbpf).args(["snapshot", "--nvml-library", "/nonexistent.so"]).output().unwrap();
-    let error = String::from_utf8(none.stderr).unwrap();
-    assert!(
-        !none.status.success() && error.starts_with("hbpf: --nvml-library: cannot open /nonexistent.so"),
-        "{error}"
-    );
+    // What cannot be one is the user's mistake.
+    let text = tempfile::NamedTempFile::new().unwrap();
+    fs::write(text.path(), "not a library").unwrap();
+    for (path, why) in [("/nonexistent.so", "cannot be opened"), (text.path().to_str().unwrap(), "is no library")] {
+        let refused = Command::new(&programs().hbpf).args(["snapshot", "--nvml-library", path]).output().unwrap();
+        let error = String::from_utf8(refused.stderr).unwrap();
+        let begins = format!("hbpf: --nvml-library {path}: {why}");
+        assert!(!refused.status.success() && error.starts_with(&begins) && error.lines().count() == 1, "{error}");
+    }
 }
