@@ -68,12 +68,13 @@ fn the_other_side_is_confined() {
         let ids = status(pid, ids);
         assert!(ids.split(' ').all(|id| id != "0"), "{ids}");
     }
-    assert_ne!(status(helper, "CapEff"), NONE, "the helper keeps its privileges");
     // It still does its work: the ring is mapped and read after all of that.
     subject.tell("attach all");
     subject.expect_start("ring");
     subject.tell("sample 3");
     subject.expect_start("sample-end 3");
+    // (Not before: on its way to being another user it has none for a moment.)
+    assert_ne!(status(helper, "CapEff"), NONE, "the helper keeps its privileges");
     for process in [pid, helper] {
         let limits = std::fs::read_to_string(format!("/proc/{process}/limits")).unwrap();
         let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
