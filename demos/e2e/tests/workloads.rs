@@ -88,7 +88,10 @@ fn tokens_and_the_gpu_behind_them_stand_in_one_row() {
     let arguments = ["--max-overhead", "off", "--nvml-library", &library];
     let mut observer = Observer::spawn(&arguments, &[("HBPF_DEMO_NVML", &file)]);
 
+    let mut used = Vec::new();
     let frame = observer.until("the server's row has tokens and joules", |frame| {
+        let cpu = of(frame, server.pid()).and_then(|row| row.cpu_percent);
+        used.extend(cpu.map(|percent| (frame.observed_seconds, percent)));
         let is_served = |row: &Workload| row.tokens_per_joule.is_some() && output(&row.as_server) > Some(200);
         of(frame, server.pid()).is_some_and(is_served) && of(frame, caller.0.id()).is_some()
     });
@@ -103,9 +106,12 @@ fn tokens_and_the_gpu_behind_them_stand_in_one_row() {
     let is_about = |told: Option<f64>, right: f64| (told.unwrap() - right).abs() <= 1e-9 * right;
     assert!(is_about(row.tokens_per_joule, rate / watts), "{row:?}");
     assert!(is_about(row.tokens_per_second_per_gpu, rate), "{row:?}");
-    let cpu = row.cpu_percent.unwrap();
-    assert!(is_about(row.cpu_seconds_per_1k_tokens, cpu / 100.0 / rate * 1000.0), "{row:?}");
-    assert_eq!(Some(cpu), process.cpu_percent);
+    // CPU and tokens are over the same window.
+    let is_of_window = |seconds: f64| frame.observed_seconds - seconds < frame.window_seconds;
+    let used: Vec<f64> = used.iter().filter(|(when, _)| is_of_window(*when)).map(|(_, percent)| *percent).collect();
+    let cpu = used.iter().sum::<f64>() / used.len() as f64;
+    assert!(is_about(row.cpu_seconds_per_1k_tokens, cpu / 100.0 / rate * 1000.0), "{used:?} {row:?}");
+    assert_eq!(row.cpu_percent, process.cpu_percent);
 
     // The client is another workload, without a GPU, and the two agree on what went between them.
     let client = of(&frame, caller.0.id()).unwrap();
