@@ -387,8 +387,10 @@ impl Http2 {
             return;
         }
         self.newest = block.stream;
-        if self.streams.len() >= MAX_STREAMS {
-            self.streams.pop_first();
+        if self.streams.len() >= MAX_STREAMS
+            && let Some((oldest, _)) = self.streams.pop_first()
+        {
+            sink.response_end(oldest.into(), when, false);
         }
         self.streams.insert(block.stream, Stream::default());
         head.request(!block.ends_stream, &mut |head| {
