@@ -8,7 +8,7 @@ use crate::input::Input;
 /// The first control byte says which of two things is tried.
 pub fn run(data: &[u8]) {
     let mut input = Input::new(data);
-    if input.byte().is_multiple_of(2) { pieces_mean_the_same(input) } else { operations(input) }
+    if input.byte().is_multiple_of(2) { pieces_mean_the_same(input, dialogue) } else { operations(input) }
 }
 
 /// What was reported, in a form that can be compared: adjacent pieces of a body are one.
@@ -73,14 +73,20 @@ impl HttpSink for Log {
     }
 }
 
+/// Pieces of one side.
+pub(crate) type Pieces<'a, 'b> = &'b mut dyn Iterator<Item = &'a [u8]>;
+
 /// All requests and then all answers, whole and in pieces: up to the first surprise, both say the same.
-fn pieces_mean_the_same(mut input: Input<'_>) {
+pub(crate) fn pieces_mean_the_same<'a>(
+    mut input: Input<'a>,
+    dialogue: impl Fn(Pieces<'a, '_>, Pieces<'a, '_>) -> Vec<Said>,
+) {
     let request = input.number() as usize % (input.payload.len() + 1);
     let requests = input.take(request);
     let answers = input.payload;
-    let whole = dialogue([requests].into_iter(), [answers].into_iter());
+    let whole = dialogue(&mut [requests].into_iter(), &mut [answers].into_iter());
     let pieces = |payload| input.with_payload(payload).pieces();
-    let split = dialogue(pieces(requests), pieces(answers));
+    let split = dialogue(&mut pieces(requests), &mut pieces(answers));
     let surprise = first_surprise(&split).into_iter().chain(first_surprise(&whole)).min();
     match surprise {
         Some(at) => assert_eq!(split.get(..at), whole.get(..at)),
@@ -88,7 +94,7 @@ fn pieces_mean_the_same(mut input: Input<'_>) {
     }
 }
 
-fn dialogue<'a>(requests: impl Iterator<Item = &'a [u8]>, answers: impl Iterator<Item = &'a [u8]>) -> Vec<Said> {
+fn dialogue(requests: Pieces<'_, '_>, answers: Pieces<'_, '_>) -> Vec<Said> {
     let (mut http, mut log) = (Http1::new(), Log::default());
     for piece in requests {
         http.push(Side::Request, Nanos(1), piece, &mut log);
@@ -102,7 +108,7 @@ fn dialogue<'a>(requests: impl Iterator<Item = &'a [u8]>, answers: impl Iterator
 
 /// Behind a desync, and where an answer comes that nobody has asked for, it matters where pieces begin: that is where an
 /// answer is looked for.
-pub(crate) fn first_surprise(log: &[Said]) -> Option<usize> {
+fn first_surprise(log: &[Said]) -> Option<usize> {
     log.iter().position(|said| matches!(said, Said::Desync(_)))
 }
 

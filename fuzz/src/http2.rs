@@ -4,7 +4,7 @@ use hbpf_core::http1::Side;
 use hbpf_core::http2::{Http2, PREFACE};
 use hbpf_core::time::Nanos;
 
-use crate::http1::{Log, Said, first_surprise};
+use crate::http1::{Log, Pieces, Said, pieces_mean_the_same};
 use crate::input::Input;
 
 /// A header block and two tables, each bounded by itself, and what is remembered of streams.
@@ -13,25 +13,10 @@ const MOST_MEMORY: usize = 256 * 1024;
 /// The first control byte says which of two things is tried.
 pub fn run(data: &[u8]) {
     let mut input = Input::new(data);
-    if input.byte().is_multiple_of(2) { pieces_mean_the_same(input) } else { operations(input) }
+    if input.byte().is_multiple_of(2) { pieces_mean_the_same(input, dialogue) } else { operations(input) }
 }
 
-/// All requests and then all answers, whole and in pieces: up to the first surprise, both say the same.
-fn pieces_mean_the_same(mut input: Input<'_>) {
-    let request = input.number() as usize % (input.payload.len() + 1);
-    let requests = input.take(request);
-    let answers = input.payload;
-    let whole = dialogue([requests].into_iter(), [answers].into_iter());
-    let pieces = |payload| input.with_payload(payload).pieces();
-    let split = dialogue(pieces(requests), pieces(answers));
-    let surprise = first_surprise(&split).into_iter().chain(first_surprise(&whole)).min();
-    match surprise {
-        Some(at) => assert_eq!(split.get(..at), whole.get(..at)),
-        None => assert_eq!(split, whole),
-    }
-}
-
-fn dialogue<'a>(requests: impl Iterator<Item = &'a [u8]>, answers: impl Iterator<Item = &'a [u8]>) -> Vec<Said> {
+fn dialogue(requests: Pieces<'_, '_>, answers: Pieces<'_, '_>) -> Vec<Said> {
     let (mut http, mut log) = (Http2::new(), Log::default());
     http.push(Side::Request, Nanos(1), PREFACE, &mut log);
     for piece in requests {
