@@ -15,6 +15,7 @@ mod device;
 mod emit;
 mod empty;
 mod flow;
+mod go;
 mod http2;
 mod lifecycle;
 mod maps;

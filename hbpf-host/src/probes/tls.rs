@@ -18,7 +18,7 @@ use crate::discover::{Library, LibraryId, Place, Symbol};
 use crate::protocol::{Group, ProbeStatus, Trap, TrapKind};
 
 /// Maps that remember connections and calls. What they hold is wrong once calls have gone by unseen.
-const MEMORY: [&str; 3] = ["TLS_FLOWS", "TLS_CALLS", "TLS_USERS"];
+const MEMORY: [&str; 4] = ["TLS_FLOWS", "TLS_CALLS", "TLS_USERS", "GO_READS"];
 
 /// Most processes into which one library's probes are put one by one: at each hit the kernel goes through all of them to
 /// find whose it is.
@@ -37,10 +37,18 @@ fn programs_for(symbol: Symbol, internal: bool) -> &'static [&'static str] {
         Symbol::SslReadEx => &["ssl_read_ex_return", "ssl_read_ex"],
         Symbol::SslFree | Symbol::GnutlsDeinit => &["ssl_free"],
         Symbol::SslNew => &["ssl_new_return"],
+        Symbol::GoRead => &["go_tls_read"],
+        Symbol::GoReadReturn => &["go_tls_read_return"],
+        Symbol::GoReadReturnOnStack => &["go_tls_read_return_on_stack"],
+        Symbol::GoWrite => &["go_tls_write"],
+        Symbol::GoWriteOnStack => &["go_tls_write_on_stack"],
+        Symbol::GoForget => &["go_tls_forget"],
+        Symbol::GoForgetOnStack => &["go_tls_forget_on_stack"],
     }
 }
 
-const SYMBOLS: [Symbol; 11] = [
+/// In the order in which their probes are put in.
+const SYMBOLS: [Symbol; 18] = [
     Symbol::SslNew,
     Symbol::SslFree,
     Symbol::GnutlsDeinit,
@@ -52,6 +60,13 @@ const SYMBOLS: [Symbol; 11] = [
     Symbol::SslRead,
     Symbol::SslReadEx,
     Symbol::GnutlsRecv,
+    Symbol::GoForget,
+    Symbol::GoForgetOnStack,
+    Symbol::GoWrite,
+    Symbol::GoWriteOnStack,
+    Symbol::GoReadReturn,
+    Symbol::GoReadReturnOnStack,
+    Symbol::GoRead,
 ];
 
 /// Every TLS program once.
@@ -203,6 +218,8 @@ impl Probed {
     fn trap(&self, program: &str) -> Trap {
         let kind = match program {
             "ssl_new_return" => TrapKind::Return,
+            // Go's returns are probed where they are.
+            name if name.starts_with("go_") => TrapKind::Entry,
             name if name.ends_with("_return") => TrapKind::ReturnBesideEntry,
             _ => TrapKind::Entry,
         };
@@ -296,7 +313,7 @@ mod tests {
                 assert!(first.ends_with("_return") && !second.ends_with("_return"), "{first} {second}");
             }
         }
-        assert_eq!(all_programs().len(), 12);
+        assert_eq!(all_programs().len(), 19);
     }
 
     #[test]
