@@ -22,6 +22,7 @@ mod maps;
 mod net;
 mod number;
 mod packet;
+mod sealed;
 mod target;
 mod tcp;
 mod tls;

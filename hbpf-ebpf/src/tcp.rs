@@ -20,6 +20,7 @@ use crate::{
     maps::SOCKETS,
     number::forgotten,
     packet::{Ends, Headers},
+    sealed,
 };
 
 /// What lets a packet or a call pass, as every program here does.
@@ -288,6 +289,14 @@ fn try_segment(ctx: &SkBuffContext, direction: u8) -> Option<()> {
     } else if headers.payload_len > 0 && (found.owned != cookie || found.flow.may_begin_with(&piece)) {
         found.note_writer(socket);
     }
+    if found.flow.mode == flow::SEALED {
+        if piece.len > 0 && !found.is_next(&piece, expected) {
+            piece.len = 0;
+        }
+        sealed::pass(skb, socket, found, &mut piece, ends.into());
+        // What is left is its end.
+        piece.len = 0;
+    }
     look_at(skb, found, &mut piece, expected, ends);
     Some(())
 }
@@ -368,7 +377,7 @@ impl Socket {
     /// Not so: what repeats bytes, what came before its turn, and what is forged. What the socket expects is the truth
     /// about what it receives, though it may lag behind; nobody else can say what it sends.
     #[inline(always)]
-    fn is_next(&mut self, piece: &Piece, expected: u32) -> bool {
+    pub fn is_next(&mut self, piece: &Piece, expected: u32) -> bool {
         let way = usize::from(piece.direction & 1);
         let sequence = piece.offset as u32;
         let is_known = self.known[way] != 0 && self.next[way].wrapping_sub(expected) <= MOST_AHEAD;
@@ -445,6 +454,11 @@ impl State for Socket {
     }
 
     #[inline(always)]
+    fn begin_sealed(&mut self) {
+        sealed::begin(self);
+    }
+
+    #[inline(always)]
     fn taken(&self) -> u32 {
         self.told
     }
@@ -457,7 +471,7 @@ impl State for Socket {
 
 /// The payload of a packet.
 #[derive(Clone, Copy)]
-struct Segment(*mut __sk_buff);
+pub struct Segment(pub *mut __sk_buff);
 
 /// A socket that is accepted or released, outside of any packet.
 #[derive(Clone, Copy)]
@@ -528,7 +542,7 @@ impl Source for OutsidePackets {
 }
 
 #[inline(always)]
-fn read_payload(skb: *mut __sk_buff, piece: &Piece, from: u32, to: *mut u8, len: u64) -> bool {
+pub fn read_payload(skb: *mut __sk_buff, piece: &Piece, from: u32, to: *mut u8, len: u64) -> bool {
     // SAFETY: the helper checks the packet's end; the caller has room for `len` bytes.
     unsafe { bpf_skb_load_bytes(skb.cast(), piece.payload_at + from, to.cast(), len as u32) == 0 }
 }

@@ -2,12 +2,14 @@
 //!
 //! The integers of a record are untrusted: what makes no sense is no record.
 
+use std::mem::offset_of;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use hbpf_core::chunk::{Capture, Chunk, Close, ConnectionKey, Direction, Origin, Pid, Segment, Source};
 use hbpf_core::engine::{Engine, Observer};
+use hbpf_core::sealed::{Hello, Report};
 use hbpf_core::time::Nanos;
-use hbpf_ebpf::{RecordHeader, direction, flags, kind, source};
+use hbpf_ebpf::{RecordHeader, SealedReport, direction, flags, kind, source};
 
 /// What a record says.
 enum Record {
@@ -25,7 +27,7 @@ enum Record {
 
 /// Sorts a record; `None` if it is none that we know.
 fn classify(header: &RecordHeader) -> Option<Record> {
-    // A handshake names what a process talks to; it is no message.
+    // A handshake names what a process talks to (see [`outside`]); it is no message.
     if header.flags & flags::TLS_HELLO != 0 {
         return None;
     }
@@ -35,6 +37,45 @@ fn classify(header: &RecordHeader) -> Option<Record> {
         (kind::DATA, source::TCP) if header.flags & flags::LISTENER != 0 => Some(Record::Waiting),
         (kind::DATA, source::TCP) => Some(Record::Tcp),
         (kind::ACCEPTED, source::TCP) => Some(Record::Accepted),
+        _ => None,
+    }
+}
+
+/// What a record says of a TLS connection that is seen from outside.
+pub(crate) enum Outside<'a> {
+    Hello(Hello<'a>),
+    Report(Nanos, ConnectionKey, Report),
+    Close(Nanos, ConnectionKey),
+}
+
+/// Reads what a record says of a TLS connection on a socket; `None` where it says nothing of one. A record of a socket's end may
+/// be about one.
+pub(crate) fn outside<'a>(header: &RecordHeader, origin: &'a Origin, bytes: &'a [u8]) -> Option<Outside<'a>> {
+    if header.source != source::TCP {
+        return None;
+    }
+    let (when, key) = (Nanos(header.timestamp_ns), connection(header));
+    match header.kind {
+        kind::DATA if header.flags & flags::TLS_HELLO != 0 => Some(Outside::Hello(Hello {
+            when,
+            connection: key,
+            message: header.message,
+            origin,
+            direction: side(header)?,
+            bytes,
+            is_accepted: header.flags & flags::LISTENER == 0,
+        })),
+        kind::SEALED => {
+            let number = |at: usize| Some(u64::from_ne_bytes(*bytes.get(at..)?.first_chunk()?));
+            let asked_ns = number(offset_of!(SealedReport, asked_ns))?;
+            let report = Report {
+                sent: number(offset_of!(SealedReport, sent))?,
+                received: number(offset_of!(SealedReport, received))?,
+                answered_after: (asked_ns != 0).then(|| header.timestamp_ns.saturating_sub(asked_ns)),
+            };
+            Some(Outside::Report(when, key, report))
+        }
+        kind::CLOSE => Some(Outside::Close(when, key)),
         _ => None,
     }
 }
@@ -93,7 +134,7 @@ fn connection(header: &RecordHeader) -> ConnectionKey {
 }
 
 /// What a record says of its endpoint.
-fn origin(header: &RecordHeader) -> Origin {
+pub(crate) fn origin(header: &RecordHeader) -> Origin {
     let end = |address: &[u8; 16], port: u16| Some((ip(address, header.address_family)?, port));
     Origin {
         pid: (header.pid != 0).then_some(Pid(header.pid)),
