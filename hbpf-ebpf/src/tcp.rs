@@ -294,8 +294,8 @@ fn try_segment(ctx: &SkBuffContext, direction: u8) -> Option<()> {
             piece.len = 0;
         }
         sealed::pass(skb, socket, found, &mut piece, ends.into());
-        // What is left is its end.
-        piece.len = 0;
+        end(skb, found, &mut piece, ends);
+        return None;
     }
     look_at(skb, found, &mut piece, expected, ends);
     Some(())
@@ -330,6 +330,12 @@ fn look_at(skb: *mut __sk_buff, socket: &mut Socket, piece: &mut Piece, expected
         }
         flow::observe(Segment(skb), socket, piece, is_next);
     }
+    end(skb, socket, piece, ends);
+}
+
+/// Looks at the ends of streams that a segment tells.
+#[inline(never)]
+fn end(skb: *mut __sk_buff, socket: &mut Socket, piece: &mut Piece, ends: u16) {
     if ends == 0 {
         return;
     }

@@ -75,6 +75,18 @@ fn all_programs() -> BTreeSet<&'static str> {
     SYMBOLS.into_iter().flat_map(of).copied().collect()
 }
 
+/// Whether programs of this kind can be loaded at all is found out with this one.
+const SMALLEST: &str = "ssl_free";
+
+/// Loads a program, unless it is loaded: most hosts need few of them, and what the verifier does for one takes a while.
+fn load<'a>(name: &str, ebpf: &'a mut Ebpf) -> Result<&'a mut UProbe, ProbeError> {
+    let program: &mut UProbe = program(ebpf, name)?;
+    if program.fd().is_err() {
+        program.load().map_err(|error| ProbeError::new(name, &error))?;
+    }
+    Ok(program)
+}
+
 /// The libraries that are known, with the probes in them while the group is on.
 #[derive(Default)]
 pub(super) struct Tls {
@@ -121,10 +133,7 @@ impl Scope {
 
 impl Tls {
     pub(super) fn attach(&mut self, ebpf: &mut Ebpf) -> Result<(), ProbeError> {
-        for name in all_programs() {
-            let program: &mut UProbe = program(ebpf, name)?;
-            program.load().map_err(|error| ProbeError::new(name, &error))?;
-        }
+        load(SMALLEST, ebpf)?;
         for probed in self.libraries.values_mut() {
             self.errors.extend(probed.attach(ebpf).err());
         }
@@ -285,7 +294,7 @@ impl Probed {
         for symbol in SYMBOLS {
             for place in self.library.places.iter().filter(|place| place.symbol == symbol) {
                 for name in programs_for(symbol, place.internal) {
-                    let program: &mut UProbe = program(ebpf, name)?;
+                    let program = load(name, ebpf)?;
                     let link = program
                         .attach(place.offset, &path, scope)
                         .and_then(|id| program.take_link(id))
