@@ -5,9 +5,9 @@
 use std::mem::offset_of;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use hbpf_core::chunk::{Capture, Chunk, Close, ConnectionKey, Direction, Origin, Pid, Segment, Source};
+use hbpf_core::chunk::{Capture, Chunk, Close, ConnectionKey, Direction, Origin, Pid, Segment, Source, Verdict};
 use hbpf_core::engine::{Engine, Observer};
-use hbpf_core::sealed::{Hello, Report};
+use hbpf_core::sealed::{Hello, Report, Sealed};
 use hbpf_core::time::Nanos;
 use hbpf_ebpf::{RecordHeader, SealedReport, direction, flags, kind, source};
 
@@ -27,7 +27,7 @@ enum Record {
 
 /// Sorts a record; `None` if it is none that we know.
 fn classify(header: &RecordHeader) -> Option<Record> {
-    // A handshake names what a process talks to (see [`outside`]); it is no message.
+    // A handshake names what a process talks to (see [`look_outside`]); it is no message.
     if header.flags & flags::TLS_HELLO != 0 {
         return None;
     }
@@ -41,30 +41,26 @@ fn classify(header: &RecordHeader) -> Option<Record> {
     }
 }
 
-/// What a record says of a TLS connection that is seen from outside.
-pub(crate) enum Outside<'a> {
-    Hello(Hello<'a>),
-    Report(Nanos, ConnectionKey, Report),
-    Close(Nanos, ConnectionKey),
-}
-
-/// Reads what a record says of a TLS connection on a socket; `None` where it says nothing of one. A record of a socket's end may
-/// be about one.
-pub(crate) fn outside<'a>(header: &RecordHeader, origin: &'a Origin, bytes: &'a [u8]) -> Option<Outside<'a>> {
+/// Takes from a record what it says of a TLS connection on a socket, if it says anything. (That of a socket's end may be about
+/// one.) The verdict is the kernel side's.
+pub(crate) fn look_outside(sealed: &mut Sealed, header: &RecordHeader, bytes: &[u8]) -> Option<Verdict> {
     if header.source != source::TCP {
         return None;
     }
-    let (when, key) = (Nanos(header.timestamp_ns), connection(header));
+    let (when, connection, origin) = (Nanos(header.timestamp_ns), connection(header), origin(header));
     match header.kind {
-        kind::DATA if header.flags & flags::TLS_HELLO != 0 => Some(Outside::Hello(Hello {
-            when,
-            connection: key,
-            message: header.message,
-            origin,
-            direction: side(header)?,
-            bytes,
-            is_accepted: header.flags & flags::LISTENER == 0,
-        })),
+        kind::DATA if header.flags & flags::TLS_HELLO != 0 => {
+            let hello = Hello {
+                when,
+                connection,
+                message: header.message,
+                origin: &origin,
+                direction: side(header)?,
+                bytes,
+                is_accepted: header.flags & flags::LISTENER == 0,
+            };
+            return Some(sealed.hello(&hello));
+        }
         kind::SEALED => {
             let number = |at: usize| Some(u64::from_ne_bytes(*bytes.get(at..)?.first_chunk()?));
             let asked_ns = number(offset_of!(SealedReport, asked_ns))?;
@@ -73,11 +69,12 @@ pub(crate) fn outside<'a>(header: &RecordHeader, origin: &'a Origin, bytes: &'a 
                 received: number(offset_of!(SealedReport, received))?,
                 answered_after: (asked_ns != 0).then(|| header.timestamp_ns.saturating_sub(asked_ns)),
             };
-            Some(Outside::Report(when, key, report))
+            sealed.report(when, connection, &origin, report);
         }
-        kind::CLOSE => Some(Outside::Close(when, key)),
-        _ => None,
+        kind::CLOSE => sealed.close(when, connection),
+        _ => {}
     }
+    None
 }
 
 /// Hands a record to the engine; one that is none is passed over.
@@ -134,7 +131,7 @@ fn connection(header: &RecordHeader) -> ConnectionKey {
 }
 
 /// What a record says of its endpoint.
-pub(crate) fn origin(header: &RecordHeader) -> Origin {
+fn origin(header: &RecordHeader) -> Origin {
     let end = |address: &[u8; 16], port: u16| Some((ip(address, header.address_family)?, port));
     Origin {
         pid: (header.pid != 0).then_some(Pid(header.pid)),

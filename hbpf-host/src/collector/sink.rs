@@ -11,7 +11,7 @@ use hbpf_core::sealed::Sealed;
 use hbpf_core::time::Nanos;
 use hbpf_ebpf::{RecordHeader, action, source};
 
-use crate::decode::{self, Outside};
+use crate::decode;
 
 use crate::protocol::{FlowVerdict, MAX_LEARNED_TARGETS, MAX_TARGET_BYTES, SocketQuery};
 
@@ -52,15 +52,8 @@ impl EngineSink {
 impl EngineSink {
     /// Takes from a record what it says of a TLS connection as its socket shows it.
     pub(super) fn look_outside(&mut self, header: &RecordHeader, bytes: &[u8]) {
-        let origin = decode::origin(header);
-        match decode::outside(header, &origin, bytes) {
-            Some(Outside::Hello(hello)) => {
-                let verdict = self.sealed.hello(&hello);
-                self.verdict(verdict);
-            }
-            Some(Outside::Report(when, connection, report)) => self.sealed.report(when, connection, &origin, report),
-            Some(Outside::Close(when, connection)) => self.sealed.close(when, connection),
-            None => {}
+        if let Some(verdict) = decode::look_outside(&mut self.sealed, header, bytes) {
+            self.verdict(verdict);
         }
     }
 }
