@@ -89,11 +89,15 @@ impl Place {
     /// Runs a client that stays until it is let go, and says what was seen of it.
     fn run(&mut self, command: &mut Command) -> Result<Seen, String> {
         let mut client = Client::start(command);
+        let pid = client.pid();
+        self.observer.until(&format!("{command:?} was looked into"), |frame| {
+            frame.processes.iter().any(|process| process.pid == pid && process.visibility.tls != TlsVisibility::None)
+        });
         let said = client.run();
         if said["answers"] != CALLS {
             return Err(format!("the client says {said}"));
         }
-        self.look_at(client.pid())
+        self.look_at(pid)
     }
 
     /// Runs a client that ends by itself.
