@@ -69,14 +69,14 @@ fn a_thousand_connections_with_requests_side_by_side() {
     let calls = CONNECTIONS * STREAMS;
     assert_eq!(client.run()["answers"], calls);
     let truth = server.truth(calls);
-    let seen = observer.until_ended(nginx.tls, calls);
-    assert_eq!(seen, truth);
     let frame = observer.until("both ends have seen all", |frame| {
         let ends = [Sums::of_client(frame, client.pid()), Sums::of_server(frame, nginx.worker())];
         ends.iter().all(|end| end.ended() >= truth.requests)
     });
-    assert_eq!(Sums::of_client(&frame, client.pid()), truth);
-    assert_eq!(Sums::of_server(&frame, nginx.worker()), truth);
+    let lost = &frame.capture.lost;
+    assert_eq!(Sums::of_client(&frame, client.pid()), truth, "at the clients' end: {lost:?}");
+    assert_eq!(Sums::of_server(&frame, nginx.worker()), truth, "at the proxy's end: {lost:?}");
+    assert_eq!(Sums::at_port(&frame, nginx.tls), truth, "each once: {lost:?}");
     observer.assert_nothing_lost();
     observer.stop();
 }
