@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 /// The argument that makes this program a client.
 pub(crate) const COMMAND: &str = "client";
 
-/// The request, as bytes. The server closes the connection when it has answered.
-pub(crate) fn request(model: &str, stream: bool) -> Vec<u8> {
+/// The request to the server at this address, as bytes. It closes the connection when it has answered.
+pub(crate) fn request(server: &str, model: &str, stream: bool) -> Vec<u8> {
     let mut body = json!({"model": model, "messages": [{"role": "user", "content": "How do bees fly?"}]});
     if stream {
         body["stream"] = true.into();
@@ -18,7 +18,7 @@ pub(crate) fn request(model: &str, stream: bool) -> Vec<u8> {
     }
     let body = body.to_string();
     format!(
-        "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
+        "POST /v1/chat/completions HTTP/1.1\r\nHost: {server}\r\nContent-Type: application/json\r\n\
          Content-Length: {}\r\nConnection: close\r\n\r\n{body}",
         body.len()
     )
@@ -31,7 +31,7 @@ pub(crate) fn run(arguments: &str) -> Result<()> {
     println!("{}", json!({"ready": std::process::id()}));
     stdin().lock().read_line(&mut String::new())?;
     let mut server = TcpStream::connect(address)?;
-    server.write_all(&request(model, false))?;
+    server.write_all(&request(address, model, false))?;
     let mut answer = Vec::new();
     server.read_to_end(&mut answer)?;
     println!("{}", about(&answer)?);

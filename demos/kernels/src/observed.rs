@@ -88,7 +88,7 @@ fn plain(report: &mut Report, observer: &mut Observer, server: &Server) {
 fn tls(report: &mut Report, observer: &mut Observer, server: &Server) {
     observer.until_library("libssl");
     let mut client = Openssl::start(server);
-    let answer = client.run(&client::request(TLS_MODEL, true));
+    let answer = client.run(&client::request(&server.tls.to_string(), TLS_MODEL, true));
     assert!(answer.contains("[DONE]"), "the answer has come to its end: {answer}");
     let entry = only(server.record_of(2), |entry| entry.tls);
     let seen = observer.until_rows(Role::Client, server.tls.port(), 1);

@@ -6,13 +6,11 @@ use crate::report::{Outcome, Report};
 
 /// Programs whose tracepoint came with a later kernel than the oldest that is supported, or tells what they need only from
 /// then on. Each has others that stand in for it before.
-const LATER: [(&str, (u32, u32)); 4] = [
+const LATER: [(&str, (u32, u32)); 2] = [
     // Whether the thread that ends is its process's last.
     ("process_end", (6, 16)),
+    // Where a request begins, as it is.
     ("block_request_started", (6, 5)),
-    // These two need the first one.
-    ("block_request_issued", (5, 11)),
-    ("block_request_done", (5, 11)),
 ];
 
 pub(crate) fn check(report: &mut Report) {
