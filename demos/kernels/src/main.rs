@@ -18,6 +18,8 @@ use report::{Outcome, Report};
 /// Where the machine's programs lie.
 const PROGRAMS: &str = "/bin";
 
+type Check = fn(&mut Report);
+
 fn main() -> anyhow::Result<()> {
     if let Some(client::COMMAND) = std::env::args().nth(1).as_deref() {
         return client::run(&std::env::args().nth(2).unwrap_or_default());
@@ -38,8 +40,7 @@ fn main() -> anyhow::Result<()> {
     report.line(Outcome::Passed, "kernel", &release);
     hbpf_e2e::use_programs_in(Path::new(PROGRAMS));
     // The tools of the end-to-end tests panic where something is not as it should be.
-    let checks: [(&str, fn(&mut Report)); 2] = [("programs", programs::check), ("hbpf", observed::check)];
-    for (name, check) in checks {
+    for (name, check) in [("programs", programs::check as Check), ("hbpf", observed::check)] {
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| check(&mut report))) {
             let text = panic.downcast_ref::<String>().map(String::as_str);
             let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("it panicked");

@@ -2,10 +2,12 @@
 
 use std::io::{Read, Write};
 use std::process::{Child, Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use hbpf_core::exchange::Role;
 use hbpf_core::snapshot::{ProbeState, Request, Snapshot, TokensSource};
-use hbpf_e2e::{Client, Entry, Observer, Outcome as Served, Server, loaded_programs};
+use hbpf_e2e::{Client, DEADLINE, Entry, Observer, Outcome as Served, Server, loaded_programs};
 use hbpf_host::protocol::Group;
 
 use crate::client;
@@ -15,6 +17,9 @@ use crate::report::{Outcome, Report};
 /// be asked whose it is, on kernels whose packets do not tell.
 const PLAIN_MODEL: &str = "demo-131in-23tok-300ms";
 const TLS_MODEL: &str = "demo-211in-37tok-50tps";
+
+/// How often it is looked at what is left.
+const LOOK: Duration = Duration::from_millis(100);
 
 pub(crate) fn check(report: &mut Report) {
     doctor(report);
@@ -27,9 +32,7 @@ pub(crate) fn check(report: &mut Report) {
     report.line(Outcome::Passed, "nothing lost", "");
     drop(server);
     observer.stop();
-    let left = loaded_programs();
-    let outcome = if left.is_empty() { Outcome::Passed } else { Outcome::Failed };
-    report.line(outcome, "nothing left behind", &format!("{} programs", left.len()));
+    nothing_left(report);
 }
 
 /// `hbpf doctor` finds nothing that keeps a group from working.
@@ -70,6 +73,20 @@ fn groups(report: &mut Report, observer: &mut Observer) {
     }
 }
 
+/// The kernel takes all programs out once hbpf's helper has ended, which is not our child.
+fn nothing_left(report: &mut Report) {
+    let give_up = Instant::now() + DEADLINE;
+    let left = loop {
+        let left = loaded_programs().len();
+        if left == 0 || Instant::now() > give_up {
+            break left;
+        }
+        sleep(LOOK);
+    };
+    let outcome = if left == 0 { Outcome::Passed } else { Outcome::Failed };
+    report.line(outcome, "nothing left behind", &format!("{left} programs"));
+}
+
 /// A request that both ends of are seen.
 fn plain(report: &mut Report, observer: &mut Observer, server: &Server) {
     let arguments = format!("{} {PLAIN_MODEL}", server.plain);
@@ -82,6 +99,13 @@ fn plain(report: &mut Report, observer: &mut Observer, server: &Server) {
         let seen = observer.until_rows(role, port, 1);
         compare(report, &format!("plain as {role:?}").to_lowercase(), &seen, &entry, pid);
     }
+    let pid = client.pid();
+    observer.until("the client's connection is counted", |frame| {
+        let process = frame.processes.iter().find(|process| process.pid == pid);
+        let network = process.and_then(|process| process.network.as_ref());
+        network.and_then(|network| network.connect_seconds.as_ref()).is_some_and(|times| times.count == 1)
+    });
+    report.line(Outcome::Passed, "connection counted", "");
 }
 
 /// A streamed request through a shared OpenSSL, of which the client's end can be seen: the server has another library.

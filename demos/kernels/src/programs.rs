@@ -1,5 +1,6 @@
 //! Every eBPF program by itself.
 
+use hbpf_host::btf::Places;
 use hbpf_host::probes::every::{Tried, try_every};
 
 use crate::report::{Outcome, Report};
@@ -17,9 +18,28 @@ pub(crate) fn check(report: &mut Report) {
     let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let mut numbers = release.split(['.', '-']).map_while(|number| number.parse().ok());
     let kernel: (u32, u32) = (numbers.next().unwrap_or_default(), numbers.next().unwrap_or_default());
+    places(report, kernel);
     match try_every() {
         Ok(all) => all.iter().for_each(|tried| one(report, tried, kernel)),
         Err(error) => report.line(Outcome::Failed, "programs", &error.to_string()),
+    }
+}
+
+/// What the programs have to know of the kernel's types.
+fn places(report: &mut Report, kernel: (u32, u32)) {
+    let places = Places::read();
+    let found = [
+        ("who opens a device", places.task_tgid_at.is_some(), (0, 0)),
+        ("whose a packet is", places.socket_owned_at.is_some(), (6, 10)),
+        ("requests to disks", places.request.is_some(), (6, 5)),
+    ];
+    for (what, is_known, since) in found {
+        let outcome = match is_known {
+            true => Outcome::Passed,
+            false if kernel < since => Outcome::Absent,
+            false => Outcome::Failed,
+        };
+        report.line(outcome, &format!("type {what}"), "");
     }
 }
 

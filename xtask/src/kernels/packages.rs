@@ -4,6 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
@@ -27,6 +28,9 @@ const OPENSSL: [&str; 3] = ["openssl", "libssl3", "libc6"];
 
 /// Debian signs its archives with these keys.
 const KEYS: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+
+/// How long the lists of packages are good for: what they name is replaced, and gone, in weeks.
+const LISTS_LAST: Duration = Duration::from_secs(24 * 60 * 60);
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Archive {
@@ -115,7 +119,9 @@ impl Apt {
     fn open(directory: &Path) -> Result<Self> {
         let state = directory.join("apt");
         let apt = Self { configuration: state.join("apt.conf") };
-        if state.join("updated").is_file() {
+        let updated = state.join("updated");
+        let age = fs::metadata(&updated).and_then(|marker| marker.modified()).ok().and_then(|at| at.elapsed().ok());
+        if age.is_some_and(|age| age < LISTS_LAST) {
             return Ok(apt);
         }
         let main = source("Debian").context(
@@ -150,7 +156,7 @@ impl Apt {
         // A release that is archived by now fails; what it had is missed where it is wanted.
         let _ = run(apt.command("apt-get").args(["update", "-qq"]));
         ensure!(!apt.names()?.is_empty(), "apt-get update got no lists of packages");
-        fs::write(state.join("updated"), "")?;
+        fs::write(updated, "")?;
         Ok(apt)
     }
 
