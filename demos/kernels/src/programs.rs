@@ -34,12 +34,12 @@ fn places(report: &mut Report, kernel: (u32, u32)) {
         ("requests to disks", places.request.is_some(), (6, 5)),
     ];
     for (what, is_known, since) in found {
-        let outcome = match is_known {
-            true => Outcome::Passed,
-            false if kernel < since => Outcome::Absent,
-            false => Outcome::Failed,
+        let (outcome, detail) = match is_known {
+            true => (Outcome::Passed, ""),
+            false if kernel < since => (Outcome::Absent, "not before a later kernel"),
+            false => (Outcome::Failed, "not found in the kernel's types, or it may not be looked at"),
         };
-        report.line(outcome, &format!("type {what}"), "");
+        report.line(outcome, &format!("type {what}"), detail);
     }
 }
 
