@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 
 use crate::label::{Label, Text};
-use crate::snapshot::{Finding, Severity};
+use crate::snapshot::{EncryptedTraffic, Finding, Process, Severity};
 
 /// An overhead that was too large, in percent of the whole machine.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -80,6 +80,38 @@ pub fn gpu_errors(since: Timestamp, index: u32, errors: u64, last_xid: Option<u6
             .into(),
         since,
     }
+}
+
+/// Calls of models that cannot be read: one finding for each process and host.
+pub fn unread<'a>(
+    traffic: &'a [EncryptedTraffic],
+    processes: &'a [Process],
+) -> impl Iterator<Item = Finding> + use<'a> {
+    traffic.iter().filter(|traffic| traffic.read == Some(false)).map(|traffic| {
+        let pid = traffic.pid.map(|pid| format!(" ({pid})")).unwrap_or_default();
+        let host = traffic.host.as_ref().map_or("a model server", Label::as_str);
+        let process = processes.iter().find(|process| Some(process.pid) == traffic.pid);
+        let reason = process.and_then(|process| process.visibility.reason.as_ref());
+        let advice = match reason {
+            Some(reason) => format!("{reason}; what is known of it is under `encrypted`"),
+            None => "what is known of it is under `encrypted`".to_owned(),
+        };
+        Finding {
+            id: "blind".into(),
+            severity: Severity::Warning,
+            subject: Label::new(&format!("{}{pid}", traffic.command)),
+            title: Text::new(&format!("{}{pid} talks to {host} over TLS that cannot be read", traffic.command)),
+            evidence: BTreeMap::from_iter(
+                [
+                    ("requests_estimated_total", traffic.requests_estimated_total),
+                    ("connections_total", traffic.connections_total),
+                ]
+                .map(|(name, value)| (name.into(), value as f64)),
+            ),
+            advice: Text::new(&advice),
+            since: traffic.first_at,
+        }
+    })
 }
 
 fn shares(dear: TooDear) -> String {

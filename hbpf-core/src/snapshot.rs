@@ -26,8 +26,8 @@ pub use engine::{Engine, EngineLatency, EngineModel, EngineReplica};
 pub use gpu::{Gpu, GpuInstance, GpuProcess, ProcessGpu};
 pub use machine::{CpuUse, Host, Pressure};
 pub use process::{
-    Cgroup, Container, DeviceUse, Disk, DiskDevice, HottestThread, Network, Process, TlsVisibility, Visibility,
-    Workload, WorkloadKind,
+    Cgroup, Container, DeviceUse, Disk, DiskDevice, EncryptedTraffic, HottestThread, Network, Process, TlsVisibility,
+    Visibility, Workload, WorkloadKind,
 };
 pub use requests::{EndpointRateLimit, EndpointStats, Hop, Model, Request, Requests, TokensSource, Tool};
 pub use stats::{
@@ -66,6 +66,9 @@ pub struct Snapshot {
     pub models: Vec<Model>,
     /// By serving end.
     pub endpoints: Vec<EndpointStats>,
+    /// TLS connections with known model hosts, as seen from outside; those that cannot be read first.
+    #[serde(default)]
+    pub encrypted: Vec<EncryptedTraffic>,
     /// MCP calls.
     pub tools: Vec<Tool>,
     /// Exchanges in flight, recent and just finished.

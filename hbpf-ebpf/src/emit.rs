@@ -205,7 +205,7 @@ fn describe_piece<S: Source>(source: S, state: &mut S::State, piece: &Piece, hea
 
 /// Writes the fields of a header that no bytes follow.
 #[inline(always)]
-fn describe_mark<S: Source>(source: S, state: &mut S::State, header: &mut RecordHeader, kind: u8) {
+pub fn describe_mark<S: Source>(source: S, state: &mut S::State, header: &mut RecordHeader, kind: u8) {
     header.kind = kind;
     header.direction = 0;
     header.offset = 0;

@@ -5,8 +5,8 @@
 
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use hbpf_ebpf::{
-    BEGINNING_BYTES, COMPRESSED_REQUEST_BYTES, FlowKey, HEAD_BYTES, LARGEST_RECORD, REQUEST_HEAD_BYTES, RecordHeader,
-    TAIL_BYTES, action, counter, direction, flags,
+    BEGINNING_BYTES, COMPRESSED_REQUEST_BYTES, FlowKey, HEAD_BYTES, HELLO_BYTES, LARGEST_RECORD, REQUEST_HEAD_BYTES,
+    RecordHeader, TAIL_BYTES, action, counter, direction, flags,
 };
 
 use crate::{
@@ -28,6 +28,8 @@ pub const CAPTURE: u8 = 3;
 const IGNORE: u8 = 4;
 /// Nothing is copied any more.
 pub const OPAQUE: u8 = 5;
+/// The rest cannot be read. TCP only: see [`crate::sealed`].
+pub const SEALED: u8 = 6;
 
 /// Value of [`Flow::request_side`] and [`Flow::last_side`] before the first piece.
 const NO_SIDE: u8 = 0;
@@ -114,6 +116,12 @@ impl Flow {
     #[inline(always)]
     pub fn is_request_within(&self, piece: &Piece, bytes: u32) -> bool {
         self.request_side == side(piece) && self.request_seen.wrapping_sub(piece.len) < bytes
+    }
+
+    /// Whether this is the direction of requests, plus one.
+    #[inline(always)]
+    pub fn is_request_side(&self, side: u8) -> bool {
+        self.request_side == side
     }
 
     /// Whether the piece begins a request that may be a call or the answer to one, for all that is known before it is looked at.
@@ -221,6 +229,9 @@ impl Piece {
 pub trait State {
     fn flow(&mut self) -> &mut Flow;
 
+    /// What follows cannot be read. Its head is used otherwise from here on.
+    fn begin_sealed(&mut self) {}
+
     /// TCP: the sequence number up to which the socket has received everything, 0 where that is not known.
     fn taken(&self) -> u32 {
         0
@@ -327,7 +338,7 @@ pub fn decide<S: Source>(source: S, state: &mut S::State, piece: &mut Piece) {
                     ignore(flow);
                 }
             }
-            Sniffed::TlsHello => begin_tls(state.flow(), piece),
+            Sniffed::TlsHello => begin_tls(state, piece),
             Sniffed::Http2 => {
                 begin_http2(state.flow(), piece);
                 first_frame = http2::PREFACE_BYTES;
@@ -414,12 +425,15 @@ fn ends_head<S: Source>(source: S, state: &mut S::State, piece: &Piece) -> bool 
 
 /// The piece begins a TLS handshake: user space wants its server name, and the rest is not readable.
 #[inline(always)]
-fn begin_tls(flow: &mut Flow, piece: &mut Piece) {
-    flow.mode = OPAQUE;
+fn begin_tls<S: State>(state: &mut S, piece: &mut Piece) {
+    state.begin_sealed();
+    let flow = state.flow();
+    flow.mode = SEALED;
+    flow.request_side = side(piece);
     flow.message = flow.message.wrapping_add(1);
-    flow.beginning_emitted = 0;
     piece.flags |= flags::BEGIN | flags::TLS_HELLO;
-    take_beginning(flow, piece);
+    piece.whole = piece.len.min(HELLO_BYTES);
+    piece.left_out = piece.len - piece.whole;
 }
 
 /// The piece begins an HTTP/2 connection, or what is seen of it.

@@ -14,6 +14,10 @@ pub mod huffman;
 /// Bytes of a message that no pattern recognised which may leave the kernel for user space to judge.
 pub const BEGINNING_BYTES: u32 = 1024;
 
+/// Bytes of a TLS ClientHello that are copied. It has some 500, or 1,700 with a key for an exchange that is safe from quantum
+/// computers.
+pub const HELLO_BYTES: u32 = 2048;
+
 /// Bytes of a request message that are copied whole before thinning starts: only the tail of each later piece is copied.
 ///
 /// SDKs write `model` and `stream` before or after the prompt, never amid it, so head and tail are enough.
@@ -86,6 +90,9 @@ pub mod kind {
     pub const CLOSE: u8 = 2;
     /// The connection that [`flags::LISTENER`](super::flags::LISTENER) records of this handle were about has been accepted.
     pub const ACCEPTED: u8 = 3;
+    /// How a TLS connection over TCP is used that cannot be read: the payload is a [`SealedReport`](super::SealedReport). There
+    /// is one for each answer that begins, when a direction ends, and while bytes pass one a second.
+    pub const SEALED: u8 = 4;
 }
 
 /// Bits of [`RecordHeader::flags`].
@@ -94,7 +101,7 @@ pub mod flags {
     pub const BEGIN: u16 = 1 << 0;
     /// Captured on a positive match; without it the record is a beginning that awaits a verdict.
     pub const CAPTURE: u16 = 1 << 1;
-    /// The piece begins a TLS handshake; the rest of this flow is never looked at.
+    /// The piece begins a TLS handshake; the rest of this flow cannot be read (see [`SEALED`](super::kind::SEALED)).
     pub const TLS_HELLO: u16 = 1 << 2;
     /// TCP: the segment carries FIN. TLS: the read returned end of stream.
     pub const FIN: u16 = 1 << 3;
@@ -168,6 +175,18 @@ pub struct RecordHeader {
     pub comm: [u8; 16],
 }
 
+/// Payload of a [`kind::SEALED`] record.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SealedReport {
+    /// Bytes that the socket has sent so far, TLS's own included.
+    pub sent: u64,
+    /// Bytes that it has received before the segment with which the record was made.
+    pub received: u64,
+    /// An answer begins, to a request of which the last bytes passed then (`bpf_ktime_get_ns`); 0 where none does.
+    pub asked_ns: u64,
+}
+
 /// Key of the `VERDICTS` map: one flow.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -194,9 +213,9 @@ pub struct Verdict {
 
 /// Values of [`Verdict::action`].
 pub mod action {
-    /// Not a model call: copy nothing more of this message and its answer.
+    /// Not a model call: copy nothing more of this message and its answer. Of a TLS connection: tell nothing more.
     pub const IGNORE: u32 = 1;
-    /// A model call: copy the rest.
+    /// A model call: copy the rest. Of a TLS connection: go on telling how it is used.
     pub const CAPTURE: u32 = 2;
     /// A model call with a long plain body in its answer: of each further piece of the answer copy only the tail.
     pub const THIN_RESPONSE: u32 = 3;
@@ -428,6 +447,7 @@ pub mod target {
 const _: () = {
     assert!(size_of::<RecordHeader>() == 112);
     assert!(align_of::<RecordHeader>() == 8);
+    assert!(size_of::<SealedReport>() == 24);
     assert!(size_of::<FlowKey>() == 24);
     assert!(size_of::<Verdict>() == 8);
     assert!(size_of::<LifecycleEvent>() == 32);

@@ -16,6 +16,7 @@ use hbpf_ebpf::{
 use crate::{
     block::{Place, Started},
     deferred::DeferredKey,
+    go::{Read, ReadKey},
     tcp::Socket,
     tls::{Calls, Connection, ConnectionKey, Use},
 };
@@ -32,6 +33,9 @@ const TLS_THREADS: u32 = 16_384;
 
 /// Processes whose TLS calls are counted; one that has made none for long makes room for another.
 const TLS_PROCESSES: u32 = 4096;
+
+/// Goroutines that wait for something to read. One that ends amid its read leaves an entry, which makes room for another.
+const GO_READERS: u32 = 16_384;
 
 /// Connections that have sent something and are not accepted yet. Most are accepted at once; this many is room for some
 /// hundred thousand forged ones a second.
@@ -83,6 +87,9 @@ pub static TLS_CALLS: HashMap<u64, Calls> = HashMap::with_max_entries(TLS_THREAD
 
 #[map]
 pub static TLS_USERS: LruHashMap<u32, Use> = LruHashMap::with_max_entries(TLS_PROCESSES, 0);
+
+#[map]
+pub static GO_READS: LruHashMap<ReadKey, Read> = LruHashMap::with_max_entries(GO_READERS, 0);
 
 #[map]
 pub static DEFERRED: LruHashMap<DeferredKey, Socket> = LruHashMap::with_max_entries(DEFERRED_CONNECTIONS, 0);

@@ -20,6 +20,7 @@ use crate::{
     maps::SOCKETS,
     number::forgotten,
     packet::{Ends, Headers},
+    sealed,
 };
 
 /// What lets a packet or a call pass, as every program here does.
@@ -288,6 +289,14 @@ fn try_segment(ctx: &SkBuffContext, direction: u8) -> Option<()> {
     } else if headers.payload_len > 0 && (found.owned != cookie || found.flow.may_begin_with(&piece)) {
         found.note_writer(socket);
     }
+    if found.flow.mode == flow::SEALED {
+        if piece.len > 0 && !found.is_next(&piece, expected) {
+            piece.len = 0;
+        }
+        sealed::pass(skb, socket, found, &mut piece, ends.into());
+        end(skb, found, &mut piece, ends);
+        return None;
+    }
     look_at(skb, found, &mut piece, expected, ends);
     Some(())
 }
@@ -321,6 +330,12 @@ fn look_at(skb: *mut __sk_buff, socket: &mut Socket, piece: &mut Piece, expected
         }
         flow::observe(Segment(skb), socket, piece, is_next);
     }
+    end(skb, socket, piece, ends);
+}
+
+/// Looks at the ends of streams that a segment tells.
+#[inline(never)]
+fn end(skb: *mut __sk_buff, socket: &mut Socket, piece: &mut Piece, ends: u16) {
     if ends == 0 {
         return;
     }
@@ -368,7 +383,7 @@ impl Socket {
     /// Not so: what repeats bytes, what came before its turn, and what is forged. What the socket expects is the truth
     /// about what it receives, though it may lag behind; nobody else can say what it sends.
     #[inline(always)]
-    fn is_next(&mut self, piece: &Piece, expected: u32) -> bool {
+    pub fn is_next(&mut self, piece: &Piece, expected: u32) -> bool {
         let way = usize::from(piece.direction & 1);
         let sequence = piece.offset as u32;
         let is_known = self.known[way] != 0 && self.next[way].wrapping_sub(expected) <= MOST_AHEAD;
@@ -445,6 +460,11 @@ impl State for Socket {
     }
 
     #[inline(always)]
+    fn begin_sealed(&mut self) {
+        sealed::begin(self);
+    }
+
+    #[inline(always)]
     fn taken(&self) -> u32 {
         self.told
     }
@@ -457,7 +477,7 @@ impl State for Socket {
 
 /// The payload of a packet.
 #[derive(Clone, Copy)]
-struct Segment(*mut __sk_buff);
+pub struct Segment(pub *mut __sk_buff);
 
 /// A socket that is accepted or released, outside of any packet.
 #[derive(Clone, Copy)]
@@ -528,7 +548,7 @@ impl Source for OutsidePackets {
 }
 
 #[inline(always)]
-fn read_payload(skb: *mut __sk_buff, piece: &Piece, from: u32, to: *mut u8, len: u64) -> bool {
+pub fn read_payload(skb: *mut __sk_buff, piece: &Piece, from: u32, to: *mut u8, len: u64) -> bool {
     // SAFETY: the helper checks the packet's end; the caller has room for `len` bytes.
     unsafe { bpf_skb_load_bytes(skb.cast(), piece.payload_at + from, to.cast(), len as u32) == 0 }
 }

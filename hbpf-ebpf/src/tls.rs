@@ -1,4 +1,4 @@
-//! Plaintext at OpenSSL's calls.
+//! Plaintext at the calls of OpenSSL, BoringSSL and GnuTLS.
 //!
 //! Every call is looked at when it returns: only then is it known how many bytes it has moved (a write that has to be
 //! repeated moves none). Calls of one thread nest: a BIO may do TLS itself, and SSL_write_ex calls SSL_write_ex2. They
@@ -391,6 +391,26 @@ fn usage(pid: &u32) -> Option<*mut Use> {
     })
 }
 
+/// Looks at bytes that a call has moved of which nothing was remembered.
+#[inline(always)]
+pub fn look_at_moved(direction: u8, ssl: u64, buffer: u64, moved: u64) -> Option<()> {
+    let thread = bpf_get_current_pid_tgid();
+    let calls = calls(thread)?;
+    calls.connection.pid = (thread >> 32) as u32;
+    calls.connection.ssl = ssl;
+    calls.buffer = buffer;
+    calls.moved = moved;
+    calls.began_ns = 0;
+    calls.piece.direction = direction;
+    let usage = usage(&calls.connection.pid);
+    if let Some(usage) = usage {
+        // SAFETY: as in `try_leave`.
+        add_atomically(unsafe { &raw mut (*usage).calls }, 1);
+    }
+    look_at(calls, usage);
+    Some(())
+}
+
 #[inline(never)]
 fn look_at(calls: &mut Calls, usage: Option<*mut Use>) {
     if calls.moved == 0 {
@@ -520,7 +540,7 @@ unsafe fn connection<'a>(key: &ConnectionKey) -> Option<&'a mut Connection> {
 
 /// The connection has ended, or its pointer means another one from now on.
 #[inline(always)]
-fn forget(ssl: u64) {
+pub fn forget(ssl: u64) {
     let key = ConnectionKey { ssl, pid: (bpf_get_current_pid_tgid() >> 32) as u32, zero: 0 };
     let Some(connection) = TLS_FLOWS.get_ptr_mut(&key) else { return };
     // SAFETY: as in `look_at`.

@@ -13,6 +13,7 @@ use std::time::Duration;
 use hbpf_core::aggregate::{Aggregator, AggregatorConfig};
 use hbpf_core::chunk::{ConnectionKey, Pid, Source};
 use hbpf_core::engine::Engine;
+use hbpf_core::findings;
 use hbpf_core::label::{Label, Text};
 use hbpf_core::snapshot::{CollectionError, Overhead, Snapshot};
 use hbpf_core::time::{Nanos, WallClock};
@@ -417,6 +418,7 @@ impl Worker {
         self.sink.aggregator.process_exited(Pid(pid), when);
         self.facts.exited(pid, name, talked);
         self.sink.traffic.process_exited(Pid(pid));
+        self.sink.sealed.process_exited(when, Pid(pid));
         if let Some(engines) = &mut self.engines {
             engines.exited(pid);
         }
@@ -503,6 +505,9 @@ impl Worker {
         if let Some(engines) = &mut self.engines {
             engines.look_away();
         }
+        if source == Source::Tcp {
+            self.sink.sealed.look_away();
+        }
         if self.switches.is_off_by_choice(group) {
             self.engine.look_away(source, now(), &mut self.sink);
         } else {
@@ -549,6 +554,7 @@ impl Worker {
         let batch = self.records.read(&mut |header, bytes| {
             let group = if header.source == source::TLS { Group::LlmTls } else { Group::LlmPlain };
             records[index(group)] += 1;
+            sink.look_outside(header, bytes);
             decode::feed(engine, sink, header, bytes);
         });
         let all = records.iter().sum::<u32>();
@@ -622,7 +628,8 @@ impl Worker {
     /// Processes that talk to models or are known to serve them.
     fn of_interest(&self) -> Vec<u32> {
         let engines = self.engines.iter().flat_map(Engines::pids);
-        self.sink.aggregator.pids().map(|pid| pid.0).chain(engines).collect()
+        let talking = self.sink.aggregator.pids().chain(self.sink.sealed.pids());
+        talking.map(|pid| pid.0).chain(engines).collect()
     }
 
     /// Asks who the processes are that will be shown; they have their names from the next snapshot on.
@@ -656,7 +663,9 @@ impl Worker {
         let booted_at = self.facts.booted_at(&clock);
         self.facts.engines = self.engines.as_ref().map(|engines| engines.frame(now, booted_at)).unwrap_or_default();
         let facts = self.facts.host_facts(&clock, self.of_interest().into_iter(), counters, malformed, errors);
-        let snapshot = self.sink.aggregator.snapshot(now, &clock, self.engine.in_flight(), facts);
+        let mut snapshot = self.sink.aggregator.snapshot(now, &clock, self.engine.in_flight(), facts);
+        snapshot.encrypted = self.sink.sealed.frame(now, &clock, &mut snapshot.processes);
+        snapshot.findings.extend(findings::unread(&snapshot.encrypted, &snapshot.processes));
         (self.deliver)(Update::Snapshot(Arc::new(snapshot)));
     }
 

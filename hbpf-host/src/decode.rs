@@ -2,12 +2,14 @@
 //!
 //! The integers of a record are untrusted: what makes no sense is no record.
 
+use std::mem::offset_of;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use hbpf_core::chunk::{Capture, Chunk, Close, ConnectionKey, Direction, Origin, Pid, Segment, Source};
+use hbpf_core::chunk::{Capture, Chunk, Close, ConnectionKey, Direction, Origin, Pid, Segment, Source, Verdict};
 use hbpf_core::engine::{Engine, Observer};
+use hbpf_core::sealed::{Hello, Report, Sealed};
 use hbpf_core::time::Nanos;
-use hbpf_ebpf::{RecordHeader, direction, flags, kind, source};
+use hbpf_ebpf::{RecordHeader, SealedReport, direction, flags, kind, source};
 
 /// What a record says.
 enum Record {
@@ -25,7 +27,7 @@ enum Record {
 
 /// Sorts a record; `None` if it is none that we know.
 fn classify(header: &RecordHeader) -> Option<Record> {
-    // A handshake names what a process talks to; it is no message.
+    // A handshake names what a process talks to (see [`look_outside`]); it is no message.
     if header.flags & flags::TLS_HELLO != 0 {
         return None;
     }
@@ -37,6 +39,42 @@ fn classify(header: &RecordHeader) -> Option<Record> {
         (kind::ACCEPTED, source::TCP) => Some(Record::Accepted),
         _ => None,
     }
+}
+
+/// Takes from a record what it says of a TLS connection on a socket, if it says anything. (That of a socket's end may be about
+/// one.) The verdict is the kernel side's.
+pub(crate) fn look_outside(sealed: &mut Sealed, header: &RecordHeader, bytes: &[u8]) -> Option<Verdict> {
+    if header.source != source::TCP {
+        return None;
+    }
+    let (when, connection, origin) = (Nanos(header.timestamp_ns), connection(header), origin(header));
+    match header.kind {
+        kind::DATA if header.flags & flags::TLS_HELLO != 0 => {
+            let hello = Hello {
+                when,
+                connection,
+                message: header.message,
+                origin: &origin,
+                direction: side(header)?,
+                bytes,
+                is_accepted: header.flags & flags::LISTENER == 0,
+            };
+            return Some(sealed.hello(&hello));
+        }
+        kind::SEALED => {
+            let number = |at: usize| Some(u64::from_ne_bytes(*bytes.get(at..)?.first_chunk()?));
+            let asked_ns = number(offset_of!(SealedReport, asked_ns))?;
+            let report = Report {
+                sent: number(offset_of!(SealedReport, sent))?,
+                received: number(offset_of!(SealedReport, received))?,
+                answered_after: (asked_ns != 0).then(|| header.timestamp_ns.saturating_sub(asked_ns)),
+            };
+            sealed.report(when, connection, &origin, report);
+        }
+        kind::CLOSE => sealed.close(when, connection),
+        _ => {}
+    }
+    None
 }
 
 /// Hands a record to the engine; one that is none is passed over.

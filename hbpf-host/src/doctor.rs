@@ -14,7 +14,7 @@ use hbpf_core::label::{Label, Text};
 use hbpf_core::snapshot::TlsVisibility;
 use serde::Serialize;
 
-use crate::discover::{Libraries, Library, LibraryId, system_directories};
+use crate::discover::{Libraries, Library, LibraryId, Place, system_directories};
 use crate::privsep::{self, Capabilities, ConfineError, Confinement, HoldError, Landlock, SplitError, SplitOptions};
 use crate::process::Table;
 use crate::protocol::Group;
@@ -120,6 +120,62 @@ pub fn run() -> Result<Doctor, DoctorError> {
     privsep::renounce(&SplitOptions::default())?;
     found.checks.push(confinement(privsep::confine()?));
     Ok(found)
+}
+
+/// What can be seen of one process, and why not the rest.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Explained {
+    /// Which.
+    #[serde(flatten)]
+    pub process: Named,
+    /// Path of its program.
+    pub executable: Option<Label>,
+    /// Its user.
+    pub user: Option<Label>,
+    /// The container that it runs in: runtime and id.
+    pub container: Option<Label>,
+    /// What can be seen of its TLS traffic. Plain traffic is seen of every process.
+    pub tls: TlsVisibility,
+    /// Why not all of it.
+    pub reason: Option<Text>,
+    /// The TLS libraries that it has loaded and that can be probed.
+    pub libraries: Vec<ExplainedLibrary>,
+}
+
+/// A TLS library of a process.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ExplainedLibrary {
+    /// Its path as the process sees it.
+    pub path: Label,
+    /// Its version, where it is known.
+    pub version: Option<Label>,
+    /// Where probes go.
+    pub places: Vec<ExplainedPlace>,
+}
+
+/// A place for probes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ExplainedPlace {
+    /// The function whose arguments are read there.
+    pub function: &'static str,
+    /// Where in the file.
+    pub offset: u64,
+    /// It is not the function itself but the one that does its work and that of its like.
+    pub internal: bool,
+    /// The kernel emulates the instruction there, which costs a fraction of stepping over it.
+    pub emulated: bool,
+}
+
+/// Looks into one process, as [`run`] looks into all; `None` where there is none with this id, or a kernel thread.
+///
+/// To be called before any thread starts.
+pub fn explain(pid: u32) -> Result<Option<Explained>, DoctorError> {
+    privsep::hold_doctor()?;
+    let mut examiner = Examiner::new();
+    let explained = examiner.explain(pid);
+    privsep::renounce(&SplitOptions::default())?;
+    privsep::confine()?;
+    Ok(explained)
 }
 
 /// Why nothing was found out.
@@ -240,6 +296,32 @@ impl Examiner {
             list.push(Blind { process, wholly: visibility == TlsVisibility::Blind, reason: reason.into() });
         }
         list
+    }
+
+    fn explain(&mut self, pid: u32) -> Option<Explained> {
+        let about = self.processes.describe(pid)?;
+        let found = self.libraries.scan_pid(pid).added;
+        let (tls, reason, _) = self.libraries.visibility(pid);
+        let place = |place: &Place| ExplainedPlace {
+            function: place.symbol.name(),
+            offset: place.offset,
+            internal: place.internal,
+            emulated: place.emulated,
+        };
+        let library = |library: Library| ExplainedLibrary {
+            places: library.places.iter().map(place).collect(),
+            path: library.path,
+            version: library.version,
+        };
+        Some(Explained {
+            process: Named { pid, command: about.command },
+            executable: about.executable,
+            user: about.user,
+            container: about.container.map(|container| Label::new(&format!("{} {}", container.runtime, container.id))),
+            tls,
+            reason: reason.map(Text::from),
+            libraries: found.into_iter().map(library).collect(),
+        })
     }
 
     fn name(&mut self, pid: u32) -> Option<Named> {

@@ -5,6 +5,8 @@ use std::io::Cursor;
 use std::os::unix::fs::FileExt;
 
 use hbpf_core::engine::{Engine, Observer};
+use hbpf_core::sealed::Sealed;
+use hbpf_core::time::{Nanos, WallClock};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
 use crate::ring::EventRing;
@@ -30,7 +32,14 @@ pub fn ring(data: &[u8], engine: &mut Engine, observer: &mut dyn Observer) {
         file.write_all_at(data, 2 * page + copy).expect("room for the data");
     }
     let mut ring = EventRing::from_fd(file.into(), RING_BYTES).expect("a ring of this size");
-    while ring.read(&mut |header, bytes| decode::feed(engine, observer, header, bytes)).more {}
+    let mut sealed = Sealed::default();
+    let mut take = |header: &_, bytes: &_| {
+        decode::look_outside(&mut sealed, header, bytes);
+        decode::feed(engine, observer, header, bytes);
+    };
+    while ring.read(&mut take).more {}
+    let clock = WallClock { monotonic: Nanos(0), wall: jiff::Timestamp::UNIX_EPOCH };
+    let _ = sealed.frame(Nanos(u64::MAX), &clock, &mut []);
 }
 
 /// Inspects an ELF file.

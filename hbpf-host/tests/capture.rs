@@ -12,6 +12,7 @@ mod segments;
 #[path = "support/place.rs"]
 mod place;
 
+use std::mem::offset_of;
 use std::{
     io::{BufRead, BufReader, Read, Write},
     net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream},
@@ -22,7 +23,7 @@ use std::{
 
 use hbpf_ebpf::{
     BEGINNING_BYTES, DEFERRED_HANDLE, EVENTS_RING_BYTES, EVENTS_URGENT_BYTES, REQUEST_HEAD_BYTES, RecordHeader,
-    TAIL_BYTES, action, counter, direction, flags, kind, limit, source,
+    SealedReport, TAIL_BYTES, action, counter, direction, flags, kind, limit, source,
 };
 use hbpf_host::btf::Places;
 use kernel::{Kernel, Record};
@@ -517,22 +518,59 @@ fn a_compressed_request_and_a_long_answer_are_copied_whole() {
 }
 
 #[test]
-fn of_a_tls_connection_only_the_hello_leaves_the_kernel() {
+fn of_a_tls_connection_only_the_hello_leaves_the_kernel_and_how_it_is_used() {
     let Some(mut kernel) = Kernel::load() else { return };
     kernel.target(MODEL_PATH);
     kernel.attach_tcp();
     let (mut client, mut server, port) = connection((Ipv4Addr::LOCALHOST, 0).into());
-    let mut hello = vec![0x16, 3, 1, 2, 0, 1];
-    hello.resize(517, 9);
+    // With a key that makes it long.
+    let mut hello = vec![0x16, 3, 1, 6, 0xa0, 1];
+    hello.resize(1701, 9);
     transfer(&mut client, &mut server, &hello);
     transfer(&mut server, &mut client, &[0x16, 3, 3, 0, 1, 2]);
-    transfer(&mut client, &mut server, &request(MODEL_PATH, b""));
+    // The end of the handshake is no request, nor is what the server says then an answer.
+    transfer(&mut client, &mut server, &[0x17; 74]);
+    transfer(&mut server, &mut client, &[0x17; 500]);
     let records = kernel.records_of_port(port);
     assert_eq!(records.len(), 2, "one at each end");
     for record in &records {
         assert_eq!(record.header.flags & flags::TLS_HELLO, flags::TLS_HELLO);
         assert_eq!(record.payload, hello);
     }
+
+    let ask = |client: &mut TcpStream, server: &mut TcpStream| {
+        transfer(client, server, &[0x17; 200]);
+        transfer(client, server, &[0x42; 5000]);
+        transfer(server, client, &[0x17; 3000]);
+        transfer(server, client, &[0x42; 3000]);
+    };
+    ask(&mut client, &mut server);
+    ask(&mut client, &mut server);
+    let reports = |kernel: &mut Kernel| -> Vec<(bool, u64, u64)> {
+        let records = kernel.records_of_port(port);
+        assert!(records.iter().all(|record| record.header.kind == kind::SEALED), "nothing of what is said");
+        let number = |record: &Record, at: usize| u64::from_ne_bytes(record.payload[at..at + 8].try_into().unwrap());
+        let report = |record: &Record| {
+            let asked = number(record, offset_of!(SealedReport, asked_ns));
+            assert!(asked < record.header.timestamp_ns && asked > record.header.timestamp_ns - 1_000_000_000);
+            let [sent, received] = [offset_of!(SealedReport, sent), offset_of!(SealedReport, received)];
+            (record.header.local_port == port, number(record, sent), number(record, received))
+        };
+        records.iter().map(report).collect()
+    };
+    let mut seen = reports(&mut kernel);
+    seen.sort_unstable();
+    let (asked, answered) = (5200, 6000);
+    let of_client = |times: u64| (false, 1701 + 74 + times * asked, 6 + 500 + (times - 1) * answered);
+    let of_server = |times: u64| (true, 6 + 500 + (times - 1) * answered + 3000, 1701 + 74 + times * asked);
+    assert_eq!(seen, [of_client(1), of_client(2), of_server(1), of_server(2)], "when an answer begins");
+    for handle in kernel::handles(&records) {
+        // User space does not care for it.
+        kernel.verdict(&handle[0].header, action::IGNORE);
+    }
+    ask(&mut client, &mut server);
+    ask(&mut client, &mut server);
+    assert_eq!(reports(&mut kernel), []);
 }
 
 #[test]

@@ -95,9 +95,9 @@ pub(crate) enum Command {
     #[command(
         long_about = "Checks kernel, privileges, BPF features, control groups, TLS libraries and the processes that \
             cannot be seen into, and says what mends each problem.",
-        after_long_help = "Examples:\n  sudo hbpf doctor\n  sudo hbpf doctor --json\n\n\
-            Exit codes:\n  0  all is well, or there are warnings only\n  \
-            1  at least one check failed, or the checks could not run\n  2  bad usage"
+        after_long_help = "Examples:\n  sudo hbpf doctor\n  sudo hbpf doctor --json\n  sudo hbpf doctor --pid 4711\n\n\
+            Exit codes:\n  0  all is well, or there are warnings only; with --pid, its TLS traffic can be seen, or it has none\n  \
+            1  at least one check failed, or the checks could not run; with --pid, it is blind\n  2  bad usage"
     )]
     Doctor(Doctor),
 }
@@ -184,6 +184,9 @@ impl SnapshotArgs {
 
 #[derive(Args, Debug)]
 pub(crate) struct Doctor {
+    /// Explain what can be seen of this process, and why not the rest
+    #[arg(long, value_name = "PID", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) pid: Option<u32>,
     /// Write JSON
     #[arg(long)]
     pub(crate) json: bool,

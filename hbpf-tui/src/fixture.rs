@@ -405,6 +405,7 @@ fn base() -> Snapshot {
         workloads: Vec::new(),
         models: Vec::new(),
         endpoints: Vec::new(),
+        encrypted: Vec::new(),
         tools: Vec::new(),
         requests: Requests::default(),
         gpus: Vec::new(),
@@ -442,6 +443,29 @@ fn endpoint(api: Api, stats: LlmStats) -> EndpointStats {
     }
 }
 
+/// Connections with a host whose TLS can be read, or cannot.
+fn encrypted(pid: u32, command: &str, read: bool, requests: u64) -> EncryptedTraffic {
+    EncryptedTraffic {
+        pid: Some(pid),
+        start_time: Some(ago(i64::from(pid))),
+        command: command.into(),
+        role: Role::Client,
+        host: Some("api.openai.com".into()),
+        address: None,
+        port: Some(443),
+        provider: "openai".into(),
+        read: Some(read),
+        connections_total: 3,
+        connections_open: 1,
+        bytes_sent_total: 48_120,
+        bytes_received_total: 1_312_400,
+        requests_estimated_total: requests,
+        time_to_first_byte_seconds: distribution(vec![0.42; requests as usize]),
+        first_at: ago(300),
+        last_at: ago(1),
+    }
+}
+
 /// Much of everything.
 pub(crate) fn rich() -> Snapshot {
     let model = |provider: &str, model: &str, stats: LlmStats| Model {
@@ -461,6 +485,10 @@ pub(crate) fn rich() -> Snapshot {
         endpoints: vec![
             endpoint(Api::Chat, stats(1240, 812.0, 0.31)),
             endpoint(Api::Embeddings, stats(310, 0.0, 0.02)),
+        ],
+        encrypted: vec![
+            encrypted(61_100, "deno run bot.ts", false, 14),
+            encrypted(41_822, "python3 rag_worker.py", true, 1250),
         ],
         requests: requests(),
         capture: Capture {

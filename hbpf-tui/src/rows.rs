@@ -5,7 +5,8 @@ use std::cmp::Ordering;
 use hbpf_core::exchange::{Phase, Role};
 use hbpf_core::label::Label;
 use hbpf_core::snapshot::{
-    Distribution, Engine, Latency, LlmStats, Process, Request, Snapshot, TlsVisibility, TokensSource, Visibility,
+    Distribution, EncryptedTraffic, Engine, Latency, LlmStats, Process, Request, Snapshot, TlsVisibility, TokensSource,
+    Visibility,
 };
 use jiff::Timestamp;
 
@@ -60,6 +61,8 @@ pub(crate) struct ProcessRow<'a> {
     pub(crate) engine: Option<&'a Engine>,
     /// The model of its latest request, and how many other models its visible requests name.
     model: Option<(&'a Label, usize)>,
+    /// Its connections with a model host that cannot be read, the busiest if there are several hosts.
+    pub(crate) unread: Option<&'a EncryptedTraffic>,
 }
 
 impl<'a> ProcessRow<'a> {
@@ -75,7 +78,8 @@ impl<'a> ProcessRow<'a> {
             let role = busier_role(process);
             let model = models.get(&process.pid).and_then(|requests| latest_model(process, requests));
             let stats = role.and_then(|role| stats(process, role));
-            Self { index, process, role, stats, engine: engines::of(snapshot, process), model }
+            let unread = unread(snapshot, process).next();
+            Self { index, process, role, stats, engine: engines::of(snapshot, process), model, unread }
         };
         snapshot.processes.iter().enumerate().map(row).collect()
     }
@@ -85,14 +89,14 @@ impl<'a> ProcessRow<'a> {
         self.stats.is_some()
     }
 
-    /// Whether it talks to models, serves them, or uses a GPU.
+    /// Whether it talks to models, as far as that can be seen, serves them, or uses a GPU.
     pub(crate) fn matters(&self) -> bool {
-        self.has_traffic() || !self.process.gpu.is_empty() || self.engine.is_some()
+        self.has_traffic() || self.unread.is_some() || !self.process.gpu.is_empty() || self.engine.is_some()
     }
 
     fn role_text(&self) -> &'static str {
         let both = self.process.as_client.is_some() && self.process.as_server.is_some();
-        match (self.role, both) {
+        match (self.role.or(self.unread.map(|unread| unread.role)), both) {
             (None, _) => UNKNOWN,
             (Some(Role::Client), false) => "cli",
             (Some(Role::Server), false) => "srv",
@@ -103,7 +107,11 @@ impl<'a> ProcessRow<'a> {
 
     fn model_text(&self) -> String {
         match self.model {
-            None => UNKNOWN.to_owned(),
+            // Whom it talks to is all that is known.
+            None => self
+                .unread
+                .and_then(|unread| unread.host.as_ref())
+                .map_or(UNKNOWN.to_owned(), |host| format!("? at {host}")),
             Some((model, 0)) => model.to_string(),
             Some((model, others)) => format!("{model} +{others}"),
         }
@@ -117,6 +125,14 @@ impl<'a> ProcessRow<'a> {
     ) -> Option<f64> {
         which(span.of(self.stats?)).map(of)
     }
+}
+
+/// Connections of a process with model hosts that cannot be read, the busiest first.
+pub(crate) fn unread<'a>(snapshot: &'a Snapshot, process: &'a Process) -> impl Iterator<Item = &'a EncryptedTraffic> {
+    let is_its = |traffic: &&EncryptedTraffic| {
+        traffic.read == Some(false) && traffic.pid == Some(process.pid) && traffic.start_time == process.start_time
+    };
+    snapshot.encrypted.iter().filter(is_its)
 }
 
 /// The statistics of one role.

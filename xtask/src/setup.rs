@@ -6,7 +6,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
-use crate::tools::{root, run};
+use crate::tools::{cargo, root, run};
 
 /// Clients: the vendors' SDKs.
 const REQUIREMENTS: &str = "demos/requirements.txt";
@@ -14,6 +14,13 @@ const REQUIREMENTS: &str = "demos/requirements.txt";
 const REQUIREMENTS_ENGINES: &str = "demos/requirements-engines.txt";
 /// A real inference server, which is built from source.
 const REQUIREMENTS_FULL: &str = "demos/requirements-full.txt";
+/// Clients and servers in many languages.
+const REQUIREMENTS_COVERAGE: &str = "demos/requirements-coverage.txt";
+/// A program with its own BoringSSL, which the environment's npm installs.
+const BUN: &str = "bun@1.4.5";
+/// A client in Rust, which is built with each of these features.
+const RUST_CLIENT: &str = "demos/reqwest/Cargo.toml";
+const RUST_CLIENT_FEATURES: [&str; 2] = ["rustls", "native-tls"];
 /// The server's native part for any CPU of the architecture, without what serving text needs not.
 const LLAMA_CMAKE_ARGS: &str = "-DGGML_NATIVE=OFF -DGGML_OPENMP=OFF -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF \
     -DLLAMA_BUILD_TOOLS=OFF -DMTMD_BUILD=OFF";
@@ -38,7 +45,8 @@ const LLAMA_SERVER_CMAKE_ARGS: [&str; 13] = [
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// Also build real inference servers (about 15 minutes on two cores; needs a C++ compiler)
+    /// Also build real inference servers and install clients in many languages (about 20 minutes on two cores; needs a C++
+    /// compiler, and OpenSSL's headers)
     #[arg(long)]
     full: bool,
 }
@@ -54,6 +62,9 @@ pub(crate) fn environment(full: bool) -> Result<()> {
     install(&venv, REQUIREMENTS)?;
     if full {
         install(&venv, REQUIREMENTS_FULL)?;
+        install(&venv, REQUIREMENTS_COVERAGE)?;
+        bun(&venv)?;
+        rust_clients()?;
         let engines = root().join("target/venv-engines");
         make(&engines)?;
         install(&engines, REQUIREMENTS_ENGINES)?;
@@ -69,6 +80,35 @@ fn make(venv: &Path) -> Result<()> {
     }
     run(Command::new("python3").args(["-m", "venv"]).arg(venv))
         .context("cannot make a Python environment (Debian has it in the package python3-venv)")
+}
+
+/// Installs a bun into `target/node`, if it is not there already.
+fn bun(venv: &Path) -> Result<()> {
+    let directory = root().join("target/node");
+    let stamp = directory.join("version");
+    if fs::read_to_string(&stamp).is_ok_and(|have| have == BUN) {
+        return Ok(());
+    }
+    fs::create_dir_all(&directory)?;
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let path = std::env::join_paths(std::iter::once(venv.join("bin")).chain(std::env::split_paths(&path)))?;
+    let mut npm = Command::new(venv.join("bin/npm"));
+    npm.args(["install", "--silent", "--no-audit", "--no-fund", "--prefix"]).arg(&directory).arg(BUN).env("PATH", path);
+    run(&mut npm).with_context(|| format!("cannot install {BUN}"))?;
+    fs::write(&stamp, BUN)?;
+    Ok(())
+}
+
+/// Builds the client in Rust into `target/reqwest`, once with each library.
+fn rust_clients() -> Result<()> {
+    for feature in RUST_CLIENT_FEATURES {
+        let target = root().join("target/reqwest").join(feature);
+        let arguments =
+            ["build", "--quiet", "--locked", "--release", "--manifest-path", RUST_CLIENT, "--features", feature];
+        run(cargo(&arguments).arg("--target-dir").arg(&target))
+            .with_context(|| format!("cannot build the client in Rust with {feature}"))?;
+    }
+    Ok(())
 }
 
 /// Builds `target/llama-server/llama-server` of the version that the requirements name, if it is not there already.

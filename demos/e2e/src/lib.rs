@@ -8,6 +8,7 @@
 mod client;
 mod namespace;
 mod network;
+mod nginx;
 mod observer;
 mod packet;
 mod programs;
@@ -17,9 +18,12 @@ mod truth;
 pub use client::Client;
 pub use namespace::Namespace;
 pub use network::{End, Faults, Network};
+pub use nginx::{Nginx, free_port};
 pub use observer::{Observer, loaded_programs};
 pub use packet::Packet;
-pub use programs::{full, programs, python, python_with, script, use_programs_in};
+pub use programs::{
+    full, go, go_program, installed, package, programs, python, python_with, script, tool, use_programs_in,
+};
 pub use server::Server;
 pub use truth::{Entry, Outcome, Sums, exact_or_marked, percentile};
 

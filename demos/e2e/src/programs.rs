@@ -75,6 +75,53 @@ pub fn full() -> bool {
     std::env::var_os("HBPF_FULL").is_some_and(|value| value == "1")
 }
 
+/// The first of these programs that says its version when asked so; `None` (and said) where there is none.
+pub fn tool(name: &str, question: &str, candidates: &[PathBuf]) -> Option<PathBuf> {
+    let answers = |path: &&PathBuf| {
+        let mut command = Command::new(path);
+        command.arg(question).stdout(Stdio::null()).stderr(Stdio::null());
+        command.status().is_ok_and(|status| status.success())
+    };
+    let found = candidates.iter().find(answers).cloned();
+    if found.is_none() {
+        let why = format!("there is no {name}: `cargo xtask setup --full` or the distribution has it");
+        crate::skip("HBPF_REQUIRE_CLIENTS", &why);
+    }
+    found
+}
+
+/// What `cargo xtask setup` has put there.
+pub fn installed(path: &str) -> PathBuf {
+    root().join("target").join(path)
+}
+
+/// A recent Go.
+pub fn go() -> Option<PathBuf> {
+    tool("Go", "version", &[package("go/bin/go")])
+}
+
+/// A Go program, built in this way.
+pub fn go_program(go: &Path, source: &str, arguments: &[&str], to: &Path) -> PathBuf {
+    let program = to.join(source.trim_end_matches(".go"));
+    let root = go.parent().and_then(Path::parent).filter(|root| root.join("src").exists());
+    let mut build = Command::new(go);
+    build.arg("build").args(arguments).arg("-o").arg(&program).arg(script(&format!("clients/{source}")));
+    build.env("GOCACHE", installed("go-cache")).env("GOTOOLCHAIN", "local").env("GOFLAGS", "");
+    if let Some(root) = root {
+        build.env("GOROOT", root);
+    }
+    let status = build.status().expect("go runs");
+    assert!(status.success(), "{source} does not build");
+    program
+}
+
+/// A program that came with a package of the tests' Python environment.
+pub fn package(path: &str) -> PathBuf {
+    let pythons = std::fs::read_dir(installed("venv/lib")).into_iter().flatten().flatten();
+    let found = pythons.map(|python| python.path().join("site-packages").join(path)).find(|program| program.exists());
+    found.unwrap_or_default()
+}
+
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
 }

@@ -103,6 +103,11 @@ impl Server {
         }
     }
 
+    /// Totals of the calls after the first ones, once there are so many.
+    pub fn truth_after(&self, first: usize, calls: usize) -> Sums {
+        Sums::of_record(&self.record_of(first + calls)[first..])
+    }
+
     /// Totals of so many calls.
     pub fn truth(&self, calls: usize) -> Sums {
         Sums::of_record(&self.record_of(calls))

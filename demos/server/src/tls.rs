@@ -9,6 +9,9 @@ use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, 
 use rustls::ServerConfig;
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 
+/// A name that is known for models, for clients that are told that it is here.
+const KNOWN_HOST: &str = "api.openai.com";
+
 /// Makes an authority and a certificate for this host's loopback names and the address it serves at, and writes them to `directory`: `ca.pem`, with
 /// which clients verify, and `server.pem` and `server-key.pem`, with which another server can stand under the same name.
 pub(crate) fn config(directory: &Path, address: IpAddr) -> anyhow::Result<Arc<ServerConfig>> {
@@ -22,8 +25,13 @@ pub(crate) fn config(directory: &Path, address: IpAddr) -> anyhow::Result<Arc<Se
     write(directory, "ca.pem", &ca_cert.pem())?;
 
     let leaf_key = KeyPair::generate()?;
-    let mut leaf =
-        CertificateParams::new(vec!["localhost".into(), "127.0.0.1".into(), "::1".into(), address.to_string()])?;
+    let mut leaf = CertificateParams::new(vec![
+        "localhost".into(),
+        KNOWN_HOST.into(),
+        "127.0.0.1".into(),
+        "::1".into(),
+        address.to_string(),
+    ])?;
     leaf.distinguished_name.push(DnType::CommonName, "localhost");
     leaf.use_authority_key_identifier_extension = true;
     let leaf_cert = leaf.signed_by(&leaf_key, &Issuer::from_params(&ca, &ca_key))?;

@@ -441,6 +441,8 @@ impl Aggregator {
             processes,
             models: self.model_rows(now),
             endpoints: self.endpoint_rows(now, clock),
+            // What is seen from outside is added by who sees it.
+            encrypted: Vec::new(),
             tools: Vec::new(),
             gpus: facts.gpus,
             engines: facts.engines,

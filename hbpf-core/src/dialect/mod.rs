@@ -19,6 +19,7 @@ mod recognise;
 
 pub use headers::{RequestHeaderFacts, ResponseHeaderFacts, request_facts, response_facts};
 pub use interpreter::Interpreter;
+pub use provider::provider_of_host;
 pub use recognise::{Extent, JUDGE_BYTES, Judgement, Recognised, judge, target_patterns};
 
 use crate::exchange::{Dialect, Usage};

@@ -54,7 +54,7 @@ const SGLANG_PORT: u16 = 30_000;
 /// Who serves, by host, port, path and dialect; `unknown` where they do not tell.
 pub(super) fn provider(host: Option<&Label>, port: Option<u16>, path: &[u8], dialect: Dialect) -> Label {
     let host = host.map(|host| host.as_str().to_ascii_lowercase());
-    let name = match host.as_deref().and_then(by_host) {
+    let name = match host.as_deref().and_then(provider_of_host) {
         // One Azure resource serves several vendors' models; OpenAI's have a path of their own.
         Some("azure.ai.inference") if path.starts_with(b"/openai/") => "azure.ai.openai",
         Some(name) => name,
@@ -64,7 +64,8 @@ pub(super) fn provider(host: Option<&Label>, port: Option<u16>, path: &[u8], dia
     Label::new(name)
 }
 
-fn by_host(host: &str) -> Option<&'static str> {
+/// Who serves at this host, by its name in lower case; `None` where it is not known for models.
+pub fn provider_of_host(host: &str) -> Option<&'static str> {
     let is_aws = [".amazonaws.com", ".amazonaws.com.cn", ".api.aws"].iter().any(|end| host.ends_with(end));
     if is_aws {
         return AWS_HOSTS.iter().find(|(start, _)| host.starts_with(start)).map(|(_, name)| *name);

@@ -5,6 +5,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Distribution, LlmStats, ProcessGpu};
+use crate::exchange::Role;
 use crate::label::{Label, Text};
 
 /// A process that talks to models, or whose use of the machine matters.
@@ -206,6 +207,47 @@ pub struct Visibility {
     pub bytes_seen: u64,
     /// Bytes of model traffic lost.
     pub bytes_missed: u64,
+}
+
+/// TLS connections of a process with a host that is known for models, as seen from outside: from their server names, the
+/// sizes and the times of what passes. Most of it is there for what cannot be read; for the rest it is a check.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct EncryptedTraffic {
+    /// Who has the connections; null where that is not known.
+    pub pid: Option<u32>,
+    /// With `pid`, its identity.
+    pub start_time: Option<Timestamp>,
+    /// Its name.
+    pub command: Label,
+    /// Which end it is.
+    pub role: Role,
+    /// The server's name in the handshake; null where the client sent none.
+    pub host: Option<Label>,
+    /// The server's address, where it has no name.
+    pub address: Option<std::net::IpAddr>,
+    /// The server's port.
+    pub port: Option<u16>,
+    /// Who serves at that host.
+    pub provider: Label,
+    /// Whether exchanges with this host were seen inside TLS; null before there was time to.
+    pub read: Option<bool>,
+    /// Connections that began since hbpf looks.
+    pub connections_total: u64,
+    /// Those that have not ended.
+    pub connections_open: u64,
+    /// Bytes that the process has sent in them, TLS's own included.
+    pub bytes_sent_total: u64,
+    /// Bytes that it has received.
+    pub bytes_received_total: u64,
+    /// Answers that have begun: an estimate of requests, from who sends when. Requests that overlap on one connection are
+    /// fewer than they are, what else travels in both directions is more.
+    pub requests_estimated_total: u64,
+    /// From the last bytes of a client's turn to the first that answer.
+    pub time_to_first_byte_seconds: Option<Distribution>,
+    /// When the first of them was seen.
+    pub first_at: Timestamp,
+    /// When the latest was seen of them.
+    pub last_at: Timestamp,
 }
 
 /// Whether the plaintext of a process's TLS traffic can be seen.

@@ -7,8 +7,11 @@ use hbpf_core::chunk::{Action, ConnectionKey, Origin, Source, Verdict};
 use hbpf_core::engine::Observer;
 use hbpf_core::exchange::{Exchange, ExchangeEvent};
 use hbpf_core::inference::Traffic;
+use hbpf_core::sealed::Sealed;
 use hbpf_core::time::Nanos;
-use hbpf_ebpf::{action, source};
+use hbpf_ebpf::{RecordHeader, action, source};
+
+use crate::decode;
 
 use crate::protocol::{FlowVerdict, MAX_LEARNED_TARGETS, MAX_TARGET_BYTES, SocketQuery};
 
@@ -20,6 +23,8 @@ pub(super) struct EngineSink {
     pub(super) aggregator: Aggregator,
     /// What local servers serve, apart from the rest.
     pub(super) traffic: Traffic,
+    /// TLS connections as sockets show them.
+    pub(super) sealed: Sealed,
     pub(super) verdicts: Vec<FlowVerdict>,
     pub(super) learned: Vec<String>,
     /// Everything that was ever learned: the helper remembers it, too.
@@ -34,6 +39,7 @@ impl EngineSink {
         Self {
             aggregator,
             traffic: Traffic::default(),
+            sealed: Sealed::default(),
             verdicts: Vec::new(),
             learned: Vec::new(),
             told: HashSet::new(),
@@ -43,8 +49,20 @@ impl EngineSink {
     }
 }
 
+impl EngineSink {
+    /// Takes from a record what it says of a TLS connection as its socket shows it.
+    pub(super) fn look_outside(&mut self, header: &RecordHeader, bytes: &[u8]) {
+        if let Some(verdict) = decode::look_outside(&mut self.sealed, header, bytes) {
+            self.verdict(verdict);
+        }
+    }
+}
+
 impl Observer for EngineSink {
     fn exchange(&mut self, when: Nanos, exchange: &Exchange, event: ExchangeEvent) {
+        if event == ExchangeEvent::Opened {
+            self.sealed.exchange(exchange);
+        }
         self.traffic.observe(exchange, event);
         self.aggregator.observe(when, exchange, event);
     }

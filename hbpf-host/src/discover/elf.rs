@@ -7,14 +7,16 @@ use std::cell::Cell;
 use std::io::{Read, Seek};
 use std::ops::Range;
 
+use hbpf_core::label::Label;
 use object::elf::{self, FileHeader64};
 use object::read::elf::{Dyn, FileHeader, ProgramHeader, Rela, SectionHeader, SectionTable, Sym};
 use object::{NativeEndian, ReadCache, ReadCacheOps, ReadRef};
 
-/// Largest file that is looked into. Programs with a TLS library inside are below 200 MiB.
-const MAX_FILE_BYTES: u64 = 512 * 1024 * 1024;
+/// Largest file that is looked into. Programs with a TLS library inside have up to 400 MiB, most of which is data.
+const MAX_FILE_BYTES: u64 = 1024 * 1024 * 1024;
 
-/// Most that is read of one file. The dynamic symbols of node take 10 MiB, those of libssl 60 KiB.
+/// Most that is kept of one file while it is looked into. The dynamic symbols of node take 10 MiB, the table of functions of a
+/// large Go program 40 MiB.
 const MAX_READ_BYTES: u64 = 64 * 1024 * 1024;
 
 /// Most places taken from one file: each function may be exported under a few versions.
@@ -26,8 +28,9 @@ const MAX_SEGMENTS: usize = 128;
 /// Most notes looked at for the build id; files have up to five.
 const MAX_NOTES: usize = 32;
 
-/// Largest table of relocations that is looked through. That of libssl's imports has 30 KiB.
-const MAX_RELOCATION_BYTES: u64 = 1024 * 1024;
+/// Largest table of relocations that is looked through. That of libssl's imports has 30 KiB, that of a large Go program whose
+/// place in memory is not fixed some MiB.
+const MAX_RELOCATION_BYTES: u64 = 16 * 1024 * 1024;
 
 /// Longest name that a library may have for itself.
 const MAX_SONAME_BYTES: usize = 64;
@@ -35,7 +38,9 @@ const MAX_SONAME_BYTES: usize = 64;
 /// Longest build id kept: the usual ones are SHA-1.
 const MAX_BUILD_ID_BYTES: usize = 32;
 
+use super::inside::{self, Inside, Piece};
 use super::placement::{self, Code, Export, Place};
+use super::{go, known};
 
 #[cfg(target_arch = "x86_64")]
 const MACHINE: elf::Machine = elf::EM_X86_64;
@@ -67,11 +72,25 @@ pub enum Symbol {
     GnutlsSend2,
     /// `gnutls_deinit`
     GnutlsDeinit,
+    /// `crypto/tls.(*Conn).Read` of Go, behind the look at its stack.
+    GoRead,
+    /// A `ret` of it.
+    GoReadReturn,
+    /// The same where arguments are on the stack (Go 1.16 and before).
+    GoReadReturnOnStack,
+    /// `crypto/tls.(*Conn).Write`, behind the look at its stack.
+    GoWrite,
+    /// The same where arguments are on the stack.
+    GoWriteOnStack,
+    /// `crypto/tls.(*Conn).Close` and the functions that begin a connection, behind the look at their stacks.
+    GoForget,
+    /// The same where arguments are on the stack.
+    GoForgetOnStack,
 }
 
 impl Symbol {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 18] = [
         Self::SslRead,
         Self::SslReadEx,
         Self::SslWrite,
@@ -83,6 +102,13 @@ impl Symbol {
         Self::GnutlsSend,
         Self::GnutlsSend2,
         Self::GnutlsDeinit,
+        Self::GoRead,
+        Self::GoReadReturn,
+        Self::GoReadReturnOnStack,
+        Self::GoWrite,
+        Self::GoWriteOnStack,
+        Self::GoForget,
+        Self::GoForgetOnStack,
     ];
 
     /// Its name in the library.
@@ -99,6 +125,9 @@ impl Symbol {
             Self::GnutlsSend => "gnutls_record_send",
             Self::GnutlsSend2 => "gnutls_record_send2",
             Self::GnutlsDeinit => "gnutls_deinit",
+            Self::GoRead | Self::GoReadReturn | Self::GoReadReturnOnStack => "crypto/tls.(*Conn).Read",
+            Self::GoWrite | Self::GoWriteOnStack => "crypto/tls.(*Conn).Write",
+            Self::GoForget | Self::GoForgetOnStack => "crypto/tls.(*Conn).Close",
         }
     }
 
@@ -123,6 +152,10 @@ pub(crate) struct Inspection {
     pub(crate) places: Vec<Place>,
     pub(crate) build_id: Option<Vec<u8>>,
     pub(crate) soname: Option<Vec<u8>>,
+    /// What the library inside is called, as far as that is known.
+    pub(crate) version: Option<Label>,
+    /// Why it speaks TLS in a way that cannot be read, if that is so.
+    pub(crate) unreadable: Option<String>,
 }
 
 /// Why a file cannot be looked into.
@@ -136,11 +169,31 @@ pub(crate) enum Refusal {
     Malformed,
 }
 
-/// Finds the probed functions among the dynamic symbols of a file of this size.
-pub(crate) fn inspect(file: impl Read + Seek, size: u64) -> Result<Inspection, Refusal> {
+/// Finds the probed functions in a file of this size: among its symbols, or in a program without these by other means.
+pub(crate) fn inspect(mut file: impl Read + Seek, size: u64) -> Result<Inspection, Refusal> {
     if size > MAX_FILE_BYTES {
         return Err(Refusal::TooLarge);
     }
+    let (found, pieces) = inspect_with(&mut file, size, &[])?;
+    let is_program = found.soname.is_none();
+    if !is_program || !found.symbols.is_empty() || found.unreadable.is_some() {
+        return Ok(found);
+    }
+    match inside::look(&mut file, &pieces) {
+        Ok(Inside::Functions(name, functions)) => {
+            let exports: Vec<_> =
+                functions.into_iter().map(|(symbol, address)| Export { symbol, address, size: 0 }).collect();
+            let (found, _) = inspect_with(&mut file, size, &exports)?;
+            Ok(Inspection { version: Some(Label::new(name)), ..found })
+        }
+        Ok(Inside::Unreadable(why)) => Ok(Inspection { unreadable: Some(why), ..found }),
+        Ok(Inside::Nothing) => Ok(found),
+        Err(_) => Err(Refusal::Malformed),
+    }
+}
+
+/// The same with functions that are known already, and with what is mapped of the file when it runs.
+fn inspect_with(file: impl Read + Seek, size: u64, known: &[Export]) -> Result<(Inspection, Vec<Piece>), Refusal> {
     let cache = ReadCache::new(file);
     let left = Cell::new(MAX_READ_BYTES);
     let data = Bounded { data: &cache, left: &left };
@@ -156,34 +209,76 @@ pub(crate) fn inspect(file: impl Read + Seek, size: u64) -> Result<Inspection, R
     if !is_native || header.e_machine(NativeEndian) != MACHINE {
         return Err(Refusal::OtherMachine);
     }
-    read(header, data, size).map_err(|_| Refusal::Malformed)
+    read(header, data, size, known).map_err(|_| Refusal::Malformed)
 }
 
 fn read<'data>(
     header: &FileHeader64<NativeEndian>,
     data: impl ReadRef<'data>,
     size: u64,
-) -> object::Result<Inspection> {
+    known: &[Export],
+) -> object::Result<(Inspection, Vec<Piece>)> {
     let endian = NativeEndian;
     let segments = header.program_headers(endian, data)?;
     let segments = &segments[..segments.len().min(MAX_SEGMENTS)];
     let sections = header.sections(endian, data)?;
-    let (build_id, soname) = (build_id(segments, data), soname(&sections, data));
+    let soname = soname(&sections, data);
+    let mut found = Inspection { build_id: build_id(segments, data), soname, ..Inspection::default() };
     let text = Text { sections: &sections, segments, data, size };
-    let (mut exports, peeks) = exports(&sections, data)?;
+    let (mut exports, mut peeks) = exports(&sections, data, elf::SHT_DYNSYM)?;
+    exports.extend_from_slice(known);
+    if !text.has_tls(&exports) && found.soname.is_none() {
+        if let Some(go) = text.go() {
+            found.version = go.version;
+            match go.places {
+                Some(places) => {
+                    found.symbols = places.iter().map(|place| (place.symbol, place.offset)).collect();
+                    found.places = places;
+                }
+                None => found.unreadable = Some(GO_UNREADABLE.to_owned()),
+            }
+            return Ok((found, Vec::new()));
+        }
+        // A program's own functions are among the symbols that it does not need to run.
+        (exports, peeks) = self::exports(&sections, data, elf::SHT_SYMTAB).unwrap_or_default();
+    }
     exports.retain(|export| text.offset(export.address).is_some());
-    let has = |symbol| exports.iter().any(|export| export.symbol == symbol);
-    let is_openssl = has(Symbol::SslRead) && has(Symbol::SslWrite);
-    let is_gnutls = has(Symbol::GnutlsRecv) && has(Symbol::GnutlsSend);
-    if !is_openssl && !is_gnutls {
+    if !text.has_tls(&exports) {
         exports.clear();
     }
     let offset = |export: &Export| text.offset(export.address).map(|offset| (export.symbol, offset));
-    let mut symbols: Vec<_> = exports.iter().filter_map(offset).collect();
-    symbols.sort_unstable();
-    symbols.dedup();
-    let places = placement::places(&exports, &peeks, &text);
-    Ok(Inspection { symbols, places, build_id, soname })
+    found.symbols = exports.iter().filter_map(offset).collect();
+    found.symbols.sort_unstable();
+    found.symbols.dedup();
+    found.places = placement::places(&exports, &peeks, &text);
+    Ok((found, pieces(segments, size)))
+}
+
+/// Said of a Go program with TLS inside that is built in a way which is not known.
+const GO_UNREADABLE: &str = "its crypto/tls, of Go, does not look as hbpf knows it";
+
+/// What is mapped of the file when it runs, and not written to.
+fn pieces(segments: &[Segment], size: u64) -> Vec<Piece> {
+    let endian = NativeEndian;
+    let is_searched =
+        |segment: &&Segment| segment.p_type(endian) == elf::PT_LOAD && !segment.p_flags(endian).contains(elf::PF_W);
+    let piece = |segment: &Segment| {
+        let offset = segment.p_offset(endian);
+        Piece {
+            offset,
+            len: segment.p_filesz(endian).min(size.saturating_sub(offset)),
+            address: segment.p_vaddr(endian),
+            is_code: segment.p_flags(endian).contains(elf::PF_X),
+        }
+    };
+    segments.iter().filter(is_searched).map(piece).collect()
+}
+
+/// A program made by Go that uses its TLS.
+struct GoProgram {
+    version: Option<Label>,
+    /// `None` where it cannot be read.
+    places: Option<Vec<Place>>,
 }
 
 type Header = FileHeader64<NativeEndian>;
@@ -194,9 +289,13 @@ type Sections<'data, R> = SectionTable<'data, Header, R>;
 /// Probed functions, and those of `SSL_peek` and its like.
 type Exports = (Vec<Export>, Vec<Export>);
 
-fn exports<'data, R: ReadRef<'data>>(sections: &Sections<'data, R>, data: R) -> object::Result<Exports> {
+fn exports<'data, R: ReadRef<'data>>(
+    sections: &Sections<'data, R>,
+    data: R,
+    kind: elf::SectionType,
+) -> object::Result<Exports> {
     let endian = NativeEndian;
-    let Some((names, table)) = dynamic_symbols(sections, data)? else { return Ok(Exports::default()) };
+    let Some((names, table)) = symbols(sections, data, kind)? else { return Ok(Exports::default()) };
     let (mut exports, mut peeks) = Exports::default();
     for symbol in table {
         let Some(name) = names.get(symbol.st_name(endian) as usize..) else { continue };
@@ -218,12 +317,13 @@ fn exports<'data, R: ReadRef<'data>>(sections: &Sections<'data, R>, data: R) -> 
 /// Names and symbols. Names are compared in place: looking for the end of each would be quadratic in a table without
 /// zeros.
 #[expect(clippy::type_complexity, reason = "a pair of slices")]
-fn dynamic_symbols<'data, R: ReadRef<'data>>(
+fn symbols<'data, R: ReadRef<'data>>(
     sections: &Sections<'data, R>,
     data: R,
+    kind: elf::SectionType,
 ) -> object::Result<Option<(&'data [u8], &'data [elf::Sym64<NativeEndian>])>> {
     let endian = NativeEndian;
-    let Some(table) = sections.iter().find(|section| section.sh_type(endian) == elf::SHT_DYNSYM) else {
+    let Some(table) = sections.iter().find(|section| section.sh_type(endian) == kind) else {
         return Ok(None);
     };
     let names = sections.section(table.link(endian))?.data(endian, data)?;
@@ -238,6 +338,64 @@ struct Text<'a, 'data, R: ReadRef<'data>> {
     size: u64,
 }
 
+impl<'data, R: ReadRef<'data>> Text<'_, 'data, R> {
+    /// Whether plaintext can be read and written at these functions.
+    fn has_tls(&self, exports: &[Export]) -> bool {
+        let has =
+            |symbol| exports.iter().any(|export| export.symbol == symbol && self.offset(export.address).is_some());
+        has(Symbol::SslRead) && has(Symbol::SslWrite) || has(Symbol::GnutlsRecv) && has(Symbol::GnutlsSend)
+    }
+
+    /// What Go has left in the file, if it was made by Go and uses its TLS.
+    fn go(&self) -> Option<GoProgram> {
+        let endian = NativeEndian;
+        let section = |names: &[&str]| {
+            let found = names.iter().find_map(|name| self.sections.section_by_name(endian, name.as_bytes()));
+            found.map(|(_, section)| section)
+        };
+        let build = section(&[".go.buildinfo"])?.data(endian, self.data).ok()?;
+        // In programs whose place in memory is not fixed it has the second name, or none: another linker has put it with others.
+        let held = section(&[".gopclntab", ".data.rel.ro.gopclntab", ".data.rel.ro"])?;
+        let bytes = held.data(endian, self.data).ok()?;
+        let at = go::find_table(bytes)?;
+        let table = &bytes[at..];
+        if !go::uses_tls(table)? {
+            return None;
+        }
+        // Where its code begins the table says, or, from Go 1.26 on, what describes the program; and nearly always that is where
+        // the section begins. The functions' own beginnings tell whether it is true.
+        let told = self.pointer(held, at as u64 + go::TEXT_AT).filter(|_| go::tells_text(table));
+        let described = section(&[".go.module"]).and_then(|module| self.pointer(module, go::MODULE_TEXT_AT));
+        let begins = section(&[".text"]).map(|text| text.sh_addr(endian));
+        let places = [told, described, begins].into_iter().flatten().find_map(|text| go::places(table, text, self));
+        Some(GoProgram { version: known::go_version(build), places })
+    }
+
+    /// The pointer at a place in a section, as it is when the program runs (but for where all of it lies); `None` for none.
+    fn pointer(&self, section: &Section, at: u64) -> Option<u64> {
+        let endian = NativeEndian;
+        let bytes = section.data(endian, self.data).ok()?;
+        let value = u64::from_ne_bytes(*bytes.get(usize::try_from(at).ok()?..)?.first_chunk()?);
+        if value != 0 {
+            return Some(value);
+        }
+        let relocation = self.relocation(section.sh_addr(endian).checked_add(at)?)?;
+        u64::try_from(relocation.r_addend(endian)).ok()
+    }
+
+    /// What the loader does at this address.
+    fn relocation(&self, address: u64) -> Option<&elf::Rela64<NativeEndian>> {
+        let endian = NativeEndian;
+        let is_table = |section: &&Section| {
+            section.sh_type(endian) == elf::SHT_RELA && section.sh_size(endian) <= MAX_RELOCATION_BYTES
+        };
+        self.sections.iter().filter(is_table).find_map(|section| {
+            let (relocations, _) = section.rela(endian, self.data).ok()??;
+            relocations.iter().find(|relocation| relocation.r_offset(endian) == address)
+        })
+    }
+}
+
 impl<'data, R: ReadRef<'data>> Code for Text<'_, 'data, R> {
     fn bytes(&self, address: u64, len: u64) -> Option<&[u8]> {
         let offset = self.offset(address)?;
@@ -246,14 +404,8 @@ impl<'data, R: ReadRef<'data>> Code for Text<'_, 'data, R> {
 
     fn imported(&self, slot: u64) -> Option<Symbol> {
         let endian = NativeEndian;
-        let is_table = |section: &&Section| {
-            section.sh_type(endian) == elf::SHT_RELA && section.sh_size(endian) <= MAX_RELOCATION_BYTES
-        };
-        let relocation = self.sections.iter().filter(is_table).find_map(|section| {
-            let (relocations, _) = section.rela(endian, self.data).ok()??;
-            relocations.iter().find(|relocation| relocation.r_offset(endian) == slot)
-        })?;
-        let (names, symbols) = dynamic_symbols(self.sections, self.data).ok()??;
+        let relocation = self.relocation(slot)?;
+        let (names, symbols) = symbols(self.sections, self.data, elf::SHT_DYNSYM).ok()??;
         let symbol = symbols.get(relocation.r_sym(endian, false) as usize)?;
         Symbol::at(names.get(symbol.st_name(endian) as usize..)?)
     }

@@ -12,7 +12,8 @@ use super::mapped::{FileKey, Mapped, Stamp};
 const MAX_FILES: usize = 4096;
 
 /// TLS libraries that are recognised by name and not probed: the beginning of the name, and what users call it.
-const UNPROBED: [(&[u8], &str); 6] = [
+const UNPROBED: [(&[u8], &str); 7] = [
+    (b"libjvm.so", "Java with TLS of its own"),
     (b"libssl3.so", "NSS"),
     (b"libnss3.so", "NSS"),
     (b"libwolfssl.so", "wolfSSL"),
@@ -54,6 +55,21 @@ pub(super) fn version(soname: &[u8]) -> Option<Label> {
     is_version.then(|| Label::from_bytes(version))
 }
 
+/// What a Go program says of the Go that has made it: its buildinfo, in the form that it has from Go 1.18 on (`debug/buildinfo`).
+pub(super) fn go_version(buildinfo: &[u8]) -> Option<Label> {
+    const MAGIC: &[u8] = b"\xff Go buildinf:";
+    /// The flag of this form, and where the string is then, behind its length.
+    const FLAGS_AT: usize = 15;
+    const INLINE: u8 = 2;
+    const STRING_AT: usize = 32;
+    /// Lengths up to this take one byte.
+    const MAX_LEN: u8 = 0x7f;
+    let is_known = buildinfo.starts_with(MAGIC) && buildinfo.get(FLAGS_AT)? & INLINE != 0;
+    let len = *buildinfo.get(STRING_AT).filter(|len| is_known && **len <= MAX_LEN)?;
+    let version = buildinfo.get(STRING_AT + 1..)?.get(..usize::from(len))?;
+    version.starts_with(b"go").then(|| Label::from_bytes(version))
+}
+
 /// What was found out about files, so that each is read once.
 #[derive(Debug, Default)]
 pub(super) struct Files(HashMap<FileKey, Remembered>);
@@ -70,6 +86,7 @@ struct Remembered {
 enum Verdict {
     Library(LibraryId),
     Nothing,
+    Unreadable(Label),
     Refused(Refusal),
 }
 
@@ -78,6 +95,8 @@ pub(super) enum Finding {
     Library(LibraryId),
     /// No TLS library.
     Nothing,
+    /// One inside that cannot be probed, and why.
+    Unreadable(Label),
     Refused(Refusal),
     /// It must be looked into. If it was written to since it was last looked into, it may take a library's place.
     New {
@@ -94,6 +113,7 @@ impl Files {
         match (&file.verdict, file.stamp == mapped.stamp) {
             (Verdict::Library(id), true) => Finding::Library(*id),
             (Verdict::Nothing, true) => Finding::Nothing,
+            (Verdict::Unreadable(why), true) => Finding::Unreadable(why.clone()),
             (Verdict::Refused(refusal), true) => Finding::Refused(*refusal),
             (Verdict::Library(id), false) => Finding::New { replaces: Some(*id) },
             (_, false) => Finding::New { replaces: None },
@@ -106,6 +126,10 @@ impl Files {
 
     pub(super) fn remember_nothing(&mut self, mapped: &Mapped, scan: u64) {
         self.remember(mapped, Verdict::Nothing, scan);
+    }
+
+    pub(super) fn remember_unreadable(&mut self, mapped: &Mapped, why: Label, scan: u64) {
+        self.remember(mapped, Verdict::Unreadable(why), scan);
     }
 
     pub(super) fn remember_refused(&mut self, mapped: &Mapped, refusal: Refusal, scan: u64) {
@@ -134,7 +158,7 @@ impl Files {
         let mut kept = std::collections::HashSet::new();
         self.0.retain(|_, file| match file.verdict {
             Verdict::Library(id) => kept.insert(id) || file.met_at > middle,
-            Verdict::Nothing | Verdict::Refused(_) => file.met_at > middle,
+            Verdict::Nothing | Verdict::Unreadable(_) | Verdict::Refused(_) => file.met_at > middle,
         });
     }
 }

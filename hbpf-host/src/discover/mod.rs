@@ -14,6 +14,8 @@
 //! overlay makes upon a write takes the place of what is mapped. Only a file that is written in place becomes another.
 
 pub(crate) mod elf;
+mod go;
+mod inside;
 mod known;
 #[cfg(test)]
 mod lies;
@@ -108,7 +110,8 @@ pub struct Library {
     pub symbols: Vec<(Symbol, u64)>,
     /// Where to put the probes for them.
     pub places: Vec<Place>,
-    /// Its version, as far as its own name for itself tells (`3` of `libssl.so.3`).
+    /// Its version, as far as its own name for itself tells (`3` of `libssl.so.3`); the Go that has made a program, or which
+    /// builds have such code inside.
     pub version: Option<Label>,
 }
 
@@ -239,7 +242,7 @@ impl Libraries {
                 let Ok(file) = mapped::open_regular(&path) else { continue };
                 // Under the name that the maps of its users show, not that of a link to it.
                 let path = path.canonicalize().unwrap_or(path).into_os_string().into_encoded_bytes();
-                if let Ok(Some(id)) = self.identify_file(file, &path, changes) {
+                if let Ok(Identified::Library(id)) = self.identify_file(file, &path, changes) {
                     installed.insert(id);
                 }
             }
@@ -292,8 +295,7 @@ impl Libraries {
             return (TlsVisibility::None, None, None);
         };
         let library = found.libraries.first().and_then(|id| self.libraries.get(id)).map(|library| library.path.clone());
-        let other = found.other.map(|name| format!("{name} is loaded, which hbpf does not probe"));
-        let reason = found.trouble.clone().or(other);
+        let reason = found.trouble.clone().or_else(|| found.other.as_ref().map(Label::to_string));
         let visibility = match (&library, &reason) {
             (None, None) => TlsVisibility::None,
             (None, Some(_)) => TlsVisibility::Blind,
@@ -371,7 +373,9 @@ impl Libraries {
         let mut seen = HashSet::new();
         for mapping in maps.executable {
             let name = known::basename(&mapping.path);
-            found.other = found.other.or_else(|| known::unprobed(name));
+            if let Some(unprobed) = known::unprobed(name).filter(|_| found.other.is_none()) {
+                found.other = Some(Label::new(&format!("{unprobed} is loaded, which hbpf does not probe")));
+            }
             let named = known::may_speak_tls(name);
             // The same name may stand for a file and for what has replaced it.
             let file = (mapping.device, mapping.inode, mapping.path.clone());
@@ -384,15 +388,16 @@ impl Libraries {
             }
             let before = settled.iter().find(|(other, _)| other.is_as_before(&mapping)).map(|(_, id)| *id);
             let identified = match before {
-                Some(id) => Ok(Some(id)),
+                Some(id) => Ok(Identified::Library(id)),
                 None => self.identify(pid, &mapping, opener, changes),
             };
             match identified {
-                Ok(Some(id)) => {
+                Ok(Identified::Library(id)) => {
                     found.libraries.insert(id);
                     found.settled.push((mapping, id));
                 }
-                Ok(None) => {}
+                Ok(Identified::Unreadable(why)) => drop(found.other.get_or_insert(why)),
+                Ok(Identified::Nothing) => {}
                 // Of a program alone nobody expects that it is a TLS library.
                 Err(why) if known::is_tls_library(name) => {
                     found.trouble.get_or_insert(format!("{} {why}", Label::from_bytes(&mapping.path)));
@@ -404,29 +409,25 @@ impl Libraries {
         found
     }
 
-    /// Finds out which library a mapped file is, `None` if none that can be probed.
+    /// Finds out which library a mapped file is.
     fn identify(
         &mut self,
         pid: u32,
         mapping: &Mapping,
         opener: &mut Opener<'_>,
         changes: &mut Changes,
-    ) -> Result<Option<LibraryId>, String> {
+    ) -> Result<Identified, String> {
         let mapped = opener.open(pid, mapping).map_err(|refusal| refusal.to_string())?;
         let root = std::fs::read_link(files::process(&self.proc_root, pid).join("root"));
         let root = root.map(|root| root.into_os_string().into_encoded_bytes()).unwrap_or_default();
         self.identify_file(mapped, inside(&mapping.path, &root), changes)
     }
 
-    fn identify_file(
-        &mut self,
-        mapped: Mapped,
-        path: &[u8],
-        changes: &mut Changes,
-    ) -> Result<Option<LibraryId>, String> {
+    fn identify_file(&mut self, mapped: Mapped, path: &[u8], changes: &mut Changes) -> Result<Identified, String> {
         match self.files.look_up(&mapped, self.scans) {
-            Finding::Library(id) => return Ok(Some(id)),
-            Finding::Nothing => return Ok(None),
+            Finding::Library(id) => return Ok(Identified::Library(id)),
+            Finding::Nothing => return Ok(Identified::Nothing),
+            Finding::Unreadable(why) => return Ok(Identified::Unreadable(why)),
             Finding::Refused(refusal) => return Err(refusal.to_string()),
             // In an overlay it may be a copy beside the original, which others have mapped still.
             Finding::New { replaces: Some(id) } if !mapped.overlay => self.remove(id, changes),
@@ -439,13 +440,18 @@ impl Libraries {
                 return Err(refusal.to_string());
             }
         };
+        if let Some(why) = inspection.unreadable {
+            let why = Label::new(&why);
+            self.files.remember_unreadable(&mapped, why.clone(), self.scans);
+            return Ok(Identified::Unreadable(why));
+        }
         if inspection.symbols.is_empty() {
             self.files.remember_nothing(&mapped, self.scans);
-            return Ok(None);
+            return Ok(Identified::Nothing);
         }
         if let Some(id) = self.twin(&mapped, &inspection) {
             self.files.remember_library(&mapped, id, self.scans);
-            return Ok(Some(id));
+            return Ok(Identified::Library(id));
         }
         if self.libraries.len() >= MAX_LIBRARIES {
             return Err(format!("is one too many: {MAX_LIBRARIES} libraries are probed already"));
@@ -472,11 +478,11 @@ impl Libraries {
             id,
             path,
             file,
-            version: inspection.soname.as_deref().and_then(known::version),
+            version: inspection.version.or_else(|| known::version(inspection.soname.as_deref()?)),
             symbols: inspection.symbols,
             places: inspection.places,
         });
-        Ok(Some(id))
+        Ok(Identified::Library(id))
     }
 
     /// The library that is this same file, seen through an overlay (see the head of this module).
@@ -527,6 +533,15 @@ impl Libraries {
             self.remove(id, changes);
         }
     }
+}
+
+/// What a file turned out to be.
+enum Identified {
+    Library(LibraryId),
+    /// A TLS library is inside that cannot be probed, and why.
+    Unreadable(Label),
+    /// None that is known.
+    Nothing,
 }
 
 /// Reads the bytes as each of the text files that are read here.

@@ -80,7 +80,14 @@ pub(super) fn places(exports: &[Export], peeks: &[Export], code: &dyn Code) -> V
         | Symbol::GnutlsRecv
         | Symbol::GnutlsSend
         | Symbol::GnutlsSend2
-        | Symbol::GnutlsDeinit => false,
+        | Symbol::GnutlsDeinit
+        | Symbol::GoRead
+        | Symbol::GoReadReturn
+        | Symbol::GoReadReturnOnStack
+        | Symbol::GoWrite
+        | Symbol::GoWriteOnStack
+        | Symbol::GoForget
+        | Symbol::GoForgetOnStack => false,
     };
     let exported = exports.iter().filter(|export| !replaced(export.symbol));
     let exported = exported.filter_map(|export| place(export.symbol, export.address, false));
@@ -181,7 +188,7 @@ fn cheapest(code: &dyn Code, entry: u64) -> (u64, bool) {
 
 /// Whether every kernel that runs our programs emulates it (arch/x86/kernel/uprobes.c): jumps, relative calls, pushes of
 /// a register, and the one-byte nop.
-fn is_emulated(instruction: &Instruction) -> bool {
+pub(super) fn is_emulated(instruction: &Instruction) -> bool {
     match instruction.code() {
         Opcode::Push_r64 => instruction.len() <= 2,
         Opcode::Jmp_rel8_64 => instruction.len() == 2,
@@ -417,7 +424,7 @@ fn slot(code: &dyn Code, address: u64) -> Option<u64> {
     jumps.then(|| instruction.memory_displacement64())
 }
 
-fn decode(code: &dyn Code, address: u64) -> Option<Instruction> {
+pub(super) fn decode(code: &dyn Code, address: u64) -> Option<Instruction> {
     let bytes = code.bytes(address, INSTRUCTION_BYTES)?;
     let instruction = Decoder::with_ip(64, bytes, address, DecoderOptions::NONE).decode();
     (!instruction.is_invalid()).then_some(instruction)

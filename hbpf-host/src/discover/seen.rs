@@ -3,6 +3,8 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use hbpf_core::label::Label;
+
 use super::LibraryId;
 use super::maps::Mapping;
 use crate::process::stat::{Image, Stat};
@@ -33,8 +35,8 @@ pub(super) struct Found {
     pub(super) libraries: BTreeSet<LibraryId>,
     /// Which of its mappings is which library.
     pub(super) settled: Vec<(Mapping, LibraryId)>,
-    /// A TLS library of another kind.
-    pub(super) other: Option<&'static str>,
+    /// Why a TLS library of another kind cannot be read, if there is one.
+    pub(super) other: Option<Label>,
     /// Why there may be a library that is not in `libraries`.
     pub(super) trouble: Option<String>,
 }
@@ -42,7 +44,7 @@ pub(super) struct Found {
 impl Found {
     /// Whether as much can be seen.
     pub(super) fn shows_as(&self, other: &Self) -> bool {
-        (&self.libraries, self.other, &self.trouble) == (&other.libraries, other.other, &other.trouble)
+        (&self.libraries, &self.other, &self.trouble) == (&other.libraries, &other.other, &other.trouble)
     }
 }
 

@@ -18,7 +18,7 @@ use crate::discover::{Library, LibraryId, Place, Symbol};
 use crate::protocol::{Group, ProbeStatus, Trap, TrapKind};
 
 /// Maps that remember connections and calls. What they hold is wrong once calls have gone by unseen.
-const MEMORY: [&str; 3] = ["TLS_FLOWS", "TLS_CALLS", "TLS_USERS"];
+const MEMORY: [&str; 4] = ["TLS_FLOWS", "TLS_CALLS", "TLS_USERS", "GO_READS"];
 
 /// Most processes into which one library's probes are put one by one: at each hit the kernel goes through all of them to
 /// find whose it is.
@@ -37,10 +37,18 @@ fn programs_for(symbol: Symbol, internal: bool) -> &'static [&'static str] {
         Symbol::SslReadEx => &["ssl_read_ex_return", "ssl_read_ex"],
         Symbol::SslFree | Symbol::GnutlsDeinit => &["ssl_free"],
         Symbol::SslNew => &["ssl_new_return"],
+        Symbol::GoRead => &["go_tls_read"],
+        Symbol::GoReadReturn => &["go_tls_read_return"],
+        Symbol::GoReadReturnOnStack => &["go_tls_read_return_on_stack"],
+        Symbol::GoWrite => &["go_tls_write"],
+        Symbol::GoWriteOnStack => &["go_tls_write_on_stack"],
+        Symbol::GoForget => &["go_tls_forget"],
+        Symbol::GoForgetOnStack => &["go_tls_forget_on_stack"],
     }
 }
 
-const SYMBOLS: [Symbol; 11] = [
+/// In the order in which their probes are put in.
+const SYMBOLS: [Symbol; 18] = [
     Symbol::SslNew,
     Symbol::SslFree,
     Symbol::GnutlsDeinit,
@@ -52,12 +60,31 @@ const SYMBOLS: [Symbol; 11] = [
     Symbol::SslRead,
     Symbol::SslReadEx,
     Symbol::GnutlsRecv,
+    Symbol::GoForget,
+    Symbol::GoForgetOnStack,
+    Symbol::GoWrite,
+    Symbol::GoWriteOnStack,
+    Symbol::GoReadReturn,
+    Symbol::GoReadReturnOnStack,
+    Symbol::GoRead,
 ];
 
 /// Every TLS program once.
 fn all_programs() -> BTreeSet<&'static str> {
     let of = |symbol| programs_for(symbol, false).iter().chain(programs_for(symbol, true));
     SYMBOLS.into_iter().flat_map(of).copied().collect()
+}
+
+/// Whether programs of this kind can be loaded at all is found out with this one.
+const SMALLEST: &str = "ssl_free";
+
+/// Loads a program, unless it is loaded: most hosts need few of them, and what the verifier does for one takes a while.
+fn load<'a>(name: &str, ebpf: &'a mut Ebpf) -> Result<&'a mut UProbe, ProbeError> {
+    let program: &mut UProbe = program(ebpf, name)?;
+    if program.fd().is_err() {
+        program.load().map_err(|error| ProbeError::new(name, &error))?;
+    }
+    Ok(program)
 }
 
 /// The libraries that are known, with the probes in them while the group is on.
@@ -106,10 +133,7 @@ impl Scope {
 
 impl Tls {
     pub(super) fn attach(&mut self, ebpf: &mut Ebpf) -> Result<(), ProbeError> {
-        for name in all_programs() {
-            let program: &mut UProbe = program(ebpf, name)?;
-            program.load().map_err(|error| ProbeError::new(name, &error))?;
-        }
+        load(SMALLEST, ebpf)?;
         for probed in self.libraries.values_mut() {
             self.errors.extend(probed.attach(ebpf).err());
         }
@@ -203,6 +227,8 @@ impl Probed {
     fn trap(&self, program: &str) -> Trap {
         let kind = match program {
             "ssl_new_return" => TrapKind::Return,
+            // Go's returns are probed where they are.
+            name if name.starts_with("go_") => TrapKind::Entry,
             name if name.ends_with("_return") => TrapKind::ReturnBesideEntry,
             _ => TrapKind::Entry,
         };
@@ -268,7 +294,7 @@ impl Probed {
         for symbol in SYMBOLS {
             for place in self.library.places.iter().filter(|place| place.symbol == symbol) {
                 for name in programs_for(symbol, place.internal) {
-                    let program: &mut UProbe = program(ebpf, name)?;
+                    let program = load(name, ebpf)?;
                     let link = program
                         .attach(place.offset, &path, scope)
                         .and_then(|id| program.take_link(id))
@@ -296,7 +322,7 @@ mod tests {
                 assert!(first.ends_with("_return") && !second.ends_with("_return"), "{first} {second}");
             }
         }
-        assert_eq!(all_programs().len(), 12);
+        assert_eq!(all_programs().len(), 19);
     }
 
     #[test]

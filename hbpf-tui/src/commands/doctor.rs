@@ -3,8 +3,10 @@
 use std::fmt::Write as _;
 use std::process::ExitCode;
 
-use anyhow::Result;
-use hbpf_host::doctor::{self, Blind, Doctor, LibraryUse, Named, Outcome};
+use anyhow::{Result, bail};
+use hbpf_core::label::Label;
+use hbpf_core::snapshot::TlsVisibility;
+use hbpf_host::doctor::{self, Blind, Doctor, Explained, LibraryUse, Named, Outcome};
 use unicode_width::UnicodeWidthStr;
 
 use super::print;
@@ -17,10 +19,16 @@ const MAX_NAMED: usize = 8;
 /// Blanks in front of what belongs to the line above.
 const INDENT: usize = 4;
 
+/// Where the text begins of what is said of one process.
+const EXPLAINED_INDENT: usize = 13;
+
 /// Fewer columns than this make no text; lines are broken by the terminal then.
 const MIN_TEXT: usize = 20;
 
 pub(crate) fn run(arguments: &cli::Doctor) -> Result<ExitCode> {
+    if let Some(pid) = arguments.pid {
+        return explain(pid, arguments.json);
+    }
     // Here, before anything else and without any thread, and with the privileges that it is to try out.
     let found = doctor::run()?;
     if arguments.json {
@@ -29,6 +37,57 @@ pub(crate) fn run(arguments: &cli::Doctor) -> Result<ExitCode> {
         print(&render(&found, text::terminal_width()))?;
     }
     Ok(if found.worst() == Outcome::Fail { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// Explains one process.
+fn explain(pid: u32, json: bool) -> Result<ExitCode> {
+    let Some(found) = doctor::explain(pid)? else {
+        bail!("there is no process {pid} (a thread's number is none, nor is that of a kernel thread)");
+    };
+    if json {
+        print(&(serde_json::to_string_pretty(&found)? + "\n"))?;
+    } else {
+        print(&render_one(&found, text::terminal_width()))?;
+    }
+    Ok(if found.tls == TlsVisibility::Blind { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+fn render_one(found: &Explained, width: Option<usize>) -> String {
+    let mut out = String::new();
+    let tls = match found.tls {
+        TlsVisibility::Attached => "is read at the calls of its library",
+        TlsVisibility::Partial => "is read in part",
+        TlsVisibility::Blind => "cannot be read",
+        TlsVisibility::None => "no TLS library is loaded; what it loads later is probed then",
+    };
+    let known = |label: &Option<Label>| label.as_ref().map_or("not known", Label::as_str).to_owned();
+    let mut line = |name: &str, text: &str| {
+        let mut body = String::new();
+        paragraph(&mut body, EXPLAINED_INDENT, text, width);
+        out += &format!("  {name:<0$}", EXPLAINED_INDENT - 2);
+        out += body.trim_start_matches(' ');
+    };
+    line("process", &format!("{} {}", found.process.pid, found.process.command));
+    line("program", &known(&found.executable));
+    line("user", &known(&found.user));
+    if let Some(container) = &found.container {
+        line("container", container);
+    }
+    line("plain", "HTTP/1.1 and HTTP/2 are read on its sockets");
+    line("TLS", tls);
+    if let Some(reason) = &found.reason {
+        line("why", reason);
+    }
+    for library in &found.libraries {
+        let version = library.version.as_ref().map_or(String::new(), |version| format!(" ({version})"));
+        let _ = writeln!(out, "\n  {}{version}", library.path);
+        for place in &library.places {
+            let kind = if place.internal { " (what does its work)" } else { "" };
+            let cost = if place.emulated { "emulated" } else { "stepped over" };
+            let _ = writeln!(out, "{:INDENT$}{:#010x}  {}{kind}, {cost}", "", place.offset, place.function);
+        }
+    }
+    out
 }
 
 /// For people. `width` None: nothing is broken or cut.
@@ -119,7 +178,7 @@ fn paragraph(out: &mut String, indent: usize, text: &str, width: Option<usize>) 
 
 #[cfg(test)]
 mod tests {
-    use hbpf_host::doctor::Check;
+    use hbpf_host::doctor::{Check, ExplainedLibrary, ExplainedPlace};
 
     use super::*;
 
@@ -167,6 +226,28 @@ mod tests {
     #[test]
     fn it_fits_a_terminal_of_80_columns() {
         let text = render(&rich(), Some(80));
+        assert!(text.lines().all(|line| line.width() <= 80), "{text}");
+        insta::assert_snapshot!(text);
+    }
+
+    #[test]
+    fn one_process_is_explained() {
+        let places = vec![
+            ExplainedPlace { function: "SSL_read_ex", offset: 0x31a40, internal: true, emulated: true },
+            ExplainedPlace { function: "SSL_write", offset: 0x31b80, internal: false, emulated: false },
+        ];
+        let path = "/usr/lib/x86_64-linux-gnu/libssl.so.3".into();
+        let reason = "NSS is loaded, which hbpf does not probe";
+        let found = Explained {
+            process: named(3310, "litellm"),
+            executable: Some("/usr/bin/python3.13".into()),
+            user: None,
+            container: Some("docker 0123456789ab".into()),
+            tls: TlsVisibility::Partial,
+            reason: Some(reason.into()),
+            libraries: vec![ExplainedLibrary { path, version: Some("3".into()), places }],
+        };
+        let text = render_one(&found, Some(80));
         assert!(text.lines().all(|line| line.width() <= 80), "{text}");
         insta::assert_snapshot!(text);
     }

@@ -3,7 +3,8 @@
 use hbpf_core::exchange::Role;
 use hbpf_core::label::Label;
 use hbpf_core::snapshot::{
-    DeviceUse, DiskDevice, Distribution, LlmStats, Network, Process, ProcessGpu, Request, TokensSource,
+    DeviceUse, DiskDevice, Distribution, EncryptedTraffic, LlmStats, Network, Process, ProcessGpu, Request,
+    TokensSource,
 };
 use ratatui::layout::Rect;
 
@@ -36,7 +37,7 @@ pub(crate) fn process(painter: &mut Painter<'_>, area: Rect, state: &State, want
     let process = row.process;
     let role = state.shown_role(row);
     let stats = role.and_then(|role| rows::stats(process, role));
-    let lines = process_facts(row, stats);
+    let lines = process_facts(row, stats, state);
     let areas = layout::detail(area, lines.len() as u16);
     painter.rule(
         layout::line(areas.facts, 0),
@@ -51,7 +52,13 @@ pub(crate) fn process(painter: &mut Painter<'_>, area: Rect, state: &State, want
         Some(stats) => histograms(painter, areas.histograms, stats, state.span),
         None => {
             let style = painter.theme.tone(Tone::Dim);
-            painter.text(layout::line(areas.histograms, 0), 1, "no model traffic of this process was seen", style);
+            let text = match row.unread {
+                Some(_) => {
+                    "what it says to models cannot be read; of its connections more is in the snapshot (encrypted)"
+                }
+                None => "no model traffic of this process was seen",
+            };
+            painter.text(layout::line(areas.histograms, 0), 1, text, style);
         }
     }
     let requests = requests_of(state, process);
@@ -76,7 +83,7 @@ pub(crate) fn process_scroll(area: Rect, state: &State, wanted: &Identity) -> us
     let rows = state.snapshot().map(ProcessRow::all).unwrap_or_default();
     let Some(row) = rows.iter().find(|row| rows::identity(row.process) == *wanted) else { return 0 };
     let stats = state.shown_role(row).and_then(|role| rows::stats(row.process, role));
-    let areas = layout::detail(area, process_facts(row, stats).len() as u16);
+    let areas = layout::detail(area, process_facts(row, stats, state).len() as u16);
     let height = usize::from(areas.requests.height.saturating_sub(2));
     requests_of(state, row.process).len().saturating_sub(height)
 }
@@ -90,6 +97,9 @@ pub(crate) fn request_scroll(area: Rect, state: &State, wanted: &str) -> usize {
 
 /// Disks of a process that the page has room for.
 const MAX_DISK_FACTS: usize = 3;
+
+/// Hosts of a process, with which its connections cannot be read, that the page has room for.
+const MAX_UNREAD_FACTS: usize = 3;
 
 /// GPUs of a process that a line has room for.
 const MAX_GPU_FACTS: usize = 2;
@@ -120,7 +130,7 @@ fn notes(process: &Process, role: Option<Role>, span: Span, separator: &str) -> 
     }
 }
 
-fn process_facts(row: &ProcessRow<'_>, stats: Option<&LlmStats>) -> Vec<Vec<Fact>> {
+fn process_facts(row: &ProcessRow<'_>, stats: Option<&LlmStats>, state: &State) -> Vec<Vec<Fact>> {
     let process = row.process;
     let plain = |name, text: String| (name, text, Tone::Plain);
     let started = process.start_time.map(|time| time.strftime("%Y-%m-%d %H:%M:%S").to_string());
@@ -157,6 +167,8 @@ fn process_facts(row: &ProcessRow<'_>, stats: Option<&LlmStats>) -> Vec<Vec<Fact
     if let Some(reason) = &visibility.reason {
         lines.push(vec![("why not all", reason.to_string(), Tone::Warn)]);
     }
+    let unread = state.snapshot().into_iter().flat_map(|snapshot| rows::unread(snapshot, process));
+    lines.extend(unread.take(MAX_UNREAD_FACTS).map(unread_facts));
     if let Some(stats) = stats {
         lines.push(request_facts(stats));
         lines.push(token_facts(stats));
@@ -170,6 +182,22 @@ fn process_facts(row: &ProcessRow<'_>, stats: Option<&LlmStats>) -> Vec<Vec<Fact
         }
     }
     lines
+}
+
+/// Its connections with a host that cannot be read.
+fn unread_facts(traffic: &EncryptedTraffic) -> Vec<Fact> {
+    let plain = |name, text: String| (name, text, Tone::Plain);
+    let host = traffic.host.as_ref().map(Label::to_string);
+    let host = host.or_else(|| traffic.address.map(|address| address.to_string()));
+    let answered = known(traffic.time_to_first_byte_seconds.as_ref(), percentiles);
+    vec![
+        ("unread", known(host, |host| host), Tone::Warn),
+        plain("requests", format!("~{}", format::count(traffic.requests_estimated_total))),
+        plain("first byte", answered),
+        plain("sent", format::bytes(traffic.bytes_sent_total)),
+        plain("received", format::bytes(traffic.bytes_received_total)),
+        plain("open", format::count(traffic.connections_open)),
+    ]
 }
 
 /// How the process gets along with the others on its CPUs.
