@@ -40,7 +40,7 @@ fn doctor(report: &mut Report) {
     let output = Command::new(&hbpf_e2e::programs().hbpf).arg("doctor").output().expect("hbpf starts");
     let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
     let outcome = if output.status.success() { Outcome::Passed } else { Outcome::Failed };
-    report.line(outcome, "doctor", &text);
+    report.line(outcome, "doctor", &format!("{}: {text}", output.status));
 }
 
 /// All groups are in place.

@@ -69,6 +69,12 @@ fn attach_to_requests(ebpf: &mut Ebpf, layout: RequestLayout) -> Result<Attached
 }
 
 fn attach_by_record(ebpf: &mut Ebpf) -> Result<Attached, ProbeError> {
+    // Before tracefs is opened. A kernel that is locked down so that programs cannot read its memory takes none of these, and
+    // makes no files in tracefs; its last mount then goes with its super block, over which Linux 6.12 stumbles and dies.
+    for name in BY_RECORD {
+        let program: &mut TracePoint = program(ebpf, name)?;
+        program.load().map_err(|error| ProbeError::new(name, &error))?;
+    }
     let (names, events) = tracepoints()?;
     let lacking = |name| ProbeError(format!("{CATEGORY}:{name}: its record lacks a field that is needed"));
     let started = started_layout(&events[0]).ok_or_else(|| lacking(names[0]))?;
@@ -77,7 +83,6 @@ fn attach_by_record(ebpf: &mut Ebpf) -> Result<Attached, ProbeError> {
     let mut place = |index: usize| {
         let program: &mut TracePoint = program(ebpf, BY_RECORD[index])?;
         let failed = |error: &dyn std::error::Error| ProbeError::new(BY_RECORD[index], error);
-        program.load().map_err(|error| failed(&error))?;
         let descriptor = program.fd().map_err(|error| failed(&error))?;
         raw::attach_to_tracepoint(descriptor, events[index].id).map_err(|error| failed(&error))
     };
