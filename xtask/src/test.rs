@@ -5,7 +5,7 @@ use std::process::{Command, ExitCode};
 use std::time::Instant;
 use std::{env, fs};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 use crate::kernels::{KERNELS, Tried};
 use crate::tools::{cargo, is_root, root, run, works};
@@ -22,9 +22,9 @@ pub(crate) struct Arguments {
     #[arg(long)]
     full: bool,
     /// Try hbpf on other kernels in virtual machines, which takes QEMU and, the first time, Debian's archive; by itself, or after
-    /// all else with --full
-    #[arg(long)]
-    kernels: bool,
+    /// all else with --full. With a part of a kernel's name, such as 6.12, on those only
+    #[arg(long, value_name = "NAME", num_args = 0..=1, default_missing_value = "")]
+    kernels: Option<String>,
 }
 
 /// What a step came to, if it did not fail.
@@ -49,9 +49,11 @@ pub(crate) fn run_chore(arguments: &Arguments) -> Result<ExitCode> {
     let scope = Scope { full: arguments.full, ci };
     let (mut passed, mut failed, mut skipped) = (0, 0, 0);
     let mut lines = Vec::new();
-    let mut steps = if arguments.kernels && !arguments.full { Vec::new() } else { steps(scope) };
-    if arguments.kernels {
-        steps.extend(kernels(scope));
+    let mut steps = if arguments.kernels.is_some() && !arguments.full { Vec::new() } else { steps(scope) };
+    if let Some(name) = &arguments.kernels {
+        let before = steps.len();
+        steps.extend(kernels(scope, name));
+        ensure!(steps.len() > before, "no kernel is called {name}");
     }
     for (name, step) in steps {
         println!("==> {name}");
@@ -116,9 +118,9 @@ fn steps(scope: Scope) -> Vec<Step> {
     steps
 }
 
-/// One step for each kernel.
-fn kernels(scope: Scope) -> impl Iterator<Item = Step> {
-    KERNELS.iter().map(move |kernel| {
+/// One step for each kernel that has this in its name.
+fn kernels(scope: Scope, name: &str) -> impl Iterator<Item = Step> {
+    KERNELS.iter().filter(move |kernel| kernel.title.contains(name)).map(move |kernel| {
         let step = move || match kernels::try_out(kernel)? {
             Tried::Passed => Ok(Outcome::Passed),
             // Whoever asks for kernels on a CI machine has seen to it that they can be had.

@@ -27,6 +27,11 @@ pub(crate) fn prepare() -> Result<String> {
     Ok(format!("{} {}", release.trim(), std::env::consts::ARCH))
 }
 
+/// Whether the kernel was started so that nobody may read its memory, which most programs have to.
+pub(crate) fn is_locked_down() -> bool {
+    fs::read_to_string("/proc/cmdline").is_ok_and(|options| options.contains("lockdown=confidentiality"))
+}
+
 /// Brings a network interface up, by a message as in the kernel's `Documentation/userspace-api/netlink/intro.rst`.
 fn switch_on(interface: i32) -> Result<()> {
     const MESSAGE_BYTES: u32 = 32;
