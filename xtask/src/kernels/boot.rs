@@ -40,17 +40,17 @@ pub(super) struct Machine<'a> {
 impl Machine<'_> {
     /// Runs the machine until it switches itself off. What it writes to its console is kept in `log`.
     pub(super) fn run(&self, log: &Path) -> Result<Report> {
-        let (machine, processor, console) = match self.architecture {
-            Architecture::X86_64 => ("q35", "max", "ttyS0"),
+        let (machine, processor, console, emulation) = match self.architecture {
+            // Its processors take turns: at the same time one was seen to run what the other had just patched (an `int3` that
+            // was gone by then), and the kernel to die of it.
+            Architecture::X86_64 => ("q35", "max", "ttyS0", "tcg,thread=single"),
             // The algorithm that authenticates pointers is slow to emulate; another one will do.
-            Architecture::Aarch64 => ("virt", "max,pauth-impdef=on", "ttyAMA0"),
+            Architecture::Aarch64 => ("virt", "max,pauth-impdef=on", "ttyAMA0", "tcg,thread=multi"),
         };
         let locked = if self.locked { " lockdown=confidentiality" } else { "" };
         let output = File::create(log).with_context(|| format!("cannot write {}", log.display()))?;
         let child = Command::new(self.architecture.qemu())
-            // Its processors take turns: at the same time one was seen to run what the other had just patched (an `int3` that
-            // was gone by then), and the kernel to die of it.
-            .args(["-accel", "tcg,thread=single", "-machine", machine, "-cpu", processor, "-smp", "2", "-m", "1024"])
+            .args(["-accel", emulation, "-machine", machine, "-cpu", processor, "-smp", "2", "-m", "1024"])
             .args(["-nodefaults", "-nographic", "-no-reboot", "-net", "none", "-serial", "stdio"])
             .arg("-kernel")
             .arg(self.kernel)
