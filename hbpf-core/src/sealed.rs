@@ -140,7 +140,8 @@ impl Sealed {
             let connection = Connection { row, is_counted: false, sent: 0, received: 0 };
             self.connections.insert(key, connection);
             let provider = Label::new(known.unwrap_or("unknown"));
-            if is_accepted {
+            // Who serves is known once it has answered: what comes of it is reported then.
+            if is_accepted && origin.owner_is_certain {
                 self.count(when, key, origin, provider);
             }
         }
@@ -334,7 +335,13 @@ mod tests {
 
     fn origin(pid: u32) -> Origin {
         let remote = Some(("192.0.2.7".parse().unwrap(), 443));
-        Origin { pid: Some(Pid(pid)), comm: *b"codex\0\0\0\0\0\0\0\0\0\0\0", remote, ..Origin::default() }
+        Origin {
+            pid: Some(Pid(pid)),
+            owner_is_certain: true,
+            comm: *b"codex\0\0\0\0\0\0\0\0\0\0\0",
+            remote,
+            ..Origin::default()
+        }
     }
 
     /// Begins a connection of a process with a host.

@@ -230,7 +230,7 @@ pub trait State {
     fn flow(&mut self) -> &mut Flow;
 
     /// What follows cannot be read. Its head is used otherwise from here on.
-    fn begin_sealed(&mut self) {}
+    fn begin_sealed(&mut self, _first: &Piece) {}
 
     /// TCP: the sequence number up to which the socket has received everything, 0 where that is not known.
     fn taken(&self) -> u32 {
@@ -426,7 +426,7 @@ fn ends_head<S: Source>(source: S, state: &mut S::State, piece: &Piece) -> bool 
 /// The piece begins a TLS handshake: user space wants its server name, and the rest is not readable.
 #[inline(always)]
 fn begin_tls<S: State>(state: &mut S, piece: &mut Piece) {
-    state.begin_sealed();
+    state.begin_sealed(piece);
     let flow = state.flow();
     flow.mode = SEALED;
     flow.request_side = side(piece);
@@ -606,7 +606,8 @@ fn take_beginning(flow: &mut Flow, piece: &mut Piece) {
 #[inline(never)]
 fn take_request<S: Source>(source: S, state: &mut S::State, piece: &mut Piece) {
     let seen = state.flow().request_seen;
-    let may_begin_body = seen > 0 && seen < REQUEST_HEAD_BYTES && piece.len >= 4;
+    // What completes a request line is no body, and the head still holds the bytes before it.
+    let may_begin_body = seen > 0 && seen < REQUEST_HEAD_BYTES && piece.len >= 4 && piece.held == 0;
     if may_begin_body && source.read(piece, 0, state.head(), 4) {
         // SAFETY: the head is room for that much and lies at a multiple of eight.
         let magic = unsafe { state.head().cast::<u32>().read() };

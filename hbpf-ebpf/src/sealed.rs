@@ -56,12 +56,13 @@ struct Record {
     report: SealedReport,
 }
 
-/// The connection is one from here on.
+/// The connection is one from its first piece on.
 #[inline(always)]
-pub fn begin(socket: &mut Socket) {
+pub fn begin(socket: &mut Socket, first: &Piece) {
     // SAFETY: the head is memory of the entry, which is large enough and lies at a multiple of eight.
     let sealed = unsafe { &mut *socket.head.as_mut_ptr().cast::<Sealed>() };
-    *sealed = Sealed { sent: 0, asked_ns: 0, told_ns: 0, asked: 0, asked_kind: 0, last_side: 0, zero: [0; 2] };
+    let sent = if first.direction == direction::SENT { u64::from(first.len) } else { 0 };
+    *sealed = Sealed { sent, asked_ns: 0, told_ns: 0, asked: 0, asked_kind: 0, last_side: 0, zero: [0; 2] };
 }
 
 /// Looks at a segment of such a connection, of which the piece is what is new, in its turn.

@@ -460,8 +460,8 @@ impl State for Socket {
     }
 
     #[inline(always)]
-    fn begin_sealed(&mut self) {
-        sealed::begin(self);
+    fn begin_sealed(&mut self, first: &Piece) {
+        sealed::begin(self, first);
     }
 
     #[inline(always)]

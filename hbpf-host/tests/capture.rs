@@ -743,6 +743,23 @@ fn tls_is_seen_at_the_library_with_requests_read_byte_by_byte() {
 }
 
 #[test]
+fn a_first_byte_that_is_read_by_itself_is_told_with_the_rest() {
+    let Some(mut kernel) = Kernel::load() else { return };
+    let Some((python, library)) = kernel::python_with_shared_openssl() else { return };
+    kernel.target(MODEL_PATH);
+    kernel.attach_tls_places(&library);
+    let pid = run_tls(Command::new(python), "tls_pair.py", &[std::path::Path::new("first-alone")]);
+    let records: Vec<Record> = kernel.records().into_iter().filter(|record| record.header.pid == pid).collect();
+    let call = request(MODEL_PATH, b"{\"model\":\"m\"}");
+    for records in kernel::handles(&records) {
+        let way = records[0].header.direction;
+        let of_call: Vec<_> = records.iter().copied().filter(|record| record.header.message == 3).collect();
+        assert_eq!(stream(&of_call, way), call);
+        assert_eq!(stream(&of_call, 1 - way), ANSWER);
+    }
+}
+
+#[test]
 fn probes_twice_in_one_file_count_each_call_once() {
     let Some((python, library)) = kernel::python_with_shared_openssl() else { return };
     let Some(mut kernel) = Kernel::load() else { return };

@@ -32,8 +32,8 @@ impl Nginx {
         let temporary = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"];
         let temporary = temporary.map(|kind| format!("{kind}_temp_path {}/{kind};", places.path().display())).concat();
         let text = format!(
-            "daemon off; user root; worker_processes 1; pid {place}/pid; error_log {place}/error;\n\
-             events {{ worker_connections 256; }}\n\
+            "daemon off; user root; worker_processes 1; worker_rlimit_nofile 16384; pid {place}/pid; error_log {place}/error;\n\
+             events {{ worker_connections 8192; }}\n\
              http {{ access_log off; {temporary} http2_max_concurrent_streams 256; keepalive_requests 100000;\n\
              server {{ listen 127.0.0.1:{tls} ssl http2; listen 127.0.0.1:{plain} http2;\n\
              ssl_certificate {certificate}; ssl_certificate_key {key};\n\

@@ -89,11 +89,20 @@ impl Place {
     /// Runs a client that stays until it is let go, and says what was seen of it.
     fn run(&mut self, command: &mut Command) -> Result<Seen, String> {
         let mut client = Client::start(command);
+        let pid = client.pid();
+        self.until_looked_into(pid);
         let said = client.run();
         if said["answers"] != CALLS {
             return Err(format!("the client says {said}"));
         }
-        self.look_at(client.pid())
+        self.look_at(pid)
+    }
+
+    /// Waits until it was looked into this process for TLS libraries.
+    fn until_looked_into(&mut self, pid: u32) {
+        self.observer.until(&format!("{pid} was looked into"), |frame| {
+            frame.processes.iter().any(|process| process.pid == pid && process.visibility.tls != TlsVisibility::None)
+        });
     }
 
     /// Runs a client that ends by itself.
@@ -324,10 +333,11 @@ fn servers(place: &mut Place, rows: &mut Vec<Row>) {
         let said: serde_json::Value = serde_json::from_str(&line).expect("it speaks JSON");
         let port = said["port"].as_u64().and_then(|port| u16::try_from(port).ok()).expect("a port");
         let server = Process(child, input);
+        let pid = server.0.id();
+        place.until_looked_into(pid);
         call(port, version);
         let truth = place.server.truth_after(place.calls, CALLS);
         place.calls += CALLS;
-        let pid = server.0.id();
         let frame = place
             .observer
             .until("the proxy's own view is complete", |frame| Sums::of_server(frame, pid).ended() >= CALLS as u64);

@@ -1,4 +1,6 @@
-"""A TLS client and server in one process. The server reads heads a byte at a time, as cpp-httplib does."""
+"""A TLS client and server in one process. The server reads heads a byte at a time, as cpp-httplib does, or with a third argument
+only the first byte by itself, as Go does where it waits for it while it answers.
+"""
 
 import os
 import socket
@@ -10,6 +12,7 @@ ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"
 HEALTH = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
 JOB = b"POST /jobs HTTP/1.1\r\nHost: localhost\r\n\r\n"
 BODY = b'{"model":"m"}'
+FIRST_ALONE = len(sys.argv) > 3
 CALL = b"POST /v1/chat/completions?key=1 HTTP/1.1\r\nHost: test\r\nContent-Length: 13\r\n\r\n"
 
 
@@ -18,7 +21,9 @@ def serve(listener, context):
     for body in (0, 0, len(BODY)):
         head = b""
         while not head.endswith(b"\r\n\r\n"):
-            head += connection.recv(1)
+            head += connection.recv(4096 if head and FIRST_ALONE else 1)
+            body = 0 if head.endswith(BODY) else body
+            head = head.removesuffix(BODY)
         if body:
             connection.recv(body)
         connection.sendall(ANSWER)
