@@ -17,6 +17,7 @@ const MEMBER_BYTES: usize = 12;
 /// Kinds of types, by their numbers.
 const ARRAY: u32 = 3;
 const STRUCT: u32 = 4;
+const UNION: u32 = 5;
 /// Names and qualifiers of another type: typedef, volatile, const, restrict, and a tag.
 const OTHERS: [u32; 5] = [8, 9, 10, 11, 18];
 const LAST_KIND: u32 = 19;
@@ -44,6 +45,10 @@ const FOLLOWING: [(usize, usize); LAST_KIND as usize + 1] = [
     (0, 0),
     (0, 12),
 ];
+
+/// How deep members without names are looked for within each other: what is met lies in two. In a broken file they may lie in
+/// themselves.
+const NESTED: usize = 4;
 
 /// What the programs have to know of the kernel's structs. `None` is what it does not describe.
 #[derive(Clone, Copy, Debug, Default)]
@@ -163,23 +168,40 @@ impl<'a> Types<'a> {
         let mut found = all.find(|found| found.kind == STRUCT && self.is_named(found.name, name))?;
         let mut offset = 0_u32;
         for field in path {
-            // They may stand for each other in a circle; so many in a row there are not.
-            for _ in 0..8 {
-                if OTHERS.contains(&found.kind) {
-                    found = self.by_number(found.target)?;
-                }
-            }
-            if found.kind != STRUCT {
-                return None;
-            }
-            let mut members = (0..found.members).map(|index| found.body + index * MEMBER_BYTES);
-            let place = members.find(|at| self.word(*at).is_some_and(|name| self.is_named(name, field)))?;
-            let bits = self.word(place + 8)?;
-            let bits = if found.has_bit_fields { bits & 0x00ff_ffff } else { bits };
-            offset = offset.checked_add(bits / 8)?;
-            found = self.by_number(self.word(place + 4)?)?;
+            let (within, target) = self.member(found, field, NESTED)?;
+            offset = offset.checked_add(within)?;
+            found = self.by_number(target)?;
         }
         Some(offset)
+    }
+
+    /// Where a struct or union has a field, in bytes, and of which type it is. The fields of a member without a name are its own.
+    fn member(&self, found: Type, field: &str, nested: usize) -> Option<(u32, u32)> {
+        let found = self.behind_names(found)?;
+        if ![STRUCT, UNION].contains(&found.kind) {
+            return None;
+        }
+        let mut members = (0..found.members).map(|index| found.body + index * MEMBER_BYTES);
+        members.find_map(|at| {
+            let (name, target, bits) = (self.word(at)?, self.word(at + 4)?, self.word(at + 8)?);
+            let bits = if found.has_bit_fields { bits & 0x00ff_ffff } else { bits };
+            if self.is_named(name, field) {
+                return Some((bits / 8, target));
+            }
+            let nested = if self.is_named(name, "") { nested.checked_sub(1)? } else { return None };
+            let (within, target) = self.member(self.by_number(target)?, field, nested)?;
+            Some(((bits / 8).checked_add(within)?, target))
+        })
+    }
+
+    /// What names and qualifiers stand before. They may stand for each other in a circle; so many in a row there are not.
+    fn behind_names(&self, mut found: Type) -> Option<Type> {
+        for _ in 0..8 {
+            if OTHERS.contains(&found.kind) {
+                found = self.by_number(found.target)?;
+            }
+        }
+        Some(found)
     }
 }
 
@@ -225,6 +247,35 @@ mod tests {
         }
     }
 
+    /// As `socket_lock_t` has been since Linux 7.3: `struct outer { int a; inner_t b; }`, `typedef struct { union { struct { int
+    /// x; int c; }; int d; }; } inner_t`.
+    #[test]
+    fn fields_of_members_without_names_are_found() {
+        let kind = |kind: u32, members: u32| kind << 24 | members;
+        let types = [
+            vec![1, kind(1, 0), 4, 32],
+            vec![5, kind(STRUCT, 2), 12, 11, 1, 0, 13, 3, 32],
+            vec![15, kind(8, 0), 4],
+            vec![0, kind(STRUCT, 1), 8, 0, 5, 0],
+            vec![0, kind(UNION, 2), 8, 0, 6, 0, 25, 1, 0],
+            vec![0, kind(STRUCT, 2), 8, 27, 1, 0, 23, 1, 32],
+        ];
+        let strings = "int\0outer\0a\0b\0inner_t\0c\0d\0x\0";
+        let bytes = blob(&types.concat(), strings);
+        let offset = |path: &[&str]| Types::parse(&bytes).unwrap().offset_of("outer", path);
+        assert_eq!((offset(&["b", "c"]), offset(&["b", "x"]), offset(&["b", "d"])), (Some(8), Some(4), Some(4)));
+        assert_eq!((offset(&["c"]), offset(&["b", "e"])), (None, None));
+    }
+
+    #[test]
+    fn members_without_names_in_a_circle_end() {
+        let kind = |kind: u32, members: u32| kind << 24 | members;
+        // Each has two that are itself.
+        let types = [1, kind(STRUCT, 2), 12, 0, 1, 0, 0, 1, 32];
+        let bytes = blob(&types, "outer\0");
+        assert_eq!(Types::parse(&bytes).unwrap().offset_of("outer", &["a"]), None);
+    }
+
     #[test]
     fn this_kernel_has_the_lock_of_a_socket() {
         let Ok(bytes) = std::fs::read(VMLINUX) else {
@@ -233,7 +284,7 @@ mod tests {
         };
         let types = Types::parse(&bytes).expect("the kernel's own types");
         let whole = types.offset_of("sock", &["sk_lock"]).unwrap();
-        assert!((whole + 1..whole + 64).contains(&types.offset_of("sock", &["sk_lock", "owned"]).unwrap()));
+        assert!((whole..whole + 64).contains(&types.offset_of("sock", &["sk_lock", "owned"]).unwrap()));
     }
 
     proptest! {

@@ -20,7 +20,7 @@ mod gpu;
 mod helper;
 mod namespace;
 pub mod privsep;
-mod probes;
+pub mod probes;
 pub mod process;
 pub mod protocol;
 pub mod ring;

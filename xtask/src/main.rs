@@ -4,6 +4,7 @@ mod bench;
 mod build_ebpf;
 mod demo;
 mod fuzz;
+mod kernels;
 mod privilege;
 mod setup;
 mod test;

@@ -5,10 +5,11 @@ use std::process::{Command, ExitCode};
 use std::time::Instant;
 use std::{env, fs};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail, ensure};
 
+use crate::kernels::{KERNELS, Tried};
 use crate::tools::{cargo, is_root, root, run, works};
-use crate::{bench, build_ebpf, demo, setup};
+use crate::{bench, build_ebpf, demo, kernels, setup};
 
 /// How long the soak's smoke test lasts: it shows that the soak works, and finds great leaks.
 const SOAK: &str = "2m";
@@ -20,6 +21,10 @@ pub(crate) struct Arguments {
     /// Also rebuild the eBPF objects, run the long suites and check licences; installs what these need into target/
     #[arg(long)]
     full: bool,
+    /// Try hbpf on other kernels in virtual machines, which takes QEMU and, the first time, Debian's archive; by itself, or after
+    /// all else with --full. With a part of a kernel's name, such as 6.12, on those only
+    #[arg(long, value_name = "NAME", num_args = 0..=1, default_missing_value = "")]
+    kernels: Option<String>,
 }
 
 /// What a step came to, if it did not fail.
@@ -44,7 +49,13 @@ pub(crate) fn run_chore(arguments: &Arguments) -> Result<ExitCode> {
     let scope = Scope { full: arguments.full, ci };
     let (mut passed, mut failed, mut skipped) = (0, 0, 0);
     let mut lines = Vec::new();
-    for (name, step) in steps(scope) {
+    let mut steps = if arguments.kernels.is_some() && !arguments.full { Vec::new() } else { steps(scope) };
+    if let Some(name) = &arguments.kernels {
+        let before = steps.len();
+        steps.extend(kernels(scope, name));
+        ensure!(steps.len() > before, "no kernel is called {name}");
+    }
+    for (name, step) in steps {
         println!("==> {name}");
         let started = Instant::now();
         let said = match step() {
@@ -105,6 +116,19 @@ fn steps(scope: Scope) -> Vec<Step> {
         steps.push(("licences and duplicate versions", Box::new(deny)));
     }
     steps
+}
+
+/// One step for each kernel that has this in its name.
+fn kernels(scope: Scope, name: &str) -> impl Iterator<Item = Step> {
+    KERNELS.iter().filter(move |kernel| kernel.title.contains(name)).map(move |kernel| {
+        let step = move || match kernels::try_out(kernel)? {
+            Tried::Passed => Ok(Outcome::Passed),
+            // Whoever asks for kernels on a CI machine has seen to it that they can be had.
+            Tried::CannotBeHad(why) if scope.ci => bail!(why),
+            Tried::CannotBeHad(why) => Ok(Outcome::Skipped(why)),
+        };
+        (kernel.title, Box::new(step) as Box<dyn Fn() -> Result<Outcome>>)
+    })
 }
 
 fn command(command: &mut Command) -> Result<Outcome> {

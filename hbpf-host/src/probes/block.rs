@@ -16,14 +16,14 @@ pub(super) const PROGRAMS: [&str; 5] =
     ["block_request_started", "block_request_issued", "block_request_done", BY_RECORD[0], BY_RECORD[1]];
 
 /// Those on requests themselves, the ends first: a request whose beginning was not seen is not counted.
-const ON_REQUESTS: [(&str, &str); 3] = [
+pub(super) const ON_REQUESTS: [(&str, &str); 3] = [
     ("block_request_done", "block_rq_complete"),
     ("block_request_issued", "block_rq_issue"),
     ("block_request_started", "block_io_start"),
 ];
 
 /// Those that go by the records of tracepoints.
-const BY_RECORD: [&str; 2] = ["block_started", "block_done"];
+pub(super) const BY_RECORD: [&str; 2] = ["block_started", "block_done"];
 
 const CATEGORY: &str = "block";
 
@@ -69,14 +69,13 @@ fn attach_to_requests(ebpf: &mut Ebpf, layout: RequestLayout) -> Result<Attached
 }
 
 fn attach_by_record(ebpf: &mut Ebpf) -> Result<Attached, ProbeError> {
-    let tracefs = Tracefs::open().map_err(|error| ProbeError::new("tracefs", &error))?;
-    let find = |names: &[&'static str; 2]| {
-        let [started, done] = names.map(|name| tracefs.event(CATEGORY, name));
-        Some((*names, [started?, done?]))
-    };
-    let (names, events) = TRACEPOINTS.iter().find_map(find).ok_or_else(|| {
-        ProbeError("this kernel has no tracepoints for requests to block devices, or tracefs cannot be read".into())
-    })?;
+    // Before tracefs is opened. A kernel that is locked down so that programs cannot read its memory takes none of these, and
+    // makes no files in tracefs; its last mount then goes with its super block, over which Linux 6.12 stumbles and dies.
+    for name in BY_RECORD {
+        let program: &mut TracePoint = program(ebpf, name)?;
+        program.load().map_err(|error| ProbeError::new(name, &error))?;
+    }
+    let (names, events) = tracepoints()?;
     let lacking = |name| ProbeError(format!("{CATEGORY}:{name}: its record lacks a field that is needed"));
     let started = started_layout(&events[0]).ok_or_else(|| lacking(names[0]))?;
     let done = done_layout(&events[1]).ok_or_else(|| lacking(names[1]))?;
@@ -84,13 +83,24 @@ fn attach_by_record(ebpf: &mut Ebpf) -> Result<Attached, ProbeError> {
     let mut place = |index: usize| {
         let program: &mut TracePoint = program(ebpf, BY_RECORD[index])?;
         let failed = |error: &dyn std::error::Error| ProbeError::new(BY_RECORD[index], error);
-        program.load().map_err(|error| failed(&error))?;
         let descriptor = program.fd().map_err(|error| failed(&error))?;
         raw::attach_to_tracepoint(descriptor, events[index].id).map_err(|error| failed(&error))
     };
     let events = vec![place(1)?, place(0)?];
     let at = |index: usize| (BY_RECORD[index], Label::new(&format!("{CATEGORY}:{}", names[index])));
     Ok(Attached { places: vec![at(0), at(1)], events })
+}
+
+/// The tracepoints that [`BY_RECORD`] go to, with their names.
+pub(super) fn tracepoints() -> Result<([&'static str; 2], [Event; 2]), ProbeError> {
+    let tracefs = Tracefs::open().map_err(|error| ProbeError::new("tracefs", &error))?;
+    let find = |names: &[&'static str; 2]| {
+        let [started, done] = names.map(|name| tracefs.event(CATEGORY, name));
+        Some((*names, [started?, done?]))
+    };
+    TRACEPOINTS.iter().find_map(find).ok_or_else(|| {
+        ProbeError("this kernel has no tracepoints for requests to block devices, or tracefs cannot be read".into())
+    })
 }
 
 fn started_layout(event: &Event) -> Option<BlockLayout> {

@@ -5,6 +5,7 @@
 mod block;
 pub(crate) mod cgroup;
 mod device;
+pub mod every;
 mod mount;
 mod object;
 pub(crate) mod on_cgroup;
@@ -52,7 +53,7 @@ const EXIT_PROGRAM: (&str, &str) = ("process_exit", "sched_process_exit");
 /// Why something could not be put in place. One line, for the user to see.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
-pub(crate) struct ProbeError(String);
+pub struct ProbeError(String);
 
 impl ProbeError {
     fn new(what: &str, error: &dyn Error) -> Self {
@@ -198,15 +199,8 @@ impl Probes {
 
     /// Loads the maps and what all groups need.
     fn load(&mut self) -> Result<Ring, ProbeError> {
-        let mut loader = EbpfLoader::new();
-        loader.verifier_log_level(VerifierLogLevel::STATS).allow_unsupported_maps();
-        // Where it is not known, sockets are looked for in the processes that hold them.
         let places = Places::read();
-        let socket_owned_at = places.socket_owned_at.unwrap_or(0);
-        loader.override_global(SOCKET_OWNED_AT, &socket_owned_at, true);
-        let task_tgid_at = places.task_tgid_at.unwrap_or(0);
-        loader.override_global(TASK_TGID_AT, &task_tgid_at, true);
-        let mut ebpf = loader.load(object::BYTES).map_err(|error| ProbeError::new("loading the object", &error))?;
+        let mut ebpf = create_maps(&places)?;
         let ring = Ring { fd: ring_fd(&ebpf, "EVENTS")?, bytes: EVENTS_RING_BYTES, bell: ring_fd(&ebpf, "BELL")? };
         let mut targets: HashMap<_, u64, u8> = typed(&mut ebpf, "TARGETS")?;
         let builtin = hbpf_core::dialect::target_patterns().iter().map(|pattern| target::hash(pattern.as_bytes()));
@@ -417,6 +411,18 @@ impl Probes {
             list.extend(programs.map(|(name, place)| present(group, name, Label::new(place), None, &loaded.ebpf)));
         }
     }
+}
+
+/// Creates the maps, and makes the programs ready to be loaded.
+fn create_maps(places: &Places) -> Result<Ebpf, ProbeError> {
+    let mut loader = EbpfLoader::new();
+    loader.verifier_log_level(VerifierLogLevel::STATS).allow_unsupported_maps();
+    // Where it is not known, sockets are looked for in the processes that hold them.
+    let socket_owned_at = places.socket_owned_at.unwrap_or(0);
+    loader.override_global(SOCKET_OWNED_AT, &socket_owned_at, true);
+    let task_tgid_at = places.task_tgid_at.unwrap_or(0);
+    loader.override_global(TASK_TGID_AT, &task_tgid_at, true);
+    loader.load(object::BYTES).map_err(|error| ProbeError::new("loading the object", &error))
 }
 
 /// The programs of a group, but for those on TLS libraries.

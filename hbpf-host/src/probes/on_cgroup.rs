@@ -54,7 +54,7 @@ pub(super) fn attach(ebpf: &mut Ebpf, programs: &[&'static str]) -> Result<Label
     Ok(root.place)
 }
 
-fn load(program: &mut Program) -> Result<(), ProgramError> {
+pub(super) fn load(program: &mut Program) -> Result<(), ProgramError> {
     match program {
         Program::CgroupSkb(program) => program.load(),
         Program::CgroupSock(program) => program.load(),
@@ -65,7 +65,7 @@ fn load(program: &mut Program) -> Result<(), ProgramError> {
     }
 }
 
-fn attach_one(program: &mut Program, name: &str, root: &OwnedFd) -> Result<(), ProgramError> {
+pub(super) fn attach_one(program: &mut Program, name: &str, root: &OwnedFd) -> Result<(), ProgramError> {
     // The kernel treats every link as one that allows others beside it.
     let mode = CgroupAttachMode::Single;
     match program {
