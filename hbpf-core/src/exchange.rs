@@ -58,6 +58,10 @@ pub enum Dialect {
     OpenaiCompletions,
     /// OpenAI embeddings.
     OpenaiEmbeddings,
+    /// OpenAI Responses, over HTTP or WebSocket.
+    OpenaiResponses,
+    /// OpenAI Realtime, over WebSocket.
+    OpenaiRealtime,
     /// Anthropic Messages.
     AnthropicMessages,
     /// Ollama's own chat, generate and embed.

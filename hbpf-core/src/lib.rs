@@ -28,3 +28,4 @@ pub mod reassembly;
 pub mod snapshot;
 pub mod time;
 pub mod timings;
+pub mod websocket;

@@ -1,0 +1,374 @@
+//! A connection that has become a WebSocket over which models are called: each answer is an exchange.
+//!
+//! A client asks with one message, and the server answers with several, which say of which answer they are. Where a client's
+//! message was not seen, or none was needed (a server that hears somebody stop speaking), the exchange begins with the answer.
+
+use std::hash::{DefaultHasher, Hasher};
+
+use crate::body::Coding;
+use crate::dialect::{Asked, Said, Session, Subject};
+use crate::exchange::{Dialect, Protocol};
+use crate::http1::{ResponseHead, Side};
+use crate::label::Label;
+use crate::time::Nanos;
+use crate::websocket::{SocketSink, WebSocket};
+
+use super::messages::{Opening, Sink, Template};
+use super::tracked::Outcome;
+
+/// Calls of one connection that are under way at a time. Servers let a connection have one, or one in each of a few
+/// conversations; who asks for more and gets no answers is not served by remembering it.
+const MAX_CALLS: usize = 64;
+
+/// What is known of such a connection.
+pub(super) struct Socket {
+    frames: WebSocket,
+    session: Session,
+    calls: Calls,
+}
+
+struct Calls {
+    template: Template,
+    /// Those under way, in the order in which they were asked for.
+    under_way: Vec<Call>,
+    next_number: u64,
+    /// The answer that has ended last: some servers say so twice.
+    ended: Option<u64>,
+    client: Message,
+    server: Message,
+}
+
+/// A message under way, of either side.
+#[derive(Clone, Copy, Default)]
+struct Message {
+    started: Nanos,
+    mark: u64,
+    is_broken: bool,
+}
+
+/// Whose exchange it is by the numbers that messages name.
+struct Call {
+    number: u64,
+    /// The answer, once it has begun.
+    response: Option<u64>,
+    stream: Option<u64>,
+    /// The client's message.
+    message: Option<u64>,
+    /// Messages of the server were missed since: its end may have been among them.
+    may_have_ended: bool,
+}
+
+impl Socket {
+    /// From where the server has agreed with this head.
+    pub(super) fn new(template: Template, head: &ResponseHead<'_>) -> Self {
+        Self {
+            frames: WebSocket::new(head.websocket_extensions()),
+            session: Session::new(template.recognised.dialect),
+            calls: Calls {
+                template,
+                under_way: Vec::new(),
+                next_number: 0,
+                ended: None,
+                client: Message::default(),
+                server: Message::default(),
+            },
+        }
+    }
+
+    /// Memory that it holds, in bytes.
+    pub(super) fn memory(&self) -> usize {
+        let calls = self.calls.under_way.capacity() * size_of::<Call>();
+        size_of::<Self>() + self.frames.memory() + self.session.memory() + calls
+    }
+
+    /// Lets go of what it holds, as if that had not been seen.
+    pub(super) fn shed(&mut self, sink: &mut Sink<'_>) {
+        self.session.shed();
+        let Self { frames, session, calls } = self;
+        frames.shed(&mut Reader { session, calls, sink });
+    }
+
+    /// The next bytes of one side, behind `gap` others and before `left_out` that were not seen.
+    pub(super) fn push(&mut self, side: Side, when: Nanos, gap: u64, bytes: &[u8], left_out: u64, sink: &mut Sink<'_>) {
+        let Self { frames, session, calls } = self;
+        let mut reader = Reader { session, calls, sink };
+        frames.gap(side, when, gap, &mut reader);
+        frames.push(side, when, bytes, &mut reader);
+        frames.gap(side, when, left_out, &mut reader);
+    }
+}
+
+/// What the frames report to.
+struct Reader<'a, 'b> {
+    session: &'a mut Session,
+    calls: &'a mut Calls,
+    sink: &'a mut Sink<'b>,
+}
+
+impl SocketSink for Reader<'_, '_> {
+    fn message_begins(&mut self, side: Side, started: Nanos, mark: u64) {
+        *self.calls.message(side) = Message { started, mark, is_broken: false };
+        self.forget_message(side);
+    }
+
+    fn message_bytes(&mut self, side: Side, bytes: &[u8]) {
+        match side {
+            Side::Request => self.session.client_bytes(bytes),
+            Side::Response => self.session.server_bytes(bytes),
+        }
+    }
+
+    fn message_broken(&mut self, side: Side, len: u64, is_news: bool) {
+        self.calls.message(side).is_broken = true;
+        self.forget_message(side);
+        self.miss(side, len, is_news);
+    }
+
+    fn message_ends(&mut self, side: Side, when: Nanos, len: u64) {
+        let Message { started, mark, is_broken } = *self.calls.message(side);
+        if is_broken {
+            return;
+        }
+        let mut answers = Answers { calls: self.calls, sink: self.sink, when };
+        match side {
+            Side::Request => {
+                if let Some(asked) = self.session.client_ends() {
+                    answers.ask(&asked, started, mark, len);
+                }
+            }
+            Side::Response => {
+                if let Some(said) = self.session.server_ends() {
+                    answers.say(&said, len);
+                }
+            }
+        }
+    }
+
+    fn lost(&mut self, side: Side, len: u64) {
+        self.forget_message(side);
+        self.miss(side, len, true);
+    }
+
+    fn closed(&mut self, side: Side, when: Nanos) {
+        let outcome = match side {
+            Side::Request => Outcome::ClientLeft("client_cancelled"),
+            Side::Response => Outcome::ServerLeft("connection_closed"),
+        };
+        let Sink { key, messages, shared, observer, .. } = &mut *self.sink;
+        messages.end_active(*key, when, outcome, shared, *observer);
+        self.calls.under_way = Vec::new();
+    }
+
+    fn desync(&mut self, side: Side) {
+        self.sink.shared.counters.desyncs += 1;
+        self.forget_message(side);
+        // What is not understood is not seen: one byte at the least, more cannot be told.
+        self.miss(side, 1, false);
+    }
+}
+
+impl Reader<'_, '_> {
+    fn forget_message(&mut self, side: Side) {
+        match side {
+            Side::Request => self.session.client_aborts(),
+            Side::Response => self.session.server_begins(),
+        }
+    }
+
+    /// So many bytes of a side are not known. Of which call they are is not, either, where there are several.
+    fn miss(&mut self, side: Side, len: u64, is_news: bool) {
+        self.sink.shared.counters.parse_gaps += u64::from(is_news);
+        if side == Side::Request {
+            return;
+        }
+        for call in &mut self.calls.under_way {
+            call.may_have_ended = true;
+            if let Some(tracked) = self.sink.messages.find(call.number) {
+                tracked.message_missed(len);
+            }
+        }
+    }
+}
+
+impl Calls {
+    fn message(&mut self, side: Side) -> &mut Message {
+        match side {
+            Side::Request => &mut self.client,
+            Side::Response => &mut self.server,
+        }
+    }
+
+    fn is_realtime(&self) -> bool {
+        self.template.recognised.dialect == Dialect::OpenaiRealtime
+    }
+
+    /// The oldest call of that conversation whose answer has not begun, or has.
+    fn first(&self, stream: Option<u64>, has_begun: bool) -> Option<usize> {
+        self.under_way.iter().position(|call| call.stream == stream && call.response.is_some() == has_begun)
+    }
+
+    /// The call whose answer that is.
+    fn of_response(&self, response: u64) -> Option<usize> {
+        self.under_way.iter().position(|call| call.response == Some(response))
+    }
+
+    /// A hash of what tells a call from all others, the same at both ends.
+    fn fingerprint(&self, of_answer: bool, mark: u64) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        hasher.write_u64(self.template.fingerprint);
+        hasher.write_u8(of_answer.into());
+        hasher.write_u64(mark);
+        hasher.finish()
+    }
+}
+
+/// Acts on what whole messages say, of which the last byte came at `when`.
+struct Answers<'a, 'b> {
+    calls: &'a mut Calls,
+    sink: &'a mut Sink<'b>,
+    when: Nanos,
+}
+
+impl Answers<'_, '_> {
+    /// The client asks for an answer.
+    fn ask(&mut self, asked: &Asked, started: Nanos, mark: u64, len: u64) {
+        self.forget_ended();
+        self.give_up_missed(asked.stream);
+        let fingerprint = self.calls.fingerprint(false, mark);
+        let number = self.open(fingerprint, started, asked.stream);
+        if let Some(call) = self.calls.under_way.last_mut() {
+            call.message = asked.message;
+        }
+        let model = asked.model.as_ref().or(self.calls.template.recognised.model.as_ref());
+        if let Some(tracked) = self.sink.messages.find(number) {
+            tracked.asked(self.when, model, len, self.sink.observer);
+        }
+    }
+
+    /// The server says something.
+    fn say(&mut self, said: &Said<'_>, len: u64) {
+        self.forget_ended();
+        if self.calls.is_realtime() && said.response().is_none() && said.model().is_some() {
+            // What the session is about.
+            self.calls.template.recognised.model = said.model().cloned();
+            return;
+        }
+        let subject = said.subject();
+        let found = match subject {
+            Subject::Begins => Some(self.begun(said)),
+            Subject::GoesOn => self.going_on(said),
+            Subject::Ends => self.ending(said),
+            Subject::Error => self.failing(said),
+        };
+        let Some(index) = found else { return };
+        let call = &mut self.calls.under_way[index];
+        let number = call.number;
+        call.response = call.response.or(said.response());
+        if let Some(tracked) = self.sink.messages.find(number) {
+            tracked.said(self.when, said, len, self.sink.observer);
+        }
+        if matches!(subject, Subject::Ends | Subject::Error) {
+            self.calls.ended = self.calls.under_way.remove(index).response;
+            self.sink.end(number, self.when, Outcome::Complete);
+        }
+    }
+
+    /// The call whose answer begins: one that was asked for, or a new one.
+    fn begun(&mut self, said: &Said<'_>) -> usize {
+        if let Some(index) = said.response().and_then(|response| self.calls.of_response(response)) {
+            return index;
+        }
+        self.give_up_missed_answers(said.stream());
+        self.calls.first(said.stream(), false).unwrap_or_else(|| self.open_unasked(said))
+    }
+
+    fn going_on(&self, said: &Said<'_>) -> Option<usize> {
+        match said.response() {
+            Some(response) => self.calls.of_response(response),
+            None => self.calls.first(said.stream(), true).or_else(|| self.calls.first(said.stream(), false)),
+        }
+    }
+
+    /// The call whose answer ends. Whose beginning was not seen has still cost what it has.
+    fn ending(&mut self, said: &Said<'_>) -> Option<usize> {
+        let response = said.response();
+        let known = match response {
+            Some(response) => self.calls.of_response(response).or_else(|| self.calls.first(said.stream(), false)),
+            None => self.going_on(said),
+        };
+        let is_new = response.is_some() && response != self.calls.ended;
+        known.or_else(|| is_new.then(|| self.open_unasked(said)))
+    }
+
+    /// The call that an error ends. Realtime has errors that end none: they are about some other message.
+    fn failing(&self, said: &Said<'_>) -> Option<usize> {
+        let is_it =
+            |call: &Call| call.response.is_none() && call.stream == said.stream() && call.message == said.cause();
+        let refused = self.calls.under_way.iter().position(is_it);
+        if self.calls.is_realtime() { refused } else { refused.or_else(|| self.going_on(said)) }
+    }
+
+    /// Begins a call whose request was not seen, if there was one: the time to its first output is not known.
+    fn open_unasked(&mut self, said: &Said<'_>) -> usize {
+        let fingerprint = self.calls.fingerprint(true, said.response().unwrap_or_default());
+        let number = self.open(fingerprint, self.calls.server.started, said.stream());
+        let model: Option<&Label> = self.calls.template.recognised.model.as_ref();
+        if let Some(tracked) = self.sink.messages.find(number) {
+            tracked.begun_unasked(self.when, model, self.sink.observer);
+        }
+        self.calls.under_way.len() - 1
+    }
+
+    /// Begins a call, as the last of those under way; gives its number.
+    fn open(&mut self, fingerprint: u64, started: Nanos, stream: Option<u64>) -> u64 {
+        if self.calls.under_way.len() >= MAX_CALLS {
+            self.give_up(0);
+        }
+        let number = self.calls.next_number;
+        self.calls.next_number += 1;
+        let opening = Opening {
+            number,
+            started,
+            when: self.when,
+            fingerprint,
+            protocol: Protocol::Websocket,
+            coding: Coding::Identity,
+            bytes_seen: 0,
+        };
+        self.sink.begin(&self.calls.template, opening);
+        self.calls.under_way.push(Call { number, response: None, stream, message: None, may_have_ended: false });
+        number
+    }
+
+    /// Of calls that the engine has ended by itself nothing is expected.
+    fn forget_ended(&mut self) {
+        self.calls.under_way.retain(|call| self.sink.messages.find(call.number).is_some());
+    }
+
+    /// A client that asks again has its answer, where the end of that may have been missed.
+    fn give_up_missed(&mut self, stream: Option<u64>) {
+        while let Some(index) =
+            self.calls.under_way.iter().position(|call| call.stream == stream && call.may_have_ended)
+        {
+            self.give_up(index);
+        }
+    }
+
+    /// Likewise a server that begins another one.
+    fn give_up_missed_answers(&mut self, stream: Option<u64>) {
+        let is_over = |call: &Call| call.stream == stream && call.may_have_ended && call.response.is_some();
+        while let Some(index) = self.calls.under_way.iter().position(is_over) {
+            self.give_up(index);
+        }
+    }
+
+    /// The end of a call was not seen.
+    fn give_up(&mut self, index: usize) {
+        let call = self.calls.under_way.remove(index);
+        if let Some(tracked) = self.sink.messages.find(call.number) {
+            // One byte at the least, more cannot be told.
+            tracked.exchange.bytes_missed = tracked.exchange.bytes_missed.max(1);
+        }
+        self.sink.end(call.number, self.when, Outcome::OutOfSight(self.when));
+    }
+}
