@@ -40,8 +40,13 @@ const COMPRESSED: u8 = 1 << 1;
 const THIN: u8 = 1 << 2;
 /// The ring had no room for something of the message under way or its answer.
 pub const LOST: u8 = 1 << 3;
-/// The connection is HTTP/2: what is decided is decided of all its requests.
-const HTTP2: u8 = 1 << 4;
+/// The connection is not, or no longer, made up of requests and answers in turns: HTTP/2, or what user space says to be a stream.
+/// What is decided is decided of all of it.
+const WHOLE: u8 = 1 << 4;
+/// The request under way is no call, but may ask for a connection over which models are called.
+const MAY_UPGRADE: u8 = 1 << 5;
+/// User space need not hear of the request under way unless a pattern fits.
+const UNHEARD: u8 = 1 << 6;
 
 /// How many bytes of a request line that comes in several segments are remembered. Half the head: see [`State::head`].
 const TCP_HELD_BYTES: u32 = HEAD_BYTES as u32 / 2;
@@ -308,10 +313,15 @@ pub fn decide<S: Source>(source: S, state: &mut S::State, piece: &mut Piece) {
         return;
     }
     let mut first_frame = 0;
-    let may_begin = turned && flow.marks & HTTP2 == 0;
+    let may_begin = turned && flow.marks & WHOLE == 0;
     if may_begin && (flow.request_side == NO_SIDE || flow.request_side == side) {
         match sniff(source, state, piece) {
             Sniffed::Request => begin(state.flow(), piece),
+            Sniffed::Other => {
+                let flow = state.flow();
+                begin(flow, piece);
+                flow.marks |= MAY_UPGRADE;
+            }
             Sniffed::NoCall => {
                 let flow = state.flow();
                 if flow.mode == AWAITING {
@@ -323,9 +333,7 @@ pub fn decide<S: Source>(source: S, state: &mut S::State, piece: &mut Piece) {
                 // User space hears of a message that follows a call, or what may be one: that is over.
                 let is_news = matches!(flow.mode, AWAITING | CAPTURE);
                 begin(flow, piece);
-                if !is_news {
-                    ignore(flow);
-                }
+                flow.marks |= if is_news { MAY_UPGRADE } else { MAY_UPGRADE | UNHEARD };
             }
             Sniffed::TlsHello => begin_tls(state.flow(), piece),
             Sniffed::Http2 => {
@@ -337,14 +345,14 @@ pub fn decide<S: Source>(source: S, state: &mut S::State, piece: &mut Piece) {
         }
     }
     piece.forget();
-    if state.flow().marks & HTTP2 != 0 {
-        return decide_http2(source, state, piece, forgotten(first_frame, piece.offset));
+    if state.flow().marks & WHOLE != 0 {
+        return decide_whole(source, state, piece, forgotten(first_frame, piece.offset));
     }
     let mode = state.flow().mode;
     match mode {
         BEGINNING => read_request_line(source, state, piece),
         AWAITING => obey_verdict(state.flow()),
-        CAPTURE if is_long_answer(state.flow(), piece) => obey_verdict(state.flow()),
+        CAPTURE if is_worth_asking(state.flow(), piece) => obey_verdict(state.flow()),
         _ => {}
     }
     let (mode, is_request) = (state.flow().mode, state.flow().request_side == side);
@@ -366,6 +374,8 @@ enum Sniffed {
     Nothing,
     /// A request that may be a model call.
     Request,
+    /// A request that is none, and goes on, or another begins behind it.
+    Other,
     /// A request that is none, and nothing behind it.
     NoCall,
     TlsHello,
@@ -393,8 +403,13 @@ fn sniff<S: Source>(source: S, state: &mut S::State, piece: &Piece) -> Sniffed {
     } else if http2::is_headers(word, len) {
         Sniffed::OlderHttp2
     } else if target::is_request(word, len) {
-        let is_alone = !target::may_be_call(word, len) && ends_head(source, state, piece);
-        if is_alone { Sniffed::NoCall } else { Sniffed::Request }
+        if target::may_be_call(word, len) {
+            Sniffed::Request
+        } else if ends_head(source, state, piece) {
+            Sniffed::NoCall
+        } else {
+            Sniffed::Other
+        }
     } else {
         Sniffed::Nothing
     }
@@ -428,22 +443,22 @@ fn begin_http2(flow: &mut Flow, piece: &mut Piece) {
     // A call over HTTP/1 may have asked for this, and its answer is still to come.
     let is_captured = flow.mode == CAPTURE && flow.request_side == side(piece);
     begin(flow, piece);
-    flow.marks |= HTTP2;
+    flow.marks |= WHOLE;
     flow.mode = if is_captured { CAPTURE } else { AWAITING };
     piece.flags |= flags::BEGIN;
 }
 
 /// A piece of an HTTP/2 connection, whose frames begin there, if it is the first. Once one of its requests is a model call
 /// everything is copied, for requests and answers are interleaved. Before that, the beginning of each request is, with what
-/// the server says meanwhile.
+/// the server says meanwhile. Of a connection that has been upgraded to a stream everything is copied, too.
 #[inline(never)]
-fn decide_http2<S: Source>(source: S, state: &mut S::State, piece: &mut Piece, first_frame: u32) {
+fn decide_whole<S: Source>(source: S, state: &mut S::State, piece: &mut Piece, first_frame: u32) {
     if state.flow().mode == AWAITING {
         obey_verdict(state.flow());
         if state.flow().mode == IGNORE {
             // User space says that it is something else, or goes the other way.
             let flow = state.flow();
-            flow.marks &= !HTTP2;
+            flow.marks &= !WHOLE;
             flow.mode = IDLE;
             flow.request_side = NO_SIDE;
             return;
@@ -515,6 +530,10 @@ fn read_request_line<S: Source>(source: S, state: &mut S::State, piece: &mut Pie
         flow.held = len;
         return;
     }
+    if found != Found::Match && flow.marks & UNHEARD != 0 {
+        ignore(flow);
+        return;
+    }
     flow.mode = if found == Found::Match { CAPTURE } else { AWAITING };
     if !S::TCP {
         flow.request_seen = held;
@@ -545,10 +564,11 @@ fn append_to_head<S: Source>(source: S, state: &mut S::State, piece: &Piece, hel
     0
 }
 
-/// Whether the piece is worth asking whether its answer is needed whole.
+/// Whether the piece is worth asking whether its answer is needed whole, or what has become of the connection.
 #[inline(always)]
-fn is_long_answer(flow: &Flow, piece: &Piece) -> bool {
-    flow.request_side != side(piece) && piece.len > UNASKED_ANSWER_BYTES && flow.marks & THIN == 0
+fn is_worth_asking(flow: &Flow, piece: &Piece) -> bool {
+    let is_long_answer = flow.request_side != side(piece) && piece.len > UNASKED_ANSWER_BYTES;
+    flow.marks & MAY_UPGRADE != 0 || is_long_answer && flow.marks & THIN == 0
 }
 
 /// The message under way is no model call.
@@ -574,6 +594,10 @@ fn obey_verdict(flow: &mut Flow) {
             flow.marks |= THIN;
         }
         action::OPAQUE => flow.mode = OPAQUE,
+        action::STREAM => {
+            flow.mode = CAPTURE;
+            flow.marks |= WHOLE;
+        }
         _ => {}
     }
 }
@@ -604,6 +628,9 @@ fn take_request<S: Source>(source: S, state: &mut S::State, piece: &mut Piece) {
     flow.request_seen = seen.saturating_add(piece.len);
     let (budget, most) = if flow.marks & COMPRESSED != 0 {
         (COMPRESSED_REQUEST_BYTES, S::MOST_RECORDS * LARGEST)
+    } else if flow.marks & MAY_UPGRADE != 0 {
+        // What comes behind the head are messages of their own, before user space has said that they are.
+        (u32::MAX, MOST_BYTES)
     } else {
         (REQUEST_HEAD_BYTES, MOST_BYTES)
     };
