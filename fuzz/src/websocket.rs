@@ -107,7 +107,7 @@ fn pieces_mean_the_same(mut input: Input<'_>, extensions: Extensions) {
     }
 }
 
-fn read<'a>(extensions: Extensions, side: Side, pieces: &mut dyn Iterator<Item = &'a [u8]>) -> Vec<Said> {
+fn read(extensions: Extensions, side: Side, pieces: &mut dyn Iterator<Item = &[u8]>) -> Vec<Said> {
     let (mut socket, mut log) = (WebSocket::new(extensions), Log::default());
     for piece in pieces {
         socket.push(side, Nanos(1), piece, &mut log);

@@ -106,6 +106,8 @@ pub(super) fn event_kind(name: &[u8]) -> EventKind {
         b"response.failed" => EventKind::Failed,
         b"error" => EventKind::Error,
         _ if name.starts_with(b"response.reasoning") && name.ends_with(b".delta") => EventKind::Reasoning,
+        // What a program has written that the model had run.
+        b"response.shell_call_output_content.delta" => EventKind::Other,
         // Of transcripts of what a user says, the name begins otherwise.
         _ if name.starts_with(b"response.") && name.ends_with(b".delta") => EventKind::Output,
         _ => EventKind::Other,

@@ -300,12 +300,14 @@ impl Answers<'_, '_> {
         known.or_else(|| is_new.then(|| self.open_unasked(said)))
     }
 
-    /// The call that an error ends. Realtime has errors that end none: they are about some other message.
+    /// The call that an error ends. Realtime has errors that end none: they are about some other message, which they name. In
+    /// Responses a conversation's requests are served one after the other.
     fn failing(&self, said: &Said<'_>) -> Option<usize> {
-        let is_it =
-            |call: &Call| call.response.is_none() && call.stream == said.stream() && call.message == said.cause();
-        let refused = self.calls.under_way.iter().position(is_it);
-        if self.calls.is_realtime() { refused } else { refused.or_else(|| self.going_on(said)) }
+        if !self.calls.is_realtime() {
+            return self.going_on(said);
+        }
+        let is_it = |call: &Call| call.response.is_none() && call.message == said.cause();
+        self.calls.under_way.iter().position(is_it)
     }
 
     /// Begins a call whose request was not seen, if there was one: the time to its first output is not known.

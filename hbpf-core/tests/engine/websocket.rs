@@ -322,6 +322,25 @@ fn conversations_side_by_side() {
 }
 
 #[test]
+fn questions_that_wait_for_their_turn() {
+    let mut ws = Ws::opened(RESPONSES);
+    ws.say(&create("m-1"));
+    ws.say(&create("m-2"));
+    ws.say(&create("m-3"));
+    ws.answers("r-1", 2);
+    ws.answer(&created("r-2"));
+    ws.answer(&delta());
+    ws.answer(r#"{"type":"error","error":{"type":"server_error"}}"#);
+    ws.answers("r-3", 1);
+    // One that comes of what was said meanwhile.
+    ws.answers("r-4", 3);
+    let seen = rows(&ws);
+    assert_eq!((&seen[0], &seen[2]), (&row("m-1", 2), &row("m-3", 1)));
+    assert_eq!((seen[1].0.as_deref(), seen[1].2, seen[1].4), (Some("m-2"), 1, Phase::Failed));
+    assert_eq!((seen[3].0.as_deref(), seen[3].1, seen.len()), (None, Some(3), 4));
+}
+
+#[test]
 fn a_session_that_answers_by_itself() {
     let mut ws = Ws::opened("/v1/realtime?key=x&model=gpt-realtime");
     ws.answer(
