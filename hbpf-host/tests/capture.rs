@@ -244,20 +244,12 @@ fn a_connection_that_is_upgraded_is_copied_whole_in_both_directions() {
         kernel.verdict(&records[0].header, action::STREAM);
     }
     // Bytes that look like requests, behind masks that are random, are none.
-    for turn in 0..3 {
-        for way in 0..2 {
-            let bytes = match turn {
-                0 => [b"GET / HTTP/1.1\r\n\r\n"[..].into(), message.clone()].concat(),
-                1 => b"G".to_vec(),
-                _ => vec![0, 0, 9, 1, 4, 0, 0, 0, 1, 2, 3],
-            };
-            if way == 0 {
-                transfer(&mut client, &mut server, &bytes)
-            } else {
-                transfer(&mut server, &mut client, &bytes)
-            }
-            said[way].extend_from_slice(&bytes);
-        }
+    let like_requests: [&[u8]; 3] =
+        [&[b"GET / HTTP/1.1\r\n\r\n", &message[..]].concat(), b"G", &[0, 0, 9, 1, 4, 0, 0, 0, 1, 2, 3]];
+    for bytes in like_requests {
+        transfer(&mut client, &mut server, bytes);
+        transfer(&mut server, &mut client, bytes);
+        said.iter_mut().for_each(|said| said.extend_from_slice(bytes));
     }
     records.extend(kernel.records_of_port(port));
     for records in kernel::handles(&records) {
