@@ -155,6 +155,8 @@ impl SocketSink for Reader<'_, '_> {
             Side::Response => Outcome::ServerLeft("connection_closed"),
         };
         let Sink { key, messages, shared, observer, .. } = &mut *self.sink;
+        // A client that has asked again had its answers to what it asked before.
+        messages.mark_missed(1, shared);
         messages.end_active(*key, when, outcome, shared, *observer);
         self.calls.under_way = Vec::new();
     }
@@ -282,22 +284,26 @@ impl Answers<'_, '_> {
         self.calls.first(said.stream(), false).unwrap_or_else(|| self.open_unasked(said))
     }
 
+    /// The call that a message is about that need not say so. It may be the next one's where the end of one was missed.
     fn going_on(&self, said: &Said<'_>) -> Option<usize> {
-        match said.response() {
-            Some(response) => self.calls.of_response(response),
-            None => self.calls.first(said.stream(), true).or_else(|| self.calls.first(said.stream(), false)),
+        if let Some(response) = said.response() {
+            return self.calls.of_response(response);
         }
+        let (begun, waiting) = (self.calls.first(said.stream(), true), self.calls.first(said.stream(), false));
+        let is_unclear = begun.is_some_and(|index| self.calls.under_way[index].may_have_ended) && waiting.is_some();
+        begun.or(waiting).filter(|_| !is_unclear)
     }
 
     /// The call whose answer ends. Whose beginning was not seen has still cost what it has.
     fn ending(&mut self, said: &Said<'_>) -> Option<usize> {
-        let response = said.response();
-        let known = match response {
-            Some(response) => self.calls.of_response(response).or_else(|| self.calls.first(said.stream(), false)),
-            None => self.going_on(said),
-        };
-        let is_new = response.is_some() && response != self.calls.ended;
-        known.or_else(|| is_new.then(|| self.open_unasked(said)))
+        let Some(response) = said.response() else { return self.going_on(said) };
+        if let Some(index) = self.calls.of_response(response) {
+            return Some(index);
+        }
+        if self.calls.ended == Some(response) {
+            return None;
+        }
+        Some(self.begun(said))
     }
 
     /// The call that an error ends. Realtime has errors that end none: they are about some other message, which they name. In

@@ -5,6 +5,7 @@ use hbpf_core::chunk::{Action, Capture, Close, Direction};
 use hbpf_core::engine::Engine;
 use hbpf_core::exchange::{Api, Dialect, Exchange, Phase, Protocol};
 use hbpf_core::time::Nanos;
+use proptest::prelude::*;
 
 use crate::wire::{CANARY, Log, MS, Wire};
 
@@ -529,4 +530,108 @@ fn it_outlasts_silence_and_gives_way_to_others() {
         assert!(ws.engine.memory() <= 64 * 1024, "{}", ws.engine.memory());
     }
     assert!(ws.engine.counters().over_budget > 0);
+}
+
+/// Connections as PyPI's `websockets` has them on both sides, handshake and all.
+const CAPTURED: &str = include_str!("websockets.hex");
+
+/// The first piece is the request; of the pieces, the one at `index` comes in two.
+fn replay(pieces: &[(Direction, Vec<u8>)], index: usize, cut: usize) -> Ws {
+    let (wire, engine, log) = (Wire::tls(7, Direction::Sent), Engine::new(), Log::default());
+    let mut ws = Ws { wire, engine, log, deflate: None };
+    for (number, (direction, bytes)) in pieces.iter().enumerate() {
+        let (one, other) = bytes.split_at(if number == index { cut } else { 0 });
+        for (part, begins) in [(one, number == 0), (other, number == 0 && one.is_empty())] {
+            if !part.is_empty() {
+                ws.wire.send(&mut ws.engine, &mut ws.log, *direction, part, begins);
+            }
+        }
+    }
+    ws
+}
+
+/// What each is called, and its pieces.
+fn sessions() -> Vec<(&'static str, Vec<(Direction, Vec<u8>)>)> {
+    let byte = |digits: &[u8]| u8::from_str_radix(std::str::from_utf8(digits).unwrap(), 16).unwrap();
+    let piece = |line: &str| {
+        let (who, digits) = line.split_once(' ').unwrap();
+        let direction = if who == "C" { Direction::Sent } else { Direction::Received };
+        (direction, digits.as_bytes().chunks(2).map(byte).collect::<Vec<u8>>())
+    };
+    let sections = CAPTURED.split("# ").filter(|section| section.contains("\nC "));
+    let sections = sections.map(|section| section.split_once('\n').unwrap());
+    sections.map(|(name, lines)| (name, lines.lines().map(piece).collect())).collect()
+}
+
+#[test]
+fn connections_of_a_real_library_cut_at_every_point() {
+    assert_eq!(sessions().len(), 3);
+    for (name, pieces) in sessions() {
+        for (index, (_, bytes)) in pieces.iter().enumerate() {
+            for cut in 0..bytes.len() {
+                let ws = replay(&pieces, index, cut);
+                let place = format!("{name}: piece {index} cut at {cut}");
+                assert_eq!(rows(&ws), [row("m-1", 1), row("m-2", 2), row("m-3", 3)], "{place}");
+                let usage = ws.ended()[2].usage;
+                assert_eq!((usage.input, usage.cached_input, usage.reasoning), (Some(30), Some(3), Some(0)), "{place}");
+                let counters = ws.engine.counters();
+                assert_eq!((counters.parse_gaps, counters.desyncs), (0, 0), "{place}");
+                assert_eq!(ws.log.actions(), [Action::Stream], "{place}");
+                if cut == 0 {
+                    assert!(!format!("{:?}", ws.log.events).contains("CANARY"), "{place}");
+                    assert_eq!(ws.engine.in_flight().count(), 0);
+                }
+            }
+        }
+    }
+}
+
+proptest! {
+    /// Bytes of one direction are missing: nothing is told that was not so, and what is not known is said to be.
+    #[test]
+    fn with_a_hole_nothing_is_too_high(session in 0..3_usize, is_client: bool, from in 0.0..1.0, len in 0.0..0.3) {
+        let (_, pieces) = sessions().swap_remove(session);
+        let direction = if is_client { Direction::Sent } else { Direction::Received };
+        let of_direction = pieces.iter().filter(|(of, _)| *of == direction).map(|(_, bytes)| bytes);
+        // Behind the handshake, and before what shows that there is a hole, if that is in time: both end with a close.
+        const CLOSE_BYTES: usize = 8;
+        let (first, total) = (of_direction.clone().next().unwrap().len(), of_direction.map(Vec::len).sum::<usize>() - CLOSE_BYTES);
+        let from = first + ((total - first) as f64 * from) as usize;
+        let to = (from + 1 + (total as f64 * len) as usize).min(total);
+        let (wire, engine, log) = (Wire::tls(7, Direction::Sent), Engine::new(), Log::default());
+        let mut ws = Ws { wire, engine, log, deflate: None };
+        let mut at = 0;
+        for (number, (of, bytes)) in pieces.iter().enumerate() {
+            let mut parts = vec![(0, bytes.len())];
+            if *of == direction {
+                let within = |place: usize| place.clamp(at, at + bytes.len()) - at;
+                parts = vec![(0, within(from)), (within(to), bytes.len())];
+                at += bytes.len();
+            }
+            let mut passed = 0;
+            for (start, end) in parts {
+                ws.wire.offsets[of.index()] += (start - passed) as u64;
+                passed = end;
+                if end > start {
+                    ws.wire.send(&mut ws.engine, &mut ws.log, *of, &bytes[start..end], number == 0 && start == 0);
+                }
+            }
+            ws.wire.offsets[of.index()] += (bytes.len() - passed) as u64;
+        }
+        ws.wire.close(&mut ws.engine, &mut ws.log, Close::Released);
+        prop_assert_eq!((ws.engine.in_flight().count(), ws.engine.counters().desyncs), (0, 0));
+        let ended = ws.ended();
+        prop_assert!(ended.len() >= 2, "{} calls of three", ended.len());
+        let (mut reported, mut seen) = (Vec::new(), 0);
+        for exchange in &ended {
+            reported.extend(exchange.usage.output);
+            seen += exchange.output_events;
+            prop_assert!(exchange.usage.output.is_some() || exchange.bytes_missed > 0, "{:?}", exchange);
+            prop_assert_eq!(exchange.phase, Phase::Done);
+        }
+        prop_assert!(seen <= 6 && reported.windows(2).all(|pair| pair[0] < pair[1]) && reported.iter().all(|output| *output <= 3));
+        if is_client {
+            prop_assert_eq!(reported, [1, 2, 3]);
+        }
+    }
 }
