@@ -219,7 +219,7 @@ pub struct Exchange {
     pub output_missed: OutputMissed,
     /// When the final phase was reached.
     pub ended_at: Option<Nanos>,
-    /// HTTP status of the answer.
+    /// HTTP status of the answer. Answers over WebSocket have none.
     pub status: Option<u16>,
     /// The provider's error type, or `client_cancelled`, `connection_reset` and the like.
     pub error_type: Option<Label>,
