@@ -43,10 +43,19 @@ pub const LOST: u8 = 1 << 3;
 /// The connection is not, or no longer, made up of requests and answers in turns: HTTP/2, or what user space says to be a stream.
 /// What is decided is decided of all of it.
 const WHOLE: u8 = 1 << 4;
-/// The request under way is no call, but may ask for a connection over which models are called.
+/// The request under way may ask for a connection over which models are called.
 const MAY_UPGRADE: u8 = 1 << 5;
 /// User space need not hear of the request under way unless a pattern fits.
 const UNHEARD: u8 = 1 << 6;
+
+/// A bit that [`AWAITING`] and [`CAPTURE`] have, and no other.
+const HEARD: u8 = AWAITING & CAPTURE;
+
+/// A bit that `GET` has not in its first letter, and `POST` has.
+const NOT_IN_GET: u8 = 1 << 4;
+
+const _: () = assert!(MAY_UPGRADE == NOT_IN_GET << 1 && Found::Match as u8 == 2 && (Found::None as u8) < 2);
+const _: () = assert!(THIN == 1 << (action::THIN_RESPONSE - 1) && WHOLE == 1 << (action::STREAM - 1));
 
 /// How many bytes of a request line that comes in several segments are remembered. Half the head: see [`State::head`].
 const TCP_HELD_BYTES: u32 = HEAD_BYTES as u32 / 2;
@@ -64,6 +73,9 @@ const LARGEST: u32 = LARGEST_RECORD as u32;
 
 /// Answer pieces up to this size are copied without asking for a verdict: events of a stream are smaller.
 const UNASKED_ANSWER_BYTES: u32 = 2048;
+
+/// No piece of a request is asked about for its length: none is longer.
+const UNASKED_REQUEST_BYTES: u32 = 1 << 26;
 
 /// What is remembered of a flow. All zeros is a flow of which nothing has been seen.
 #[repr(C)]
@@ -315,25 +327,25 @@ pub fn decide<S: Source>(source: S, state: &mut S::State, piece: &mut Piece) {
     let mut first_frame = 0;
     let may_begin = turned && flow.marks & WHOLE == 0;
     if may_begin && (flow.request_side == NO_SIDE || flow.request_side == side) {
-        match sniff(source, state, piece) {
-            Sniffed::Request => begin(state.flow(), piece),
-            Sniffed::Other => {
-                let flow = state.flow();
-                begin(flow, piece);
-                flow.marks |= MAY_UPGRADE;
+        let sniffed = sniff(source, state, piece);
+        let mut unheard = 0;
+        if let Sniffed::NoCall = sniffed {
+            let flow = state.flow();
+            if flow.mode == AWAITING {
+                obey_verdict(flow);
             }
-            Sniffed::NoCall => {
+            if flow.mode == OPAQUE {
+                return;
+            }
+            // User space hears of a message that follows a call, or what may be one: that is over.
+            unheard = (!flow.mode & HEARD) * (UNHEARD / HEARD);
+            emit::count(counter::MESSAGES_IGNORED, (unheard / UNHEARD).into());
+        }
+        match sniffed {
+            Sniffed::Request | Sniffed::NoCall => {
                 let flow = state.flow();
-                if flow.mode == AWAITING {
-                    obey_verdict(flow);
-                }
-                if flow.mode == OPAQUE {
-                    return;
-                }
-                // User space hears of a message that follows a call, or what may be one: that is over.
-                let is_news = matches!(flow.mode, AWAITING | CAPTURE);
                 begin(flow, piece);
-                flow.marks |= if is_news { MAY_UPGRADE } else { MAY_UPGRADE | UNHEARD };
+                flow.marks |= forgotten(unheard.into(), piece.offset) as u8;
             }
             Sniffed::TlsHello => begin_tls(state.flow(), piece),
             Sniffed::Http2 => {
@@ -374,8 +386,6 @@ enum Sniffed {
     Nothing,
     /// A request that may be a model call.
     Request,
-    /// A request that is none, and goes on, or another begins behind it.
-    Other,
     /// A request that is none, and nothing behind it.
     NoCall,
     TlsHello,
@@ -403,13 +413,8 @@ fn sniff<S: Source>(source: S, state: &mut S::State, piece: &Piece) -> Sniffed {
     } else if http2::is_headers(word, len) {
         Sniffed::OlderHttp2
     } else if target::is_request(word, len) {
-        if target::may_be_call(word, len) {
-            Sniffed::Request
-        } else if ends_head(source, state, piece) {
-            Sniffed::NoCall
-        } else {
-            Sniffed::Other
-        }
+        let is_alone = !target::may_be_call(word, len) && ends_head(source, state, piece);
+        if is_alone { Sniffed::NoCall } else { Sniffed::Request }
     } else {
         Sniffed::Nothing
     }
@@ -520,6 +525,8 @@ fn read_request_line<S: Source>(source: S, state: &mut S::State, piece: &mut Pie
     // What is known of these numbers here would make the verifier follow the search below once for each way to them.
     let (held, len) = (forgotten(held, piece.offset), forgotten(held + taken, piece.offset));
     let found = target::find(state.head(), len);
+    // SAFETY: the head has a first byte.
+    let method = unsafe { *state.head() };
     let flow = state.flow();
     let room = if S::TCP { TCP_HELD_BYTES } else { HEAD_BYTES as u32 };
     let is_open = found == Found::Incomplete && len < room;
@@ -530,11 +537,11 @@ fn read_request_line<S: Source>(source: S, state: &mut S::State, piece: &mut Pie
         flow.held = len;
         return;
     }
-    if found != Found::Match && flow.marks & UNHEARD != 0 {
-        ignore(flow);
-        return;
-    }
-    flow.mode = if found == Found::Match { CAPTURE } else { AWAITING };
+    // In arithmetic: the verifier would follow each way to these through all that comes after.
+    let (is_match, is_unheard) = (found as u8 >> 1, flow.marks >> UNHEARD.trailing_zeros() & 1);
+    let is_ignored = (1 - is_match) & is_unheard;
+    flow.mode = AWAITING + is_match * (CAPTURE - AWAITING) + is_ignored * (IGNORE - AWAITING);
+    flow.marks |= (!method & NOT_IN_GET) << 1;
     if !S::TCP {
         flow.request_seen = held;
         flow.beginning_emitted = held;
@@ -567,8 +574,10 @@ fn append_to_head<S: Source>(source: S, state: &mut S::State, piece: &Piece, hel
 /// Whether the piece is worth asking whether its answer is needed whole, or what has become of the connection.
 #[inline(always)]
 fn is_worth_asking(flow: &Flow, piece: &Piece) -> bool {
-    let is_long_answer = flow.request_side != side(piece) && piece.len > UNASKED_ANSWER_BYTES;
-    flow.marks & MAY_UPGRADE != 0 || is_long_answer && flow.marks & THIN == 0
+    // In arithmetic: each way to the answer would be followed. A connection that may be another now is always asked about.
+    let unasked = if flow.request_side != side(piece) { UNASKED_ANSWER_BYTES } else { UNASKED_REQUEST_BYTES };
+    let weight = piece.len + u32::from(flow.marks & MAY_UPGRADE) * UNASKED_REQUEST_BYTES;
+    weight > unasked && flow.marks & THIN == 0
 }
 
 /// The message under way is no model call.
@@ -589,15 +598,12 @@ fn obey_verdict(flow: &mut Flow) {
     match verdict.action {
         action::IGNORE => ignore(flow),
         action::CAPTURE => flow.mode = CAPTURE,
-        action::THIN_RESPONSE => {
+        // The mark, THIN or WHOLE, is that of the action.
+        action::THIN_RESPONSE | action::STREAM => {
             flow.mode = CAPTURE;
-            flow.marks |= THIN;
+            flow.marks |= 1 << (verdict.action - 1);
         }
         action::OPAQUE => flow.mode = OPAQUE,
-        action::STREAM => {
-            flow.mode = CAPTURE;
-            flow.marks |= WHOLE;
-        }
         _ => {}
     }
 }
@@ -626,11 +632,9 @@ fn take_request<S: Source>(source: S, state: &mut S::State, piece: &mut Piece) {
     }
     let flow = state.flow();
     flow.request_seen = seen.saturating_add(piece.len);
-    let (budget, most) = if flow.marks & COMPRESSED != 0 {
+    // What comes behind a head that asks for an upgrade are messages of their own, before user space has said that they are.
+    let (budget, most) = if flow.marks & (COMPRESSED | MAY_UPGRADE) != 0 {
         (COMPRESSED_REQUEST_BYTES, S::MOST_RECORDS * LARGEST)
-    } else if flow.marks & MAY_UPGRADE != 0 {
-        // What comes behind the head are messages of their own, before user space has said that they are.
-        (u32::MAX, MOST_BYTES)
     } else {
         (REQUEST_HEAD_BYTES, MOST_BYTES)
     };
