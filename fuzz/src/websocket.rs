@@ -21,7 +21,7 @@ pub fn run(data: &[u8]) {
 /// What was reported, in a form that can be compared: adjacent pieces of a message are one.
 #[derive(Clone, Debug, PartialEq)]
 enum Said {
-    Begins(Side, u64),
+    Begins(Side),
     Bytes(Side, Vec<u8>),
     Broken(Side, u64),
     Ends(Side, u64),
@@ -46,10 +46,10 @@ impl Log {
 }
 
 impl SocketSink for Log {
-    fn message_begins(&mut self, side: Side, started: Nanos, mark: u64) {
+    fn message_begins(&mut self, side: Side, started: Nanos) {
         assert!(started > Nanos(0) && !self.is_within[side as usize] && !self.is_closed[side as usize]);
         (self.is_within[side as usize], self.is_broken[side as usize]) = (true, false);
-        self.said.push(Said::Begins(side, mark));
+        self.said.push(Said::Begins(side));
     }
     fn message_bytes(&mut self, side: Side, bytes: &[u8]) {
         self.within(side);

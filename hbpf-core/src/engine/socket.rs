@@ -4,6 +4,7 @@
 //! message was not seen, or none was needed (a server that hears somebody stop speaking), the exchange begins with the answer.
 
 use std::hash::{DefaultHasher, Hasher};
+use std::time::Duration;
 
 use crate::body::Coding;
 use crate::dialect::{Asked, Said, Session, Subject};
@@ -20,6 +21,10 @@ use super::tracked::Outcome;
 /// conversations; who asks for more and gets no answers is not served by remembering it.
 const MAX_CALLS: usize = 64;
 
+/// So much later than the answer a question may be heard of: a thread that writes may be kept from coming back from it while
+/// another one reads.
+const LATE_QUESTION: Duration = Duration::from_secs(1);
+
 /// What is known of such a connection.
 pub(super) struct Socket {
     frames: WebSocket,
@@ -34,6 +39,8 @@ struct Calls {
     next_number: u64,
     /// The answer that has ended last: some servers say so twice.
     ended: Option<u64>,
+    /// When the answer began that has ended last, where no question was heard of.
+    ended_unasked: Option<Nanos>,
     client: Message,
     server: Message,
 }
@@ -42,7 +49,6 @@ struct Calls {
 #[derive(Clone, Copy, Default)]
 struct Message {
     started: Nanos,
-    mark: u64,
     is_broken: bool,
 }
 
@@ -56,6 +62,8 @@ struct Call {
     message: Option<u64>,
     /// Messages of the server were missed since: its end may have been among them.
     may_have_ended: bool,
+    /// When its answer began, where no question was heard of before.
+    unasked: Option<Nanos>,
 }
 
 impl Socket {
@@ -69,6 +77,7 @@ impl Socket {
                 under_way: Vec::new(),
                 next_number: 0,
                 ended: None,
+                ended_unasked: None,
                 client: Message::default(),
                 server: Message::default(),
             },
@@ -106,8 +115,8 @@ struct Reader<'a, 'b> {
 }
 
 impl SocketSink for Reader<'_, '_> {
-    fn message_begins(&mut self, side: Side, started: Nanos, mark: u64) {
-        *self.calls.message(side) = Message { started, mark, is_broken: false };
+    fn message_begins(&mut self, side: Side, started: Nanos) {
+        *self.calls.message(side) = Message { started, is_broken: false };
         self.forget_message(side);
     }
 
@@ -125,7 +134,7 @@ impl SocketSink for Reader<'_, '_> {
     }
 
     fn message_ends(&mut self, side: Side, when: Nanos, len: u64) {
-        let Message { started, mark, is_broken } = *self.calls.message(side);
+        let Message { started, is_broken } = *self.calls.message(side);
         if is_broken {
             return;
         }
@@ -133,7 +142,7 @@ impl SocketSink for Reader<'_, '_> {
         match side {
             Side::Request => {
                 if let Some(asked) = self.session.client_ends() {
-                    answers.ask(&asked, started, mark, len);
+                    answers.ask(&asked, started, len);
                 }
             }
             Side::Response => {
@@ -214,12 +223,11 @@ impl Calls {
         self.under_way.iter().position(|call| call.response == Some(response))
     }
 
-    /// A hash of what tells a call from all others, the same at both ends.
-    fn fingerprint(&self, of_answer: bool, mark: u64) -> u64 {
+    /// A hash of what tells a call from all others, the same at both ends: the connection, and how many calls were before.
+    fn fingerprint(&self, number: u64) -> u64 {
         let mut hasher = DefaultHasher::new();
         hasher.write_u64(self.template.fingerprint);
-        hasher.write_u8(of_answer.into());
-        hasher.write_u64(mark);
+        hasher.write_u64(number);
         hasher.finish()
     }
 }
@@ -233,18 +241,36 @@ struct Answers<'a, 'b> {
 
 impl Answers<'_, '_> {
     /// The client asks for an answer.
-    fn ask(&mut self, asked: &Asked, started: Nanos, mark: u64, len: u64) {
+    fn ask(&mut self, asked: &Asked, started: Nanos, len: u64) {
         self.forget_ended();
+        let model = asked.model.clone().or_else(|| self.calls.template.recognised.model.clone());
+        if self.is_late(asked, model.as_ref(), len) {
+            return;
+        }
         self.give_up_missed(asked.stream);
-        let fingerprint = self.calls.fingerprint(false, mark);
-        let number = self.open(fingerprint, started, asked.stream);
+        let number = self.open(started, asked.stream);
         if let Some(call) = self.calls.under_way.last_mut() {
             call.message = asked.message;
         }
-        let model = asked.model.as_ref().or(self.calls.template.recognised.model.as_ref());
         if let Some(tracked) = self.sink.messages.find(number) {
-            tracked.asked(self.when, model, len, self.sink.observer);
+            tracked.asked(self.when, model.as_ref(), len, self.sink.observer);
         }
+    }
+
+    /// Whether the answer is there already: the question was heard of too late. When it was asked is not known then.
+    fn is_late(&mut self, asked: &Asked, model: Option<&Label>, len: u64) -> bool {
+        let is_answer = |begun: Option<Nanos>| begun.is_some_and(|begun| self.when.since(begun) < LATE_QUESTION);
+        let mut calls = self.calls.under_way.iter_mut();
+        if let Some(call) = calls.find(|call| call.stream == asked.stream && is_answer(call.unasked)) {
+            call.unasked = None;
+            call.message = asked.message;
+            if let Some(tracked) = self.sink.messages.find(call.number) {
+                tracked.asked_late(model, len);
+            }
+            return true;
+        }
+        // In Realtime the next question follows at once, as often as not.
+        !self.calls.is_realtime() && is_answer(self.calls.ended_unasked.take())
     }
 
     /// The server says something.
@@ -270,7 +296,8 @@ impl Answers<'_, '_> {
             tracked.said(self.when, said, len, self.sink.observer);
         }
         if matches!(subject, Subject::Ends | Subject::Error) {
-            self.calls.ended = self.calls.under_way.remove(index).response;
+            let call = self.calls.under_way.remove(index);
+            (self.calls.ended, self.calls.ended_unasked) = (call.response, call.unasked);
             self.sink.end(number, self.when, Outcome::Complete);
         }
     }
@@ -318,8 +345,10 @@ impl Answers<'_, '_> {
 
     /// Begins a call whose request was not seen, if there was one: the time to its first output is not known.
     fn open_unasked(&mut self, said: &Said<'_>) -> usize {
-        let fingerprint = self.calls.fingerprint(true, said.response().unwrap_or_default());
-        let number = self.open(fingerprint, self.calls.server.started, said.stream());
+        let number = self.open(self.calls.server.started, said.stream());
+        if let Some(call) = self.calls.under_way.last_mut() {
+            call.unasked = Some(self.when);
+        }
         let model: Option<&Label> = self.calls.template.recognised.model.as_ref();
         if let Some(tracked) = self.sink.messages.find(number) {
             tracked.begun_unasked(self.when, model, self.sink.observer);
@@ -328,7 +357,7 @@ impl Answers<'_, '_> {
     }
 
     /// Begins a call, as the last of those under way; gives its number.
-    fn open(&mut self, fingerprint: u64, started: Nanos, stream: Option<u64>) -> u64 {
+    fn open(&mut self, started: Nanos, stream: Option<u64>) -> u64 {
         if self.calls.under_way.len() >= MAX_CALLS {
             self.give_up(0);
         }
@@ -338,13 +367,14 @@ impl Answers<'_, '_> {
             number,
             started,
             when: self.when,
-            fingerprint,
+            fingerprint: self.calls.fingerprint(number),
             protocol: Protocol::Websocket,
             coding: Coding::Identity,
             bytes_seen: 0,
         };
         self.sink.begin(&self.calls.template, opening);
-        self.calls.under_way.push(Call { number, response: None, stream, message: None, may_have_ended: false });
+        let call = Call { number, response: None, stream, message: None, may_have_ended: false, unasked: None };
+        self.calls.under_way.push(call);
         number
     }
 

@@ -210,6 +210,12 @@ impl Tracked {
         self.asked(when, model, 0, observer);
     }
 
+    /// What it was asked for in comes to light, of so many bytes, and its answer has begun.
+    pub(super) fn asked_late(&mut self, model: Option<&Label>, len: u64) {
+        self.exchange.bytes_seen = self.exchange.bytes_seen.saturating_add(len);
+        self.exchange.model = model.cloned().or(self.exchange.model.take());
+    }
+
     /// What a message of so many bytes says of it.
     pub(super) fn said(&mut self, when: Nanos, said: &Said<'_>, len: u64, observer: &mut dyn Observer) {
         self.exchange.bytes_seen = self.exchange.bytes_seen.saturating_add(len);

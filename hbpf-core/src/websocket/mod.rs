@@ -33,9 +33,8 @@ const SLICE: usize = 4096;
 /// A message is begun once and ended once, with its bytes between; one that is amid the way where frames are lost is ended by
 /// [`SocketSink::lost`].
 pub trait SocketSink {
-    /// A message begins, whose first byte came at `started`. `mark` tells it from the others, the same at both ends: a
-    /// client's masks are random.
-    fn message_begins(&mut self, side: Side, started: Nanos, mark: u64);
+    /// A message begins, whose first byte came at `started`.
+    fn message_begins(&mut self, side: Side, started: Nanos);
     /// Bytes of the message.
     fn message_bytes(&mut self, side: Side, bytes: &[u8]);
     /// So many of its bytes on the wire were not seen, or cannot be read for what was not seen before: it is `is_news` where
@@ -252,8 +251,7 @@ impl Half {
     }
 
     fn begin_message(&mut self, side: Side, header: &Header, started: Nanos, sink: &mut dyn SocketSink) {
-        let mask = header.mask.map_or(0, u32::from_be_bytes);
-        sink.message_begins(side, started, u64::from(mask) << 32 ^ header.length);
+        sink.message_begins(side, started);
         let is_readable = match &mut self.inflater {
             Some(inflater) if header.is_deflated => inflater.begin(),
             _ => true,

@@ -24,7 +24,6 @@ struct Seen {
 struct Log {
     /// By side.
     messages: [Vec<Seen>; 2],
-    marks: Vec<u64>,
     lost: u64,
     closed: [bool; 2],
     desyncs: usize,
@@ -44,9 +43,8 @@ impl Log {
 }
 
 impl SocketSink for Log {
-    fn message_begins(&mut self, side: Side, _: Nanos, mark: u64) {
+    fn message_begins(&mut self, side: Side, _: Nanos) {
         self.messages[side as usize].push(Seen::default());
-        self.marks.push(mark);
     }
     fn message_bytes(&mut self, side: Side, bytes: &[u8]) {
         let seen = self.last(side);
@@ -243,7 +241,7 @@ struct Count {
 }
 
 impl SocketSink for Count {
-    fn message_begins(&mut self, _: Side, _: Nanos, _: u64) {}
+    fn message_begins(&mut self, _: Side, _: Nanos) {}
     fn message_bytes(&mut self, _: Side, bytes: &[u8]) {
         self.bytes += bytes.len();
     }

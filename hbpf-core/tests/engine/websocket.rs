@@ -394,6 +394,31 @@ fn a_session_that_answers_by_itself() {
     assert!(!format!("{:?}", ws.log.events).contains(CANARY));
 }
 
+/// A thread that writes may be heard of after the one that reads the answer.
+#[test]
+fn a_question_that_is_heard_of_late() {
+    let mut ws = Ws::opened(RESPONSES);
+    ws.answer(&created("r-1"));
+    ws.say(&create("m-1"));
+    ws.answer(&delta());
+    ws.answer(&completed("r-1", 1));
+    ws.answers("r-2", 2);
+    ws.say(&create("m-2"));
+    assert_eq!(ws.engine.in_flight().count(), 0);
+    ws.say(&create("m-3"));
+    ws.answers("r-3", 3);
+    let seen = rows(&ws);
+    assert_eq!((&seen[0], &seen[2]), (&row("m-1", 1), &row("m-3", 3)));
+    assert_eq!((seen[1].0.as_ref(), seen[1].1, seen.len()), (None, Some(2), 3));
+    let timed: Vec<_> = ws.ended().iter().map(|exchange| exchange.time_to_first_token_seconds().is_some()).collect();
+    assert_eq!(timed, [false, false, true]);
+    // Much later it is another one.
+    ws.answer(&created("r-4"));
+    ws.wire.now += 2000 * MS;
+    ws.say(&create("m-5"));
+    assert_eq!(ws.engine.in_flight().count(), 2);
+}
+
 #[test]
 fn both_ends_on_one_host_are_one_call() {
     let mut engine = Engine::new();
