@@ -561,7 +561,7 @@ fn it_outlasts_silence_and_gives_way_to_others() {
 const CAPTURED: &str = include_str!("websockets.hex");
 
 /// The first piece is the request; of the pieces, the one at `index` comes in two.
-fn replay(pieces: &[(Direction, Vec<u8>)], index: usize, cut: usize) -> Ws {
+fn replay(pieces: &[Piece], index: usize, cut: usize) -> Ws {
     let (wire, engine, log) = (Wire::tls(7, Direction::Sent), Engine::new(), Log::default());
     let mut ws = Ws { wire, engine, log, deflate: None };
     for (number, (direction, bytes)) in pieces.iter().enumerate() {
@@ -575,8 +575,11 @@ fn replay(pieces: &[(Direction, Vec<u8>)], index: usize, cut: usize) -> Ws {
     ws
 }
 
+/// What was written at once, and which way.
+type Piece = (Direction, Vec<u8>);
+
 /// What each is called, and its pieces.
-fn sessions() -> Vec<(&'static str, Vec<(Direction, Vec<u8>)>)> {
+fn sessions() -> Vec<(&'static str, Vec<Piece>)> {
     let byte = |digits: &[u8]| u8::from_str_radix(std::str::from_utf8(digits).unwrap(), 16).unwrap();
     let piece = |line: &str| {
         let (who, digits) = line.split_once(' ').unwrap();
