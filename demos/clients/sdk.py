@@ -18,7 +18,7 @@ PROMPT = [{"role": "user", "content": os.environ.get("HBPF_DEMO_PROMPT", "Say so
 
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--api", choices=["openai", "anthropic"], required=True)
+    parser.add_argument("--api", choices=["openai", "responses", "anthropic"], required=True)
     parser.add_argument("--mode", choices=["sync", "async"], required=True)
     parser.add_argument("--base-url", required=True, help="such as https://localhost:8443")
     parser.add_argument("--ca", help="certificate authority to verify the server with")
@@ -36,7 +36,7 @@ def arguments():
 
 def make_client(options):
     context = ssl.create_default_context(cafile=options.ca)
-    if options.api == "openai":
+    if options.api != "anthropic":
         import openai as sdk
 
         names, url = ("OpenAI", "AsyncOpenAI"), options.base_url + "/v1"
@@ -78,6 +78,10 @@ class Counts:
         else:
             self.add(answers=1)
 
+    def responses(self, usage):
+        cached = usage.input_tokens_details.cached_tokens
+        self.add(answers=1, input=usage.input_tokens, output=usage.output_tokens, cached=cached)
+
     def anthropic(self, usage):
         cached, written = usage.cache_read_input_tokens or 0, usage.cache_creation_input_tokens or 0
         prompt = usage.input_tokens + cached + written
@@ -87,6 +91,11 @@ class Counts:
 def openai_arguments(options, streamed):
     extra = {"stream": True, "stream_options": {"include_usage": True}} if streamed else {}
     return {"model": options.model, "messages": PROMPT, "max_tokens": options.max_tokens, **extra}
+
+
+def responses_arguments(options, streamed):
+    prompt = {"model": options.model, "input": PROMPT, "max_output_tokens": options.max_tokens}
+    return {**prompt, "stream": True} if streamed else prompt
 
 
 def anthropic_arguments(options):
@@ -100,6 +109,13 @@ def one_sync(client, options, streamed, counts):
             counts.openai_stream([chunk.usage for chunk in answer if chunk.usage])
         else:
             counts.openai(answer.usage)
+    elif options.api == "responses":
+        answer = client.responses.create(**responses_arguments(options, streamed))
+        if streamed:
+            [done] = [event.response for event in answer if event.type == "response.completed"]
+            counts.responses(done.usage)
+        else:
+            counts.responses(answer.usage)
     elif streamed:
         with client.messages.stream(**anthropic_arguments(options)) as stream:
             counts.anthropic(stream.get_final_message().usage)
@@ -114,6 +130,13 @@ async def one_async(client, options, streamed, counts):
             counts.openai_stream([chunk.usage async for chunk in answer if chunk.usage])
         else:
             counts.openai(answer.usage)
+    elif options.api == "responses":
+        answer = await client.responses.create(**responses_arguments(options, streamed))
+        if streamed:
+            [done] = [event.response async for event in answer if event.type == "response.completed"]
+            counts.responses(done.usage)
+        else:
+            counts.responses(answer.usage)
     elif streamed:
         async with client.messages.stream(**anthropic_arguments(options)) as stream:
             counts.anthropic((await stream.get_final_message()).usage)

@@ -40,7 +40,7 @@ pub(super) fn seeds(target: &str) -> Vec<Vec<u8>> {
             texts(&["2s", "500ms", "2", "0.25", "1m 30s", "1h", "-1", "NaN", "1e300", "99999999999999999999s"])
         }
         "elf" => own_binary(),
-        "engine" => each(&engine),
+        "engine" => each(&engine).into_iter().chain([engine_with_socket()]).collect(),
         "head" => each(&|case| [request_head(case), answer_head(case, true)].concat())
             .into_iter()
             .chain(each(&|case| answer_head(case, false)))
@@ -59,7 +59,7 @@ pub(super) fn seeds(target: &str) -> Vec<Vec<u8>> {
         .chain(each(&|case| with_controls(&number(case.body.len() / 2), case.body.as_bytes())))
         .chain(texts(&DOCUMENTS).into_iter().map(|text| with_controls(&small(9), &text)))
         .collect(),
-        "judge" => each(&request),
+        "judge" => each(&request).into_iter().chain([socket_head().into_bytes()]).collect(),
         "label" => texts(&["gpt-4o", "\u{1b}]52;c;x\u{7}", "\u{202e}\u{2066}\u{200b}é", "<script>alert(1)</script>"]),
         "ndjson" | "sse" => each(&|case| {
             with_controls(&[&number(case.body.len() / 3)[..], &small(40), PIECES].concat(), case.body.as_bytes())
@@ -73,6 +73,7 @@ pub(super) fn seeds(target: &str) -> Vec<Vec<u8>> {
             include_str!("../../demos/recording.ndjson").lines().step_by(20).map(|line| line.into()).collect()
         }
         "records" => each(&records),
+        "websocket" => (0..16).map(websocket).collect(),
         _ => panic!("no seeds for {target}"),
     }
 }
@@ -145,6 +146,8 @@ fn request_head(case: &Case) -> Vec<u8> {
         Dialect::OpenaiEmbeddings => "/v1/embeddings",
         Dialect::AnthropicMessages => "/v1/messages",
         Dialect::Ollama => "/api/chat",
+        Dialect::OpenaiResponses => "/v1/responses",
+        Dialect::OpenaiRealtime => "/v1/realtime",
     };
     let length = case.request.len();
     format!("POST {path} HTTP/1.1\r\nHost: localhost:8000\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n")
@@ -211,6 +214,8 @@ fn dialect(case: &Case) -> Vec<u8> {
         Dialect::OpenaiEmbeddings => 2,
         Dialect::AnthropicMessages => 3,
         Dialect::Ollama => 4,
+        Dialect::OpenaiResponses => 5,
+        Dialect::OpenaiRealtime => 6,
     };
     let kind = match case.content_type {
         Some("text/event-stream") => 1,
@@ -241,6 +246,84 @@ fn engine(case: &Case) -> Vec<u8> {
     ]
     .concat();
     with_controls(&controls, &[&request[..], &answer, &request, &answer].concat())
+}
+
+/// What a client and a server say of one call.
+const ASKS: &str = r#"{"type":"response.create","model":"m","input":[{"role":"user","content":"text text text"}]}"#;
+const SAYS: [&str; 3] = [
+    r#"{"type":"response.created","response":{"id":"r","status":"in_progress","model":"m-1","usage":null}}"#,
+    r#"{"type":"response.output_text.delta","item_id":"i","delta":"text"}"#,
+    r#"{"type":"response.completed","response":{"id":"r","status":"completed","usage":{"input_tokens":9,"output_tokens":1}}}"#,
+];
+
+/// A message in one frame, or in two with a ping between; compressed, where there is a compressor.
+fn frames(text: &str, masked: bool, in_parts: bool, deflate: Option<&mut flate2::Compress>) -> Vec<u8> {
+    let mut payload = text.as_bytes().to_vec();
+    let first = if let Some(deflate) = deflate {
+        payload = Vec::with_capacity(text.len() + 64);
+        deflate.compress_vec(text.as_bytes(), &mut payload, flate2::FlushCompress::Sync).expect("there is room");
+        payload.truncate(payload.len() - 4);
+        0x41
+    } else {
+        0x01
+    };
+    let frame = |first: u8, payload: &[u8]| {
+        let mut frame = vec![first, payload.len().min(126) as u8 | u8::from(masked) << 7];
+        if payload.len() >= 126 {
+            frame.extend((payload.len() as u16).to_be_bytes());
+        }
+        let mask = if masked { [1, 2, 3, 4] } else { [0; 4] };
+        if masked {
+            frame.extend(mask);
+        }
+        frame.extend(payload.iter().zip(mask.iter().cycle()).map(|(byte, mask)| byte ^ mask));
+        frame
+    };
+    if in_parts {
+        let (one, other) = payload.split_at(payload.len() / 2);
+        [frame(first, one), frame(0x89, b"ping"), frame(0x80, other)].concat()
+    } else {
+        frame(first | 0x80, &payload)
+    }
+}
+
+/// Two calls; the bits say as the target does what is tried and agreed on.
+fn websocket(kind: u8) -> Vec<u8> {
+    let mut deflate = [(); 2].map(|()| flate2::Compress::new(Compression::default(), false));
+    let (mut client, mut server) = (Vec::new(), Vec::new());
+    for in_parts in [false, true] {
+        let mut say = |side: usize, text: &str| {
+            if kind & (4 << side) != 0 {
+                deflate[side].reset();
+            }
+            frames(text, side == 0, in_parts, (kind & 2 == 0).then_some(&mut deflate[side]))
+        };
+        client.extend(say(0, ASKS));
+        SAYS.iter().for_each(|text| server.extend(say(1, text)));
+    }
+    server.extend([0x88, 2, 3, 232]);
+    let controls = if kind & 1 == 0 {
+        [&[kind][..], &number(client.len()), PIECES].concat()
+    } else {
+        [&[kind, 6][..], &number(client.len()), &[7], &number(server.len() / 2), &[1], &small(20)].concat()
+    };
+    with_controls(&controls, &[client, server].concat())
+}
+
+fn socket_head() -> String {
+    "GET /v1/responses?model=m HTTP/1.1\r\nHost: h\r\nUpgrade: websocket\r\nSec-WebSocket-Key: k\r\n\r\n".to_owned()
+}
+
+/// A TLS connection that becomes a WebSocket.
+fn engine_with_socket() -> Vec<u8> {
+    let head = socket_head().into_bytes();
+    let switch = b"HTTP/1.1 101 \r\nUpgrade: websocket\r\n\r\n".to_vec();
+    let asks = frames(ASKS, true, false, None);
+    let says: Vec<Vec<u8>> = SAYS.iter().map(|text| frames(text, false, false, None)).collect();
+    let piece = |flags: u8, length: usize| [&[20, 1, flags][..], &number(length)].concat();
+    let mut controls = [piece(2, head.len()), piece(1, switch.len()), piece(0, asks.len())].concat();
+    says.iter().for_each(|text| controls.extend(piece(1, text.len())));
+    with_controls(&controls, &[head, switch, asks, says.concat()].concat())
 }
 
 fn bodies() -> Vec<Vec<u8>> {

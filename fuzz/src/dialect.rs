@@ -6,12 +6,14 @@ use hbpf_core::time::Nanos;
 
 use crate::input::Input;
 
-const DIALECTS: [Dialect; 5] = [
+const DIALECTS: [Dialect; 7] = [
     Dialect::OpenaiChat,
     Dialect::OpenaiCompletions,
     Dialect::OpenaiEmbeddings,
     Dialect::AnthropicMessages,
     Dialect::Ollama,
+    Dialect::OpenaiResponses,
+    Dialect::OpenaiRealtime,
 ];
 
 const KINDS: [Option<&[u8]>; 4] =

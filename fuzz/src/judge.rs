@@ -11,8 +11,9 @@ pub fn run(data: &[u8]) {
         let judgement = judge(&head, Some(11434), body, extent);
         let is_enough = extent != Extent::Beginning || body.len() >= JUDGE_BYTES;
         assert!(judgement != Judgement::NeedBody || !is_enough, "a decision is made");
-        if let Judgement::ModelCall(call) = judgement {
-            assert_eq!(head.method, "POST");
+        if let Judgement::ModelCall(call) | Judgement::ModelSocket(call) = &judgement {
+            let is_socket = matches!(judgement, Judgement::ModelSocket(_));
+            assert_eq!(head.method, if is_socket { "GET" } else { "POST" });
             let is_known = target_patterns().iter().any(|pattern| head.path().ends_with(pattern.as_bytes()));
             assert!(is_known || !call.known_target, "what the kernel side does not know is learned");
         }

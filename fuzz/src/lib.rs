@@ -29,6 +29,7 @@ pub mod reassembly;
 pub mod recording;
 pub mod records;
 pub mod sse;
+pub mod websocket;
 
 pub use input::with_controls;
 
@@ -36,7 +37,7 @@ pub use input::with_controls;
 pub type Target = fn(&[u8]);
 
 /// Every target, by name.
-pub const TARGETS: [(&str, Target); 20] = [
+pub const TARGETS: [(&str, Target); 21] = [
     ("body", body::run),
     ("chunked", chunked::run),
     ("dialect", dialect::run),
@@ -57,4 +58,5 @@ pub const TARGETS: [(&str, Target); 20] = [
     ("recording", recording::run),
     ("records", records::run),
     ("sse", sse::run),
+    ("websocket", websocket::run),
 ];

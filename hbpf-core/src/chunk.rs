@@ -169,6 +169,9 @@ pub enum Action {
     ThinResponse,
     /// Never look at this connection again.
     Opaque,
+    /// The connection carries model calls until its end, and is no longer made up of requests and answers in turns: copy both
+    /// directions, and look for no beginning of a message.
+    Stream,
 }
 
 /// The engine's judgement of one client message.

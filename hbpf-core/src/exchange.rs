@@ -58,6 +58,10 @@ pub enum Dialect {
     OpenaiCompletions,
     /// OpenAI embeddings.
     OpenaiEmbeddings,
+    /// OpenAI Responses, over HTTP or WebSocket.
+    OpenaiResponses,
+    /// OpenAI Realtime, over WebSocket.
+    OpenaiRealtime,
     /// Anthropic Messages.
     AnthropicMessages,
     /// Ollama's own chat, generate and embed.
@@ -215,7 +219,7 @@ pub struct Exchange {
     pub output_missed: OutputMissed,
     /// When the final phase was reached.
     pub ended_at: Option<Nanos>,
-    /// HTTP status of the answer.
+    /// HTTP status of the answer. Answers over WebSocket have none.
     pub status: Option<u16>,
     /// The provider's error type, or `client_cancelled`, `connection_reset` and the like.
     pub error_type: Option<Label>,

@@ -30,3 +30,4 @@ pub mod sealed;
 pub mod snapshot;
 pub mod time;
 pub mod timings;
+pub mod websocket;

@@ -29,7 +29,7 @@ const IGNORE: u8 = 4;
 /// Nothing is copied any more.
 pub const OPAQUE: u8 = 5;
 /// The rest cannot be read. TCP only: see [`crate::sealed`].
-pub const SEALED: u8 = 6;
+pub const SEALED: u8 = 8;
 
 /// Value of [`Flow::request_side`] and [`Flow::last_side`] before the first piece.
 const NO_SIDE: u8 = 0;
@@ -42,8 +42,22 @@ const COMPRESSED: u8 = 1 << 1;
 const THIN: u8 = 1 << 2;
 /// The ring had no room for something of the message under way or its answer.
 pub const LOST: u8 = 1 << 3;
-/// The connection is HTTP/2: what is decided is decided of all its requests.
-const HTTP2: u8 = 1 << 4;
+/// The connection is not, or no longer, made up of requests and answers in turns: HTTP/2, or what user space says to be a stream.
+/// What is decided is decided of all of it.
+const WHOLE: u8 = 1 << 4;
+/// The request under way may ask for a connection over which models are called.
+const MAY_UPGRADE: u8 = 1 << 5;
+/// User space need not hear of the request under way unless a pattern fits.
+const UNHEARD: u8 = 1 << 6;
+
+/// A bit that [`AWAITING`] and [`CAPTURE`] have, and no other.
+const HEARD: u8 = AWAITING & CAPTURE;
+
+/// A bit that `GET` has not in its first letter, and `POST` has.
+const NOT_IN_GET: u8 = 1 << 4;
+
+const _: () = assert!(MAY_UPGRADE == NOT_IN_GET << 1 && Found::Match as u8 == 2 && (Found::None as u8) < 2);
+const _: () = assert!(THIN == 1 << (action::THIN_RESPONSE - 1) && WHOLE == 1 << (action::STREAM - 1));
 
 /// How many bytes of a request line that comes in several segments are remembered. Half the head: see [`State::head`].
 const TCP_HELD_BYTES: u32 = HEAD_BYTES as u32 / 2;
@@ -61,6 +75,9 @@ const LARGEST: u32 = LARGEST_RECORD as u32;
 
 /// Answer pieces up to this size are copied without asking for a verdict: events of a stream are smaller.
 const UNASKED_ANSWER_BYTES: u32 = 2048;
+
+/// No piece of a request is asked about for its length: none is longer.
+const UNASKED_REQUEST_BYTES: u32 = 1 << 26;
 
 /// What is remembered of a flow. All zeros is a flow of which nothing has been seen.
 #[repr(C)]
@@ -319,24 +336,27 @@ pub fn decide<S: Source>(source: S, state: &mut S::State, piece: &mut Piece) {
         return;
     }
     let mut first_frame = 0;
-    let may_begin = turned && flow.marks & HTTP2 == 0;
+    let may_begin = turned && flow.marks & WHOLE == 0;
     if may_begin && (flow.request_side == NO_SIDE || flow.request_side == side) {
-        match sniff(source, state, piece) {
-            Sniffed::Request => begin(state.flow(), piece),
-            Sniffed::NoCall => {
+        let sniffed = sniff(source, state, piece);
+        let mut unheard = 0;
+        if let Sniffed::NoCall = sniffed {
+            let flow = state.flow();
+            if flow.mode == AWAITING {
+                obey_verdict(flow);
+            }
+            if flow.mode == OPAQUE {
+                return;
+            }
+            // User space hears of a message that follows a call, or what may be one: that is over.
+            unheard = (!flow.mode & HEARD) * (UNHEARD / HEARD);
+            emit::count(counter::MESSAGES_IGNORED, (unheard / UNHEARD).into());
+        }
+        match sniffed {
+            Sniffed::Request | Sniffed::NoCall => {
                 let flow = state.flow();
-                if flow.mode == AWAITING {
-                    obey_verdict(flow);
-                }
-                if flow.mode == OPAQUE {
-                    return;
-                }
-                // User space hears of a message that follows a call, or what may be one: that is over.
-                let is_news = matches!(flow.mode, AWAITING | CAPTURE);
                 begin(flow, piece);
-                if !is_news {
-                    ignore(flow);
-                }
+                flow.marks |= forgotten(unheard.into(), piece.offset) as u8;
             }
             Sniffed::TlsHello => begin_tls(state, piece),
             Sniffed::Http2 => {
@@ -348,14 +368,14 @@ pub fn decide<S: Source>(source: S, state: &mut S::State, piece: &mut Piece) {
         }
     }
     piece.forget();
-    if state.flow().marks & HTTP2 != 0 {
-        return decide_http2(source, state, piece, forgotten(first_frame, piece.offset));
+    if state.flow().marks & WHOLE != 0 {
+        return decide_whole(source, state, piece, forgotten(first_frame, piece.offset));
     }
     let mode = state.flow().mode;
     match mode {
         BEGINNING => read_request_line(source, state, piece),
         AWAITING => obey_verdict(state.flow()),
-        CAPTURE if is_long_answer(state.flow(), piece) => obey_verdict(state.flow()),
+        CAPTURE if is_worth_asking(state.flow(), piece) => obey_verdict(state.flow()),
         _ => {}
     }
     let (mode, is_request) = (state.flow().mode, state.flow().request_side == side);
@@ -442,22 +462,22 @@ fn begin_http2(flow: &mut Flow, piece: &mut Piece) {
     // A call over HTTP/1 may have asked for this, and its answer is still to come.
     let is_captured = flow.mode == CAPTURE && flow.request_side == side(piece);
     begin(flow, piece);
-    flow.marks |= HTTP2;
+    flow.marks |= WHOLE;
     flow.mode = if is_captured { CAPTURE } else { AWAITING };
     piece.flags |= flags::BEGIN;
 }
 
 /// A piece of an HTTP/2 connection, whose frames begin there, if it is the first. Once one of its requests is a model call
 /// everything is copied, for requests and answers are interleaved. Before that, the beginning of each request is, with what
-/// the server says meanwhile.
+/// the server says meanwhile. Of a connection that has been upgraded to a stream everything is copied, too.
 #[inline(never)]
-fn decide_http2<S: Source>(source: S, state: &mut S::State, piece: &mut Piece, first_frame: u32) {
+fn decide_whole<S: Source>(source: S, state: &mut S::State, piece: &mut Piece, first_frame: u32) {
     if state.flow().mode == AWAITING {
         obey_verdict(state.flow());
         if state.flow().mode == IGNORE {
             // User space says that it is something else, or goes the other way.
             let flow = state.flow();
-            flow.marks &= !HTTP2;
+            flow.marks &= !WHOLE;
             flow.mode = IDLE;
             flow.request_side = NO_SIDE;
             return;
@@ -519,6 +539,8 @@ fn read_request_line<S: Source>(source: S, state: &mut S::State, piece: &mut Pie
     // What is known of these numbers here would make the verifier follow the search below once for each way to them.
     let (held, len) = (forgotten(held, piece.offset), forgotten(held + taken, piece.offset));
     let found = target::find(state.head(), len);
+    // SAFETY: the head has a first byte.
+    let method = unsafe { *state.head() };
     let flow = state.flow();
     let room = if S::TCP { TCP_HELD_BYTES } else { HEAD_BYTES as u32 };
     let is_open = found == Found::Incomplete && len < room;
@@ -529,7 +551,11 @@ fn read_request_line<S: Source>(source: S, state: &mut S::State, piece: &mut Pie
         flow.held = len;
         return;
     }
-    flow.mode = if found == Found::Match { CAPTURE } else { AWAITING };
+    // In arithmetic: the verifier would follow each way to these through all that comes after.
+    let (is_match, is_unheard) = (found as u8 >> 1, flow.marks >> UNHEARD.trailing_zeros() & 1);
+    let is_ignored = (1 - is_match) & is_unheard;
+    flow.mode = AWAITING + is_match * (CAPTURE - AWAITING) + is_ignored * (IGNORE - AWAITING);
+    flow.marks |= (!method & NOT_IN_GET) << 1;
     if !S::TCP {
         flow.request_seen = held;
         flow.beginning_emitted = held;
@@ -559,10 +585,13 @@ fn append_to_head<S: Source>(source: S, state: &mut S::State, piece: &Piece, hel
     0
 }
 
-/// Whether the piece is worth asking whether its answer is needed whole.
+/// Whether the piece is worth asking whether its answer is needed whole, or what has become of the connection.
 #[inline(always)]
-fn is_long_answer(flow: &Flow, piece: &Piece) -> bool {
-    flow.request_side != side(piece) && piece.len > UNASKED_ANSWER_BYTES && flow.marks & THIN == 0
+fn is_worth_asking(flow: &Flow, piece: &Piece) -> bool {
+    // In arithmetic: each way to the answer would be followed. A connection that may be another now is always asked about.
+    let unasked = if flow.request_side != side(piece) { UNASKED_ANSWER_BYTES } else { UNASKED_REQUEST_BYTES };
+    let weight = piece.len + u32::from(flow.marks & MAY_UPGRADE) * UNASKED_REQUEST_BYTES;
+    weight > unasked && flow.marks & THIN == 0
 }
 
 /// The message under way is no model call.
@@ -583,9 +612,10 @@ fn obey_verdict(flow: &mut Flow) {
     match verdict.action {
         action::IGNORE => ignore(flow),
         action::CAPTURE => flow.mode = CAPTURE,
-        action::THIN_RESPONSE => {
+        // The mark, THIN or WHOLE, is that of the action.
+        action::THIN_RESPONSE | action::STREAM => {
             flow.mode = CAPTURE;
-            flow.marks |= THIN;
+            flow.marks |= 1 << (verdict.action - 1);
         }
         action::OPAQUE => flow.mode = OPAQUE,
         _ => {}
@@ -617,7 +647,8 @@ fn take_request<S: Source>(source: S, state: &mut S::State, piece: &mut Piece) {
     }
     let flow = state.flow();
     flow.request_seen = seen.saturating_add(piece.len);
-    let (budget, most) = if flow.marks & COMPRESSED != 0 {
+    // What comes behind a head that asks for an upgrade are messages of their own, before user space has said that they are.
+    let (budget, most) = if flow.marks & (COMPRESSED | MAY_UPGRADE) != 0 {
         (COMPRESSED_REQUEST_BYTES, S::MOST_RECORDS * LARGEST)
     } else {
         (REQUEST_HEAD_BYTES, MOST_BYTES)

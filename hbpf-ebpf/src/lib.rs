@@ -221,6 +221,9 @@ pub mod action {
     pub const THIN_RESPONSE: u32 = 3;
     /// Never look at this flow again (upgraded to something that is not understood).
     pub const OPAQUE: u32 = 4;
+    /// The flow carries model calls until its end, and is no longer made up of requests and answers in turns (upgraded to
+    /// WebSocket): copy both directions, and look for no beginning of a message.
+    pub const STREAM: u32 = 5;
 }
 
 /// Kinds of [`LifecycleEvent`].

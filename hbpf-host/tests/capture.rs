@@ -222,6 +222,49 @@ fn verdicts_are_obeyed_for_their_message_only() {
 }
 
 #[test]
+fn a_connection_that_is_upgraded_is_copied_whole_in_both_directions() {
+    const OWN_PATH: &str = "/v1/socket/own";
+    let Some(mut kernel) = Kernel::load() else { return };
+    kernel.target(OWN_PATH);
+    kernel.attach_tcp();
+    let (mut client, mut server, port) = connection((Ipv4Addr::LOCALHOST, 0).into());
+    let asks = |path: &str| format!("GET {path} HTTP/1.1\r\nHost: test\r\nUpgrade: websocket\r\n\r\n").into_bytes();
+    // Of others nothing leaves the kernel.
+    transfer(&mut client, &mut server, &asks("/v1/socket/other"));
+    transfer(&mut server, &mut client, b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n");
+    assert_eq!(kernel.records_of_port(port).len(), 0);
+    let mut said = [asks(OWN_PATH), b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\r\n".to_vec()];
+    transfer(&mut client, &mut server, &said[0]);
+    transfer(&mut server, &mut client, &said[1]);
+    // A first message is here before the verdict, and more of it than of a request would be copied.
+    let message: Vec<u8> = (0..100_000_u32).map(|n| 0x80 | (n % 101) as u8).collect();
+    transfer(&mut client, &mut server, &message);
+    said[0].extend_from_slice(&message);
+    let mut records = kernel.records_of_port(port);
+    for records in kernel::handles(&records) {
+        kernel.verdict(&records[0].header, action::STREAM);
+    }
+    // Bytes that look like requests, behind masks that are random, are none.
+    let like_requests: [&[u8]; 3] =
+        [&[b"GET / HTTP/1.1\r\n\r\n", &message[..]].concat(), b"G", &[0, 0, 9, 1, 4, 0, 0, 0, 1, 2, 3]];
+    for bytes in like_requests {
+        transfer(&mut client, &mut server, bytes);
+        transfer(&mut server, &mut client, bytes);
+        said.iter_mut().for_each(|said| said.extend_from_slice(bytes));
+    }
+    records.extend(kernel.records_of_port(port));
+    for records in kernel::handles(&records) {
+        let (requests, answers) = match records[0].header.direction {
+            direction::SENT => (direction::SENT, direction::RECEIVED),
+            _ => (direction::RECEIVED, direction::SENT),
+        };
+        assert!(stream(&records, requests) == said[0] && stream(&records, answers) == said[1]);
+        assert_eq!(records.iter().filter(|record| record.header.flags & flags::BEGIN != 0).count(), 1);
+        assert!(records.iter().all(|record| record.header.message == 2));
+    }
+}
+
+#[test]
 fn of_a_long_request_head_and_tails_are_copied() {
     // Other tests run meanwhile, and the counters of these programs are of all that matches.
     const OWN_PATH: &str = "/v1/long/own";

@@ -26,7 +26,8 @@ fn plain_http_of_every_dialect() {
     let Some(_host) = host() else { return };
     let server = Server::start(&FAST);
     let mut observer = Observer::start();
-    let paths = ["/v1/chat/completions", "/v1/completions", "/v1/messages", "/api/chat", "/api/generate"];
+    let paths =
+        ["/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages", "/api/chat", "/api/generate"];
     let paths: Vec<&str> = paths.iter().flat_map(|path| ["--path", path]).collect();
     let arguments = [&paths[..], &["--count", "10", "--threads", "2", "--model", "demo-5think"]].concat();
     let Some(mut client) = stdlib(&server, &server.plain_url(), &arguments) else { return };

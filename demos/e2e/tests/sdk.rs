@@ -9,7 +9,8 @@ const SERVER: [&str; 4] = ["--ttft", "20", "--rate", "400"];
 
 fn exact_totals(sdk: &str, mode: &str) {
     let Some(_host) = host() else { return };
-    let Some(python) = python_with(sdk) else { return };
+    let module = if sdk == "responses" { "openai" } else { sdk };
+    let Some(python) = python_with(module) else { return };
     let (streamed, plain) = if full() { (200, 100) } else { (40, 20) };
     let server = Server::start(&SERVER);
     let mut observer = Observer::start();
@@ -49,6 +50,16 @@ fn openai_sync() {
 #[test]
 fn openai_async() {
     exact_totals("openai", "async");
+}
+
+#[test]
+fn openai_responses_sync() {
+    exact_totals("responses", "sync");
+}
+
+#[test]
+fn openai_responses_async() {
+    exact_totals("responses", "async");
 }
 
 #[test]

@@ -4,6 +4,7 @@
 mod anthropic;
 mod ollama;
 mod openai;
+mod responses;
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -22,6 +23,8 @@ pub(crate) enum Api {
     Completions,
     /// `/v1/embeddings`
     Embeddings,
+    /// `/v1/responses`
+    Responses,
     /// `/v1/messages`
     Messages,
     /// `/api/chat`
@@ -37,6 +40,7 @@ impl Api {
             ("/v1/chat/completions", Self::Chat),
             ("/v1/completions", Self::Completions),
             ("/v1/embeddings", Self::Embeddings),
+            ("/v1/responses", Self::Responses),
             ("/v1/messages", Self::Messages),
             ("/api/chat", Self::OllamaChat),
             ("/api/generate", Self::OllamaGenerate),
@@ -58,6 +62,7 @@ struct RequestBody {
     stream_options: Option<StreamOptions>,
     max_tokens: Option<u32>,
     max_completion_tokens: Option<u32>,
+    max_output_tokens: Option<u32>,
     options: Option<Value>,
     #[serde(default)]
     input: Value,
@@ -97,7 +102,7 @@ impl Call {
     pub(crate) fn parse(api: Api, id: u64, body: &[u8]) -> Result<Self, serde_json::Error> {
         let body: RequestBody = serde_json::from_slice(body)?;
         let predict = body.options.as_ref().and_then(|options| options["num_predict"].as_u64());
-        let max_tokens = body.max_completion_tokens.or(body.max_tokens);
+        let max_tokens = body.max_completion_tokens.or(body.max_output_tokens).or(body.max_tokens);
         Ok(Self {
             api,
             id,
@@ -156,6 +161,7 @@ pub(crate) fn leave_out_unsayable(api: Api, behaviour: &mut Behaviour) {
 pub(crate) fn answer(call: &Call, behaviour: &Behaviour) -> Answer {
     match call.api {
         Api::Chat | Api::Completions | Api::Embeddings => openai::answer(call, behaviour),
+        Api::Responses => responses::answer(call, behaviour),
         Api::Messages => anthropic::answer(call, behaviour),
         Api::OllamaChat | Api::OllamaGenerate => ollama::answer(call, behaviour),
     }
@@ -173,6 +179,7 @@ pub(crate) fn error(api: Api, id: u64, status: u16) -> (Value, Vec<(&'static str
 /// What a stream says when it breaks off with an error.
 pub(crate) fn stream_error(api: Api) -> Vec<u8> {
     match api {
+        Api::Responses => responses::stream_error(),
         Api::Messages => sse(Some("error"), &anthropic::error(529)),
         Api::OllamaChat | Api::OllamaGenerate => ndjson(&ollama::error()),
         _ => sse(None, &openai::error(500)),

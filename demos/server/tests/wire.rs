@@ -89,6 +89,28 @@ fn anthropic_counts_leave_cached_input_out_and_the_record_does_not() {
 }
 
 #[test]
+fn responses_tell_their_usage_unasked() {
+    let server = Server::start(&[]);
+    let mut body = json!({"model": "x-4tok-40in-8cached-3written-1think", "input": "x", "stream": true});
+    let events = data(&server.ask("/v1/responses", &body));
+    let kinds: Vec<&str> = events.iter().filter_map(|event| event["type"].as_str()).collect();
+    assert_eq!((kinds[0], kinds[kinds.len() - 1]), ("response.created", "response.completed"));
+    assert_eq!(kinds.iter().filter(|kind| kind.ends_with(".delta")).count(), 4);
+    let streamed = events.last().unwrap()["response"]["usage"].clone();
+    assert_eq!((&streamed["input_tokens"], &streamed["output_tokens"]), (&json!(40), &json!(4)));
+    assert_eq!(streamed["input_tokens_details"], json!({"cached_tokens": 8, "cache_write_tokens": 3}));
+    assert_eq!(streamed["output_tokens_details"]["reasoning_tokens"], 1);
+    body["stream"] = json!(false);
+    let answer = server.ask("/v1/responses", &body);
+    let whole: Value = serde_json::from_str(answer.split_once("\r\n\r\n").unwrap().1).unwrap();
+    assert_eq!((&whole["status"], &whole["usage"]), (&json!("completed"), &streamed));
+    body["model"] = json!("x-5tok-2errafter");
+    body["stream"] = json!(true);
+    let failed = data(&server.ask("/v1/responses", &body));
+    assert_eq!(failed.last().unwrap()["type"], "response.failed");
+}
+
+#[test]
 fn tokens_come_when_they_were_due_and_no_sooner() {
     let server = Server::start(&[]);
     server.ask("/v1/chat/completions", &json!({"model": "x-5tok-30ms-100tps", "stream": true}));

@@ -5,7 +5,7 @@ use flate2::{Crc, Decompress, FlushDecompress, Status};
 use super::{BodyError, Coding, Output};
 
 /// Memory of a decompressor: its window of 32 KiB and its tables.
-pub(super) const STATE_BYTES: usize = 44 * 1024;
+pub(crate) const STATE_BYTES: usize = 44 * 1024;
 
 /// Inflates what it can of `bytes`; gives how many it took and whether the compressed data ended.
 fn inflate(

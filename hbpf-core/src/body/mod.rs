@@ -6,6 +6,8 @@ mod inflate;
 mod tests;
 mod zstd;
 
+pub(crate) use inflate::STATE_BYTES as DEFLATE_STATE_BYTES;
+
 /// How a body is compressed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Coding {

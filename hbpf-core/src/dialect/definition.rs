@@ -78,6 +78,18 @@ pub(super) enum Slot {
     FinishReason,
     /// The kind of event or document.
     Type,
+    /// Likewise, where it says what the event is: see [`EventKind`].
+    EventType,
+    /// What an event adds to something, output or not: its kind says.
+    Delta,
+    /// How it stands with an answer.
+    Status,
+    /// Which answer an event is about, on connections that carry several.
+    Response,
+    /// Which of several conversations on one connection an event is about.
+    Stream,
+    /// Which message of the client has caused an error.
+    Cause,
     Done,
     /// An error's type.
     ErrorType,
@@ -98,6 +110,25 @@ pub(super) enum Slot {
     /// Only this provider has this place.
     Vendor(&'static str),
     Fingerprint,
+}
+
+/// What an event of an API is that names its events.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum EventKind {
+    /// The server has begun to answer.
+    Created,
+    /// Output that people or programs see.
+    Output,
+    /// Output that is reasoning.
+    Reasoning,
+    /// The answer is over.
+    Ended,
+    /// It has failed.
+    Failed,
+    /// An error, of an answer or of what was asked.
+    Error,
+    #[default]
+    Other,
 }
 
 /// The counts that servers report. What they mean together, [`Definition::usage`] knows.

@@ -4,11 +4,12 @@ use std::fmt;
 
 use super::definition::RequestSlot;
 use super::reading::{Events, Reading, set_label};
-use super::{Facts, Output, Recognised, definition};
+use super::{Facts, Output, Recognised, Said, definition};
 use crate::exchange::{Api, Dialect, Usage};
 use crate::framing::{Ndjson, Sse};
 use crate::http1::ResponseHead;
 use crate::json::{Outcome, Scanner, Tail, Value, Visitor, scan_tail};
+use crate::label::Label;
 use crate::time::Nanos;
 
 /// Reads the decoded bodies of one request and its answer, as they come.
@@ -136,6 +137,27 @@ impl Interpreter {
                 scan_tail(tail.bytes(), self.reading.definition().request, &mut finder);
             }
         }
+    }
+
+    /// The call was asked for in a message of a [`Session`](super::Session), which names this model.
+    pub fn asked(&mut self, model: Option<&Label>) {
+        self.facts.stream = Some(true);
+        if let Some(model) = model {
+            self.facts.model = Some(model.clone());
+        }
+    }
+
+    /// What a message of a [`Session`](super::Session) says of this exchange.
+    pub fn said(&mut self, when: Nanos, said: &Said<'_>, out: &mut dyn FnMut(Output)) {
+        said.tell(&mut self.facts);
+        if let Some(output) = self.reading.keep_event(&mut self.facts, said.event(), when) {
+            out(output);
+        }
+    }
+
+    /// A message that may have been about this exchange could not be read.
+    pub fn message_missed(&mut self) {
+        self.reading.miss_event(&mut self.facts);
     }
 
     /// The answer's head.

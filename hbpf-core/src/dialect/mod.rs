@@ -5,7 +5,8 @@
 //! token counts add up. To add one, write its module and add a row to `DEFINITIONS`.
 //!
 //! [`judge`] says whether a request is a model call, [`Interpreter`] reads the bodies of one exchange, and
-//! [`request_facts`] and [`response_facts`] read the headers.
+//! [`request_facts`] and [`response_facts`] read the headers. [`Session`] reads the messages of a connection that carries
+//! many exchanges, and says which of them each is about.
 
 mod anthropic;
 mod definition;
@@ -16,11 +17,14 @@ mod openai;
 mod provider;
 mod reading;
 mod recognise;
+mod responses;
+mod session;
 
 pub use headers::{RequestHeaderFacts, ResponseHeaderFacts, request_facts, response_facts};
 pub use interpreter::Interpreter;
 pub use provider::provider_of_host;
 pub use recognise::{Extent, JUDGE_BYTES, Judgement, Recognised, judge, target_patterns};
+pub use session::{Asked, Said, Session, Subject};
 
 use crate::exchange::{Dialect, Usage};
 use crate::label::Label;
@@ -28,8 +32,15 @@ use crate::time::Nanos;
 use definition::Definition;
 
 /// Every dialect that can be read.
-static DEFINITIONS: [&Definition; 5] =
-    [&openai::CHAT, &openai::COMPLETIONS, &openai::EMBEDDINGS, &anthropic::MESSAGES, &ollama::NATIVE];
+static DEFINITIONS: [&Definition; 7] = [
+    &openai::CHAT,
+    &openai::COMPLETIONS,
+    &openai::EMBEDDINGS,
+    &responses::RESPONSES,
+    &responses::REALTIME,
+    &anthropic::MESSAGES,
+    &ollama::NATIVE,
+];
 
 fn definition(dialect: Dialect) -> &'static Definition {
     let found = DEFINITIONS.iter().find(|definition| definition.dialect == dialect);

@@ -1,7 +1,9 @@
 //! Reads the documents of one answer.
 
-use super::definition::{Choice, Count, Counts, Definition, Estimate, Slot};
-use super::{Facts, Output};
+use std::hash::Hasher;
+
+use super::definition::{Choice, Count, Counts, Definition, Estimate, EventKind, Slot};
+use super::{Facts, Output, responses};
 use crate::framing::Documents;
 use crate::json::{Outcome, Scanner, Value, Visitor, scan_tail};
 use crate::label::Label;
@@ -32,7 +34,16 @@ pub(super) struct Reading {
 
 /// What the current document says, until it is known to be whole: half a document counts for nothing.
 #[derive(Clone, Copy, Debug, Default)]
-struct Event {
+pub(super) struct Event {
+    pub(super) kind: EventKind,
+    /// Bytes of what the event adds to something.
+    delta: u64,
+    /// How it stands with the answer, where that is its end.
+    status: Option<&'static str>,
+    /// Numbers that stand for which answer, conversation and message of the client it is about; `None` where it does not say.
+    pub(super) response: Option<u64>,
+    pub(super) stream: Option<u64>,
+    pub(super) cause: Option<u64>,
     counts: Counts,
     has_counts: bool,
     choice: Choice,
@@ -44,12 +55,23 @@ struct Event {
 }
 
 /// Where a scanner's findings go.
-struct Found {
+pub(super) struct Found {
     definition: &'static Definition,
-    event: Event,
+    pub(super) event: Event,
     error_rank: ErrorRank,
     /// The status says that the answer is an error.
     is_error_answer: bool,
+}
+
+impl Found {
+    /// Nothing yet.
+    pub(super) fn new(definition: &'static Definition) -> Self {
+        Self { definition, event: Event::default(), error_rank: ErrorRank::default(), is_error_answer: false }
+    }
+
+    pub(super) fn definition(&self) -> &'static Definition {
+        self.definition
+    }
 }
 
 /// How well an error is named.
@@ -70,12 +92,7 @@ impl Reading {
         Self {
             scanner: Scanner::new(definition.response),
             marker: DoneMarker::default(),
-            found: Found {
-                definition,
-                event: Event::default(),
-                error_rank: ErrorRank::default(),
-                is_error_answer: false,
-            },
+            found: Found::new(definition),
             counts: Counts::default(),
             output_events: 0,
             output_bytes: 0,
@@ -158,7 +175,31 @@ impl Reading {
         }
         facts.is_error |= event.is_error;
         facts.finished |= event.is_final;
+        if let Some(status) = event.status
+            && facts.finish_reason.is_none()
+        {
+            set_label(&mut facts.finish_reason, status.as_bytes());
+        }
         event
+    }
+
+    /// Takes over what a document said that was read elsewhere, and gives its output.
+    pub(super) fn keep_event(&mut self, facts: &mut Facts, event: Event, when: Nanos) -> Option<Output> {
+        self.found.event = event;
+        let event = self.keep(facts);
+        self.output(&event, when)
+    }
+
+    fn output(&mut self, event: &Event, when: Nanos) -> Option<Output> {
+        (event.choices_with_output() > 0).then(|| {
+            let tokens = self.tokens(event);
+            Output { when, tokens, visible: event.visible_choices > 0 }
+        })
+    }
+
+    /// A document that may have been about this answer could not be read.
+    pub(super) fn miss_event(&mut self, facts: &mut Facts) {
+        self.miss(facts);
     }
 
     fn miss(&mut self, facts: &mut Facts) {
@@ -194,6 +235,12 @@ impl Reading {
 
 impl Event {
     fn end_choice(&mut self, definition: &Definition) {
+        // What the event is may have come behind what it adds.
+        if self.delta > 0 && matches!(self.kind, EventKind::Output | EventKind::Reasoning) {
+            self.bytes = self.bytes.saturating_add(std::mem::take(&mut self.delta));
+            self.choice.visible |= self.kind == EventKind::Output;
+            self.choice.reasoning |= self.kind == EventKind::Reasoning;
+        }
         let choice = std::mem::take(&mut self.choice);
         if choice.visible || (choice.blank && !choice.reasoning && (definition.blank_is_output)(&choice)) {
             self.visible_choices += 1;
@@ -227,9 +274,8 @@ impl Documents for Events<'_> {
         match outcome {
             Outcome::Complete => {
                 let event = self.reading.keep(self.facts);
-                if event.choices_with_output() > 0 {
-                    let tokens = self.reading.tokens(&event);
-                    (self.out)(Output { when: self.when, tokens, visible: event.visible_choices > 0 });
+                if let Some(output) = self.reading.output(&event, self.when) {
+                    (self.out)(output);
                 }
             }
             _ if is_marker => self.facts.finished = true,
@@ -276,9 +322,9 @@ impl DoneMarker {
 }
 
 /// Puts values where they belong.
-struct Finder<'a> {
-    facts: &'a mut Facts,
-    found: &'a mut Found,
+pub(super) struct Finder<'a> {
+    pub(super) facts: &'a mut Facts,
+    pub(super) found: &'a mut Found,
 }
 
 impl Visitor<Slot> for Finder<'_> {
@@ -292,6 +338,23 @@ impl Visitor<Slot> for Finder<'_> {
                 set_label(&mut self.facts.finish_reason, text);
             }
             (Slot::Type, Value::Text(text)) => self.kind(text),
+            (Slot::EventType, Value::Text(text)) => {
+                event.kind = responses::event_kind(text);
+                event.is_final |= matches!(event.kind, EventKind::Ended | EventKind::Failed);
+                event.is_error |= matches!(event.kind, EventKind::Failed | EventKind::Error);
+                self.kind(text);
+            }
+            (Slot::Delta, Value::Length(length)) => event.delta = length,
+            (Slot::Status, Value::Text(text)) => {
+                event.status = responses::final_status(text);
+                event.is_error |= event.status == Some(responses::FAILED);
+            }
+            (Slot::Response, Value::Text(text)) => {
+                event.response = Some(number_of(text));
+                set_label(&mut self.facts.response_id, text);
+            }
+            (Slot::Stream, Value::Text(text)) => event.stream = Some(number_of(text)),
+            (Slot::Cause, Value::Text(text)) => event.cause = Some(number_of(text)),
             (Slot::Done, Value::Bool(true)) => event.is_final = true,
             (Slot::Choice, Value::Container { .. }) => event.end_choice(self.found.definition),
             (Slot::Role, Value::Text(_)) => event.choice.has_role = true,
@@ -361,6 +424,13 @@ impl Finder<'_> {
             set_label(&mut self.facts.error_type, name);
         }
     }
+}
+
+/// A number that stands for an id.
+pub(super) fn number_of(id: &[u8]) -> u64 {
+    let mut hasher = std::hash::DefaultHasher::new();
+    hasher.write(id);
+    hasher.finish()
 }
 
 /// Sets a label, without allocating where it says so already: streams repeat id and model in every event.

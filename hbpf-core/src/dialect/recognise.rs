@@ -21,6 +21,8 @@ pub const JUDGE_BYTES: usize = 1024;
 pub enum Judgement {
     /// It is a model call.
     ModelCall(Recognised),
+    /// It asks to go on as a WebSocket, over which models are called.
+    ModelSocket(Recognised),
     /// It is something else.
     NotModel,
     /// More of the body must be seen.
@@ -47,7 +49,7 @@ pub struct Recognised {
     pub api: Api,
     /// Who serves: by the host's name or the dialect; `unknown` where neither tells.
     pub provider: Label,
-    /// The model, where the path names it.
+    /// The model, where the path names it, or the query of a WebSocket's target.
     pub model: Option<Label>,
     /// The path ends in one of [`target_patterns`], which the kernel side knows. If not, the path should be learned.
     pub known_target: bool,
@@ -74,9 +76,11 @@ const NO_CALLS: [&[u8]; 6] =
 ///
 /// `port` is the serving end's. Only a body of which more may come needs more.
 pub fn judge(head: &RequestHead<'_>, port: Option<u16>, body_prefix: &[u8], extent: Extent) -> Judgement {
-    // Reading a stored answer or a model list is no call, and sockets are upgraded by GET.
-    if head.method != "POST" {
-        return Judgement::NotModel;
+    // Reading a stored answer or a model list is no call.
+    match head.method {
+        "POST" => {}
+        "GET" if head.asks_for_websocket() => return judge_socket(head, port),
+        _ => return Judgement::NotModel,
     }
     let path = head.path();
     let trimmed = path.strip_suffix(b"/").unwrap_or(path);
@@ -110,6 +114,34 @@ pub fn judge(head: &RequestHead<'_>, port: Option<u16>, body_prefix: &[u8], exte
             known_target: target.is_some() && trimmed.len() == path.len(),
         }),
     }
+}
+
+/// Judges a request that asks for a WebSocket: by its path alone, what is said on it is not known.
+fn judge_socket(head: &RequestHead<'_>, port: Option<u16>) -> Judgement {
+    let path = head.path();
+    let found = targets()
+        .filter(|(definition, _)| SOCKETS.contains(&definition.dialect))
+        .filter(|(_, target)| path.ends_with(target.suffix.as_bytes()))
+        .max_by_key(|(_, target)| target.suffix.len());
+    let Some((definition, target)) = found else { return Judgement::NotModel };
+    let dialect = definition.dialect;
+    Judgement::ModelSocket(Recognised {
+        dialect,
+        api: target.api,
+        provider: provider(host(head).as_ref(), port, path, dialect),
+        model: model_in_query(head.target).map(Label::from_bytes),
+        known_target: true,
+    })
+}
+
+/// Dialects that are spoken over WebSocket.
+const SOCKETS: [Dialect; 2] = [Dialect::OpenaiResponses, Dialect::OpenaiRealtime];
+
+/// The model that a query names, as Realtime's do. Nothing else of a query is looked at: keys are there.
+fn model_in_query(target: &[u8]) -> Option<&[u8]> {
+    let query = &target[memchr::memchr(b'?', target)? + 1..];
+    let mut fields = query.split(|byte| *byte == b'&');
+    fields.find_map(|field| field.strip_prefix(b"model=")).filter(|model| !model.is_empty())
 }
 
 enum Decision<T> {
@@ -160,7 +192,7 @@ fn names_model(body: &Body<'_>) -> Decision<()> {
         return Decision::No;
     }
     let Some(shape) = Shape::of(body.prefix) else { return Decision::No };
-    if shape.model {
+    if shape.model || shape.stored_prompt {
         Decision::Yes(())
     } else if body.is_complete() {
         Decision::No
@@ -218,6 +250,7 @@ struct Shape {
     role: bool,
     content: bool,
     prompt: bool,
+    stored_prompt: bool,
     input: bool,
     system: bool,
     max_tokens: bool,
@@ -232,6 +265,7 @@ enum Part {
     Role,
     Content,
     Prompt,
+    StoredPrompt,
     Input,
     System,
     MaxTokens,
@@ -246,6 +280,8 @@ static SHAPE: LazyLock<PathSet<Part>> = LazyLock::new(|| {
         ("messages[].role", Want::Length, Part::Role),
         ("messages[].content", Want::Length, Part::Content),
         ("prompt", Want::Length, Part::Prompt),
+        // Responses: it may say which model.
+        ("prompt.id", Want::Length, Part::StoredPrompt),
         ("input", Want::Length, Part::Input),
         ("system", Want::Length, Part::System),
         ("max_tokens", Want::Length, Part::MaxTokens),
@@ -277,6 +313,7 @@ impl Shape {
             Part::Role => self.role = true,
             Part::Content => self.content = true,
             Part::Prompt => self.prompt = true,
+            Part::StoredPrompt => self.stored_prompt = true,
             Part::Input => self.input = true,
             Part::System => self.system = true,
             Part::MaxTokens => (self.max_tokens, self.sampling) = (true, true),

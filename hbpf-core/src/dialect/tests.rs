@@ -6,6 +6,7 @@ use super::*;
 use crate::exchange::Dialect;
 
 mod recognising;
+mod sessions;
 mod streams;
 
 use streams::{ALL, Case, Expected};
@@ -60,7 +61,9 @@ fn check(case: &Case, said: &Said) {
 #[test]
 fn every_dialect_has_a_row() {
     use Dialect::*;
-    for dialect in [OpenaiChat, OpenaiCompletions, OpenaiEmbeddings, AnthropicMessages, Ollama] {
+    for dialect in
+        [OpenaiChat, OpenaiCompletions, OpenaiEmbeddings, OpenaiResponses, OpenaiRealtime, AnthropicMessages, Ollama]
+    {
         assert_eq!(definition(dialect).dialect, dialect);
     }
 }
@@ -135,6 +138,7 @@ fn requests_say_model_and_stream() {
         (Dialect::Ollama, r#"{"model":"m","messages":[]}"#.into(), None, Some("m"), Some(true), None),
         (Dialect::Ollama, r#"{"model":"m","stream":false}"#.into(), None, Some("m"), Some(false), None),
         (Dialect::AnthropicMessages, r#"{"model":"m","max_tokens":5,"stream":true}"#.into(), None, Some("m"), Some(true), None),
+        (Dialect::OpenaiResponses, r#"{"model":"m","input":"CANARY","reasoning":{"effort":"low"}}"#.into(), None, Some("m"), Some(false), None),
         (Dialect::OpenaiChat, r#"{"model":null,"stream":null}"#.into(), None, None, Some(false), None),
         (Dialect::OpenaiChat, r#"{"model":"m","messages":["#.into(), None, Some("m"), None, None),
         (Dialect::OpenaiChat, String::new(), None, None, None, None),

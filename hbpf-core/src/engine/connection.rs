@@ -8,7 +8,8 @@ use crate::http2::{self, Http2};
 use crate::reassembly::Reassembler;
 use crate::time::Nanos;
 
-use super::messages::{Messages, Sink, State, role_of};
+use super::messages::{Messages, Sink, State, Upgrade, role_of};
+use super::socket::Socket;
 use super::tracked::Outcome;
 use super::{Observer, Shared};
 
@@ -21,6 +22,8 @@ pub(super) struct Connection {
     http: Http1,
     /// Instead of `http`, once the connection was recognised as HTTP/2.
     http2: Option<Box<Http2>>,
+    /// Instead of `http`, once it has become a WebSocket over which models are called.
+    socket: Option<Box<Socket>>,
     /// Answers on it are copied.
     has_answers: bool,
     messages: Messages,
@@ -57,6 +60,7 @@ impl Connection {
             reassembler: (key.source == Source::Tcp).then(Box::default),
             http: Http1::new(),
             http2: None,
+            socket: None,
             has_answers: false,
             messages: Messages::new(),
             request_direction: None,
@@ -83,11 +87,16 @@ impl Connection {
         !self.messages.active.is_empty()
     }
 
+    pub(super) fn is_socket(&self) -> bool {
+        self.socket.is_some()
+    }
+
     /// Memory that it holds beyond its own size, in bytes.
     pub(super) fn memory(&self) -> usize {
         self.reassembler.as_ref().map_or(0, |reassembler| reassembler.memory())
             + self.http.memory()
             + self.http2.as_ref().map_or(0, |http2| size_of::<Http2>() + http2.memory())
+            + self.socket.as_ref().map_or(0, |socket| socket.memory())
             + self.messages.memory()
     }
 
@@ -134,6 +143,9 @@ impl Connection {
             return;
         }
         let Some((bytes, gap)) = self.place(chunk) else { return };
+        if self.socket.is_some() {
+            return self.chunk_of_socket(chunk, bytes, gap, shared, observer);
+        }
         if chunk.begins_message && self.http2.is_none() && http2::begins_connection(chunk.bytes) {
             self.begin_http2(chunk, shared, observer);
         }
@@ -174,11 +186,20 @@ impl Connection {
         }
         let mut used = 0;
         self.feed(shared, observer, |http, sink| used = http.push_until_upgraded(side, chunk.when, bytes, sink));
-        if let Some(exchange) = self.messages.upgraded.take() {
-            self.upgrade_to_http2(exchange);
-            return self.feed_http2(shared, observer, |http2, sink| {
-                http2.push(side, chunk.when, &bytes[used..], sink);
-            });
+        match self.messages.upgraded.take() {
+            None => {}
+            Some(Upgrade::Http2(exchange)) => {
+                self.upgrade_to_http2(exchange);
+                return self.feed_http2(shared, observer, |http2, sink| {
+                    http2.push(side, chunk.when, &bytes[used..], sink);
+                });
+            }
+            Some(Upgrade::WebSocket(socket)) => {
+                self.http = Http1::new();
+                self.socket = Some(socket);
+                self.messages.state = State::Socket;
+                return self.chunk_of_socket(chunk, &bytes[used..], 0, shared, observer);
+            }
         }
         if side == Side::Response && self.http.has_lost_answers() {
             self.messages.mark_unread_answer(shared);
@@ -339,6 +360,34 @@ impl Connection {
         self.ended[chunk.direction.index()] |= chunk.ends_stream;
     }
 
+    /// Takes a piece of a WebSocket.
+    fn chunk_of_socket(
+        &mut self,
+        chunk: &Chunk<'_>,
+        bytes: &[u8],
+        gap: u64,
+        shared: &mut Shared,
+        observer: &mut dyn Observer,
+    ) {
+        let side = if Some(chunk.direction) == self.request_direction { Side::Request } else { Side::Response };
+        let left_out = chunk.original_len.saturating_sub(chunk.bytes.len() as u64);
+        self.feed_socket(shared, observer, |socket, sink| {
+            socket.push(side, chunk.when, gap, bytes, left_out, sink);
+        });
+        self.ended[chunk.direction.index()] |= chunk.ends_stream;
+    }
+
+    fn feed_socket(
+        &mut self,
+        shared: &mut Shared,
+        observer: &mut dyn Observer,
+        act: impl FnOnce(&mut Socket, &mut Sink<'_>),
+    ) {
+        let (Some(request_direction), Some(socket)) = (self.request_direction, &mut self.socket) else { return };
+        let messages = &mut self.messages;
+        act(socket, &mut Sink { key: self.key, origin: &self.origin, request_direction, messages, shared, observer });
+    }
+
     fn feed_http2(
         &mut self,
         shared: &mut Shared,
@@ -435,7 +484,7 @@ impl Connection {
         let outcome = Outcome::OutOfSight(self.last_heard);
         self.messages.end_active(self.key, now, outcome, shared, observer);
         self.messages.forget_judged();
-        if self.http2.is_none() {
+        if self.http2.is_none() && self.socket.is_none() {
             self.messages.state = State::Ignored;
         }
         self.http = Http1::new();
@@ -454,6 +503,7 @@ impl Connection {
         if let Some(http2) = &mut self.http2 {
             http2.shed();
         }
+        self.feed_socket(shared, observer, Socket::shed);
         for tracked in &mut self.messages.active {
             shared.counters.parse_gaps += u64::from(tracked.shed(observer));
         }
@@ -497,6 +547,7 @@ impl Connection {
         self.messages.end_active(self.key, now, outcome, shared, observer);
         self.messages.forget_judged();
         self.http2 = None;
+        self.socket = None;
         self.messages.state = State::BetweenMessages;
     }
 }

@@ -8,6 +8,7 @@ use crate::http1::{HttpSink, RequestHead, ResponseHead, Side};
 use crate::label::Label;
 use crate::time::Nanos;
 
+use super::socket::Socket;
 use super::tracked::{Outcome, Tracked};
 use super::{Observer, Shared};
 
@@ -27,10 +28,48 @@ pub(super) struct Messages {
     pub(super) awaited: bool,
     /// Exchanges in flight, by ascending number. The HTTP parser ends the oldest of more than it lets wait for their answers.
     pub(super) active: Vec<Tracked>,
-    /// What comes next is HTTP/2, and begins with the answer to this exchange.
-    pub(super) upgraded: Option<u64>,
+    /// What comes next is another protocol.
+    pub(super) upgraded: Option<Upgrade>,
+    /// A WebSocket was asked for. While [`State::Upgrading`].
+    socket: Option<Box<Wanted>>,
     /// While [`State::Multiplexed`]: requests whose heads say neither yes nor no.
     judged: Vec<Judged>,
+}
+
+/// What a connection becomes.
+pub(super) enum Upgrade {
+    /// HTTP/2, which begins with the answer to this exchange.
+    Http2(u64),
+    /// A WebSocket over which models are called.
+    WebSocket(Box<Socket>),
+}
+
+/// A WebSocket that was asked for.
+struct Wanted {
+    number: u64,
+    template: Template,
+}
+
+/// What the calls of one connection have in common, or all that the head of a single one has told.
+pub(super) struct Template {
+    pub(super) recognised: Recognised,
+    pub(super) fingerprint: u64,
+    endpoint: Endpoint,
+    trace_id: Option<Label>,
+    attempt: Option<u32>,
+}
+
+/// What is a call's own when it begins.
+pub(super) struct Opening {
+    pub(super) number: u64,
+    pub(super) started: Nanos,
+    pub(super) when: Nanos,
+    /// Tells it from others, the same at both ends.
+    pub(super) fingerprint: u64,
+    pub(super) protocol: Protocol,
+    /// How the request's body is compressed.
+    pub(super) coding: Coding,
+    pub(super) bytes_seen: u64,
 }
 
 /// How the client's current message stands.
@@ -43,8 +82,12 @@ pub(super) enum State {
     ModelCall,
     /// No model call: everything is dropped until the next message begins.
     Ignored,
+    /// It asks for a WebSocket over which models are called, and is not answered yet.
+    Upgrading,
     /// HTTP/2: each request is judged by itself, whatever becomes of the others.
     Multiplexed,
+    /// A WebSocket over which models are called.
+    Socket,
     /// Nothing on this connection will be understood.
     Opaque,
 }
@@ -79,13 +122,14 @@ impl Messages {
             awaited: false,
             active: Vec::new(),
             upgraded: None,
+            socket: None,
             judged: Vec::new(),
         }
     }
 
     pub(super) fn is_followed(&self) -> bool {
         match self.state {
-            State::Judging(_) | State::ModelCall | State::Multiplexed => true,
+            State::Judging(_) | State::ModelCall | State::Upgrading | State::Multiplexed | State::Socket => true,
             // Answers to pipelined requests before the one that is ignored.
             State::Ignored => !self.active.is_empty(),
             State::BetweenMessages | State::Opaque => false,
@@ -148,14 +192,16 @@ impl Messages {
         let of_state = if let State::Judging(judged) = &self.state { judged.as_ref() } else { None };
         let judged = of_state.iter().copied().chain(&self.judged).map(Judged::memory).sum::<usize>();
         let spare = (self.active.capacity() - self.active.len()) * size_of::<Tracked>();
-        judged + spare + self.active.iter().map(Tracked::memory).sum::<usize>()
+        let socket = self.socket.as_ref().map_or(0, |_| size_of::<Wanted>());
+        judged + socket + spare + self.active.iter().map(Tracked::memory).sum::<usize>()
     }
 
     /// Requests that cannot be judged any more are none.
     pub(super) fn forget_judged(&mut self) {
-        if matches!(self.state, State::Judging(Some(_))) {
+        if matches!(self.state, State::Judging(Some(_)) | State::Upgrading) {
             self.state = State::Ignored;
         }
+        self.socket = None;
         self.judged = Vec::new();
     }
 
@@ -264,6 +310,7 @@ impl Sink<'_> {
                     self.body_of_request(number, body);
                 }
             }
+            Judgement::ModelSocket(recognised) => self.await_socket(recognised, number, head),
             Judgement::NotModel => self.ignore(),
             Judgement::NeedBody => {
                 let judged = Judged { number, started, head: head.as_bytes().to_vec(), body: body.to_vec() };
@@ -287,11 +334,51 @@ impl Sink<'_> {
         if !self.is_multiplexed() {
             self.messages.state = State::ModelCall;
         }
+        let template = self.template(recognised, head);
+        let opening = Opening {
+            number,
+            started,
+            when,
+            fingerprint: template.fingerprint,
+            protocol: if self.is_multiplexed() { Protocol::H2 } else { Protocol::Http1 },
+            coding: head.content_coding(),
+            bytes_seen: head.as_bytes().len() as u64,
+        };
+        self.begin(&template, opening);
+    }
+
+    /// The connection is to become one over which models are called, if the server agrees.
+    fn await_socket(&mut self, recognised: Recognised, number: u64, head: &RequestHead<'_>) {
+        if self.messages.awaited || self.is_multiplexed() {
+            // Its beginning would be missed. The next one there is not.
+            self.learn(head);
+            return self.ignore();
+        }
+        let template = self.template(recognised, head);
+        self.messages.socket = Some(Box::new(Wanted { number, template }));
+        self.messages.state = State::Upgrading;
+    }
+
+    fn template(&self, recognised: Recognised, head: &RequestHead<'_>) -> Template {
         let role = role_of(self.request_direction);
         let facts = request_facts(head);
-        let interpreter = Interpreter::for_call(&recognised);
+        Template {
+            recognised,
+            fingerprint: head.fingerprint(),
+            endpoint: endpoint(facts.host, head.header("host"), self.key.source, role, self.origin),
+            trace_id: facts.trace_id,
+            attempt: facts.attempt,
+        }
+    }
+
+    /// Begins an exchange.
+    pub(super) fn begin(&mut self, template: &Template, opening: Opening) {
+        let Opening { number, started, when, fingerprint, protocol, coding, bytes_seen } = opening;
+        let role = role_of(self.request_direction);
+        let recognised = &template.recognised;
+        let interpreter = Interpreter::for_call(recognised);
         let id = self.shared.next_id();
-        let other_end = self.shared.pairing.other_end(head.fingerprint(), role, when, id);
+        let other_end = self.shared.pairing.other_end(fingerprint, role, when, id);
         let exchange = Exchange {
             id,
             pid: self.origin.pid,
@@ -299,14 +386,14 @@ impl Sink<'_> {
             role,
             is_mirror: other_end.is_some(),
             other_end,
-            provider: recognised.provider,
+            provider: recognised.provider.clone(),
             api: recognised.api,
             dialect: recognised.dialect,
-            model: recognised.model,
+            model: recognised.model.clone(),
             response_model: None,
-            endpoint: endpoint(facts.host, head.header("host"), self.key.source, role, self.origin),
+            endpoint: template.endpoint.clone(),
             tls: self.key.source == Source::Tls,
-            protocol: if self.is_multiplexed() { Protocol::H2 } else { Protocol::Http1 },
+            protocol,
             stream: None,
             phase: Phase::Sending,
             opened_at: started,
@@ -321,18 +408,18 @@ impl Sink<'_> {
             error_type: None,
             finish_reason: None,
             request_id: None,
-            trace_id: facts.trace_id,
-            attempt: facts.attempt,
+            trace_id: template.trace_id.clone(),
+            attempt: template.attempt,
             usage: Usage::default(),
             estimated_output: 0,
             output_events: 0,
             stalls: 0,
             rate_limit: RateLimit::default(),
-            bytes_seen: head.as_bytes().len() as u64,
+            bytes_seen,
             bytes_missed: 0,
         };
         let message = self.messages.current;
-        let mut tracked = Tracked::new(number, message, exchange, interpreter, head, self.origin.owner_is_certain);
+        let mut tracked = Tracked::new(number, message, exchange, interpreter, coding, self.origin.owner_is_certain);
         if tracked.is_held() {
             self.shared.unsettled.begin(self.key, when);
         }
@@ -373,7 +460,7 @@ impl Sink<'_> {
             Ok(Some((head, _))) => match judge(&head, self.server_port(), &[], Extent::Beginning) {
                 Judgement::NotModel => false,
                 Judgement::NeedBody => true,
-                Judgement::ModelCall(_) => {
+                Judgement::ModelCall(_) | Judgement::ModelSocket(_) => {
                     self.learn(&head);
                     true
                 }
@@ -397,7 +484,7 @@ impl Sink<'_> {
     }
 
     /// An exchange is over, if there is one.
-    fn end(&mut self, exchange: u64, when: Nanos, outcome: Outcome) {
+    pub(super) fn end(&mut self, exchange: u64, when: Nanos, outcome: Outcome) {
         let Ok(index) = self.messages.place_of(exchange) else { return };
         let mut tracked = self.messages.active.remove(index);
         let was_cut = matches!(outcome, Outcome::ClientLeft(_) | Outcome::ServerLeft(_));
@@ -468,6 +555,11 @@ impl HttpSink for Sink<'_> {
     }
 
     fn response_head(&mut self, exchange: u64, when: Nanos, head: &ResponseHead<'_>) {
+        if matches!(self.messages.state, State::Upgrading) {
+            // The server does not agree.
+            self.messages.socket = None;
+            return self.ignore();
+        }
         if let Some(tracked) = self.messages.find(exchange) {
             tracked.response_head(when, head, self.observer);
             if is_long_document(head) {
@@ -513,8 +605,17 @@ impl HttpSink for Sink<'_> {
     }
 
     fn upgraded(&mut self, exchange: u64, when: Nanos, head: &ResponseHead<'_>) {
-        if head.header("upgrade").is_some_and(|to| to.eq_ignore_ascii_case(b"h2c")) {
-            self.messages.upgraded = Some(exchange);
+        let to = head.header("upgrade").unwrap_or_default();
+        if to.eq_ignore_ascii_case(b"h2c") {
+            self.messages.upgraded = Some(Upgrade::Http2(exchange));
+            return;
+        }
+        let wanted = self.messages.socket.take().filter(|wanted| wanted.number == exchange);
+        if let Some(wanted) = wanted
+            && to.eq_ignore_ascii_case(b"websocket")
+        {
+            self.messages.upgraded = Some(Upgrade::WebSocket(Box::new(Socket::new(wanted.template, head))));
+            self.tell_kernel(Action::Stream);
             return;
         }
         self.messages.end_active(self.key, when, Outcome::Complete, self.shared, self.observer);

@@ -5,6 +5,7 @@ mod connection;
 mod messages;
 mod pairing;
 mod schedule;
+mod socket;
 mod tracked;
 mod unaccepted;
 mod unsettled;

@@ -8,7 +8,8 @@ use crate::time::Nanos;
 
 use super::connection::Connection;
 
-/// How long a connection without an exchange in flight is remembered. Its next message begins afresh anyway.
+/// How long a connection without an exchange in flight is remembered. Its next message begins afresh anyway; a WebSocket's does
+/// not, and is remembered for as long as an exchange is.
 const IDLE_CONNECTION: Duration = Duration::from_secs(120);
 
 /// How long an exchange may be silent before it is given up: its end was lost, or its peer vanished. Longer than the
@@ -45,10 +46,15 @@ impl Silence {
         let silence = now.since(connection.last_heard());
         match connection.is_busy() {
             true if silence >= SILENT_EXCHANGE => Self::OfExchange,
-            false if silence >= IDLE_CONNECTION => Self::OfConnection,
+            false if silence >= patience(connection) => Self::OfConnection,
             _ => Self::Short,
         }
     }
+}
+
+/// How long a connection may be silent.
+fn patience(connection: &Connection) -> Duration {
+    if connection.is_busy() || connection.is_socket() { SILENT_EXCHANGE } else { IDLE_CONNECTION }
 }
 
 impl Schedule {
@@ -84,9 +90,12 @@ impl Schedule {
 
     /// The connection is looked at again, when it can have been silent for long enough.
     pub(super) fn postpone(&mut self, key: ConnectionKey, connection: &mut Connection, now: Nanos) {
-        let patience = if connection.is_busy() { SILENT_EXCHANGE } else { IDLE_CONNECTION };
         // An exchange that has ended meanwhile leaves an idle connection.
-        let due = connection.last_heard().after(patience).min(now.after(IDLE_CONNECTION)).max(now.after(MIN_POSTPONED));
+        let due = connection
+            .last_heard()
+            .after(patience(connection))
+            .min(now.after(IDLE_CONNECTION))
+            .max(now.after(MIN_POSTPONED));
         connection.noted.due = due;
         self.due.insert((due, key));
     }

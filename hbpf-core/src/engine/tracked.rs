@@ -2,9 +2,9 @@
 
 use crate::body::{BodyDecoder, BodyError, Coding, GapEffect};
 use crate::chunk::Pid;
-use crate::dialect::{Facts, Interpreter, Output, ResponseHeaderFacts, response_facts};
+use crate::dialect::{Facts, Interpreter, Output, ResponseHeaderFacts, Said, response_facts};
 use crate::exchange::{Exchange, ExchangeEvent, Phase};
-use crate::http1::{RequestHead, ResponseHead};
+use crate::http1::ResponseHead;
 use crate::label::Label;
 use crate::time::Nanos;
 
@@ -53,14 +53,14 @@ impl Tracked {
         message: u32,
         exchange: Exchange,
         interpreter: Interpreter,
-        head: &RequestHead<'_>,
+        request_coding: Coding,
         owner_is_certain: bool,
     ) -> Self {
         Self {
             number,
             message,
             interpreter,
-            request_body: BodyDecoder::new(head.content_coding()),
+            request_body: BodyDecoder::new(request_coding),
             response_body: BodyDecoder::new(Coding::Identity),
             request_is_whole: false,
             is_unreadable: false,
@@ -195,6 +195,41 @@ impl Tracked {
         self.emit(when, ExchangeEvent::RequestSent, observer);
     }
 
+    /// It was asked for in one message of so many bytes, which is whole.
+    pub(super) fn asked(&mut self, when: Nanos, model: Option<&Label>, len: u64, observer: &mut dyn Observer) {
+        self.exchange.bytes_seen = self.exchange.bytes_seen.saturating_add(len);
+        self.request_is_whole = true;
+        self.interpreter.asked(model);
+        self.request_end(when, observer);
+    }
+
+    /// Its answer begins, and when it was asked for, if it was, is not known.
+    pub(super) fn begun_unasked(&mut self, when: Nanos, model: Option<&Label>, observer: &mut dyn Observer) {
+        self.exchange.output_missed.before_first = true;
+        self.exchange.output_missed.before_first_visible = true;
+        self.asked(when, model, 0, observer);
+    }
+
+    /// What it was asked for in comes to light, of so many bytes, and its answer has begun.
+    pub(super) fn asked_late(&mut self, model: Option<&Label>, len: u64) {
+        self.exchange.bytes_seen = self.exchange.bytes_seen.saturating_add(len);
+        self.exchange.model = model.cloned().or(self.exchange.model.take());
+    }
+
+    /// What a message of so many bytes says of it.
+    pub(super) fn said(&mut self, when: Nanos, said: &Said<'_>, len: u64, observer: &mut dyn Observer) {
+        self.exchange.bytes_seen = self.exchange.bytes_seen.saturating_add(len);
+        let Self { interpreter, exchange, held, .. } = self;
+        let mut outputs = Outputs { exchange, held, observer };
+        interpreter.said(when, said, &mut |output| outputs.add(output));
+    }
+
+    /// So many bytes of messages that may have been about it are missing, or could not be read.
+    pub(super) fn message_missed(&mut self, len: u64) {
+        self.answer_missed(len);
+        self.interpreter.message_missed();
+    }
+
     pub(super) fn response_head(&mut self, when: Nanos, head: &ResponseHead<'_>, observer: &mut dyn Observer) {
         if self.exchange.request_sent_at.is_none() {
             // The server answers before the request is complete: it will not wait for the rest.
@@ -237,7 +272,7 @@ impl Tracked {
 
     /// Bytes of the answer are missing that were wanted: they have come, whatever they said.
     pub(super) fn answer_missed(&mut self, len: u64) {
-        self.exchange.bytes_missed += len;
+        self.exchange.bytes_missed = self.exchange.bytes_missed.saturating_add(len);
         if matches!(self.exchange.phase, Phase::Sending | Phase::Waiting) {
             self.exchange.phase = Phase::Streaming;
         }

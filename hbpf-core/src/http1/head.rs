@@ -3,6 +3,7 @@
 use std::hash::Hasher;
 
 use crate::body::Coding;
+use crate::websocket::Extensions;
 
 /// Header lines kept of one head. Servers and SDKs refuse more than about 100.
 const MAX_HEADERS: usize = 128;
@@ -95,6 +96,11 @@ impl<'a> RequestHead<'a> {
         self.headers.all("expect").any(|value| value.eq_ignore_ascii_case(b"100-continue"))
     }
 
+    /// Whether the client asks to go on as a WebSocket (RFC 6455, 4.1).
+    pub fn asks_for_websocket(&self) -> bool {
+        self.headers.list("upgrade").any(|to| to.eq_ignore_ascii_case(b"websocket"))
+    }
+
     /// Whether it states the length of its body in two ways: receivers do not agree on which of them counts.
     pub(super) fn contradicts_itself(&self) -> bool {
         self.headers.contradicts_itself()
@@ -136,6 +142,11 @@ impl<'a> ResponseHead<'a> {
     /// The body's length where the head states one, whether or not a body follows (`HEAD`).
     pub fn content_length(&self) -> Option<u64> {
         self.headers.content_length().ok().flatten()
+    }
+
+    /// What a WebSocket's sides have agreed on.
+    pub fn websocket_extensions(&self) -> Extensions {
+        Extensions::parse(self.headers.all("sec-websocket-extensions"))
     }
 
     /// Whether the body comes in chunks.

@@ -6,4 +6,5 @@ mod endings;
 mod http2;
 mod judging;
 mod losses;
+mod websocket;
 mod wire;

@@ -44,6 +44,8 @@ pub(super) fn path(dialect: Dialect) -> &'static str {
         Dialect::OpenaiEmbeddings => "/v1/embeddings",
         Dialect::AnthropicMessages => "/v1/messages",
         Dialect::Ollama => "/api/chat",
+        Dialect::OpenaiResponses => "/v1/responses",
+        Dialect::OpenaiRealtime => unreachable!("it is not asked over HTTP"),
     }
 }
 

@@ -87,6 +87,7 @@ impl Observer for EngineSink {
                 Action::Capture => action::CAPTURE,
                 Action::ThinResponse => action::THIN_RESPONSE,
                 Action::Opaque => action::OPAQUE,
+                Action::Stream => action::STREAM,
             },
         });
     }

@@ -445,7 +445,10 @@ fn write_limits(map: &mut Array<MapData, u64>, limits: Limits) -> Result<(), Pro
 fn is_known(verdict: &FlowVerdict) -> bool {
     use hbpf_ebpf::{action, source};
     matches!(verdict.source, source::TLS | source::TCP)
-        && matches!(verdict.action, action::IGNORE | action::CAPTURE | action::THIN_RESPONSE | action::OPAQUE)
+        && matches!(
+            verdict.action,
+            action::IGNORE | action::CAPTURE | action::THIN_RESPONSE | action::OPAQUE | action::STREAM
+        )
 }
 
 fn absent(group: Group, why: String, failed: bool) -> ProbeStatus {

@@ -12,12 +12,14 @@ fn judged(head: &str, port: Option<u16>, body: &str, complete: bool) -> Judgemen
 
 /// Dialect, API, provider, model and whether the kernel knows the path; or what else.
 fn summary(judgement: &Judgement) -> String {
+    let said = |call: &Recognised| {
+        let model = call.model.as_ref().map_or("-", Label::as_str);
+        let known = if call.known_target { "known" } else { "new" };
+        format!("{:?} {:?} {} {model} {known}", call.dialect, call.api, call.provider)
+    };
     match judgement {
-        Judgement::ModelCall(call) => {
-            let model = call.model.as_ref().map_or("-", Label::as_str);
-            let known = if call.known_target { "known" } else { "new" };
-            format!("{:?} {:?} {} {model} {known}", call.dialect, call.api, call.provider)
-        }
+        Judgement::ModelCall(call) => said(call),
+        Judgement::ModelSocket(call) => format!("socket {}", said(call)),
         Judgement::NotModel => "no".to_owned(),
         Judgement::NeedBody => "more".to_owned(),
     }
@@ -104,6 +106,58 @@ fn judgements() {
             "OpenaiCompletions TextCompletion deepseek - known",
         ),
         ("POST /ide/completions HTTP/1.1\nHost: x", r#"{"cursor":3}"#, true, "no"),
+        (
+            "POST /v1/responses HTTP/1.1\nHost: api.openai.com",
+            r#"{"input":"a","model":"m"}"#,
+            true,
+            "OpenaiResponses Responses openai - known",
+        ),
+        ("POST /v1/responses HTTP/1.1\nHost: x", r#"{"input":"a","#, false, "more"),
+        (
+            "POST /v1/responses HTTP/1.1\nHost: x",
+            r#"{"prompt":{"id":"pmpt_1"}}"#,
+            true,
+            "OpenaiResponses Responses unknown - known",
+        ),
+        (
+            "POST /backend-api/codex/responses HTTP/1.1\nHost: chatgpt.com",
+            r#"{"model":"m","#,
+            false,
+            "OpenaiResponses Responses openai - known",
+        ),
+        (
+            "POST /v1/responses/compact HTTP/1.1\nHost: x",
+            r#"{"model":"m","#,
+            false,
+            "OpenaiResponses Responses unknown - known",
+        ),
+        ("POST /survey/7/responses HTTP/1.1\nHost: x", r#"{"answers":[1,2]}"#, true, "no"),
+        ("POST /v1/responses/resp_1/cancel HTTP/1.1\nHost: x", "", true, "no"),
+        ("POST /v1/responses/input_tokens HTTP/1.1\nHost: x", r#"{"model":"m","input":"a"}"#, true, "no"),
+        ("POST /v1/realtime?model=m HTTP/1.1\nHost: x\nContent-Type: application/sdp", "v=0", true, "no"),
+        // A WebSocket.
+        (
+            "GET /v1/responses HTTP/1.1\nHost: api.openai.com\nConnection: Upgrade\nUpgrade: websocket",
+            "",
+            true,
+            "socket OpenaiResponses Responses openai - known",
+        ),
+        (
+            "GET /v1/realtime?key=CANARY&model=gpt-realtime HTTP/1.1\nHost: x\nUpgrade: other, WebSocket",
+            "",
+            true,
+            "socket OpenaiRealtime Realtime unknown gpt-realtime known",
+        ),
+        (
+            "GET /openai/realtime?api-version=1&deployment=d HTTP/1.1\nHost: r.openai.azure.com\nUpgrade: websocket",
+            "",
+            true,
+            "socket OpenaiRealtime Realtime azure.ai.openai - known",
+        ),
+        ("GET /v1/chat/completions HTTP/1.1\nHost: x\nUpgrade: websocket", "", true, "no"),
+        ("GET /realtime/v1/websocket HTTP/1.1\nHost: x\nUpgrade: websocket", "", true, "no"),
+        ("GET /v1/responses HTTP/1.1\nHost: x\nUpgrade: h2c", "", true, "no"),
+        ("GET /v1/responses HTTP/1.1\nHost: x", "", true, "no"),
         // The shape alone.
         ("POST /ask HTTP/1.1\nHost: x\nContent-Type: application/json", "", false, "more"),
         ("POST /ask HTTP/1.1\nHost: x\nContent-Type: application/json", r#"{"model":"m","mess"#, false, "more"),
@@ -140,7 +194,6 @@ fn judgements() {
             "OpenaiEmbeddings Embeddings unknown - new",
         ),
         ("POST /v1/images/generations HTTP/1.1\nHost: x", r#"{"model":"m","prompt":"p","n":1}"#, true, "no"),
-        ("POST /v1/responses HTTP/1.1\nHost: x", r#"{"model":"m","input":"a"}"#, true, "no"),
         ("POST /v1/messages/count_tokens HTTP/1.1\nHost: x", r#"{"model":"m","messages":[]}"#, true, "no"),
         ("POST /chat HTTP/1.1\nHost: x", r#"{"messages":[{"id":1,"text":"hello"}]}"#, true, "no"),
         ("POST /orders HTTP/1.1\nHost: x", r#"{"model":"T","year":1908}"#, true, "no"),

@@ -317,6 +317,149 @@ data: [DONE]
         expected: Expected { provider: Some("ollama"), ..PLAIN },
     },
     Case {
+        name: "OpenAI Responses stream",
+        dialect: Dialect::OpenaiResponses,
+        request: ASKS,
+        status: 200,
+        content_type: SSE,
+        body: r#"event: response.created
+data: {"type":"response.created","sequence_number":0,"response":{"id":"resp_1","object":"response","status":"in_progress","error":null,"incomplete_details":null,"instructions":"CANARY","model":"m-2026","output":[],"tools":[{"type":"function","name":"CANARY"}],"usage":null}}
+
+event: response.in_progress
+data: {"type":"response.in_progress","sequence_number":1,"response":{"id":"resp_1","object":"response","status":"in_progress","model":"m-2026","usage":null}}
+
+event: response.output_item.added
+data: {"type":"response.output_item.added","sequence_number":2,"output_index":0,"item":{"id":"rs_1","type":"reasoning","summary":[],"status":"in_progress"}}
+
+event: response.reasoning_summary_text.delta
+data: {"type":"response.reasoning_summary_text.delta","sequence_number":3,"item_id":"rs_1","output_index":0,"summary_index":0,"delta":"CANARY","obfuscation":"x8Q"}
+
+event: response.output_text.delta
+data: {"content_index":0,"delta":"CANARY","item_id":"msg_1","logprobs":[],"output_index":1,"sequence_number":4,"type":"response.output_text.delta"}
+
+event: response.output_text.delta
+data: {"type":"response.output_text.delta","sequence_number":5,"item_id":"msg_1","output_index":1,"content_index":0,"delta":""}
+
+event: response.function_call_arguments.delta
+data: {"type":"response.function_call_arguments.delta","sequence_number":6,"item_id":"fc_1","output_index":2,"delta":"{\"CANARY\":"}
+
+event: response.code_interpreter_call_code.done
+data: {"type":"response.code_interpreter_call_code.done","sequence_number":7,"item_id":"ci_1","output_index":3,"code":"CANARY"}
+
+event: response.output_text.done
+data: {"type":"response.output_text.done","sequence_number":8,"item_id":"msg_1","text":"CANARY"}
+
+event: response.completed
+data: {"type":"response.completed","sequence_number":9,"response":{"id":"resp_1","object":"response","status":"completed","error":null,"incomplete_details":null,"model":"m-2026","output":[{"type":"message","status":"completed","content":[{"type":"output_text","text":"CANARY","usage":{"input_tokens":99999}}]}],"usage":{"input_tokens":1009,"input_tokens_details":{"cached_tokens":1000,"cache_write_tokens":5},"output_tokens":7,"output_tokens_details":{"reasoning_tokens":4},"total_tokens":1016}}}
+
+"#,
+        expected: Expected {
+            response_model: Some("m-2026"),
+            id: Some("resp_1"),
+            usage: [Some(1009), Some(7), Some(1000), Some(5), Some(4)],
+            finish: Some("completed"),
+            outputs: &[REASONING, VISIBLE, VISIBLE],
+            ..STREAMED
+        },
+    },
+    Case {
+        name: "OpenAI Responses: cut off, and a marker of others",
+        dialect: Dialect::OpenaiResponses,
+        request: ASKS,
+        status: 200,
+        content_type: SSE,
+        body: r#"data: {"type":"response.refusal.delta","delta":"CANARY"}
+
+data: {"type":"response.incomplete","response":{"id":"resp_2","status":"incomplete","incomplete_details":{"reason":"max_output_tokens"},"usage":{"input_tokens":3,"output_tokens":1}}}
+
+data: [DONE]
+
+"#,
+        expected: Expected {
+            id: Some("resp_2"),
+            usage: [Some(3), Some(1), None, None, None],
+            finish: Some("max_output_tokens"),
+            outputs: &[VISIBLE],
+            ..STREAMED
+        },
+    },
+    Case {
+        name: "OpenAI Responses: failed under 200",
+        dialect: Dialect::OpenaiResponses,
+        request: ASKS,
+        status: 200,
+        content_type: SSE,
+        body: r#"data: {"type":"response.created","response":{"id":"resp_3","status":"in_progress","usage":null}}
+
+data: {"type":"response.failed","response":{"id":"resp_3","status":"failed","error":{"code":"server_error","message":"CANARY"},"usage":null}}
+
+"#,
+        expected: Expected {
+            id: Some("resp_3"),
+            finish: Some("failed"),
+            error: Some("server_error"),
+            is_error: true,
+            ..STREAMED
+        },
+    },
+    Case {
+        name: "OpenAI Responses: an error in the stream, whose code may be a text in other events",
+        dialect: Dialect::OpenaiResponses,
+        request: ASKS,
+        status: 200,
+        content_type: SSE,
+        body: "event: error\ndata: {\"type\":\"error\",\"code\":\"CANARY\",\"message\":\"CANARY\",\"param\":null,\"sequence_number\":1}\n\n",
+        expected: Expected { is_error: true, finished: false, ..STREAMED },
+    },
+    Case {
+        name: "OpenAI Responses in one document",
+        dialect: Dialect::OpenaiResponses,
+        request: ASKS_PLAIN,
+        status: 200,
+        content_type: JSON,
+        body: r#"{
+  "id": "resp_4", "object": "response", "created_at": 1, "status": "completed", "background": false, "error": null,
+  "incomplete_details": null, "instructions": "CANARY", "model": "m-2026",
+  "output": [{"id": "msg_1", "type": "message", "status": "completed", "content": [{"type": "output_text", "text": "CANARY"}]}],
+  "usage": {"input_tokens": 9, "input_tokens_details": {"cached_tokens": 0}, "output_tokens": 12, "output_tokens_details": {"reasoning_tokens": 0}, "total_tokens": 21},
+  "user": null, "metadata": {}
+}"#,
+        expected: Expected {
+            response_model: Some("m-2026"),
+            id: Some("resp_4"),
+            usage: [Some(9), Some(12), Some(0), None, Some(0)],
+            finish: Some("completed"),
+            ..PLAIN
+        },
+    },
+    Case {
+        name: "OpenAI Responses: queued, to be asked for later",
+        dialect: Dialect::OpenaiResponses,
+        request: ASKS_PLAIN,
+        status: 200,
+        content_type: JSON,
+        body: r#"{"id":"resp_5","object":"response","status":"queued","model":"m-2026","output":[],"usage":null}"#,
+        expected: Expected { response_model: Some("m-2026"), id: Some("resp_5"), ..PLAIN },
+    },
+    Case {
+        name: "OpenAI Responses: a 400",
+        dialect: Dialect::OpenaiResponses,
+        request: ASKS,
+        status: 400,
+        content_type: JSON,
+        body: r#"{"error":{"message":"CANARY","type":"invalid_request_error","param":"input","code":null}}"#,
+        expected: Expected { error: Some("invalid_request_error"), is_error: true, ..STREAMED },
+    },
+    Case {
+        name: "vLLM's Responses: an error without an object around it",
+        dialect: Dialect::OpenaiResponses,
+        request: ASKS,
+        status: 404,
+        content_type: JSON,
+        body: r#"{"object":"error","message":"CANARY","type":"NotFoundError","param":null,"code":404}"#,
+        expected: Expected { error: Some("NotFoundError"), is_error: true, ..STREAMED },
+    },
+    Case {
         name: "a 429 of OpenAI",
         dialect: Dialect::OpenaiChat,
         request: ASKS,
