@@ -34,7 +34,7 @@ pub(super) fn seeds(target: &str) -> Vec<Vec<u8>> {
     let each = |seed: &dyn Fn(&Case) -> Vec<u8>| ALL.iter().map(seed).collect::<Vec<_>>();
     match target {
         "body" => bodies(),
-        "chunked" => each(&|case| with_controls(PIECES, &chunks(case.body.as_bytes()))),
+        "chunked" => each(&|case| with_controls(PIECES, &chunks(&case.bytes()))),
         "dialect" => each(&dialect),
         "durations" => {
             texts(&["2s", "500ms", "2", "0.25", "1m 30s", "1h", "-1", "NaN", "1e300", "99999999999999999999s"])
@@ -56,19 +56,17 @@ pub(super) fn seeds(target: &str) -> Vec<Vec<u8>> {
             with_controls(&[&number(case.request.len() / 2)[..], PIECES].concat(), case.request.as_bytes())
         })
         .into_iter()
-        .chain(each(&|case| with_controls(&number(case.body.len() / 2), case.body.as_bytes())))
+        .chain(each(&|case| with_controls(&number(case.bytes().len() / 2), &case.bytes())))
         .chain(texts(&DOCUMENTS).into_iter().map(|text| with_controls(&small(9), &text)))
         .collect(),
         "judge" => each(&request),
         "label" => texts(&["gpt-4o", "\u{1b}]52;c;x\u{7}", "\u{202e}\u{2066}\u{200b}é", "<script>alert(1)</script>"]),
-        "ndjson" | "sse" => each(&|case| {
-            with_controls(&[&number(case.body.len() / 3)[..], &small(40), PIECES].concat(), case.body.as_bytes())
+        "eventstream" | "ndjson" | "sse" => each(&|case| {
+            with_controls(&[&number(case.bytes().len() / 3)[..], &small(40), PIECES].concat(), &case.bytes())
         }),
         "proc" => texts(&FILES),
         "protocol" => protocol(),
-        "reassembly" => {
-            each(&|case| with_controls(SEGMENTS, &[case.body.as_bytes(), case.request.as_bytes()].concat()))
-        }
+        "reassembly" => each(&|case| with_controls(SEGMENTS, &[&case.bytes(), case.request.as_bytes()].concat())),
         "recording" => {
             include_str!("../../demos/recording.ndjson").lines().step_by(20).map(|line| line.into()).collect()
         }
@@ -145,6 +143,8 @@ fn request_head(case: &Case) -> Vec<u8> {
         Dialect::OpenaiEmbeddings => "/v1/embeddings",
         Dialect::AnthropicMessages => "/v1/messages",
         Dialect::Ollama => "/api/chat",
+        Dialect::BedrockConverse => "/model/m.x-v1%3A0/converse-stream",
+        Dialect::BedrockInvoke => "/model/m.x-v1%3A0/invoke-with-response-stream",
     };
     let length = case.request.len();
     format!("POST {path} HTTP/1.1\r\nHost: localhost:8000\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n")
@@ -156,8 +156,11 @@ fn request(case: &Case) -> Vec<u8> {
 }
 
 fn answer_head(case: &Case, chunked: bool) -> Vec<u8> {
-    let framing =
-        if chunked { "Transfer-Encoding: chunked".to_owned() } else { format!("Content-Length: {}", case.body.len()) };
+    let framing = if chunked {
+        "Transfer-Encoding: chunked".to_owned()
+    } else {
+        format!("Content-Length: {}", case.bytes().len())
+    };
     let kind = case.content_type.unwrap_or("text/plain");
     format!("HTTP/1.1 {} OK\r\nContent-Type: {kind}\r\n{framing}\r\n\r\n", case.status).into_bytes()
 }
@@ -170,7 +173,7 @@ fn chunks(body: &[u8]) -> Vec<u8> {
 }
 
 fn answer(case: &Case) -> Vec<u8> {
-    [answer_head(case, true), chunks(case.body.as_bytes())].concat()
+    [answer_head(case, true), chunks(&case.bytes())].concat()
 }
 
 fn http1(case: &Case, kind: u8) -> Vec<u8> {
@@ -194,7 +197,7 @@ fn http2(case: &Case, kind: u8) -> Vec<u8> {
     let path = b"/v1/chat/completions";
     let head = [&[0x83, 0x87, 0x44, path.len() as u8][..], path, &[0x5f, 16], b"application/json"].concat();
     let request = [frame(1, 4, &head), frame(0, 1, case.request.as_bytes())].concat();
-    let answer = [frame(1, 4, &[0x88, 0x5f, 4, b't', b'e', b'x', b't']), frame(0, 1, case.body.as_bytes())].concat();
+    let answer = [frame(1, 4, &[0x88, 0x5f, 4, b't', b'e', b'x', b't']), frame(0, 1, &case.bytes())].concat();
     let controls = if kind == 0 {
         [&[0][..], &number(request.len()), PIECES].concat()
     } else {
@@ -211,17 +214,20 @@ fn dialect(case: &Case) -> Vec<u8> {
         Dialect::OpenaiEmbeddings => 2,
         Dialect::AnthropicMessages => 3,
         Dialect::Ollama => 4,
+        Dialect::BedrockConverse => 5,
+        Dialect::BedrockInvoke => 6,
     };
     let kind = match case.content_type {
         Some("text/event-stream") => 1,
         Some("application/json") => 2,
         Some("application/x-ndjson") => 3,
+        Some("application/vnd.amazon.eventstream") => 4,
         _ => 0,
     };
     let status = if case.status >= 400 { 3 } else { 0 };
     let controls =
         [&[dialect, kind, status][..], &number(case.request.len()), &[255, 200, 9, 255, 255, 60, 255]].concat();
-    with_controls(&controls, &[case.request.as_bytes(), case.body.as_bytes()].concat())
+    with_controls(&controls, &[case.request.as_bytes(), &case.bytes()].concat())
 }
 
 fn engine(case: &Case) -> Vec<u8> {
@@ -246,7 +252,7 @@ fn engine(case: &Case) -> Vec<u8> {
 fn bodies() -> Vec<Vec<u8>> {
     let mut seeds = Vec::new();
     for case in ALL {
-        let text = case.body.as_bytes();
+        let text = &case.bytes()[..];
         let level = Compression::default();
         let write = "memory takes all bytes";
         let mut gzip = GzEncoder::new(Vec::new(), level);

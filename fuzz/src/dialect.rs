@@ -6,16 +6,23 @@ use hbpf_core::time::Nanos;
 
 use crate::input::Input;
 
-const DIALECTS: [Dialect; 5] = [
+const DIALECTS: [Dialect; 7] = [
     Dialect::OpenaiChat,
     Dialect::OpenaiCompletions,
     Dialect::OpenaiEmbeddings,
     Dialect::AnthropicMessages,
     Dialect::Ollama,
+    Dialect::BedrockConverse,
+    Dialect::BedrockInvoke,
 ];
 
-const KINDS: [Option<&[u8]>; 4] =
-    [None, Some(b"text/event-stream"), Some(b"application/json"), Some(b"application/x-ndjson")];
+const KINDS: [Option<&[u8]>; 5] = [
+    None,
+    Some(b"text/event-stream"),
+    Some(b"application/json"),
+    Some(b"application/x-ndjson"),
+    Some(b"application/vnd.amazon.eventstream"),
+];
 
 /// Controls: dialect, content type, status, length of the request, then pieces of the answer, 0 for a lost one.
 pub fn run(data: &[u8]) {

@@ -62,6 +62,10 @@ pub enum Dialect {
     AnthropicMessages,
     /// Ollama's own chat, generate and embed.
     Ollama,
+    /// AWS Bedrock's Converse and ConverseStream.
+    BedrockConverse,
+    /// AWS Bedrock's InvokeModel and InvokeModelWithResponseStream, around a body in the model's own dialect.
+    BedrockInvoke,
 }
 
 /// The protocol that carries the exchange.

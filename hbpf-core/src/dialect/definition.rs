@@ -42,6 +42,8 @@ pub(super) enum Proof {
     Path,
     /// A body that names a model: other services use such paths too.
     Model,
+    /// A path that names a model: `/model/` and its name stand before the suffix.
+    ModelInPath,
 }
 
 /// How tokens are estimated from events.
@@ -79,6 +81,8 @@ pub(super) enum Slot {
     /// The kind of event or document.
     Type,
     Done,
+    /// Only the last event has this place.
+    Last,
     /// An error's type.
     ErrorType,
     /// An error's code, where there is no type.

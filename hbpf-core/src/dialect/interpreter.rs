@@ -4,9 +4,9 @@ use std::fmt;
 
 use super::definition::RequestSlot;
 use super::reading::{Events, Reading, set_label};
-use super::{Facts, Output, Recognised, definition};
+use super::{Facts, Output, Recognised, bedrock, definition};
 use crate::exchange::{Api, Dialect, Usage};
-use crate::framing::{Ndjson, Sse};
+use crate::framing::{Documents, Embedded, EventStream, Ndjson, Sse};
 use crate::http1::ResponseHead;
 use crate::json::{Outcome, Scanner, Tail, Value, Visitor, scan_tail};
 use crate::time::Nanos;
@@ -40,11 +40,46 @@ enum Body {
     },
     Events(Sse),
     Lines(Ndjson),
+    Messages(Box<Messages>),
     Whole,
     /// One document with a hole in it.
     WholeTail(Tail),
     /// Nothing that can be read.
     Opaque,
+}
+
+/// AWS's event stream. In some dialects its messages hold other documents.
+struct Messages {
+    stream: EventStream,
+    embedded: Option<Embedded>,
+}
+
+impl Messages {
+    fn new(dialect: Dialect) -> Self {
+        let embedded = (dialect == Dialect::BedrockInvoke).then(Embedded::default);
+        Self { stream: EventStream::new(), embedded }
+    }
+
+    fn push(&mut self, bytes: &[u8], out: &mut impl Documents) {
+        match &mut self.embedded {
+            Some(embedded) => self.stream.push(bytes, &mut embedded.within(out)),
+            None => self.stream.push(bytes, out),
+        }
+    }
+
+    fn gap(&mut self, out: &mut impl Documents) {
+        match &mut self.embedded {
+            Some(embedded) => self.stream.gap(&mut embedded.within(out)),
+            None => self.stream.gap(out),
+        }
+    }
+
+    fn end(&mut self, out: &mut impl Documents) {
+        match &mut self.embedded {
+            Some(embedded) => self.stream.end(&mut embedded.within(out)),
+            None => self.stream.end(out),
+        }
+    }
 }
 
 impl fmt::Debug for Interpreter {
@@ -78,6 +113,7 @@ impl Interpreter {
     pub fn for_call(call: &Recognised) -> Self {
         let mut interpreter = Self::new(call.dialect);
         interpreter.facts.model.clone_from(&call.model);
+        interpreter.facts.stream = call.stream;
         if call.api == Api::Embeddings {
             interpreter.request.stream_default = false;
         }
@@ -91,7 +127,11 @@ impl Interpreter {
 
     /// Memory that it holds beyond its own size, in bytes.
     pub fn memory(&self) -> usize {
-        let answer = if let Body::WholeTail(tail) = &self.body { tail.memory() } else { 0 };
+        let answer = match &self.body {
+            Body::WholeTail(tail) => tail.memory(),
+            Body::Messages(_) => size_of::<Messages>(),
+            _ => 0,
+        };
         self.request.tail.as_ref().map_or(0, Tail::memory) + self.reading.memory() + answer
     }
 
@@ -141,6 +181,14 @@ impl Interpreter {
     /// The answer's head.
     pub fn response_head(&mut self, head: &ResponseHead<'_>) {
         self.response_begins(head.status, head.header("content-type"));
+        if let Some(name) = head.header("x-amzn-errortype").filter(|_| self.facts.is_error) {
+            self.reading.name_error(&mut self.facts, &bedrock::error_type(name));
+        }
+        if self.reading.definition().dialect == Dialect::BedrockInvoke
+            && let Some(counts) = bedrock::counts(head)
+        {
+            self.reading.set_counts(&mut self.facts, &counts);
+        }
     }
 
     /// The answer begins, with this status, if that is known, and content type.
@@ -156,6 +204,8 @@ impl Interpreter {
             self.decide(Body::Events(Sse::new()));
         } else if says(b"ndjson") || says(b"jsonl") || says(b"json-lines") {
             self.decide(Body::Lines(Ndjson::new()));
+        } else if says(b"vnd.amazon.eventstream") {
+            self.decide(self.messages());
         } else {
             self.body = Body::Undecided { is_json: says(b"json") };
         }
@@ -178,6 +228,7 @@ impl Interpreter {
         match body {
             Body::Events(sse) => sse.push(bytes, &mut Events { reading, facts, when, out }),
             Body::Lines(lines) => lines.push(bytes, &mut Events { reading, facts, when, out }),
+            Body::Messages(messages) => messages.push(bytes, &mut Events { reading, facts, when, out }),
             Body::Whole => reading.push(facts, bytes),
             Body::WholeTail(tail) => tail.push(bytes),
             Body::Undecided { .. } | Body::Opaque => {}
@@ -190,6 +241,7 @@ impl Interpreter {
             // What comes next may be the middle of anything: only what was asked for can tell.
             let body = match self.facts.stream {
                 Some(true) if self.reading.definition().streams_lines => Body::Lines(Ndjson::new()),
+                Some(true) if self.streams_messages() => self.messages(),
                 Some(true) => Body::Events(Sse::new()),
                 None if !is_json && !self.reading.definition().streams_lines => Body::Events(Sse::new()),
                 _ => Body::Whole,
@@ -201,6 +253,7 @@ impl Interpreter {
         match body {
             Body::Events(sse) => sse.gap(&mut events),
             Body::Lines(lines) => lines.gap(&mut events),
+            Body::Messages(messages) => messages.gap(&mut events),
             Body::Whole => {
                 events.reading.whole_gap(events.facts);
                 *body = Body::WholeTail(Tail::default());
@@ -217,6 +270,7 @@ impl Interpreter {
         match std::mem::replace(body, Body::Opaque) {
             Body::Events(mut sse) => sse.end(&mut Events { reading, facts, when, out }),
             Body::Lines(mut lines) => lines.end(&mut Events { reading, facts, when, out }),
+            Body::Messages(mut messages) => messages.end(&mut Events { reading, facts, when, out }),
             Body::Whole => reading.whole_end(facts),
             Body::WholeTail(tail) => reading.whole_tail(facts, tail.bytes()),
             Body::Undecided { .. } | Body::Opaque => {}
@@ -229,6 +283,8 @@ impl Interpreter {
         let body = match first {
             b'{' if !is_json && !is_error && self.streams_lines() => Body::Lines(Ndjson::new()),
             b'{' | b'[' => Body::Whole,
+            // The length of the first message: none is so long that this byte would be another.
+            0 | 1 if self.streams_messages() => self.messages(),
             // A field's name, or a comment.
             b'd' | b'e' | b'i' | b'r' | b':' => Body::Events(Sse::new()),
             _ => {
@@ -243,9 +299,17 @@ impl Interpreter {
         self.reading.definition().streams_lines && self.facts.stream != Some(false)
     }
 
+    fn streams_messages(&self) -> bool {
+        matches!(self.reading.definition().dialect, Dialect::BedrockConverse | Dialect::BedrockInvoke)
+    }
+
+    fn messages(&self) -> Body {
+        Body::Messages(Box::new(Messages::new(self.reading.definition().dialect)))
+    }
+
     fn decide(&mut self, body: Body) {
         match body {
-            Body::Events(_) | Body::Lines(_) => self.facts.stream = Some(true),
+            Body::Events(_) | Body::Lines(_) | Body::Messages(_) => self.facts.stream = Some(true),
             // An error is one document even where a stream was asked for.
             Body::Whole if self.status.is_some_and(|status| (200..300).contains(&status)) => {
                 self.facts.stream = Some(false);

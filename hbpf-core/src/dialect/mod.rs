@@ -8,6 +8,7 @@
 //! [`request_facts`] and [`response_facts`] read the headers.
 
 mod anthropic;
+mod bedrock;
 mod definition;
 mod headers;
 mod interpreter;
@@ -27,8 +28,15 @@ use crate::time::Nanos;
 use definition::Definition;
 
 /// Every dialect that can be read.
-static DEFINITIONS: [&Definition; 5] =
-    [&openai::CHAT, &openai::COMPLETIONS, &openai::EMBEDDINGS, &anthropic::MESSAGES, &ollama::NATIVE];
+static DEFINITIONS: [&Definition; 7] = [
+    &openai::CHAT,
+    &openai::COMPLETIONS,
+    &openai::EMBEDDINGS,
+    &anthropic::MESSAGES,
+    &ollama::NATIVE,
+    &bedrock::CONVERSE,
+    &bedrock::INVOKE,
+];
 
 fn definition(dialect: Dialect) -> &'static Definition {
     let found = DEFINITIONS.iter().find(|definition| definition.dialect == dialect);

@@ -1,8 +1,8 @@
 //! Reads the documents of one answer.
 
 use super::definition::{Choice, Count, Counts, Definition, Estimate, Slot};
-use super::{Facts, Output};
-use crate::framing::Documents;
+use super::{Facts, Output, bedrock};
+use crate::framing::{Documents, MessageKind};
 use crate::json::{Outcome, Scanner, Value, Visitor, scan_tail};
 use crate::label::Label;
 use crate::time::Nanos;
@@ -102,6 +102,17 @@ impl Reading {
     /// The status says that the answer is an error.
     pub(super) fn set_error_answer(&mut self) {
         self.found.is_error_answer = true;
+    }
+
+    /// The answer's head names an error.
+    pub(super) fn name_error(&mut self, facts: &mut Facts, name: &[u8]) {
+        Finder { facts, found: &mut self.found }.name_error(ErrorRank::Type, name);
+    }
+
+    /// The answer's head has counts: those of the body, where it has some, replace them.
+    pub(super) fn set_counts(&mut self, facts: &mut Facts, counts: &Counts) {
+        self.counts.update(counts);
+        facts.usage = (self.definition().usage)(&self.counts);
     }
 
     /// The next bytes of the current document.
@@ -221,6 +232,19 @@ impl Documents for Events<'_> {
         self.reading.push(self.facts, bytes);
     }
 
+    fn named(&mut self, kind: MessageKind, name: &[u8]) {
+        match kind {
+            MessageKind::Event => {
+                let last = self.reading.definition().final_type;
+                self.reading.found.event.is_final |= last.is_some_and(|last| last.as_bytes() == name);
+            }
+            MessageKind::Exception | MessageKind::Error => {
+                self.facts.is_error = true;
+                self.reading.name_error(self.facts, &bedrock::error_type(name));
+            }
+        }
+    }
+
     fn end(&mut self) {
         let outcome = self.reading.end_document(self.facts);
         let is_marker = std::mem::take(&mut self.reading.marker).is_match();
@@ -292,7 +316,7 @@ impl Visitor<Slot> for Finder<'_> {
                 set_label(&mut self.facts.finish_reason, text);
             }
             (Slot::Type, Value::Text(text)) => self.kind(text),
-            (Slot::Done, Value::Bool(true)) => event.is_final = true,
+            (Slot::Done, Value::Bool(true)) | (Slot::Last, Value::Container { .. }) => event.is_final = true,
             (Slot::Choice, Value::Container { .. }) => event.end_choice(self.found.definition),
             (Slot::Role, Value::Text(_)) => event.choice.has_role = true,
             (Slot::Visible, Value::Length(0)) => event.choice.blank = true,
