@@ -251,6 +251,21 @@ impl Exchange {
     /// A gap between output events that counts as a stall.
     pub const STALL: std::time::Duration = std::time::Duration::from_secs(2);
 
+    /// Error types that tell of a quota that is used up where the status does not: within a stream, or in gRPC.
+    const QUOTA_ERRORS: [&str; 5] = [
+        "RESOURCE_EXHAUSTED",
+        "ServiceQuotaExceededException",
+        "ThrottlingException",
+        "rate_limit_error",
+        "rate_limit_exceeded",
+    ];
+
+    /// Whether it failed because a quota is used up.
+    pub fn is_rate_limited(&self) -> bool {
+        let says = |error: &Label| Self::QUOTA_ERRORS.contains(&error.as_str());
+        self.phase == Phase::Failed && (self.status == Some(429) || self.error_type.as_ref().is_some_and(says))
+    }
+
     /// From the last byte of the request to the first output event.
     pub fn time_to_first_token_seconds(&self) -> Option<f64> {
         let first = self.first_token_at.filter(|_| !self.output_missed.before_first);
