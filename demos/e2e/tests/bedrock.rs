@@ -83,7 +83,7 @@ fn boto3_is_refused() {
     for (model, sdk, ours, over_quota) in cases {
         let Some(mut client) = client(&server, &url, &[&streams[..], &["--model", model]].concat()) else { return };
         let said = client.run();
-        assert_eq!(said["errors"], serde_json::json!([sdk; 4]), "{model}: {said}");
+        assert_eq!(said["errors"], serde_json::Value::from(vec![sdk; 4]), "{model}: {said}");
         ended += 4;
         limited += over_quota;
         observer.until_ended(server.plain.port(), ended);
