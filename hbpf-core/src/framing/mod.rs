@@ -5,11 +5,13 @@
 
 mod embedded;
 mod eventstream;
+mod grpc;
 mod ndjson;
 mod sse;
 
 pub use embedded::Embedded;
 pub use eventstream::{EventStream, MessageKind};
+pub use grpc::Grpc;
 pub use ndjson::Ndjson;
 pub use sse::Sse;
 
@@ -20,6 +22,12 @@ pub trait Documents {
 
     /// The framing says so of the current document, which ends next. Few framings say anything.
     fn named(&mut self, _kind: MessageKind, _name: &[u8]) {}
+
+    /// The next bytes of the current document, so many, were not seen, and more of it may come. Returns whether it can be read
+    /// on; if not, it is given up.
+    fn missing(&mut self, _len: u64) -> bool {
+        false
+    }
 
     /// The current document is over. The next bytes belong to another.
     fn end(&mut self);
