@@ -66,6 +66,8 @@ pub enum Dialect {
     BedrockConverse,
     /// AWS Bedrock's InvokeModel and InvokeModelWithResponseStream, around a body in the model's own dialect.
     BedrockInvoke,
+    /// xAI's own, over gRPC.
+    XaiGrpc,
 }
 
 /// The protocol that carries the exchange.

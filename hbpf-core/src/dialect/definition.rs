@@ -44,6 +44,8 @@ pub(super) enum Proof {
     Model,
     /// A path that names a model: `/model/` and its name stand before the suffix.
     ModelInPath,
+    /// Bodies that are gRPC's, by their content type.
+    Grpc,
 }
 
 /// How tokens are estimated from events.
@@ -99,6 +101,8 @@ pub(super) enum Slot {
     /// Output that is reasoning.
     Reasoning,
     Count(Count),
+    /// What holds these counts, of which those are left out that are 0. Where all are, nothing is said.
+    Counts(&'static [Count]),
     /// Only this provider has this place.
     Vendor(&'static str),
     Fingerprint,

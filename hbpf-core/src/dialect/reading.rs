@@ -5,6 +5,7 @@ use super::{Facts, Output, bedrock};
 use crate::framing::{Documents, MessageKind};
 use crate::json::{Outcome, Scanner, Value, Visitor, scan_tail};
 use crate::label::Label;
+use crate::protobuf;
 use crate::time::Nanos;
 
 /// Bytes of text to a token, for dialects whose events hold several: about what English and code have with today's
@@ -226,6 +227,52 @@ pub(super) struct Events<'a> {
     pub(super) out: &'a mut dyn FnMut(Output),
 }
 
+impl Events<'_> {
+    /// The current document is an event.
+    fn keep(&mut self) {
+        let event = self.reading.keep(self.facts);
+        if event.choices_with_output() > 0 {
+            let tokens = self.reading.tokens(&event);
+            (self.out)(Output { when: self.when, tokens, visible: event.visible_choices > 0 });
+        }
+    }
+}
+
+/// Protobuf messages on their way into a [`Reading`].
+pub(super) struct Fields<'a> {
+    pub(super) scanner: &'a mut protobuf::Scanner<Slot>,
+    /// Each message is an event, rather than the whole answer.
+    pub(super) is_stream: bool,
+    pub(super) events: Events<'a>,
+}
+
+impl Documents for Fields<'_> {
+    fn bytes(&mut self, bytes: &[u8]) {
+        let Events { reading, facts, .. } = &mut self.events;
+        self.scanner.push(bytes, &mut Finder { facts, found: &mut reading.found });
+    }
+
+    fn missing(&mut self, len: u64) -> bool {
+        self.scanner.missing(len)
+    }
+
+    fn end(&mut self) {
+        let Events { reading, facts, .. } = &mut self.events;
+        match self.scanner.end(&mut Finder { facts: &mut *facts, found: &mut reading.found }) {
+            Outcome::Complete if self.is_stream => self.events.keep(),
+            Outcome::Complete => {
+                reading.keep(facts);
+            }
+            Outcome::Empty | Outcome::Incomplete | Outcome::Malformed => reading.miss(facts),
+        }
+    }
+
+    fn abort(&mut self) {
+        self.scanner.begin();
+        self.events.reading.miss(self.events.facts);
+    }
+}
+
 impl Documents for Events<'_> {
     fn bytes(&mut self, bytes: &[u8]) {
         self.reading.marker.push(bytes);
@@ -249,13 +296,7 @@ impl Documents for Events<'_> {
         let outcome = self.reading.end_document(self.facts);
         let is_marker = std::mem::take(&mut self.reading.marker).is_match();
         match outcome {
-            Outcome::Complete => {
-                let event = self.reading.keep(self.facts);
-                if event.choices_with_output() > 0 {
-                    let tokens = self.reading.tokens(&event);
-                    (self.out)(Output { when: self.when, tokens, visible: event.visible_choices > 0 });
-                }
-            }
+            Outcome::Complete => self.keep(),
             _ if is_marker => self.facts.finished = true,
             Outcome::Empty => {}
             Outcome::Incomplete | Outcome::Malformed => self.reading.miss(self.facts),
@@ -328,6 +369,7 @@ impl Visitor<Slot> for Finder<'_> {
                     event.has_counts = true;
                 }
             }
+            (Slot::Counts(counts), Value::Container { is_empty: false }) => event.fill_counts(counts),
             (Slot::Error, Value::Length(1..)) => {
                 event.is_error = true;
                 self.name_error(ErrorRank::Text, b"error");
@@ -345,6 +387,15 @@ impl Visitor<Slot> for Finder<'_> {
 }
 
 impl Event {
+    fn fill_counts(&mut self, counts: &[Count]) {
+        for count in counts {
+            if self.counts.get(*count).is_none() {
+                self.counts.set(*count, 0);
+            }
+        }
+        self.has_counts = true;
+    }
+
     /// Whether a value is output: text of some length, tool calls, or text in parts.
     fn add_output(&mut self, value: Value<'_>) -> bool {
         match value {

@@ -3,10 +3,10 @@
 use std::sync::LazyLock;
 
 use super::DEFINITIONS;
-use super::bedrock;
 use super::definition::{Definition, Proof, Target};
 use super::headers::host;
 use super::provider::provider;
+use super::{bedrock, grpc};
 use crate::body::Coding;
 use crate::exchange::{Api, Dialect};
 use crate::http1::RequestHead;
@@ -88,14 +88,19 @@ pub fn judge(head: &RequestHead<'_>, port: Option<u16>, body_prefix: &[u8], exte
     }
     let target = targets()
         .filter(|(_, target)| trimmed.ends_with(target.suffix.as_bytes()))
-        .filter(|(_, target)| target.proof != Proof::ModelInPath || model_in_path(trimmed, target).is_some())
+        .filter(|(_, target)| match target.proof {
+            Proof::ModelInPath => model_in_path(trimmed, target).is_some(),
+            // A reference to what was not seen leaves it open what it is.
+            Proof::Grpc => head.header("content-type").is_none_or(grpc::is_grpc),
+            Proof::Path | Proof::Model => true,
+        })
         .max_by_key(|(_, target)| target.suffix.len());
     let body = Body { prefix: body_prefix, extent, coding: head.content_coding() };
     let deployment = azure_deployment(path);
     let says_anthropic = head.header("anthropic-version").is_some();
     let found = match target {
         Some((definition, target)) => {
-            let is_proven = matches!(target.proof, Proof::Path | Proof::ModelInPath)
+            let is_proven = target.proof != Proof::Model
                 || deployment.is_some()
                 || (says_anthropic && definition.dialect == Dialect::AnthropicMessages);
             let decision = if is_proven { Decision::Yes(()) } else { names_model(&body) };
@@ -231,6 +236,7 @@ fn model_in_path<'a>(path: &'a [u8], target: &Target) -> Option<&'a [u8]> {
 fn stream_in_path(definition: &Definition, target: &Target) -> Option<bool> {
     match definition.dialect {
         Dialect::BedrockConverse | Dialect::BedrockInvoke => Some(target.suffix.ends_with("-stream")),
+        Dialect::XaiGrpc => Some(target.suffix.ends_with("Chunk")),
         _ => None,
     }
 }

@@ -5,6 +5,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::exchange::Dialect;
 
+mod grpc;
 mod recognising;
 mod streams;
 

@@ -289,7 +289,8 @@ impl Sink<'_> {
         }
         let role = role_of(self.request_direction);
         let facts = request_facts(head);
-        let interpreter = Interpreter::for_call(&recognised);
+        let mut interpreter = Interpreter::for_call(&recognised);
+        interpreter.request_head(head);
         let id = self.shared.next_id();
         let other_end = self.shared.pairing.other_end(head.fingerprint(), role, when, id);
         let exchange = Exchange {
@@ -306,7 +307,11 @@ impl Sink<'_> {
             response_model: None,
             endpoint: endpoint(facts.host, head.header("host"), self.key.source, role, self.origin),
             tls: self.key.source == Source::Tls,
-            protocol: if self.is_multiplexed() { Protocol::H2 } else { Protocol::Http1 },
+            protocol: match (self.is_multiplexed(), interpreter.is_grpc()) {
+                (true, true) => Protocol::Grpc,
+                (true, false) => Protocol::H2,
+                (false, _) => Protocol::Http1,
+            },
             stream: None,
             phase: Phase::Sending,
             opened_at: started,
@@ -447,7 +452,7 @@ impl HttpSink for Sink<'_> {
         }
         let is_missed = self.is_multiplexed();
         if let Some(tracked) = self.messages.find(exchange) {
-            tracked.request_gap();
+            tracked.request_gap(len);
             if is_missed {
                 tracked.exchange.bytes_missed += len.unwrap_or(1);
                 self.shared.counters.parse_gaps += 1;
@@ -488,7 +493,7 @@ impl HttpSink for Sink<'_> {
     fn response_body_gap(&mut self, exchange: u64, len: Option<u64>) {
         let is_missed = self.is_multiplexed();
         if let Some(tracked) = self.messages.find(exchange) {
-            tracked.response_gap();
+            tracked.response_gap(len);
             if is_missed {
                 tracked.answer_missed(len.unwrap_or(1));
                 self.shared.counters.parse_gaps += 1;
@@ -496,6 +501,12 @@ impl HttpSink for Sink<'_> {
                 // Nothing says how far it goes.
                 tracked.note_output_missed();
             }
+        }
+    }
+
+    fn response_trailers(&mut self, exchange: u64, _when: Nanos, trailers: &ResponseHead<'_>) {
+        if let Some(tracked) = self.messages.find(exchange) {
+            tracked.response_trailers(trailers);
         }
     }
 

@@ -117,6 +117,8 @@ pub struct EventStream {
     window: [u8; PRELUDE_BYTES],
     /// The window may lie anywhere: a message is looked for.
     is_lost: bool,
+    /// Bytes were missing: framing of what carries the stream may lie between messages.
+    had_gap: bool,
     header_left: u32,
     payload_left: u32,
     checksum: Hasher,
@@ -151,6 +153,7 @@ impl EventStream {
             state: State::Prelude(0),
             window: [0; PRELUDE_BYTES],
             is_lost: false,
+            had_gap: false,
             header_left: 0,
             payload_left: 0,
             checksum: Hasher::new(),
@@ -179,15 +182,17 @@ impl EventStream {
     /// Some bytes were not seen: the message that they cut is given up, and another is looked for.
     pub fn gap(&mut self, out: &mut impl Documents) {
         out.abort();
-        self.is_lost = true;
+        (self.is_lost, self.had_gap) = (true, true);
         self.state = State::Prelude(0);
     }
 
     /// The stream is over. A message that is not whole is none.
     pub fn end(&mut self, out: &mut impl Documents) {
-        // Where one was looked for, what was missed is known to be.
-        if self.state != State::Prelude(0) && !self.is_lost {
-            out.abort();
+        match self.state {
+            State::Prelude(0) => {}
+            // Where one was looked for, what was missed is known to be.
+            State::Prelude(_) if self.is_lost || self.had_gap => {}
+            _ => out.abort(),
         }
         *self = Self::new();
     }
@@ -198,7 +203,7 @@ impl EventStream {
         self.window[seen..seen + taken].copy_from_slice(&bytes[..taken]);
         self.state = State::Prelude(seen + taken);
         if seen + taken == PRELUDE_BYTES && !self.begin_message() {
-            if !std::mem::replace(&mut self.is_lost, true) {
+            if !std::mem::replace(&mut self.is_lost, true) && !self.had_gap {
                 out.abort();
             }
             self.window.copy_within(1.., 0);
@@ -504,6 +509,14 @@ mod tests {
                 assert_eq!((out.messages.len(), out.aborted), (2, 1), "{junk:?} split at {at}");
             }
         }
+        // Chunk framing that is no longer told apart.
+        let (mut stream, mut out) = (EventStream::new(), Collect::default());
+        stream.push(&first[..10], &mut out);
+        stream.gap(&mut out);
+        let rest = [b"x\r\n", &b"7a\r\n"[..], &first, b"\r\n7a\r\n", &second, b"\r\n0\r\n\r\n"].concat();
+        stream.push(&rest, &mut out);
+        stream.end(&mut out);
+        assert_eq!((out.messages.len(), out.aborted), (2, 1));
         let out = read(&[&first, b"\0\0"]);
         assert_eq!((out.messages.len(), out.aborted), (1, 1), "cut within the lengths");
     }

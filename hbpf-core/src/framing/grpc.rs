@@ -62,14 +62,16 @@ impl Grpc {
         self.decoder.as_ref().map_or(0, |decoder| size_of::<BodyDecoder>() + decoder.memory())
     }
 
-    /// Lets go of what it holds: a compressed message that is under way is given up.
-    pub fn shed(&mut self, out: &mut impl Documents) {
-        if self.decoder.take().is_some()
-            && let State::Message { left, .. } = self.state
+    /// Lets go of what it holds: a compressed message that is under way is given up. Returns whether there was one.
+    pub fn shed(&mut self, out: &mut impl Documents) -> bool {
+        let has_decoder = self.decoder.take().is_some();
+        if let State::Message { left, .. } = self.state
+            && has_decoder
         {
             self.state = State::Message { left, how: How::Not };
             out.abort();
         }
+        has_decoder
     }
 
     /// The next bytes.
@@ -363,11 +365,11 @@ mod tests {
         let (mut grpc, mut out) = (Grpc::new(Coding::Gzip), Collect::default());
         grpc.push(&message[..10], &mut out);
         assert!(grpc.memory() > 0);
-        grpc.shed(&mut out);
+        assert!(grpc.shed(&mut out));
         assert_eq!((grpc.memory(), out.aborted), (0, 1));
         grpc.push(&message[10..], &mut out);
         grpc.push(&message, &mut out);
-        grpc.shed(&mut out);
+        assert!(!grpc.shed(&mut out));
         grpc.end(&mut out);
         assert_eq!((out.messages.len(), out.aborted), (1, 1));
     }

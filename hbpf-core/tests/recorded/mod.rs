@@ -48,6 +48,7 @@ pub(super) fn path(case: &Case, model: &str) -> String {
         Dialect::BedrockConverse => "/model/MODEL/converse",
         Dialect::BedrockInvoke if case.expected.stream == Some(true) => "/model/MODEL/invoke-with-response-stream",
         Dialect::BedrockInvoke => "/model/MODEL/invoke",
+        Dialect::XaiGrpc => "/xai_api.Chat/GetCompletionChunk",
     };
     path.replace("MODEL", model)
 }

@@ -749,3 +749,20 @@ data: {"type":"error","error":{"type":"overloaded_error","message":"CANARY"}}
         expected: Expected { model: None, is_error: true, ..PLAIN },
     },
 ];
+
+/// gRPC's messages as xAI's SDK writes them (protobuf for Python): a request, a streamed answer and one that is not.
+pub(super) const XAI_REQUEST: &str = "00000000210a130a0f0a0d43414e4152592070726f6d70741001120667726f6b2d7838324001";
+pub(super) const XAI_CHUNKS: [&str; 5] = [
+    // A role; reasoning with counts; two choices; a tool's call; the end with counts.
+    "00000000230a03722d3112040a0210021a060880f7c4d506220867726f6b2d782d312a0466705f31",
+    "000000003b0a03722d3112100a0e220c43414e415259207468696e6b1a060880f7c4d506220867726f6b2d782d312a0466705f31320a1009180b200930023804",
+    "00000000370a03722d31120a0a080a0643414e415259120c0a080a0643414e41525920011a060880f7c4d506220867726f6b2d782d312a0466705f31",
+    "000000003e0a03722d31121f0a1d1a1b0a016352160a0643414e415259120c7b2243414e415259223a317d1a060880f7c4d506220867726f6b2d782d312a0466705f31",
+    "00000000330a03722d31120218031a060880f7c4d506220867726f6b2d782d312a0466705f31321008051009181020093002380458c0c407",
+];
+pub(super) const XAI_WHOLE: &str = "00000000360a03722d32121508011a110a0d43414e41525920616e7377657210022a060880f7c4d506320867726f6b2d782d314a060807100c1813";
+
+pub(super) fn from_hex(hex: &str) -> Vec<u8> {
+    let digit = |digit: u8| char::from(digit).to_digit(16).expect("a hexadecimal digit") as u8;
+    hex.as_bytes().chunks(2).map(|pair| digit(pair[0]) << 4 | digit(pair[1])).collect()
+}
