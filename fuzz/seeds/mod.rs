@@ -9,7 +9,7 @@ use hbpf_ebpf::{RecordHeader, direction, flags, kind, source};
 use hbpf_fuzz::with_controls;
 use hbpf_host::protocol::{FlowVerdict, Group, Others, Question, Request, Suspect};
 
-use super::streams::{ALL, Case};
+use super::streams::{ALL, Case, XAI_CHUNKS, XAI_REQUEST, XAI_WHOLE, from_hex};
 
 /// Control bytes that cut the payload into pieces of all sizes.
 const PIECES: &[u8] = &[1, 2, 3, 5, 8, 13, 21, 34, 55, 89, 144, 233, 1, 1, 1, 7, 64];
@@ -35,12 +35,13 @@ pub(super) fn seeds(target: &str) -> Vec<Vec<u8>> {
     match target {
         "body" => bodies(),
         "chunked" => each(&|case| with_controls(PIECES, &chunks(&case.bytes()))),
-        "dialect" => each(&dialect),
+        "dialect" => each(&dialect).into_iter().chain([xai()]).collect(),
         "durations" => {
             texts(&["2s", "500ms", "2", "0.25", "1m 30s", "1h", "-1", "NaN", "1e300", "99999999999999999999s"])
         }
         "elf" => own_binary(),
         "engine" => each(&engine),
+        "grpc" => grpc(),
         "head" => each(&|case| [request_head(case), answer_head(case, true)].concat())
             .into_iter()
             .chain(each(&|case| answer_head(case, false)))
@@ -145,6 +146,7 @@ fn request_head(case: &Case) -> Vec<u8> {
         Dialect::Ollama => "/api/chat",
         Dialect::BedrockConverse => "/model/m.x-v1%3A0/converse-stream",
         Dialect::BedrockInvoke => "/model/m.x-v1%3A0/invoke-with-response-stream",
+        Dialect::XaiGrpc => "/xai_api.Chat/GetCompletionChunk",
     };
     let length = case.request.len();
     format!("POST {path} HTTP/1.1\r\nHost: localhost:8000\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n")
@@ -216,6 +218,7 @@ fn dialect(case: &Case) -> Vec<u8> {
         Dialect::Ollama => 4,
         Dialect::BedrockConverse => 5,
         Dialect::BedrockInvoke => 6,
+        Dialect::XaiGrpc => 7,
     };
     let kind = match case.content_type {
         Some("text/event-stream") => 1,
@@ -228,6 +231,45 @@ fn dialect(case: &Case) -> Vec<u8> {
     let controls =
         [&[dialect, kind, status][..], &number(case.request.len()), &[255, 200, 9, 255, 255, 60, 255]].concat();
     with_controls(&controls, &[case.request.as_bytes(), &case.bytes()].concat())
+}
+
+/// Messages of gRPC.
+fn xai() -> Vec<u8> {
+    let (request, answer) = (from_hex(XAI_REQUEST), from_hex(&XAI_CHUNKS.concat()));
+    let controls = [&[7, 5, 0][..], &number(request.len()), &[255, 200, 9, 255, 255, 60, 255]].concat();
+    with_controls(&controls, &[request, answer].concat())
+}
+
+/// The same messages, plain and compressed in each way.
+fn grpc() -> Vec<Vec<u8>> {
+    let level = Compression::default();
+    let write = "memory takes all bytes";
+    let compress = |coding: u8, bytes: &[u8]| -> Vec<u8> {
+        match coding {
+            1 => {
+                let mut gzip = GzEncoder::new(Vec::new(), level);
+                gzip.write_all(bytes).expect(write);
+                gzip.finish().expect(write)
+            }
+            2 => {
+                let mut zlib = ZlibEncoder::new(Vec::new(), level);
+                zlib.write_all(bytes).expect(write);
+                zlib.finish().expect(write)
+            }
+            3 => zstd::stream::encode_all(bytes, 3).expect(write),
+            _ => bytes.to_vec(),
+        }
+    };
+    let messages = [&[XAI_REQUEST, XAI_WHOLE], &XAI_CHUNKS[..]].map(|messages| messages.to_vec()).concat();
+    let seed = |coding: u8, where_from: usize| {
+        let frames = messages.iter().map(|message| {
+            let message = compress(coding, &from_hex(message)[5..]);
+            [&[u8::from(coding > 0)][..], &(message.len() as u32).to_be_bytes(), &message].concat()
+        });
+        let controls = [&[coding][..], &number(where_from), &small(12), &[0], PIECES].concat();
+        with_controls(&controls, &frames.collect::<Vec<_>>().concat())
+    };
+    (0..4).flat_map(|coding| [10, 60, 200].map(|from| seed(coding, from))).collect()
 }
 
 fn engine(case: &Case) -> Vec<u8> {
