@@ -258,7 +258,7 @@ impl Documents for Fields<'_> {
 
     fn end(&mut self) {
         let Events { reading, facts, .. } = &mut self.events;
-        match self.scanner.end(&mut Finder { facts: &mut *facts, found: &mut reading.found }) {
+        match self.scanner.end(&mut Finder { facts, found: &mut reading.found }) {
             Outcome::Complete if self.is_stream => self.events.keep(),
             Outcome::Complete => {
                 reading.keep(facts);
