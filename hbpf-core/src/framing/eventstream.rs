@@ -9,6 +9,7 @@
 //! with botocore).
 
 use crc32fast::Hasher;
+use memchr::memchr2;
 
 use super::Documents;
 
@@ -26,6 +27,11 @@ const MAX_HEADER_BYTES: u32 = 128 * 1024;
 
 /// The longest payload that they accept. It bounds what a wrong length can hide.
 const MAX_PAYLOAD_BYTES: u32 = 24 * 1024 * 1024;
+
+/// The first byte of the length of a message that is as long as may be. Those of others are not larger.
+const LARGEST_FIRST_BYTE: u8 = ((FRAME_BYTES + MAX_HEADER_BYTES + MAX_PAYLOAD_BYTES) >> 24) as u8;
+
+const _: () = assert!(LARGEST_FIRST_BYTE == 1, "what is looked for is this byte, or 0");
 
 /// Names of headers that matter are not longer; of longer ones no more is kept than tells them from these.
 const NAME_BYTES: usize = 16;
@@ -197,8 +203,14 @@ impl EventStream {
         *self = Self::new();
     }
 
-    /// Fills the window, and once it is full, has a message begin or the window go on by one byte.
+    /// Fills the window, and once it is full, has a message begin or the window go on to where one may.
     fn prelude(&mut self, seen: usize, bytes: &[u8], out: &mut impl Documents) -> usize {
+        if self.is_lost && seen == 0 {
+            let Some(run) = memchr2(0, LARGEST_FIRST_BYTE, bytes) else { return bytes.len() };
+            if run > 0 {
+                return run;
+            }
+        }
         let taken = bytes.len().min(PRELUDE_BYTES - seen);
         self.window[seen..seen + taken].copy_from_slice(&bytes[..taken]);
         self.state = State::Prelude(seen + taken);
@@ -206,8 +218,10 @@ impl EventStream {
             if !std::mem::replace(&mut self.is_lost, true) && !self.had_gap {
                 out.abort();
             }
-            self.window.copy_within(1.., 0);
-            self.state = State::Prelude(PRELUDE_BYTES - 1);
+            let next =
+                self.window[1..].iter().position(|byte| *byte <= LARGEST_FIRST_BYTE).map_or(PRELUDE_BYTES, |at| at + 1);
+            self.window.copy_within(next.., 0);
+            self.state = State::Prelude(PRELUDE_BYTES - next);
         }
         taken
     }
