@@ -38,6 +38,9 @@ const PRIORITY: u64 = 0x20;
 const PATH: u32 = 4;
 const INDEX_PATH: u32 = 5;
 
+/// Its name, which gRPC's own library spells out.
+const PATH_NAME: &[u8; 5] = b":path";
+
 /// Whether a piece that begins with `word` may begin with a request of an HTTP/2 connection.
 #[inline(always)]
 pub fn is_headers(word: u64, len: u32) -> bool {
@@ -123,13 +126,18 @@ fn find_path(head: *const u8, len: u32, unknown: u64) -> u32 {
             continue;
         }
         let index = if first & 0x40 != 0 { first & 0x3f } else { first & 0x0f };
+        let mut is_path = index == PATH || index == INDEX_PATH;
         if index == 0 {
-            // Its name is spelled out.
+            let mut other = byte(at) ^ PATH_NAME.len() as u32;
+            for (place, expected) in PATH_NAME.iter().enumerate() {
+                other |= byte(at + 1 + place as u32) ^ u32::from(*expected);
+            }
+            is_path = other == 0;
             at += 1 + (byte(at) & 0x7f);
         }
         let length = byte(at);
         let end = at + 1 + (length & 0x7f);
-        if index == PATH || index == INDEX_PATH {
+        if is_path {
             // One as long as this, or longer, is told in more than a byte, and is none that we know.
             let is_whole = length & 0x7f != 0x7f && end <= len;
             return if is_whole { at + 1 | end << 8 | (length & 0x80) << 9 } else { NO_PATH };
