@@ -9,7 +9,7 @@ use hbpf_ebpf::{RecordHeader, direction, flags, kind, source};
 use hbpf_fuzz::with_controls;
 use hbpf_host::protocol::{FlowVerdict, Group, Others, Question, Request, Suspect};
 
-use super::streams::{ALL, Case};
+use super::streams::{ALL, Case, XAI_CHUNKS, XAI_REQUEST, XAI_WHOLE, from_hex};
 
 /// Control bytes that cut the payload into pieces of all sizes.
 const PIECES: &[u8] = &[1, 2, 3, 5, 8, 13, 21, 34, 55, 89, 144, 233, 1, 1, 1, 7, 64];
@@ -34,13 +34,14 @@ pub(super) fn seeds(target: &str) -> Vec<Vec<u8>> {
     let each = |seed: &dyn Fn(&Case) -> Vec<u8>| ALL.iter().map(seed).collect::<Vec<_>>();
     match target {
         "body" => bodies(),
-        "chunked" => each(&|case| with_controls(PIECES, &chunks(case.body.as_bytes()))),
-        "dialect" => each(&dialect),
+        "chunked" => each(&|case| with_controls(PIECES, &chunks(&case.bytes()))),
+        "dialect" => each(&dialect).into_iter().chain([xai()]).collect(),
         "durations" => {
             texts(&["2s", "500ms", "2", "0.25", "1m 30s", "1h", "-1", "NaN", "1e300", "99999999999999999999s"])
         }
         "elf" => own_binary(),
         "engine" => each(&engine).into_iter().chain([engine_with_socket()]).collect(),
+        "grpc" => grpc(),
         "head" => each(&|case| [request_head(case), answer_head(case, true)].concat())
             .into_iter()
             .chain(each(&|case| answer_head(case, false)))
@@ -56,19 +57,17 @@ pub(super) fn seeds(target: &str) -> Vec<Vec<u8>> {
             with_controls(&[&number(case.request.len() / 2)[..], PIECES].concat(), case.request.as_bytes())
         })
         .into_iter()
-        .chain(each(&|case| with_controls(&number(case.body.len() / 2), case.body.as_bytes())))
+        .chain(each(&|case| with_controls(&number(case.bytes().len() / 2), &case.bytes())))
         .chain(texts(&DOCUMENTS).into_iter().map(|text| with_controls(&small(9), &text)))
         .collect(),
         "judge" => each(&request).into_iter().chain([socket_head().into_bytes()]).collect(),
         "label" => texts(&["gpt-4o", "\u{1b}]52;c;x\u{7}", "\u{202e}\u{2066}\u{200b}é", "<script>alert(1)</script>"]),
-        "ndjson" | "sse" => each(&|case| {
-            with_controls(&[&number(case.body.len() / 3)[..], &small(40), PIECES].concat(), case.body.as_bytes())
+        "eventstream" | "ndjson" | "sse" => each(&|case| {
+            with_controls(&[&number(case.bytes().len() / 3)[..], &small(40), PIECES].concat(), &case.bytes())
         }),
         "proc" => texts(&FILES),
         "protocol" => protocol(),
-        "reassembly" => {
-            each(&|case| with_controls(SEGMENTS, &[case.body.as_bytes(), case.request.as_bytes()].concat()))
-        }
+        "reassembly" => each(&|case| with_controls(SEGMENTS, &[&case.bytes(), case.request.as_bytes()].concat())),
         "recording" => {
             include_str!("../../demos/recording.ndjson").lines().step_by(20).map(|line| line.into()).collect()
         }
@@ -148,6 +147,9 @@ fn request_head(case: &Case) -> Vec<u8> {
         Dialect::Ollama => "/api/chat",
         Dialect::OpenaiResponses => "/v1/responses",
         Dialect::OpenaiRealtime => "/v1/realtime",
+        Dialect::BedrockConverse => "/model/m.x-v1%3A0/converse-stream",
+        Dialect::BedrockInvoke => "/model/m.x-v1%3A0/invoke-with-response-stream",
+        Dialect::XaiGrpc => "/xai_api.Chat/GetCompletionChunk",
     };
     let length = case.request.len();
     format!("POST {path} HTTP/1.1\r\nHost: localhost:8000\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n")
@@ -159,8 +161,11 @@ fn request(case: &Case) -> Vec<u8> {
 }
 
 fn answer_head(case: &Case, chunked: bool) -> Vec<u8> {
-    let framing =
-        if chunked { "Transfer-Encoding: chunked".to_owned() } else { format!("Content-Length: {}", case.body.len()) };
+    let framing = if chunked {
+        "Transfer-Encoding: chunked".to_owned()
+    } else {
+        format!("Content-Length: {}", case.bytes().len())
+    };
     let kind = case.content_type.unwrap_or("text/plain");
     format!("HTTP/1.1 {} OK\r\nContent-Type: {kind}\r\n{framing}\r\n\r\n", case.status).into_bytes()
 }
@@ -173,7 +178,7 @@ fn chunks(body: &[u8]) -> Vec<u8> {
 }
 
 fn answer(case: &Case) -> Vec<u8> {
-    [answer_head(case, true), chunks(case.body.as_bytes())].concat()
+    [answer_head(case, true), chunks(&case.bytes())].concat()
 }
 
 fn http1(case: &Case, kind: u8) -> Vec<u8> {
@@ -197,7 +202,7 @@ fn http2(case: &Case, kind: u8) -> Vec<u8> {
     let path = b"/v1/chat/completions";
     let head = [&[0x83, 0x87, 0x44, path.len() as u8][..], path, &[0x5f, 16], b"application/json"].concat();
     let request = [frame(1, 4, &head), frame(0, 1, case.request.as_bytes())].concat();
-    let answer = [frame(1, 4, &[0x88, 0x5f, 4, b't', b'e', b'x', b't']), frame(0, 1, case.body.as_bytes())].concat();
+    let answer = [frame(1, 4, &[0x88, 0x5f, 4, b't', b'e', b'x', b't']), frame(0, 1, &case.bytes())].concat();
     let controls = if kind == 0 {
         [&[0][..], &number(request.len()), PIECES].concat()
     } else {
@@ -216,17 +221,60 @@ fn dialect(case: &Case) -> Vec<u8> {
         Dialect::Ollama => 4,
         Dialect::OpenaiResponses => 5,
         Dialect::OpenaiRealtime => 6,
+        Dialect::BedrockConverse => 7,
+        Dialect::BedrockInvoke => 8,
+        Dialect::XaiGrpc => 9,
     };
     let kind = match case.content_type {
         Some("text/event-stream") => 1,
         Some("application/json") => 2,
         Some("application/x-ndjson") => 3,
+        Some("application/vnd.amazon.eventstream") => 4,
         _ => 0,
     };
     let status = if case.status >= 400 { 3 } else { 0 };
     let controls =
         [&[dialect, kind, status][..], &number(case.request.len()), &[255, 200, 9, 255, 255, 60, 255]].concat();
-    with_controls(&controls, &[case.request.as_bytes(), case.body.as_bytes()].concat())
+    with_controls(&controls, &[case.request.as_bytes(), &case.bytes()].concat())
+}
+
+/// Messages of gRPC.
+fn xai() -> Vec<u8> {
+    let (request, answer) = (from_hex(XAI_REQUEST), from_hex(&XAI_CHUNKS.concat()));
+    let controls = [&[7, 5, 0][..], &number(request.len()), &[255, 200, 9, 255, 255, 60, 255]].concat();
+    with_controls(&controls, &[request, answer].concat())
+}
+
+/// The same messages, plain and compressed in each way.
+fn grpc() -> Vec<Vec<u8>> {
+    let level = Compression::default();
+    let write = "memory takes all bytes";
+    let compress = |coding: u8, bytes: &[u8]| -> Vec<u8> {
+        match coding {
+            1 => {
+                let mut gzip = GzEncoder::new(Vec::new(), level);
+                gzip.write_all(bytes).expect(write);
+                gzip.finish().expect(write)
+            }
+            2 => {
+                let mut zlib = ZlibEncoder::new(Vec::new(), level);
+                zlib.write_all(bytes).expect(write);
+                zlib.finish().expect(write)
+            }
+            3 => zstd::stream::encode_all(bytes, 3).expect(write),
+            _ => bytes.to_vec(),
+        }
+    };
+    let messages = [&[XAI_REQUEST, XAI_WHOLE], &XAI_CHUNKS[..]].map(|messages| messages.to_vec()).concat();
+    let seed = |coding: u8, where_from: usize| {
+        let frames = messages.iter().map(|message| {
+            let message = compress(coding, &from_hex(message)[5..]);
+            [&[u8::from(coding > 0)][..], &(message.len() as u32).to_be_bytes(), &message].concat()
+        });
+        let controls = [&[coding][..], &number(where_from), &small(12), &[0], PIECES].concat();
+        with_controls(&controls, &frames.collect::<Vec<_>>().concat())
+    };
+    (0..4).flat_map(|coding| [10, 60, 200].map(|from| seed(coding, from))).collect()
 }
 
 fn engine(case: &Case) -> Vec<u8> {
@@ -329,7 +377,7 @@ fn engine_with_socket() -> Vec<u8> {
 fn bodies() -> Vec<Vec<u8>> {
     let mut seeds = Vec::new();
     for case in ALL {
-        let text = case.body.as_bytes();
+        let text = &case.bytes()[..];
         let level = Compression::default();
         let write = "memory takes all bytes";
         let mut gzip = GzEncoder::new(Vec::new(), level);

@@ -6,7 +6,7 @@ use hbpf_core::time::Nanos;
 
 use crate::input::Input;
 
-const DIALECTS: [Dialect; 7] = [
+const DIALECTS: [Dialect; 10] = [
     Dialect::OpenaiChat,
     Dialect::OpenaiCompletions,
     Dialect::OpenaiEmbeddings,
@@ -14,10 +14,19 @@ const DIALECTS: [Dialect; 7] = [
     Dialect::Ollama,
     Dialect::OpenaiResponses,
     Dialect::OpenaiRealtime,
+    Dialect::BedrockConverse,
+    Dialect::BedrockInvoke,
+    Dialect::XaiGrpc,
 ];
 
-const KINDS: [Option<&[u8]>; 4] =
-    [None, Some(b"text/event-stream"), Some(b"application/json"), Some(b"application/x-ndjson")];
+const KINDS: [Option<&[u8]>; 6] = [
+    None,
+    Some(b"text/event-stream"),
+    Some(b"application/json"),
+    Some(b"application/x-ndjson"),
+    Some(b"application/vnd.amazon.eventstream"),
+    Some(b"application/grpc"),
+];
 
 /// Controls: dialect, content type, status, length of the request, then pieces of the answer, 0 for a lost one.
 pub fn run(data: &[u8]) {

@@ -1,6 +1,6 @@
-//! What SSE and NDJSON have in common: documents that end, in any pieces, with a gap.
+//! What ways of cutting a stream have in common: documents that end, in any pieces, with a gap.
 
-use hbpf_core::framing::{Documents, Ndjson, Sse};
+use hbpf_core::framing::{Documents, EventStream, Ndjson, Sse};
 
 use crate::input::Input;
 
@@ -33,12 +33,14 @@ macro_rules! framing {
 
 framing!(Sse);
 framing!(Ndjson);
+framing!(EventStream);
 
 /// The documents that have ended.
 #[derive(Default)]
 pub(crate) struct Log {
     current: Vec<u8>,
     documents: Vec<Vec<u8>>,
+    has_aborted: bool,
 }
 
 impl Documents for Log {
@@ -52,6 +54,7 @@ impl Documents for Log {
 
     fn abort(&mut self) {
         self.current.clear();
+        self.has_aborted = true;
     }
 }
 
@@ -63,7 +66,8 @@ pub(crate) fn run<F: Framing>(data: &[u8]) {
     assert_eq!(read::<F>(input.pieces()), whole, "pieces mean what the whole means");
     let from = from % (input.payload.len() + 1);
     let to = (from + length % 4096 + 1).min(input.payload.len());
-    if from >= to {
+    // What is malformed may hide something that is not.
+    if from >= to || whole.1 {
         return;
     }
     let (mut framing, mut log) = (F::new(), Log::default());
@@ -71,14 +75,15 @@ pub(crate) fn run<F: Framing>(data: &[u8]) {
     framing.gap(&mut log);
     framing.push(&input.payload[to..], &mut log);
     framing.end(&mut log);
-    let mut rest = whole.iter();
+    let mut rest = whole.0.iter();
     let is_part = log.documents.iter().all(|wanted| rest.any(|document| document == wanted));
     assert!(is_part, "a gap makes up no documents");
 }
 
-fn read<'a, F: Framing>(pieces: impl Iterator<Item = &'a [u8]>) -> Vec<Vec<u8>> {
+/// The documents, and whether there was something else.
+fn read<'a, F: Framing>(pieces: impl Iterator<Item = &'a [u8]>) -> (Vec<Vec<u8>>, bool) {
     let (mut framing, mut log) = (F::new(), Log::default());
     pieces.for_each(|piece| framing.push(piece, &mut log));
     framing.end(&mut log);
-    log.documents
+    (log.documents, log.has_aborted)
 }

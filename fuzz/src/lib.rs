@@ -12,7 +12,9 @@ pub mod dialect;
 pub mod durations;
 pub mod elf;
 pub mod engine;
+pub mod eventstream;
 mod framing;
+pub mod grpc;
 pub mod head;
 pub mod http1;
 pub mod http2;
@@ -37,13 +39,15 @@ pub use input::with_controls;
 pub type Target = fn(&[u8]);
 
 /// Every target, by name.
-pub const TARGETS: [(&str, Target); 21] = [
+pub const TARGETS: [(&str, Target); 23] = [
     ("body", body::run),
     ("chunked", chunked::run),
     ("dialect", dialect::run),
     ("durations", durations::run),
     ("elf", elf::run),
     ("engine", engine::run),
+    ("eventstream", eventstream::run),
+    ("grpc", grpc::run),
     ("head", head::run),
     ("http1", http1::run),
     ("http2", http2::run),

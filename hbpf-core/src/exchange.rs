@@ -66,6 +66,12 @@ pub enum Dialect {
     AnthropicMessages,
     /// Ollama's own chat, generate and embed.
     Ollama,
+    /// AWS Bedrock's Converse and ConverseStream.
+    BedrockConverse,
+    /// AWS Bedrock's InvokeModel and InvokeModelWithResponseStream, around a body in the model's own dialect.
+    BedrockInvoke,
+    /// xAI's own, over gRPC.
+    XaiGrpc,
 }
 
 /// The protocol that carries the exchange.
@@ -250,6 +256,21 @@ pub struct Exchange {
 impl Exchange {
     /// A gap between output events that counts as a stall.
     pub const STALL: std::time::Duration = std::time::Duration::from_secs(2);
+
+    /// Error types that tell of a quota that is used up where the status does not: within a stream, or in gRPC.
+    const QUOTA_ERRORS: [&str; 5] = [
+        "RESOURCE_EXHAUSTED",
+        "ServiceQuotaExceededException",
+        "ThrottlingException",
+        "rate_limit_error",
+        "rate_limit_exceeded",
+    ];
+
+    /// Whether it failed because a quota is used up.
+    pub fn is_rate_limited(&self) -> bool {
+        let says = |error: &Label| Self::QUOTA_ERRORS.contains(&error.as_str());
+        self.phase == Phase::Failed && (self.status == Some(429) || self.error_type.as_ref().is_some_and(says))
+    }
 
     /// From the last byte of the request to the first output event.
     pub fn time_to_first_token_seconds(&self) -> Option<f64> {

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 mod recorded;
 #[path = "../src/dialect/tests/streams.rs"]
-#[expect(dead_code, reason = "what must be read from the streams is tested where they belong")]
+#[expect(dead_code, reason = "what travels over HTTP/2 only")]
 mod streams;
 
 use recorded::{Coding, Framing, Message, Piece, Seen, connection, message, observe};

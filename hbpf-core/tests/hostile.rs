@@ -170,6 +170,41 @@ fn bombs_are_cut_off_and_marked() {
 }
 
 #[test]
+fn event_streams_of_nonsense_hold_no_memory() {
+    let prelude = |all: u32, headers: u32| {
+        let lengths = [all.to_be_bytes(), headers.to_be_bytes()].concat();
+        [&lengths[..], &crc32fast::hash(&lengths).to_be_bytes()].concat()
+    };
+    let cases = [
+        ("nothing like it", vec![]),
+        ("a payload that never ends", prelude(24 << 20, 0)),
+        ("headers without end", prelude(1 << 20, 128 << 10)),
+        ("a text in base64 that never ends", [&prelude(24 << 20, 0)[..], br#"{"bytes":""#].concat()),
+    ];
+    for filler in [b'A', 0] {
+        for (name, begins) in &cases {
+            let body = [&begins[..], &vec![filler; 2 * MIB as usize]].concat();
+            let (engine, tally, info) = memory_of(|engine, tally| {
+                let mut wire = Wire::new(1);
+                let request = String::from_utf8(call("{}")).unwrap();
+                let path = "/model/anthropic.x/invoke-with-response-stream";
+                wire.request(engine, tally, request.replace("/v1/chat/completions", path).as_bytes());
+                let head = "HTTP/1.1 200 OK\r\nContent-Type: application/vnd.amazon.eventstream\r\n\r\n";
+                wire.answer(engine, tally, head.as_bytes());
+                wire.answer(engine, tally, &body);
+                wire.close(engine, tally);
+            });
+            assert!(info.bytes_max < MIB, "{name}: {info:?}");
+            let exchange = tally.last.unwrap();
+            assert_eq!((exchange.output_events, exchange.usage.output), (0, None), "{name}");
+            // What is only cut is no loss of ours.
+            let is_marked = exchange.bytes_missed > 0 && engine.counters().parse_gaps == 1;
+            assert_eq!(is_marked, begins.is_empty() || name.starts_with("headers"), "{name}");
+        }
+    }
+}
+
+#[test]
 fn json_nested_a_hundred_thousand_deep_is_read_without_a_stack() {
     const DEPTH: usize = 100_000;
     for (open, close) in [("[", "]"), ("{\"a\":", "}")] {

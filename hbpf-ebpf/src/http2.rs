@@ -34,9 +34,12 @@ const HEADERS: u64 = 1;
 const PADDED: u64 = 0x8;
 const PRIORITY: u64 = 0x20;
 
-/// `:path` in the table that everybody has: `/`, and `/index.html`.
+/// `:path` in the table that everybody has: `/`, and `/index.html` behind it, which differs in the lowest bit.
 const PATH: u32 = 4;
-const INDEX_PATH: u32 = 5;
+const INDEX_MASK: u32 = !1;
+
+/// Its name, which gRPC's own library spells out.
+const PATH_NAME: &[u8; 5] = b":path";
 
 /// Whether a piece that begins with `word` may begin with a request of an HTTP/2 connection.
 #[inline(always)]
@@ -123,13 +126,21 @@ fn find_path(head: *const u8, len: u32, unknown: u64) -> u32 {
             continue;
         }
         let index = if first & 0x40 != 0 { first & 0x3f } else { first & 0x0f };
+        // 0 where the field is the path.
+        let mut other = (index & INDEX_MASK) ^ PATH;
         if index == 0 {
-            // Its name is spelled out.
+            other = byte(at) ^ PATH_NAME.len() as u32;
+            for (place, expected) in PATH_NAME.iter().enumerate() {
+                other |= byte(at + 1 + place as u32) ^ u32::from(*expected);
+            }
             at += 1 + (byte(at) & 0x7f);
         }
+        // Which of the ways led here is not to be followed through the rest.
+        let other = forgotten(other, unknown);
+        at = forgotten(at, unknown);
         let length = byte(at);
         let end = at + 1 + (length & 0x7f);
-        if index == PATH || index == INDEX_PATH {
+        if other == 0 {
             // One as long as this, or longer, is told in more than a byte, and is none that we know.
             let is_whole = length & 0x7f != 0x7f && end <= len;
             return if is_whole { at + 1 | end << 8 | (length & 0x80) << 9 } else { NO_PATH };

@@ -74,6 +74,7 @@ fn stats(requests: u64, output_rate: f64, first_token: f64) -> LlmStats {
         abandoned_total: requests / 200,
         retries_total: failed / 2,
         stalls_total: 1,
+        rate_limited_total: failed,
         status: [("200", requests - failed), ("429", failed)].map(|(s, n)| (s.into(), n)).into(),
         error_types: [(Label::new("rate_limit_error"), failed)].into(),
         requests_without_usage: failed,

@@ -2,6 +2,7 @@
 //! [`Answer`].
 
 mod anthropic;
+mod bedrock;
 mod ollama;
 mod openai;
 mod responses;
@@ -31,6 +32,10 @@ pub(crate) enum Api {
     OllamaChat,
     /// `/api/generate`
     OllamaGenerate,
+    /// `/model/ID/converse`, and `-stream`
+    Converse { stream: bool },
+    /// `/model/ID/invoke` of an Anthropic model, and `-with-response-stream`
+    Invoke { stream: bool },
 }
 
 impl Api {
@@ -44,6 +49,10 @@ impl Api {
             ("/v1/messages", Self::Messages),
             ("/api/chat", Self::OllamaChat),
             ("/api/generate", Self::OllamaGenerate),
+            ("/converse", Self::Converse { stream: false }),
+            ("/converse-stream", Self::Converse { stream: true }),
+            ("/invoke", Self::Invoke { stream: false }),
+            ("/invoke-with-response-stream", Self::Invoke { stream: true }),
         ]
         .into_iter()
         .find_map(|(suffix, api)| path.ends_with(suffix).then_some(api))
@@ -64,6 +73,8 @@ struct RequestBody {
     max_completion_tokens: Option<u32>,
     max_output_tokens: Option<u32>,
     options: Option<Value>,
+    #[serde(rename = "inferenceConfig")]
+    inference: Option<Value>,
     #[serde(default)]
     input: Value,
     #[serde(default)]
@@ -98,17 +109,22 @@ pub(crate) struct Call {
 }
 
 impl Call {
-    /// Reads a request body.
-    pub(crate) fn parse(api: Api, id: u64, body: &[u8]) -> Result<Self, serde_json::Error> {
+    /// Reads a request's path and body.
+    pub(crate) fn parse(api: Api, id: u64, path: &str, body: &[u8]) -> Result<Self, serde_json::Error> {
         let body: RequestBody = serde_json::from_slice(body)?;
         let predict = body.options.as_ref().and_then(|options| options["num_predict"].as_u64());
+        let predict = predict.or(body.inference.as_ref().and_then(|inference| inference["maxTokens"].as_u64()));
         let max_tokens = body.max_completion_tokens.or(body.max_output_tokens).or(body.max_tokens);
+        let (model, stream) = match api {
+            Api::Converse { stream } | Api::Invoke { stream } => (bedrock::model(path), stream),
+            // Ollama streams unless told not to.
+            _ => (body.model, api != Api::Embeddings && body.stream.unwrap_or(api.is_ollama())),
+        };
         Ok(Self {
             api,
             id,
-            model: body.model.unwrap_or_else(|| "demo".into()),
-            // Ollama streams unless told not to.
-            stream: api != Api::Embeddings && body.stream.unwrap_or(api.is_ollama()),
+            model: model.unwrap_or_else(|| "demo".into()),
+            stream,
             include_usage: body.stream_options.is_some_and(|options| options.include_usage),
             inputs: body.input.as_array().map_or(1, Vec::len),
             limits: Limits { max_tokens: max_tokens.or(predict.and_then(|n| n.try_into().ok())) },
@@ -155,6 +171,9 @@ pub(crate) fn leave_out_unsayable(api: Api, behaviour: &mut Behaviour) {
     if api == Api::Embeddings {
         behaviour.output = 0;
     }
+    if let Api::Converse { .. } = api {
+        behaviour.reasoning = 0;
+    }
 }
 
 /// The answer without faults.
@@ -164,6 +183,8 @@ pub(crate) fn answer(call: &Call, behaviour: &Behaviour) -> Answer {
         Api::Responses => responses::answer(call, behaviour),
         Api::Messages => anthropic::answer(call, behaviour),
         Api::OllamaChat | Api::OllamaGenerate => ollama::answer(call, behaviour),
+        Api::Converse { .. } => bedrock::converse(call, behaviour),
+        Api::Invoke { .. } => bedrock::invoke(call, behaviour),
     }
 }
 
@@ -172,6 +193,7 @@ pub(crate) fn error(api: Api, id: u64, status: u16) -> (Value, Vec<(&'static str
     match api {
         Api::Messages => (anthropic::error(status), anthropic::headers(id)),
         Api::OllamaChat | Api::OllamaGenerate => (ollama::error(), ollama::headers(id)),
+        Api::Converse { .. } | Api::Invoke { .. } => (bedrock::error(), bedrock::error_headers(id, status)),
         _ => (openai::error(status), openai::headers(id)),
     }
 }
@@ -182,6 +204,7 @@ pub(crate) fn stream_error(api: Api) -> Vec<u8> {
         Api::Responses => responses::stream_error(),
         Api::Messages => sse(Some("error"), &anthropic::error(529)),
         Api::OllamaChat | Api::OllamaGenerate => ndjson(&ollama::error()),
+        Api::Converse { .. } | Api::Invoke { .. } => bedrock::exception(),
         _ => sse(None, &openai::error(500)),
     }
 }

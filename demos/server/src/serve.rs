@@ -114,7 +114,7 @@ impl Server {
         mut entry: Entry,
     ) -> anyhow::Result<Next> {
         entry.model_call = true;
-        let Ok(call) = Call::parse(api, entry.id, &request.body) else {
+        let Ok(call) = Call::parse(api, entry.id, &request.path, &request.body) else {
             return self.failure(wire, request, entry, api, 400, None);
         };
         let mut behaviour = self.defaults.behaviour(call.id, &Wishes::of_model(&call.model), &call.wishes, call.limits);

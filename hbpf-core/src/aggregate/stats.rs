@@ -75,6 +75,7 @@ pub(super) struct Stats {
     abandoned: u64,
     retries: u64,
     stalls: u64,
+    rate_limited: u64,
     /// By HTTP status, 0 standing for none.
     status: BTreeMap<u16, u64>,
     other_status: u64,
@@ -104,6 +105,7 @@ impl Stats {
             abandoned: 0,
             retries: 0,
             stalls: 0,
+            rate_limited: 0,
             status: BTreeMap::new(),
             other_status: 0,
             error_types: BTreeMap::new(),
@@ -156,6 +158,7 @@ impl Stats {
             Phase::Done | Phase::Sending | Phase::Waiting | Phase::Streaming => self.completed += 1,
         }
         self.count_status(exchange.status);
+        self.rate_limited += u64::from(exchange.is_rate_limited());
         if matches!(exchange.phase, Phase::Failed | Phase::Abandoned) {
             self.count_error(exchange.error_type.as_ref());
         }
@@ -216,6 +219,7 @@ impl Stats {
         self.abandoned += given_up.abandoned;
         self.retries += given_up.retries;
         self.stalls += given_up.stalls;
+        self.rate_limited += given_up.rate_limited;
         self.without_usage += given_up.without_usage;
         self.estimated_output += given_up.estimated_output;
         self.other_status += given_up.other_status;
@@ -265,6 +269,7 @@ impl Stats {
             abandoned_total: self.abandoned,
             retries_total: self.retries,
             stalls_total: self.stalls,
+            rate_limited_total: self.rate_limited,
             status,
             error_types: self.error_types.clone(),
             requests_without_usage: self.without_usage,

@@ -6,40 +6,41 @@ use super::definition::{COMMON_REQUEST, Count, Counts, Definition, Estimate, Pro
 use crate::exchange::{Api, Dialect, Usage};
 use crate::json::{PathSet, Want};
 
-static RESPONSE: LazyLock<PathSet<Slot>> = LazyLock::new(|| {
-    PathSet::new(&[
-        ("type", Want::Scalar, Slot::Type),
-        // A whole answer.
-        ("id", Want::Scalar, Slot::ResponseId),
-        ("model", Want::Scalar, Slot::Model),
-        ("stop_reason", Want::Scalar, Slot::FinishReason),
-        // `message_start`. Its count of output tokens is a start value that later events replace: a stream that is
-        // cut before they come has not reported its output.
-        ("message.id", Want::Scalar, Slot::ResponseId),
-        ("message.model", Want::Scalar, Slot::Model),
-        ("message.usage.input_tokens", Want::Scalar, Slot::Count(Count::Input)),
-        ("message.usage.cache_read_input_tokens", Want::Scalar, Slot::Count(Count::CacheRead)),
-        ("message.usage.cache_creation_input_tokens", Want::Scalar, Slot::Count(Count::CacheWrite)),
-        ("message.usage.cache_creation.ephemeral_5m_input_tokens", Want::Scalar, Slot::Count(Count::CacheWriteShort)),
-        ("message.usage.cache_creation.ephemeral_1h_input_tokens", Want::Scalar, Slot::Count(Count::CacheWriteLong)),
-        // `content_block_delta`. Signatures and citations are no output.
-        ("delta.text", Want::Length, Slot::Visible),
-        ("delta.partial_json", Want::Length, Slot::Visible),
-        ("delta.thinking", Want::Length, Slot::Reasoning),
-        // `message_delta`, and a whole answer's usage.
-        ("delta.stop_reason", Want::Scalar, Slot::FinishReason),
-        ("usage.input_tokens", Want::Scalar, Slot::Count(Count::Input)),
-        ("usage.output_tokens", Want::Scalar, Slot::Count(Count::Output)),
-        ("usage.cache_read_input_tokens", Want::Scalar, Slot::Count(Count::CacheRead)),
-        ("usage.cache_creation_input_tokens", Want::Scalar, Slot::Count(Count::CacheWrite)),
-        ("usage.cache_creation.ephemeral_5m_input_tokens", Want::Scalar, Slot::Count(Count::CacheWriteShort)),
-        ("usage.cache_creation.ephemeral_1h_input_tokens", Want::Scalar, Slot::Count(Count::CacheWriteLong)),
-        ("usage.output_tokens_details.thinking_tokens", Want::Scalar, Slot::Count(Count::Reasoning)),
-        ("error", Want::Length, Slot::Error),
-        ("error.type", Want::Scalar, Slot::ErrorType),
-        ("error.code", Want::Scalar, Slot::ErrorCode),
-    ])
-});
+/// What answers say, wherever they are served.
+pub(super) const ANSWER: [(&str, Want, Slot); 25] = [
+    ("type", Want::Scalar, Slot::Type),
+    // A whole answer.
+    ("id", Want::Scalar, Slot::ResponseId),
+    ("model", Want::Scalar, Slot::Model),
+    ("stop_reason", Want::Scalar, Slot::FinishReason),
+    // `message_start`. Its count of output tokens is a start value that later events replace: a stream that is
+    // cut before they come has not reported its output.
+    ("message.id", Want::Scalar, Slot::ResponseId),
+    ("message.model", Want::Scalar, Slot::Model),
+    ("message.usage.input_tokens", Want::Scalar, Slot::Count(Count::Input)),
+    ("message.usage.cache_read_input_tokens", Want::Scalar, Slot::Count(Count::CacheRead)),
+    ("message.usage.cache_creation_input_tokens", Want::Scalar, Slot::Count(Count::CacheWrite)),
+    ("message.usage.cache_creation.ephemeral_5m_input_tokens", Want::Scalar, Slot::Count(Count::CacheWriteShort)),
+    ("message.usage.cache_creation.ephemeral_1h_input_tokens", Want::Scalar, Slot::Count(Count::CacheWriteLong)),
+    // `content_block_delta`. Signatures and citations are no output.
+    ("delta.text", Want::Length, Slot::Visible),
+    ("delta.partial_json", Want::Length, Slot::Visible),
+    ("delta.thinking", Want::Length, Slot::Reasoning),
+    // `message_delta`, and a whole answer's usage.
+    ("delta.stop_reason", Want::Scalar, Slot::FinishReason),
+    ("usage.input_tokens", Want::Scalar, Slot::Count(Count::Input)),
+    ("usage.output_tokens", Want::Scalar, Slot::Count(Count::Output)),
+    ("usage.cache_read_input_tokens", Want::Scalar, Slot::Count(Count::CacheRead)),
+    ("usage.cache_creation_input_tokens", Want::Scalar, Slot::Count(Count::CacheWrite)),
+    ("usage.cache_creation.ephemeral_5m_input_tokens", Want::Scalar, Slot::Count(Count::CacheWriteShort)),
+    ("usage.cache_creation.ephemeral_1h_input_tokens", Want::Scalar, Slot::Count(Count::CacheWriteLong)),
+    ("usage.output_tokens_details.thinking_tokens", Want::Scalar, Slot::Count(Count::Reasoning)),
+    ("error", Want::Length, Slot::Error),
+    ("error.type", Want::Scalar, Slot::ErrorType),
+    ("error.code", Want::Scalar, Slot::ErrorCode),
+];
+
+static RESPONSE: LazyLock<PathSet<Slot>> = LazyLock::new(|| PathSet::new(&ANSWER));
 
 /// Messages.
 pub(super) static MESSAGES: Definition = Definition {
@@ -57,7 +58,7 @@ pub(super) static MESSAGES: Definition = Definition {
 };
 
 /// `input_tokens` leaves out what came from or went to the cache.
-fn usage(counts: &Counts) -> Usage {
+pub(super) fn usage(counts: &Counts) -> Usage {
     let cache_write =
         counts.get(Count::CacheWrite).or_else(|| counts.sum(&[Count::CacheWriteShort, Count::CacheWriteLong]));
     let cache_read = counts.get(Count::CacheRead);

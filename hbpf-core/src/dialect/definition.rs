@@ -42,6 +42,10 @@ pub(super) enum Proof {
     Path,
     /// A body that names a model: other services use such paths too.
     Model,
+    /// A path that names a model: `/model/` and its name stand before the suffix.
+    ModelInPath,
+    /// Bodies that are gRPC's, by their content type.
+    Grpc,
 }
 
 /// How tokens are estimated from events.
@@ -91,6 +95,8 @@ pub(super) enum Slot {
     /// Which message of the client has caused an error.
     Cause,
     Done,
+    /// Only the last event has this place.
+    Last,
     /// An error's type.
     ErrorType,
     /// An error's code, where there is no type.
@@ -107,6 +113,8 @@ pub(super) enum Slot {
     /// Output that is reasoning.
     Reasoning,
     Count(Count),
+    /// What holds these counts, of which those are left out that are 0. Where all are, nothing is said.
+    Counts(&'static [Count]),
     /// Only this provider has this place.
     Vendor(&'static str),
     Fingerprint,

@@ -3,11 +3,12 @@
 use std::fmt;
 
 use super::definition::RequestSlot;
+use super::grpc::{self, AnswerMessages, RequestMessages};
 use super::reading::{Events, Reading, set_label};
-use super::{Facts, Output, Recognised, Said, definition};
+use super::{Facts, Output, Recognised, Said, bedrock, definition};
 use crate::exchange::{Api, Dialect, Usage};
-use crate::framing::{Ndjson, Sse};
-use crate::http1::ResponseHead;
+use crate::framing::{Documents, Embedded, EventStream, Ndjson, Sse};
+use crate::http1::{RequestHead, ResponseHead};
 use crate::json::{Outcome, Scanner, Tail, Value, Visitor, scan_tail};
 use crate::label::Label;
 use crate::time::Nanos;
@@ -31,6 +32,8 @@ struct RequestReader {
     /// There once a gap was met: from then on only the end can be read.
     tail: Option<Tail>,
     stream_default: bool,
+    /// Instead of the scanner where the dialect is gRPC's.
+    messages: Option<Box<RequestMessages>>,
 }
 
 /// How the answer's body is cut into documents.
@@ -41,11 +44,47 @@ enum Body {
     },
     Events(Sse),
     Lines(Ndjson),
+    Messages(Box<Messages>),
+    Grpc(Box<AnswerMessages>),
     Whole,
     /// One document with a hole in it.
     WholeTail(Tail),
     /// Nothing that can be read.
     Opaque,
+}
+
+/// AWS's event stream. In some dialects its messages hold other documents.
+struct Messages {
+    stream: EventStream,
+    embedded: Option<Embedded>,
+}
+
+impl Messages {
+    fn new(dialect: Dialect) -> Self {
+        let embedded = (dialect == Dialect::BedrockInvoke).then(Embedded::default);
+        Self { stream: EventStream::new(), embedded }
+    }
+
+    fn push(&mut self, bytes: &[u8], out: &mut impl Documents) {
+        match &mut self.embedded {
+            Some(embedded) => self.stream.push(bytes, &mut embedded.within(out)),
+            None => self.stream.push(bytes, out),
+        }
+    }
+
+    fn gap(&mut self, out: &mut impl Documents) {
+        match &mut self.embedded {
+            Some(embedded) => self.stream.gap(&mut embedded.within(out)),
+            None => self.stream.gap(out),
+        }
+    }
+
+    fn end(&mut self, out: &mut impl Documents) {
+        match &mut self.embedded {
+            Some(embedded) => self.stream.end(&mut embedded.within(out)),
+            None => self.stream.end(out),
+        }
+    }
 }
 
 impl fmt::Debug for Interpreter {
@@ -67,6 +106,7 @@ impl Interpreter {
                 scanner: Scanner::new(definition.request),
                 tail: None,
                 stream_default: definition.stream_default,
+                messages: grpc::service(dialect).map(|service| Box::new(RequestMessages::new(service))),
             },
             reading: Reading::new(definition),
             body: Body::Undecided { is_json: false },
@@ -79,6 +119,7 @@ impl Interpreter {
     pub fn for_call(call: &Recognised) -> Self {
         let mut interpreter = Self::new(call.dialect);
         interpreter.facts.model.clone_from(&call.model);
+        interpreter.facts.stream = call.stream;
         if call.api == Api::Embeddings {
             interpreter.request.stream_default = false;
         }
@@ -92,13 +133,44 @@ impl Interpreter {
 
     /// Memory that it holds beyond its own size, in bytes.
     pub fn memory(&self) -> usize {
-        let answer = if let Body::WholeTail(tail) = &self.body { tail.memory() } else { 0 };
-        self.request.tail.as_ref().map_or(0, Tail::memory) + self.reading.memory() + answer
+        let answer = match &self.body {
+            Body::WholeTail(tail) => tail.memory(),
+            Body::Messages(_) => size_of::<Messages>(),
+            Body::Grpc(messages) => messages.memory(),
+            _ => 0,
+        };
+        let request = self.request.messages.as_ref().map_or(0, |messages| messages.memory());
+        request + self.request.tail.as_ref().map_or(0, Tail::memory) + self.reading.memory() + answer
     }
 
-    /// Gives up what costs memory and is missed by nobody.
-    pub fn shed(&mut self) {
-        self.reading.shed();
+    /// Gives up what costs memory. Returns whether anybody misses it: a message of the request, or of the answer.
+    pub fn shed(&mut self) -> [bool; 2] {
+        let Self { facts, request, reading, body, .. } = self;
+        reading.shed();
+        let request = request.messages.as_mut();
+        let request = request.is_some_and(|messages| messages.shed(&mut RequestFinder { facts: &mut *facts }));
+        let answer = if let Body::Grpc(messages) = body { messages.shed(reading, facts) } else { false };
+        [request, answer]
+    }
+
+    /// Whether its bodies are gRPC's.
+    pub fn is_grpc(&self) -> bool {
+        self.request.messages.is_some()
+    }
+
+    /// Messages of the answer that came and could not be read, where its framing says what is one.
+    pub fn unreadable_messages(&self) -> u64 {
+        match self.body {
+            Body::Messages(_) | Body::Grpc(_) => self.facts.missed_events,
+            _ => 0,
+        }
+    }
+
+    /// The request's head.
+    pub fn request_head(&mut self, head: &RequestHead<'_>) {
+        if let Some(messages) = &mut self.request.messages {
+            messages.head(head);
+        }
     }
 
     /// What came of the answer's body so far was not what the server sent: its counts are not believed, nor what
@@ -112,6 +184,9 @@ impl Interpreter {
 
     /// The next bytes of the request's body.
     pub fn request_bytes(&mut self, bytes: &[u8]) {
+        if let Some(messages) = &mut self.request.messages {
+            return messages.push(bytes, &mut RequestFinder { facts: &mut self.facts });
+        }
         match &mut self.request.tail {
             None => self.request.scanner.push(bytes, &mut RequestFinder { facts: &mut self.facts }),
             Some(tail) => tail.push(bytes),
@@ -120,12 +195,25 @@ impl Interpreter {
 
     /// Bytes of the request's body were not seen. From now on only its end is looked at.
     pub fn request_gap(&mut self) {
+        self.request_gap_of(None);
+    }
+
+    /// The same where it may be known how many they are.
+    pub fn request_gap_of(&mut self, len: Option<u64>) {
+        if let Some(messages) = &mut self.request.messages {
+            return messages.gap(len, &mut RequestFinder { facts: &mut self.facts });
+        }
         self.request.tail.get_or_insert_default().clear();
     }
 
     /// The request's body is over: model and stream flag are known now if they ever will be.
     pub fn request_end(&mut self) {
         let mut finder = RequestFinder { facts: &mut self.facts };
+        if let Some(messages) = &mut self.request.messages {
+            // Whether an answer is streamed is what the method says.
+            messages.end(&mut finder);
+            return;
+        }
         let outcome = self.request.scanner.end(&mut finder);
         match self.request.tail.take() {
             // The default holds only where it is sure that nothing was said.
@@ -163,6 +251,34 @@ impl Interpreter {
     /// The answer's head.
     pub fn response_head(&mut self, head: &ResponseHead<'_>) {
         self.response_begins(head.status, head.header("content-type"));
+        if let Some(name) = head.header("x-amzn-errortype").filter(|_| self.facts.is_error) {
+            self.reading.name_error(&mut self.facts, &bedrock::error_type(name));
+        }
+        if let Body::Grpc(messages) = &mut self.body {
+            messages.head(head);
+            // There may be nothing but a head.
+            self.response_trailers(head);
+        }
+        if self.reading.definition().dialect == Dialect::BedrockInvoke
+            && let Some(counts) = bedrock::counts(head)
+        {
+            self.reading.set_counts(&mut self.facts, &counts);
+        }
+    }
+
+    /// What follows the answer's body.
+    pub fn response_trailers(&mut self, head: &ResponseHead<'_>) {
+        if !self.is_grpc() {
+            return;
+        }
+        match grpc::outcome(head) {
+            Some(Ok(())) => self.facts.finished = true,
+            Some(Err(name)) => {
+                self.facts.is_error = true;
+                self.reading.name_error(&mut self.facts, name);
+            }
+            None => {}
+        }
     }
 
     /// The answer begins, with this status, if that is known, and content type.
@@ -172,12 +288,21 @@ impl Interpreter {
             self.facts.is_error = true;
             self.reading.set_error_answer();
         }
+        if let Some(service) = grpc::service(self.reading.definition().dialect)
+            && content_type.is_none_or(grpc::is_grpc)
+        {
+            let is_stream = self.facts.stream.unwrap_or(true);
+            self.body = Body::Grpc(Box::new(AnswerMessages::new(service, is_stream)));
+            return;
+        }
         let content_type = content_type.unwrap_or_default().to_ascii_lowercase();
         let says = |name: &[u8]| memchr::memmem::find(&content_type, name).is_some();
         if says(b"event-stream") {
             self.decide(Body::Events(Sse::new()));
         } else if says(b"ndjson") || says(b"jsonl") || says(b"json-lines") {
             self.decide(Body::Lines(Ndjson::new()));
+        } else if says(b"vnd.amazon.eventstream") {
+            self.decide(self.messages());
         } else {
             self.body = Body::Undecided { is_json: says(b"json") };
         }
@@ -200,6 +325,8 @@ impl Interpreter {
         match body {
             Body::Events(sse) => sse.push(bytes, &mut Events { reading, facts, when, out }),
             Body::Lines(lines) => lines.push(bytes, &mut Events { reading, facts, when, out }),
+            Body::Messages(messages) => messages.push(bytes, &mut Events { reading, facts, when, out }),
+            Body::Grpc(messages) => messages.push(bytes, Events { reading, facts, when, out }),
             Body::Whole => reading.push(facts, bytes),
             Body::WholeTail(tail) => tail.push(bytes),
             Body::Undecided { .. } | Body::Opaque => {}
@@ -208,10 +335,16 @@ impl Interpreter {
 
     /// Bytes of the answer's body were not seen.
     pub fn response_gap(&mut self) {
+        self.response_gap_of(None);
+    }
+
+    /// The same where it may be known how many they are.
+    pub fn response_gap_of(&mut self, len: Option<u64>) {
         if let Body::Undecided { is_json } = self.body {
             // What comes next may be the middle of anything: only what was asked for can tell.
             let body = match self.facts.stream {
                 Some(true) if self.reading.definition().streams_lines => Body::Lines(Ndjson::new()),
+                Some(true) if self.streams_messages() => self.messages(),
                 Some(true) => Body::Events(Sse::new()),
                 None if !is_json && !self.reading.definition().streams_lines => Body::Events(Sse::new()),
                 _ => Body::Whole,
@@ -223,6 +356,8 @@ impl Interpreter {
         match body {
             Body::Events(sse) => sse.gap(&mut events),
             Body::Lines(lines) => lines.gap(&mut events),
+            Body::Messages(messages) => messages.gap(&mut events),
+            Body::Grpc(messages) => messages.gap(len, events.reading, events.facts),
             Body::Whole => {
                 events.reading.whole_gap(events.facts);
                 *body = Body::WholeTail(Tail::default());
@@ -239,6 +374,8 @@ impl Interpreter {
         match std::mem::replace(body, Body::Opaque) {
             Body::Events(mut sse) => sse.end(&mut Events { reading, facts, when, out }),
             Body::Lines(mut lines) => lines.end(&mut Events { reading, facts, when, out }),
+            Body::Messages(mut messages) => messages.end(&mut Events { reading, facts, when, out }),
+            Body::Grpc(mut messages) => messages.end(Events { reading, facts, when, out }),
             Body::Whole => reading.whole_end(facts),
             Body::WholeTail(tail) => reading.whole_tail(facts, tail.bytes()),
             Body::Undecided { .. } | Body::Opaque => {}
@@ -251,6 +388,8 @@ impl Interpreter {
         let body = match first {
             b'{' if !is_json && !is_error && self.streams_lines() => Body::Lines(Ndjson::new()),
             b'{' | b'[' => Body::Whole,
+            // The length of the first message: none is so long that this byte would be another.
+            0 | 1 if self.streams_messages() => self.messages(),
             // A field's name, or a comment.
             b'd' | b'e' | b'i' | b'r' | b':' => Body::Events(Sse::new()),
             _ => {
@@ -265,9 +404,17 @@ impl Interpreter {
         self.reading.definition().streams_lines && self.facts.stream != Some(false)
     }
 
+    fn streams_messages(&self) -> bool {
+        matches!(self.reading.definition().dialect, Dialect::BedrockConverse | Dialect::BedrockInvoke)
+    }
+
+    fn messages(&self) -> Body {
+        Body::Messages(Box::new(Messages::new(self.reading.definition().dialect)))
+    }
+
     fn decide(&mut self, body: Body) {
         match body {
-            Body::Events(_) | Body::Lines(_) => self.facts.stream = Some(true),
+            Body::Events(_) | Body::Lines(_) | Body::Messages(_) => self.facts.stream = Some(true),
             // An error is one document even where a stream was asked for.
             Body::Whole if self.status.is_some_and(|status| (200..300).contains(&status)) => {
                 self.facts.stream = Some(false);

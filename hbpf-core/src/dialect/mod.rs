@@ -2,14 +2,16 @@
 //!
 //! A dialect is how bodies are to be read; who serves is the provider, and many providers speak one dialect. Each
 //! dialect is one module with one `Definition`: where it is served, which places in its documents matter, how its
-//! token counts add up. To add one, write its module and add a row to `DEFINITIONS`.
+//! token counts add up. One over gRPC has a `Service` beside it. To add one, write its module and add a row to `DEFINITIONS`.
 //!
 //! [`judge`] says whether a request is a model call, [`Interpreter`] reads the bodies of one exchange, and
 //! [`request_facts`] and [`response_facts`] read the headers. [`Session`] reads the messages of a connection that carries
 //! many exchanges, and says which of them each is about.
 
 mod anthropic;
+mod bedrock;
 mod definition;
+mod grpc;
 mod headers;
 mod interpreter;
 mod ollama;
@@ -19,6 +21,7 @@ mod reading;
 mod recognise;
 mod responses;
 mod session;
+mod xai;
 
 pub use headers::{RequestHeaderFacts, ResponseHeaderFacts, request_facts, response_facts};
 pub use interpreter::Interpreter;
@@ -32,7 +35,7 @@ use crate::time::Nanos;
 use definition::Definition;
 
 /// Every dialect that can be read.
-static DEFINITIONS: [&Definition; 7] = [
+static DEFINITIONS: [&Definition; 10] = [
     &openai::CHAT,
     &openai::COMPLETIONS,
     &openai::EMBEDDINGS,
@@ -40,6 +43,9 @@ static DEFINITIONS: [&Definition; 7] = [
     &responses::REALTIME,
     &anthropic::MESSAGES,
     &ollama::NATIVE,
+    &bedrock::CONVERSE,
+    &bedrock::INVOKE,
+    &xai::COMPLETIONS,
 ];
 
 fn definition(dialect: Dialect) -> &'static Definition {
@@ -83,7 +89,7 @@ pub struct Facts {
     pub response_id: Option<Label>,
     /// Who serves, as far as the body's shape tells. A hint: use it where nothing better is known.
     pub provider: Option<Label>,
-    /// The dialect's own end was seen: `[DONE]`, `message_stop`, `"done":true`, or the end of a single document.
+    /// The dialect's own end was seen: `[DONE]`, `message_stop`, `"done":true`, the end of a single document, or gRPC's status.
     pub finished: bool,
     /// The answer is an error: by status, or by an error object in the body or stream.
     pub is_error: bool,

@@ -128,7 +128,7 @@ pub(super) static EMBEDDINGS: Definition = Definition {
 };
 
 /// Prompt and completion counts include what was cached and what was reasoning; vendors add their own names.
-fn usage(counts: &Counts) -> Usage {
+pub(super) fn usage(counts: &Counts) -> Usage {
     let get = |count| counts.get(count);
     let cached = get(Count::CacheRead).or(get(Count::CacheHit)).or(get(Count::TimingsCached));
     let input = get(Count::Input)

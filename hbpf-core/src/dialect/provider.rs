@@ -59,6 +59,9 @@ pub(super) fn provider(host: Option<&Label>, port: Option<u16>, path: &[u8], dia
         Some("azure.ai.inference") if path.starts_with(b"/openai/") => "azure.ai.openai",
         Some(name) => name,
         None if dialect == Dialect::Ollama && port != Some(SGLANG_PORT) => "ollama",
+        // Their paths are nobody else's.
+        None if matches!(dialect, Dialect::BedrockConverse | Dialect::BedrockInvoke) => "aws.bedrock",
+        None if dialect == Dialect::XaiGrpc => "x_ai",
         None => "unknown",
     };
     Label::new(name)

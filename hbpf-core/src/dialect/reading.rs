@@ -3,10 +3,11 @@
 use std::hash::Hasher;
 
 use super::definition::{Choice, Count, Counts, Definition, Estimate, EventKind, Slot};
-use super::{Facts, Output, responses};
-use crate::framing::Documents;
+use super::{Facts, Output, bedrock, responses};
+use crate::framing::{Documents, MessageKind};
 use crate::json::{Outcome, Scanner, Value, Visitor, scan_tail};
 use crate::label::Label;
+use crate::protobuf;
 use crate::time::Nanos;
 
 /// Bytes of text to a token, for dialects whose events hold several: about what English and code have with today's
@@ -119,6 +120,17 @@ impl Reading {
     /// The status says that the answer is an error.
     pub(super) fn set_error_answer(&mut self) {
         self.found.is_error_answer = true;
+    }
+
+    /// The answer's head names an error.
+    pub(super) fn name_error(&mut self, facts: &mut Facts, name: &[u8]) {
+        Finder { facts, found: &mut self.found }.name_error(ErrorRank::Type, name);
+    }
+
+    /// The answer's head has counts: those of the body, where it has some, replace them.
+    pub(super) fn set_counts(&mut self, facts: &mut Facts, counts: &Counts) {
+        self.counts.update(counts);
+        facts.usage = (self.definition().usage)(&self.counts);
     }
 
     /// The next bytes of the current document.
@@ -262,22 +274,75 @@ pub(super) struct Events<'a> {
     pub(super) out: &'a mut dyn FnMut(Output),
 }
 
+impl Events<'_> {
+    /// The current document is an event.
+    fn keep(&mut self) {
+        let event = self.reading.keep(self.facts);
+        if let Some(output) = self.reading.output(&event, self.when) {
+            (self.out)(output);
+        }
+    }
+}
+
+/// Protobuf messages on their way into a [`Reading`].
+pub(super) struct Fields<'a> {
+    pub(super) scanner: &'a mut protobuf::Scanner<Slot>,
+    /// Each message is an event, rather than the whole answer.
+    pub(super) is_stream: bool,
+    pub(super) events: Events<'a>,
+}
+
+impl Documents for Fields<'_> {
+    fn bytes(&mut self, bytes: &[u8]) {
+        let Events { reading, facts, .. } = &mut self.events;
+        self.scanner.push(bytes, &mut Finder { facts, found: &mut reading.found });
+    }
+
+    fn missing(&mut self, len: u64) -> bool {
+        self.scanner.missing(len)
+    }
+
+    fn end(&mut self) {
+        let Events { reading, facts, .. } = &mut self.events;
+        match self.scanner.end(&mut Finder { facts, found: &mut reading.found }) {
+            Outcome::Complete if self.is_stream => self.events.keep(),
+            Outcome::Complete => {
+                reading.keep(facts);
+            }
+            Outcome::Empty | Outcome::Incomplete | Outcome::Malformed => reading.miss(facts),
+        }
+    }
+
+    fn abort(&mut self) {
+        self.scanner.begin();
+        self.events.reading.miss(self.events.facts);
+    }
+}
+
 impl Documents for Events<'_> {
     fn bytes(&mut self, bytes: &[u8]) {
         self.reading.marker.push(bytes);
         self.reading.push(self.facts, bytes);
     }
 
+    fn named(&mut self, kind: MessageKind, name: &[u8]) {
+        match kind {
+            MessageKind::Event => {
+                let last = self.reading.definition().final_type;
+                self.reading.found.event.is_final |= last.is_some_and(|last| last.as_bytes() == name);
+            }
+            MessageKind::Exception | MessageKind::Error => {
+                self.facts.is_error = true;
+                self.reading.name_error(self.facts, &bedrock::error_type(name));
+            }
+        }
+    }
+
     fn end(&mut self) {
         let outcome = self.reading.end_document(self.facts);
         let is_marker = std::mem::take(&mut self.reading.marker).is_match();
         match outcome {
-            Outcome::Complete => {
-                let event = self.reading.keep(self.facts);
-                if let Some(output) = self.reading.output(&event, self.when) {
-                    (self.out)(output);
-                }
-            }
+            Outcome::Complete => self.keep(),
             _ if is_marker => self.facts.finished = true,
             Outcome::Empty => {}
             Outcome::Incomplete | Outcome::Malformed => self.reading.miss(self.facts),
@@ -355,7 +420,7 @@ impl Visitor<Slot> for Finder<'_> {
             }
             (Slot::Stream, Value::Text(text)) => event.stream = Some(number_of(text)),
             (Slot::Cause, Value::Text(text)) => event.cause = Some(number_of(text)),
-            (Slot::Done, Value::Bool(true)) => event.is_final = true,
+            (Slot::Done, Value::Bool(true)) | (Slot::Last, Value::Container { .. }) => event.is_final = true,
             (Slot::Choice, Value::Container { .. }) => event.end_choice(self.found.definition),
             (Slot::Role, Value::Text(_)) => event.choice.has_role = true,
             (Slot::Visible, Value::Length(0)) => event.choice.blank = true,
@@ -367,6 +432,7 @@ impl Visitor<Slot> for Finder<'_> {
                     event.has_counts = true;
                 }
             }
+            (Slot::Counts(counts), Value::Container { is_empty: false }) => event.fill_counts(counts),
             (Slot::Error, Value::Length(1..)) => {
                 event.is_error = true;
                 self.name_error(ErrorRank::Text, b"error");
@@ -384,6 +450,15 @@ impl Visitor<Slot> for Finder<'_> {
 }
 
 impl Event {
+    fn fill_counts(&mut self, counts: &[Count]) {
+        for count in counts {
+            if self.counts.get(*count).is_none() {
+                self.counts.set(*count, 0);
+            }
+        }
+        self.has_counts = true;
+    }
+
     /// Whether a value is output: text of some length, tool calls, or text in parts.
     fn add_output(&mut self, value: Value<'_>) -> bool {
         match value {

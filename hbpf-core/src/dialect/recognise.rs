@@ -6,6 +6,7 @@ use super::DEFINITIONS;
 use super::definition::{Definition, Proof, Target};
 use super::headers::host;
 use super::provider::provider;
+use super::{bedrock, grpc};
 use crate::body::Coding;
 use crate::exchange::{Api, Dialect};
 use crate::http1::RequestHead;
@@ -51,6 +52,8 @@ pub struct Recognised {
     pub provider: Label,
     /// The model, where the path names it, or the query of a WebSocket's target.
     pub model: Option<Label>,
+    /// Whether the answer is streamed, where the path says so.
+    pub stream: Option<bool>,
     /// The path ends in one of [`target_patterns`], which the kernel side knows. If not, the path should be learned.
     pub known_target: bool,
 }
@@ -89,13 +92,19 @@ pub fn judge(head: &RequestHead<'_>, port: Option<u16>, body_prefix: &[u8], exte
     }
     let target = targets()
         .filter(|(_, target)| trimmed.ends_with(target.suffix.as_bytes()))
+        .filter(|(_, target)| match target.proof {
+            Proof::ModelInPath => model_in_path(trimmed, target).is_some(),
+            // A reference to what was not seen leaves it open what it is.
+            Proof::Grpc => head.header("content-type").is_none_or(grpc::is_grpc),
+            Proof::Path | Proof::Model => true,
+        })
         .max_by_key(|(_, target)| target.suffix.len());
     let body = Body { prefix: body_prefix, extent, coding: head.content_coding() };
     let deployment = azure_deployment(path);
     let says_anthropic = head.header("anthropic-version").is_some();
     let found = match target {
         Some((definition, target)) => {
-            let is_proven = target.proof == Proof::Path
+            let is_proven = target.proof != Proof::Model
                 || deployment.is_some()
                 || (says_anthropic && definition.dialect == Dialect::AnthropicMessages);
             let decision = if is_proven { Decision::Yes(()) } else { names_model(&body) };
@@ -103,14 +112,19 @@ pub fn judge(head: &RequestHead<'_>, port: Option<u16>, body_prefix: &[u8], exte
         }
         None => by_shape(head, trimmed, &body, says_anthropic),
     };
+    let model = match target {
+        Some((_, target)) if target.proof == Proof::ModelInPath => model_in_path(trimmed, target).map(bedrock::model),
+        _ => deployment.map(Label::from_bytes),
+    };
     match found {
         Decision::No => Judgement::NotModel,
         Decision::Unclear => Judgement::NeedBody,
         Decision::Yes((dialect, api)) => Judgement::ModelCall(Recognised {
             dialect,
-            api,
+            api: if dialect == Dialect::BedrockInvoke { bedrock::api(model.as_ref()) } else { api },
+            stream: target.and_then(|(definition, target)| stream_in_path(definition, target)),
             provider: provider(host(head).as_ref(), port, path, dialect),
-            model: deployment.map(Label::from_bytes),
+            model,
             known_target: target.is_some() && trimmed.len() == path.len(),
         }),
     }
@@ -131,6 +145,7 @@ fn judge_socket(head: &RequestHead<'_>, port: Option<u16>) -> Judgement {
         provider: provider(host(head).as_ref(), port, path, dialect),
         model: model_in_query(head.target).map(Label::from_bytes),
         known_target: true,
+        stream: None,
     })
 }
 
@@ -240,6 +255,23 @@ fn azure_deployment(path: &[u8]) -> Option<&[u8]> {
     const BEFORE: &[u8] = b"/openai/deployments/";
     let rest = &path[memchr::memmem::find(path, BEFORE)? + BEFORE.len()..];
     rest.split(|byte| *byte == b'/').next().filter(|deployment| !deployment.is_empty())
+}
+
+/// What stands between `/model/` and a target's suffix. The name of a resource has slashes of its own, which SDKs encode.
+fn model_in_path<'a>(path: &'a [u8], target: &Target) -> Option<&'a [u8]> {
+    const BEFORE: &[u8] = b"/model/";
+    let before_suffix = path.strip_suffix(target.suffix.as_bytes())?;
+    let model = &before_suffix[memchr::memmem::find(before_suffix, BEFORE)? + BEFORE.len()..];
+    (!model.is_empty() && (!model.contains(&b'/') || model.starts_with(b"arn:"))).then_some(model)
+}
+
+/// Whether the answer is streamed, where it is the path that says so.
+fn stream_in_path(definition: &Definition, target: &Target) -> Option<bool> {
+    match definition.dialect {
+        Dialect::BedrockConverse | Dialect::BedrockInvoke => Some(target.suffix.ends_with("-stream")),
+        Dialect::XaiGrpc => Some(target.suffix.ends_with("Chunk")),
+        _ => None,
+    }
 }
 
 /// Which members the beginning of a body shows.

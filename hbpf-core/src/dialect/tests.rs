@@ -5,6 +5,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::exchange::Dialect;
 
+mod grpc;
 mod recognising;
 mod sessions;
 mod streams;
@@ -61,9 +62,18 @@ fn check(case: &Case, said: &Said) {
 #[test]
 fn every_dialect_has_a_row() {
     use Dialect::*;
-    for dialect in
-        [OpenaiChat, OpenaiCompletions, OpenaiEmbeddings, OpenaiResponses, OpenaiRealtime, AnthropicMessages, Ollama]
-    {
+    let all = [
+        OpenaiChat,
+        OpenaiCompletions,
+        OpenaiEmbeddings,
+        OpenaiResponses,
+        OpenaiRealtime,
+        AnthropicMessages,
+        Ollama,
+        BedrockConverse,
+        BedrockInvoke,
+    ];
+    for dialect in all {
         assert_eq!(definition(dialect).dialect, dialect);
     }
 }
@@ -71,7 +81,7 @@ fn every_dialect_has_a_row() {
 #[test]
 fn answers_at_every_split() {
     for case in ALL {
-        let bytes = case.body.as_bytes();
+        let bytes = &case.bytes()[..];
         let whole = answer(case, &[bytes]);
         check(case, &whole);
         for at in 0..=bytes.len() {
@@ -85,7 +95,7 @@ fn answers_at_every_split() {
 #[test]
 fn line_ends_and_padding_do_not_matter() {
     for case in ALL.iter().filter(|case| case.content_type == Some("text/event-stream")) {
-        let whole = answer(case, &[case.body.as_bytes()]);
+        let whole = answer(case, &[&case.bytes()]);
         for body in [
             case.body.replace('\n', "\r\n"),
             case.body.replace('\n', "\r"),
@@ -119,10 +129,10 @@ fn without_a_head_the_first_byte_tells() {
         interpreter.request_bytes(case.request.as_bytes());
         interpreter.request_end();
         let mut outputs = 0;
-        interpreter.response_bytes(Nanos(1), case.body.as_bytes(), &mut |_| outputs += 1);
+        interpreter.response_bytes(Nanos(1), &case.bytes(), &mut |_| outputs += 1);
         interpreter.response_end(Nanos(2), &mut |_| outputs += 1);
         assert_eq!(outputs, case.expected.outputs.len(), "{}", case.name);
-        assert_eq!(interpreter.facts().usage, answer(case, &[case.body.as_bytes()]).facts.usage, "{}", case.name);
+        assert_eq!(interpreter.facts().usage, answer(case, &[&case.bytes()]).facts.usage, "{}", case.name);
     }
 }
 
@@ -226,7 +236,7 @@ fn running_counts_make_tokens_exact() {
 
 /// The answer with a hole, as the sequence of what each reading of it may at most say.
 fn answer_with_hole(case: &Case, from: usize, to: usize) -> Said {
-    let bytes = case.body.as_bytes();
+    let bytes = &case.bytes()[..];
     let mut interpreter = Interpreter::new(case.dialect);
     interpreter.request_bytes(case.request.as_bytes());
     interpreter.request_end();
@@ -247,10 +257,10 @@ proptest! {
     #[test]
     fn with_a_hole_nothing_is_ever_too_high(index in 0..ALL.len(), from in 0.0..1.0, len in 0.0..1.0) {
         let case = &ALL[index];
-        let from = (case.body.len() as f64 * from) as usize;
-        let to = from + ((case.body.len() - from) as f64 * len) as usize;
+        let from = (case.bytes().len() as f64 * from) as usize;
+        let to = from + ((case.bytes().len() - from) as f64 * len) as usize;
         let said = answer_with_hole(case, from, to);
-        let whole = answer(case, &[case.body.as_bytes()]);
+        let whole = answer(case, &[&case.bytes()]);
         let tokens = |said: &Said| said.outputs.iter().map(|(tokens, _)| tokens).sum::<u64>();
         prop_assert!(tokens(&said) <= tokens(&whole), "{}", case.name);
         prop_assert!(said.outputs.len() <= whole.outputs.len(), "{}", case.name);
@@ -284,7 +294,7 @@ proptest! {
     #[test]
     fn a_stream_with_bytes_changed_is_harmless(index in 0..ALL.len(), changes in prop::collection::vec((0.0..1.0, any::<u8>()), 1..5)) {
         let case = &ALL[index];
-        let mut bytes = case.body.as_bytes().to_vec();
+        let mut bytes = case.bytes();
         for (at, byte) in changes {
             let at = (bytes.len() as f64 * at) as usize;
             bytes[at] = byte;

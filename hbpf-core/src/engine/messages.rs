@@ -67,6 +67,8 @@ pub(super) struct Opening {
     /// Tells it from others, the same at both ends.
     pub(super) fingerprint: u64,
     pub(super) protocol: Protocol,
+    /// What reads its bodies.
+    pub(super) interpreter: Interpreter,
     /// How the request's body is compressed.
     pub(super) coding: Coding,
     pub(super) bytes_seen: u64,
@@ -335,12 +337,19 @@ impl Sink<'_> {
             self.messages.state = State::ModelCall;
         }
         let template = self.template(recognised, head);
+        let mut interpreter = Interpreter::for_call(&template.recognised);
+        interpreter.request_head(head);
         let opening = Opening {
             number,
             started,
             when,
             fingerprint: template.fingerprint,
-            protocol: if self.is_multiplexed() { Protocol::H2 } else { Protocol::Http1 },
+            protocol: match (self.is_multiplexed(), interpreter.is_grpc()) {
+                (true, true) => Protocol::Grpc,
+                (true, false) => Protocol::H2,
+                (false, _) => Protocol::Http1,
+            },
+            interpreter,
             coding: head.content_coding(),
             bytes_seen: head.as_bytes().len() as u64,
         };
@@ -373,10 +382,9 @@ impl Sink<'_> {
 
     /// Begins an exchange.
     pub(super) fn begin(&mut self, template: &Template, opening: Opening) {
-        let Opening { number, started, when, fingerprint, protocol, coding, bytes_seen } = opening;
+        let Opening { number, started, when, fingerprint, protocol, interpreter, coding, bytes_seen } = opening;
         let role = role_of(self.request_direction);
         let recognised = &template.recognised;
-        let interpreter = Interpreter::for_call(recognised);
         let id = self.shared.next_id();
         let other_end = self.shared.pairing.other_end(fingerprint, role, when, id);
         let exchange = Exchange {
@@ -534,7 +542,7 @@ impl HttpSink for Sink<'_> {
         }
         let is_missed = self.is_multiplexed();
         if let Some(tracked) = self.messages.find(exchange) {
-            tracked.request_gap();
+            tracked.request_gap(len);
             if is_missed {
                 tracked.exchange.bytes_missed += len.unwrap_or(1);
                 self.shared.counters.parse_gaps += 1;
@@ -580,7 +588,7 @@ impl HttpSink for Sink<'_> {
     fn response_body_gap(&mut self, exchange: u64, len: Option<u64>) {
         let is_missed = self.is_multiplexed();
         if let Some(tracked) = self.messages.find(exchange) {
-            tracked.response_gap();
+            tracked.response_gap(len);
             if is_missed {
                 tracked.answer_missed(len.unwrap_or(1));
                 self.shared.counters.parse_gaps += 1;
@@ -588,6 +596,12 @@ impl HttpSink for Sink<'_> {
                 // Nothing says how far it goes.
                 tracked.note_output_missed();
             }
+        }
+    }
+
+    fn response_trailers(&mut self, exchange: u64, _when: Nanos, trailers: &ResponseHead<'_>) {
+        if let Some(tracked) = self.messages.find(exchange) {
+            tracked.response_trailers(trailers);
         }
     }
 

@@ -7,7 +7,7 @@ use std::hash::{DefaultHasher, Hasher};
 use std::time::Duration;
 
 use crate::body::Coding;
-use crate::dialect::{Asked, Said, Session, Subject};
+use crate::dialect::{Asked, Interpreter, Said, Session, Subject};
 use crate::exchange::{Dialect, Protocol};
 use crate::http1::{ResponseHead, Side};
 use crate::label::Label;
@@ -369,6 +369,7 @@ impl Answers<'_, '_> {
             when: self.when,
             fingerprint: self.calls.fingerprint(number),
             protocol: Protocol::Websocket,
+            interpreter: Interpreter::for_call(&self.calls.template.recognised),
             coding: Coding::Identity,
             bytes_seen: 0,
         };

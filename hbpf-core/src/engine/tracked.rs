@@ -111,9 +111,12 @@ impl Tracked {
     /// Lets go of decoders, held events and what readers remember: what follows in a compressed body is unknown. Returns whether it is.
     pub(super) fn shed(&mut self, observer: &mut dyn Observer) -> bool {
         self.settle(None, observer);
-        self.interpreter.shed();
+        let [lost_of_request, lost_of_answer] = self.interpreter.shed();
         let (request, response) = (self.request_body.memory() > 0, self.response_body.memory() > 0);
-        let mut has_lost = false;
+        let mut has_lost = lost_of_request || lost_of_answer;
+        if lost_of_answer {
+            self.note_output_missed();
+        }
         if request && self.request_body.gap() == GapEffect::Undecodable {
             self.interpreter.request_gap();
             has_lost = true;
@@ -176,9 +179,10 @@ impl Tracked {
         is_news
     }
 
-    pub(super) fn request_gap(&mut self) {
+    /// So many bytes are missing, if that is known.
+    pub(super) fn request_gap(&mut self, len: Option<u64>) {
         self.request_body.gap();
-        self.interpreter.request_gap();
+        self.interpreter.request_gap_of(len);
     }
 
     pub(super) fn request_end(&mut self, when: Nanos, observer: &mut dyn Observer) {
@@ -253,13 +257,19 @@ impl Tracked {
     /// Returns whether this is the first of its body that cannot be decoded.
     pub(super) fn response_body(&mut self, when: Nanos, bytes: &[u8], observer: &mut dyn Observer) -> bool {
         self.exchange.bytes_seen += bytes.len() as u64;
+        let before = self.interpreter.unreadable_messages();
         let Self { interpreter, response_body, exchange, held, .. } = self;
         let mut outputs = Outputs { exchange, held, observer };
         let result = response_body.push(bytes, &mut |decoded| {
             interpreter.response_bytes(when, decoded, &mut |output| outputs.add(output));
         });
-        let is_new = self.is_unreadable(result, bytes.len());
+        let mut is_new = self.is_unreadable(result, bytes.len());
         match result {
+            Ok(()) if self.interpreter.unreadable_messages() > before => {
+                self.exchange.bytes_missed += bytes.len() as u64;
+                self.note_output_missed();
+                is_new = !std::mem::replace(&mut self.is_unreadable, true);
+            }
             Err(BodyError::Malformed(_)) if is_new => self.interpreter.response_is_corrupt(),
             _ if is_new => self.interpreter.response_gap(),
             _ => {}
@@ -288,9 +298,15 @@ impl Tracked {
         missed.since_latest = true;
     }
 
-    pub(super) fn response_gap(&mut self) {
+    /// So many bytes are missing, if that is known.
+    pub(super) fn response_gap(&mut self, len: Option<u64>) {
         self.response_body.gap();
-        self.interpreter.response_gap();
+        self.interpreter.response_gap_of(len);
+    }
+
+    /// What stands behind the answer.
+    pub(super) fn response_trailers(&mut self, trailers: &ResponseHead<'_>) {
+        self.interpreter.response_trailers(trailers);
     }
 
     /// Reads what is left of the answer.

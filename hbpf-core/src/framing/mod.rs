@@ -1,10 +1,17 @@
-//! How a streamed body is cut into documents: server-sent events, or one document per line.
+//! How a streamed body is cut into documents: server-sent events, one document per line, or messages that say how long
+//! they are.
 //!
 //! Nothing is buffered here: a document's bytes go on as they come.
 
+mod embedded;
+mod eventstream;
+mod grpc;
 mod ndjson;
 mod sse;
 
+pub use embedded::Embedded;
+pub use eventstream::{EventStream, MessageKind};
+pub use grpc::Grpc;
 pub use ndjson::Ndjson;
 pub use sse::Sse;
 
@@ -12,6 +19,15 @@ pub use sse::Sse;
 pub trait Documents {
     /// More bytes of the current document.
     fn bytes(&mut self, bytes: &[u8]);
+
+    /// The framing says so of the current document, which ends next. Few framings say anything.
+    fn named(&mut self, _kind: MessageKind, _name: &[u8]) {}
+
+    /// The next bytes of the current document, so many, were not seen, and more of it may come. Returns whether it can be read
+    /// on; if not, it is given up.
+    fn missing(&mut self, _len: u64) -> bool {
+        false
+    }
 
     /// The current document is over. The next bytes belong to another.
     fn end(&mut self);

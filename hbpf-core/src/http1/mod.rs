@@ -65,6 +65,8 @@ pub trait HttpSink {
     fn response_body(&mut self, exchange: u64, when: Nanos, bytes: &[u8]);
     /// Bytes of a response's body are missing. `None`: unknown how many, and the body goes on raw.
     fn response_body_gap(&mut self, exchange: u64, len: Option<u64>);
+    /// Fields behind a response's body, which ends next.
+    fn response_trailers(&mut self, _exchange: u64, _when: Nanos, _trailers: &ResponseHead<'_>) {}
     /// The response has ended, or will never come. `complete` is false where it did not end as its framing said.
     fn response_end(&mut self, exchange: u64, when: Nanos, complete: bool);
     /// A side has given the exchange up, which alone is over: HTTP/2 can do that.

@@ -401,10 +401,13 @@ impl Http2 {
     fn response_block(&mut self, block: &Block, head: &Head, when: Nanos, sink: &mut dyn HttpSink) {
         let Some(stream) = self.streams.get_mut(&block.stream) else { return };
         // Interim answers come before, and may have come without being known for such; trailers come after and are the end.
-        if stream.has_answer && block.ends_stream || head.is_interim() {
+        if head.is_interim() {
             return;
         }
-        stream.has_answer = true;
+        if mem::replace(&mut stream.has_answer, true) && block.ends_stream {
+            head.response(&mut |head| sink.response_trailers(block.stream.into(), when, head));
+            return;
+        }
         head.response(&mut |head| sink.response_head(block.stream.into(), when, head));
     }
 

@@ -27,6 +27,9 @@ pub struct LlmStats {
     pub retries_total: u64,
     /// Gaps between output events beyond the threshold.
     pub stalls_total: u64,
+    /// Failed because a quota is used up: HTTP status 429, or the same told within an answer of another status.
+    #[serde(default)]
+    pub rate_limited_total: u64,
     /// Ended exchanges by HTTP status; `none` where no answer came.
     pub status: BTreeMap<Label, u64>,
     /// Failed and abandoned exchanges by error type.

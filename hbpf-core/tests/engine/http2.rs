@@ -8,24 +8,24 @@ use httlib_hpack::Encoder;
 
 use crate::wire::{CANARY, DONE_JSON, Log, Wire};
 
-const DATA: u8 = 0;
-const HEADERS: u8 = 1;
-const RESET: u8 = 3;
-const END_STREAM: u8 = 1;
-const END_HEADERS: u8 = 4;
+pub(crate) const DATA: u8 = 0;
+pub(crate) const HEADERS: u8 = 1;
+pub(crate) const RESET: u8 = 3;
+pub(crate) const END_STREAM: u8 = 1;
+pub(crate) const END_HEADERS: u8 = 4;
 
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+pub(crate) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let length = (payload.len() as u32).to_be_bytes();
     [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
 }
 
 /// Both ends of a connection, seen from one.
-struct H2 {
-    wire: Wire,
-    engine: Engine,
-    log: Log,
-    client: Encoder<'static>,
-    server: Encoder<'static>,
+pub(crate) struct H2 {
+    pub(crate) wire: Wire,
+    pub(crate) engine: Engine,
+    pub(crate) log: Log,
+    pub(crate) client: Encoder<'static>,
+    pub(crate) server: Encoder<'static>,
 }
 
 impl H2 {
@@ -36,22 +36,22 @@ impl H2 {
         Self { wire, engine: Engine::new(), log: Log::default(), client, server }
     }
 
-    fn opened(capture: Capture) -> Self {
+    pub(crate) fn opened(capture: Capture) -> Self {
         let mut h2 = Self::new(capture);
         h2.sent(&[PREFACE, &frame(4, 0, 0, &[])].concat(), true);
         h2.received(&frame(4, 0, 0, &[]));
         h2
     }
 
-    fn sent(&mut self, bytes: &[u8], begins: bool) {
+    pub(crate) fn sent(&mut self, bytes: &[u8], begins: bool) {
         self.wire.send(&mut self.engine, &mut self.log, Direction::Sent, bytes, begins);
     }
 
-    fn received(&mut self, bytes: &[u8]) {
+    pub(crate) fn received(&mut self, bytes: &[u8]) {
         self.wire.send(&mut self.engine, &mut self.log, Direction::Received, bytes, false);
     }
 
-    fn block(encoder: &mut Encoder<'_>, fields: &[(&str, &str)]) -> Vec<u8> {
+    pub(crate) fn block(encoder: &mut Encoder<'_>, fields: &[(&str, &str)]) -> Vec<u8> {
         let mut block = Vec::new();
         let format = Encoder::BEST_FORMAT | Encoder::WITH_INDEXING | Encoder::HUFFMAN_VALUE;
         for (name, value) in fields {
@@ -78,7 +78,7 @@ impl H2 {
         self.sent(&frame(DATA, END_STREAM, stream, body.as_bytes()), false);
     }
 
-    fn answer_head(&mut self, stream: u32, status: &str, kind: &str) {
+    pub(crate) fn answer_head(&mut self, stream: u32, status: &str, kind: &str) {
         let block = Self::block(&mut self.server, &[(":status", status), ("content-type", kind)]);
         self.received(&frame(HEADERS, END_HEADERS, stream, &block));
     }
@@ -87,7 +87,7 @@ impl H2 {
         self.received(&frame(DATA, flags, stream, body.as_bytes()));
     }
 
-    fn ended(&self) -> Vec<&Exchange> {
+    pub(crate) fn ended(&self) -> Vec<&Exchange> {
         self.log.ended()
     }
 }

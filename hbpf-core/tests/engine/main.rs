@@ -3,6 +3,8 @@
 mod calls;
 mod connections;
 mod endings;
+mod eventstream;
+mod grpc;
 mod http2;
 mod judging;
 mod losses;

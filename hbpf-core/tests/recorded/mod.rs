@@ -37,8 +37,8 @@ pub(super) struct Message {
     pub(super) answer: Vec<u8>,
 }
 
-pub(super) fn path(dialect: Dialect) -> &'static str {
-    match dialect {
+pub(super) fn path(case: &Case, model: &str) -> String {
+    let path = match case.dialect {
         Dialect::OpenaiChat => "/v1/chat/completions",
         Dialect::OpenaiCompletions => "/v1/completions",
         Dialect::OpenaiEmbeddings => "/v1/embeddings",
@@ -46,7 +46,13 @@ pub(super) fn path(dialect: Dialect) -> &'static str {
         Dialect::Ollama => "/api/chat",
         Dialect::OpenaiResponses => "/v1/responses",
         Dialect::OpenaiRealtime => unreachable!("it is not asked over HTTP"),
-    }
+        Dialect::BedrockConverse if case.expected.stream == Some(true) => "/model/MODEL/converse-stream",
+        Dialect::BedrockConverse => "/model/MODEL/converse",
+        Dialect::BedrockInvoke if case.expected.stream == Some(true) => "/model/MODEL/invoke-with-response-stream",
+        Dialect::BedrockInvoke => "/model/MODEL/invoke",
+        Dialect::XaiGrpc => "/xai_api.Chat/GetCompletionChunk",
+    };
+    path.replace("MODEL", model)
 }
 
 /// A case as it travels, its request naming a model of its own.
@@ -54,10 +60,10 @@ pub(super) fn message(case: &Case, model: &str, framing: Framing, coding: Coding
     let body = case.request.replace(r#""model":"m""#, &format!(r#""model":"{model}""#));
     let request = format!(
         "POST {} HTTP/1.1\r\nHost: llm\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
-        path(case.dialect),
+        path(case, model),
         body.len()
     );
-    let body = compress(case.body, coding);
+    let body = compress(&case.bytes(), coding);
     let coding = match coding {
         Coding::Identity => "",
         Coding::Gzip => "Content-Encoding: gzip\r\n",
@@ -88,16 +94,16 @@ fn chunks(body: &[u8], size: usize) -> Vec<u8> {
 }
 
 /// As servers do it: flushed behind each event.
-pub(super) fn compress(text: &str, coding: Coding) -> Vec<u8> {
-    fn write(mut encoder: impl Write, text: &str) {
-        for event in text.split_inclusive("\n\n") {
-            encoder.write_all(event.as_bytes()).unwrap();
+pub(super) fn compress(text: &[u8], coding: Coding) -> Vec<u8> {
+    fn write(mut encoder: impl Write, text: &[u8]) {
+        for line in text.split_inclusive(|byte| *byte == b'\n') {
+            encoder.write_all(line).unwrap();
             encoder.flush().unwrap();
         }
     }
     let mut out = Vec::new();
     match coding {
-        Coding::Identity => out.extend_from_slice(text.as_bytes()),
+        Coding::Identity => out.extend_from_slice(text),
         Coding::Gzip => write(GzEncoder::new(&mut out, Compression::default()), text),
         Coding::Deflate => write(ZlibEncoder::new(&mut out, Compression::default()), text),
         Coding::Brotli => write(brotli::CompressorWriter::new(&mut out, 4096, 4, 20), text),

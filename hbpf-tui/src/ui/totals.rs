@@ -100,7 +100,8 @@ fn lines(totals: &LlmStats, known_at_all: bool) -> [Line; 4] {
     let window = &totals.latency.window;
     let (first, inter, whole) = (rows::first_token(window), rows::inter_token(window), rows::duration(window));
     let progress = totals.tokens_in_progress.output.filter(|_| known_at_all);
-    let quota = totals.status.get("429").copied().unwrap_or(0);
+    // Recordings of earlier versions have the status only.
+    let quota = totals.rate_limited_total.max(totals.status.get("429").copied().unwrap_or(0));
     [
         Line {
             name: "requests",

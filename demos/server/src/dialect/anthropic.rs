@@ -11,10 +11,11 @@ const FIRST_OUTPUT_TOKENS: u32 = 1;
 /// The answer without faults.
 pub(super) fn answer(call: &Call, behaviour: &Behaviour) -> Answer {
     let (content_type, pieces) = if call.stream {
-        ("text/event-stream; charset=utf-8", stream(call, behaviour))
+        let event = |data: Value| sse(data["type"].as_str(), &data);
+        ("text/event-stream; charset=utf-8", stream(call, behaviour, event))
     } else {
-        let body = message(call, whole(behaviour), "end_turn".into(), usage(behaviour, behaviour.output));
-        ("application/json", vec![Piece::Output(behaviour.output, body.to_string().into_bytes())])
+        let body = whole(call, behaviour).to_string();
+        ("application/json", vec![Piece::Output(behaviour.output, body.into_bytes())])
     };
     Answer { content_type, headers: headers(call.id), pieces }
 }
@@ -57,7 +58,12 @@ fn message(call: &Call, content: Value, stop_reason: Value, usage: Value) -> Val
     })
 }
 
-fn whole(behaviour: &Behaviour) -> Value {
+/// The answer in one document.
+pub(super) fn whole(call: &Call, behaviour: &Behaviour) -> Value {
+    message(call, content(behaviour), "end_turn".into(), usage(behaviour, behaviour.output))
+}
+
+fn content(behaviour: &Behaviour) -> Value {
     let said = json!({"type": "text", "text": text(behaviour, behaviour.reasoning, behaviour.output)});
     if behaviour.reasoning == 0 {
         return json!([said]);
@@ -66,8 +72,8 @@ fn whole(behaviour: &Behaviour) -> Value {
     json!([{"type": "thinking", "thinking": thought, "signature": ""}, said])
 }
 
-fn stream(call: &Call, behaviour: &Behaviour) -> Vec<Piece> {
-    let event = |data: Value| sse(data["type"].as_str(), &data);
+/// The answer in events, each written as `event` has it.
+pub(super) fn stream(call: &Call, behaviour: &Behaviour, event: impl Fn(Value) -> Vec<u8>) -> Vec<Piece> {
     let open = |index: u32, thinking: bool| {
         let block = if thinking {
             json!({"type": "thinking", "thinking": "", "signature": ""})

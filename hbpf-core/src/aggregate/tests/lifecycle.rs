@@ -309,3 +309,25 @@ fn quota_is_the_latest_word_of_an_endpoint() {
     assert_eq!((limit.remaining_tokens, limit.remaining_requests, limit.model), (Some(800), None, Some("m".into())));
     assert_eq!(limit.observed_at.to_string(), "2026-11-22T12:00:02Z");
 }
+
+#[test]
+fn a_quota_that_is_used_up_counts_wherever_it_is_told() {
+    let mut bench = Bench::new();
+    let cases = [
+        (200, Phase::Failed, "ThrottlingException", true),
+        (200, Phase::Failed, "RESOURCE_EXHAUSTED", true),
+        (429, Phase::Failed, "ThrottlingException", true),
+        (429, Phase::Failed, "429", true),
+        (200, Phase::Failed, "overloaded_error", false),
+        (503, Phase::Failed, "503", false),
+        (200, Phase::Abandoned, "client_cancelled", false),
+    ];
+    for (id, (status, phase, error, _)) in cases.into_iter().enumerate() {
+        let (id, seconds) = (id as u64, id as f64);
+        bench.open(seconds, id, |_| {});
+        bench.headers(seconds, id, status);
+        bench.end(seconds, id, phase, |exchange| exchange.error_type = Some(error.into()));
+    }
+    let expected = cases.iter().filter(|(.., counts)| *counts).count();
+    assert_eq!(bench.frame(9.0).totals.rate_limited_total, expected as u64);
+}

@@ -115,6 +115,7 @@ fn counters(stats: &LlmStats) -> Vec<u64> {
         stats.abandoned_total,
         stats.retries_total,
         stats.stalls_total,
+        stats.rate_limited_total,
         stats.requests_without_usage,
         stats.tokens_estimated.output,
         maps,

@@ -3,6 +3,7 @@
 use super::super::*;
 use crate::exchange::{Api, RateLimit};
 use crate::http1::{RequestHead, ResponseHead};
+use crate::time::Nanos;
 
 fn judged(head: &str, port: Option<u16>, body: &str, complete: bool) -> Judgement {
     let text = format!("{}\r\n\r\n", head.trim().replace('\n', "\r\n"));
@@ -71,6 +72,45 @@ fn judgements() {
             false,
             "AnthropicMessages Messages anthropic - known",
         ),
+        // A path that names the model.
+        (
+            "POST /model/us.anthropic.claude-x-v1%3A0/converse-stream HTTP/1.1\nHost: bedrock-runtime.us-east-1.amazonaws.com",
+            "",
+            false,
+            "BedrockConverse Chat aws.bedrock us.anthropic.claude-x-v1:0 known",
+        ),
+        (
+            "POST /model/amazon.nova-v1:0/converse HTTP/1.1\nHost: localhost",
+            "",
+            false,
+            "BedrockConverse Chat aws.bedrock amazon.nova-v1:0 known",
+        ),
+        (
+            "POST /bedrock/model/arn%3Aaws%3Abedrock%3Aus-east-1%3A1%3Ainference-profile%2Fx/invoke HTTP/1.1\nHost: x",
+            "",
+            false,
+            "BedrockInvoke Chat aws.bedrock arn:aws:bedrock:us-east-1:1:inference-profile/x known",
+        ),
+        (
+            "POST /model/arn:aws:bedrock:us-east-1:1:inference-profile/anthropic.x/invoke-with-response-stream HTTP/1.1\nHost: x",
+            "",
+            false,
+            "BedrockInvoke Messages aws.bedrock arn:aws:bedrock:us-east-1:1:inference-profile/anthropic.x known",
+        ),
+        (
+            "POST /model/amazon.titan-embed-text-v2%3A0/invoke HTTP/1.1\nHost: x",
+            "",
+            false,
+            "BedrockInvoke Embeddings aws.bedrock amazon.titan-embed-text-v2:0 known",
+        ),
+        ("POST /model/100%/invoke HTTP/1.1\nHost: x", "", false, "BedrockInvoke Chat aws.bedrock 100% known"),
+        // Others have such ends, too.
+        ("POST /guardrail-checks/invoke HTTP/1.1\nHost: x", r#"{"source":"INPUT"}"#, true, "no"),
+        ("POST /chain/invoke HTTP/1.1\nHost: x", r#"{"input":{"question":"x"}}"#, true, "no"),
+        ("POST /model//invoke HTTP/1.1\nHost: x", "{}", true, "no"),
+        ("POST /model/a/b/invoke HTTP/1.1\nHost: x", "{}", true, "no"),
+        ("POST /model/x/count-tokens HTTP/1.1\nHost: x", r#"{"input":{"converse":{"messages":[]}}}"#, true, "no"),
+        ("POST /async-invoke HTTP/1.1\nHost: x", r#"{"modelId":"m","modelInput":{}}"#, true, "no"),
         // The path and a model.
         ("POST /v1/messages HTTP/1.1\nHost: x", "", false, "more"),
         ("POST /v1/messages HTTP/1.1\nHost: x", r#"{"max_tokens":1,"#, false, "more"),
@@ -237,7 +277,8 @@ fn a_beginning_of_the_stated_length_is_always_enough() {
 #[test]
 fn the_kernel_can_find_every_pattern() {
     for pattern in target_patterns() {
-        assert!(pattern.starts_with(['/', ':']) && pattern.len() > 8, "{pattern}");
+        // `/invoke` is confirmed by the rest of the path.
+        assert!(pattern.starts_with(['/', ':']) && (pattern.len() > 8 || *pattern == "/invoke"), "{pattern}");
     }
     assert!(target_patterns().contains(&"/chat/completions"));
 }
@@ -333,4 +374,35 @@ fn what_the_path_tells_reaches_the_facts() {
     interpreter.request_bytes(br#"{"model":"m","input":"x"}"#);
     interpreter.request_end();
     assert_eq!(interpreter.facts().stream, Some(false));
+}
+
+#[test]
+fn what_only_the_head_of_an_answer_by_bedrock_tells() {
+    let facts = |dialect: Dialect, head: &str, body: &str| {
+        let head = format!("HTTP/1.1 {head}\r\n\r\n").replace('\n', "\r\n").replace("\r\r", "\r");
+        let mut interpreter = Interpreter::new(dialect);
+        interpreter.response_head(&ResponseHead::parse(head.as_bytes()).unwrap().unwrap().0);
+        interpreter.response_bytes(Nanos(1), body.as_bytes(), &mut |_| {});
+        interpreter.response_end(Nanos(2), &mut |_| {});
+        interpreter.facts().clone()
+    };
+    let counted = "200 OK\nContent-Type: application/json\nX-Amzn-Bedrock-Input-Token-Count: 10\n\
+        X-Amzn-Bedrock-Output-Token-Count: 7\nX-Amzn-Bedrock-Cache-Read-Input-Token-Count: 100\n\
+        X-Amzn-Bedrock-Cache-Write-Input-Token-Count: 5";
+    let usage = |facts: &Facts| [facts.usage.input, facts.usage.output, facts.usage.cached_input];
+    let told = facts(Dialect::BedrockInvoke, counted, r#"{"generation":"CANARY"}"#);
+    assert_eq!((usage(&told), told.finished), ([Some(115), Some(7), Some(100)], true));
+    let twice = facts(Dialect::BedrockInvoke, counted, r#"{"usage":{"input_tokens":10,"output_tokens":8}}"#);
+    assert_eq!(usage(&twice), [Some(115), Some(8), Some(100)]);
+    assert_eq!(usage(&facts(Dialect::OpenaiChat, counted, "{}")), [None; 3], "others count otherwise");
+    for (head, name) in [
+        ("429 X\nx-amzn-ErrorType: ThrottlingException:http://internal.amazon.com/coral/", "ThrottlingException"),
+        ("400 X\nx-amzn-ErrorType: com.amazon#ValidationException", "ValidationException"),
+        ("500 X\nx-amzn-ErrorType: internalServerException", "InternalServerException"),
+    ] {
+        let facts = facts(Dialect::BedrockConverse, head, r#"{"message":"CANARY"}"#);
+        assert_eq!((facts.error_type.as_ref().map(Label::as_str), facts.is_error), (Some(name), true), "{head}");
+    }
+    let fine = facts(Dialect::BedrockConverse, "200 OK\nx-amzn-ErrorType: x", "{}");
+    assert_eq!((fine.error_type, fine.is_error), (None, false));
 }

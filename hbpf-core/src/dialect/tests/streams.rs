@@ -9,8 +9,54 @@ pub(super) struct Case {
     pub(super) request: &'static str,
     pub(super) status: u16,
     pub(super) content_type: Option<&'static str>,
+    /// As text; [`Case::bytes`] has it as it travels.
     pub(super) body: &'static str,
     pub(super) expected: Expected<'static>,
+}
+
+impl Case {
+    /// The body. Of an event stream each line is a message: `[event] payload`, `[chunk] document` where it is embedded, and
+    /// `![exception] payload`.
+    pub(super) fn bytes(&self) -> Vec<u8> {
+        if self.content_type == EVENT_STREAM {
+            self.body.lines().flat_map(event_stream_message).collect()
+        } else {
+            self.body.into()
+        }
+    }
+}
+
+fn event_stream_message(line: &str) -> Vec<u8> {
+    let (name, payload) = line.split_once("] ").expect("a name in brackets");
+    let (kind, header, name) = match name.strip_prefix("![") {
+        Some(name) => ("exception", ":exception-type", name),
+        None => ("event", ":event-type", &name[1..]),
+    };
+    let payload = match name {
+        "chunk" => format!(r#"{{"bytes":"{}","p":"abcdefghijk"}}"#, base64(payload.as_bytes())),
+        _ => payload.to_owned(),
+    };
+    let mut headers = Vec::new();
+    for (name, value) in [(header, name), (":content-type", "application/json"), (":message-type", kind)] {
+        headers.extend([&[name.len() as u8], name.as_bytes(), &[7, 0, value.len() as u8], value.as_bytes()].concat());
+    }
+    let lengths = [(16 + headers.len() + payload.len()) as u32, headers.len() as u32].map(u32::to_be_bytes).concat();
+    let prelude = [&lengths[..], &crc32fast::hash(&lengths).to_be_bytes()].concat();
+    let message = [&prelude[..], &headers, payload.as_bytes()].concat();
+    [&message[..], &crc32fast::hash(&message).to_be_bytes()].concat()
+}
+
+fn base64(bytes: &[u8]) -> String {
+    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let group = |group: &[u8]| {
+        let bits = group.iter().chain([0, 0].iter()).take(3).fold(0, |bits, byte| bits << 8 | u32::from(*byte));
+        let character = |at: u32| match at as usize > group.len() {
+            true => '=',
+            false => char::from(ALPHABET[(bits >> (18 - 6 * at) & 63) as usize]),
+        };
+        [0, 1, 2, 3].map(character)
+    };
+    bytes.chunks(3).flat_map(group).collect()
 }
 
 #[derive(Debug, PartialEq)]
@@ -33,8 +79,10 @@ pub(super) struct Expected<'a> {
 
 const ASKS: &str = r#"{"model":"m","stream":true,"messages":[{"role":"user","content":"CANARY prompt"}]}"#;
 const ASKS_PLAIN: &str = r#"{"model":"m","messages":[{"role":"user","content":"CANARY prompt"}]}"#;
+const CONVERSE: &str = r#"{"messages":[{"role":"user","content":[{"text":"CANARY prompt"}]}]}"#;
 const SSE: Option<&str> = Some("text/event-stream");
 const JSON: Option<&str> = Some("application/json");
+const EVENT_STREAM: Option<&str> = Some("application/vnd.amazon.eventstream");
 const UNKNOWN: [Option<u64>; 5] = [None; 5];
 
 /// A finished stream of model `m` that says nothing of itself.
@@ -707,4 +755,157 @@ data: {"type":"error","error":{"type":"overloaded_error","message":"CANARY"}}
         body: r#"{"error":"model 'CANARY' not found"}"#,
         expected: Expected { error: Some("error"), is_error: true, ..STREAMED },
     },
+    Case {
+        name: "Bedrock ConverseStream: reasoning, text, a tool, cached input",
+        dialect: Dialect::BedrockConverse,
+        request: CONVERSE,
+        status: 200,
+        content_type: EVENT_STREAM,
+        body: r#"[messageStart] {"p":"abcdefghij","role":"assistant"}
+[contentBlockDelta] {"contentBlockIndex":0,"delta":{"reasoningContent":{"text":"CANARY 1"}},"p":"abcd"}
+[contentBlockDelta] {"contentBlockIndex":0,"delta":{"reasoningContent":{"signature":"CANARY"}},"p":"abcd"}
+[contentBlockStop] {"contentBlockIndex":0,"p":"abcdef"}
+[contentBlockDelta] {"contentBlockIndex":1,"delta":{"text":"CANARY of a text that is longer than any token"},"p":"ab"}
+[contentBlockStart] {"contentBlockIndex":2,"start":{"toolUse":{"name":"CANARY","toolUseId":"t"}}}
+[contentBlockDelta] {"contentBlockIndex":2,"delta":{"toolUse":{"input":""}}}
+[contentBlockDelta] {"contentBlockIndex":2,"delta":{"toolUse":{"input":"{\"CANARY\":1}"}}}
+[contentBlockStop] {"contentBlockIndex":2}
+[messageStop] {"p":"abcdefghijklmnop","stopReason":"tool_use"}
+[metadata] {"metrics":{"latencyMs":321},"p":"abc","usage":{"cacheReadInputTokens":100,"cacheWriteInputTokens":20,"inputTokens":9,"outputTokens":17,"totalTokens":146},"trace":{"promptRouter":{"invokedModelId":"anthropic.x-v1:0"}}}
+"#,
+        expected: Expected {
+            model: None,
+            response_model: Some("anthropic.x-v1:0"),
+            usage: [Some(129), Some(17), Some(100), Some(20), None],
+            finish: Some("tool_use"),
+            outputs: &[(2, false), (11, true), (3, true)],
+            ..STREAMED
+        },
+    },
+    Case {
+        name: "Bedrock ConverseStream that is throttled amid the stream",
+        dialect: Dialect::BedrockConverse,
+        request: CONVERSE,
+        status: 200,
+        content_type: EVENT_STREAM,
+        body: r#"[messageStart] {"role":"assistant"}
+[contentBlockDelta] {"contentBlockIndex":0,"delta":{"text":"CANARY"}}
+![throttlingException] {"message":"CANARY"}
+"#,
+        expected: Expected {
+            model: None,
+            error: Some("ThrottlingException"),
+            is_error: true,
+            finished: false,
+            outputs: &[VISIBLE],
+            ..STREAMED
+        },
+    },
+    Case {
+        name: "Bedrock Converse",
+        dialect: Dialect::BedrockConverse,
+        request: CONVERSE,
+        status: 200,
+        content_type: JSON,
+        body: r#"{"metrics":{"latencyMs":551},"output":{"message":{"content":[{"text":"CANARY"}],"role":"assistant"}},"stopReason":"end_turn","usage":{"inputTokens":30,"outputTokens":628,"totalTokens":658}}"#,
+        expected: Expected {
+            model: None,
+            usage: [Some(30), Some(628), None, None, None],
+            finish: Some("end_turn"),
+            ..PLAIN
+        },
+    },
+    Case {
+        name: "Bedrock InvokeModelWithResponseStream of Anthropic",
+        dialect: Dialect::BedrockInvoke,
+        request: r#"{"anthropic_version":"bedrock-2023-05-31","max_tokens":9,"messages":[{"role":"user","content":"CANARY"}]}"#,
+        status: 200,
+        content_type: EVENT_STREAM,
+        body: r#"[chunk] {"type":"message_start","message":{"id":"msg_bdrk_1","type":"message","role":"assistant","model":"claude-x","content":[],"stop_reason":null,"usage":{"input_tokens":13,"cache_creation_input_tokens":5,"cache_read_input_tokens":7,"output_tokens":2}}}
+[chunk] {"type":"content_block_start","index":0,"content_block":{"type":"text","text":""}}
+[chunk] {"type":"content_block_delta","index":0,"delta":{"type":"thinking_delta","thinking":"CANARY"}}
+[chunk] {"type":"content_block_delta","index":1,"delta":{"type":"text_delta","text":"CANARY, at some length \u2026"}}
+[chunk] {"type":"content_block_stop","index":1}
+[chunk] {"type":"message_delta","delta":{"stop_reason":"end_turn","stop_sequence":null},"usage":{"output_tokens":11}}
+[chunk] {"type":"message_stop","amazon-bedrock-invocationMetrics":{"inputTokenCount":13,"outputTokenCount":11,"invocationLatency":551,"firstByteLatency":401,"cacheReadInputTokenCount":7,"cacheWriteInputTokenCount":5}}
+"#,
+        expected: Expected {
+            model: None,
+            response_model: Some("claude-x"),
+            id: Some("msg_bdrk_1"),
+            usage: [Some(25), Some(11), Some(7), Some(5), None],
+            finish: Some("end_turn"),
+            outputs: &[(1, false), (7, true)],
+            ..STREAMED
+        },
+    },
+    Case {
+        name: "Bedrock InvokeModelWithResponseStream of a model whose events are not known, and its end",
+        dialect: Dialect::BedrockInvoke,
+        request: r#"{"prompt":"CANARY"}"#,
+        status: 200,
+        content_type: EVENT_STREAM,
+        body: r#"[chunk] {"words":"CANARY"}
+[chunk] {"words":"","amazon-bedrock-invocationMetrics":{"inputTokenCount":4,"outputTokenCount":6,"invocationLatency":55,"firstByteLatency":40}}
+"#,
+        expected: Expected { model: None, usage: [Some(4), Some(6), None, None, None], ..STREAMED },
+    },
+    Case {
+        name: "Bedrock InvokeModelWithResponseStream whose model failed",
+        dialect: Dialect::BedrockInvoke,
+        request: r#"{"prompt":"CANARY"}"#,
+        status: 200,
+        content_type: EVENT_STREAM,
+        body: r#"![modelStreamErrorException] {"message":"CANARY","originalStatusCode":500,"originalMessage":"CANARY"}
+"#,
+        expected: Expected {
+            model: None,
+            error: Some("ModelStreamErrorException"),
+            is_error: true,
+            finished: false,
+            ..STREAMED
+        },
+    },
+    Case {
+        name: "Bedrock InvokeModel of Anthropic",
+        dialect: Dialect::BedrockInvoke,
+        request: r#"{"anthropic_version":"bedrock-2023-05-31","max_tokens":9,"messages":[{"role":"user","content":"CANARY"}]}"#,
+        status: 200,
+        content_type: JSON,
+        body: r#"{"model":"claude-x","id":"msg_bdrk_2","type":"message","role":"assistant","content":[{"type":"text","text":"CANARY"}],"stop_reason":"max_tokens","stop_sequence":null,"usage":{"input_tokens":13,"output_tokens":9}}"#,
+        expected: Expected {
+            model: None,
+            response_model: Some("claude-x"),
+            id: Some("msg_bdrk_2"),
+            usage: [Some(13), Some(9), None, None, None],
+            finish: Some("max_tokens"),
+            ..PLAIN
+        },
+    },
+    Case {
+        name: "Bedrock does not let them",
+        dialect: Dialect::BedrockConverse,
+        request: CONVERSE,
+        status: 403,
+        content_type: JSON,
+        body: r#"{"message":"CANARY"}"#,
+        expected: Expected { model: None, is_error: true, ..PLAIN },
+    },
 ];
+
+/// gRPC's messages as xAI's SDK writes them (protobuf for Python): a request, a streamed answer and one that is not.
+pub(super) const XAI_REQUEST: &str = "00000000210a130a0f0a0d43414e4152592070726f6d70741001120667726f6b2d7838324001";
+pub(super) const XAI_CHUNKS: [&str; 5] = [
+    // A role; reasoning with counts; two choices; a tool's call; the end with counts.
+    "00000000230a03722d3112040a0210021a060880f7c4d506220867726f6b2d782d312a0466705f31",
+    "000000003b0a03722d3112100a0e220c43414e415259207468696e6b1a060880f7c4d506220867726f6b2d782d312a0466705f31320a1009180b200930023804",
+    "00000000370a03722d31120a0a080a0643414e415259120c0a080a0643414e41525920011a060880f7c4d506220867726f6b2d782d312a0466705f31",
+    "000000003e0a03722d31121f0a1d1a1b0a016352160a0643414e415259120c7b2243414e415259223a317d1a060880f7c4d506220867726f6b2d782d312a0466705f31",
+    "00000000330a03722d31120218031a060880f7c4d506220867726f6b2d782d312a0466705f31321008051009181020093002380458c0c407",
+];
+pub(super) const XAI_WHOLE: &str = "00000000360a03722d32121508011a110a0d43414e41525920616e7377657210022a060880f7c4d506320867726f6b2d782d314a060807100c1813";
+
+pub(super) fn from_hex(hex: &str) -> Vec<u8> {
+    let digit = |digit: u8| char::from(digit).to_digit(16).expect("a hexadecimal digit") as u8;
+    hex.as_bytes().chunks(2).map(|pair| digit(pair[0]) << 4 | digit(pair[1])).collect()
+}
