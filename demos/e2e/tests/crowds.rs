@@ -60,7 +60,7 @@ fn a_thousand_connections_with_requests_side_by_side() {
     let program = go_program(&go, "load.go", &[], directory.path());
     let numbers = [CONNECTIONS, STREAMS, THREADS].map(|number| number.to_string());
     let mut command = Command::new(&program);
-    command.arg(format!("https://localhost:{}", nginx.tls)).arg("demo-16tok").args(&numbers);
+    command.arg(format!("https://localhost:{}", nginx.tls)).arg("demo-4tok").args(&numbers);
     command.arg(server.certificate("ca.pem"));
     let mut observer = Observer::start();
     observer.until_tls_of(nginx.worker());

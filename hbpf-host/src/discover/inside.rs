@@ -14,8 +14,10 @@ use super::elf::Symbol;
 /// See the head of the file.
 const SIGNATURES: &str = include_str!("signatures.txt");
 
-/// What BoringSSL calls one of its own files, to say where an error was met.
-const BORINGSSL: &[u8] = b"boringssl/ssl/ssl_lib.cc";
+/// What BoringSSL calls one of its own files, to say where an error was met: the end, and what is before it. (In one piece they
+/// would be found in hbpf itself.)
+const BORINGSSL: &[u8] = b"ssl/ssl_lib.cc";
+const BEFORE_BORINGSSL: &[u8] = b"boringssl/";
 
 /// What begins the names of rustls' files, with its version.
 const RUSTLS: &[u8] = b"/rustls-";
@@ -62,7 +64,7 @@ pub(super) fn look(file: &mut (impl Read + Seek), pieces: &[Piece]) -> std::io::
     let (mut has_boringssl, mut rustls_version) = (false, None);
     for piece in pieces.iter().filter(|piece| !piece.is_code) {
         search(file, piece, &mut left, &mut |bytes, _| {
-            has_boringssl |= boringssl.find(bytes).is_some();
+            has_boringssl |= boringssl.find_iter(bytes).any(|at| bytes[..at].ends_with(BEFORE_BORINGSSL));
             let versions = rustls.find_iter(bytes).filter_map(|at| version(&bytes[at + RUSTLS.len()..]));
             rustls_version = rustls_version.take().or_else(|| versions.map(str::to_owned).next());
         })?;
@@ -297,7 +299,7 @@ mod tests {
             Piece { offset: 0, len: u64::MAX, address: u64::MAX - 8, is_code: true },
             Piece { offset: 0, len: 0, address: 0, is_code: false },
         ] {
-            let _ = look(&mut Cursor::new(BORINGSSL.repeat(3)), &[piece, piece]);
+            let _ = look(&mut Cursor::new([BEFORE_BORINGSSL, BORINGSSL].concat().repeat(3)), &[piece, piece]);
         }
     }
 }
