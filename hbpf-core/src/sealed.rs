@@ -23,8 +23,14 @@ const MAX_CONNECTIONS: usize = 16_384;
 /// Pairs of a process and a host. The one that was idle longest makes room.
 const MAX_ROWS: usize = 512;
 
-/// Hosts learned from exchanges, besides those that are known by name.
+/// Hosts learned from exchanges, besides those that are known by name. Beyond, they are learned anew: those that are still called.
 const MAX_LEARNED: usize = 1024;
+
+/// Ends of exchanges that are remembered, likewise.
+const MAX_READERS: usize = 4096;
+
+/// How long a connection may take from its first piece to its server's first answer; before that it may be nobody's.
+const ACCEPTING: std::time::Duration = std::time::Duration::from_secs(30);
 
 /// For so long after an answer an exchange may still come to light: records wait to be read.
 const PATIENCE: std::time::Duration = std::time::Duration::from_secs(2);
@@ -70,17 +76,31 @@ pub struct Report {
 pub struct Sealed {
     connections: HashMap<ConnectionKey, Connection>,
     rows: HashMap<RowKey, Row>,
+    /// Who has called a model inside TLS, where it was read: exchanges may come to light before who serves them is known here.
+    read: HashSet<Reader>,
     /// Hosts at which a model was called.
     learned: HashSet<Label>,
+    refused: u64,
+}
+
+/// An end of exchanges that were read.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Reader {
+    pid: Option<Pid>,
+    role: Role,
+    /// `None`: the exchange named none, and may be about any.
+    host: Option<Label>,
 }
 
 #[derive(Debug)]
 struct Connection {
     row: RowKey,
+    provider: Label,
     /// Its row counts it.
     is_counted: bool,
     sent: u64,
     received: u64,
+    last_at: Nanos,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -103,19 +123,10 @@ struct Row {
     received: u64,
     answers: u64,
     first_byte: Timings,
-    /// Exchanges of this process with this host that were seen inside TLS.
-    exchanges: u64,
     first_answer_at: Option<Nanos>,
     first_at: Nanos,
     last_at: Nanos,
     exited_at: Option<Nanos>,
-}
-
-impl Row {
-    /// Whether there were answers of which nothing came to light.
-    fn is_unread(&self, now: Nanos) -> bool {
-        self.exchanges == 0 && self.first_answer_at.is_some_and(|at| now.since(at) >= PATIENCE)
-    }
 }
 
 impl Sealed {
@@ -132,17 +143,19 @@ impl Sealed {
         let is_known = known.is_some()
             || host.as_ref().is_some_and(|host| self.learned.contains(host))
             || port.is_some_and(|port| KNOWN_PORTS.contains(&port));
-        let action =
-            if is_known && self.connections.len() < MAX_CONNECTIONS { Action::Capture } else { Action::Ignore };
-        if action == Action::Capture {
+        // What was under this key is over.
+        self.close(when, key);
+        let action = if is_known { Action::Capture } else { Action::Ignore };
+        if is_known {
+            self.make_room(when);
             let address = address.filter(|_| host.is_none());
             let row = RowKey { pid: origin.pid, role, host, address, port };
-            let connection = Connection { row, is_counted: false, sent: 0, received: 0 };
-            self.connections.insert(key, connection);
             let provider = Label::new(known.unwrap_or("unknown"));
+            let connection = Connection { row, provider, is_counted: false, sent: 0, received: 0, last_at: when };
+            self.connections.insert(key, connection);
             // Who serves is known once it has answered: what comes of it is reported then.
             if is_accepted && origin.owner_is_certain {
-                self.count(when, key, origin, provider);
+                self.count(when, key, origin);
             }
         }
         Verdict { connection: key, message, action }
@@ -150,12 +163,13 @@ impl Sealed {
 
     /// Takes what the kernel side tells of a connection.
     pub fn report(&mut self, when: Nanos, key: ConnectionKey, origin: &Origin, report: Report) {
-        self.count(when, key, origin, "unknown".into());
+        self.count(when, key, origin);
         let Some(connection) = self.connections.get_mut(&key) else { return };
         let Some(row) = self.rows.get_mut(&connection.row) else { return };
         // Both only grow; what is told late is less than what is known.
-        row.sent += report.sent.saturating_sub(connection.sent);
-        row.received += report.received.saturating_sub(connection.received);
+        row.sent = row.sent.saturating_add(report.sent.saturating_sub(connection.sent));
+        row.received = row.received.saturating_add(report.received.saturating_sub(connection.received));
+        connection.last_at = connection.last_at.max(when);
         connection.sent = connection.sent.max(report.sent);
         connection.received = connection.received.max(report.received);
         row.last_at = row.last_at.max(when);
@@ -168,14 +182,38 @@ impl Sealed {
         }
     }
 
+    /// Makes room for another connection. What was never accepted goes first (anyone can send what begins one), then what is idle
+    /// longest, whose end may have been lost.
+    fn make_room(&mut self, now: Nanos) {
+        if self.connections.len() < MAX_CONNECTIONS {
+            return;
+        }
+        self.connections.retain(|_, connection| connection.is_counted || now.since(connection.last_at) < ACCEPTING);
+        if self.connections.len() < MAX_CONNECTIONS {
+            return;
+        }
+        let mut idle: Vec<_> = self.connections.iter().map(|(key, it)| (it.is_counted, it.last_at, *key)).collect();
+        idle.sort_unstable_by_key(|(is_counted, last_at, _)| (*is_counted, *last_at));
+        // A sixteenth at once: this looks at all of them.
+        for (_, _, key) in idle.into_iter().take(MAX_CONNECTIONS / 16) {
+            self.close(now, key);
+            self.refused += 1;
+        }
+    }
+
+    /// Connections with known hosts of which nothing more is told, because there were too many.
+    pub fn refused(&self) -> u64 {
+        self.refused
+    }
+
     /// Has the connection's row count it, if it does not, for whom it belongs to now.
-    fn count(&mut self, when: Nanos, key: ConnectionKey, origin: &Origin, provider: Label) {
+    fn count(&mut self, when: Nanos, key: ConnectionKey, origin: &Origin) {
         let Some(connection) = self.connections.get_mut(&key).filter(|connection| !connection.is_counted) else {
             return;
         };
         connection.is_counted = true;
         connection.row.pid = origin.pid.or(connection.row.pid);
-        let row_key = connection.row.clone();
+        let (row_key, provider) = (connection.row.clone(), connection.provider.clone());
         if !self.rows.contains_key(&row_key) && self.rows.len() >= MAX_ROWS {
             let idle = self.rows.iter().filter(|(_, row)| row.open == 0).min_by_key(|(_, row)| row.last_at);
             match idle.map(|(key, _)| key.clone()) {
@@ -195,7 +233,6 @@ impl Sealed {
             received: 0,
             answers: 0,
             first_byte: Timings::default(),
-            exchanges: 0,
             first_answer_at: None,
             first_at: when,
             last_at: when,
@@ -218,16 +255,35 @@ impl Sealed {
 
     /// A model was called: seen inside TLS, which says that its process can be read, and of its host that it serves models.
     pub fn exchange(&mut self, exchange: &Exchange) {
-        let Some(host) = exchange.endpoint.host.as_ref().filter(|_| exchange.tls) else { return };
-        let host = Label::new(&host.as_str().to_ascii_lowercase());
-        let of_it =
-            |key: &RowKey| key.pid == exchange.pid && key.role == exchange.role && key.host.as_ref() == Some(&host);
-        for (_, row) in self.rows.iter_mut().filter(|(key, _)| of_it(key)) {
-            row.exchanges += 1;
+        if !exchange.tls {
+            return;
         }
-        if self.learned.len() < MAX_LEARNED {
+        let host = exchange.endpoint.host.as_ref().map(|host| Label::new(&host.as_str().to_ascii_lowercase()));
+        if self.read.len() >= MAX_READERS {
+            self.read.clear();
+        }
+        self.read.insert(Reader { pid: exchange.pid, role: exchange.role, host: host.clone() });
+        if let Some(host) = host {
+            if self.learned.len() >= MAX_LEARNED {
+                self.learned.clear();
+            }
             self.learned.insert(host);
         }
+    }
+
+    /// Whether exchanges of a process with a host were read. An address has no name to compare, nor has an exchange that names
+    /// no host.
+    fn is_read(&self, key: &RowKey) -> bool {
+        let reader = |host: &Option<Label>| Reader { pid: key.pid, role: key.role, host: host.clone() };
+        match &key.host {
+            Some(_) => self.read.contains(&reader(&key.host)) || self.read.contains(&reader(&None)),
+            None => self.read.iter().any(|read| (read.pid, read.role) == (key.pid, key.role)),
+        }
+    }
+
+    /// Whether there were answers of which nothing came to light.
+    fn is_unread(&self, key: &RowKey, row: &Row, now: Nanos) -> bool {
+        row.first_answer_at.is_some_and(|at| now.since(at) >= PATIENCE) && !self.is_read(key)
     }
 
     /// The process has ended.
@@ -253,14 +309,17 @@ impl Sealed {
         let is_over = |row: &Row| row.open == 0 && row.exited_at.is_some_and(|_| now.since(row.last_at) >= KEEP);
         self.rows.retain(|_, row| !is_over(row));
         let mut rows: Vec<_> = self.rows.iter().collect();
-        rows.sort_by_key(|(key, row)| (std::cmp::Reverse((row.is_unread(now), row.answers)), (*key).clone()));
+        rows.sort_by_key(|(key, row)| {
+            (std::cmp::Reverse((self.is_unread(key, row, now), row.answers)), (*key).clone())
+        });
         let mut traffic = Vec::with_capacity(rows.len());
         for (key, row) in rows {
             let process = processes.iter_mut().find(|process| Some(Pid(process.pid)) == key.pid && !process.exited);
             let process = process.filter(|_| row.exited_at.is_none());
             let command = process.as_ref().map(|process| process.command.clone());
             let start_time = process.as_ref().and_then(|process| process.start_time);
-            if let Some(process) = process.filter(|_| row.is_unread(now)) {
+            let is_unread = self.is_unread(key, row, now);
+            if let Some(process) = process.filter(|_| is_unread) {
                 note_unread(process, key.host.as_ref());
             }
             traffic.push(EncryptedTraffic {
@@ -272,7 +331,7 @@ impl Sealed {
                 address: key.address,
                 port: key.port,
                 provider: row.provider.clone(),
-                read: (row.exchanges > 0).then_some(true).or(row.is_unread(now).then_some(false)),
+                read: self.is_read(key).then_some(true).or(is_unread.then_some(false)),
                 connections_total: row.connections,
                 connections_open: row.open,
                 bytes_sent_total: row.sent,
@@ -423,6 +482,74 @@ mod tests {
         begin(&mut sealed, 3, 7, "api.openai.com", false);
         answer(&mut sealed, 3, 8, 1, 1);
         assert_eq!(sealed.frame(at(3), &clock(), &mut [])[0].pid, Some(8), "who has accepted it");
+    }
+
+    /// An exchange of process 7 inside TLS, which it serves.
+    fn served(host: Option<&str>) -> Exchange {
+        let mut exchange = crate::aggregate::tests::exchange(1);
+        (exchange.pid, exchange.role) = (Some(Pid(7)), Role::Server);
+        exchange.endpoint.host = host.map(Label::new);
+        exchange
+    }
+
+    #[test]
+    fn what_is_read_is_not_blind_whenever_that_comes_to_light() {
+        for (host, of_exchange) in
+            [("api.openai.com", Some("API.openai.com")), ("api.openai.com", None), ("", Some("localhost"))]
+        {
+            for is_before in [true, false] {
+                let mut sealed = Sealed::default();
+                let extensions = named(host.as_bytes());
+                let bytes = if host.is_empty() { hello(&[]) } else { hello(&[(0, &extensions)]) };
+                let local = Some(("192.0.2.7".parse().unwrap(), KNOWN_PORTS[0]));
+                let begun = Hello {
+                    when: at(1),
+                    connection: key(2),
+                    message: 1,
+                    origin: &Origin { local, owner_is_certain: false, ..origin(7) },
+                    direction: Direction::Received,
+                    bytes: &bytes,
+                    is_accepted: true,
+                };
+                assert_eq!(sealed.hello(&begun).action, Action::Capture);
+                if is_before {
+                    sealed.exchange(&served(of_exchange));
+                }
+                answer(&mut sealed, 2, 7, 1, 1);
+                if !is_before {
+                    sealed.exchange(&served(of_exchange));
+                }
+                let mut processes = [process(7, TlsVisibility::Attached)];
+                let rows = sealed.frame(at(50), &clock(), &mut processes);
+                assert_eq!((rows[0].read, processes[0].visibility.tls), (Some(true), TlsVisibility::Attached));
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_never_accepted_takes_nobodys_place() {
+        let mut sealed = Sealed::default();
+        for handle in 0..2 * MAX_CONNECTIONS as u64 {
+            assert_eq!(begin(&mut sealed, handle, 0, "api.openai.com", false), Action::Capture);
+        }
+        assert!(sealed.connections.len() <= MAX_CONNECTIONS);
+        assert_eq!(begin(&mut sealed, u64::MAX, 7, "api.openai.com", true), Action::Capture);
+        assert_eq!(sealed.frame(at(3), &clock(), &mut [])[0].connections_open, 1);
+        assert!(sealed.refused() > 0);
+        // The same key again: its end was lost.
+        begin(&mut sealed, u64::MAX, 7, "api.openai.com", true);
+        let row = &sealed.frame(at(3), &clock(), &mut [])[0];
+        assert_eq!((row.connections_total, row.connections_open), (2, 1));
+    }
+
+    #[test]
+    fn numbers_that_lie_do_no_harm() {
+        let mut sealed = Sealed::default();
+        for handle in 1..4 {
+            begin(&mut sealed, handle, 7, "api.openai.com", true);
+            answer(&mut sealed, handle, 7, u64::MAX, u64::MAX);
+        }
+        assert_eq!(sealed.frame(at(3), &clock(), &mut [])[0].bytes_sent_total, u64::MAX);
     }
 
     #[test]

@@ -8,8 +8,9 @@
 //! Unlike OpenSSL's, a write here moves all that it is given, or the connection is lost. So it is looked at when it
 //! begins: the answer may have come before the goroutine that has written the request goes on.
 //!
-//! A connection's two directions are used by goroutines of their own, which may run at once; see `tcp::try_segment` for what
-//! that can do.
+//! A connection's two directions are used by goroutines of their own, which may run at once. In HTTP/2, where they do, the
+//! state of its flow does not change any more once it is captured; clients and servers of HTTP/1 take turns. What could mix
+//! both directions' bytes, the gathering of small pieces, is left out.
 
 use aya_ebpf::{
     helpers::{bpf_get_current_pid_tgid, generated::bpf_probe_read_user},
@@ -83,7 +84,13 @@ pub fn go_tls_read(ctx: ProbeContext) -> u32 {
 pub fn go_tls_read_return(ctx: ProbeContext) -> u32 {
     let key = key(&ctx);
     // SAFETY: the entry belongs to this goroutine's call; what is made of one that is replaced meanwhile is checked.
-    let Some(read) = (unsafe { GO_READS.get(&key) }) else { return 0 };
+    let Some(read) = (unsafe { GO_READS.get(&key) }) else {
+        // It began before there were probes, or there were too many: what it has read is not seen.
+        if register(&ctx, RAX) as i64 > 0 {
+            emit::count(counter::READ_FAULT, 1);
+        }
+        return 0;
+    };
     let (connection, buffer) = (read.connection, read.buffer);
     // Failure means that the entry is gone already.
     let _ = GO_READS.remove(&key);

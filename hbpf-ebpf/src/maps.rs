@@ -34,8 +34,9 @@ const TLS_THREADS: u32 = 16_384;
 /// Processes whose TLS calls are counted; one that has made none for long makes room for another.
 const TLS_PROCESSES: u32 = 4096;
 
-/// Goroutines that wait for something to read. One that ends amid its read leaves an entry, which makes room for another.
-const GO_READERS: u32 = 16_384;
+/// Goroutines that wait for something to read: as many as there are connections. Those of a process that ends leave their entries,
+/// which make room for others; a read whose entry had to is counted where it returns.
+const GO_READERS: u32 = 65_536;
 
 /// Connections that have sent something and are not accepted yet. Most are accepted at once; this many is room for some
 /// hundred thousand forged ones a second.

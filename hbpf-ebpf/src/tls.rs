@@ -91,7 +91,8 @@ pub struct Stream {
 pub struct Calls {
     stack: [Call; DEPTH],
     depth: u32,
-    zero: u32,
+    /// The connection's other direction may be used at the same time.
+    is_shared: u32,
     connection: ConnectionKey,
     buffer: u64,
     moved: u64,
@@ -351,6 +352,7 @@ fn leave(calls: &mut Calls, stack_pointer: u64) -> Option<u64> {
             calls.buffer = buffer;
             calls.moved = asked_for;
             calls.began_ns = began_ns;
+            calls.is_shared = 0;
             return Some(moved_at);
         }
     }
@@ -401,6 +403,7 @@ pub fn look_at_moved(direction: u8, ssl: u64, buffer: u64, moved: u64) -> Option
     calls.buffer = buffer;
     calls.moved = moved;
     calls.began_ns = 0;
+    calls.is_shared = 1;
     calls.piece.direction = direction;
     let usage = usage(&calls.connection.pid);
     if let Some(usage) = usage {
@@ -416,7 +419,8 @@ fn look_at(calls: &mut Calls, usage: Option<*mut Use>) {
     if calls.moved == 0 {
         return;
     }
-    // SAFETY: a connection is used by one call at a time; OpenSSL asks that of its callers.
+    // SAFETY: a connection is used by one call at a time; OpenSSL asks that of its callers. Go and GnuTLS let one read while
+    // another writes: see `crate::go`.
     let Some(connection) = (unsafe { connection(&calls.connection) }) else { return };
     let moved = calls.moved.min(LARGEST_CALL);
     let piece = &mut calls.piece;
@@ -436,7 +440,7 @@ fn look_at(calls: &mut Calls, usage: Option<*mut Use>) {
     if let Some(usage) = usage {
         count_message(&mut connection.stream, usage);
     }
-    if !gather(source, connection, piece) {
+    if calls.is_shared != 0 || !gather(source, connection, piece) {
         hand_out_gathered(connection);
         flow::hand_out(source, &mut connection.stream, piece);
     }

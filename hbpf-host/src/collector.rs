@@ -664,6 +664,7 @@ impl Worker {
         self.facts.engines = self.engines.as_ref().map(|engines| engines.frame(now, booted_at)).unwrap_or_default();
         let facts = self.facts.host_facts(&clock, self.of_interest().into_iter(), counters, malformed, errors);
         let mut snapshot = self.sink.aggregator.snapshot(now, &clock, self.engine.in_flight(), facts);
+        snapshot.capture.lost.map_full += self.sink.sealed.refused();
         snapshot.encrypted = self.sink.sealed.frame(now, &clock, &mut snapshot.processes);
         snapshot.findings.extend(findings::unread(&snapshot.encrypted, &snapshot.processes));
         (self.deliver)(Update::Snapshot(Arc::new(snapshot)));

@@ -35,7 +35,7 @@ Exit codes:
     long_about = "Which process talks to which model, how many tokens a second go in and out, how long people wait for \
         them and what fails: seen live from the kernel, without touching the workload.\n\n\
         Of traffic that is not a model call at most 1 KiB a message is looked at and dropped (more, if it shares \
-        an HTTP/2 connection with calls); the text of prompts and answers is never kept, shown or written.",
+        an HTTP/2 connection with calls), and of TLS connections what names their server; the text of prompts and answers is never kept, shown or written.",
     after_help = EXIT_CODES,
     after_long_help = "Examples:\n  sudo hbpf top                 live view\n  sudo hbpf snapshot --json     one look, for scripts\n  \
         sudo hbpf doctor              what can be seen here, and what mends the rest\n\n\

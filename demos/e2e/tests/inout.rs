@@ -61,7 +61,13 @@ fn times_of_a_disk_are_those_of_fio() {
     let said: Value = serde_json::from_slice(&output.stdout).expect("fio speaks JSON");
     let said = &said["jobs"][0]["read"];
     let (reads, bytes) = (said["total_ios"].as_u64().unwrap(), said["io_bytes"].as_u64().unwrap());
-    let frame = observer.until("all reads", |frame| of(frame, pid).is_some_and(|process| process.exited));
+    // News of its end may come before the last of its counts.
+    let frame = observer.until("all reads", |frame| {
+        let process = of(frame, pid).filter(|process| process.exited);
+        let devices =
+            process.and_then(|process| process.disk.as_ref()).map(|disk| &disk.devices[..]).unwrap_or_default();
+        devices.iter().map(|device| device.read_bytes_total).sum::<u64>() >= bytes
+    });
     let disk = of(&frame, pid).and_then(|process| process.disk.as_ref()).expect("it has read");
     let [device] = &disk.devices[..] else { panic!("one disk: {:?}", disk.devices) };
     // fio lays its file out first, which the kernel writes later, and reads nothing else but its own program.

@@ -364,17 +364,19 @@ impl<'data, R: ReadRef<'data>> Text<'_, 'data, R> {
         }
         // Where its code begins the table says, or, from Go 1.26 on, what describes the program; and nearly always that is where
         // the section begins. The functions' own beginnings tell whether it is true.
-        let told = self.pointer(held, at as u64 + go::TEXT_AT).filter(|_| go::tells_text(table));
-        let described = section(&[".go.module"]).and_then(|module| self.pointer(module, go::MODULE_TEXT_AT));
+        let told = self.pointer(held, bytes, at as u64 + go::TEXT_AT).filter(|_| go::tells_text(table));
+        let module = section(&[".go.module"]);
+        let described =
+            module.and_then(|module| self.pointer(module, module.data(endian, self.data).ok()?, go::MODULE_TEXT_AT));
         let begins = section(&[".text"]).map(|text| text.sh_addr(endian));
         let places = [told, described, begins].into_iter().flatten().find_map(|text| go::places(table, text, self));
         Some(GoProgram { version: known::go_version(build), places })
     }
 
-    /// The pointer at a place in a section, as it is when the program runs (but for where all of it lies); `None` for none.
-    fn pointer(&self, section: &Section, at: u64) -> Option<u64> {
+    /// The pointer at a place in a section, of which these are the bytes, as it is when the program runs (but for where all of it
+    /// lies); `None` for none.
+    fn pointer(&self, section: &Section, bytes: &[u8], at: u64) -> Option<u64> {
         let endian = NativeEndian;
-        let bytes = section.data(endian, self.data).ok()?;
         let value = u64::from_ne_bytes(*bytes.get(usize::try_from(at).ok()?..)?.first_chunk()?);
         if value != 0 {
             return Some(value);
