@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 
+use crate::exchange::Role;
 use crate::label::{Label, Text};
 use crate::snapshot::{EncryptedTraffic, Finding, Process, Severity};
 
@@ -90,6 +91,10 @@ pub fn unread<'a>(
     traffic.iter().filter(|traffic| traffic.read == Some(false)).map(|traffic| {
         let pid = traffic.pid.map(|pid| format!(" ({pid})")).unwrap_or_default();
         let host = traffic.host.as_ref().map_or("a model server", Label::as_str);
+        let does = match traffic.role {
+            Role::Client => "talks to",
+            Role::Server => "serves as",
+        };
         let process = processes.iter().find(|process| Some(process.pid) == traffic.pid);
         let reason = process.and_then(|process| process.visibility.reason.as_ref());
         let advice = match reason {
@@ -100,7 +105,7 @@ pub fn unread<'a>(
             id: "blind".into(),
             severity: Severity::Warning,
             subject: Label::new(&format!("{}{pid}", traffic.command)),
-            title: Text::new(&format!("{}{pid} talks to {host} over TLS that cannot be read", traffic.command)),
+            title: Text::new(&format!("{}{pid} {does} {host} over TLS that cannot be read", traffic.command)),
             evidence: BTreeMap::from_iter(
                 [
                     ("requests_estimated_total", traffic.requests_estimated_total),

@@ -54,7 +54,7 @@ pub(crate) fn process(painter: &mut Painter<'_>, area: Rect, state: &State, want
             let style = painter.theme.tone(Tone::Dim);
             let text = match row.unread {
                 Some(_) => {
-                    "what it says to models cannot be read; of its connections more is in the snapshot (encrypted)"
+                    "what it says of models cannot be read; its connections are above, and in the snapshot under `encrypted`"
                 }
                 None => "no model traffic of this process was seen",
             };
