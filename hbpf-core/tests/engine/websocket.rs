@@ -306,8 +306,41 @@ fn who_goes_away() {
 }
 
 #[test]
+fn what_crosses_a_close_on_its_way_is_no_other_call() {
+    for mut ws in [Ws::opened(RESPONSES), Ws::compressed()] {
+        ws.say(&create("m-1"));
+        ws.answer(&created("r-1"));
+        ws.answer(&delta());
+        ws.sent(&masked(CLOSE, &[3, 232]));
+        ws.answer(&delta());
+        ws.answer(&completed("r-1", 2));
+        ws.received(&frame(CLOSE, &[3, 232]));
+        assert_eq!((ws.ended().len(), ws.ended()[0].phase), (1, Phase::Abandoned));
+        assert_eq!((ws.engine.in_flight().count(), ws.gaps(), ws.engine.counters().desyncs), (0, 0, 0));
+        // Nor is a question that is on its way to a server that has closed.
+        let mut ws = Ws::opened(RESPONSES);
+        ws.received(&frame(CLOSE, &[3, 232]));
+        ws.say(&create("m-1"));
+        assert_eq!((ws.ended().len(), ws.engine.in_flight().count()), (0, 0));
+    }
+}
+
+#[test]
+fn a_close_lets_go_of_what_both_sides_hold() {
+    let mut ws = Ws::compressed();
+    ws.say(&create("m-1"));
+    ws.answers("r-1", 2);
+    let held = ws.engine.memory();
+    ws.sent(&masked(CLOSE, &[3, 232]));
+    assert!(held - ws.engine.memory() > 2 * 32 * 1024, "{held}, then {}", ws.engine.memory());
+}
+
+fn with(stream: &str, text: &str) -> String {
+    text.replacen('{', &format!(r#"{{"stream_id":"{stream}","#), 1)
+}
+
+#[test]
 fn conversations_side_by_side() {
-    let with = |stream: &str, text: &str| text.replacen('{', &format!(r#"{{"stream_id":"{stream}","#), 1);
     let mut ws = Ws::opened(RESPONSES);
     ws.say(&with("a", &create("m-a")));
     ws.say(&with("b", &create("m-b")));
