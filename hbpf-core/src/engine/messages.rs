@@ -162,9 +162,14 @@ impl Messages {
     pub(super) fn mark_missed(&mut self, but_last: usize, shared: &mut Shared) {
         let count = self.active.len().saturating_sub(but_last);
         for tracked in &mut self.active[..count] {
-            shared.counters.parse_gaps += u64::from(tracked.exchange.bytes_missed == 0);
-            tracked.exchange.bytes_missed = tracked.exchange.bytes_missed.max(1);
-            tracked.note_output_missed();
+            mark_missed(tracked, shared);
+        }
+    }
+
+    /// Likewise of that exchange alone.
+    pub(super) fn mark_missed_of(&mut self, number: u64, shared: &mut Shared) {
+        if let Some(tracked) = self.find(number) {
+            mark_missed(tracked, shared);
         }
     }
 
@@ -250,6 +255,12 @@ impl Messages {
             keep_if_held(tracked, key, shared);
         }
     }
+}
+
+fn mark_missed(tracked: &mut Tracked, shared: &mut Shared) {
+    shared.counters.parse_gaps += u64::from(tracked.exchange.bytes_missed == 0);
+    tracked.exchange.bytes_missed = tracked.exchange.bytes_missed.max(1);
+    tracked.note_output_missed();
 }
 
 /// An exchange that ends before its owner is known waits for it apart from its connection.

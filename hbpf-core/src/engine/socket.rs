@@ -175,8 +175,9 @@ impl SocketSink for Reader<'_, '_> {
             Side::Response => Outcome::ServerLeft("connection_closed"),
         };
         let Sink { key, messages, shared, observer, .. } = &mut *self.sink;
-        // A client that has asked again had its answers to what it asked before.
-        messages.mark_missed(1, shared);
+        for number in self.calls.superseded() {
+            messages.mark_missed_of(number, shared);
+        }
         messages.end_active(*key, when, outcome, shared, *observer);
         self.calls.under_way = Vec::new();
         self.calls.is_over = true;
@@ -233,6 +234,16 @@ impl Calls {
     /// The call whose answer that is.
     fn of_response(&self, response: u64) -> Option<usize> {
         self.under_way.iter().position(|call| call.response == Some(response))
+    }
+
+    /// The numbers of calls behind which the client has asked again in the same conversation: it had its answers to those.
+    /// Conversations side by side say nothing of each other. Where bytes were missed, that is marked already.
+    fn superseded(&self) -> impl Iterator<Item = u64> {
+        let calls = &self.under_way;
+        let is_superseded = |at: usize| {
+            calls[at + 1..].iter().any(|later| later.stream == calls[at].stream && later.unasked.is_none())
+        };
+        (0..calls.len()).filter(move |at| is_superseded(*at)).map(|at| calls[at].number)
     }
 
     /// A hash of what tells a call from all others, the same at both ends: the connection, and how many calls were before.

@@ -356,6 +356,41 @@ fn conversations_side_by_side() {
 }
 
 #[test]
+fn what_a_close_tells_of_conversations_side_by_side() {
+    // Streams in which is asked; whether bytes of the answers go missing before; of which calls is known that bytes are missing.
+    let cases: [(&[&str], bool, &[bool]); 4] = [
+        (&["a", "b"], false, &[false, false]),
+        (&["a", "b", "a"], false, &[true, false, false]),
+        (&["a", "a"], false, &[true, false]),
+        (&["a", "b"], true, &[true, true]),
+    ];
+    for (streams, has_gap, expected) in cases {
+        for by_client in [true, false] {
+            let mut ws = Ws::opened(RESPONSES);
+            for (number, stream) in streams.iter().enumerate() {
+                ws.say(&with(stream, &create(&format!("m-{number}"))));
+            }
+            ws.answer(&with(streams[0], &created("r-0")));
+            ws.answer(&with(streams[0], &delta()));
+            ws.wire.offsets[1] += if has_gap { 50 } else { 0 };
+            ws.received(&frame(PING, b""));
+            if by_client {
+                ws.sent(&masked(CLOSE, &[3, 232]));
+            } else {
+                ws.received(&frame(CLOSE, &[3, 232]));
+            }
+            let missed: Vec<_> = ws.ended().iter().map(|exchange| exchange.bytes_missed > 0).collect();
+            assert_eq!(missed, expected, "{streams:?}, closed by the client: {by_client}");
+            // What is not known to be over was cut.
+            for (exchange, is_missed) in ws.ended().iter().zip(expected) {
+                let phase = if by_client { Phase::Abandoned } else { Phase::Failed };
+                assert_eq!(exchange.phase, if *is_missed && by_client { Phase::Done } else { phase }, "{streams:?}");
+            }
+        }
+    }
+}
+
+#[test]
 fn questions_that_wait_for_their_turn() {
     let mut ws = Ws::opened(RESPONSES);
     ws.say(&create("m-1"));
