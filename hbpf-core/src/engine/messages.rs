@@ -574,7 +574,9 @@ impl HttpSink for Sink<'_> {
     }
 
     fn response_head(&mut self, exchange: u64, when: Nanos, head: &ResponseHead<'_>) {
-        if matches!(self.messages.state, State::Upgrading) {
+        // Calls that were asked for before are answered before.
+        let is_wanted = self.messages.socket.as_ref().is_some_and(|wanted| wanted.number == exchange);
+        if is_wanted && matches!(self.messages.state, State::Upgrading) {
             // The server does not agree.
             self.messages.socket = None;
             return self.ignore();
@@ -631,11 +633,12 @@ impl HttpSink for Sink<'_> {
 
     fn upgraded(&mut self, exchange: u64, when: Nanos, head: &ResponseHead<'_>) {
         let to = head.header("upgrade").unwrap_or_default();
+        // There is one upgrade only.
+        let wanted = self.messages.socket.take().filter(|wanted| wanted.number == exchange);
         if to.eq_ignore_ascii_case(b"h2c") {
             self.messages.upgraded = Some(Upgrade::Http2(exchange));
             return;
         }
-        let wanted = self.messages.socket.take().filter(|wanted| wanted.number == exchange);
         if let Some(wanted) = wanted
             && to.eq_ignore_ascii_case(b"websocket")
         {

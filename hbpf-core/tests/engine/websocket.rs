@@ -505,6 +505,48 @@ fn both_ends_on_one_host_are_one_call() {
     assert_eq!(mirrors, [false, false, false, true, true, true]);
 }
 
+/// An upgrade that is asked for behind a call, without waiting for its answer.
+#[test]
+fn a_call_before_keeps_its_answer() {
+    let asked = || {
+        let wire = Wire::tls(7, Direction::Sent);
+        let mut ws = Ws { wire, engine: Engine::new(), log: Log::default(), deflate: None };
+        ws.wire.request(&mut ws.engine, &mut ws.log, &crate::wire::chat(false));
+        let head = "GET /v1/responses HTTP/1.1\r\nHost: llm.example\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+                    Sec-WebSocket-Key: x==\r\nSec-WebSocket-Version: 13\r\n\r\n";
+        ws.sent(head.as_bytes());
+        ws.wire.answer(&mut ws.engine, &mut ws.log, &crate::wire::json("200 OK", crate::wire::DONE_JSON));
+        let exchange = ws.ended()[0];
+        assert_eq!((exchange.status, exchange.usage.output, exchange.phase), (Some(200), Some(3), Phase::Done));
+        assert!(exchange.headers_at.is_some());
+        ws
+    };
+    let mut ws = asked();
+    ws.agree("", &[]);
+    ws.say(&create("m-1"));
+    ws.answers("r-1", 2);
+    assert_eq!((&rows(&ws)[1], ws.log.actions(), ws.gaps()), (&row("m-1", 2), vec![Action::Stream], 0));
+    // The answer to the upgrade itself says no.
+    let mut ws = asked();
+    ws.wire.answer(&mut ws.engine, &mut ws.log, &crate::wire::json("401 Unauthorized", "{}"));
+    assert_eq!((ws.ended().len(), ws.log.actions(), ws.gaps()), (1, vec![Action::Ignore], 0));
+}
+
+#[test]
+fn what_was_wanted_is_forgotten_where_the_server_chooses_http2() {
+    // The stream of what was asked is reset: a connection without calls holds the same, whatever it was before.
+    const RESET: &[u8] = &[0, 0, 4, 3, 0, 0, 0, 0, 1, 0, 0, 0, 8];
+    let switching = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n";
+    let mut ws = Ws::asked(RESPONSES);
+    ws.received(&[switching, RESET].concat());
+    let wire = Wire::tls(7, Direction::Sent);
+    let mut call = Ws { wire, engine: Engine::new(), log: Log::default(), deflate: None };
+    call.wire.request(&mut call.engine, &mut call.log, &crate::wire::chat(false));
+    call.received(&[switching, RESET].concat());
+    assert_eq!((call.ended().len(), ws.log.events.len()), (1, 0));
+    assert_eq!(ws.engine.memory(), call.engine.memory());
+}
+
 #[test]
 fn what_is_no_such_connection() {
     // Not agreed: an ordinary answer, and the connection goes on.
