@@ -8,6 +8,7 @@
 //! - Within the payload of a control frame nothing is lost.
 //! - Within that of another frame the message is broken. So are, if messages refer to those before them (permessage-deflate
 //!   with context takeover), all compressed ones of that side from there on: what they refer to is not known any more.
+//!   Likewise where they decompress to more than real ones do, whether they refer to each other or not.
 //! - Elsewhere nobody knows where the next frame begins. It is looked for at the beginning of each later piece, where
 //!   senders have them, and believed if the whole piece consists of frames.
 
