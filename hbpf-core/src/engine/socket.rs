@@ -240,9 +240,8 @@ impl Calls {
     /// Conversations side by side say nothing of each other. Where bytes were missed, that is marked already.
     fn superseded(&self) -> impl Iterator<Item = u64> {
         let calls = &self.under_way;
-        let is_superseded = |at: usize| {
-            calls[at + 1..].iter().any(|later| later.stream == calls[at].stream && later.unasked.is_none())
-        };
+        let is_superseded =
+            |at: usize| calls[at + 1..].iter().any(|later| later.stream == calls[at].stream && later.unasked.is_none());
         (0..calls.len()).filter(move |at| is_superseded(*at)).map(|at| calls[at].number)
     }
 

@@ -47,7 +47,15 @@ pub(super) struct Inflater {
 
 impl Inflater {
     pub(super) fn new(has_context: bool) -> Self {
-        Self { has_context, decompress: None, is_lost: false, all_read: 0, all_written: 0, written: 0, has_ended: false }
+        Self {
+            has_context,
+            decompress: None,
+            is_lost: false,
+            all_read: 0,
+            all_written: 0,
+            written: 0,
+            has_ended: false,
+        }
     }
 
     /// Memory that it holds beyond its own size, in bytes.
