@@ -360,7 +360,8 @@ impl Half {
             && let Some(inflater) = &mut self.inflater
             && inflater.end(&mut |clear| sink.message_bytes(side, clear)).is_err()
         {
-            sink.message_broken(side, 0, true);
+            // One byte at the least, more cannot be told.
+            sink.message_broken(side, 1, true);
         }
         sink.message_ends(side, when, message.len);
     }

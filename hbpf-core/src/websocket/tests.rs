@@ -206,6 +206,14 @@ fn what_no_frame_begins_with() {
 }
 
 #[test]
+fn a_message_that_ends_amid_what_is_compressed_is_not_whole() {
+    // A block without compression, of whose two lengths one has come.
+    let log = read(deflate(false, false), Side::Response, &[&[0xc1, 0x03, 0x00, 0x03, 0x00]]);
+    let expected = Seen { missed: 1, is_broken: true, len: Some(3), ..Seen::default() };
+    assert_eq!(log.messages[1], [expected]);
+}
+
+#[test]
 fn nothing_is_said_behind_a_close() {
     let mut sender = Sender::new(Side::Response, PLAIN);
     let bytes = [sender.message(b"one", 9, false), sender.frame(Frame::close(None)), sender.message(b"two", 9, false)];
