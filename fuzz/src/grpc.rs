@@ -70,7 +70,7 @@ impl Documents for Log {
     }
 
     fn end(&mut self) {
-        let outcome = self.scanner.end(&mut self.values);
+        let outcome = self.scanner.end();
         self.messages.push((outcome, std::mem::take(&mut self.values.0)));
     }
 

@@ -8,7 +8,7 @@ use std::sync::LazyLock;
 
 use super::anthropic;
 use super::definition::{Count, Counts, Definition, Estimate, Proof, RequestSlot, Slot, Target};
-use crate::exchange::{Api, Dialect, Usage};
+use crate::exchange::{Api, Dialect};
 use crate::http1::ResponseHead;
 use crate::json::{PathSet, Want};
 use crate::label::Label;
@@ -62,7 +62,8 @@ pub(super) static CONVERSE: Definition = Definition {
     final_type: Some("metadata"),
     blank_is_output: |_| false,
     estimate: Estimate::FromBytes,
-    usage,
+    // As Anthropic's, the counts leave out of the input what came from or went to the cache.
+    usage: anthropic::usage,
 };
 
 /// InvokeModel and InvokeModelWithResponseStream.
@@ -80,13 +81,9 @@ pub(super) static INVOKE: Definition = Definition {
     final_type: anthropic::MESSAGES.final_type,
     blank_is_output: |_| false,
     estimate: Estimate::FromBytes,
-    usage,
+    // As Anthropic's, the counts leave out of the input what came from or went to the cache.
+    usage: anthropic::usage,
 };
-
-/// All three kinds of counts leave out of the input what came from or went to the cache, as Anthropic's do.
-fn usage(counts: &Counts) -> Usage {
-    anthropic::usage(counts)
-}
 
 /// What kind of call InvokeModel is, by the model's id. A profile's name need not tell.
 pub(super) fn api(model: Option<&Label>) -> Api {

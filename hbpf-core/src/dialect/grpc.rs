@@ -136,7 +136,7 @@ impl<V: Visitor<RequestSlot>> Documents for Into<'_, V> {
     }
 
     fn end(&mut self) {
-        let _ = self.scanner.end(self.visitor);
+        let _ = self.scanner.end();
     }
 
     fn abort(&mut self) {

@@ -304,7 +304,7 @@ impl Documents for Fields<'_> {
 
     fn end(&mut self) {
         let Events { reading, facts, .. } = &mut self.events;
-        match self.scanner.end(&mut Finder { facts, found: &mut reading.found }) {
+        match self.scanner.end() {
             Outcome::Complete if self.is_stream => self.events.keep(),
             Outcome::Complete => {
                 reading.keep(facts);

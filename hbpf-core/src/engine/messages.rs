@@ -162,9 +162,14 @@ impl Messages {
     pub(super) fn mark_missed(&mut self, but_last: usize, shared: &mut Shared) {
         let count = self.active.len().saturating_sub(but_last);
         for tracked in &mut self.active[..count] {
-            shared.counters.parse_gaps += u64::from(tracked.exchange.bytes_missed == 0);
-            tracked.exchange.bytes_missed = tracked.exchange.bytes_missed.max(1);
-            tracked.note_output_missed();
+            mark_missed(tracked, shared);
+        }
+    }
+
+    /// Likewise of that exchange alone.
+    pub(super) fn mark_missed_of(&mut self, number: u64, shared: &mut Shared) {
+        if let Some(tracked) = self.find(number) {
+            mark_missed(tracked, shared);
         }
     }
 
@@ -250,6 +255,12 @@ impl Messages {
             keep_if_held(tracked, key, shared);
         }
     }
+}
+
+fn mark_missed(tracked: &mut Tracked, shared: &mut Shared) {
+    shared.counters.parse_gaps += u64::from(tracked.exchange.bytes_missed == 0);
+    tracked.exchange.bytes_missed = tracked.exchange.bytes_missed.max(1);
+    tracked.note_output_missed();
 }
 
 /// An exchange that ends before its owner is known waits for it apart from its connection.
@@ -563,7 +574,9 @@ impl HttpSink for Sink<'_> {
     }
 
     fn response_head(&mut self, exchange: u64, when: Nanos, head: &ResponseHead<'_>) {
-        if matches!(self.messages.state, State::Upgrading) {
+        // Calls that were asked for before are answered before.
+        let is_wanted = self.messages.socket.as_ref().is_some_and(|wanted| wanted.number == exchange);
+        if is_wanted && matches!(self.messages.state, State::Upgrading) {
             // The server does not agree.
             self.messages.socket = None;
             return self.ignore();
@@ -620,11 +633,12 @@ impl HttpSink for Sink<'_> {
 
     fn upgraded(&mut self, exchange: u64, when: Nanos, head: &ResponseHead<'_>) {
         let to = head.header("upgrade").unwrap_or_default();
+        // There is one upgrade only.
+        let wanted = self.messages.socket.take().filter(|wanted| wanted.number == exchange);
         if to.eq_ignore_ascii_case(b"h2c") {
             self.messages.upgraded = Some(Upgrade::Http2(exchange));
             return;
         }
-        let wanted = self.messages.socket.take().filter(|wanted| wanted.number == exchange);
         if let Some(wanted) = wanted
             && to.eq_ignore_ascii_case(b"websocket")
         {

@@ -12,7 +12,7 @@ use crate::exchange::{Dialect, Protocol};
 use crate::http1::{ResponseHead, Side};
 use crate::label::Label;
 use crate::time::Nanos;
-use crate::websocket::{SocketSink, WebSocket};
+use crate::websocket::{Extensions, SocketSink, WebSocket};
 
 use super::messages::{Opening, Sink, Template};
 use super::tracked::Outcome;
@@ -43,6 +43,8 @@ struct Calls {
     ended_unasked: Option<Nanos>,
     client: Message,
     server: Message,
+    /// One side has closed, and with that all calls have ended. What of the other is still on its way is of no other call.
+    is_over: bool,
 }
 
 /// A message under way, of either side.
@@ -80,6 +82,7 @@ impl Socket {
                 ended_unasked: None,
                 client: Message::default(),
                 server: Message::default(),
+                is_over: false,
             },
         }
     }
@@ -100,10 +103,18 @@ impl Socket {
     /// The next bytes of one side, behind `gap` others and before `left_out` that were not seen.
     pub(super) fn push(&mut self, side: Side, when: Nanos, gap: u64, bytes: &[u8], left_out: u64, sink: &mut Sink<'_>) {
         let Self { frames, session, calls } = self;
+        if calls.is_over {
+            return;
+        }
         let mut reader = Reader { session, calls, sink };
         frames.gap(side, when, gap, &mut reader);
         frames.push(side, when, bytes, &mut reader);
         frames.gap(side, when, left_out, &mut reader);
+        if calls.is_over {
+            // Nothing more is read, so nothing is held for it.
+            *frames = WebSocket::new(Extensions::default());
+            session.shed();
+        }
     }
 }
 
@@ -164,10 +175,12 @@ impl SocketSink for Reader<'_, '_> {
             Side::Response => Outcome::ServerLeft("connection_closed"),
         };
         let Sink { key, messages, shared, observer, .. } = &mut *self.sink;
-        // A client that has asked again had its answers to what it asked before.
-        messages.mark_missed(1, shared);
+        for number in self.calls.superseded() {
+            messages.mark_missed_of(number, shared);
+        }
         messages.end_active(*key, when, outcome, shared, *observer);
         self.calls.under_way = Vec::new();
+        self.calls.is_over = true;
     }
 
     fn desync(&mut self, side: Side) {
@@ -221,6 +234,15 @@ impl Calls {
     /// The call whose answer that is.
     fn of_response(&self, response: u64) -> Option<usize> {
         self.under_way.iter().position(|call| call.response == Some(response))
+    }
+
+    /// The numbers of calls behind which the client has asked again in the same conversation: it had its answers to those.
+    /// Conversations side by side say nothing of each other. Where bytes were missed, that is marked already.
+    fn superseded(&self) -> impl Iterator<Item = u64> {
+        let calls = &self.under_way;
+        let is_superseded =
+            |at: usize| calls[at + 1..].iter().any(|later| later.stream == calls[at].stream && later.unasked.is_none());
+        (0..calls.len()).filter(move |at| is_superseded(*at)).map(|at| calls[at].number)
     }
 
     /// A hash of what tells a call from all others, the same at both ends: the connection, and how many calls were before.

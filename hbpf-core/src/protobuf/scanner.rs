@@ -12,6 +12,9 @@ const CAPTURE_BYTES: usize = Label::MAX_CHARS * 4;
 /// Bits of a number of variable length. What has more is none.
 const VARINT_BITS: u32 = 64;
 
+/// Digits of the largest number.
+const MAX_DIGITS: usize = 20;
+
 /// Wire types (protobuf's encoding guide). Groups, 3 and 4, went with the second version.
 const VARINT: u8 = 0;
 const FIXED64: u8 = 1;
@@ -126,7 +129,7 @@ impl<S: Copy> Scanner<S> {
     }
 
     /// The message is over. One without a byte is whole: all its fields have their defaults.
-    pub fn end(&mut self, _visitor: &mut impl Visitor<S>) -> Outcome {
+    pub fn end(&mut self) -> Outcome {
         let outcome = match self.state {
             State::Failed => Outcome::Malformed,
             BETWEEN if self.depth == 0 => Outcome::Complete,
@@ -195,7 +198,7 @@ impl<S: Copy> Scanner<S> {
                 let name = usize::try_from(value).ok().and_then(|at| names.get(at));
                 match name {
                     Some(name) => visitor.value(slot, Value::Text(name.as_bytes())),
-                    None => visitor.value(slot, Value::Text(value.to_string().as_bytes())),
+                    None => visitor.value(slot, Value::Text(decimal(value, &mut [0; MAX_DIGITS]))),
                 }
             }
             Some((Want::Length, _)) | None => {}
@@ -279,6 +282,19 @@ impl<S: Copy> Scanner<S> {
             if let Some((_, slot)) = self.fields.leaf(frame.node) {
                 visitor.value(slot, Value::Container { is_empty: frame.is_empty });
             }
+        }
+    }
+}
+
+/// A number as text.
+fn decimal(mut value: u64, digits: &mut [u8; MAX_DIGITS]) -> &[u8] {
+    let mut start = MAX_DIGITS;
+    loop {
+        start -= 1;
+        digits[start] = b'0' + (value % 10) as u8;
+        value /= 10;
+        if value == 0 {
+            return &digits[start..];
         }
     }
 }

@@ -79,7 +79,7 @@ impl Visitor<Slot> for Log {
 fn scan(pieces: &[&[u8]]) -> (Vec<(Slot, String)>, Outcome) {
     let (mut scanner, mut log) = (Scanner::new(&*FIELDS), Log::default());
     pieces.iter().for_each(|piece| scanner.push(piece, &mut log));
-    let outcome = scanner.end(&mut log);
+    let outcome = scanner.end();
     (log.0, outcome)
 }
 
@@ -190,7 +190,7 @@ fn bytes_may_be_missing_where_they_do_not_matter() {
             scanner.push(&bytes[..from], &mut log);
             let goes_on = scanner.missing((to - from) as u64);
             scanner.push(&bytes[to..], &mut log);
-            let outcome = scanner.end(&mut log);
+            let outcome = scanner.end();
             if goes_on {
                 read_on += 1;
                 assert_eq!((&log.0, outcome), (&whole.0, whole.1), "{from} to {to}");
@@ -200,6 +200,33 @@ fn bytes_may_be_missing_where_they_do_not_matter() {
         }
     }
     assert!(read_on > 1000, "{read_on}");
+}
+
+/// Counts what it is told, and the bytes of that.
+#[derive(Default)]
+struct Count(usize, usize);
+
+impl Visitor<Slot> for Count {
+    fn value(&mut self, _: Slot, value: Value<'_>) {
+        self.0 += 1;
+        self.1 += if let Value::Text(text) = value { text.len() } else { 0 };
+    }
+}
+
+#[test]
+fn numbers_without_a_name_are_told_as_such_and_cost_no_memory() {
+    for kind in [0_u64, 2, 9, 10, 1234567890, u64::MAX - 1, u64::MAX] {
+        let mut bytes = vec![4 << 3];
+        prost::encoding::encode_varint(kind, &mut bytes);
+        let text = if kind == 0 { String::new() } else { kind.to_string() };
+        assert_eq!(scan(&[&bytes]), (vec![(Slot::Kind, text.clone())], Outcome::Complete));
+        let (mut scanner, mut count) = (Scanner::new(&*FIELDS), Count::default());
+        let cost = allocation_counter::measure(|| {
+            scanner.push(&bytes, &mut count);
+            assert_eq!(scanner.end(), Outcome::Complete);
+        });
+        assert_eq!((count.0, count.1, cost.count_total), (1, text.len(), 0), "{kind}");
+    }
 }
 
 #[test]

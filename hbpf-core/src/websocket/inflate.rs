@@ -7,6 +7,15 @@ use crate::body::DEFLATE_STATE_BYTES;
 /// What a message decompresses to at the most: more than any real one, little enough to bound the work that a bomb causes.
 const MAX_MESSAGE_BYTES: u64 = 64 * 1024 * 1024;
 
+/// What the messages of one side decompress to without more being asked: as much as one may, so that many small bombs are no
+/// better than a large one.
+const FREE_BYTES: u64 = MAX_MESSAGE_BYTES;
+
+/// Beyond that, for each compressed byte so many decompressed ones at the most. Events in JSON come to some 20, and a history
+/// that is said again and again to 140: a match has 258 bytes at the most, and takes 15 bits where it lies far back. What is
+/// beyond that for long is runs of one byte, of which DEFLATE makes 1032 for each.
+const MAX_RATIO: u64 = 150;
+
 /// What senders leave out at the end of each message.
 const TAIL: &[u8] = &[0x00, 0x00, 0xff, 0xff];
 
@@ -25,7 +34,11 @@ pub(super) struct Inflater {
     /// There while it is needed: amid a message and, where messages refer to each other, between them.
     decompress: Option<Box<Decompress>>,
     /// What messages may refer to is not known any more. It never will be: nothing says when they refer to what comes later only.
+    /// Or it is not worth the work.
     is_lost: bool,
+    /// Compressed and decompressed bytes of all messages.
+    all_read: u64,
+    all_written: u64,
     /// Decompressed bytes of the current message.
     written: u64,
     /// The sender has ended its compressed data with this message (RFC 7692, 7.2.3.4).
@@ -34,7 +47,15 @@ pub(super) struct Inflater {
 
 impl Inflater {
     pub(super) fn new(has_context: bool) -> Self {
-        Self { has_context, decompress: None, is_lost: false, written: 0, has_ended: false }
+        Self {
+            has_context,
+            decompress: None,
+            is_lost: false,
+            all_read: 0,
+            all_written: 0,
+            written: 0,
+            has_ended: false,
+        }
     }
 
     /// Memory that it holds beyond its own size, in bytes.
@@ -81,7 +102,12 @@ impl Inflater {
                 ((decompress.total_in() - read) as usize, (decompress.total_out() - written) as usize);
             rest = &rest[read..];
             self.written += written as u64;
-            if self.written > MAX_MESSAGE_BYTES {
+            self.all_read = self.all_read.saturating_add(read as u64);
+            self.all_written = self.all_written.saturating_add(written as u64);
+            // Messages that are small themselves may make more work than any real ones.
+            let most = self.all_read.saturating_mul(MAX_RATIO).saturating_add(FREE_BYTES);
+            self.is_lost |= self.all_written > most;
+            if self.is_lost || self.written > MAX_MESSAGE_BYTES {
                 return Err(Unreadable);
             }
             if written > 0 {
@@ -109,7 +135,7 @@ impl Inflater {
 
     /// Bytes of a message were not seen.
     pub(super) fn lose(&mut self) {
-        self.is_lost = self.has_context;
+        self.is_lost |= self.has_context;
         self.decompress = None;
     }
 }

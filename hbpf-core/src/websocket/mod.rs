@@ -8,6 +8,7 @@
 //! - Within the payload of a control frame nothing is lost.
 //! - Within that of another frame the message is broken. So are, if messages refer to those before them (permessage-deflate
 //!   with context takeover), all compressed ones of that side from there on: what they refer to is not known any more.
+//!   Likewise where they decompress to more than real ones do, whether they refer to each other or not.
 //! - Elsewhere nobody knows where the next frame begins. It is looked for at the beginning of each later piece, where
 //!   senders have them, and believed if the whole piece consists of frames.
 
@@ -359,7 +360,8 @@ impl Half {
             && let Some(inflater) = &mut self.inflater
             && inflater.end(&mut |clear| sink.message_bytes(side, clear)).is_err()
         {
-            sink.message_broken(side, 0, true);
+            // One byte at the least, more cannot be told.
+            sink.message_broken(side, 1, true);
         }
         sink.message_ends(side, when, message.len);
     }

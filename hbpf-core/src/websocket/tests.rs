@@ -206,6 +206,14 @@ fn what_no_frame_begins_with() {
 }
 
 #[test]
+fn a_message_that_ends_amid_what_is_compressed_is_not_whole() {
+    // A block without compression, of whose two lengths one has come.
+    let log = read(deflate(false, false), Side::Response, &[&[0xc1, 0x03, 0x00, 0x03, 0x00]]);
+    let expected = Seen { missed: 1, is_broken: true, len: Some(3), ..Seen::default() };
+    assert_eq!(log.messages[1], [expected]);
+}
+
+#[test]
 fn nothing_is_said_behind_a_close() {
     let mut sender = Sender::new(Side::Response, PLAIN);
     let bytes = [sender.message(b"one", 9, false), sender.frame(Frame::close(None)), sender.message(b"two", 9, false)];
@@ -228,8 +236,65 @@ fn a_bomb_does_not_go_off() {
     assert!(bomb.len() < 100_000);
     let (mut socket, mut count) = (WebSocket::new(deflate(false, false)), Count::default());
     socket.push(Side::Response, Nanos(1), &bomb, &mut count);
-    assert!(count.bytes <= 64 << 20 && count.is_broken && count.has_ended);
+    assert!(count.bytes <= 64 << 20 && count.is_broken && count.ended == 1);
     assert_eq!(socket.memory(), 0);
+}
+
+#[test]
+fn many_bombs_are_no_better_than_one() {
+    const FREE: usize = 64 << 20;
+    for has_no_context in [false, true] {
+        let extensions = deflate(false, has_no_context);
+        let bomb = Sender::new(Side::Response, extensions).message(&vec![b'x'; 8 << 20], usize::MAX, true);
+        let (mut socket, mut count) = (WebSocket::new(extensions), Count::default());
+        let mut most_memory = 0;
+        for _ in 0..20 {
+            for piece in bomb.chunks(1000) {
+                socket.push(Side::Response, Nanos(1), piece, &mut count);
+                most_memory = most_memory.max(socket.memory());
+            }
+        }
+        // The first ten, if that.
+        assert!(count.bytes > FREE && count.bytes <= FREE + 150 * 10 * bomb.len(), "{}", count.bytes);
+        assert_eq!((count.ended, count.broken_anew), (20, 1), "it is news once");
+        assert!(most_memory < 100_000 && socket.memory() == 0, "{most_memory}");
+        // What is compressed is not read any more, whatever else is missed. What is not, is.
+        let before = count.bytes;
+        let mut sender = Sender::new(Side::Response, extensions);
+        socket.gap(Side::Response, Nanos(1), 1, &mut count);
+        socket.push(Side::Response, Nanos(1), &sender.message(b"compressed", 99, true), &mut count);
+        assert_eq!(count.bytes, before);
+        socket.push(Side::Response, Nanos(1), &sender.message(b"plain", 99, false), &mut count);
+        assert_eq!(count.bytes, before + 5);
+        // The other side is another's.
+        let question = Sender::new(Side::Request, extensions).message(b"question", 99, true);
+        socket.push(Side::Request, Nanos(1), &question, &mut count);
+        assert_eq!((count.bytes, count.broken_anew), (before + 13, 1));
+    }
+}
+
+#[test]
+fn a_history_that_is_said_again_and_again_is_read_on() {
+    let mut random = 1_u64;
+    let history: String = (0..1000)
+        .map(|_| {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            format!("{{\"text\":{}}},", random >> 33)
+        })
+        .collect();
+    let mut sender = Sender::new(Side::Request, deflate(false, false));
+    let first = sender.message(history.as_bytes(), usize::MAX, true);
+    // Each refers to the one before in the same way.
+    let again = sender.message(history.as_bytes(), usize::MAX, true);
+    let (mut socket, mut count) = (WebSocket::new(deflate(false, false)), Count::default());
+    socket.push(Side::Request, Nanos(1), &first, &mut count);
+    let times = (80 << 20) / history.len();
+    for _ in 0..times {
+        socket.push(Side::Request, Nanos(1), &again, &mut count);
+    }
+    assert!(history.len() / again.len() > 50, "{} of {}", again.len(), history.len());
+    assert_eq!((count.bytes, count.ended), (history.len() * (times + 1), times + 1));
+    assert!(!count.is_broken);
 }
 
 /// How much comes out, without keeping it.
@@ -237,7 +302,8 @@ fn a_bomb_does_not_go_off() {
 struct Count {
     bytes: usize,
     is_broken: bool,
-    has_ended: bool,
+    broken_anew: usize,
+    ended: usize,
 }
 
 impl SocketSink for Count {
@@ -245,11 +311,12 @@ impl SocketSink for Count {
     fn message_bytes(&mut self, _: Side, bytes: &[u8]) {
         self.bytes += bytes.len();
     }
-    fn message_broken(&mut self, _: Side, _: u64, _: bool) {
+    fn message_broken(&mut self, _: Side, _: u64, is_news: bool) {
         self.is_broken = true;
+        self.broken_anew += usize::from(is_news);
     }
     fn message_ends(&mut self, _: Side, _: Nanos, _: u64) {
-        self.has_ended = true;
+        self.ended += 1;
     }
     fn lost(&mut self, _: Side, _: u64) {}
     fn closed(&mut self, _: Side, _: Nanos) {}

@@ -306,8 +306,41 @@ fn who_goes_away() {
 }
 
 #[test]
+fn what_crosses_a_close_on_its_way_is_no_other_call() {
+    for mut ws in [Ws::opened(RESPONSES), Ws::compressed()] {
+        ws.say(&create("m-1"));
+        ws.answer(&created("r-1"));
+        ws.answer(&delta());
+        ws.sent(&masked(CLOSE, &[3, 232]));
+        ws.answer(&delta());
+        ws.answer(&completed("r-1", 2));
+        ws.received(&frame(CLOSE, &[3, 232]));
+        assert_eq!((ws.ended().len(), ws.ended()[0].phase), (1, Phase::Abandoned));
+        assert_eq!((ws.engine.in_flight().count(), ws.gaps(), ws.engine.counters().desyncs), (0, 0, 0));
+        // Nor is a question that is on its way to a server that has closed.
+        let mut ws = Ws::opened(RESPONSES);
+        ws.received(&frame(CLOSE, &[3, 232]));
+        ws.say(&create("m-1"));
+        assert_eq!((ws.ended().len(), ws.engine.in_flight().count()), (0, 0));
+    }
+}
+
+#[test]
+fn a_close_lets_go_of_what_both_sides_hold() {
+    let mut ws = Ws::compressed();
+    ws.say(&create("m-1"));
+    ws.answers("r-1", 2);
+    let held = ws.engine.memory();
+    ws.sent(&masked(CLOSE, &[3, 232]));
+    assert!(held - ws.engine.memory() > 2 * 32 * 1024, "{held}, then {}", ws.engine.memory());
+}
+
+fn with(stream: &str, text: &str) -> String {
+    text.replacen('{', &format!(r#"{{"stream_id":"{stream}","#), 1)
+}
+
+#[test]
 fn conversations_side_by_side() {
-    let with = |stream: &str, text: &str| text.replacen('{', &format!(r#"{{"stream_id":"{stream}","#), 1);
     let mut ws = Ws::opened(RESPONSES);
     ws.say(&with("a", &create("m-a")));
     ws.say(&with("b", &create("m-b")));
@@ -320,6 +353,41 @@ fn conversations_side_by_side() {
     ws.answer(&with("b", &delta()));
     ws.answer(&with("b", &completed("r-b", 3)));
     assert_eq!(rows(&ws), [row("m-a", 1), row("m-b", 3)]);
+}
+
+#[test]
+fn what_a_close_tells_of_conversations_side_by_side() {
+    // Streams in which is asked; whether bytes of the answers go missing before; of which calls is known that bytes are missing.
+    let cases: [(&[&str], bool, &[bool]); 4] = [
+        (&["a", "b"], false, &[false, false]),
+        (&["a", "b", "a"], false, &[true, false, false]),
+        (&["a", "a"], false, &[true, false]),
+        (&["a", "b"], true, &[true, true]),
+    ];
+    for (streams, has_gap, expected) in cases {
+        for by_client in [true, false] {
+            let mut ws = Ws::opened(RESPONSES);
+            for (number, stream) in streams.iter().enumerate() {
+                ws.say(&with(stream, &create(&format!("m-{number}"))));
+            }
+            ws.answer(&with(streams[0], &created("r-0")));
+            ws.answer(&with(streams[0], &delta()));
+            ws.wire.offsets[1] += if has_gap { 50 } else { 0 };
+            ws.received(&frame(PING, b""));
+            if by_client {
+                ws.sent(&masked(CLOSE, &[3, 232]));
+            } else {
+                ws.received(&frame(CLOSE, &[3, 232]));
+            }
+            let missed: Vec<_> = ws.ended().iter().map(|exchange| exchange.bytes_missed > 0).collect();
+            assert_eq!(missed, expected, "{streams:?}, closed by the client: {by_client}");
+            // What is not known to be over was cut.
+            for (exchange, is_missed) in ws.ended().iter().zip(expected) {
+                let phase = if by_client { Phase::Abandoned } else { Phase::Failed };
+                assert_eq!(exchange.phase, if *is_missed && by_client { Phase::Done } else { phase }, "{streams:?}");
+            }
+        }
+    }
 }
 
 #[test]
@@ -435,6 +503,48 @@ fn both_ends_on_one_host_are_one_call() {
     }
     let mirrors: Vec<_> = log.ended().iter().map(|exchange| exchange.is_mirror).collect();
     assert_eq!(mirrors, [false, false, false, true, true, true]);
+}
+
+/// An upgrade that is asked for behind a call, without waiting for its answer.
+#[test]
+fn a_call_before_keeps_its_answer() {
+    let asked = || {
+        let wire = Wire::tls(7, Direction::Sent);
+        let mut ws = Ws { wire, engine: Engine::new(), log: Log::default(), deflate: None };
+        ws.wire.request(&mut ws.engine, &mut ws.log, &crate::wire::chat(false));
+        let head = "GET /v1/responses HTTP/1.1\r\nHost: llm.example\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+                    Sec-WebSocket-Key: x==\r\nSec-WebSocket-Version: 13\r\n\r\n";
+        ws.sent(head.as_bytes());
+        ws.wire.answer(&mut ws.engine, &mut ws.log, &crate::wire::json("200 OK", crate::wire::DONE_JSON));
+        let exchange = ws.ended()[0];
+        assert_eq!((exchange.status, exchange.usage.output, exchange.phase), (Some(200), Some(3), Phase::Done));
+        assert!(exchange.headers_at.is_some());
+        ws
+    };
+    let mut ws = asked();
+    ws.agree("", &[]);
+    ws.say(&create("m-1"));
+    ws.answers("r-1", 2);
+    assert_eq!((&rows(&ws)[1], ws.log.actions(), ws.gaps()), (&row("m-1", 2), vec![Action::Stream], 0));
+    // The answer to the upgrade itself says no.
+    let mut ws = asked();
+    ws.wire.answer(&mut ws.engine, &mut ws.log, &crate::wire::json("401 Unauthorized", "{}"));
+    assert_eq!((ws.ended().len(), ws.log.actions(), ws.gaps()), (1, vec![Action::Ignore], 0));
+}
+
+#[test]
+fn what_was_wanted_is_forgotten_where_the_server_chooses_http2() {
+    // The stream of what was asked is reset: a connection without calls holds the same, whatever it was before.
+    const RESET: &[u8] = &[0, 0, 4, 3, 0, 0, 0, 0, 1, 0, 0, 0, 8];
+    let switching = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n";
+    let mut ws = Ws::asked(RESPONSES);
+    ws.received(&[switching, RESET].concat());
+    let wire = Wire::tls(7, Direction::Sent);
+    let mut call = Ws { wire, engine: Engine::new(), log: Log::default(), deflate: None };
+    call.wire.request(&mut call.engine, &mut call.log, &crate::wire::chat(false));
+    call.received(&[switching, RESET].concat());
+    assert_eq!((call.ended().len(), ws.log.events.len()), (1, 0));
+    assert_eq!(ws.engine.memory(), call.engine.memory());
 }
 
 #[test]
