@@ -540,9 +540,11 @@ impl Connection {
         let was_copied = client_ended || server_ended || matches!(how, Close::Reset(_));
         // An answer that came before the kernel side knew that it was wanted.
         let unheard = !was_copied && self.messages.awaited && self.messages.is_unanswered();
-        // A client that has gone on to a later message had its answers to those before it.
-        let later = if unheard { 0 } else { 1 };
-        self.messages.mark_missed(later, shared);
+        // A client that has gone on to a later message had its answers to those before it, unless they are side by side.
+        let is_in_turns = self.http2.is_none() && self.socket.is_none();
+        if unheard || is_in_turns {
+            self.messages.mark_missed(usize::from(!unheard), shared);
+        }
         let outcome = if unheard { Outcome::Cut } else { outcome };
         self.messages.end_active(self.key, now, outcome, shared, observer);
         self.messages.forget_judged();

@@ -171,6 +171,21 @@ fn what_is_given_up_is_over_and_the_rest_goes_on() {
 }
 
 #[test]
+fn of_calls_side_by_side_nothing_is_missing_when_their_connection_goes() {
+    let mut h2 = H2::opened(Capture::Positive);
+    for (stream, model) in [(1, "one"), (3, "two"), (5, "three")] {
+        h2.ask(stream, CHAT, &chat(model));
+    }
+    h2.answer_head(3, "200", "text/event-stream");
+    h2.answer(3, 0, &token("x"));
+    h2.wire.close(&mut h2.engine, &mut h2.log, Close::Released);
+    let ended = h2.log.ended();
+    assert_eq!(ended.len(), 3);
+    assert!(ended.iter().all(|exchange| (exchange.bytes_missed, exchange.phase) == (0, Phase::Abandoned)), "{ended:?}");
+    assert_eq!(h2.engine.counters().parse_gaps, 0);
+}
+
+#[test]
 fn what_is_no_call_is_let_go_and_a_call_has_the_connection_captured() {
     let mut h2 = H2::opened(Capture::Awaiting);
     h2.ask(1, "/grpc.health.v1.Health/Check", "x");
