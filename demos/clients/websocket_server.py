@@ -150,7 +150,7 @@ async def main():
 
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(options.certificate, options.key)
-    limits = {"max_size": None}
+    limits = {"open_timeout": 60, "max_size": None}
     async with serve(handler, "127.0.0.1", 0, **limits) as plain, serve(handler, "127.0.0.1", 0, ssl=context, **limits) as tls:
         ports = [server.sockets[0].getsockname()[1] for server in (plain, tls)]
         print(json.dumps({"ready": os.getpid(), "plain": ports[0], "tls": ports[1]}), flush=True)
