@@ -5,13 +5,12 @@ and stays until standard input is closed, so that whoever watches it can look at
 """
 
 import argparse
+import asyncio
 import base64
 import json
 import os
 import ssl
 import sys
-import threading
-from concurrent.futures import ThreadPoolExecutor
 
 import openai
 
@@ -36,18 +35,16 @@ class Counts:
     """What the SDK itself reported."""
 
     def __init__(self):
-        self.lock = threading.Lock()
         self.totals = {"answers": 0, "errors": 0, "input": 0, "output": 0, "cached": 0, "events": 0}
 
     def add(self, **numbers):
-        with self.lock:
-            for name, number in numbers.items():
-                self.totals[name] += number
+        for name, number in numbers.items():
+            self.totals[name] += number
 
 
-def answer(connection, counts):
+async def answer(connection, counts):
     """Reads an answer to its end."""
-    for event in connection:
+    async for event in connection:
         if event.type.endswith(".delta"):
             counts.add(events=1)
         elif event.type in ("response.completed", "response.done"):
@@ -65,22 +62,30 @@ def prompt(options):
     return PROMPT + base64.b64encode(os.urandom(options.prompt_bytes * 3 // 4)).decode()
 
 
-def responses(client, options, ways, counts):
-    with client.responses.connect(websocket_connection_options=ways) as connection:
+async def responses(client, options, ways, counts):
+    async with client.responses.connect(websocket_connection_options=ways) as connection:
         for _ in range(options.calls):
-            connection.response.create(model=options.model, input=prompt(options))
-            answer(connection, counts)
+            await connection.response.create(model=options.model, input=prompt(options))
+            await answer(connection, counts)
 
 
-def realtime(client, options, ways, counts):
-    with client.realtime.connect(model=options.model, websocket_connection_options=ways) as connection:
+async def realtime(client, options, ways, counts):
+    async with client.realtime.connect(model=options.model, websocket_connection_options=ways) as connection:
         for _ in range(options.calls):
-            connection.response.create()
-            answer(connection, counts)
+            await connection.response.create()
+            await answer(connection, counts)
         for _ in range(options.spoken):
             for _ in range(3):
-                connection.input_audio_buffer.append(audio=prompt(options))
-            answer(connection, counts)
+                await connection.input_audio_buffer.append(audio=prompt(options))
+            await answer(connection, counts)
+
+
+async def connections(options, ways, counts):
+    # (Its client for threads reads and writes one TLS connection from two of them at once, which OpenSSL does not allow: with
+    # Python 3.11 handshakes hung now and then.)
+    client = openai.AsyncOpenAI(api_key="demo-key", base_url=options.base_url + "/v1")
+    call = responses if options.api == "responses" else realtime
+    await asyncio.gather(*(call(client, options, ways, counts) for _ in range(options.connections)))
 
 
 def main():
@@ -89,15 +94,11 @@ def main():
     ways = {"compression": "deflate" if options.compress else None, "open_timeout": 60, "ping_timeout": 60}
     if options.base_url.startswith("https"):
         ways["ssl"] = ssl.create_default_context(cafile=options.ca)
-    client = openai.OpenAI(api_key="demo-key", base_url=options.base_url + "/v1")
     counts = Counts()
     print(json.dumps({"ready": os.getpid(), "sdk": f"openai {openai.__version__}"}), flush=True)
     if not sys.stdin.readline():
         return
-    call = responses if options.api == "responses" else realtime
-    with ThreadPoolExecutor(options.connections) as pool:
-        for done in [pool.submit(call, client, options, ways, counts) for _ in range(options.connections)]:
-            done.result()
+    asyncio.run(connections(options, ways, counts))
     print(json.dumps(counts.totals), flush=True)
     sys.stdin.read()
 
