@@ -329,6 +329,10 @@ impl Connection {
         self.messages.state = State::Multiplexed;
     }
 
+    fn side_of(&self, direction: Direction) -> Side {
+        if Some(direction) == self.request_direction { Side::Request } else { Side::Response }
+    }
+
     /// Takes a piece of an HTTP/2 connection.
     fn chunk_of_http2(
         &mut self,
@@ -338,7 +342,7 @@ impl Connection {
         shared: &mut Shared,
         observer: &mut dyn Observer,
     ) {
-        let side = if Some(chunk.direction) == self.request_direction { Side::Request } else { Side::Response };
+        let side = self.side_of(chunk.direction);
         self.messages.current = chunk.message;
         if side == Side::Request {
             self.messages.awaited = chunk.capture == Capture::Awaiting;
@@ -369,7 +373,7 @@ impl Connection {
         shared: &mut Shared,
         observer: &mut dyn Observer,
     ) {
-        let side = if Some(chunk.direction) == self.request_direction { Side::Request } else { Side::Response };
+        let side = self.side_of(chunk.direction);
         let left_out = chunk.original_len.saturating_sub(chunk.bytes.len() as u64);
         self.feed_socket(shared, observer, |socket, sink| {
             socket.push(side, chunk.when, gap, bytes, left_out, sink);
