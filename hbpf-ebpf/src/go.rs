@@ -12,14 +12,14 @@
 //! state of its flow does not change any more once it is captured; clients and servers of HTTP/1 take turns. What could mix
 //! both directions' bytes, the gathering of small pieces, is left out.
 
-use aya_ebpf::{
-    helpers::{bpf_get_current_pid_tgid, generated::bpf_probe_read_user},
-    macros::uprobe,
-    programs::ProbeContext,
-};
+use aya_ebpf::{helpers::bpf_get_current_pid_tgid, macros::uprobe, programs::ProbeContext};
 use hbpf_ebpf::{counter, direction};
 
-use crate::{emit, maps::GO_READS, tls};
+use crate::{
+    emit,
+    maps::GO_READS,
+    tls::{self, word_at},
+};
 
 /// Places of registers among those that a probe is shown, in words (x86_64: `struct pt_regs`).
 const R14: usize = 1;
@@ -65,7 +65,7 @@ pub fn go_tls_write(ctx: ProbeContext) -> u32 {
 #[uprobe]
 pub fn go_tls_write_on_stack(ctx: ProbeContext) -> u32 {
     let top = register(&ctx, RSP);
-    look_at(direction::SENT, on_stack(top + CONNECTION_AT), on_stack(top + BUFFER_AT), on_stack(top + LENGTH_AT));
+    look_at(direction::SENT, word_at(top + CONNECTION_AT), word_at(top + BUFFER_AT), word_at(top + LENGTH_AT));
     0
 }
 
@@ -102,7 +102,7 @@ pub fn go_tls_read_return(ctx: ProbeContext) -> u32 {
 #[uprobe]
 pub fn go_tls_read_return_on_stack(ctx: ProbeContext) -> u32 {
     let top = register(&ctx, RSP);
-    look_at(direction::RECEIVED, on_stack(top + CONNECTION_AT), on_stack(top + BUFFER_AT), on_stack(top + MOVED_AT));
+    look_at(direction::RECEIVED, word_at(top + CONNECTION_AT), word_at(top + BUFFER_AT), word_at(top + MOVED_AT));
     0
 }
 
@@ -116,7 +116,7 @@ pub fn go_tls_forget(ctx: ProbeContext) -> u32 {
 /// The same with arguments on the stack.
 #[uprobe]
 pub fn go_tls_forget_on_stack(ctx: ProbeContext) -> u32 {
-    tls::forget(on_stack(register(&ctx, RSP) + CONNECTION_AT));
+    tls::forget(word_at(register(&ctx, RSP) + CONNECTION_AT));
     0
 }
 
@@ -126,22 +126,11 @@ fn register(ctx: &ProbeContext, place: usize) -> u64 {
     unsafe { ctx.regs.cast::<u64>().wrapping_add(place).read() }
 }
 
-/// A number of the process; 0 where it cannot be read.
-#[inline(always)]
-fn on_stack(address: u64) -> u64 {
-    let mut value = 0_u64;
-    // SAFETY: the helper checks the address; the destination is a number of that size.
-    if unsafe { bpf_probe_read_user((&raw mut value).cast(), 8, address as *const _) } != 0 {
-        emit::count(counter::READ_FAULT, 1);
-    }
-    value
-}
-
 /// The call that the goroutine is in.
 #[inline(always)]
 fn key(ctx: &ProbeContext) -> ReadKey {
     let g = register(ctx, R14);
-    let depth = on_stack(g + STACK_END_AT).wrapping_sub(register(ctx, RSP)) as u32;
+    let depth = word_at(g + STACK_END_AT).wrapping_sub(register(ctx, RSP)) as u32;
     ReadKey { g, depth, pid: (bpf_get_current_pid_tgid() >> 32) as u32 }
 }
 

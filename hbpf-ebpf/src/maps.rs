@@ -14,6 +14,7 @@ use hbpf_ebpf::{
 };
 
 use crate::{
+    aead::{Context, ContextKey, Sealer, Thread},
     block::{Place, Started},
     deferred::DeferredKey,
     go::{Read, ReadKey},
@@ -37,6 +38,12 @@ const TLS_PROCESSES: u32 = 4096;
 /// Goroutines that wait for something to read: as many as there are connections. Those of a process that ends leave their entries,
 /// which make room for others; a read whose entry had to is counted where it returns.
 const GO_READERS: u32 = 65_536;
+
+/// Contexts of rustls' connections, two for each.
+const AEAD_USED: u32 = 2 * TLS_CONNECTIONS;
+
+/// Records that pass between a call that seals or opens them and the wire, and sockets that are found so.
+const AEAD_SOUGHT: u32 = 4096;
 
 /// Connections that have sent something and are not accepted yet. Most are accepted at once; this many is room for some
 /// hundred thousand forged ones a second.
@@ -91,6 +98,28 @@ pub static TLS_USERS: LruHashMap<u32, Use> = LruHashMap::with_max_entries(TLS_PR
 
 #[map]
 pub static GO_READS: LruHashMap<ReadKey, Read> = LruHashMap::with_max_entries(GO_READERS, 0);
+
+#[map]
+pub static AEAD_CONTEXTS: LruHashMap<ContextKey, Context> = LruHashMap::with_max_entries(AEAD_USED, 0);
+
+#[map]
+pub static AEAD_THREADS: LruHashMap<u64, Thread> = LruHashMap::with_max_entries(TLS_THREADS, 0);
+
+/// Until when packets are looked at: see [`crate::wire`].
+#[map]
+pub static AEAD_SEEKING: Array<u64> = Array::with_max_entries(1, 0);
+
+/// Contexts by ciphertext that they have sealed.
+#[map]
+pub static AEAD_SENT: LruHashMap<u64, Sealer> = LruHashMap::with_max_entries(AEAD_SOUGHT, 0);
+
+/// Cookies of sockets by ciphertext that they have received.
+#[map]
+pub static AEAD_RECEIVED: LruHashMap<u64, u64> = LruHashMap::with_max_entries(AEAD_SOUGHT, 0);
+
+/// Who seals what a socket sends, by its cookie.
+#[map]
+pub static AEAD_SOCKETS: LruHashMap<u64, Sealer> = LruHashMap::with_max_entries(AEAD_SOUGHT, 0);
 
 #[map]
 pub static DEFERRED: LruHashMap<DeferredKey, Socket> = LruHashMap::with_max_entries(DEFERRED_CONNECTIONS, 0);

@@ -230,8 +230,19 @@ enum Came {
     ToNothing,
 }
 
+/// A number of the process; 0 where it cannot be read.
 #[inline(always)]
-fn stack_pointer(registers: *mut pt_regs) -> u64 {
+pub fn word_at(address: u64) -> u64 {
+    let mut value = 0_u64;
+    // SAFETY: the helper checks the address; the destination is a number of that size.
+    if unsafe { bpf_probe_read_user((&raw mut value).cast(), 8, address as *const _) } != 0 {
+        emit::count(counter::READ_FAULT, 1);
+    }
+    value
+}
+
+#[inline(always)]
+pub fn stack_pointer(registers: *mut pt_regs) -> u64 {
     let place = registers.cast::<u64>().wrapping_add(STACK_POINTER);
     if STACK_POINTER < REGISTERS_EVERYWHERE {
         // SAFETY: the context of a probe is the registers, which the verifier knows.

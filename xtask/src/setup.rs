@@ -18,9 +18,9 @@ const REQUIREMENTS_FULL: &str = "demos/requirements-full.txt";
 const REQUIREMENTS_COVERAGE: &str = "demos/requirements-coverage.txt";
 /// A program with its own BoringSSL, which the environment's npm installs.
 const BUN: &str = "bun@1.4.5";
-/// A client in Rust, which is built with each of these features.
-const RUST_CLIENT: &str = "demos/reqwest/Cargo.toml";
-const RUST_CLIENT_FEATURES: [&str; 2] = ["rustls", "native-tls"];
+/// Programs in Rust, which are built with each of these features.
+const RUST_PROGRAMS: &str = "demos/rust/Cargo.toml";
+const RUST_FEATURES: [&str; 2] = ["rustls", "native-tls"];
 /// The server's native part for any CPU of the architecture, without what serving text needs not.
 const LLAMA_CMAKE_ARGS: &str = "-DGGML_NATIVE=OFF -DGGML_OPENMP=OFF -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF \
     -DLLAMA_BUILD_TOOLS=OFF -DMTMD_BUILD=OFF";
@@ -64,7 +64,7 @@ pub(crate) fn environment(full: bool) -> Result<()> {
         install(&venv, REQUIREMENTS_FULL)?;
         install(&venv, REQUIREMENTS_COVERAGE)?;
         bun(&venv)?;
-        rust_clients()?;
+        rust_programs()?;
         let engines = root().join("target/venv-engines");
         make(&engines)?;
         install(&engines, REQUIREMENTS_ENGINES)?;
@@ -99,14 +99,17 @@ fn bun(venv: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Builds the client in Rust into `target/reqwest`, once with each library.
-fn rust_clients() -> Result<()> {
-    for feature in RUST_CLIENT_FEATURES {
-        let target = root().join("target/reqwest").join(feature);
+/// Builds the programs in Rust into `target/rust`, once with each library, and leaves the client without symbols beside it.
+fn rust_programs() -> Result<()> {
+    for feature in RUST_FEATURES {
+        let target = root().join("target/rust").join(feature);
         let arguments =
-            ["build", "--quiet", "--locked", "--release", "--manifest-path", RUST_CLIENT, "--features", feature];
+            ["build", "--quiet", "--locked", "--release", "--manifest-path", RUST_PROGRAMS, "--features", feature];
         run(cargo(&arguments).arg("--target-dir").arg(&target))
-            .with_context(|| format!("cannot build the client in Rust with {feature}"))?;
+            .with_context(|| format!("cannot build the programs in Rust with {feature}"))?;
+        let client = target.join("release/client");
+        run(Command::new("strip").arg("-o").arg(target.join("release/client-stripped")).arg(client))
+            .context("cannot strip a program (Debian has it in the package binutils)")?;
     }
     Ok(())
 }

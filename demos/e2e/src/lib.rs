@@ -22,7 +22,8 @@ pub use nginx::{Nginx, free_port};
 pub use observer::{Observer, loaded_programs};
 pub use packet::Packet;
 pub use programs::{
-    full, go, go_program, installed, package, programs, python, python_with, script, tool, use_programs_in,
+    full, go, go_program, installed, package, programs, python, python_with, rust_program, script, tool,
+    use_programs_in,
 };
 pub use server::Server;
 pub use truth::{Entry, Outcome, Sums, exact_or_marked, percentile};

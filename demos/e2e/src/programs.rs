@@ -115,6 +115,16 @@ pub fn go_program(go: &Path, source: &str, arguments: &[&str], to: &Path) -> Pat
     program
 }
 
+/// A program in Rust that `cargo xtask setup --full` has built; `None` (and said) where it has not.
+pub fn rust_program(path: &str) -> Option<PathBuf> {
+    let program = installed("rust").join(path);
+    if program.exists() {
+        return Some(program);
+    }
+    crate::skip("HBPF_REQUIRE_CLIENTS", "there are no programs in Rust: `cargo xtask setup --full` builds them");
+    None
+}
+
 /// A program that came with a package of the tests' Python environment.
 pub fn package(path: &str) -> PathBuf {
     let pythons = std::fs::read_dir(installed("venv/lib")).into_iter().flatten().flatten();

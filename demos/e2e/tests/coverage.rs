@@ -5,14 +5,13 @@
 //! handshake. They run in a mount namespace of their own for that, as in a container.
 
 use std::fmt;
-use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use hbpf_core::snapshot::TlsVisibility;
 use hbpf_e2e::{
-    Client, Nginx, Observer, Server, Sums, full, go, go_program, host, installed, package, python_with, script, skip,
-    tool,
+    Client, Nginx, Observer, Server, Sums, full, go, go_program, host, installed, package, python_with, rust_program,
+    script, skip, tool,
 };
 use tempfile::TempDir;
 
@@ -231,15 +230,16 @@ fn clients(place: &mut Place, rows: &mut Vec<Row>) {
         }
     }
 
-    for (feature, tls) in [("rustls", "rustls in the program, stripped"), ("native-tls", "OpenSSL, shared")] {
-        let program = installed(&format!("reqwest/{feature}/release/hbpf-demo-reqwest"));
-        if !program.exists() {
-            skip("HBPF_REQUIRE_CLIENTS", "there is no client in Rust: `cargo xtask setup --full` builds it");
-            continue;
-        }
+    for (program, protocol, version, tls) in [
+        ("rustls/release/client", "HTTP/1.1", "h1", "rustls with aws-lc in the program"),
+        ("rustls/release/client", "HTTP/2", "h2", "rustls with aws-lc in the program"),
+        ("rustls/release/client-stripped", "HTTP/1.1", "h1", "rustls in the program, stripped"),
+        ("native-tls/release/client", "HTTP/1.1", "h1", "OpenSSL, shared"),
+    ] {
+        let Some(program) = rust_program(program) else { continue };
         let mut command = place.command(&program);
-        command.args([&url, "demo", &calls]).arg(&authority);
-        add("Rust reqwest", "HTTP/1.1", tls, place.run(&mut command));
+        command.args([&url, "demo", &calls]).arg(&authority).arg(version);
+        add("Rust reqwest", protocol, tls, place.run(&mut command));
     }
     if let Some(java) = tool("Java", "--version", &["java".into()]) {
         let mut command = place.command(&java);
@@ -249,11 +249,10 @@ fn clients(place: &mut Place, rows: &mut Vec<Row>) {
 }
 
 /// A server, until it is dropped.
-struct Process(Child, Option<ChildStdin>);
+struct Process(Child);
 
 impl Drop for Process {
     fn drop(&mut self) {
-        drop(self.1.take());
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
@@ -289,7 +288,7 @@ fn servers(place: &mut Place, rows: &mut Vec<Row>) {
             let port = hbpf_e2e::free_port();
             let mut command = Command::new(&python);
             command.arg(script("clients/asgi.py")).args([kind, &port.to_string()]).arg(&certificate).arg(&key);
-            let server = Process(command.stderr(Stdio::null()).spawn().expect("it starts"), None);
+            let server = Process(command.stderr(Stdio::null()).spawn().expect("it starts"));
             call(port, version);
             let pid = server.0.id();
             let frame = place.observer.until("the server's own view is complete", |frame| {
@@ -318,35 +317,40 @@ fn servers(place: &mut Place, rows: &mut Vec<Row>) {
         add("nginx as a proxy", protocol, "OpenSSL, shared", (seen, (truth.input, truth.output)));
     }
 
-    let Some(go) = go() else { return };
-    let directory = tempfile::tempdir().expect("a temporary directory");
-    let program = go_program(&go, "proxy.go", &["-ldflags", "-s -w"], directory.path());
-    for (version, protocol) in [("--http1.1", "HTTP/1.1"), ("--http2", "HTTP/2")] {
-        let mut command = Command::new(&program);
-        command.arg(place.server.plain_url()).arg(&certificate).arg(&key);
-        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("it starts");
-        let input = child.stdin.take();
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().expect("it is piped"))
-            .read_line(&mut line)
-            .expect("it says where it listens");
-        let said: serde_json::Value = serde_json::from_str(&line).expect("it speaks JSON");
-        let port = said["port"].as_u64().and_then(|port| u16::try_from(port).ok()).expect("a port");
-        let server = Process(child, input);
-        let pid = server.0.id();
-        place.until_looked_into(pid);
-        call(port, version);
-        let truth = place.server.truth_after(place.calls, CALLS);
-        place.calls += CALLS;
-        let frame = place
-            .observer
-            .until("the proxy's own view is complete", |frame| Sums::of_server(frame, pid).ended() >= CALLS as u64);
-        add(
-            "Go 1.27 net/http, stripped, as a proxy",
-            protocol,
-            "crypto/tls",
-            (Sums::of_server(&frame, pid), (truth.input, truth.output)),
-        );
+    type MakeCommand<'a> = &'a dyn Fn(&Place) -> Command;
+    let mut pass =
+        |name: &'static str, tls: &'static str, versions: &[(&str, &'static str)], command: MakeCommand<'_>| {
+            for (version, protocol) in versions {
+                let proxy = Client::start(&mut command(place));
+                let port = proxy.ready["port"].as_u64().and_then(|port| u16::try_from(port).ok()).expect("a port");
+                let pid = proxy.pid();
+                place.until_looked_into(pid);
+                call(port, version);
+                let truth = place.server.truth_after(place.calls, CALLS);
+                place.calls += CALLS;
+                let frame = place.observer.until("the proxy's own view is complete", |frame| {
+                    Sums::of_server(frame, pid).ended() >= CALLS as u64
+                });
+                add(name, protocol, tls, (Sums::of_server(&frame, pid), (truth.input, truth.output)));
+            }
+        };
+    if let Some(go) = go() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let program = go_program(&go, "proxy.go", &["-ldflags", "-s -w"], directory.path());
+        let versions = [("--http1.1", "HTTP/1.1"), ("--http2", "HTTP/2")];
+        pass("Go 1.27 net/http, stripped, as a proxy", "crypto/tls", &versions, &|place| {
+            let mut command = Command::new(&program);
+            command.arg(place.server.plain_url()).arg(&certificate).arg(&key);
+            command
+        });
+    }
+    if let Some(program) = rust_program("rustls/release/proxy") {
+        let tls = "rustls with aws-lc in the program";
+        pass("Rust tokio-rustls as a proxy", tls, &[("--http1.1", "HTTP/1.1")], &|place| {
+            let mut command = Command::new(&program);
+            command.arg(place.server.plain.to_string()).arg(&certificate).arg(&key).arg("TLS");
+            command
+        });
     }
 }
 

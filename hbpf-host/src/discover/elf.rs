@@ -35,10 +35,14 @@ const MAX_RELOCATION_BYTES: u64 = 16 * 1024 * 1024;
 /// Longest name that a library may have for itself.
 const MAX_SONAME_BYTES: usize = 64;
 
+/// What the names of aws-lc's functions begin with, where it is in a program of Rust, and the most bytes of the version behind it.
+const AWS_LC: &[u8] = b"aws_lc_";
+const MAX_VERSION_BYTES: usize = 24;
+
 /// Longest build id kept: the usual ones are SHA-1.
 const MAX_BUILD_ID_BYTES: usize = 32;
 
-use super::inside::{self, Inside, Piece};
+use super::inside::{self, Inside, Piece, Pieces};
 use super::placement::{self, Code, Export, Place};
 use super::{go, known};
 
@@ -86,11 +90,27 @@ pub enum Symbol {
     GoForget,
     /// The same where arguments are on the stack.
     GoForgetOnStack,
+    /// `EVP_AEAD_CTX_init` of aws-lc, as all that follow.
+    AeadInit,
+    /// `EVP_AEAD_CTX_init_with_direction`
+    AeadInitWithDirection,
+    /// `EVP_AEAD_CTX_cleanup`
+    AeadCleanup,
+    /// `EVP_AEAD_CTX_free`
+    AeadFree,
+    /// `EVP_AEAD_CTX_seal`
+    AeadSeal,
+    /// `EVP_AEAD_CTX_seal_scatter`
+    AeadSealScatter,
+    /// `EVP_AEAD_CTX_open`
+    AeadOpen,
+    /// `EVP_AEAD_CTX_open_gather`
+    AeadOpenGather,
 }
 
 impl Symbol {
     /// All of them.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 26] = [
         Self::SslRead,
         Self::SslReadEx,
         Self::SslWrite,
@@ -109,6 +129,14 @@ impl Symbol {
         Self::GoWriteOnStack,
         Self::GoForget,
         Self::GoForgetOnStack,
+        Self::AeadInit,
+        Self::AeadInitWithDirection,
+        Self::AeadCleanup,
+        Self::AeadFree,
+        Self::AeadSeal,
+        Self::AeadSealScatter,
+        Self::AeadOpen,
+        Self::AeadOpenGather,
     ];
 
     /// Its name in the library.
@@ -128,18 +156,31 @@ impl Symbol {
             Self::GoRead | Self::GoReadReturn | Self::GoReadReturnOnStack => "crypto/tls.(*Conn).Read",
             Self::GoWrite | Self::GoWriteOnStack => "crypto/tls.(*Conn).Write",
             Self::GoForget | Self::GoForgetOnStack => "crypto/tls.(*Conn).Close",
+            Self::AeadInit => "EVP_AEAD_CTX_init",
+            Self::AeadInitWithDirection => "EVP_AEAD_CTX_init_with_direction",
+            Self::AeadCleanup => "EVP_AEAD_CTX_cleanup",
+            Self::AeadFree => "EVP_AEAD_CTX_free",
+            Self::AeadSeal => "EVP_AEAD_CTX_seal",
+            Self::AeadSealScatter => "EVP_AEAD_CTX_seal_scatter",
+            Self::AeadOpen => "EVP_AEAD_CTX_open",
+            Self::AeadOpenGather => "EVP_AEAD_CTX_open_gather",
         }
     }
 
-    /// The one whose name, with the zero that ends it, begins these bytes.
+    /// The one whose name, with the zero that ends it, begins these bytes. aws-lc puts its version before its names
+    /// (`aws_lc_0_47_0_EVP_AEAD_CTX_seal`); in BoringSSL, which has the same functions, others show more.
     fn at(bytes: &[u8]) -> Option<Self> {
+        let name = match bytes.strip_prefix(AWS_LC) {
+            Some(rest) => {
+                let version = rest.iter().take(MAX_VERSION_BYTES).position(u8::is_ascii_uppercase)?;
+                Some(&rest[version..]).filter(|name| name.starts_with(b"EVP_AEAD_CTX_"))?
+            }
+            None if bytes.starts_with(b"SSL_") || bytes.starts_with(b"gnutls_") => bytes,
+            None => return None,
+        };
         let begins =
-            |symbol: &Self| bytes.strip_prefix(symbol.name().as_bytes()).is_some_and(|rest| rest.first() == Some(&0));
-        if bytes.starts_with(b"SSL_") || bytes.starts_with(b"gnutls_") {
-            Self::ALL.into_iter().find(begins)
-        } else {
-            None
-        }
+            |symbol: &Self| name.strip_prefix(symbol.name().as_bytes()).is_some_and(|rest| rest.first() == Some(&0));
+        Self::ALL.into_iter().find(begins)
     }
 }
 
@@ -175,6 +216,11 @@ pub(crate) fn inspect(mut file: impl Read + Seek, size: u64) -> Result<Inspectio
         return Err(Refusal::TooLarge);
     }
     let (found, pieces) = inspect_with(&mut file, size, &[])?;
+    if found.symbols.iter().any(|(symbol, _)| *symbol == Symbol::AeadSeal) {
+        let rustls = inside::rustls(&mut file, &pieces).map_err(|_| Refusal::Malformed)?;
+        let version = rustls.as_deref().map(Label::new);
+        return Ok(Inspection { version, ..found });
+    }
     let is_program = found.soname.is_none();
     if !is_program || !found.symbols.is_empty() || found.unreadable.is_some() {
         return Ok(found);
@@ -184,7 +230,7 @@ pub(crate) fn inspect(mut file: impl Read + Seek, size: u64) -> Result<Inspectio
             let exports: Vec<_> =
                 functions.into_iter().map(|(symbol, address)| Export { symbol, address, size: 0 }).collect();
             let (found, _) = inspect_with(&mut file, size, &exports)?;
-            Ok(Inspection { version: Some(Label::new(name)), ..found })
+            Ok(Inspection { version: Some(Label::new(&name)), ..found })
         }
         Ok(Inside::Unreadable(why)) => Ok(Inspection { unreadable: Some(why), ..found }),
         Ok(Inside::Nothing) => Ok(found),
@@ -193,7 +239,7 @@ pub(crate) fn inspect(mut file: impl Read + Seek, size: u64) -> Result<Inspectio
 }
 
 /// The same with functions that are known already, and with what is mapped of the file when it runs.
-fn inspect_with(file: impl Read + Seek, size: u64, known: &[Export]) -> Result<(Inspection, Vec<Piece>), Refusal> {
+fn inspect_with(file: impl Read + Seek, size: u64, known: &[Export]) -> Result<(Inspection, Pieces), Refusal> {
     let cache = ReadCache::new(file);
     let left = Cell::new(MAX_READ_BYTES);
     let data = Bounded { data: &cache, left: &left };
@@ -217,7 +263,7 @@ fn read<'data>(
     data: impl ReadRef<'data>,
     size: u64,
     known: &[Export],
-) -> object::Result<(Inspection, Vec<Piece>)> {
+) -> object::Result<(Inspection, Pieces)> {
     let endian = NativeEndian;
     let segments = header.program_headers(endian, data)?;
     let segments = &segments[..segments.len().min(MAX_SEGMENTS)];
@@ -237,7 +283,7 @@ fn read<'data>(
                 }
                 None => found.unreadable = Some(GO_UNREADABLE.to_owned()),
             }
-            return Ok((found, Vec::new()));
+            return Ok((found, Pieces::default()));
         }
         // A program's own functions are among the symbols that it does not need to run.
         (exports, peeks) = self::exports(&sections, data, elf::SHT_SYMTAB).unwrap_or_default();
@@ -258,9 +304,9 @@ fn read<'data>(
 const GO_UNREADABLE: &str = "its crypto/tls, of Go, does not look as hbpf knows it";
 
 /// What is mapped of the file when it runs, and not written to.
-fn pieces(segments: &[Segment], size: u64) -> Vec<Piece> {
+fn pieces(segments: &[Segment], size: u64) -> Pieces {
     let endian = NativeEndian;
-    let is_searched =
+    let is_read =
         |segment: &&Segment| segment.p_type(endian) == elf::PT_LOAD && !segment.p_flags(endian).contains(elf::PF_W);
     let piece = |segment: &Segment| {
         let offset = segment.p_offset(endian);
@@ -271,7 +317,8 @@ fn pieces(segments: &[Segment], size: u64) -> Vec<Piece> {
             is_code: segment.p_flags(endian).contains(elf::PF_X),
         }
     };
-    segments.iter().filter(is_searched).map(piece).collect()
+    let unwind = segments.iter().find(|segment| segment.p_type(endian) == elf::PT_GNU_EH_FRAME);
+    Pieces { mapped: segments.iter().filter(is_read).map(piece).collect(), unwind: unwind.map(piece) }
 }
 
 /// A program made by Go that uses its TLS.
@@ -343,7 +390,9 @@ impl<'data, R: ReadRef<'data>> Text<'_, 'data, R> {
     fn has_tls(&self, exports: &[Export]) -> bool {
         let has =
             |symbol| exports.iter().any(|export| export.symbol == symbol && self.offset(export.address).is_some());
-        has(Symbol::SslRead) && has(Symbol::SslWrite) || has(Symbol::GnutlsRecv) && has(Symbol::GnutlsSend)
+        has(Symbol::SslRead) && has(Symbol::SslWrite)
+            || has(Symbol::GnutlsRecv) && has(Symbol::GnutlsSend)
+            || [Symbol::AeadInitWithDirection, Symbol::AeadSeal, Symbol::AeadOpenGather].into_iter().all(has)
     }
 
     /// What Go has left in the file, if it was made by Go and uses its TLS.
@@ -600,8 +649,22 @@ mod tests {
     fn names_match_whole() {
         assert_eq!(Symbol::at(b"SSL_read\0"), Some(Symbol::SslRead));
         assert_eq!(Symbol::at(b"SSL_write_ex2\0x"), Some(Symbol::SslWriteEx2));
-        for other in [&b"SSL_read"[..], b"SSL_reader\0", b"xSSL_read\0", b"SSL_\0", b"", b"SSL_peek\0"] {
-            assert_eq!(Symbol::at(other), None);
+        assert_eq!(Symbol::at(b"aws_lc_0_47_0_EVP_AEAD_CTX_seal\0"), Some(Symbol::AeadSeal));
+        assert_eq!(Symbol::at(b"aws_lc_fips_0_13_7_EVP_AEAD_CTX_open_gather\0"), Some(Symbol::AeadOpenGather));
+        for other in [
+            &b"SSL_read"[..],
+            b"SSL_reader\0",
+            b"xSSL_read\0",
+            b"SSL_\0",
+            b"",
+            b"SSL_peek\0",
+            b"EVP_AEAD_CTX_seal\0",
+            b"aws_lc_0_47_0_SSL_read\0",
+            b"aws_lc_0_47_0_EVP_AEAD_CTX_new\0",
+            b"aws_lc_",
+            b"aws_lc_0_0_0_0_0_0_0_0_0_0_0_0_0_0_EVP_AEAD_CTX_seal\0",
+        ] {
+            assert_eq!(Symbol::at(other), None, "{}", String::from_utf8_lossy(other));
         }
     }
 }

@@ -1,15 +1,18 @@
 //! What programs have inside that were built in one piece with their TLS library, and then stripped: no name leads to the
 //! library's functions.
 //!
-//! What the library says of itself in its messages names it. Its functions are then known by their code, if they are
-//! ([`SIGNATURES`]): each must be there exactly once, or none is taken. Nothing is guessed.
+//! What the library says of itself in its messages names it. Its functions are then known by their code ([`SIGNATURES`]) or by
+//! what they report ([`reports`]), if they are: each must be there exactly once, or none is taken. Nothing is guessed.
 
+use std::collections::BTreeSet;
 use std::io::{Read, Seek, SeekFrom};
 use std::sync::LazyLock;
 
 use memchr::memmem::Finder;
+use memchr::memrchr;
 
 use super::elf::Symbol;
+use super::reports;
 
 /// See the head of the file.
 const SIGNATURES: &str = include_str!("signatures.txt");
@@ -46,30 +49,31 @@ pub(super) struct Piece {
     pub(super) is_code: bool,
 }
 
+/// All such pieces of a file.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Pieces {
+    pub(super) mapped: Vec<Piece>,
+    /// Where it is written where functions begin (`.eh_frame_hdr`).
+    pub(super) unwind: Option<Piece>,
+}
+
 /// What was found inside.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Inside {
     /// No TLS library that is known.
     Nothing,
     /// The functions of a library, by their addresses, and what the library is called.
-    Functions(&'static str, Vec<(Symbol, u64)>),
+    Functions(String, Vec<(Symbol, u64)>),
     /// A library that cannot be probed, and why.
     Unreadable(String),
 }
 
 /// Looks through the pieces of a program.
-pub(super) fn look(file: &mut (impl Read + Seek), pieces: &[Piece]) -> std::io::Result<Inside> {
+pub(super) fn look(file: &mut (impl Read + Seek), pieces: &Pieces) -> std::io::Result<Inside> {
     let mut left = MAX_SEARCHED_BYTES;
-    let (boringssl, rustls) = (Finder::new(BORINGSSL), Finder::new(RUSTLS));
-    let (mut has_boringssl, mut rustls_version) = (false, None);
-    for piece in pieces.iter().filter(|piece| !piece.is_code) {
-        search(file, piece, &mut left, &mut |bytes, _| {
-            has_boringssl |= boringssl.find_iter(bytes).any(|at| bytes[..at].ends_with(BEFORE_BORINGSSL));
-            let versions = rustls.find_iter(bytes).filter_map(|at| version(&bytes[at + RUSTLS.len()..]));
-            rustls_version = rustls_version.take().or_else(|| versions.map(str::to_owned).next());
-        })?;
-    }
-    if has_boringssl {
+    let Pieces { mapped: pieces, unwind } = pieces;
+    let said = said(file, pieces, &mut left)?;
+    if said.has_boringssl {
         let mut matches = vec![Vec::new(); PATTERNS.len()];
         for piece in pieces.iter().filter(|piece| piece.is_code) {
             search(file, piece, &mut left, &mut |bytes, address| {
@@ -80,20 +84,53 @@ pub(super) fn look(file: &mut (impl Read + Seek), pieces: &[Piece]) -> std::io::
         }
         let found = LIBRARIES.iter().find_map(|library| Some((library.name, library.functions(&matches)?)));
         return Ok(match found {
-            Some((name, functions)) => Inside::Functions(name, functions),
+            Some((name, functions)) => Inside::Functions(name.to_owned(), functions),
             None => Inside::Unreadable("BoringSSL is inside, and no signature of it matches this build".to_owned()),
         });
     }
-    Ok(match rustls_version {
-        Some(version) => {
-            Inside::Unreadable(format!("rustls {version} is inside, of which no function can be told by its code"))
-        }
-        None => Inside::Nothing,
-    })
+    let Some(rustls) = said.rustls else { return Ok(Inside::Nothing) };
+    if let (Some(source), Some(unwind)) = (said.aead_source, unwind)
+        && let Some(functions) = reports::functions(file, pieces, unwind, source, &mut left)?
+    {
+        return Ok(Inside::Functions(rustls, functions));
+    }
+    Ok(Inside::Unreadable(format!("{rustls} is inside, of which no function can be told by its code")))
+}
+
+/// Which rustls is inside, if it says so.
+pub(super) fn rustls(file: &mut (impl Read + Seek), pieces: &Pieces) -> std::io::Result<Option<String>> {
+    Ok(said(file, &pieces.mapped, &mut { MAX_SEARCHED_BYTES })?.rustls)
+}
+
+/// What libraries say of themselves.
+struct Said {
+    has_boringssl: bool,
+    /// Its name, with its version.
+    rustls: Option<String>,
+    /// Where aws-lc names the file of its AEAD functions; `None` where it does not, or in two places.
+    aead_source: Option<u64>,
+}
+
+fn said(file: &mut (impl Read + Seek), pieces: &[Piece], left: &mut u64) -> std::io::Result<Said> {
+    let (boringssl, rustls, aead) = (Finder::new(BORINGSSL), Finder::new(RUSTLS), Finder::new(reports::SOURCE));
+    let mut said = Said { has_boringssl: false, rustls: None, aead_source: None };
+    let mut sources = BTreeSet::new();
+    for piece in pieces.iter().filter(|piece| !piece.is_code) {
+        search(file, piece, left, &mut |bytes, address| {
+            said.has_boringssl |= boringssl.find_iter(bytes).any(|at| bytes[..at].ends_with(BEFORE_BORINGSSL));
+            let mut versions = rustls.find_iter(bytes).filter_map(|at| version(&bytes[at + RUSTLS.len()..]));
+            said.rustls = said.rustls.take().or_else(|| versions.next().map(|version| format!("rustls {version}")));
+            // The name begins behind the end of what is before it.
+            let begins = aead.find_iter(bytes).filter_map(|at| Some(memrchr(0, &bytes[..at])? + 1));
+            sources.extend(begins.map(|at| address.wrapping_add(at as u64)).take(2));
+        })?;
+    }
+    said.aead_source = sources.first().copied().filter(|_| sources.len() == 1);
+    Ok(said)
 }
 
 /// Shows a piece of the file chunk by chunk, with the address of each. `left` is how much may be read yet.
-fn search(
+pub(super) fn search(
     file: &mut (impl Read + Seek),
     piece: &Piece,
     left: &mut u64,
@@ -222,6 +259,7 @@ mod tests {
             Piece { offset: 0, len: constants.len() as u64, address: 0, is_code: false },
             Piece { offset: constants.len() as u64, len: code.len() as u64, address: CODE_AT, is_code: true },
         ];
+        let pieces = Pieces { mapped: pieces.to_vec(), unwind: None };
         look(&mut Cursor::new([constants, code].concat()), &pieces).unwrap()
     }
 
@@ -299,7 +337,10 @@ mod tests {
             Piece { offset: 0, len: u64::MAX, address: u64::MAX - 8, is_code: true },
             Piece { offset: 0, len: 0, address: 0, is_code: false },
         ] {
-            let _ = look(&mut Cursor::new([BEFORE_BORINGSSL, BORINGSSL].concat().repeat(3)), &[piece, piece]);
+            let pieces = Pieces { mapped: vec![piece, piece], unwind: Some(piece) };
+            for said in [[BEFORE_BORINGSSL, BORINGSSL].concat(), [b"/rustls-0.23.1/\0x", reports::SOURCE].concat()] {
+                let _ = look(&mut Cursor::new(said.repeat(3)), &pieces);
+            }
         }
     }
 }

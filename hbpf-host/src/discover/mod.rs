@@ -25,6 +25,7 @@ mod mounts;
 mod overlay;
 mod pages;
 mod placement;
+mod reports;
 mod seen;
 #[cfg(test)]
 mod tests;

@@ -87,7 +87,15 @@ pub(super) fn places(exports: &[Export], peeks: &[Export], code: &dyn Code) -> V
         | Symbol::GoWrite
         | Symbol::GoWriteOnStack
         | Symbol::GoForget
-        | Symbol::GoForgetOnStack => false,
+        | Symbol::GoForgetOnStack
+        | Symbol::AeadInit
+        | Symbol::AeadInitWithDirection
+        | Symbol::AeadCleanup
+        | Symbol::AeadFree
+        | Symbol::AeadSeal
+        | Symbol::AeadSealScatter
+        | Symbol::AeadOpen
+        | Symbol::AeadOpenGather => false,
     };
     let exported = exports.iter().filter(|export| !replaced(export.symbol));
     let exported = exported.filter_map(|export| place(export.symbol, export.address, false));
@@ -175,7 +183,8 @@ fn cheapest(code: &dyn Code, entry: u64) -> (u64, bool) {
         let used = info.info(&instruction);
         let changes = used.used_registers().iter().any(|used| {
             let register = used.register().full_register();
-            writes(used.access()) && (register == Register::RSP || ARGUMENTS.contains(&register))
+            let matters = matches!(register, Register::RSP | Register::R9) || ARGUMENTS.contains(&register);
+            writes(used.access()) && matters
         });
         let stores = used.used_memory().iter().any(|used| writes(used.access()));
         if instruction.flow_control() != FlowControl::Next || changes || stores {

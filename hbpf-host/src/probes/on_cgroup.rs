@@ -19,9 +19,12 @@ pub(crate) const PLAIN: [&str; 7] =
 /// Those of how connections fare, likewise: all but the last say whose socket it is, and are the same ones.
 pub(crate) const NET: [&str; 4] = ["sock_create", "connect4", "connect6", "net_connection"];
 
+/// Those that tell contexts of rustls' connections that belong together.
+pub(crate) const AEAD: [&str; 2] = ["aead_egress", "aead_ingress"];
+
 /// Whether a program of this name is one of ours.
 pub(crate) fn is_ours(name: &str) -> bool {
-    PLAIN.iter().chain(&NET).chain(&super::device::PROGRAMS).any(|ours| *ours == name)
+    PLAIN.iter().chain(&NET).chain(&AEAD).chain(&super::device::PROGRAMS).any(|ours| *ours == name)
 }
 
 /// Puts these programs in place, and says where that is. Those that another group has put there stay as they are.
@@ -70,7 +73,8 @@ pub(super) fn attach_one(program: &mut Program, name: &str, root: &OwnedFd) -> R
     let mode = CgroupAttachMode::Single;
     match program {
         Program::CgroupSkb(program) => {
-            let hook = if name == "tcp_ingress" { CgroupSkbAttachType::Ingress } else { CgroupSkbAttachType::Egress };
+            let hook =
+                if name.ends_with("_ingress") { CgroupSkbAttachType::Ingress } else { CgroupSkbAttachType::Egress };
             CgroupSkb::attach(program, root, hook, mode).map(drop)
         }
         Program::CgroupSock(program) => CgroupSock::attach(program, root, mode).map(drop),

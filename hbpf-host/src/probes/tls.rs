@@ -9,16 +9,27 @@ use std::num::NonZeroU32;
 use std::os::fd::AsRawFd;
 
 use aya::Ebpf;
+use aya::maps::HashMap;
 use aya::programs::UProbe;
 use aya::programs::uprobe::{UProbeLink, UProbeScope};
 use hbpf_core::label::Label;
 
-use super::{ProbeError, absent, present, program, raw, unload};
+use super::{ProbeError, absent, on_cgroup, present, program, raw, unload};
 use crate::discover::{Library, LibraryId, Place, Symbol};
 use crate::protocol::{Group, ProbeStatus, Trap, TrapKind};
 
 /// Maps that remember connections and calls. What they hold is wrong once calls have gone by unseen.
-const MEMORY: [&str; 4] = ["TLS_FLOWS", "TLS_CALLS", "TLS_USERS", "GO_READS"];
+const MEMORY: [&str; 9] = [
+    "TLS_FLOWS",
+    "TLS_CALLS",
+    "TLS_USERS",
+    "GO_READS",
+    "AEAD_CONTEXTS",
+    "AEAD_THREADS",
+    "AEAD_SENT",
+    "AEAD_RECEIVED",
+    "AEAD_SOCKETS",
+];
 
 /// Most processes into which one library's probes are put one by one: at each hit the kernel goes through all of them to
 /// find whose it is.
@@ -44,11 +55,18 @@ fn programs_for(symbol: Symbol, internal: bool) -> &'static [&'static str] {
         Symbol::GoWriteOnStack => &["go_tls_write_on_stack"],
         Symbol::GoForget => &["go_tls_forget"],
         Symbol::GoForgetOnStack => &["go_tls_forget_on_stack"],
+        Symbol::AeadInit => &["aead_init"],
+        Symbol::AeadInitWithDirection => &["aead_init_with_direction"],
+        Symbol::AeadCleanup | Symbol::AeadFree => &["aead_cleanup"],
+        Symbol::AeadSeal => &["aead_seal_return", "aead_seal"],
+        Symbol::AeadSealScatter => &["aead_seal_return", "aead_seal_scatter"],
+        Symbol::AeadOpen => &["aead_open_return", "aead_open"],
+        Symbol::AeadOpenGather => &["aead_open_return", "aead_open_gather"],
     }
 }
 
 /// In the order in which their probes are put in.
-const SYMBOLS: [Symbol; 18] = [
+const SYMBOLS: [Symbol; 26] = [
     Symbol::SslNew,
     Symbol::SslFree,
     Symbol::GnutlsDeinit,
@@ -67,6 +85,14 @@ const SYMBOLS: [Symbol; 18] = [
     Symbol::GoReadReturn,
     Symbol::GoReadReturnOnStack,
     Symbol::GoRead,
+    Symbol::AeadFree,
+    Symbol::AeadCleanup,
+    Symbol::AeadOpenGather,
+    Symbol::AeadOpen,
+    Symbol::AeadSealScatter,
+    Symbol::AeadSeal,
+    Symbol::AeadInitWithDirection,
+    Symbol::AeadInit,
 ];
 
 /// Every TLS program once.
@@ -91,9 +117,13 @@ fn load<'a>(name: &str, ebpf: &'a mut Ebpf) -> Result<&'a mut UProbe, ProbeError
 #[derive(Default)]
 pub(super) struct Tls {
     libraries: BTreeMap<LibraryId, Probed>,
+    /// Where the programs are that see ciphertext on the wire, if they are needed.
+    wire: Option<Label>,
     errors: Vec<ProbeError>,
     /// Processes in which no probes shall be.
     excluded: BTreeSet<u32>,
+    /// Processes that were among them before.
+    back: BTreeSet<u32>,
 }
 
 /// Probes with the names of their programs. Dropping them takes them out.
@@ -137,7 +167,21 @@ impl Tls {
         for probed in self.libraries.values_mut() {
             self.errors.extend(probed.attach(ebpf).err());
         }
+        self.watch_wire(ebpf);
         Ok(())
+    }
+
+    /// Puts in place what sees ciphertext on the wire, once a library is there that needs it. Without it new connections are read still.
+    fn watch_wire(&mut self, ebpf: &mut Ebpf) {
+        if self.wire.is_none() && self.libraries.values().any(Probed::seals) {
+            match on_cgroup::attach(ebpf, &on_cgroup::AEAD) {
+                Ok(place) => self.wire = Some(place),
+                Err(error) => {
+                    on_cgroup::AEAD.into_iter().for_each(|name| unload(ebpf, name));
+                    self.errors.push(error);
+                }
+            }
+        }
     }
 
     pub(super) fn detach(&mut self, ebpf: &mut Ebpf) {
@@ -146,7 +190,8 @@ impl Tls {
             probed.one_by_one.clear();
             (probed.problem, probed.not_left_out) = (None, None);
         }
-        all_programs().into_iter().for_each(|name| unload(ebpf, name));
+        all_programs().into_iter().chain(on_cgroup::AEAD).for_each(|name| unload(ebpf, name));
+        self.wire = None;
         for name in MEMORY {
             if let Some(map) = ebpf.map(name) {
                 raw::clear(map);
@@ -157,10 +202,10 @@ impl Tls {
     pub(super) fn add(&mut self, library: Library, ebpf: Option<&mut Ebpf>) {
         let (everywhere, one_by_one) = (Links::new(), BTreeMap::new());
         let mut probed = Probed { library, everywhere, one_by_one, problem: None, not_left_out: None };
-        if let Some(ebpf) = ebpf {
-            self.errors.extend(probed.attach(ebpf).err());
-        }
+        let Some(ebpf) = ebpf else { return drop(self.libraries.insert(probed.library.id, probed)) };
+        self.errors.extend(probed.attach(ebpf).err());
         self.libraries.insert(probed.library.id, probed);
+        self.watch_wire(ebpf);
     }
 
     pub(super) fn remove(&mut self, id: LibraryId) {
@@ -168,6 +213,7 @@ impl Tls {
     }
 
     pub(super) fn exclude(&mut self, pids: BTreeSet<u32>) {
+        self.back.extend(self.excluded.difference(&pids));
         self.excluded = pids;
     }
 
@@ -183,6 +229,11 @@ impl Tls {
 
     /// Has every library's probes where they shall be, given who uses it.
     pub(super) fn settle(&mut self, ebpf: &mut Ebpf, users: &dyn Fn(LibraryId) -> BTreeSet<u32>) {
+        forget_contexts(ebpf, &std::mem::take(&mut self.back));
+        if self.wire.is_some() && !self.libraries.values().any(Probed::seals) {
+            on_cgroup::AEAD.into_iter().for_each(|name| unload(ebpf, name));
+            self.wire = None;
+        }
         for (id, probed) in &mut self.libraries {
             if probed.problem.is_some() {
                 continue;
@@ -216,13 +267,44 @@ impl Tls {
                 list.push(ProbeStatus { attached_to: path.clone(), ..absent(Group::LlmTls, why.clone(), false) });
             }
         }
+        if let Some(place) = &self.wire {
+            list.extend(on_cgroup::AEAD.map(|name| present(Group::LlmTls, name, place.clone(), None, ebpf)));
+        }
         if list.len() == before {
             list.push(absent(Group::LlmTls, "no process uses a TLS library that can be probed".into(), false));
         }
     }
 }
 
+/// An address in a process means another context by now than when its probes were taken out.
+fn forget_contexts(ebpf: &mut Ebpf, pids: &BTreeSet<u32>) {
+    if pids.is_empty() {
+        return;
+    }
+    let Some(Ok(mut contexts)) = ebpf.map_mut("AEAD_CONTEXTS").map(HashMap::<_, ContextKey, [u64; 4]>::try_from) else {
+        return;
+    };
+    let of_these = contexts.keys().flatten().filter(|ContextKey([_, pid])| pids.contains(&(*pid as u32)));
+    for key in of_these.collect::<Vec<_>>() {
+        // It may have made room meanwhile.
+        let _ = contexts.remove(&key);
+    }
+}
+
+/// Address and process.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+struct ContextKey([u64; 2]);
+
+// SAFETY: two `u64` without padding.
+unsafe impl aya::Pod for ContextKey {}
+
 impl Probed {
+    /// Whether it is rustls, whose contexts must be told apart.
+    fn seals(&self) -> bool {
+        self.library.places.iter().any(|place| place.symbol == Symbol::AeadSeal)
+    }
+
     /// The trap that leads to a program. Where those of its places differ, the dearer is told.
     fn trap(&self, program: &str) -> Trap {
         let kind = match program {
@@ -322,7 +404,7 @@ mod tests {
                 assert!(first.ends_with("_return") && !second.ends_with("_return"), "{first} {second}");
             }
         }
-        assert_eq!(all_programs().len(), 19);
+        assert_eq!(all_programs().len(), 28);
     }
 
     #[test]

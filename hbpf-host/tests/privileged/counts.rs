@@ -24,13 +24,16 @@ pub(crate) const ALL: &[Test] = &[
 /// How often, how long together in nanoseconds, and bytes.
 type Sum = (u64, u64, u64);
 
-/// What was counted since the probes came, by process, event and device.
-#[derive(Default)]
-struct Counts(HashMap<(u32, String, String), Sum>);
+/// What was counted since the probes came, by process, event and device, and how often a program was to run and did not.
+#[derive(Debug, Default)]
+struct Counts {
+    sums: HashMap<(u32, String, String), Sum>,
+    missed: u64,
+}
 
 impl Counts {
     fn of(&self, pid: u32, event: &str, device: &str) -> Sum {
-        self.0.get(&(pid, event.to_owned(), device.to_owned())).copied().unwrap_or_default()
+        self.sums.get(&(pid, event.to_owned(), device.to_owned())).copied().unwrap_or_default()
     }
 
     /// How often it has happened to a process that is about no device.
@@ -44,12 +47,18 @@ impl Counts {
             subject.tell(&format!("sample {sample}"));
             let end = format!("sample-end {sample}");
             loop {
-                let line = subject.expect("counts", |line| line.starts_with("counted ") || line == end);
+                let is_told = |line: &str| line.starts_with("counted ") || line.starts_with("status ");
+                let line = subject.expect("counts", |line| is_told(line) || line == end);
+                if line.starts_with("status ") {
+                    let missed = line.rsplit("missed=").next().and_then(|missed| missed.parse().ok());
+                    self.missed = missed.unwrap_or_else(|| panic!("{line}"));
+                    continue;
+                }
                 let Some(rest) = line.strip_prefix("counted ") else { break };
                 let fields: Vec<&str> = rest.split(' ').collect();
                 let [pid, event, device, count, nanoseconds, bytes] = fields[..] else { panic!("{line}") };
                 let number = |text: &str| text.parse::<u64>().unwrap();
-                let sum = self.0.entry((pid.parse().unwrap(), event.to_owned(), device.to_owned())).or_default();
+                let sum = self.sums.entry((pid.parse().unwrap(), event.to_owned(), device.to_owned())).or_default();
                 let all = (sum.0 + number(count), sum.1 + number(nanoseconds), sum.2 + number(bytes));
                 *sum = all;
             }
@@ -57,7 +66,7 @@ impl Counts {
                 return;
             }
         }
-        panic!("not enough: {:#?}", self.0);
+        panic!("not enough: {self:#?}");
     }
 }
 
@@ -115,10 +124,14 @@ fn counts_requests(subject: Talker, tracepoint: &str) {
     let waited: u64 = reader.expect_start("read ").parse().unwrap();
     let mut counts = Counts::default();
     let pid = reader.pid();
-    counts.until(&mut subject, |counts| counts.of(pid, "DiskRead", &disk).2 >= PIECES * PIECE);
+    // On the tracepoints' records a program does not run while another one does, or a map is read: the kernel says how often.
+    let read = |counts: &Counts| counts.of(pid, "DiskRead", &disk).2 / PIECE;
+    counts.until(&mut subject, |counts| read(counts) + counts.missed >= PIECES);
     let (count, nanoseconds, bytes) = counts.of(pid, "DiskRead", &disk);
+    assert!(counts.missed == 0 || tracepoint.starts_with("block_started "), "{counts:#?}");
     // A file may be in two places where a piece ends in one.
-    assert!((PIECES..PIECES * 5 / 4).contains(&count) && bytes == PIECES * PIECE, "{count} with {bytes}");
+    let least = PIECES.saturating_sub(counts.missed);
+    assert!((least..PIECES * 5 / 4).contains(&count) && bytes <= PIECES * PIECE, "{count} with {bytes}: {counts:#?}");
     // The device's part of what the process has waited for.
     assert!(nanoseconds > waited / 10 && nanoseconds < waited, "{nanoseconds} of {waited}");
     assert_eq!(counts.of(pid, "DiskWrite", &disk), (0, 0, 0));
@@ -147,7 +160,7 @@ fn connections_are_counted_and_timed() {
     counts.until(&mut subject, |counts| counts.times(client, "Connected") >= 102 && counts.times(server, "Reset") >= 2);
     let (count, nanoseconds, bytes) = counts.of(client, "Connected", "-");
     // Over loopback one takes microseconds; what stalls a busy machine is far from a second each.
-    assert!((count, bytes) == (102, 0) && (102_000..102_000_000_000).contains(&nanoseconds), "{:#?}", counts.0);
+    assert!((count, bytes) == (102, 0) && (102_000..102_000_000_000).contains(&nanoseconds), "{counts:#?}");
     let of = |pid, event| counts.times(pid, event);
     assert_eq!((of(client, "ConnectFailed"), of(client, "Reset"), of(client, "Retransmitted")), (14, 2, 0));
     // The other ends are of the process that listened, which has connected to nobody.

@@ -187,8 +187,9 @@ impl Subject {
                     let on: Vec<_> = status.probes.iter().filter(|probe| probe.off_because.is_none()).collect();
                     let names: HashSet<_> = on.iter().map(|probe| probe.program.clone()).collect();
                     let runs: u64 = on.iter().filter_map(|probe| probe.runs).sum();
+                    let missed: u64 = on.iter().filter_map(|probe| probe.missed).sum();
                     say(&format!(
-                        "status programs={} places={} counted={} runs={runs}",
+                        "status programs={} places={} counted={} runs={runs} missed={missed}",
                         names.len(),
                         on.len(),
                         status.counters.is_some()

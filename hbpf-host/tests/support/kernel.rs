@@ -246,13 +246,7 @@ impl Kernel {
                 Symbol::SslWriteEx2 => &["ssl_write_ex_return", "ssl_write_ex2"],
                 Symbol::SslFree | Symbol::GnutlsDeinit => &["ssl_free"],
                 Symbol::SslNew => &["ssl_new_return"],
-                Symbol::GoRead
-                | Symbol::GoReadReturn
-                | Symbol::GoReadReturnOnStack
-                | Symbol::GoWrite
-                | Symbol::GoWriteOnStack
-                | Symbol::GoForget
-                | Symbol::GoForgetOnStack => panic!("the library is no Go program"),
+                other => panic!("{} is in no library", other.name()),
             };
             for name in programs {
                 let program: &mut UProbe = self.program(name);
