@@ -89,8 +89,8 @@ pub(super) fn look(file: &mut (impl Read + Seek), pieces: &Pieces) -> std::io::R
         });
     }
     let Some(rustls) = said.rustls else { return Ok(Inside::Nothing) };
-    if let (Some(source), Some(unwind)) = (said.aead_source, unwind)
-        && let Some(functions) = reports::functions(file, pieces, unwind, source, &mut left)?
+    if let Some(source) = said.aead_source
+        && let Some(functions) = reports::functions(file, pieces, unwind.as_ref(), source, &mut left)?
     {
         return Ok(Inside::Functions(rustls, functions));
     }
@@ -337,8 +337,8 @@ mod tests {
             Piece { offset: 0, len: u64::MAX, address: u64::MAX - 8, is_code: true },
             Piece { offset: 0, len: 0, address: 0, is_code: false },
         ] {
-            let pieces = Pieces { mapped: vec![piece, piece], unwind: Some(piece) };
             for said in [[BEFORE_BORINGSSL, BORINGSSL].concat(), [b"/rustls-0.23.1/\0x", reports::SOURCE].concat()] {
+                let pieces = Pieces { mapped: vec![piece, piece], unwind: Some(piece) };
                 let _ = look(&mut Cursor::new(said.repeat(3)), &pieces);
             }
         }
