@@ -188,7 +188,7 @@ fn clients(place: &mut Place, rows: &mut Vec<Row>) {
         let mut command = place.command(&deno);
         command.args(["run", "--quiet", "--allow-all", "--cert"]).arg(&authority);
         command.arg(script("clients/fetch.mjs")).args([&url, "demo", &calls]).env("DENO_NO_UPDATE_CHECK", "1");
-        add("deno fetch", "HTTP/2", "rustls in the program, stripped", place.run(&mut command));
+        add("deno fetch", "HTTP/2", "rustls with aws-lc in the program, stripped", place.run(&mut command));
     }
 
     let body = r#"{"model": "demo", "stream": true, "stream_options": {"include_usage": true}}"#;
@@ -233,7 +233,7 @@ fn clients(place: &mut Place, rows: &mut Vec<Row>) {
     for (program, protocol, version, tls) in [
         ("rustls/release/client", "HTTP/1.1", "h1", "rustls with aws-lc in the program"),
         ("rustls/release/client", "HTTP/2", "h2", "rustls with aws-lc in the program"),
-        ("rustls/release/client-stripped", "HTTP/1.1", "h1", "rustls in the program, stripped"),
+        ("rustls/release/client-stripped", "HTTP/1.1", "h1", "rustls with aws-lc in the program, stripped"),
         ("native-tls/release/client", "HTTP/1.1", "h1", "OpenSSL, shared"),
     ] {
         let Some(program) = rust_program(program) else { continue };
