@@ -46,6 +46,9 @@ fn times_of_a_disk_are_those_of_fio() {
         "--iodepth=1",
         "--size=64M",
         "--io_size=512M",
+        "--lat_percentiles=1",
+        "--clat_percentiles=1",
+        "--percentile_list=50",
         "--output-format=json",
     ];
     let fio = Command::new("fio")
@@ -61,21 +64,28 @@ fn times_of_a_disk_are_those_of_fio() {
     let said: Value = serde_json::from_slice(&output.stdout).expect("fio speaks JSON");
     let said = &said["jobs"][0]["read"];
     let (reads, bytes) = (said["total_ios"].as_u64().unwrap(), said["io_bytes"].as_u64().unwrap());
+    // A request is done when the device says so, whoever has the CPU then; some hosts keep BPF programs from running in their
+    // first process.
+    let most = |count: u64| count - count / 100;
     // News of its end may come before the last of its counts.
     let frame = observer.until("all reads", |frame| {
         let process = of(frame, pid).filter(|process| process.exited);
         let devices =
             process.and_then(|process| process.disk.as_ref()).map(|disk| &disk.devices[..]).unwrap_or_default();
-        devices.iter().map(|device| device.read_bytes_total).sum::<u64>() >= bytes
+        devices.iter().map(|device| device.read_bytes_total).sum::<u64>() >= most(bytes)
     });
     let disk = of(&frame, pid).and_then(|process| process.disk.as_ref()).expect("it has read");
     let [device] = &disk.devices[..] else { panic!("one disk: {:?}", disk.devices) };
     // fio lays its file out first, which the kernel writes later, and reads nothing else but its own program.
-    assert!(device.read_bytes_total >= bytes && device.read_bytes_total < bytes + (16 << 20), "{bytes}: {device:?}");
-    let ours = device.read_latency_seconds.as_ref().expect("it was timed").mean;
-    let theirs = said["clat_ns"]["mean"].as_f64().unwrap() / 1e9;
-    eprintln!("{}: {reads} reads took {:.1} us, by fio's word {:.1}", device.device, ours * 1e6, theirs * 1e6);
-    assert!(device.reads_total >= reads && is_alike(ours, theirs), "{ours} beside {theirs}");
+    assert!(device.read_bytes_total < bytes + (16 << 20), "{bytes}: {device:?}");
+    assert!(device.reads_total >= most(reads), "{device:?}");
+    let ours = device.read_latency_seconds.as_ref().expect("it was timed").p50;
+    // From when the request is made, and from when fio begins to make it; until fio has a CPU to see that it is done, which
+    // moves the mean on a busy machine.
+    let [least, most] = ["clat_ns", "lat_ns"].map(|name| said[name]["percentile"]["50.000000"].as_f64().unwrap() / 1e9);
+    let [us, from, to] = [ours, least, most].map(|seconds| seconds * 1e6);
+    eprintln!("half of the reads took {us:.1} us or less, by fio's word {from:.1} to {to:.1}");
+    assert!(ours >= least && ours <= most || is_alike(ours, least) || is_alike(ours, most));
     observer.assert_nothing_lost();
     observer.stop();
 }
