@@ -150,6 +150,8 @@ fn request_head(case: &Case) -> Vec<u8> {
         Dialect::BedrockConverse => "/model/m.x-v1%3A0/converse-stream",
         Dialect::BedrockInvoke => "/model/m.x-v1%3A0/invoke-with-response-stream",
         Dialect::XaiGrpc => "/xai_api.Chat/GetCompletionChunk",
+        Dialect::CohereChat => "/v2/chat",
+        Dialect::GeminiGenerate => "/v1beta/models/m:streamGenerateContent",
     };
     let length = case.request.len();
     format!("POST {path} HTTP/1.1\r\nHost: localhost:8000\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n")
@@ -224,6 +226,8 @@ fn dialect(case: &Case) -> Vec<u8> {
         Dialect::BedrockConverse => 7,
         Dialect::BedrockInvoke => 8,
         Dialect::XaiGrpc => 9,
+        Dialect::GeminiGenerate => 10,
+        Dialect::CohereChat => 11,
     };
     let kind = match case.content_type {
         Some("text/event-stream") => 1,

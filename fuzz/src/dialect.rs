@@ -6,7 +6,7 @@ use hbpf_core::time::Nanos;
 
 use crate::input::Input;
 
-const DIALECTS: [Dialect; 10] = [
+const DIALECTS: [Dialect; 12] = [
     Dialect::OpenaiChat,
     Dialect::OpenaiCompletions,
     Dialect::OpenaiEmbeddings,
@@ -17,6 +17,8 @@ const DIALECTS: [Dialect; 10] = [
     Dialect::BedrockConverse,
     Dialect::BedrockInvoke,
     Dialect::XaiGrpc,
+    Dialect::GeminiGenerate,
+    Dialect::CohereChat,
 ];
 
 const KINDS: [Option<&[u8]>; 6] = [

@@ -72,6 +72,10 @@ pub enum Dialect {
     BedrockInvoke,
     /// xAI's own, over gRPC.
     XaiGrpc,
+    /// Gemini's `generateContent`, of the Gemini API and of Vertex AI.
+    GeminiGenerate,
+    /// Cohere's chat (v2), embed and rerank.
+    CohereChat,
 }
 
 /// The protocol that carries the exchange.
@@ -245,6 +249,8 @@ pub struct Exchange {
     pub output_events: u64,
     /// Gaps between output events longer than [`Exchange::STALL`].
     pub stalls: u32,
+    /// US dollars that the server, or a gateway before it, says that it has cost.
+    pub cost_reported_usd: Option<f64>,
     /// Quota headers of the answer.
     pub rate_limit: RateLimit,
     /// Bytes of its bodies and of its request's head that were seen.

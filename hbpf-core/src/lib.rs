@@ -25,6 +25,7 @@ pub mod http2;
 pub mod inference;
 pub mod json;
 pub mod label;
+pub mod prices;
 pub mod protobuf;
 pub mod reassembly;
 pub mod sealed;

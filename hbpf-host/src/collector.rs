@@ -15,6 +15,7 @@ use hbpf_core::chunk::{ConnectionKey, Pid, Source};
 use hbpf_core::engine::Engine;
 use hbpf_core::findings;
 use hbpf_core::label::{Label, Text};
+use hbpf_core::prices::Prices;
 use hbpf_core::snapshot::{CollectionError, Overhead, Snapshot};
 use hbpf_core::time::{Nanos, WallClock};
 use hbpf_ebpf::{lifecycle, source};
@@ -71,6 +72,8 @@ pub struct Options {
     pub max_bytes_per_second: u64,
     /// Whether inference servers on this machine are asked about themselves.
     pub engines: bool,
+    /// What tokens cost.
+    pub prices: Arc<Prices>,
 }
 
 impl Options {
@@ -201,7 +204,7 @@ impl Worker {
         deliver: Box<dyn FnMut(Update) + Send>,
     ) -> Self {
         let now = now();
-        let config = AggregatorConfig { window: options.window };
+        let config = AggregatorConfig { window: options.window, prices: Arc::clone(&options.prices) };
         Self {
             facts: Facts::new(helper.helper_pid()),
             helper,
@@ -727,6 +730,7 @@ mod tests {
             max_overhead: None,
             max_bytes_per_second: 0,
             engines: false,
+            prices: Arc::default(),
         };
         let (commands, receiver) = mpsc::channel();
         let wake = Arc::new(EventFd::from_flags(EfdFlags::EFD_NONBLOCK).unwrap());

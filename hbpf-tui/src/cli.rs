@@ -52,7 +52,7 @@ impl Cli {
         let (name, probes) = match &self.command {
             Some(Command::Top(arguments)) => ("top", &arguments.probes),
             Some(Command::Snapshot(arguments)) => ("snapshot", &arguments.probes),
-            Some(Command::Doctor(_)) | None => return Ok(self),
+            Some(Command::Doctor(_) | Command::Prices(_)) | None => return Ok(self),
         };
         let Some((option, group)) = probes.contradiction() else { return Ok(self) };
         let text = format!("the argument '{option}' cannot be used with '--groups {}'", group.name());
@@ -100,6 +100,26 @@ pub(crate) enum Command {
             1  at least one check failed, or the checks could not run; with --pid, it is blind\n  2  bad usage"
     )]
     Doctor(Doctor),
+    /// What tokens are taken to cost, by provider and model
+    #[command(
+        long_about = "Prints the list prices by which costs are reckoned, in the form that --prices reads. They come with hbpf and \
+            are of the day that the first line names. Costs are estimates: discounts and reserved capacity are on no wire.",
+        after_long_help = "Examples:\n  hbpf prices\n  hbpf prices sonnet haiku\n  hbpf prices --prices ours.tsv > all.tsv\n  \
+            hbpf prices --prices model_prices_and_context_window.json gpt\n\n\
+            Exit codes:\n  0  prices were printed\n  1  there is none, or the file is no table; standard error says why\n  2  bad usage"
+    )]
+    Prices(PricesArgs),
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct PricesArgs {
+    /// A table of prices that hold over those that come with hbpf: as this command prints it, or LiteLLM's
+    /// model_prices_and_context_window.json
+    #[arg(long, value_name = "FILE")]
+    pub(crate) prices: Option<PathBuf>,
+    /// Parts of names of models; all of them if there is none
+    #[arg(value_name = "MODEL")]
+    pub(crate) models: Vec<String>,
 }
 
 #[derive(Args, Debug)]
@@ -268,6 +288,10 @@ pub(crate) struct Sources {
     /// are asked for /metrics and the like every two seconds, which only reads and takes no credentials
     #[arg(long)]
     pub(crate) no_engines: bool,
+    /// A table of prices that hold over those that come with hbpf: as `hbpf prices` prints it, or LiteLLM's
+    /// model_prices_and_context_window.json
+    #[arg(long, value_name = "FILE")]
+    pub(crate) prices: Option<PathBuf>,
 }
 
 /// A limit in percent of all CPUs, or none.

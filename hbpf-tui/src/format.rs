@@ -51,6 +51,20 @@ pub(crate) fn rate(value: f64) -> String {
     scaled(value, 1000.0, &["", "k", "M", "G", "T"])
 }
 
+/// US dollars in a narrow column: `0`, `<.01`, `.25`, `1.25`, `12.5`, `125`, `1.2k`.
+pub(crate) fn dollars(value: f64) -> String {
+    match value {
+        value if !value.is_finite() => UNKNOWN.to_owned(),
+        ..=0.0 => "0".to_owned(),
+        ..0.005 => "<.01".to_owned(),
+        ..0.995 => format!("{value:.2}").trim_start_matches('0').to_owned(),
+        ..9.995 => format!("{value:.2}"),
+        ..99.95 => format!("{value:.1}"),
+        ..999.5 => format!("{value:.0}"),
+        _ => short_count(value as u64),
+    }
+}
+
 /// Bytes in powers of 1024: `512B`, `38.1M`.
 pub(crate) fn bytes(value: u64) -> String {
     if value < 1024 { format!("{value}B") } else { scaled(value as f64, 1024.0, &["", "K", "M", "G", "T", "P", "E"]) }

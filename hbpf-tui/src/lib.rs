@@ -12,6 +12,7 @@ pub mod fuzzing;
 mod gpus;
 mod inout;
 mod live;
+mod prices;
 mod probes;
 mod replay;
 mod rows;
@@ -38,6 +39,7 @@ pub fn main() -> ExitCode {
         Some(Command::Top(arguments)) => commands::top::run(&arguments),
         Some(Command::Snapshot(arguments)) => commands::snapshot::run(&arguments),
         Some(Command::Doctor(arguments)) => commands::doctor::run(&arguments),
+        Some(Command::Prices(arguments)) => commands::prices::run(&arguments),
     };
     result.unwrap_or_else(|error| {
         // Whoever read us has seen enough: `hbpf snapshot | head` is no error.

@@ -177,6 +177,8 @@ pub(crate) enum ProcessColumn {
     OutputRate,
     InputTotal,
     OutputTotal,
+    Cost,
+    CostRate,
     FirstToken,
     InterToken,
     InterTokenTail,
@@ -198,7 +200,7 @@ pub(crate) enum SortKey {
 }
 
 impl ProcessColumn {
-    pub(crate) const ALL: [Self; 21] = [
+    pub(crate) const ALL: [Self; 23] = [
         Self::Pid,
         Self::User,
         Self::Command,
@@ -209,6 +211,8 @@ impl ProcessColumn {
         Self::OutputRate,
         Self::InputTotal,
         Self::OutputTotal,
+        Self::Cost,
+        Self::CostRate,
         Self::FirstToken,
         Self::InterToken,
         Self::InterTokenTail,
@@ -223,7 +227,7 @@ impl ProcessColumn {
     ];
 
     /// Layout of all columns.
-    pub(crate) fn columns() -> [Column; 21] {
+    pub(crate) fn columns() -> [Column; 23] {
         Self::ALL.map(Self::column)
     }
 
@@ -240,6 +244,8 @@ impl ProcessColumn {
             Self::OutputRate => Column::fixed("TOK/S", Right, 6, 98),
             Self::InputTotal => Column::fixed("TOK IN", Right, 6, 50),
             Self::OutputTotal => Column::fixed("TOKOUT", Right, 6, 70),
+            Self::Cost => Column::fixed("COST $", Right, 6, 72),
+            Self::CostRate => Column::fixed("$/H", Right, 5, 68),
             Self::FirstToken => Column::fixed("TTFT50", Right, 6, 90),
             Self::InterToken => Column::fixed("ITL50", Right, 6, 40),
             Self::InterTokenTail => Column::fixed("ITL99", Right, 6, 38),
@@ -271,15 +277,22 @@ impl ProcessColumn {
         matches!(self, Self::Queue | Self::Cache)
     }
 
+    /// Whether it is about money.
+    fn is_of_costs(self) -> bool {
+        matches!(self, Self::Cost | Self::CostRate)
+    }
+
     /// The columns that say something of such a snapshot, as places in [`Self::ALL`]. Where no traffic can be seen, or there
-    /// is no GPU or no server, theirs would only take room from the others.
+    /// is no GPU, no server or no price, theirs would only take room from the others.
     pub(crate) fn of(snapshot: Option<&Snapshot>, blind: bool) -> Vec<usize> {
         let has_gpus = snapshot.is_some_and(|snapshot| !snapshot.gpus.is_empty());
         let has_engines = snapshot.is_some_and(|snapshot| !snapshot.engines.is_empty());
+        let has_costs = snapshot.is_some_and(|snapshot| snapshot.totals.cost_usd.is_some());
         let says_something = |column: Self| {
             (!blind || column.is_of_machine())
                 && (has_gpus || !column.is_of_gpus())
                 && (has_engines || !column.is_of_engines())
+                && (has_costs || !column.is_of_costs())
         };
         (0..Self::ALL.len()).filter(|index| says_something(Self::ALL[*index])).collect()
     }
@@ -304,6 +317,8 @@ impl ProcessColumn {
             Self::OutputRate => of_stats(|s| s.tokens_per_second.output),
             Self::InputTotal => of_stats(|s| s.tokens.input.map(|n| n as f64)),
             Self::OutputTotal => of_stats(|s| s.tokens.output.map(|n| n as f64)),
+            Self::Cost => of_stats(|s| s.cost_usd),
+            Self::CostRate => of_stats(|s| s.cost_usd_per_hour),
             Self::FirstToken => SortKey::Number(row.latency(span, first_token, |d| d.p50)),
             Self::InterToken => SortKey::Number(row.latency(span, inter_token, |d| d.p50)),
             Self::InterTokenTail => SortKey::Number(row.latency(span, inter_token, |d| d.p99)),
@@ -339,6 +354,8 @@ impl ProcessColumn {
             Self::OutputRate => number(stats.map(output_rate)),
             Self::InputTotal => number(stats.map(input_total)),
             Self::OutputTotal => number(stats.map(output_total)),
+            Self::Cost => number(stats.map(cost)),
+            Self::CostRate => number(stats.map(cost_rate)),
             Self::FirstToken => number(row.latency(span, first_token, |d| d.p50).map(format::seconds)),
             Self::InterToken => number(row.latency(span, inter_token, |d| d.p50).map(format::seconds)),
             Self::InterTokenTail => number(row.latency(span, inter_token, |d| d.p99).map(format::seconds)),
@@ -592,6 +609,20 @@ pub(crate) fn output_rate(stats: &LlmStats) -> String {
 /// Prompt tokens of ended exchanges, marked where any of it is estimated.
 pub(crate) fn input_total(stats: &LlmStats) -> String {
     estimated(known(stats.tokens.input, format::count), stats.tokens_estimated.input > 0)
+}
+
+/// What was spent. A list price is an estimate.
+pub(crate) fn cost(stats: &LlmStats) -> String {
+    money(stats.cost_usd, stats.cost_is_estimate)
+}
+
+/// What is spent in an hour at this pace.
+pub(crate) fn cost_rate(stats: &LlmStats) -> String {
+    money(stats.cost_usd_per_hour, stats.cost_is_estimate)
+}
+
+fn money(usd: Option<f64>, is_estimate: bool) -> String {
+    known(usd, |usd| estimated(format::dollars(usd), is_estimate))
 }
 
 /// Output tokens of ended exchanges, marked where any of it is estimated.

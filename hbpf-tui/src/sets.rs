@@ -9,7 +9,7 @@ use crate::rows;
 use crate::table::{Align, Cell, Column, Tone};
 
 /// Columns about a set of exchanges, behind those that name the set.
-fn stats_columns() -> [Column; 8] {
+fn stats_columns() -> [Column; 10] {
     use Align::Right;
     [
         Column::fixed("REQUESTS", Right, 8, 60),
@@ -19,11 +19,13 @@ fn stats_columns() -> [Column; 8] {
         Column::fixed("TOK/S", Right, 6, 90),
         Column::fixed("TOK IN", Right, 6, 50),
         Column::fixed("TOKOUT", Right, 6, 55),
+        Column::fixed("COST $", Right, 6, 58),
+        Column::fixed("$/H", Right, 5, 54),
         Column::fixed("TTFT50", Right, 6, 75),
     ]
 }
 
-fn stats_cells(stats: &LlmStats) -> [Cell; 8] {
+fn stats_cells(stats: &LlmStats) -> [Cell; 10] {
     [
         format::count(stats.requests_total),
         known(stats.requests_per_second, format::rate),
@@ -32,6 +34,8 @@ fn stats_cells(stats: &LlmStats) -> [Cell; 8] {
         rows::output_rate(stats),
         rows::input_total(stats),
         rows::output_total(stats),
+        rows::cost(stats),
+        rows::cost_rate(stats),
         known(rows::first_token(&stats.latency.since_start).map(|d| d.p50), format::seconds),
     ]
     .map(Cell::number)

@@ -9,6 +9,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use hbpf_core::prices::Prices;
 use hbpf_core::snapshot::Snapshot;
 use hbpf_host::collector::{Collector, Options, Update};
 use hbpf_host::privsep::{self, SplitOptions};
@@ -36,6 +37,7 @@ pub(crate) fn main() -> Result<()> {
         max_overhead: None,
         max_bytes_per_second: 0,
         engines: true,
+        prices: Prices::built_in().clone().into(),
     };
     let collector = Collector::start(helper, options, |update| match update {
         Update::Snapshot(snapshot) => print(&snapshot),

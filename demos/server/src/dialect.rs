@@ -3,12 +3,13 @@
 
 mod anthropic;
 mod bedrock;
+mod gemini;
 mod ollama;
 mod openai;
 mod responses;
 
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::behaviour::{Behaviour, Limits, Wishes};
 
@@ -36,11 +37,14 @@ pub(crate) enum Api {
     Converse { stream: bool },
     /// `/model/ID/invoke` of an Anthropic model, and `-with-response-stream`
     Invoke { stream: bool },
+    /// `/models/ID:generateContent`, and `:streamGenerateContent`, whose answer is events or an array
+    Generate { stream: bool, as_events: bool },
 }
 
 impl Api {
     /// By the end of the path, as gateways put prefixes before it.
-    pub(crate) fn of_path(path: &str) -> Option<Self> {
+    pub(crate) fn of_target(path: &str, query: &str) -> Option<Self> {
+        let as_events = query.split('&').any(|field| field == "alt=sse");
         [
             ("/v1/chat/completions", Self::Chat),
             ("/v1/completions", Self::Completions),
@@ -53,6 +57,8 @@ impl Api {
             ("/converse-stream", Self::Converse { stream: true }),
             ("/invoke", Self::Invoke { stream: false }),
             ("/invoke-with-response-stream", Self::Invoke { stream: true }),
+            (":generateContent", Self::Generate { stream: false, as_events }),
+            (":streamGenerateContent", Self::Generate { stream: true, as_events }),
         ]
         .into_iter()
         .find_map(|(suffix, api)| path.ends_with(suffix).then_some(api))
@@ -117,6 +123,7 @@ impl Call {
         let max_tokens = body.max_completion_tokens.or(body.max_output_tokens).or(body.max_tokens);
         let (model, stream) = match api {
             Api::Converse { stream } | Api::Invoke { stream } => (bedrock::model(path), stream),
+            Api::Generate { stream, .. } => (gemini::model(path), stream),
             // Ollama streams unless told not to.
             _ => (body.model, api != Api::Embeddings && body.stream.unwrap_or(api.is_ollama())),
         };
@@ -174,6 +181,9 @@ pub(crate) fn leave_out_unsayable(api: Api, behaviour: &mut Behaviour) {
     if let Api::Converse { .. } = api {
         behaviour.reasoning = 0;
     }
+    if let Api::Generate { .. } = api {
+        behaviour.cache_written = 0;
+    }
 }
 
 /// The answer without faults.
@@ -185,6 +195,7 @@ pub(crate) fn answer(call: &Call, behaviour: &Behaviour) -> Answer {
         Api::OllamaChat | Api::OllamaGenerate => ollama::answer(call, behaviour),
         Api::Converse { .. } => bedrock::converse(call, behaviour),
         Api::Invoke { .. } => bedrock::invoke(call, behaviour),
+        Api::Generate { as_events, .. } => gemini::answer(call, behaviour, as_events),
     }
 }
 
@@ -194,6 +205,9 @@ pub(crate) fn error(api: Api, id: u64, status: u16) -> (Value, Vec<(&'static str
         Api::Messages => (anthropic::error(status), anthropic::headers(id)),
         Api::OllamaChat | Api::OllamaGenerate => (ollama::error(), ollama::headers(id)),
         Api::Converse { .. } | Api::Invoke { .. } => (bedrock::error(), bedrock::error_headers(id, status)),
+        // Where a stream was asked for as an array, so is its error.
+        Api::Generate { stream: true, as_events: false } => (json!([gemini::error(status)]), gemini::headers(id)),
+        Api::Generate { .. } => (gemini::error(status), gemini::headers(id)),
         _ => (openai::error(status), openai::headers(id)),
     }
 }
@@ -205,6 +219,8 @@ pub(crate) fn stream_error(api: Api) -> Vec<u8> {
         Api::Messages => sse(Some("error"), &anthropic::error(529)),
         Api::OllamaChat | Api::OllamaGenerate => ndjson(&ollama::error()),
         Api::Converse { .. } | Api::Invoke { .. } => bedrock::exception(),
+        Api::Generate { as_events: false, .. } => format!(",{}]", gemini::error(500)).into_bytes(),
+        Api::Generate { .. } => sse(None, &gemini::error(500)),
         _ => sse(None, &openai::error(500)),
     }
 }

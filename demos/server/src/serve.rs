@@ -44,7 +44,7 @@ impl Server {
         while let Some(request) = wire.request()? {
             let received = Instant::now();
             let entry = self.entry(&request, connection, tls);
-            let api = Api::of_path(&request.path).filter(|_| request.method == "POST");
+            let api = Api::of_target(&request.path, &request.query).filter(|_| request.method == "POST");
             let next = match api {
                 Some(api) => self.model_call(&mut wire, &request, api, received, entry)?,
                 None => self.other(&mut wire, &request, entry)?,

@@ -34,6 +34,7 @@ pub(crate) mod tests;
 mod workloads;
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use self::distribution::{Metric, PartClock, Sample};
@@ -46,6 +47,7 @@ use self::workloads::{Standing, Workloads};
 use crate::chunk::Pid;
 use crate::exchange::{Exchange, ExchangeEvent, ExchangeId, RateLimit};
 use crate::label::Label;
+use crate::prices::{Cost, Prices};
 use crate::snapshot::{
     self, Capture, CollectionError, EndpointRateLimit, EndpointStats, Engine, Finding, Gpu, Host, Model, Process,
     Snapshot,
@@ -68,11 +70,13 @@ const MAX_WINDOW: Duration = Duration::from_secs(600);
 pub struct AggregatorConfig {
     /// What rates and window distributions are over; held between a second and ten minutes.
     pub window: Duration,
+    /// What tokens cost.
+    pub prices: Arc<Prices>,
 }
 
 impl Default for AggregatorConfig {
     fn default() -> Self {
-        Self { window: Duration::from_secs(5) }
+        Self { window: Duration::from_secs(5), prices: Arc::new(Prices::built_in().clone()) }
     }
 }
 
@@ -117,6 +121,7 @@ pub struct Unwatched {
 #[derive(Debug)]
 pub struct Aggregator {
     window: Duration,
+    prices: Arc<Prices>,
     sequence: u64,
     pool: Pool,
     totals: StatsId,
@@ -150,6 +155,8 @@ struct Running {
     first_visible_token_timed: bool,
     stalls: u32,
     flow: Flow,
+    /// What it has cost, once it has ended and that is known.
+    cost: Option<Cost>,
     /// Its other end is observed, too.
     is_internal: bool,
     /// That end.
@@ -236,6 +243,7 @@ impl Aggregator {
         let totals = pool.insert(Group::Totals, started);
         Self {
             window,
+            prices: config.prices,
             sequence: 0,
             pool,
             totals,
@@ -387,7 +395,8 @@ impl Aggregator {
             self.pool.record(running.ids(), when, &sample);
         }
         let stalls = running.new_stalls(exchange);
-        self.pool.finish(running.ids(), when, exchange, &running.flow, stalls);
+        running.cost = self.prices.cost(exchange);
+        self.pool.finish(running.ids(), when, exchange, &running.flow, stalls, running.cost);
         let process = running.process.map(|(process, _)| process);
         if let Some(process) = process {
             self.processes.count_ended(process, exchange);
@@ -397,7 +406,7 @@ impl Aggregator {
             Some((other, None)) => self.workloads.note_internal(other, process),
             None => {}
         }
-        self.ended.push(exchange, process, running.is_internal);
+        self.ended.push(exchange, process, running.is_internal, running.cost);
         if running.workload == Standing::Undecided {
             self.workloads.wait(when, exchange, running, &self.processes, &mut self.pool);
         }

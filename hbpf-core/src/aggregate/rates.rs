@@ -124,6 +124,7 @@ struct Slot {
     input: u64,
     reported: f64,
     estimated: f64,
+    cost: f64,
 }
 
 /// The events of one key, by slot.
@@ -139,6 +140,8 @@ pub(super) struct Rates {
     pub(super) input: Option<f64>,
     pub(super) output: Option<f64>,
     pub(super) estimated_share: Option<f64>,
+    /// US dollars.
+    pub(super) cost: Option<f64>,
 }
 
 impl RateRing {
@@ -179,6 +182,12 @@ impl RateRing {
         }
     }
 
+    pub(super) fn add_cost(&mut self, at: SlotNumber, usd: f64) {
+        if let Some(slot) = self.slot(at) {
+            slot.cost += usd;
+        }
+    }
+
     /// Adds what one exchange has had lately.
     pub(super) fn add_flow(&mut self, flow: &Flow) {
         flow.slots().for_each(|(at, tokens)| self.add_estimated(at, u64::from(tokens)));
@@ -201,7 +210,7 @@ impl RateRing {
         let Some(seconds) = clock.divisor(now) else { return Rates::default() };
         let current = clock.at(now).0;
         let first = clock.first_watched().0;
-        let (mut requests, mut input, mut reported, mut estimated) = (0.0, 0.0, 0.0, 0.0);
+        let (mut requests, mut input, mut reported, mut estimated, mut cost) = (0.0, 0.0, 0.0, 0.0, 0.0);
         for slot in &self.slots {
             let weight = match current.checked_sub(slot.number.0) {
                 _ if slot.number.0 < first => continue,
@@ -214,6 +223,7 @@ impl RateRing {
             input += weight * slot.input as f64;
             reported += weight * slot.reported;
             estimated += weight * slot.estimated;
+            cost += weight * slot.cost;
         }
         let output = reported + estimated;
         Rates {
@@ -221,6 +231,7 @@ impl RateRing {
             input: Some(input / seconds),
             output: Some(output / seconds),
             estimated_share: (output > 0.0).then(|| estimated / output),
+            cost: Some(cost / seconds),
         }
     }
 }

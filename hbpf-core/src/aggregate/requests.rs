@@ -8,6 +8,7 @@ use super::processes::{ProcessId, Processes};
 use super::stats::FinalOutput;
 use crate::exchange::{Exchange, ExchangeId};
 use crate::label::Label;
+use crate::prices::Cost;
 use crate::snapshot::{Hop, Request, Requests, TokenTotals, TokensSource};
 use crate::time::{Nanos, WallClock};
 
@@ -26,6 +27,7 @@ struct Ended {
     exchange: Exchange,
     process: Option<ProcessId>,
     is_internal: bool,
+    cost: Option<Cost>,
     /// Start time and command of its process, once they are known.
     identity: Option<(Option<Timestamp>, Label)>,
 }
@@ -53,11 +55,17 @@ impl EndedRing {
         Self { kept: VecDeque::new(), since_frame: 0 }
     }
 
-    pub(super) fn push(&mut self, exchange: &Exchange, process: Option<ProcessId>, is_internal: bool) {
+    pub(super) fn push(
+        &mut self,
+        exchange: &Exchange,
+        process: Option<ProcessId>,
+        is_internal: bool,
+        cost: Option<Cost>,
+    ) {
         if self.kept.len() >= MAX_FINISHED {
             self.kept.pop_front();
         }
-        self.kept.push_back(Ended { exchange: exchange.clone(), process, is_internal, identity: None });
+        self.kept.push_back(Ended { exchange: exchange.clone(), process, is_internal, cost, identity: None });
         self.since_frame += 1;
     }
 
@@ -93,6 +101,7 @@ impl EndedRing {
         }
         let over = |ended: &Ended| Request {
             hop: hop(ended.is_internal),
+            cost_usd: ended.cost.map(|cost| cost.usd),
             ..row(&ended.exchange, ended.identity.as_ref(), now, clock)
         };
         let finished = self.since_frame.min(self.kept.len());

@@ -9,6 +9,7 @@ use super::distribution::{LatencyRecorder, Metric, PartClock, Sample, Scratch};
 use super::rates::{Flow, RateRing, Rates, SlotClock};
 use crate::exchange::{Exchange, Phase, Usage};
 use crate::label::Label;
+use crate::prices::Cost;
 use crate::snapshot::{LatencyPair, LlmStats, TokenRates, TokenTotals, TokensEstimated, TokensInProgress};
 use crate::time::Nanos;
 
@@ -22,6 +23,8 @@ pub(super) const OTHER: &str = "other";
 /// A key that has distributions gives them up to one that has none after being idle for so long, however much more it was
 /// called than that.
 const LATENCY_IDLE: Duration = Duration::from_secs(60);
+
+const SECONDS_PER_HOUR: f64 = 3600.0;
 
 /// Which table a key belongs to. Each has distributions for a number of its busiest keys only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,6 +86,10 @@ pub(super) struct Stats {
     without_usage: u64,
     tokens: TokenTotals,
     estimated_output: u64,
+    /// Of exchanges whose price is known.
+    cost: Option<f64>,
+    cost_is_estimate: bool,
+    cost_unknown: u64,
     rates: RateRing,
     latency: Option<LatencyRecorder>,
     /// Exchanges counted here that have not ended.
@@ -112,6 +119,9 @@ impl Stats {
             without_usage: 0,
             tokens: TokenTotals::default(),
             estimated_output: 0,
+            cost: None,
+            cost_is_estimate: false,
+            cost_unknown: 0,
             rates: RateRing::new(),
             latency: None,
             open: 0,
@@ -149,7 +159,7 @@ impl Stats {
     }
 
     /// An exchange counted under this key has ended.
-    fn finish(&mut self, clocks: &Clocks, when: Nanos, exchange: &Exchange, flow: &Flow) {
+    fn finish(&mut self, clocks: &Clocks, when: Nanos, exchange: &Exchange, flow: &Flow, cost: Option<Cost>) {
         self.open = self.open.saturating_sub(1);
         self.last_active = self.last_active.max(when);
         match exchange.phase {
@@ -176,6 +186,14 @@ impl Stats {
         }
         if let Some(input) = exchange.usage.input {
             self.rates.add_input(slot, input);
+        }
+        match cost {
+            Some(cost) => {
+                self.cost = Some(self.cost.unwrap_or(0.0) + cost.usd);
+                self.cost_is_estimate |= cost.is_estimate;
+                self.rates.add_cost(slot, cost.usd);
+            }
+            None => self.cost_unknown += 1,
         }
     }
 
@@ -223,6 +241,9 @@ impl Stats {
         self.without_usage += given_up.without_usage;
         self.estimated_output += given_up.estimated_output;
         self.other_status += given_up.other_status;
+        self.cost = given_up.cost.map(|cost| self.cost.unwrap_or(0.0) + cost).or(self.cost);
+        self.cost_is_estimate |= given_up.cost_is_estimate;
+        self.cost_unknown += given_up.cost_unknown;
         for (status, count) in &given_up.status {
             if self.status.len() < MAX_KINDS || self.status.contains_key(status) {
                 *self.status.entry(*status).or_default() += count;
@@ -282,11 +303,10 @@ impl Stats {
                 output: rates.output,
                 estimated_share: rates.estimated_share,
             },
-            // No prices are known here: every ended exchange is one of unknown price.
-            cost_usd: None,
-            cost_usd_per_hour: None,
-            cost_is_estimate: false,
-            cost_unknown_requests: self.completed + self.failed + self.abandoned,
+            cost_usd: self.cost,
+            cost_usd_per_hour: self.cost.and(rates.cost).map(|per_second| per_second * SECONDS_PER_HOUR),
+            cost_is_estimate: self.cost_is_estimate,
+            cost_unknown_requests: self.cost_unknown,
             latency: self
                 .latency
                 .as_ref()
@@ -429,12 +449,13 @@ impl Pool {
         exchange: &Exchange,
         flow: &Flow,
         stalls: u64,
+        cost: Option<Cost>,
     ) {
         let clocks = self.clocks;
         for id in ids {
             let stats = &mut self[id];
             stats.stalls += stalls;
-            stats.finish(&clocks, when, exchange, flow);
+            stats.finish(&clocks, when, exchange, flow, cost);
         }
     }
 

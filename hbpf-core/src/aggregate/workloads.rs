@@ -178,7 +178,7 @@ impl Workloads {
             for sample in final_samples(exchange) {
                 pool.record(std::iter::once(stats), *ended_at, &sample);
             }
-            pool.finish(std::iter::once(stats), *ended_at, exchange, &running.flow, 0);
+            pool.finish(std::iter::once(stats), *ended_at, exchange, &running.flow, 0, running.cost);
         }
     }
 

@@ -42,7 +42,7 @@ pub(super) enum Proof {
     Path,
     /// A body that names a model: other services use such paths too.
     Model,
-    /// A path that names a model: `/model/` and its name stand before the suffix.
+    /// A path that names a model: `/model/`, `/models/` or `/tunedModels/` and its name stand before the suffix.
     ModelInPath,
     /// Bodies that are gRPC's, by their content type.
     Grpc,
@@ -80,12 +80,18 @@ pub(super) enum Slot {
     Model,
     ResponseId,
     FinishReason,
+    /// Likewise, and only the last event has it.
+    LastReason,
     /// The kind of event or document.
     Type,
     /// Likewise, where it says what the event is: see [`EventKind`].
     EventType,
     /// What an event adds to something, output or not: its kind says.
     Delta,
+    /// A part of the output is reasoning.
+    IsReasoning,
+    /// The end of a part: what it adds is output.
+    Part,
     /// How it stands with an answer.
     Status,
     /// Which answer an event is about, on connections that carry several.
@@ -118,6 +124,10 @@ pub(super) enum Slot {
     /// Only this provider has this place.
     Vendor(&'static str),
     Fingerprint,
+    /// What it has cost, in US dollars.
+    Dollars,
+    /// The same in ten thousand millionths of a dollar, by which xAI is known.
+    Ticks,
 }
 
 /// What an event of an API is that names its events.
@@ -143,6 +153,8 @@ pub(super) enum EventKind {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Count {
     Input,
+    ToolInput,
+    Billed,
     Output,
     Total,
     Reasoning,

@@ -30,6 +30,8 @@ pub struct ResponseHeaderFacts {
     pub rate_limit: RateLimit,
     /// Who serves, as far as headers tell. A hint: use it where nothing better is known.
     pub provider: Option<Label>,
+    /// US dollars that a gateway (LiteLLM) says that it has cost.
+    pub cost_usd: Option<f64>,
 }
 
 /// Reads a request's headers.
@@ -48,6 +50,7 @@ pub fn response_facts(head: &ResponseHead<'_>) -> ResponseHeaderFacts {
         request_id: headers.request_id(),
         rate_limit: headers.rate_limit(),
         provider: headers.provider().map(Label::new),
+        cost_usd: headers.text("x-litellm-response-cost").and_then(|text| text.parse().ok()).filter(is_amount),
     }
 }
 
@@ -158,6 +161,10 @@ impl<'a> Headers<'a> {
             None
         }
     }
+}
+
+fn is_amount(value: &f64) -> bool {
+    value.is_finite() && *value >= 0.0
 }
 
 fn text(value: &[u8]) -> Option<&str> {

@@ -7,7 +7,7 @@ use super::grpc::{self, AnswerMessages, RequestMessages};
 use super::reading::{Events, Reading, set_label};
 use super::{Facts, Output, Recognised, Said, bedrock, definition};
 use crate::exchange::{Api, Dialect, Usage};
-use crate::framing::{Documents, Embedded, EventStream, Ndjson, Sse};
+use crate::framing::{Array, Documents, Embedded, EventStream, Ndjson, Sse};
 use crate::http1::{RequestHead, ResponseHead};
 use crate::json::{Outcome, Scanner, Tail, Value, Visitor, scan_tail};
 use crate::label::Label;
@@ -44,6 +44,7 @@ enum Body {
     },
     Events(Sse),
     Lines(Ndjson),
+    Elements(Array),
     Messages(Box<Messages>),
     Grpc(Box<AnswerMessages>),
     Whole,
@@ -325,6 +326,7 @@ impl Interpreter {
         match body {
             Body::Events(sse) => sse.push(bytes, &mut Events { reading, facts, when, out }),
             Body::Lines(lines) => lines.push(bytes, &mut Events { reading, facts, when, out }),
+            Body::Elements(array) => array.push(bytes, &mut Events { reading, facts, when, out }),
             Body::Messages(messages) => messages.push(bytes, &mut Events { reading, facts, when, out }),
             Body::Grpc(messages) => messages.push(bytes, Events { reading, facts, when, out }),
             Body::Whole => reading.push(facts, bytes),
@@ -356,6 +358,7 @@ impl Interpreter {
         match body {
             Body::Events(sse) => sse.gap(&mut events),
             Body::Lines(lines) => lines.gap(&mut events),
+            Body::Elements(array) => array.gap(&mut events),
             Body::Messages(messages) => messages.gap(&mut events),
             Body::Grpc(messages) => messages.gap(len, events.reading, events.facts),
             Body::Whole => {
@@ -374,6 +377,7 @@ impl Interpreter {
         match std::mem::replace(body, Body::Opaque) {
             Body::Events(mut sse) => sse.end(&mut Events { reading, facts, when, out }),
             Body::Lines(mut lines) => lines.end(&mut Events { reading, facts, when, out }),
+            Body::Elements(mut array) => array.end(&mut Events { reading, facts, when, out }),
             Body::Messages(mut messages) => messages.end(&mut Events { reading, facts, when, out }),
             Body::Grpc(mut messages) => messages.end(Events { reading, facts, when, out }),
             Body::Whole => reading.whole_end(facts),
@@ -387,6 +391,7 @@ impl Interpreter {
         let is_error = self.status.is_some_and(|status| status >= 400);
         let body = match first {
             b'{' if !is_json && !is_error && self.streams_lines() => Body::Lines(Ndjson::new()),
+            b'[' if !is_error && self.streams_elements() => Body::Elements(Array::new()),
             b'{' | b'[' => Body::Whole,
             // The length of the first message: none is so long that this byte would be another.
             0 | 1 if self.streams_messages() => self.messages(),
@@ -404,6 +409,10 @@ impl Interpreter {
         self.reading.definition().streams_lines && self.facts.stream != Some(false)
     }
 
+    fn streams_elements(&self) -> bool {
+        self.reading.definition().dialect == Dialect::GeminiGenerate && self.facts.stream != Some(false)
+    }
+
     fn streams_messages(&self) -> bool {
         matches!(self.reading.definition().dialect, Dialect::BedrockConverse | Dialect::BedrockInvoke)
     }
@@ -414,7 +423,7 @@ impl Interpreter {
 
     fn decide(&mut self, body: Body) {
         match body {
-            Body::Events(_) | Body::Lines(_) | Body::Messages(_) => self.facts.stream = Some(true),
+            Body::Events(_) | Body::Lines(_) | Body::Elements(_) | Body::Messages(_) => self.facts.stream = Some(true),
             // An error is one document even where a stream was asked for.
             Body::Whole if self.status.is_some_and(|status| (200..300).contains(&status)) => {
                 self.facts.stream = Some(false);

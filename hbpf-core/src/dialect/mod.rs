@@ -10,7 +10,9 @@
 
 mod anthropic;
 mod bedrock;
+mod cohere;
 mod definition;
+mod gemini;
 mod grpc;
 mod headers;
 mod interpreter;
@@ -35,7 +37,7 @@ use crate::time::Nanos;
 use definition::Definition;
 
 /// Every dialect that can be read.
-static DEFINITIONS: [&Definition; 10] = [
+static DEFINITIONS: [&Definition; 12] = [
     &openai::CHAT,
     &openai::COMPLETIONS,
     &openai::EMBEDDINGS,
@@ -46,6 +48,8 @@ static DEFINITIONS: [&Definition; 10] = [
     &bedrock::CONVERSE,
     &bedrock::INVOKE,
     &xai::COMPLETIONS,
+    &gemini::GENERATE,
+    &cohere::CHAT,
 ];
 
 fn definition(dialect: Dialect) -> &'static Definition {
@@ -81,6 +85,8 @@ pub struct Facts {
     pub usage: Usage,
     /// The counts are from amid the stream, and events behind them were missed: there was more output.
     pub usage_is_partial: bool,
+    /// US dollars that the answer says that it has cost.
+    pub cost_usd: Option<f64>,
     /// Why generation ended; of several choices, the last to end.
     pub finish_reason: Option<Label>,
     /// The provider's type of an error, in an error's body or in the stream.

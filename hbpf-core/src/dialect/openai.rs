@@ -10,7 +10,7 @@ use crate::json::{PathSet, Want};
 type Path = (&'static str, Want, Slot);
 
 /// What all three APIs answer with, errors included.
-const COMMON: [Path; 32] = [
+const COMMON: [Path; 33] = [
     ("id", Want::Scalar, Slot::ResponseId),
     ("model", Want::Scalar, Slot::Model),
     ("usage.prompt_tokens", Want::Scalar, Slot::Count(Count::Input)),
@@ -24,7 +24,9 @@ const COMMON: [Path; 32] = [
     ("usage.reasoning_tokens", Want::Scalar, Slot::Count(Count::Reasoning)),
     ("usage.prompt_cache_hit_tokens", Want::Scalar, Slot::Count(Count::CacheHit)),
     ("usage.prompt_cache_miss_tokens", Want::Scalar, Slot::Count(Count::CacheMiss)),
-    ("usage.cost_in_usd_ticks", Want::Scalar, Slot::Vendor("x_ai")),
+    ("usage.cost_in_usd_ticks", Want::Scalar, Slot::Ticks),
+    // OpenRouter.
+    ("usage.cost", Want::Scalar, Slot::Dollars),
     ("x_groq.usage.prompt_tokens", Want::Scalar, Slot::Count(Count::Input)),
     ("x_groq.usage.completion_tokens", Want::Scalar, Slot::Count(Count::Output)),
     ("x_groq.usage.total_tokens", Want::Scalar, Slot::Count(Count::Total)),

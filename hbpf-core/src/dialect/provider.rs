@@ -62,9 +62,17 @@ pub(super) fn provider(host: Option<&Label>, port: Option<u16>, path: &[u8], dia
         // Their paths are nobody else's.
         None if matches!(dialect, Dialect::BedrockConverse | Dialect::BedrockInvoke) => "aws.bedrock",
         None if dialect == Dialect::XaiGrpc => "x_ai",
+        None if dialect == Dialect::CohereChat => "cohere",
+        None if dialect == Dialect::GeminiGenerate && is_of_gemini_api(path) => "gcp.gemini",
+        None if dialect == Dialect::GeminiGenerate => "gcp.gen_ai",
         None => "unknown",
     };
     Label::new(name)
+}
+
+/// Whether a path is the Gemini API's. Vertex AI's name a project or a publisher first.
+fn is_of_gemini_api(path: &[u8]) -> bool {
+    path.starts_with(b"/v1beta/") || path.starts_with(b"/v1/models/")
 }
 
 /// Who serves at this host, by its name in lower case; `None` where it is not known for models.

@@ -18,6 +18,9 @@ const BYTES_PER_TOKEN: u64 = 4;
 /// some, but a number that leaps farther is no running count.
 const MAX_TOKENS_PER_EVENT: u64 = 16 * 1024;
 
+/// `usage.cost_in_usd_ticks` of xAI.
+const TICKS_PER_DOLLAR: f64 = 1e10;
+
 /// The state that the documents of one answer share.
 pub(super) struct Reading {
     scanner: Scanner<Slot>,
@@ -37,8 +40,9 @@ pub(super) struct Reading {
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Event {
     pub(super) kind: EventKind,
-    /// Bytes of what the event adds to something.
+    /// Bytes of what the event, or a part of it, adds to something.
     delta: u64,
+    part_is_reasoning: bool,
     /// How it stands with the answer, where that is its end.
     status: Option<&'static str>,
     /// Numbers that stand for which answer, conversation and message of the client it is about; `None` where it does not say.
@@ -402,6 +406,10 @@ impl Visitor<Slot> for Finder<'_> {
                 event.choice.has_finish_reason |= !text.is_empty();
                 set_label(&mut self.facts.finish_reason, text);
             }
+            (Slot::LastReason, Value::Text(text)) => {
+                event.is_final |= !text.is_empty();
+                set_label(&mut self.facts.finish_reason, text);
+            }
             (Slot::Type, Value::Text(text)) => self.kind(text),
             (Slot::EventType, Value::Text(text)) => {
                 event.kind = responses::event_kind(text);
@@ -410,6 +418,8 @@ impl Visitor<Slot> for Finder<'_> {
                 self.kind(text);
             }
             (Slot::Delta, Value::Length(length)) => event.delta = length,
+            (Slot::IsReasoning, Value::Bool(is_reasoning)) => event.part_is_reasoning = is_reasoning,
+            (Slot::Part, Value::Container { .. }) => event.end_part(),
             (Slot::Status, Value::Text(text)) => {
                 event.status = responses::final_status(text);
                 event.is_error |= event.status == Some(responses::FAILED);
@@ -443,6 +453,11 @@ impl Visitor<Slot> for Finder<'_> {
             (Slot::TopCode, value) if self.found.is_error_answer => self.error_code(value),
             (Slot::Vendor(_), Value::Null) => {}
             (Slot::Vendor(name), _) => set_label(&mut self.facts.provider, name.as_bytes()),
+            (Slot::Dollars, Value::Number(dollars)) => self.cost(dollars),
+            (Slot::Ticks, Value::Number(ticks)) => {
+                set_label(&mut self.facts.provider, b"x_ai");
+                self.cost(ticks / TICKS_PER_DOLLAR);
+            }
             (Slot::Fingerprint, Value::Text(b"fp_ollama")) => set_label(&mut self.facts.provider, b"ollama"),
             _ => {}
         }
@@ -450,6 +465,15 @@ impl Visitor<Slot> for Finder<'_> {
 }
 
 impl Event {
+    /// What says what a part is may stand before or behind what it adds.
+    fn end_part(&mut self) {
+        let bytes = std::mem::take(&mut self.delta);
+        let is_reasoning = std::mem::take(&mut self.part_is_reasoning);
+        self.bytes = self.bytes.saturating_add(bytes);
+        self.choice.visible |= bytes > 0 && !is_reasoning;
+        self.choice.reasoning |= bytes > 0 && is_reasoning;
+    }
+
     fn fill_counts(&mut self, counts: &[Count]) {
         for count in counts {
             if self.counts.get(*count).is_none() {
@@ -473,6 +497,12 @@ impl Event {
 }
 
 impl Finder<'_> {
+    fn cost(&mut self, dollars: f64) {
+        if dollars.is_finite() && dollars >= 0.0 {
+            self.facts.cost_usd = Some(dollars);
+        }
+    }
+
     fn kind(&mut self, kind: &[u8]) {
         if self.found.definition.final_type.is_some_and(|last| last.as_bytes() == kind) {
             self.found.event.is_final = true;

@@ -257,11 +257,15 @@ fn azure_deployment(path: &[u8]) -> Option<&[u8]> {
     rest.split(|byte| *byte == b'/').next().filter(|deployment| !deployment.is_empty())
 }
 
-/// What stands between `/model/` and a target's suffix. The name of a resource has slashes of its own, which SDKs encode.
+/// What stands between `/model/` (Bedrock), `/models/` or `/tunedModels/` (Google) and a target's suffix. The name of a resource has
+/// slashes of its own, which SDKs encode.
 fn model_in_path<'a>(path: &'a [u8], target: &Target) -> Option<&'a [u8]> {
-    const BEFORE: &[u8] = b"/model/";
+    const BEFORE: [&[u8]; 2] = [b"/models/", b"/tunedModels/"];
+    const BEFORE_BEDROCK: [&[u8]; 1] = [b"/model/"];
+    let before: &[&[u8]] = if target.suffix.starts_with(':') { &BEFORE } else { &BEFORE_BEDROCK };
     let before_suffix = path.strip_suffix(target.suffix.as_bytes())?;
-    let model = &before_suffix[memchr::memmem::find(before_suffix, BEFORE)? + BEFORE.len()..];
+    let behind = |before: &&[u8]| Some(memchr::memmem::find(before_suffix, before)? + before.len());
+    let model = &before_suffix[before.iter().find_map(behind)?..];
     (!model.is_empty() && (!model.contains(&b'/') || model.starts_with(b"arn:"))).then_some(model)
 }
 
@@ -270,6 +274,7 @@ fn stream_in_path(definition: &Definition, target: &Target) -> Option<bool> {
     match definition.dialect {
         Dialect::BedrockConverse | Dialect::BedrockInvoke => Some(target.suffix.ends_with("-stream")),
         Dialect::XaiGrpc => Some(target.suffix.ends_with("Chunk")),
+        Dialect::GeminiGenerate => Some(target.suffix.starts_with(":stream")),
         _ => None,
     }
 }

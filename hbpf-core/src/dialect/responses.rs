@@ -31,7 +31,11 @@ static RESPONSE: LazyLock<PathSet<Slot>> = LazyLock::new(|| {
         ("usage.input_tokens_details.cached_tokens", Want::Scalar, Slot::Count(Count::CacheRead)),
         ("usage.input_tokens_details.cache_write_tokens", Want::Scalar, Slot::Count(Count::CacheWrite)),
         ("usage.output_tokens_details.reasoning_tokens", Want::Scalar, Slot::Count(Count::Reasoning)),
+        ("usage.cost_in_usd_ticks", Want::Scalar, Slot::Ticks),
+        ("usage.cost", Want::Scalar, Slot::Dollars),
         // The events that begin and end an answer.
+        ("response.usage.cost_in_usd_ticks", Want::Scalar, Slot::Ticks),
+        ("response.usage.cost", Want::Scalar, Slot::Dollars),
         ("response.id", Want::Scalar, Slot::Response),
         ("response.model", Want::Scalar, Slot::Model),
         ("response.status", Want::Scalar, Slot::Status),

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::exchange::Dialect;
+use crate::exchange::{Api, Dialect};
 
 mod grpc;
 mod recognising;
@@ -20,10 +20,19 @@ struct Said {
     outputs: Vec<(u64, bool)>,
 }
 
-fn answer(case: &Case, pieces: &[&[u8]]) -> Said {
-    let mut interpreter = Interpreter::new(case.dialect);
+/// Behind the request, of which Gemini's path says whether the answer is streamed.
+fn begin(case: &Case) -> Interpreter {
+    let stream = case.expected.stream.filter(|_| case.dialect == Dialect::GeminiGenerate);
+    let (dialect, api, provider) = (case.dialect, Api::Chat, "unknown".into());
+    let call = Recognised { dialect, api, provider, model: None, stream, known_target: true };
+    let mut interpreter = Interpreter::for_call(&call);
     interpreter.request_bytes(case.request.as_bytes());
     interpreter.request_end();
+    interpreter
+}
+
+fn answer(case: &Case, pieces: &[&[u8]]) -> Said {
+    let mut interpreter = begin(case);
     let mut outputs = Vec::new();
     let mut out = |output: Output| outputs.push((output.tokens, output.visible));
     interpreter.response_begins(Some(case.status), case.content_type.map(str::as_bytes));
@@ -72,6 +81,9 @@ fn every_dialect_has_a_row() {
         Ollama,
         BedrockConverse,
         BedrockInvoke,
+        XaiGrpc,
+        GeminiGenerate,
+        CohereChat,
     ];
     for dialect in all {
         assert_eq!(definition(dialect).dialect, dialect);
@@ -125,9 +137,7 @@ fn an_event_is_stamped_when_it_is_complete() {
 #[test]
 fn without_a_head_the_first_byte_tells() {
     for case in ALL.iter().filter(|case| case.status == 200 && !case.body.starts_with('<')) {
-        let mut interpreter = Interpreter::new(case.dialect);
-        interpreter.request_bytes(case.request.as_bytes());
-        interpreter.request_end();
+        let mut interpreter = begin(case);
         let mut outputs = 0;
         interpreter.response_bytes(Nanos(1), &case.bytes(), &mut |_| outputs += 1);
         interpreter.response_end(Nanos(2), &mut |_| outputs += 1);
@@ -237,9 +247,7 @@ fn running_counts_make_tokens_exact() {
 /// The answer with a hole, as the sequence of what each reading of it may at most say.
 fn answer_with_hole(case: &Case, from: usize, to: usize) -> Said {
     let bytes = &case.bytes()[..];
-    let mut interpreter = Interpreter::new(case.dialect);
-    interpreter.request_bytes(case.request.as_bytes());
-    interpreter.request_end();
+    let mut interpreter = begin(case);
     let mut outputs = Vec::new();
     let mut out = |output: Output| outputs.push((output.tokens, output.visible));
     interpreter.response_begins(Some(case.status), case.content_type.map(str::as_bytes));

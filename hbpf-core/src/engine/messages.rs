@@ -433,6 +433,7 @@ impl Sink<'_> {
             estimated_output: 0,
             output_events: 0,
             stalls: 0,
+            cost_reported_usd: None,
             rate_limit: RateLimit::default(),
             bytes_seen,
             bytes_missed: 0,

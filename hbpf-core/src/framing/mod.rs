@@ -1,14 +1,16 @@
-//! How a streamed body is cut into documents: server-sent events, one document per line, or messages that say how long
-//! they are.
+//! How a streamed body is cut into documents: server-sent events, one document per line, the elements of an array, or messages
+//! that say how long they are.
 //!
 //! Nothing is buffered here: a document's bytes go on as they come.
 
+mod array;
 mod embedded;
 mod eventstream;
 mod grpc;
 mod ndjson;
 mod sse;
 
+pub use array::Array;
 pub use embedded::Embedded;
 pub use eventstream::{EventStream, MessageKind};
 pub use grpc::Grpc;

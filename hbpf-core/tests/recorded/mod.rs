@@ -51,6 +51,9 @@ pub(super) fn path(case: &Case, model: &str) -> String {
         Dialect::BedrockInvoke if case.expected.stream == Some(true) => "/model/MODEL/invoke-with-response-stream",
         Dialect::BedrockInvoke => "/model/MODEL/invoke",
         Dialect::XaiGrpc => "/xai_api.Chat/GetCompletionChunk",
+        Dialect::GeminiGenerate if case.expected.stream == Some(true) => "/v1beta/models/MODEL:streamGenerateContent",
+        Dialect::CohereChat => "/v2/chat",
+        Dialect::GeminiGenerate => "/v1beta/models/MODEL:generateContent",
     };
     path.replace("MODEL", model)
 }

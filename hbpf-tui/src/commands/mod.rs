@@ -1,6 +1,7 @@
 //! The subcommands.
 
 pub(crate) mod doctor;
+pub(crate) mod prices;
 pub(crate) mod snapshot;
 pub(crate) mod top;
 

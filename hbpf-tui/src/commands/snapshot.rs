@@ -16,6 +16,7 @@ use super::{each_frame, print, write};
 use crate::cli::{Format, MAX_WINDOW, MIN_WINDOW, SnapshotArgs};
 use crate::feed::{Control, Update};
 use crate::live;
+use crate::prices;
 use crate::rows::ProcessColumn;
 use crate::summary::{self, GroupState};
 use crate::text::{self, Style};
@@ -50,8 +51,9 @@ pub(crate) fn run(arguments: &SnapshotArgs) -> Result<ExitCode> {
         max_overhead: arguments.bounds.max_overhead.0,
         max_bytes_per_second: arguments.bounds.max_bytes_per_second,
         engines: !arguments.sources.no_engines,
+        // While files can still be opened, as below.
+        prices: prices::load(arguments.sources.prices.as_deref())?,
     };
-    // While files can still be opened.
     let file = arguments.output.as_deref().filter(|path| *path != Path::new("-"));
     let mut output = file.map(privsep::create_output).transpose()?;
     let width = if output.is_some() { None } else { text::terminal_width() };

@@ -3,11 +3,12 @@
 use std::fs::File;
 use std::io::BufReader;
 use std::process::ExitCode;
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use hbpf_core::prices::Prices;
 use hbpf_host::collector::Options;
 use hbpf_host::privsep::{self, SplitOptions};
 
@@ -15,6 +16,7 @@ use super::{each_frame, print};
 use crate::cli::Top;
 use crate::feed::Update;
 use crate::live;
+use crate::prices;
 use crate::replay::{self, Recording};
 use crate::rows::ProcessColumn;
 use crate::text::{self, Style};
@@ -30,13 +32,17 @@ pub(crate) fn run(arguments: &Top) -> Result<ExitCode> {
 
 /// What delivers the frames, ready to be started. All that needs privileges or files is done.
 enum Start<'a> {
-    Live(live::Session, &'a Top),
+    Live(live::Session, Arc<Prices>, &'a Top),
     Recording(BufReader<File>),
 }
 
 fn source(arguments: &Top) -> Result<Start<'_>> {
     match &arguments.replay {
-        None => Ok(Start::Live(live::Session::begin(&arguments.sources)?, arguments)),
+        None => {
+            // While files can still be opened.
+            let prices = prices::load(arguments.sources.prices.as_deref())?;
+            Ok(Start::Live(live::Session::begin(&arguments.sources)?, prices, arguments))
+        }
         Some(path) => {
             let renounce = || privsep::renounce(&SplitOptions::default()).context("cannot start");
             let open = || File::open(path).with_context(|| format!("cannot open {}", path.display()));
@@ -59,7 +65,7 @@ fn source(arguments: &Top) -> Result<Start<'_>> {
 impl Start<'_> {
     fn start(self, mut deliver: impl FnMut(Update) + Send + 'static) -> Result<Box<dyn crate::feed::Control>> {
         match self {
-            Self::Live(session, arguments) => {
+            Self::Live(session, prices, arguments) => {
                 let options = Options {
                     groups: arguments.probes.chosen(),
                     window: arguments.window,
@@ -67,6 +73,7 @@ impl Start<'_> {
                     max_overhead: arguments.bounds.max_overhead.0,
                     max_bytes_per_second: arguments.bounds.max_bytes_per_second,
                     engines: !arguments.sources.no_engines,
+                    prices,
                 };
                 session.start(options, deliver)
             }
@@ -92,7 +99,7 @@ fn batch(start: Start<'_>, count: Option<u64>) -> Result<ExitCode> {
     let is_recording = matches!(start, Start::Recording(_));
     // A recording is shown as it is.
     let interval = match start {
-        Start::Live(_, arguments) => arguments.interval,
+        Start::Live(_, _, arguments) => arguments.interval,
         Start::Recording(_) => Duration::ZERO,
     };
     let (sender, updates) = mpsc::channel();

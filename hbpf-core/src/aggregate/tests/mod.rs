@@ -57,6 +57,7 @@ pub(crate) fn exchange(id: u64) -> Exchange {
         estimated_output: 0,
         output_events: 0,
         stalls: 0,
+        cost_reported_usd: None,
         rate_limit: RateLimit::default(),
         bytes_seen: 0,
         bytes_missed: 0,

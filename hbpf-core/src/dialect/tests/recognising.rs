@@ -103,6 +103,57 @@ fn judgements() {
             false,
             "BedrockInvoke Embeddings aws.bedrock amazon.titan-embed-text-v2:0 known",
         ),
+        (
+            "POST /v1beta/models/gemini-x:streamGenerateContent?alt=sse HTTP/1.1\nHost: generativelanguage.googleapis.com",
+            "",
+            false,
+            "GeminiGenerate GenerateContent gcp.gemini gemini-x known",
+        ),
+        (
+            "POST /v1beta1/projects/p/locations/l/publishers/google/models/gemini-x:generateContent HTTP/1.1\nHost: us-central1-aiplatform.googleapis.com",
+            "",
+            false,
+            "GeminiGenerate GenerateContent gcp.vertex_ai gemini-x known",
+        ),
+        (
+            "POST /v1beta/tunedModels/my-x:generateContent HTTP/1.1\nHost: localhost:8000",
+            "",
+            false,
+            "GeminiGenerate GenerateContent gcp.gemini my-x known",
+        ),
+        (
+            "POST /v1/models/gemini-x:generateContent HTTP/1.1\nHost: x",
+            "",
+            false,
+            "GeminiGenerate GenerateContent gcp.gemini gemini-x known",
+        ),
+        (
+            "POST /v1/publishers/google/models/gemini-x:generateContent HTTP/1.1\nHost: x",
+            "",
+            false,
+            "GeminiGenerate GenerateContent gcp.gen_ai gemini-x known",
+        ),
+        (
+            "POST /v1beta/models/embed-x:batchEmbedContents HTTP/1.1\nHost: x",
+            "",
+            false,
+            "GeminiGenerate Embeddings gcp.gemini embed-x known",
+        ),
+        (
+            "POST /v2/chat HTTP/1.1\nHost: api.cohere.com",
+            r#"{"model":"command-x","messages":[]}"#,
+            true,
+            "CohereChat Chat cohere - known",
+        ),
+        (
+            "POST /v2/rerank HTTP/1.1\nHost: localhost",
+            r#"{"model":"rerank-x","query":"x"}"#,
+            true,
+            "CohereChat Rerank cohere - known",
+        ),
+        ("POST /v2/chat HTTP/1.1\nHost: localhost", r#"{"text":"x"}"#, true, "no"),
+        ("POST /v1beta/models/gemini-x:countTokens HTTP/1.1\nHost: x", "{}", true, "no"),
+        ("POST /v1beta/:generateContent HTTP/1.1\nHost: x", "{}", true, "no"),
         ("POST /model/100%/invoke HTTP/1.1\nHost: x", "", false, "BedrockInvoke Chat aws.bedrock 100% known"),
         // Others have such ends, too.
         ("POST /guardrail-checks/invoke HTTP/1.1\nHost: x", r#"{"source":"INPUT"}"#, true, "no"),
@@ -277,8 +328,8 @@ fn a_beginning_of_the_stated_length_is_always_enough() {
 #[test]
 fn the_kernel_can_find_every_pattern() {
     for pattern in target_patterns() {
-        // `/invoke` is confirmed by the rest of the path.
-        assert!(pattern.starts_with(['/', ':']) && (pattern.len() > 8 || *pattern == "/invoke"), "{pattern}");
+        // `/invoke` is confirmed by the rest of the path, `/v2/chat` by the body.
+        assert!(pattern.starts_with(['/', ':']) && (pattern.len() >= 8 || *pattern == "/invoke"), "{pattern}");
     }
     assert!(target_patterns().contains(&"/chat/completions"));
 }

@@ -80,6 +80,7 @@ pub(super) struct Expected<'a> {
 const ASKS: &str = r#"{"model":"m","stream":true,"messages":[{"role":"user","content":"CANARY prompt"}]}"#;
 const ASKS_PLAIN: &str = r#"{"model":"m","messages":[{"role":"user","content":"CANARY prompt"}]}"#;
 const CONVERSE: &str = r#"{"messages":[{"role":"user","content":[{"text":"CANARY prompt"}]}]}"#;
+const GENERATES: &str = r#"{"contents":[{"role":"user","parts":[{"text":"CANARY prompt"}]}]}"#;
 const SSE: Option<&str> = Some("text/event-stream");
 const JSON: Option<&str> = Some("application/json");
 const EVENT_STREAM: Option<&str> = Some("application/vnd.amazon.eventstream");
@@ -890,6 +891,138 @@ data: {"type":"error","error":{"type":"overloaded_error","message":"CANARY"}}
         content_type: JSON,
         body: r#"{"message":"CANARY"}"#,
         expected: Expected { model: None, is_error: true, ..PLAIN },
+    },
+    Case {
+        name: "Gemini: thoughts, text and a call, as events",
+        dialect: Dialect::GeminiGenerate,
+        request: GENERATES,
+        status: 200,
+        content_type: SSE,
+        body: r#"data: {"candidates":[{"content":{"parts":[{"text":"CANARY thinks","thought":true}],"role":"model"},"index":0}],"usageMetadata":{"promptTokenCount":40,"totalTokenCount":40,"promptTokensDetails":[{"modality":"TEXT","tokenCount":40}]},"modelVersion":"gemini-x","responseId":"r1"}
+
+data: {"candidates":[{"content":{"parts":[{"text":"CANARY"},{"thoughtSignature":"CANARY"}],"role":"model"},"index":0}],"usageMetadata":{"promptTokenCount":40,"candidatesTokenCount":2,"thoughtsTokenCount":7,"totalTokenCount":49},"modelVersion":"gemini-x","responseId":"r1"}
+
+data: {"candidates":[{"content":{"parts":[{"functionCall":{"name":"CANARY","args":{"thought":true}}}],"role":"model"},"finishReason":"STOP","index":0}],"usageMetadata":{"promptTokenCount":40,"toolUsePromptTokenCount":5,"cachedContentTokenCount":30,"candidatesTokenCount":6,"thoughtsTokenCount":7,"totalTokenCount":58},"modelVersion":"gemini-x","responseId":"r1"}
+
+"#,
+        expected: Expected {
+            model: None,
+            response_model: Some("gemini-x"),
+            id: Some("r1"),
+            usage: [Some(45), Some(13), Some(30), None, Some(7)],
+            finish: Some("STOP"),
+            outputs: &[(3, false), (1, true), (4, true)],
+            ..STREAMED
+        },
+    },
+    Case {
+        name: "Gemini: an array, sent element by element",
+        dialect: Dialect::GeminiGenerate,
+        request: GENERATES,
+        status: 200,
+        content_type: JSON,
+        body: r#"[{
+  "candidates": [{"content": {"parts": [{"text": "CANARY ]},{[ \""}], "role": "model"}, "index": 0}],
+  "usageMetadata": {"promptTokenCount": 4, "candidatesTokenCount": 1, "totalTokenCount": 5},
+  "modelVersion": "gemini-x", "responseId": "r1"
+}
+,
+{
+  "candidates": [{"content": {"parts": [{"text": "CANARY"}], "role": "model"}, "finishReason": "MAX_TOKENS", "index": 0}],
+  "usageMetadata": {"promptTokenCount": 4, "candidatesTokenCount": 9, "thoughtsTokenCount": 3, "totalTokenCount": 13},
+  "modelVersion": "gemini-x", "responseId": "r1"
+}
+]"#,
+        expected: Expected {
+            model: None,
+            response_model: Some("gemini-x"),
+            id: Some("r1"),
+            // The total says that the thoughts are inside.
+            usage: [Some(4), Some(9), None, None, Some(3)],
+            finish: Some("MAX_TOKENS"),
+            outputs: &[(1, true), (8, true)],
+            ..STREAMED
+        },
+    },
+    Case {
+        name: "Gemini: an error where an array was asked for",
+        dialect: Dialect::GeminiGenerate,
+        request: GENERATES,
+        status: 429,
+        content_type: JSON,
+        body: r#"[{"error":{"code":429,"message":"CANARY","status":"RESOURCE_EXHAUSTED","details":[{"@type":"x","retryDelay":"3s"}]}}]"#,
+        expected: Expected { model: None, error: Some("RESOURCE_EXHAUSTED"), is_error: true, ..STREAMED },
+    },
+    Case {
+        name: "Gemini: a prompt that is refused",
+        dialect: Dialect::GeminiGenerate,
+        request: GENERATES,
+        status: 200,
+        content_type: JSON,
+        body: r#"{"promptFeedback":{"blockReason":"SAFETY"},"usageMetadata":{"promptTokenCount":8,"totalTokenCount":8},"modelVersion":"gemini-x"}"#,
+        expected: Expected {
+            model: None,
+            response_model: Some("gemini-x"),
+            usage: [Some(8), None, None, None, None],
+            finish: Some("SAFETY"),
+            ..PLAIN
+        },
+    },
+    Case {
+        name: "Cohere: a plan, a call and text",
+        dialect: Dialect::CohereChat,
+        request: ASKS,
+        status: 200,
+        content_type: SSE,
+        body: r#"event: message-start
+data: {"id":"c-1","type":"message-start","delta":{"message":{"role":"assistant","content":[],"tool_plan":"","tool_calls":[],"citations":[]}}}
+
+event: tool-plan-delta
+data: {"type":"tool-plan-delta","delta":{"message":{"tool_plan":"CANARY"}}}
+
+event: tool-call-start
+data: {"type":"tool-call-start","index":0,"delta":{"message":{"tool_calls":{"id":"x","type":"function","function":{"name":"CANARY","arguments":""}}}}}
+
+event: content-start
+data: {"type":"content-start","index":0,"delta":{"message":{"content":{"type":"text","text":""}}}}
+
+event: content-delta
+data: {"type":"content-delta","index":0,"delta":{"message":{"content":{"text":"CANARY"}}}}
+
+event: content-end
+data: {"type":"content-end","index":0}
+
+event: message-end
+data: {"type":"message-end","delta":{"finish_reason":"COMPLETE","usage":{"billed_units":{"input_tokens":3,"output_tokens":4},"tokens":{"input_tokens":71.0,"output_tokens":9},"cached_tokens":64}}}
+
+data: [DONE]
+
+"#,
+        expected: Expected {
+            id: Some("c-1"),
+            usage: [Some(71), Some(9), Some(64), None, None],
+            finish: Some("COMPLETE"),
+            outputs: &[VISIBLE, VISIBLE, VISIBLE],
+            ..STREAMED
+        },
+    },
+    Case {
+        name: "Cohere: vectors",
+        dialect: Dialect::CohereChat,
+        request: ASKS_PLAIN,
+        status: 200,
+        content_type: JSON,
+        body: r#"{"id":"e-1","embeddings":{"float":[[0.1,0.2]]},"texts":["CANARY"],"meta":{"api_version":{"version":"2"},"billed_units":{"input_tokens":5}}}"#,
+        expected: Expected { id: Some("e-1"), usage: [Some(5), None, None, None, None], ..PLAIN },
+    },
+    Case {
+        name: "Cohere: an error has a text only",
+        dialect: Dialect::CohereChat,
+        request: ASKS_PLAIN,
+        status: 401,
+        content_type: JSON,
+        body: r#"{"id":"x","message":"CANARY"}"#,
+        expected: Expected { id: Some("x"), is_error: true, ..PLAIN },
     },
 ];
 

@@ -1,0 +1,64 @@
+//! Cohere's own API: chat (v2), embed and rerank.
+
+use std::sync::LazyLock;
+
+use super::definition::{COMMON_REQUEST, Count, Counts, Definition, Estimate, Proof, Slot, Target};
+use crate::exchange::{Api, Dialect, Usage};
+use crate::json::{PathSet, Want};
+
+static RESPONSE: LazyLock<PathSet<Slot>> = LazyLock::new(|| {
+    PathSet::new(&[
+        ("type", Want::Scalar, Slot::Type),
+        ("id", Want::Scalar, Slot::ResponseId),
+        ("finish_reason", Want::Scalar, Slot::FinishReason),
+        // `content-delta`, `tool-plan-delta`, `tool-call-start` and `tool-call-delta`.
+        ("delta.message.content.text", Want::Length, Slot::Visible),
+        ("delta.message.content.thinking", Want::Length, Slot::Reasoning),
+        ("delta.message.tool_plan", Want::Length, Slot::Visible),
+        ("delta.message.tool_calls", Want::Length, Slot::Visible),
+        // `message-end`.
+        ("delta.finish_reason", Want::Scalar, Slot::FinishReason),
+        ("delta.usage.tokens.input_tokens", Want::Scalar, Slot::Count(Count::Input)),
+        ("delta.usage.tokens.output_tokens", Want::Scalar, Slot::Count(Count::Output)),
+        ("delta.usage.cached_tokens", Want::Scalar, Slot::Count(Count::CacheRead)),
+        ("delta.error", Want::Length, Slot::Error),
+        // A whole answer.
+        ("usage.tokens.input_tokens", Want::Scalar, Slot::Count(Count::Input)),
+        ("usage.tokens.output_tokens", Want::Scalar, Slot::Count(Count::Output)),
+        ("usage.cached_tokens", Want::Scalar, Slot::Count(Count::CacheRead)),
+        // Vectors and rankings. Of rankings nothing is counted but searches.
+        ("meta.tokens.input_tokens", Want::Scalar, Slot::Count(Count::Input)),
+        ("meta.tokens.output_tokens", Want::Scalar, Slot::Count(Count::Output)),
+        ("meta.billed_units.input_tokens", Want::Scalar, Slot::Count(Count::Billed)),
+    ])
+});
+
+/// Chat, embed and rerank.
+pub(super) static CHAT: Definition = Definition {
+    dialect: Dialect::CohereChat,
+    targets: &[
+        Target { suffix: "/v2/chat", api: Api::Chat, proof: Proof::Model },
+        Target { suffix: "/v2/embed", api: Api::Embeddings, proof: Proof::Model },
+        Target { suffix: "/v2/rerank", api: Api::Rerank, proof: Proof::Model },
+        Target { suffix: "/v1/embed", api: Api::Embeddings, proof: Proof::Model },
+        Target { suffix: "/v1/rerank", api: Api::Rerank, proof: Proof::Model },
+    ],
+    request: &COMMON_REQUEST,
+    response: &RESPONSE,
+    stream_default: false,
+    streams_lines: false,
+    final_type: Some("message-end"),
+    blank_is_output: |_| false,
+    estimate: Estimate::PerChoice,
+    usage,
+};
+
+/// Where vectors say what is billed, that is what was read.
+fn usage(counts: &Counts) -> Usage {
+    Usage {
+        input: counts.get(Count::Input).or_else(|| counts.get(Count::Billed)),
+        output: counts.get(Count::Output),
+        cached_input: counts.get(Count::CacheRead),
+        ..Usage::default()
+    }
+}

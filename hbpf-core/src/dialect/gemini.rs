@@ -1,0 +1,81 @@
+//! Gemini's `generateContent`, as the Gemini API and Vertex AI serve it.
+//!
+//! The path names the model and whether the answer is streamed. An answer and an event of a stream look the same. A stream is
+//! server-sent events where the query asks for that (`alt=sse`), else one array, sent element by element.
+
+use std::sync::LazyLock;
+
+use super::definition::{Count, Counts, Definition, Estimate, Proof, RequestSlot, Slot, Target};
+use crate::exchange::{Api, Dialect, Usage};
+use crate::json::{PathSet, Want};
+
+/// The path says all.
+static REQUEST: LazyLock<PathSet<RequestSlot>> = LazyLock::new(|| PathSet::new(&[]));
+
+static RESPONSE: LazyLock<PathSet<Slot>> = LazyLock::new(|| {
+    PathSet::new(&[
+        ("modelVersion", Want::Scalar, Slot::Model),
+        ("responseId", Want::Scalar, Slot::ResponseId),
+        ("candidates[]", Want::Length, Slot::Choice),
+        ("candidates[].finishReason", Want::Scalar, Slot::LastReason),
+        // A prompt that is refused has no candidates.
+        ("promptFeedback.blockReason", Want::Scalar, Slot::LastReason),
+        // A part is reasoning where it says so, before or behind its text. Signatures are no output.
+        ("candidates[].content.parts[]", Want::Length, Slot::Part),
+        ("candidates[].content.parts[].thought", Want::Scalar, Slot::IsReasoning),
+        ("candidates[].content.parts[].text", Want::Length, Slot::Delta),
+        ("candidates[].content.parts[].functionCall", Want::Length, Slot::Visible),
+        ("candidates[].content.parts[].inlineData", Want::Length, Slot::Visible),
+        ("candidates[].content.parts[].executableCode", Want::Length, Slot::Visible),
+        ("candidates[].content.parts[].codeExecutionResult", Want::Length, Slot::Visible),
+        ("usageMetadata.promptTokenCount", Want::Scalar, Slot::Count(Count::Input)),
+        ("usageMetadata.toolUsePromptTokenCount", Want::Scalar, Slot::Count(Count::ToolInput)),
+        ("usageMetadata.cachedContentTokenCount", Want::Scalar, Slot::Count(Count::CacheRead)),
+        ("usageMetadata.candidatesTokenCount", Want::Scalar, Slot::Count(Count::Output)),
+        ("usageMetadata.thoughtsTokenCount", Want::Scalar, Slot::Count(Count::Reasoning)),
+        ("usageMetadata.totalTokenCount", Want::Scalar, Slot::Count(Count::Total)),
+        ("error", Want::Length, Slot::Error),
+        ("error.status", Want::Scalar, Slot::ErrorType),
+        ("error.code", Want::Scalar, Slot::ErrorCode),
+        // Where a stream was asked for, an error is the only element of an array.
+        ("[].error", Want::Length, Slot::Error),
+        ("[].error.status", Want::Scalar, Slot::ErrorType),
+        ("[].error.code", Want::Scalar, Slot::ErrorCode),
+    ])
+});
+
+/// GenerateContent and StreamGenerateContent; vectors, which the Gemini API does not count.
+pub(super) static GENERATE: Definition = Definition {
+    dialect: Dialect::GeminiGenerate,
+    targets: &[
+        Target { suffix: ":generateContent", api: Api::GenerateContent, proof: Proof::ModelInPath },
+        Target { suffix: ":streamGenerateContent", api: Api::GenerateContent, proof: Proof::ModelInPath },
+        Target { suffix: ":embedContent", api: Api::Embeddings, proof: Proof::ModelInPath },
+        Target { suffix: ":batchEmbedContents", api: Api::Embeddings, proof: Proof::ModelInPath },
+    ],
+    request: &REQUEST,
+    response: &RESPONSE,
+    stream_default: false,
+    streams_lines: false,
+    final_type: None,
+    blank_is_output: |_| false,
+    estimate: Estimate::FromBytes,
+    usage,
+};
+
+/// The candidates' tokens leave out thoughts, but with some models they have them inside: the total tells.
+fn usage(counts: &Counts) -> Usage {
+    let input = counts.sum(&[Count::Input, Count::ToolInput]);
+    let (candidates, thoughts) = (counts.get(Count::Output), counts.get(Count::Reasoning));
+    let has_thoughts_inside =
+        counts.get(Count::Total).is_some_and(|total| counts.sum(&WITHOUT_THOUGHTS) == Some(total));
+    let output = match (candidates, thoughts) {
+        (Some(candidates), Some(thoughts)) if !has_thoughts_inside => Some(candidates.saturating_add(thoughts)),
+        // Without candidates there were thoughts only.
+        (candidates, thoughts) => candidates.or(thoughts),
+    };
+    let cached_input = counts.get(Count::CacheRead);
+    Usage { input, output, cached_input, cache_creation_input: None, reasoning: thoughts }
+}
+
+const WITHOUT_THOUGHTS: [Count; 3] = [Count::Input, Count::ToolInput, Count::Output];
