@@ -1,4 +1,4 @@
-//! Plaintext at the calls of OpenSSL, BoringSSL and GnuTLS.
+//! Plaintext at the calls of OpenSSL, BoringSSL, GnuTLS and NSS.
 //!
 //! Every call is looked at when it returns: only then is it known how many bytes it has moved (a write that has to be
 //! repeated moves none). Calls of one thread nest: a BIO may do TLS itself, and SSL_write_ex calls SSL_write_ex2. They
@@ -42,6 +42,12 @@ const GATHERED_AT: usize = 16;
 
 /// Gathered bytes that are emitted whatever they are. They fit the smallest class of records.
 const MOST_GATHERED: u32 = HEAD_BYTES as u32 - GATHERED_AT as u32 - SMALL_BYTES;
+
+/// `PR_MSG_PEEK`: what is read stays to be read.
+const PR_MSG_PEEK: u64 = 2;
+
+/// `PR_DESC_LAYERED`: a descriptor that is laid over another.
+const PR_DESC_LAYERED: u32 = 4;
 
 /// The stack pointer's place among the registers, in words.
 const STACK_POINTER: usize = match env!("AYA_BPF_TARGET_ARCH").as_bytes() {
@@ -197,6 +203,28 @@ pub fn ssl_read_internal_return(ctx: RetProbeContext) -> u32 {
     try_leave(&ctx, direction::RECEIVED, Outcome::SuccessOrEnd).unwrap_or_default()
 }
 
+/// `PRInt32 PR_Read(PRFileDesc *fd, void *buf, PRInt32 amount)` of NSPR 4: bytes read, 0 at the end of the stream, or
+/// negative; so its return is that of `SSL_read`.
+#[uprobe]
+pub fn nspr_read(ctx: ProbeContext) -> u32 {
+    try_enter_nspr(&ctx, direction::RECEIVED).unwrap_or_default()
+}
+
+/// `PRInt32 PR_Recv(PRFileDesc *fd, void *buf, PRInt32 amount, PRIntn flags, PRIntervalTime timeout)`, likewise
+#[uprobe]
+pub fn nspr_recv(ctx: ProbeContext) -> u32 {
+    if ctx.arg(3).unwrap_or(0_u64) & PR_MSG_PEEK != 0 {
+        return 0;
+    }
+    try_enter_nspr(&ctx, direction::RECEIVED).unwrap_or_default()
+}
+
+/// `PRInt32 PR_Write(PRFileDesc *fd, const void *buf, PRInt32 amount)` and, with two more arguments, `PR_Send`
+#[uprobe]
+pub fn nspr_write(ctx: ProbeContext) -> u32 {
+    try_enter_nspr(&ctx, direction::SENT).unwrap_or_default()
+}
+
 /// `void SSL_free(SSL *ssl)` (OpenSSL 1.1, 3.x)
 #[uprobe]
 pub fn ssl_free(ctx: ProbeContext) -> u32 {
@@ -320,6 +348,16 @@ fn try_enter(ctx: &ProbeContext, direction: u8, moved_at: u64) -> Option<u32> {
     call.direction = direction.into();
     calls.depth += 1;
     Some(0)
+}
+
+/// The same for NSPR, whose calls are the same for files, sockets and what NSS lays over a socket. A descriptor begins with
+/// where its methods are, and those begin with its kind (`prio.h`).
+#[inline(always)]
+fn try_enter_nspr(ctx: &ProbeContext, direction: u8) -> Option<u32> {
+    if word_at(word_at(ctx.arg(0)?)) as u32 != PR_DESC_LAYERED {
+        return None;
+    }
+    try_enter(ctx, direction, 0)
 }
 
 /// Looks at the bytes that the call has moved.

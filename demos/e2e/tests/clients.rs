@@ -116,6 +116,37 @@ fn wget_over_gnutls() {
     observer.stop();
 }
 
+fn libcurl(library: &str) {
+    let Some(_host) = host() else { return };
+    let Some(python) = python() else { return };
+    let server = Server::start(&FAST);
+    let mut observer = Observer::start();
+    let mut client = Command::new(python);
+    client.arg(script("clients/libcurl.py")).arg(library);
+    client.arg(format!("{}/v1/chat/completions", server.tls_url())).args(["demo-64tok", "5", "h1"]);
+    let output = client.output().unwrap();
+    let error = String::from_utf8_lossy(&output.stderr);
+    if error.contains("cannot open shared object file") {
+        return skip("HBPF_REQUIRE_CLIENTS", &format!("there is no libcurl over it (Debian: libcurl3-{library})"));
+    }
+    assert!(output.status.success(), "{error}");
+    let said: serde_json::Value = serde_json::from_slice(&output.stdout).expect("it says what came through");
+    assert_eq!(said["answers"], 5);
+    assert_eq!(observer.until_ended(server.tls.port(), 5), server.truth(5));
+    observer.assert_nothing_lost();
+    observer.stop();
+}
+
+#[test]
+fn libcurl_over_gnutls() {
+    libcurl("gnutls");
+}
+
+#[test]
+fn libcurl_over_nss() {
+    libcurl("nss");
+}
+
 #[test]
 fn node_over_tls() {
     let Some(_host) = host() else { return };

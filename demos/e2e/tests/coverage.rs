@@ -10,8 +10,8 @@ use std::process::{Child, Command, Stdio};
 
 use hbpf_core::snapshot::TlsVisibility;
 use hbpf_e2e::{
-    Client, Nginx, Observer, Server, Sums, full, go, go_program, host, installed, package, python_with, rust_program,
-    script, skip, tool,
+    Client, Nginx, Observer, Server, Sums, full, go, go_program, host, installed, package, python, python_with,
+    rust_program, script, skip, tool,
 };
 use tempfile::TempDir;
 
@@ -212,6 +212,15 @@ fn clients(place: &mut Place, rows: &mut Vec<Row>) {
         command.arg("--post-data").arg(body).arg("--ca-certificate").arg(&authority);
         command.args(std::iter::repeat_n(format!("{url}/v1/chat/completions"), CALLS));
         add("wget", "HTTP/1.1", "GnuTLS, shared", place.run_once(&mut command));
+    }
+    for (library, tls) in [("gnutls", "GnuTLS, shared"), ("nss", "NSS, shared")] {
+        for (version, protocol) in [("h1", "HTTP/1.1"), ("h2", "HTTP/2")] {
+            let Some(python) = python() else { break };
+            let mut command = place.command(&python);
+            let url = format!("{url}/v1/chat/completions");
+            command.arg(script("clients/libcurl.py")).args([library, &url, "demo", &calls, version]);
+            add("libcurl", protocol, tls, place.run_once(&mut command));
+        }
     }
 
     let debian = tool("Go of the distribution", "version", &["go".into()]);

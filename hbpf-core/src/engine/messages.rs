@@ -652,6 +652,13 @@ impl HttpSink for Sink<'_> {
         self.tell_kernel(Action::Opaque);
     }
 
+    fn response_cut(&mut self, exchange: u64) {
+        if let Some(tracked) = self.messages.find(exchange) {
+            // One byte at the least, more cannot be told.
+            tracked.answer_missed(1);
+        }
+    }
+
     fn desync(&mut self, side: Side) {
         self.shared.counters.desyncs += 1;
         if let Some(tracked) = self.messages.affected_by_gap(side) {

@@ -74,6 +74,10 @@ pub trait HttpSink {
     /// The connection speaks another protocol from here on (101, or CONNECT accepted), which this head may name. Nothing more
     /// is reported.
     fn upgraded(&mut self, exchange: u64, when: Nanos, head: &ResponseHead<'_>);
+    /// The connection's first answer, to this exchange, begins with what is no HTTP: whoever came amid it knows why.
+    fn response_cut(&mut self, _exchange: u64) {
+        self.desync(Side::Response);
+    }
     /// Bytes that are no HTTP where a message should begin, or framing that contradicts itself.
     fn desync(&mut self, side: Side);
 }
@@ -86,6 +90,8 @@ pub struct Http1 {
     /// Requests whose final response has not begun, oldest first.
     waiting: VecDeque<Waiting>,
     next_exchange: u64,
+    /// Whether an answer has been understood.
+    is_answered: bool,
     is_upgraded: bool,
 }
 
@@ -361,8 +367,9 @@ impl Http1 {
         let rest = &bytes[blank..];
         let end = head.end.find(rest);
         let part = &rest[..end.unwrap_or(rest.len())];
+        let begins_well = !head.buffered.is_empty() || part.starts_with(b"HTTP/");
         if !head.can_go_on(side, part) {
-            self.not_http(side, head.is_guess, sink);
+            self.not_http(side, head.is_guess, begins_well, sink);
             return bytes.len();
         }
         if end.is_none() {
@@ -382,7 +389,7 @@ impl Http1 {
             Side::Response => self.response_head(when, head.is_guess, whole, sink),
         };
         if is_head.is_err() {
-            self.not_http(side, head.is_guess, sink);
+            self.not_http(side, head.is_guess, begins_well, sink);
             return bytes.len();
         }
         blank + part.len()
@@ -426,6 +433,7 @@ impl Http1 {
         sink: &mut dyn HttpSink,
     ) -> Result<(), NotHttp> {
         let head = whole_head(ResponseHead::parse(bytes), bytes)?;
+        self.is_answered = true;
         if is_guess {
             self.give_up_waiting(1, when, sink);
         }
@@ -564,11 +572,17 @@ impl Http1 {
         }
     }
 
-    fn not_http(&mut self, side: Side, was_guess: bool, sink: &mut dyn HttpSink) {
+    fn not_http(&mut self, side: Side, was_guess: bool, begins_well: bool, sink: &mut dyn HttpSink) {
         self.half(side).state = State::Lost;
-        // An answer that nobody waits for may have been cut anywhere: we came too late for its beginning.
-        if !was_guess && (side == Side::Request || !self.waiting.is_empty()) {
-            sink.desync(side);
+        if was_guess {
+            return;
+        }
+        match (side, self.waiting.front()) {
+            // An answer that nobody waits for may have been cut anywhere: we came too late for its beginning.
+            (Side::Response, None) => {}
+            // So may a connection's first, for what is sent and what is received is not seen from the same instant on.
+            (Side::Response, Some(waiting)) if !self.is_answered && !begins_well => sink.response_cut(waiting.exchange),
+            _ => sink.desync(side),
         }
     }
 

@@ -56,6 +56,10 @@ impl HttpSink for Log {
     fn upgraded(&mut self, exchange: u64, _: Nanos, _: &ResponseHead<'_>) {
         self.line(format!("{exchange} upgraded"));
     }
+    fn response_cut(&mut self, exchange: u64) {
+        self.line(format!("{exchange} response cut"));
+    }
+
     fn desync(&mut self, side: Side) {
         self.line(format!("desync {side:?}"));
     }
@@ -272,6 +276,21 @@ const WHOLE: &[(&str, &[Act], &[&str])] = &[
             "0 response body y",
             "0 response end true",
             "1 response 200",
+            "1 response end true",
+        ],
+    ),
+    (
+        "what is received is seen a little later than what is sent",
+        &[GET, Response("{\"left\": 1}"), GET, OK_2],
+        &[
+            "0 request GET /a",
+            "0 request end true",
+            "0 response cut",
+            "1 request GET /a",
+            "1 request end true",
+            "0 response end false",
+            "1 response 200",
+            "1 response body ok",
             "1 response end true",
         ],
     ),

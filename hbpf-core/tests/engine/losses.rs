@@ -166,8 +166,13 @@ fn a_client_that_leaves_behind_a_lost_answer_has_not_given_up() {
 
 #[test]
 fn an_answer_that_cannot_be_read_is_counted_and_says_so() {
-    let unreadable = ["HTTP/1.1 200 O\x01K\r\nContent-Length: 2\r\n\r\n{}", "HTTP/1.1 \x1b[2J\r\n\r\n", "\0\0\0\0"];
-    for answer in unreadable {
+    let unreadable = [
+        ("HTTP/1.1 200 O\x01K\r\nContent-Length: 2\r\n\r\n{}", 1),
+        ("HTTP/1.1 \x1b[2J\r\n\r\n", 1),
+        // Of a first answer the beginning may not have been seen, which is no fault.
+        ("\0\0\0\0", 0),
+    ];
+    for (answer, desyncs) in unreadable {
         let (mut engine, mut log) = (Engine::new(), Log::default());
         let mut wire = Wire::tls(7, Direction::Sent);
         wire.request(&mut engine, &mut log, &chat(false));
@@ -175,7 +180,7 @@ fn an_answer_that_cannot_be_read_is_counted_and_says_so() {
         wire.request(&mut engine, &mut log, &chat(false));
         wire.answer(&mut engine, &mut log, &json("200 OK", DONE_JSON));
         let ended = log.ended();
-        assert_eq!((ended.len(), engine.counters().desyncs), (2, 1), "{answer:?}");
+        assert_eq!((ended.len(), engine.counters().desyncs), (2, desyncs), "{answer:?}");
         assert_eq!((ended[0].phase, ended[0].status, ended[0].bytes_missed), (Phase::Done, None, 1), "{answer:?}");
         assert_eq!((ended[1].phase, ended[1].usage.output), (Phase::Done, Some(3)), "{answer:?}");
     }

@@ -76,6 +76,16 @@ pub enum Symbol {
     GnutlsSend2,
     /// `gnutls_deinit`
     GnutlsDeinit,
+    /// `PR_Read` of NSPR, over which NSS lays TLS, as all that follow.
+    NsprRead,
+    /// `PR_Recv`
+    NsprRecv,
+    /// `PR_Write`
+    NsprWrite,
+    /// `PR_Send`
+    NsprSend,
+    /// `PR_Close`
+    NsprClose,
     /// `crypto/tls.(*Conn).Read` of Go, behind the look at its stack.
     GoRead,
     /// A `ret` of it.
@@ -110,7 +120,7 @@ pub enum Symbol {
 
 impl Symbol {
     /// All of them.
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 31] = [
         Self::SslRead,
         Self::SslReadEx,
         Self::SslWrite,
@@ -122,6 +132,11 @@ impl Symbol {
         Self::GnutlsSend,
         Self::GnutlsSend2,
         Self::GnutlsDeinit,
+        Self::NsprRead,
+        Self::NsprRecv,
+        Self::NsprWrite,
+        Self::NsprSend,
+        Self::NsprClose,
         Self::GoRead,
         Self::GoReadReturn,
         Self::GoReadReturnOnStack,
@@ -153,6 +168,11 @@ impl Symbol {
             Self::GnutlsSend => "gnutls_record_send",
             Self::GnutlsSend2 => "gnutls_record_send2",
             Self::GnutlsDeinit => "gnutls_deinit",
+            Self::NsprRead => "PR_Read",
+            Self::NsprRecv => "PR_Recv",
+            Self::NsprWrite => "PR_Write",
+            Self::NsprSend => "PR_Send",
+            Self::NsprClose => "PR_Close",
             Self::GoRead | Self::GoReadReturn | Self::GoReadReturnOnStack => "crypto/tls.(*Conn).Read",
             Self::GoWrite | Self::GoWriteOnStack => "crypto/tls.(*Conn).Write",
             Self::GoForget | Self::GoForgetOnStack => "crypto/tls.(*Conn).Close",
@@ -175,7 +195,7 @@ impl Symbol {
                 let version = rest.iter().take(MAX_VERSION_BYTES).position(u8::is_ascii_uppercase)?;
                 Some(&rest[version..]).filter(|name| name.starts_with(b"EVP_AEAD_CTX_"))?
             }
-            None if bytes.starts_with(b"SSL_") || bytes.starts_with(b"gnutls_") => bytes,
+            None if [&b"SSL_"[..], b"gnutls_", b"PR_"].iter().any(|family| bytes.starts_with(family)) => bytes,
             None => return None,
         };
         let begins =
@@ -390,9 +410,13 @@ impl<'data, R: ReadRef<'data>> Text<'_, 'data, R> {
     fn has_tls(&self, exports: &[Export]) -> bool {
         let has =
             |symbol| exports.iter().any(|export| export.symbol == symbol && self.offset(export.address).is_some());
-        has(Symbol::SslRead) && has(Symbol::SslWrite)
-            || has(Symbol::GnutlsRecv) && has(Symbol::GnutlsSend)
-            || [Symbol::AeadInitWithDirection, Symbol::AeadSeal, Symbol::AeadOpenGather].into_iter().all(has)
+        let families: [&[Symbol]; 4] = [
+            &[Symbol::SslRead, Symbol::SslWrite],
+            &[Symbol::GnutlsRecv, Symbol::GnutlsSend],
+            &[Symbol::NsprRead, Symbol::NsprRecv, Symbol::NsprWrite, Symbol::NsprSend],
+            &[Symbol::AeadInitWithDirection, Symbol::AeadSeal, Symbol::AeadOpenGather],
+        ];
+        families.iter().any(|family| family.iter().all(|symbol| has(*symbol)))
     }
 
     /// What Go has left in the file, if it was made by Go and uses its TLS.

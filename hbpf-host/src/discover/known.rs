@@ -12,10 +12,8 @@ use super::mapped::{FileKey, Mapped, Stamp};
 const MAX_FILES: usize = 4096;
 
 /// TLS libraries that are recognised by name and not probed: the beginning of the name, and what users call it.
-const UNPROBED: [(&[u8], &str); 7] = [
+const UNPROBED: [(&[u8], &str); 5] = [
     (b"libjvm.so", "Java with TLS of its own"),
-    (b"libssl3.so", "NSS"),
-    (b"libnss3.so", "NSS"),
     (b"libwolfssl.so", "wolfSSL"),
     (b"libmbedtls.so", "Mbed TLS"),
     (b"libs2n.so", "s2n-tls"),
@@ -30,9 +28,11 @@ pub(super) fn basename(path: &[u8]) -> &[u8] {
     path.rsplit(|byte| *byte == b'/').next().unwrap_or(path)
 }
 
-/// `libssl.so.3`, `libssl-1a2b3c4d.so.1.1` (Python wheels), `libgnutls.so.30`, and what else begins so.
+/// `libssl.so.3`, `libssl-1a2b3c4d.so.1.1` (Python wheels), `libgnutls.so.30`, `libnspr4.so`, and what else begins so.
 pub(super) fn is_tls_library(name: &[u8]) -> bool {
-    let is_named = name.starts_with(b"libssl") || name.starts_with(b"libgnutls.") || name.starts_with(b"libgnutls-");
+    // NSS's plaintext passes NSPR, which builds of browsers have within NSS.
+    const BEGINNINGS: [&[u8]; 5] = [b"libssl", b"libgnutls.", b"libgnutls-", b"libnspr4.", b"libnss3."];
+    let is_named = BEGINNINGS.iter().any(|beginning| name.starts_with(beginning));
     is_named && name.windows(3).any(|part| part == b".so") && unprobed(name).is_none()
 }
 
@@ -170,16 +170,22 @@ mod tests {
 
     #[test]
     fn libraries_are_known_by_name() {
-        for name in
-            ["libssl.so", "libssl.so.3", "libssl-35ec4a18.so.1.1", "libssl3-x64.so", "libssl.3.so", "libgnutls.so.30"]
-        {
+        for name in [
+            "libssl.so",
+            "libssl.so.3",
+            "libssl-35ec4a18.so.1.1",
+            "libssl3-x64.so",
+            "libssl.3.so",
+            "libgnutls.so.30",
+            "libnspr4.so",
+        ] {
             assert!(is_tls_library(name.as_bytes()), "{name}");
             assert!(may_speak_tls(name.as_bytes()), "{name}");
         }
-        for name in ["libssl3.so", "libssl", "libcrypto.so.3", "xlibssl.so", "libssl.a", "libgnutlsxx.so.30", ""] {
+        for name in ["libssl", "libcrypto.so.3", "xlibssl.so", "libssl.a", "libgnutlsxx.so.30", "libs2n.so", ""] {
             assert!(!is_tls_library(name.as_bytes()), "{name}");
         }
-        assert_eq!(unprobed(b"libssl3.so"), Some("NSS"));
+        assert_eq!(unprobed(b"libs2n.so"), Some("s2n-tls"));
         assert_eq!(unprobed(b"libssl.so.3"), None);
         assert_eq!(basename(b"/usr/lib/libssl.so.3"), b"libssl.so.3");
         assert_eq!(basename(b""), b"");

@@ -81,6 +81,11 @@ pub(super) fn places(exports: &[Export], peeks: &[Export], code: &dyn Code) -> V
         | Symbol::GnutlsSend
         | Symbol::GnutlsSend2
         | Symbol::GnutlsDeinit
+        | Symbol::NsprRead
+        | Symbol::NsprRecv
+        | Symbol::NsprWrite
+        | Symbol::NsprSend
+        | Symbol::NsprClose
         | Symbol::GoRead
         | Symbol::GoReadReturn
         | Symbol::GoReadReturnOnStack

@@ -46,7 +46,10 @@ fn programs_for(symbol: Symbol, internal: bool) -> &'static [&'static str] {
         Symbol::SslRead | Symbol::GnutlsRecv => &["ssl_read_return", "ssl_read"],
         Symbol::SslReadEx if internal => &["ssl_read_internal_return", "ssl_read_ex"],
         Symbol::SslReadEx => &["ssl_read_ex_return", "ssl_read_ex"],
-        Symbol::SslFree | Symbol::GnutlsDeinit => &["ssl_free"],
+        Symbol::NsprRead => &["ssl_read_return", "nspr_read"],
+        Symbol::NsprRecv => &["ssl_read_return", "nspr_recv"],
+        Symbol::NsprWrite | Symbol::NsprSend => &["ssl_write_return", "nspr_write"],
+        Symbol::SslFree | Symbol::GnutlsDeinit | Symbol::NsprClose => &["ssl_free"],
         Symbol::SslNew => &["ssl_new_return"],
         Symbol::GoRead => &["go_tls_read"],
         Symbol::GoReadReturn => &["go_tls_read_return"],
@@ -66,18 +69,23 @@ fn programs_for(symbol: Symbol, internal: bool) -> &'static [&'static str] {
 }
 
 /// In the order in which their probes are put in.
-const SYMBOLS: [Symbol; 26] = [
+const SYMBOLS: [Symbol; 31] = [
     Symbol::SslNew,
     Symbol::SslFree,
     Symbol::GnutlsDeinit,
+    Symbol::NsprClose,
     Symbol::SslWrite,
     Symbol::SslWriteEx,
     Symbol::SslWriteEx2,
     Symbol::GnutlsSend,
     Symbol::GnutlsSend2,
+    Symbol::NsprWrite,
+    Symbol::NsprSend,
     Symbol::SslRead,
     Symbol::SslReadEx,
     Symbol::GnutlsRecv,
+    Symbol::NsprRead,
+    Symbol::NsprRecv,
     Symbol::GoForget,
     Symbol::GoForgetOnStack,
     Symbol::GoWrite,
