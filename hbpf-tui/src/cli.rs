@@ -10,6 +10,7 @@ use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use hbpf_host::protocol::Group;
 
+use crate::condition::Condition;
 use crate::format;
 
 /// Shorter than this and the looking costs more than it shows.
@@ -52,6 +53,8 @@ impl Cli {
         let (name, probes) = match &self.command {
             Some(Command::Top(arguments)) => ("top", &arguments.probes),
             Some(Command::Snapshot(arguments)) => ("snapshot", &arguments.probes),
+            Some(Command::Trace(arguments)) => ("trace", &arguments.probes),
+            Some(Command::Check(arguments)) => ("check", &arguments.probes),
             Some(Command::Doctor(_) | Command::Prices(_)) | None => return Ok(self),
         };
         let Some((option, group)) = probes.contradiction() else { return Ok(self) };
@@ -91,6 +94,34 @@ pub(crate) enum Command {
             1  nothing could be collected\n  2  bad usage"
     )]
     Snapshot(SnapshotArgs),
+    /// A line for each exchange with a model that ends, like a server's access log
+    #[command(
+        long_about = "Prints a line for each exchange with a model when it has ended: whose it was, with which model, what came of it, how \
+            long its first token and all of it took, and how many tokens it had. Of an exchange between two processes of this host \
+            there is a line for either end, unless --role says which.\n\n\
+            Lines go to standard output, everything else to standard error. With --json each is an object, as under \
+            `requests.finished` of a snapshot.\n\nNeeds root.",
+        after_long_help = "Examples:\n  sudo hbpf trace\n  sudo hbpf trace --failed --role client\n  \
+            sudo hbpf trace --json --pid 4711 -n 100 > hundred.ndjson\n  \
+            sudo hbpf trace --json | jq 'select(.duration_seconds > 10)'\n\n\
+            Exit codes:\n  0  as many were printed as asked for, or whoever reads has seen enough\n  \
+            1  nothing can be seen, or the collection ended early; standard error says why\n  2  bad usage"
+    )]
+    Trace(TraceArgs),
+    /// Whether something is too slow, too dear or failing, as an exit code
+    #[command(
+        long_about = "Observes for a while and says whether conditions hold, for cron jobs, tests of a release and the like.\n\n\
+            A condition is a measure, <, <=, > or >=, and a limit. Measures of times: ttft (to the first token), itl (between tokens) \
+            and duration, each with _mean, _p50, _p90, _p95, _p99 or _max. Others: errors (percent of the requests that have ended), \
+            requests, failed, abandoned, rate_limited, stalls, in_flight, tokens_per_second (output, over the last minute at \
+            most) and cost_per_hour (US dollars, likewise).\n\nNeeds root.",
+        after_long_help = "Examples:\n  sudo hbpf check 'ttft_p99>2s' --for 1m || page-someone\n  \
+            sudo hbpf check 'errors>1%' 'duration_p95>30s' --model gpt-4o\n  \
+            sudo hbpf check 'tokens_per_second<100' --pid 4711\n\n\
+            Exit codes:\n  0  no condition holds\n  1  one does\n  2  bad usage\n  \
+            3  it cannot be told: nothing could be collected, or there was nothing to measure"
+    )]
+    Check(CheckArgs),
     /// Checks what can be seen on this machine, and says what mends the rest
     #[command(
         long_about = "Checks kernel, privileges, BPF features, control groups, TLS libraries and the processes that \
@@ -200,6 +231,73 @@ impl SnapshotArgs {
     pub(crate) fn format(&self) -> Format {
         if self.json { Format::Json } else { self.format }
     }
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct TraceArgs {
+    /// Write each as an object in JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Only this process's; may be given more than once
+    #[arg(short, long = "pid", value_name = "PID", value_parser = pid, allow_hyphen_values = true)]
+    pub(crate) pids: Vec<u32>,
+    /// Only those with this in the model's name, whether it was asked for or has answered
+    #[arg(short, long, value_name = "MODEL", allow_hyphen_values = true)]
+    pub(crate) model: Option<String>,
+    /// Only this end
+    #[arg(long, value_enum, value_name = "ROLE", allow_hyphen_values = true)]
+    pub(crate) role: Option<End>,
+    /// Only those that have failed or were given up
+    #[arg(long)]
+    pub(crate) failed: bool,
+    /// How many; without, until interrupted
+    #[arg(short = 'n', long, value_name = "N", value_parser = count, allow_hyphen_values = true)]
+    pub(crate) count: Option<u64>,
+    /// Probe groups to use
+    #[command(flatten)]
+    pub(crate) probes: Probes,
+    /// What observing may cost
+    #[command(flatten)]
+    pub(crate) bounds: Bounds,
+    /// A table of prices that hold over those that come with hbpf: as `hbpf prices` prints it, or LiteLLM's
+    /// model_prices_and_context_window.json
+    #[arg(long, value_name = "FILE")]
+    pub(crate) prices: Option<PathBuf>,
+}
+
+/// An end of an exchange.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum End {
+    /// Who asks
+    Client,
+    /// Who answers
+    Server,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct CheckArgs {
+    /// What shall not be, such as 'ttft_p99>2s'; --help names what there is
+    #[arg(required = true, value_name = "CONDITION", value_parser = str::parse::<Condition>)]
+    pub(crate) conditions: Vec<Condition>,
+    /// How long to observe, from when the probes are in place
+    #[arg(long = "for", value_name = "DURATION", default_value = "10s", value_parser = interval, allow_hyphen_values = true)]
+    pub(crate) duration: Duration,
+    /// Only models with this in their names, each for itself
+    #[arg(short, long, value_name = "MODEL", conflicts_with = "pid", allow_hyphen_values = true)]
+    pub(crate) model: Option<String>,
+    /// Only this process
+    #[arg(short, long, value_name = "PID", value_parser = pid, allow_hyphen_values = true)]
+    pub(crate) pid: Option<u32>,
+    /// Probe groups to use
+    #[command(flatten)]
+    pub(crate) probes: Probes,
+    /// What observing may cost
+    #[command(flatten)]
+    pub(crate) bounds: Bounds,
+    /// A table of prices that hold over those that come with hbpf: as `hbpf prices` prints it, or LiteLLM's
+    /// model_prices_and_context_window.json
+    #[arg(long, value_name = "FILE")]
+    pub(crate) prices: Option<PathBuf>,
 }
 
 #[derive(Args, Debug)]

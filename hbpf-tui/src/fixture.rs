@@ -322,6 +322,7 @@ fn request(sequence: u64, pid: u32, command: &str, model: &str, phase: Phase) ->
             _ => TokensSource::Unknown,
         },
         cost_usd: None,
+        cost_is_estimate: false,
         bytes_missed: 0,
     }
 }

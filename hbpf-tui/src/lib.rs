@@ -2,6 +2,7 @@
 
 mod cli;
 mod commands;
+mod condition;
 mod engines;
 mod feed;
 #[cfg(test)]
@@ -26,10 +27,8 @@ mod workloads;
 use std::io::{self, ErrorKind};
 use std::process::ExitCode;
 
-use clap::{CommandFactory, Parser};
-use hbpf_core::label::Text;
-
 use crate::cli::{Cli, Command};
+use clap::{CommandFactory, Parser};
 
 /// Runs the command with the arguments of this process.
 pub fn main() -> ExitCode {
@@ -38,6 +37,8 @@ pub fn main() -> ExitCode {
         None => Cli::command().print_help().map(|()| ExitCode::SUCCESS).map_err(Into::into),
         Some(Command::Top(arguments)) => commands::top::run(&arguments),
         Some(Command::Snapshot(arguments)) => commands::snapshot::run(&arguments),
+        Some(Command::Trace(arguments)) => commands::trace::run(&arguments),
+        Some(Command::Check(arguments)) => Ok(commands::check::run(&arguments)),
         Some(Command::Doctor(arguments)) => commands::doctor::run(&arguments),
         Some(Command::Prices(arguments)) => commands::prices::run(&arguments),
     };
@@ -47,8 +48,7 @@ pub fn main() -> ExitCode {
         {
             return ExitCode::SUCCESS;
         }
-        // It may quote a file or a message of the kernel's.
-        eprintln!("hbpf: {}", Text::new(&format!("{error:#}")));
+        commands::complain(&error);
         ExitCode::FAILURE
     })
 }

@@ -467,8 +467,12 @@ impl RequestColumn {
 
     /// Layout of all columns.
     pub(crate) fn columns() -> [Column; 12] {
+        Self::ALL.map(Self::column)
+    }
+
+    pub(crate) fn column(self) -> Column {
         use Align::{Left, Right};
-        Self::ALL.map(|column| match column {
+        match self {
             Self::Phase => Column::fixed("PHASE", Left, 9, 100),
             Self::Age => Column::fixed("AGE", Right, 6, 99),
             Self::SinceToken => Column::fixed("IDLE", Right, 6, 95),
@@ -481,7 +485,7 @@ impl RequestColumn {
             Self::Endpoint => Column::flexible("ENDPOINT", 14, 40, 55),
             Self::Status => Column::fixed("HTTP", Right, 4, 82),
             Self::Error => Column::flexible("END", 10, 30, 60),
-        })
+        }
     }
 
     pub(crate) fn cell(self, request: &Request) -> Cell {
@@ -609,6 +613,11 @@ pub(crate) fn output_rate(stats: &LlmStats) -> String {
 /// Prompt tokens of ended exchanges, marked where any of it is estimated.
 pub(crate) fn input_total(stats: &LlmStats) -> String {
     estimated(known(stats.tokens.input, format::count), stats.tokens_estimated.input > 0)
+}
+
+/// What one exchange has cost.
+pub(crate) fn cost_of(request: &Request) -> String {
+    money(request.cost_usd, request.cost_is_estimate)
 }
 
 /// What was spent. A list price is an estimate.

@@ -13,6 +13,7 @@ mod observer;
 mod packet;
 mod programs;
 mod server;
+mod tracer;
 mod truth;
 
 pub use client::Client;
@@ -26,6 +27,7 @@ pub use programs::{
     use_programs_in,
 };
 pub use server::Server;
+pub use tracer::Tracer;
 pub use truth::{Entry, Outcome, Sums, exact_or_marked, percentile};
 
 use std::fs;

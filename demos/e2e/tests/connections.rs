@@ -221,7 +221,8 @@ fn a_server_that_answers_a_flood_with_cookies() {
     let Some((server, port)) = isolated("deferred", cookies) else { return };
     let answered = within(server.pid(), || one_each(SocketAddr::from(([127, 0, 0, 1], port)), 12));
     expect(&mut observer, port, &answered);
-    assert_eq!(network_counter(server.pid(), "SyncookiesRecv"), 12);
+    // One that a busy machine sends again is counted again.
+    assert!(network_counter(server.pid(), "SyncookiesRecv") >= 12);
     observer.stop();
 }
 

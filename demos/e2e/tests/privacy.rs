@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use hbpf_e2e::{Client, Observer, Server, host, programs, python, script};
+use hbpf_e2e::{Client, Observer, Server, Tracer, host, programs, python, script};
 
 const PROMPT: &str = "CANARYPROMPT";
 const ANSWER: &str = "CANARYANSWER";
@@ -33,8 +33,9 @@ fn no_text_comes_out() {
         })
         .collect();
     observer.until_tls_of(clients[0].pid());
+    // Forms for people take another way out.
+    let trace = Tracer::start(&["-n", "30"]);
     clients.iter_mut().for_each(Client::go);
-    // The text form is for people and takes another way out.
     let text = Command::new(&programs().hbpf).args(["snapshot", "--duration", "1s"]).output().unwrap();
     assert!(text.status.success());
     clients.iter_mut().for_each(|client| drop(client.result()));
@@ -43,8 +44,10 @@ fn no_text_comes_out() {
         let seen = observer.until_ended(port, 15);
         assert_eq!(seen.requests, 15, "it must have been seen for its absence to mean anything");
     }
-    let out = [String::from_utf8_lossy(&text.stdout).into_owned(), String::from_utf8_lossy(&text.stderr).into_owned()];
-    for (number, piece) in observer.raw.iter().chain(&out).enumerate() {
+    let (lines, said) = trace.finish();
+    assert!(lines.len() > 30, "with their head");
+    let out = [text.stdout, text.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+    for (number, piece) in observer.raw.iter().chain(&out).chain(&lines).chain([&said]).enumerate() {
         for canary in [PROMPT, ANSWER, KEY, QUERY] {
             // The piece is not shown: it would be the leak.
             assert!(!piece.contains(canary), "{canary} is in output {number}");

@@ -102,6 +102,7 @@ impl EndedRing {
         let over = |ended: &Ended| Request {
             hop: hop(ended.is_internal),
             cost_usd: ended.cost.map(|cost| cost.usd),
+            cost_is_estimate: ended.cost.is_some_and(|cost| cost.is_estimate),
             ..row(&ended.exchange, ended.identity.as_ref(), now, clock)
         };
         let finished = self.since_frame.min(self.kept.len());
@@ -177,6 +178,7 @@ fn row(exchange: &Exchange, identity: Option<&(Option<Timestamp>, Label)>, now: 
         },
         tokens_source,
         cost_usd: None,
+        cost_is_estimate: false,
         bytes_missed: exchange.bytes_missed,
     }
 }

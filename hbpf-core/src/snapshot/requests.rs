@@ -166,8 +166,11 @@ pub struct Request {
     pub tokens: TokenTotals,
     /// Where the counts come from.
     pub tokens_source: TokensSource,
-    /// US dollars.
+    /// US dollars, once it has ended.
     pub cost_usd: Option<f64>,
+    /// By a list price, not by what the server said.
+    #[serde(default)]
+    pub cost_is_estimate: bool,
     /// Bytes of it that were lost.
     pub bytes_missed: u64,
 }

@@ -1,9 +1,11 @@
 //! The subcommands.
 
+pub(crate) mod check;
 pub(crate) mod doctor;
 pub(crate) mod prices;
 pub(crate) mod snapshot;
 pub(crate) mod top;
+pub(crate) mod trace;
 
 use std::io::{self, Write};
 use std::sync::Arc;
@@ -11,9 +13,12 @@ use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
 use anyhow::{Result, bail};
+use hbpf_core::label::Text;
 use hbpf_core::snapshot::Snapshot;
+use hbpf_host::protocol::Group;
 
 use crate::feed::Update;
+use crate::summary::{self, GroupState};
 
 /// Timers are never exact.
 const ABOUT: f64 = 0.9;
@@ -37,6 +42,23 @@ fn each_frame(
         left = left.map(|left| left - 1);
     }
     Ok(())
+}
+
+/// Whether none of these groups of probes can ever be on.
+fn is_blind(snapshot: &Snapshot, groups: &[Group]) -> bool {
+    groups.iter().all(|group| summary::group_state(&snapshot.capture, *group) == GroupState::Failed)
+}
+
+/// What stands in their way.
+fn why_blind(snapshot: &Snapshot) -> String {
+    let reasons = snapshot.capture.probes.iter().filter_map(|probe| probe.reason.as_ref());
+    reasons.map(ToString::to_string).next().unwrap_or_else(|| "hbpf doctor says why".to_owned())
+}
+
+/// Says what went wrong.
+pub(crate) fn complain(error: &anyhow::Error) {
+    // It may quote a file or a message of the kernel's.
+    eprintln!("hbpf: {}", Text::new(&format!("{error:#}")));
 }
 
 /// Writes all of it at once and says if that did not work: half a line helps nobody.

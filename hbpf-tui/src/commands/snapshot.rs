@@ -86,7 +86,7 @@ pub(crate) fn run(arguments: &SnapshotArgs) -> Result<ExitCode> {
 }
 
 /// Lets the time pass, from when the probes are in place, and takes a snapshot at its end.
-fn one(
+pub(super) fn one(
     updates: &Receiver<Update>,
     control: &dyn Control,
     groups: &[Group],
@@ -147,7 +147,7 @@ enum Progress {
 }
 
 /// Whether these groups of probes are in, or what stands in their way is known.
-fn in_place(snapshot: &Snapshot, groups: &[Group]) -> bool {
+pub(super) fn in_place(snapshot: &Snapshot, groups: &[Group]) -> bool {
     let waiting = |group: &Group| {
         matches!(summary::group_state(&snapshot.capture, *group), GroupState::Waiting | GroupState::Off)
     };

@@ -1,0 +1,86 @@
+//! `hbpf trace` and `hbpf check`, as scripts use them.
+
+use std::os::unix::process::CommandExt as _;
+use std::path::Path;
+use std::process::Command;
+
+use hbpf_core::exchange::{Phase, Role};
+use hbpf_core::snapshot::Request;
+use hbpf_e2e::{Client, Server, Tracer, host, programs, python, script};
+
+/// Half of them fail.
+fn client(server: &Server, python: &Path, calls: u64) -> Client {
+    let mut command = Command::new(python);
+    command.arg(script("clients/stdlib.py")).args(["--base-url", &server.plain_url(), "--threads", "2"]);
+    command.args(["--count", &(calls / 2).to_string(), "--model", "demo", "--model", "demo-429err"]);
+    Client::start(&mut command)
+}
+
+const CALLS: u64 = 20;
+
+const NOBODY: u32 = 65534;
+
+#[test]
+fn every_exchange_has_one_line() {
+    let Some(_host) = host() else { return };
+    let Some(python) = python() else { return };
+    let server = Server::start(&["--ttft", "20", "--rate", "400"]);
+    let mut client = client(&server, &python, CALLS);
+    let pid = client.pid().to_string();
+    let everything = Tracer::start(&["--json", "--pid", &pid, "-n", &CALLS.to_string()]);
+    let failed = Tracer::start(&["--failed", "--role", "server", "--model", "429", "-n", &(CALLS / 2).to_string()]);
+    client.run();
+    let (lines, _) = everything.finish();
+    let requests: Vec<Request> = lines.iter().map(|line| serde_json::from_str(line).expect("a request")).collect();
+    let truth = server.truth(CALLS as usize);
+    let sum = |of: fn(&Request) -> Option<u64>| requests.iter().filter_map(of).sum::<u64>();
+    assert_eq!(requests.len() as u64, truth.requests);
+    assert_eq!(sum(|request| request.tokens.output), truth.output);
+    assert_eq!(sum(|request| request.tokens.input), truth.input);
+    assert_eq!(requests.iter().filter(|request| request.phase == Phase::Failed).count() as u64, truth.failed);
+    assert!(requests.iter().all(|request| request.role == Role::Client && request.pid == Some(client.pid())));
+
+    let (lines, _) = failed.finish();
+    let [head, lines @ ..] = &lines[..] else { panic!("nothing was printed") };
+    assert!(head.starts_with("ENDED "), "{head}");
+    assert_eq!(lines.len() as u64, truth.failed);
+    for line in lines {
+        assert!(line.contains(" srv ") && line.contains(" demo-429err ") && line.contains(" 429 "), "{line}");
+    }
+}
+
+#[test]
+fn conditions_are_told_by_the_exit_code() {
+    let Some(_host) = host() else { return };
+    let Some(python) = python() else { return };
+    let server = Server::start(&["--ttft", "200", "--rate", "400"]);
+    let mut client = client(&server, &python, 240);
+    let pid = client.pid().to_string();
+    client.go();
+    let check = |conditions: &[&str]| {
+        let mut command = Command::new(&programs().hbpf);
+        command.args(["check", "--max-overhead", "off", "--for", "2s", "--pid", &pid]).args(conditions);
+        let output = command.output().unwrap();
+        let said = String::from_utf8(output.stdout).unwrap();
+        eprintln!("{said}{}", String::from_utf8_lossy(&output.stderr));
+        (output.status.code(), said)
+    };
+    let (code, said) = check(&["ttft_p50>100ms", "ttft_p50>100s", "errors>=1%"]);
+    let words: Vec<_> = said.lines().filter_map(|line| line.split_whitespace().next()).collect();
+    assert_eq!((code, &words[..]), (Some(1), &["HOLDS", "ok", "HOLDS"][..]));
+    assert_eq!(check(&["ttft_p50>100s", "requests<1"]).0, Some(0));
+    client.result();
+    assert_eq!(check(&["ttft_p50>100ms"]).0, Some(3), "nobody has asked anything since");
+}
+
+#[test]
+fn who_may_see_nothing_is_told_so() {
+    let Some(_host) = host() else { return };
+    for (arguments, code) in [(&["trace"][..], 1), (&["check", "failed>0"], 3)] {
+        let mut command = Command::new(&programs().hbpf);
+        let output = command.args(arguments).uid(NOBODY).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{said}");
+        assert!(said.contains("nothing can be seen"), "{said}");
+    }
+}
