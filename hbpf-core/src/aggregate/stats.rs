@@ -281,6 +281,8 @@ impl Stats {
         if self.other_status > 0 {
             status.insert(OTHER.into(), self.other_status);
         }
+        // Beside others whose price is not known, what refusals have cost, which is nothing, would pass for all of it.
+        let cost = self.cost.filter(|usd| *usd > 0.0 || self.cost_unknown == 0);
         LlmStats {
             requests_total: self.requests,
             requests_in_flight: if_watching(self.in_flight),
@@ -303,8 +305,8 @@ impl Stats {
                 output: rates.output,
                 estimated_share: rates.estimated_share,
             },
-            cost_usd: self.cost,
-            cost_usd_per_hour: self.cost.and(rates.cost).map(|per_second| per_second * SECONDS_PER_HOUR),
+            cost_usd: cost,
+            cost_usd_per_hour: cost.and(rates.cost).map(|per_second| per_second * SECONDS_PER_HOUR),
             cost_is_estimate: self.cost_is_estimate,
             cost_unknown_requests: self.cost_unknown,
             latency: self

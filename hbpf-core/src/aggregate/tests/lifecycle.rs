@@ -126,6 +126,33 @@ fn what_was_never_reported_is_estimated_once_it_is_final() {
 }
 
 #[test]
+fn what_exchanges_cost_adds_up_and_refusals_alone_are_no_sum() {
+    let mut bench = Bench::new();
+    let costs = |stats: &LlmStats| (stats.cost_usd, stats.cost_is_estimate, stats.cost_unknown_requests);
+    let refused = |bench: &mut Bench, seconds: f64, id: u64, model: &str| {
+        bench.open(seconds, id, |_| {});
+        bench.sent(seconds, id, model);
+        bench.headers(seconds, id, 429);
+        bench.end(seconds, id, Phase::Failed, |_| {});
+    };
+    refused(&mut bench, 1.0, 1, "gpt-4o");
+    assert_eq!(costs(&bench.frame(2.0).totals), (Some(0.0), false, 0));
+    bench.call(2.0, 2, "nobody's", |_| {});
+    let totals = bench.frame(4.0).totals;
+    assert_eq!((costs(&totals), totals.cost_usd_per_hour), ((None, false, 1), None), "which is not nothing");
+    // 10 * 2.5 + 20 * 10 of a million.
+    bench.call(4.0, 3, "gpt-4o", |_| {});
+    bench.call(4.5, 4, "gpt-4o", |exchange| exchange.cost_reported_usd = Some(1.0));
+    let totals = bench.frame(6.0).totals;
+    assert_eq!(costs(&totals), (Some(1.000_225), true, 1));
+    let per_hour = totals.cost_usd_per_hour.unwrap();
+    assert!((per_hour - 1.000_225 / 5.0 * 3600.0).abs() < 1e-6, "{per_hour}");
+    let told = bench.frame(6.5).requests.recent;
+    let told: Vec<_> = told.iter().map(|request| (request.cost_usd, request.cost_is_estimate)).collect();
+    assert_eq!(told, [(Some(1.0), false), (Some(0.000_225), true), (None, false), (Some(0.0), false)]);
+}
+
+#[test]
 fn statuses_retries_stalls_and_cached_tokens_add_up() {
     let mut bench = Bench::new();
     bench.call(0.0, 1, "m", |_| {});
