@@ -6,7 +6,7 @@ use hbpf_core::time::Nanos;
 
 use crate::input::Input;
 
-const DIALECTS: [Dialect; 12] = [
+const DIALECTS: [Dialect; 21] = [
     Dialect::OpenaiChat,
     Dialect::OpenaiCompletions,
     Dialect::OpenaiEmbeddings,
@@ -19,6 +19,15 @@ const DIALECTS: [Dialect; 12] = [
     Dialect::XaiGrpc,
     Dialect::GeminiGenerate,
     Dialect::CohereChat,
+    Dialect::GeminiInteractions,
+    Dialect::OpenaiImages,
+    Dialect::OpenaiAudio,
+    Dialect::MistralConversations,
+    Dialect::Triton,
+    Dialect::Tgi,
+    Dialect::Sglang,
+    Dialect::LlamaCpp,
+    Dialect::LmStudio,
 ];
 
 const KINDS: [Option<&[u8]>; 6] = [

@@ -46,6 +46,8 @@ pub enum Api {
     Image,
     /// Sessions over WebSocket.
     Realtime,
+    /// Tensors in, tensors out: the Open Inference Protocol.
+    Infer,
 }
 
 /// How the bodies are to be read; who serves is the provider, which is another question.
@@ -74,8 +76,26 @@ pub enum Dialect {
     XaiGrpc,
     /// Gemini's `generateContent`, of the Gemini API and of Vertex AI.
     GeminiGenerate,
+    /// Gemini's Interactions.
+    GeminiInteractions,
     /// Cohere's chat (v2), embed and rerank.
     CohereChat,
+    /// OpenAI's images.
+    OpenaiImages,
+    /// OpenAI's speech and transcripts.
+    OpenaiAudio,
+    /// Mistral's conversations.
+    MistralConversations,
+    /// Triton's generate, and KServe's infer.
+    Triton,
+    /// TGI's generate.
+    Tgi,
+    /// SGLang's generate.
+    Sglang,
+    /// llama.cpp's completion and infill.
+    LlamaCpp,
+    /// LM Studio's chat.
+    LmStudio,
 }
 
 /// The protocol that carries the exchange.
@@ -251,6 +271,8 @@ pub struct Exchange {
     pub stalls: u32,
     /// US dollars that the server, or a gateway before it, says that it has cost.
     pub cost_reported_usd: Option<f64>,
+    /// For how long the request has waited inside the server, as that says, in seconds.
+    pub queue_seconds: Option<f64>,
     /// Quota headers of the answer.
     pub rate_limit: RateLimit,
     /// Bytes of its bodies and of its request's head that were seen.

@@ -90,6 +90,7 @@ fn api_text(api: Api) -> &'static str {
         Api::Audio => "audio",
         Api::Image => "image",
         Api::Realtime => "realtime",
+        Api::Infer => "infer",
     }
 }
 
@@ -139,6 +140,7 @@ mod tests {
             Api::Audio,
             Api::Image,
             Api::Realtime,
+            Api::Infer,
         ];
         let protocols = [Protocol::Http1, Protocol::H2, Protocol::Websocket, Protocol::Grpc];
         let ways = protocols.into_iter().flat_map(|protocol| [false, true].map(|tls| (protocol, tls)));

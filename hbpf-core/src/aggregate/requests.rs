@@ -164,7 +164,7 @@ fn row(exchange: &Exchange, identity: Option<&(Option<Timestamp>, Label)>, now: 
             .last_token_at
             .filter(|_| !exchange.phase.is_final() && !exchange.output_missed.since_latest)
             .map(|last| now.seconds_since(last)),
-        queue_seconds: None,
+        queue_seconds: exchange.queue_seconds,
         connect_seconds: None,
         tls_seconds: None,
         duration_seconds: exchange.duration_seconds(),

@@ -2,7 +2,7 @@
 
 use std::sync::LazyLock;
 
-use super::definition::{COMMON_REQUEST, Count, Counts, Definition, Estimate, Proof, Slot, Target};
+use super::definition::{Count, Counts, DEFAULT, Definition, Estimate, Proof, Slot, Target};
 use crate::exchange::{Api, Dialect, Usage};
 use crate::json::{PathSet, Want};
 
@@ -47,14 +47,11 @@ pub(super) static MESSAGES: Definition = Definition {
     dialect: Dialect::AnthropicMessages,
     // `/messages` alone is any chat program's path.
     targets: &[Target { suffix: "/v1/messages", api: Api::Messages, proof: Proof::Model }],
-    request: &COMMON_REQUEST,
     response: &RESPONSE,
-    stream_default: false,
-    streams_lines: false,
     final_type: Some("message_stop"),
-    blank_is_output: |_| false,
     estimate: Estimate::FromBytes,
     usage,
+    ..DEFAULT
 };
 
 /// `input_tokens` leaves out what came from or went to the cache.

@@ -7,14 +7,13 @@ use std::borrow::Cow;
 use std::sync::LazyLock;
 
 use super::anthropic;
-use super::definition::{Count, Counts, Definition, Estimate, Proof, RequestSlot, Slot, Target};
+use super::definition::{
+    Count, Counts, DEFAULT, Definition, Estimate, NO_REQUEST, Proof, Slot, Target, counts_of_headers,
+};
 use crate::exchange::{Api, Dialect};
 use crate::http1::ResponseHead;
 use crate::json::{PathSet, Want};
 use crate::label::Label;
-
-/// The path says all: a model in the body is not the one that is called.
-static REQUEST: LazyLock<PathSet<RequestSlot>> = LazyLock::new(|| PathSet::new(&[]));
 
 static CONVERSE_ANSWER: LazyLock<PathSet<Slot>> = LazyLock::new(|| {
     PathSet::new(&[
@@ -51,19 +50,18 @@ static INVOKE_ANSWER: LazyLock<PathSet<Slot>> = LazyLock::new(|| {
 pub(super) static CONVERSE: Definition = Definition {
     dialect: Dialect::BedrockConverse,
     targets: &[
-        Target { suffix: "/converse", api: Api::Chat, proof: Proof::ModelInPath },
-        Target { suffix: "/converse-stream", api: Api::Chat, proof: Proof::ModelInPath },
+        Target { suffix: "/converse", api: Api::Chat, proof: Proof::ModelBehind(&["/model/"]) },
+        Target { suffix: "/converse-stream", api: Api::Chat, proof: Proof::ModelBehind(&["/model/"]) },
     ],
-    request: &REQUEST,
+    // A model in the body is not the one that is called.
+    request: &NO_REQUEST,
     response: &CONVERSE_ANSWER,
-    stream_default: false,
-    streams_lines: false,
     // Behind `messageStop`, with the usage.
     final_type: Some("metadata"),
-    blank_is_output: |_| false,
     estimate: Estimate::FromBytes,
     // As Anthropic's, the counts leave out of the input what came from or went to the cache.
     usage: anthropic::usage,
+    ..DEFAULT
 };
 
 /// InvokeModel and InvokeModelWithResponseStream.
@@ -71,18 +69,18 @@ pub(super) static INVOKE: Definition = Definition {
     dialect: Dialect::BedrockInvoke,
     // What kind of call it is depends on the model: [`api`].
     targets: &[
-        Target { suffix: "/invoke", api: Api::Chat, proof: Proof::ModelInPath },
-        Target { suffix: "/invoke-with-response-stream", api: Api::Chat, proof: Proof::ModelInPath },
+        Target { suffix: "/invoke", api: Api::Chat, proof: Proof::ModelBehind(&["/model/"]) },
+        Target { suffix: "/invoke-with-response-stream", api: Api::Chat, proof: Proof::ModelBehind(&["/model/"]) },
     ],
-    request: &REQUEST,
+    // A model in the body is not the one that is called.
+    request: &NO_REQUEST,
     response: &INVOKE_ANSWER,
-    stream_default: false,
-    streams_lines: false,
     final_type: anthropic::MESSAGES.final_type,
-    blank_is_output: |_| false,
     estimate: Estimate::FromBytes,
     // As Anthropic's, the counts leave out of the input what came from or went to the cache.
     usage: anthropic::usage,
+    head_counts,
+    ..DEFAULT
 };
 
 /// What kind of call InvokeModel is, by the model's id. A profile's name need not tell.
@@ -118,21 +116,14 @@ pub(super) fn model(encoded: &[u8]) -> Label {
 }
 
 /// The counts in the head of an answer by InvokeModel.
-pub(super) fn counts(head: &ResponseHead<'_>) -> Option<Counts> {
+fn head_counts(head: &ResponseHead<'_>) -> Option<Counts> {
     const NAMES: [(&str, Count); 4] = [
         ("x-amzn-bedrock-input-token-count", Count::Input),
         ("x-amzn-bedrock-output-token-count", Count::Output),
         ("x-amzn-bedrock-cache-read-input-token-count", Count::CacheRead),
         ("x-amzn-bedrock-cache-write-input-token-count", Count::CacheWrite),
     ];
-    let number = |name| std::str::from_utf8(head.header(name)?).ok()?.trim().parse().ok();
-    let mut counts = Counts::default();
-    for (name, count) in NAMES {
-        if let Some(number) = number(name) {
-            counts.set(count, number);
-        }
-    }
-    (counts != Counts::default()).then_some(counts)
+    counts_of_headers(head, &NAMES)
 }
 
 /// An error's name. A head has `ThrottlingException:http://...` or `namespace#ThrottlingException`, a stream

@@ -2,7 +2,7 @@
 
 use std::sync::LazyLock;
 
-use super::definition::{COMMON_REQUEST, Count, Counts, Definition, Estimate, Proof, Slot, Target};
+use super::definition::{Count, Counts, DEFAULT, Definition, Proof, Slot, Target};
 use crate::exchange::{Api, Dialect, Usage};
 use crate::json::{PathSet, Want};
 
@@ -43,14 +43,10 @@ pub(super) static CHAT: Definition = Definition {
         Target { suffix: "/v1/embed", api: Api::Embeddings, proof: Proof::Model },
         Target { suffix: "/v1/rerank", api: Api::Rerank, proof: Proof::Model },
     ],
-    request: &COMMON_REQUEST,
     response: &RESPONSE,
-    stream_default: false,
-    streams_lines: false,
     final_type: Some("message-end"),
-    blank_is_output: |_| false,
-    estimate: Estimate::PerChoice,
     usage,
+    ..DEFAULT
 };
 
 /// Where vectors say what is billed, that is what was read.

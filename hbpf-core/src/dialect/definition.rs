@@ -2,7 +2,9 @@
 
 use std::sync::LazyLock;
 
+use super::shape::Shape;
 use crate::exchange::{Api, Dialect, Usage};
+use crate::http1::ResponseHead;
 use crate::json::{PathSet, Want};
 
 /// A dialect.
@@ -25,6 +27,58 @@ pub(super) struct Definition {
     pub(super) estimate: Estimate,
     /// Brings the counts into normal form.
     pub(super) usage: fn(&Counts) -> Usage,
+    /// What an event of that name is, where a [`Slot::EventType`] tells it.
+    pub(super) event_kind: fn(&[u8]) -> EventKind,
+    /// The counts that an answer's head has.
+    pub(super) head_counts: fn(&ResponseHead<'_>) -> Option<Counts>,
+    /// Answers may be something that is not read: speech, images, tensors.
+    pub(super) may_be_opaque: bool,
+}
+
+/// What most dialects have in common. A dialect of its own says at least which it is, where it is served and what its answers
+/// look like.
+pub(super) const DEFAULT: Definition = Definition {
+    dialect: Dialect::OpenaiChat,
+    targets: &[],
+    request: &COMMON_REQUEST,
+    response: &NOTHING,
+    stream_default: false,
+    streams_lines: false,
+    final_type: None,
+    blank_is_output: |_| false,
+    estimate: Estimate::PerChoice,
+    usage: totals,
+    event_kind: |_| EventKind::Other,
+    head_counts: |_| None,
+    may_be_opaque: false,
+};
+
+static NOTHING: LazyLock<PathSet<Slot>> = LazyLock::new(|| PathSet::new(&[]));
+
+/// The path says all.
+pub(super) static NO_REQUEST: LazyLock<PathSet<RequestSlot>> = LazyLock::new(|| PathSet::new(&[]));
+
+/// Counts that are in normal form already: both totals include what was cached and what was reasoning.
+pub(super) fn totals(counts: &Counts) -> Usage {
+    Usage {
+        input: counts.get(Count::Input),
+        output: counts.get(Count::Output),
+        cached_input: counts.get(Count::CacheRead),
+        cache_creation_input: counts.get(Count::CacheWrite),
+        reasoning: counts.get(Count::Reasoning),
+    }
+}
+
+/// Reads counts from the headers of these names.
+pub(super) fn counts_of_headers(head: &ResponseHead<'_>, names: &[(&str, Count)]) -> Option<Counts> {
+    let number = |name| std::str::from_utf8(head.header(name)?).ok()?.trim().parse().ok();
+    let mut counts = Counts::default();
+    for (name, count) in names {
+        if let Some(number) = number(name) {
+            counts.set(*count, number);
+        }
+    }
+    (counts != Counts::default()).then_some(counts)
 }
 
 /// The end of a path at which a dialect is served, whatever stands before it.
@@ -36,16 +90,18 @@ pub(super) struct Target {
 }
 
 /// What it takes, beside the path, to hold a request for a model call.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 pub(super) enum Proof {
     /// Nothing: nobody else uses such a path.
     Path,
     /// A body that names a model: other services use such paths too.
     Model,
-    /// A path that names a model: `/model/`, `/models/` or `/tunedModels/` and its name stand before the suffix.
-    ModelInPath,
+    /// A path that names a model: one of these and its name stand before the suffix.
+    ModelBehind(&'static [&'static str]),
     /// Bodies that are gRPC's, by their content type.
     Grpc,
+    /// A body that has what only this API's have.
+    Body(fn(&Shape) -> bool),
 }
 
 /// How tokens are estimated from events.
@@ -63,6 +119,10 @@ pub(super) enum RequestSlot {
     Model,
     Stream,
     IncludeUsage,
+    /// One of several prompts: text, or tokens. A number is a token of one prompt.
+    Prompt,
+    /// How many answers there shall be.
+    Answers,
 }
 
 /// The places in requests that nearly all dialects have.
@@ -103,6 +163,8 @@ pub(super) enum Slot {
     Done,
     /// Only the last event has this place.
     Last,
+    /// Likewise, and it holds text.
+    LastText,
     /// An error's type.
     ErrorType,
     /// An error's code, where there is no type.
@@ -113,6 +175,10 @@ pub(super) enum Slot {
     Error,
     /// The end of one of several alternative outputs.
     Choice,
+    /// The end of one of several answers in one document, whose counts add up.
+    Answer,
+    /// Which of several answers, from 0, an event of the stream is about.
+    AnswerIndex,
     Role,
     /// Output that people or programs see: text by its length, tool calls by their presence.
     Visible,
@@ -124,6 +190,9 @@ pub(super) enum Slot {
     /// Only this provider has this place.
     Vendor(&'static str),
     Fingerprint,
+    /// For how long it has waited inside the server.
+    QueueSeconds,
+    QueueMilliseconds,
     /// What it has cost, in US dollars.
     Dollars,
     /// The same in ten thousand millionths of a dollar, by which xAI is known.
@@ -188,6 +257,13 @@ impl Counts {
     pub(super) fn update(&mut self, later: &Self) {
         for (mine, theirs) in self.0.iter_mut().zip(later.0) {
             *mine = theirs.or(*mine);
+        }
+    }
+
+    /// Adds what `other` knows.
+    pub(super) fn add(&mut self, other: &Self) {
+        for (mine, theirs) in self.0.iter_mut().zip(other.0) {
+            *mine = theirs.map(|theirs| mine.unwrap_or(0).saturating_add(theirs)).or(*mine);
         }
     }
 

@@ -1,16 +1,14 @@
-//! Gemini's `generateContent`, as the Gemini API and Vertex AI serve it.
+//! Gemini's `generateContent`, as the Gemini API and Vertex AI serve it, and Interactions.
 //!
 //! The path names the model and whether the answer is streamed. An answer and an event of a stream look the same. A stream is
 //! server-sent events where the query asks for that (`alt=sse`), else one array, sent element by element.
 
 use std::sync::LazyLock;
 
-use super::definition::{Count, Counts, Definition, Estimate, Proof, RequestSlot, Slot, Target};
+use super::definition::{Count, Counts, DEFAULT, Definition, Estimate, EventKind, NO_REQUEST, Proof, Slot, Target};
+use super::shape::Shape;
 use crate::exchange::{Api, Dialect, Usage};
 use crate::json::{PathSet, Want};
-
-/// The path says all.
-static REQUEST: LazyLock<PathSet<RequestSlot>> = LazyLock::new(|| PathSet::new(&[]));
 
 static RESPONSE: LazyLock<PathSet<Slot>> = LazyLock::new(|| {
     PathSet::new(&[
@@ -44,24 +42,75 @@ static RESPONSE: LazyLock<PathSet<Slot>> = LazyLock::new(|| {
     ])
 });
 
+/// What stands before a model's name.
+const MODELS: &[&str] = &["/models/", "/tunedModels/"];
+
 /// GenerateContent and StreamGenerateContent; vectors, which the Gemini API does not count.
 pub(super) static GENERATE: Definition = Definition {
     dialect: Dialect::GeminiGenerate,
     targets: &[
-        Target { suffix: ":generateContent", api: Api::GenerateContent, proof: Proof::ModelInPath },
-        Target { suffix: ":streamGenerateContent", api: Api::GenerateContent, proof: Proof::ModelInPath },
-        Target { suffix: ":embedContent", api: Api::Embeddings, proof: Proof::ModelInPath },
-        Target { suffix: ":batchEmbedContents", api: Api::Embeddings, proof: Proof::ModelInPath },
+        Target { suffix: ":generateContent", api: Api::GenerateContent, proof: Proof::ModelBehind(MODELS) },
+        Target { suffix: ":streamGenerateContent", api: Api::GenerateContent, proof: Proof::ModelBehind(MODELS) },
+        Target { suffix: ":embedContent", api: Api::Embeddings, proof: Proof::ModelBehind(MODELS) },
+        Target { suffix: ":batchEmbedContents", api: Api::Embeddings, proof: Proof::ModelBehind(MODELS) },
     ],
-    request: &REQUEST,
+    request: &NO_REQUEST,
     response: &RESPONSE,
-    stream_default: false,
-    streams_lines: false,
-    final_type: None,
-    blank_is_output: |_| false,
     estimate: Estimate::FromBytes,
     usage,
+    ..DEFAULT
 };
+
+const INTERACTION: [(&str, Want, Slot); 9] = [
+    ("id", Want::Scalar, Slot::ResponseId),
+    ("model", Want::Scalar, Slot::Model),
+    ("status", Want::Scalar, Slot::Status),
+    ("usage.total_input_tokens", Want::Scalar, Slot::Count(Count::Input)),
+    ("usage.total_tool_use_tokens", Want::Scalar, Slot::Count(Count::ToolInput)),
+    ("usage.total_cached_tokens", Want::Scalar, Slot::Count(Count::CacheRead)),
+    ("usage.total_output_tokens", Want::Scalar, Slot::Count(Count::Output)),
+    ("usage.total_thought_tokens", Want::Scalar, Slot::Count(Count::Reasoning)),
+    ("usage.total_tokens", Want::Scalar, Slot::Count(Count::Total)),
+];
+
+static INTERACTIONS_RESPONSE: LazyLock<PathSet<Slot>> = LazyLock::new(|| {
+    let events = [
+        ("event_type", Want::Scalar, Slot::EventType),
+        // `step.delta`. Signatures, annotations and results of tools are no output.
+        ("delta.text", Want::Length, Slot::Visible),
+        ("delta.arguments", Want::Length, Slot::Visible),
+        ("delta.data", Want::Length, Slot::Visible),
+        ("delta.content", Want::Length, Slot::Reasoning),
+        ("error", Want::Length, Slot::Error),
+        ("error.status", Want::Scalar, Slot::ErrorType),
+        ("error.code", Want::Scalar, Slot::ErrorCode),
+    ];
+    PathSet::new(&INTERACTION).and_within("", &events).and_within("interaction", &INTERACTION)
+});
+
+/// Interactions: of the Gemini API only.
+pub(super) static INTERACTIONS: Definition = Definition {
+    dialect: Dialect::GeminiInteractions,
+    targets: &[Target { suffix: "/interactions", api: Api::GenerateContent, proof: Proof::Body(is_interaction) }],
+    response: &INTERACTIONS_RESPONSE,
+    estimate: Estimate::FromBytes,
+    usage,
+    event_kind,
+    ..DEFAULT
+};
+
+fn is_interaction(shape: &Shape) -> bool {
+    (shape.model || shape.agent) && (shape.input || shape.is_cut)
+}
+
+fn event_kind(name: &[u8]) -> EventKind {
+    match name {
+        b"interaction.created" => EventKind::Created,
+        b"interaction.completed" => EventKind::Ended,
+        b"error" => EventKind::Error,
+        _ => EventKind::Other,
+    }
+}
 
 /// The candidates' tokens leave out thoughts, but with some models they have them inside: the total tells.
 fn usage(counts: &Counts) -> Usage {

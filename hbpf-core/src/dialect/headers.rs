@@ -32,6 +32,8 @@ pub struct ResponseHeaderFacts {
     pub provider: Option<Label>,
     /// US dollars that a gateway (LiteLLM) says that it has cost.
     pub cost_usd: Option<f64>,
+    /// For how long the request has waited inside the server, in seconds (TGI).
+    pub queue_seconds: Option<f64>,
 }
 
 /// Reads a request's headers.
@@ -51,6 +53,7 @@ pub fn response_facts(head: &ResponseHead<'_>) -> ResponseHeaderFacts {
         rate_limit: headers.rate_limit(),
         provider: headers.provider().map(Label::new),
         cost_usd: headers.text("x-litellm-response-cost").and_then(|text| text.parse().ok()).filter(is_amount),
+        queue_seconds: headers.text("x-queue-time").and_then(seconds).map(|milliseconds| milliseconds / 1000.0),
     }
 }
 

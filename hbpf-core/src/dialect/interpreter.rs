@@ -3,8 +3,10 @@
 use std::fmt;
 
 use super::definition::RequestSlot;
+use super::form::Form;
 use super::grpc::{self, AnswerMessages, RequestMessages};
 use super::reading::{Events, Reading, set_label};
+use super::recognise::is_form;
 use super::{Facts, Output, Recognised, Said, bedrock, definition};
 use crate::exchange::{Api, Dialect, Usage};
 use crate::framing::{Array, Documents, Embedded, EventStream, Ndjson, Sse};
@@ -34,7 +36,12 @@ struct RequestReader {
     stream_default: bool,
     /// Instead of the scanner where the dialect is gRPC's.
     messages: Option<Box<RequestMessages>>,
+    /// Instead of the scanner where the body is a form.
+    form: Option<Form>,
 }
+
+/// Types of content that no reader is for.
+const OPAQUE_TYPES: [&[u8]; 4] = [b"audio/", b"image/", b"octet-stream", b"text/plain"];
 
 /// How the answer's body is cut into documents.
 enum Body {
@@ -108,6 +115,7 @@ impl Interpreter {
                 tail: None,
                 stream_default: definition.stream_default,
                 messages: grpc::service(dialect).map(|service| Box::new(RequestMessages::new(service))),
+                form: None,
             },
             reading: Reading::new(definition),
             body: Body::Undecided { is_json: false },
@@ -140,7 +148,8 @@ impl Interpreter {
             Body::Grpc(messages) => messages.memory(),
             _ => 0,
         };
-        let request = self.request.messages.as_ref().map_or(0, |messages| messages.memory());
+        let messages = self.request.messages.as_ref().map_or(0, |messages| messages.memory());
+        let request = messages + self.request.form.as_ref().map_or(0, Form::memory);
         request + self.request.tail.as_ref().map_or(0, Tail::memory) + self.reading.memory() + answer
     }
 
@@ -172,6 +181,9 @@ impl Interpreter {
         if let Some(messages) = &mut self.request.messages {
             messages.head(head);
         }
+        if is_form(head) {
+            self.request.form = Some(Form::default());
+        }
     }
 
     /// What came of the answer's body so far was not what the server sent: its counts are not believed, nor what
@@ -187,6 +199,9 @@ impl Interpreter {
     pub fn request_bytes(&mut self, bytes: &[u8]) {
         if let Some(messages) = &mut self.request.messages {
             return messages.push(bytes, &mut RequestFinder { facts: &mut self.facts });
+        }
+        if let Some(form) = &mut self.request.form {
+            return form.push(bytes, &mut self.facts.model);
         }
         match &mut self.request.tail {
             None => self.request.scanner.push(bytes, &mut RequestFinder { facts: &mut self.facts }),
@@ -204,6 +219,9 @@ impl Interpreter {
         if let Some(messages) = &mut self.request.messages {
             return messages.gap(len, &mut RequestFinder { facts: &mut self.facts });
         }
+        if let Some(form) = &mut self.request.form {
+            return form.gap();
+        }
         self.request.tail.get_or_insert_default().clear();
     }
 
@@ -213,6 +231,10 @@ impl Interpreter {
         if let Some(messages) = &mut self.request.messages {
             // Whether an answer is streamed is what the method says.
             messages.end(&mut finder);
+            return;
+        }
+        // Whether an answer is streamed is seen when it comes.
+        if self.request.form.is_some() {
             return;
         }
         let outcome = self.request.scanner.end(&mut finder);
@@ -260,9 +282,7 @@ impl Interpreter {
             // There may be nothing but a head.
             self.response_trailers(head);
         }
-        if self.reading.definition().dialect == Dialect::BedrockInvoke
-            && let Some(counts) = bedrock::counts(head)
-        {
+        if let Some(counts) = (self.reading.definition().head_counts)(head) {
             self.reading.set_counts(&mut self.facts, &counts);
         }
     }
@@ -304,6 +324,8 @@ impl Interpreter {
             self.decide(Body::Lines(Ndjson::new()));
         } else if says(b"vnd.amazon.eventstream") {
             self.decide(self.messages());
+        } else if self.reading.definition().may_be_opaque && OPAQUE_TYPES.iter().any(|kind| says(kind)) {
+            self.body = Body::Opaque;
         } else {
             self.body = Body::Undecided { is_json: says(b"json") };
         }
@@ -398,7 +420,7 @@ impl Interpreter {
             // A field's name, or a comment.
             b'd' | b'e' | b'i' | b'r' | b':' => Body::Events(Sse::new()),
             _ => {
-                self.facts.missed_events += 1;
+                self.facts.missed_events += u64::from(!self.reading.definition().may_be_opaque);
                 Body::Opaque
             }
         };
@@ -443,6 +465,10 @@ impl Visitor<RequestSlot> for RequestFinder<'_> {
         match (slot, value) {
             (RequestSlot::Model, Value::Text(text)) => set_label(&mut self.facts.model, text),
             (RequestSlot::Stream, Value::Bool(stream)) => self.facts.stream = Some(stream),
+            (RequestSlot::Prompt, Value::Length(_) | Value::Container { .. }) => self.facts.asks_for_several = true,
+            (RequestSlot::Answers, value) => {
+                self.facts.asks_for_several |= value.as_count().is_some_and(|count| count > 1);
+            }
             (RequestSlot::IncludeUsage, Value::Bool(wanted)) => self.facts.usage_requested = Some(wanted),
             _ => {}
         }

@@ -12,10 +12,15 @@ mod anthropic;
 mod bedrock;
 mod cohere;
 mod definition;
+mod form;
 mod gemini;
 mod grpc;
 mod headers;
 mod interpreter;
+mod llama_cpp;
+mod lm_studio;
+mod media;
+mod mistral;
 mod ollama;
 mod openai;
 mod provider;
@@ -23,6 +28,10 @@ mod reading;
 mod recognise;
 mod responses;
 mod session;
+mod sglang;
+mod shape;
+mod tgi;
+mod triton;
 mod xai;
 
 pub use headers::{RequestHeaderFacts, ResponseHeaderFacts, request_facts, response_facts};
@@ -37,7 +46,7 @@ use crate::time::Nanos;
 use definition::Definition;
 
 /// Every dialect that can be read.
-static DEFINITIONS: [&Definition; 12] = [
+static DEFINITIONS: [&Definition; 21] = [
     &openai::CHAT,
     &openai::COMPLETIONS,
     &openai::EMBEDDINGS,
@@ -49,7 +58,17 @@ static DEFINITIONS: [&Definition; 12] = [
     &bedrock::INVOKE,
     &xai::COMPLETIONS,
     &gemini::GENERATE,
+    &gemini::INTERACTIONS,
     &cohere::CHAT,
+    &media::IMAGES,
+    &media::AUDIO,
+    &mistral::CONVERSATIONS,
+    // Of those that share paths, Triton first: it tells by the path.
+    &triton::GENERATE,
+    &tgi::GENERATE,
+    &sglang::GENERATE,
+    &llama_cpp::COMPLETION,
+    &lm_studio::CHAT,
 ];
 
 fn definition(dialect: Dialect) -> &'static Definition {
@@ -79,6 +98,8 @@ pub struct Facts {
     pub stream: Option<bool>,
     /// The request asks for usage in the stream (`stream_options.include_usage`).
     pub usage_requested: Option<bool>,
+    /// The request asks for several answers, in a dialect whose counts are about one each.
+    pub asks_for_several: bool,
     /// The model that answered.
     pub response_model: Option<Label>,
     /// Reported token counts, in normal form.
@@ -87,6 +108,8 @@ pub struct Facts {
     pub usage_is_partial: bool,
     /// US dollars that the answer says that it has cost.
     pub cost_usd: Option<f64>,
+    /// For how long the request has waited inside the server, as that says, in seconds.
+    pub queue_seconds: Option<f64>,
     /// Why generation ended; of several choices, the last to end.
     pub finish_reason: Option<Label>,
     /// The provider's type of an error, in an error's body or in the stream.

@@ -2,7 +2,7 @@
 
 use std::sync::LazyLock;
 
-use super::definition::{COMMON_REQUEST, Count, Counts, Definition, Estimate, Proof, Slot, Target};
+use super::definition::{Count, Counts, DEFAULT, Definition, Proof, Slot, Target};
 use crate::exchange::{Api, Dialect, Usage};
 use crate::json::{PathSet, Want};
 
@@ -33,15 +33,12 @@ pub(super) static NATIVE: Definition = Definition {
         Target { suffix: "/api/embed", api: Api::Embeddings, proof: Proof::Model },
         Target { suffix: "/api/embeddings", api: Api::Embeddings, proof: Proof::Model },
     ],
-    request: &COMMON_REQUEST,
     response: &RESPONSE,
     stream_default: true,
     streams_lines: true,
-    final_type: None,
     // The last line has empty content.
-    blank_is_output: |_| false,
-    estimate: Estimate::PerChoice,
     usage,
+    ..DEFAULT
 };
 
 /// Fields that would be zero are left out, and what a cache saved is not told: absent is unknown.

@@ -3,14 +3,14 @@
 
 use std::sync::LazyLock;
 
-use super::definition::{COMMON_REQUEST, Choice, Count, Counts, Definition, Estimate, Proof, Slot, Target};
+use super::definition::{Choice, Count, Counts, DEFAULT, Definition, Proof, Slot, Target};
 use crate::exchange::{Api, Dialect, Usage};
 use crate::json::{PathSet, Want};
 
 type Path = (&'static str, Want, Slot);
 
 /// What all three APIs answer with, errors included.
-const COMMON: [Path; 33] = [
+const COMMON: [Path; 37] = [
     ("id", Want::Scalar, Slot::ResponseId),
     ("model", Want::Scalar, Slot::Model),
     ("usage.prompt_tokens", Want::Scalar, Slot::Count(Count::Input)),
@@ -32,12 +32,18 @@ const COMMON: [Path; 33] = [
     ("x_groq.usage.total_tokens", Want::Scalar, Slot::Count(Count::Total)),
     ("x_groq.usage.prompt_tokens_details.cached_tokens", Want::Scalar, Slot::Count(Count::CacheRead)),
     ("x_groq.usage.completion_tokens_details.reasoning_tokens", Want::Scalar, Slot::Count(Count::Reasoning)),
+    ("usage.queue_time", Want::Scalar, Slot::QueueSeconds),
+    ("x_groq.usage.queue_time", Want::Scalar, Slot::QueueSeconds),
     ("x_groq.error", Want::Length, Slot::Error),
     ("x_groq", Want::Length, Slot::Vendor("groq")),
     ("timings.cache_n", Want::Scalar, Slot::Count(Count::TimingsCached)),
     ("timings.prompt_n", Want::Scalar, Slot::Count(Count::TimingsPrompt)),
     ("timings.predicted_n", Want::Scalar, Slot::Count(Count::TimingsOutput)),
     ("timings", Want::Length, Slot::Vendor("llama.cpp")),
+    // vLLM, where it is told to.
+    ("metrics.queue_time_ms", Want::Scalar, Slot::QueueMilliseconds),
+    // LM Studio.
+    ("stats.tokens_per_second", Want::Scalar, Slot::Vendor("lm_studio")),
     ("system_fingerprint", Want::Scalar, Slot::Fingerprint),
     ("error", Want::Length, Slot::Error),
     ("error.type", Want::Scalar, Slot::ErrorType),
@@ -81,16 +87,21 @@ static EMBEDDINGS_RESPONSE: LazyLock<PathSet<Slot>> = LazyLock::new(|| with_comm
 /// Chat completions.
 pub(super) static CHAT: Definition = Definition {
     dialect: Dialect::OpenaiChat,
-    targets: &[Target { suffix: "/chat/completions", api: Api::Chat, proof: Proof::Path }],
-    request: &COMMON_REQUEST,
+    targets: &[
+        Target { suffix: "/chat/completions", api: Api::Chat, proof: Proof::Path },
+        // Mistral: what stands between two texts, and agents, who know their model.
+        Target { suffix: "/fim/completions", api: Api::TextCompletion, proof: Proof::Model },
+        Target {
+            suffix: "/agents/completions",
+            api: Api::Chat,
+            proof: Proof::Body(|shape| shape.agent || shape.is_cut),
+        },
+    ],
     response: &CHAT_RESPONSE,
-    stream_default: false,
-    streams_lines: false,
-    final_type: None,
     // The first event announces the role with empty content; without a role, empty content is a token.
     blank_is_output: |choice: &Choice| !choice.has_role,
-    estimate: Estimate::PerChoice,
     usage,
+    ..DEFAULT
 };
 
 /// Legacy completions.
@@ -101,15 +112,11 @@ pub(super) static COMPLETIONS: Definition = Definition {
         // Azure has the deployment before it, DeepSeek `/beta`; editors' completion services look the same.
         Target { suffix: "/completions", api: Api::TextCompletion, proof: Proof::Model },
     ],
-    request: &COMMON_REQUEST,
     response: &COMPLETIONS_RESPONSE,
-    stream_default: false,
-    streams_lines: false,
-    final_type: None,
     // The last event of a choice has no text but a reason.
     blank_is_output: |choice: &Choice| !choice.has_finish_reason,
-    estimate: Estimate::PerChoice,
     usage,
+    ..DEFAULT
 };
 
 /// Embeddings.
@@ -119,14 +126,9 @@ pub(super) static EMBEDDINGS: Definition = Definition {
         Target { suffix: "/v1/embeddings", api: Api::Embeddings, proof: Proof::Path },
         Target { suffix: "/embeddings", api: Api::Embeddings, proof: Proof::Model },
     ],
-    request: &COMMON_REQUEST,
     response: &EMBEDDINGS_RESPONSE,
-    stream_default: false,
-    streams_lines: false,
-    final_type: None,
-    blank_is_output: |_| false,
-    estimate: Estimate::PerChoice,
     usage,
+    ..DEFAULT
 };
 
 /// Prompt and completion counts include what was cached and what was reasoning; vendors add their own names.

@@ -4,6 +4,7 @@ use std::hash::Hasher;
 
 use super::definition::{Choice, Count, Counts, Definition, Estimate, EventKind, Slot};
 use super::{Facts, Output, bedrock, responses};
+use crate::exchange::Usage;
 use crate::framing::{Documents, MessageKind};
 use crate::json::{Outcome, Scanner, Value, Visitor, scan_tail};
 use crate::label::Label;
@@ -51,6 +52,8 @@ pub(super) struct Event {
     pub(super) cause: Option<u64>,
     counts: Counts,
     has_counts: bool,
+    /// The sum over those answers in the document that are over.
+    answers: Option<Counts>,
     choice: Choice,
     visible_choices: u32,
     reasoning_choices: u32,
@@ -66,12 +69,15 @@ pub(super) struct Found {
     error_rank: ErrorRank,
     /// The status says that the answer is an error.
     is_error_answer: bool,
+    /// The stream is several answers, each with counts of its own, of which the last that was seen is no sum.
+    is_several: bool,
 }
 
 impl Found {
     /// Nothing yet.
     pub(super) fn new(definition: &'static Definition) -> Self {
-        Self { definition, event: Event::default(), error_rank: ErrorRank::default(), is_error_answer: false }
+        let (event, error_rank) = (Event::default(), ErrorRank::default());
+        Self { definition, event, error_rank, is_error_answer: false, is_several: false }
     }
 
     pub(super) fn definition(&self) -> &'static Definition {
@@ -183,6 +189,12 @@ impl Reading {
         let definition = self.definition();
         let mut event = std::mem::take(&mut self.found.event);
         event.end_choice(definition);
+        if let Some(answers) = event.answers {
+            event.counts = answers;
+        } else if self.found.is_several || facts.asks_for_several {
+            (event.counts, event.has_counts) = (Counts::default(), false);
+            facts.usage = Usage::default();
+        }
         if event.has_counts {
             self.counts.update(&event.counts);
             facts.usage = (definition.usage)(&self.counts);
@@ -412,7 +424,7 @@ impl Visitor<Slot> for Finder<'_> {
             }
             (Slot::Type, Value::Text(text)) => self.kind(text),
             (Slot::EventType, Value::Text(text)) => {
-                event.kind = responses::event_kind(text);
+                event.kind = (self.found.definition.event_kind)(text);
                 event.is_final |= matches!(event.kind, EventKind::Ended | EventKind::Failed);
                 event.is_error |= matches!(event.kind, EventKind::Failed | EventKind::Error);
                 self.kind(text);
@@ -430,8 +442,14 @@ impl Visitor<Slot> for Finder<'_> {
             }
             (Slot::Stream, Value::Text(text)) => event.stream = Some(number_of(text)),
             (Slot::Cause, Value::Text(text)) => event.cause = Some(number_of(text)),
-            (Slot::Done, Value::Bool(true)) | (Slot::Last, Value::Container { .. }) => event.is_final = true,
+            (Slot::Done, Value::Bool(true))
+            | (Slot::Last, Value::Container { .. })
+            | (Slot::LastText, Value::Length(_)) => {
+                event.is_final = true;
+            }
             (Slot::Choice, Value::Container { .. }) => event.end_choice(self.found.definition),
+            (Slot::Answer, Value::Container { .. }) => event.end_answer(),
+            (Slot::AnswerIndex, index) => self.found.is_several |= index.as_count().is_some_and(|index| index > 0),
             (Slot::Role, Value::Text(_)) => event.choice.has_role = true,
             (Slot::Visible, Value::Length(0)) => event.choice.blank = true,
             (Slot::Visible, value) => event.choice.visible |= event.add_output(value),
@@ -453,6 +471,8 @@ impl Visitor<Slot> for Finder<'_> {
             (Slot::TopCode, value) if self.found.is_error_answer => self.error_code(value),
             (Slot::Vendor(_), Value::Null) => {}
             (Slot::Vendor(name), _) => set_label(&mut self.facts.provider, name.as_bytes()),
+            (Slot::QueueSeconds, Value::Number(seconds)) => self.queue(seconds),
+            (Slot::QueueMilliseconds, Value::Number(milliseconds)) => self.queue(milliseconds / 1000.0),
             (Slot::Dollars, Value::Number(dollars)) => self.cost(dollars),
             (Slot::Ticks, Value::Number(ticks)) => {
                 set_label(&mut self.facts.provider, b"x_ai");
@@ -472,6 +492,11 @@ impl Event {
         self.bytes = self.bytes.saturating_add(bytes);
         self.choice.visible |= bytes > 0 && !is_reasoning;
         self.choice.reasoning |= bytes > 0 && is_reasoning;
+    }
+
+    fn end_answer(&mut self) {
+        let counts = std::mem::take(&mut self.counts);
+        self.answers.get_or_insert_default().add(&counts);
     }
 
     fn fill_counts(&mut self, counts: &[Count]) {
@@ -500,6 +525,12 @@ impl Finder<'_> {
     fn cost(&mut self, dollars: f64) {
         if dollars.is_finite() && dollars >= 0.0 {
             self.facts.cost_usd = Some(dollars);
+        }
+    }
+
+    fn queue(&mut self, seconds: f64) {
+        if seconds.is_finite() && seconds >= 0.0 {
+            self.facts.queue_seconds = Some(seconds);
         }
     }
 

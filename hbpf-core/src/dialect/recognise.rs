@@ -6,11 +6,11 @@ use super::DEFINITIONS;
 use super::definition::{Definition, Proof, Target};
 use super::headers::host;
 use super::provider::provider;
+use super::shape::Shape;
 use super::{bedrock, grpc};
 use crate::body::Coding;
 use crate::exchange::{Api, Dialect};
 use crate::http1::RequestHead;
-use crate::json::{Kind, Outcome, PathSet, Scanner, Value, Visitor, Want};
 use crate::label::Label;
 
 /// A beginning of a body that is this long is always enough for a decision. What nothing has recognised does not leave
@@ -90,30 +90,55 @@ pub fn judge(head: &RequestHead<'_>, port: Option<u16>, body_prefix: &[u8], exte
     if NO_CALLS.iter().any(|end| trimmed.ends_with(end)) {
         return Judgement::NotModel;
     }
-    let target = targets()
-        .filter(|(_, target)| trimmed.ends_with(target.suffix.as_bytes()))
-        .filter(|(_, target)| match target.proof {
-            Proof::ModelInPath => model_in_path(trimmed, target).is_some(),
-            // A reference to what was not seen leaves it open what it is.
-            Proof::Grpc => head.header("content-type").is_none_or(grpc::is_grpc),
-            Proof::Path | Proof::Model => true,
-        })
-        .max_by_key(|(_, target)| target.suffix.len());
-    let body = Body { prefix: body_prefix, extent, coding: head.content_coding() };
+    let body = Body { prefix: body_prefix, extent, coding: head.content_coding(), is_form: is_form(head) };
     let deployment = azure_deployment(path);
     let says_anthropic = head.header("anthropic-version").is_some();
-    let found = match target {
-        Some((definition, target)) => {
-            let is_proven = target.proof != Proof::Model
-                || deployment.is_some()
-                || (says_anthropic && definition.dialect == Dialect::AnthropicMessages);
-            let decision = if is_proven { Decision::Yes(()) } else { names_model(&body) };
-            decision.map(|()| (definition.dialect, target.api))
-        }
-        None => by_shape(head, trimmed, &body, says_anthropic),
+    let candidates = || {
+        targets().filter(|(_, target)| trimmed.ends_with(target.suffix.as_bytes())).filter(|(_, target)| {
+            match target.proof {
+                Proof::ModelBehind(before) => model_in_path(trimmed, target, before).is_some(),
+                // A reference to what was not seen leaves it open what it is.
+                Proof::Grpc => head.header("content-type").is_none_or(grpc::is_grpc),
+                Proof::Path | Proof::Model | Proof::Body(_) => true,
+            }
+        })
     };
+    let longest = candidates().map(|(_, target)| target.suffix.len()).max();
+    let mut target = None;
+    let mut found = Decision::No;
+    // Several APIs may have the same path: the first whose proof is there has it.
+    for (definition, candidate) in candidates().filter(|(_, target)| Some(target.suffix.len()) == longest) {
+        let decision = match candidate.proof {
+            Proof::Path | Proof::ModelBehind(_) | Proof::Grpc => Decision::Yes(()),
+            Proof::Model if deployment.is_some() => Decision::Yes(()),
+            Proof::Model if says_anthropic && definition.dialect == Dialect::AnthropicMessages => Decision::Yes(()),
+            Proof::Model if body.is_form => match candidate.api {
+                Api::Audio | Api::Image => Decision::Yes(()),
+                _ => Decision::No,
+            },
+            Proof::Model => names_model(&body),
+            Proof::Body(looks_right) => looks(&body, trimmed.len() == candidate.suffix.len(), looks_right),
+        };
+        match decision {
+            Decision::Yes(()) => {
+                target = Some((definition, candidate));
+                found = Decision::Yes((definition.dialect, candidate.api));
+                break;
+            }
+            Decision::Unclear => {
+                found = Decision::Unclear;
+                break;
+            }
+            Decision::No => {}
+        }
+    }
+    if longest.is_none() {
+        found = by_shape(head, trimmed, &body, says_anthropic);
+    }
     let model = match target {
-        Some((_, target)) if target.proof == Proof::ModelInPath => model_in_path(trimmed, target).map(bedrock::model),
+        Some((_, Target { proof: Proof::ModelBehind(before), .. })) => {
+            target.and_then(|(_, target)| model_in_path(trimmed, target, before)).map(bedrock::model)
+        }
         _ => deployment.map(Label::from_bytes),
     };
     match found {
@@ -165,21 +190,13 @@ enum Decision<T> {
     Unclear,
 }
 
-impl<T> Decision<T> {
-    fn map<U>(self, with: impl FnOnce(T) -> U) -> Decision<U> {
-        match self {
-            Self::Yes(value) => Decision::Yes(with(value)),
-            Self::No => Decision::No,
-            Self::Unclear => Decision::Unclear,
-        }
-    }
-}
-
 /// The beginning of a body.
 struct Body<'a> {
     prefix: &'a [u8],
     extent: Extent,
     coding: Coding,
+    /// It is `multipart/form-data`.
+    is_form: bool,
 }
 
 impl Body<'_> {
@@ -219,6 +236,23 @@ fn names_model(body: &Body<'_>) -> Decision<()> {
     }
 }
 
+/// On a path that several APIs use: does the body look like one's?
+fn looks(body: &Body<'_>, is_whole_path: bool, looks_right: fn(&Shape) -> bool) -> Decision<()> {
+    if body.coding == Coding::Unknown || body.is_form || body.is_no_object() {
+        return Decision::No;
+    }
+    let Some(mut shape) = Shape::of(body.prefix) else { return Decision::No };
+    shape.is_whole_path = is_whole_path;
+    shape.is_cut = body.is_all() && !body.is_complete();
+    if looks_right(&shape) {
+        Decision::Yes(())
+    } else if body.is_all() || body.is_complete() {
+        Decision::No
+    } else {
+        Decision::Unclear
+    }
+}
+
 /// On any path: does the body look like a model call's?
 fn by_shape(head: &RequestHead<'_>, path: &[u8], body: &Body<'_>, says_anthropic: bool) -> Decision<(Dialect, Api)> {
     let content_type = head.header("content-type").unwrap_or(b"json").to_ascii_lowercase();
@@ -247,7 +281,22 @@ fn by_shape(head: &RequestHead<'_>, path: &[u8], body: &Body<'_>, says_anthropic
     if shape.model && shape.input && says(b"embed") {
         return Decision::Yes((Dialect::OpenaiEmbeddings, Api::Embeddings));
     }
+    // What routers put before TGI and SGLang.
+    if shape.inputs && shape.max_new_tokens {
+        return Decision::Yes((Dialect::Tgi, Api::TextCompletion));
+    }
+    if (shape.text || shape.input_ids) && shape.sampling_params {
+        return Decision::Yes((Dialect::Sglang, Api::TextCompletion));
+    }
     if body.is_all() { Decision::No } else { Decision::Unclear }
+}
+
+/// Whether a request's body is a form, as those with files are.
+pub(super) fn is_form(head: &RequestHead<'_>) -> bool {
+    const TYPE: &[u8] = b"multipart/form-data";
+    head.header("content-type")
+        .and_then(|value| value.get(..TYPE.len()))
+        .is_some_and(|it| it.eq_ignore_ascii_case(TYPE))
 }
 
 /// The deployment that an Azure path names, which stands for the model.
@@ -257,15 +306,14 @@ fn azure_deployment(path: &[u8]) -> Option<&[u8]> {
     rest.split(|byte| *byte == b'/').next().filter(|deployment| !deployment.is_empty())
 }
 
-/// What stands between `/model/` (Bedrock), `/models/` or `/tunedModels/` (Google) and a target's suffix. The name of a resource has
-/// slashes of its own, which SDKs encode.
-fn model_in_path<'a>(path: &'a [u8], target: &Target) -> Option<&'a [u8]> {
-    const BEFORE: [&[u8]; 2] = [b"/models/", b"/tunedModels/"];
-    const BEFORE_BEDROCK: [&[u8]; 1] = [b"/model/"];
-    let before: &[&[u8]] = if target.suffix.starts_with(':') { &BEFORE } else { &BEFORE_BEDROCK };
+/// What stands between one of these and a target's suffix. The name of a resource has slashes of its own, which SDKs encode; a
+/// version of the model (Triton) is not told apart.
+fn model_in_path<'a>(path: &'a [u8], target: &Target, before: &[&str]) -> Option<&'a [u8]> {
     let before_suffix = path.strip_suffix(target.suffix.as_bytes())?;
-    let behind = |before: &&[u8]| Some(memchr::memmem::find(before_suffix, before)? + before.len());
+    let behind = |before: &&str| Some(memchr::memmem::find(before_suffix, before.as_bytes())? + before.len());
     let model = &before_suffix[before.iter().find_map(behind)?..];
+    let version = memchr::memmem::find(model, b"/versions/").unwrap_or(model.len());
+    let model = &model[..version];
     (!model.is_empty() && (!model.contains(&b'/') || model.starts_with(b"arn:"))).then_some(model)
 }
 
@@ -275,107 +323,7 @@ fn stream_in_path(definition: &Definition, target: &Target) -> Option<bool> {
         Dialect::BedrockConverse | Dialect::BedrockInvoke => Some(target.suffix.ends_with("-stream")),
         Dialect::XaiGrpc => Some(target.suffix.ends_with("Chunk")),
         Dialect::GeminiGenerate => Some(target.suffix.starts_with(":stream")),
+        Dialect::Tgi | Dialect::Triton => Some(target.suffix.ends_with("_stream")),
         _ => None,
-    }
-}
-
-/// Which members the beginning of a body shows.
-#[derive(Default)]
-struct Shape {
-    model: bool,
-    messages: bool,
-    role: bool,
-    content: bool,
-    prompt: bool,
-    stored_prompt: bool,
-    input: bool,
-    system: bool,
-    max_tokens: bool,
-    sampling: bool,
-    id: bool,
-}
-
-#[derive(Clone, Copy)]
-enum Part {
-    Model,
-    Messages,
-    Role,
-    Content,
-    Prompt,
-    StoredPrompt,
-    Input,
-    System,
-    MaxTokens,
-    Sampling,
-    Id,
-}
-
-static SHAPE: LazyLock<PathSet<Part>> = LazyLock::new(|| {
-    PathSet::new(&[
-        ("model", Want::Length, Part::Model),
-        ("messages", Want::Length, Part::Messages),
-        ("messages[].role", Want::Length, Part::Role),
-        ("messages[].content", Want::Length, Part::Content),
-        ("prompt", Want::Length, Part::Prompt),
-        // Responses: it may say which model.
-        ("prompt.id", Want::Length, Part::StoredPrompt),
-        ("input", Want::Length, Part::Input),
-        ("system", Want::Length, Part::System),
-        ("max_tokens", Want::Length, Part::MaxTokens),
-        ("temperature", Want::Length, Part::Sampling),
-        ("top_p", Want::Length, Part::Sampling),
-        ("stop", Want::Length, Part::Sampling),
-        ("logprobs", Want::Length, Part::Sampling),
-        ("id", Want::Length, Part::Id),
-    ])
-});
-
-impl Shape {
-    /// `None` for what is no JSON.
-    fn of(prefix: &[u8]) -> Option<Self> {
-        let mut shape = Self::default();
-        let mut scanner = Scanner::new(&SHAPE);
-        scanner.push(prefix, &mut shape);
-        (scanner.end(&mut shape) != Outcome::Malformed).then_some(shape)
-    }
-
-    fn has_payload(&self) -> bool {
-        self.messages || self.prompt || self.input
-    }
-
-    fn set(&mut self, part: Part) {
-        match part {
-            Part::Model => self.model = true,
-            Part::Messages => self.messages = true,
-            Part::Role => self.role = true,
-            Part::Content => self.content = true,
-            Part::Prompt => self.prompt = true,
-            Part::StoredPrompt => self.stored_prompt = true,
-            Part::Input => self.input = true,
-            Part::System => self.system = true,
-            Part::MaxTokens => (self.max_tokens, self.sampling) = (true, true),
-            Part::Sampling => self.sampling = true,
-            Part::Id => self.id = true,
-        }
-    }
-}
-
-impl Visitor<Part> for Shape {
-    fn begin(&mut self, part: Part, kind: Kind) {
-        match (part, kind) {
-            // The model is a name, and whole before it counts.
-            (Part::Model | Part::Id, _) | (Part::Messages, Kind::Text) => {}
-            // Whatever else begins may be long.
-            _ => self.set(part),
-        }
-    }
-
-    fn value(&mut self, part: Part, value: Value<'_>) {
-        match (part, value) {
-            (Part::Model, Value::Length(1..)) => self.set(part),
-            (Part::Model | Part::Messages, _) => {}
-            (_, Value::Null) => {}
-            _ => self.set(part),
-        }
     }
 }

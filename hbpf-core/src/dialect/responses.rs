@@ -5,8 +5,8 @@
 
 use std::sync::LazyLock;
 
-use super::definition::{COMMON_REQUEST, Count, Counts, Definition, Estimate, EventKind, Proof, Slot, Target};
-use crate::exchange::{Api, Dialect, Usage};
+use super::definition::{Count, DEFAULT, Definition, EventKind, Proof, Slot, Target};
+use crate::exchange::{Api, Dialect};
 use crate::json::{PathSet, Want};
 
 /// The status of an answer that has failed.
@@ -70,15 +70,11 @@ pub(super) static RESPONSES: Definition = Definition {
         // Azure has other things before it, and ChatGPT; forms and surveys have responses, too.
         Target { suffix: "/responses", api: Api::Responses, proof: Proof::Model },
         Target { suffix: "/responses/compact", api: Api::Responses, proof: Proof::Model },
+        Target { suffix: "/v1/decisions", api: Api::Responses, proof: Proof::Model },
     ],
-    request: &COMMON_REQUEST,
     response: &RESPONSE,
-    stream_default: false,
-    streams_lines: false,
-    final_type: None,
-    blank_is_output: |_| false,
-    estimate: Estimate::PerChoice,
-    usage,
+    event_kind,
+    ..DEFAULT
 };
 
 /// Realtime. By `POST` nothing but a description of a medium comes there.
@@ -91,19 +87,8 @@ pub(super) static REALTIME: Definition = Definition {
     ..RESPONSES
 };
 
-/// Both totals include what was cached and what was reasoning.
-fn usage(counts: &Counts) -> Usage {
-    Usage {
-        input: counts.get(Count::Input),
-        output: counts.get(Count::Output),
-        cached_input: counts.get(Count::CacheRead),
-        cache_creation_input: counts.get(Count::CacheWrite),
-        reasoning: counts.get(Count::Reasoning),
-    }
-}
-
 /// What an event of that name is.
-pub(super) fn event_kind(name: &[u8]) -> EventKind {
+fn event_kind(name: &[u8]) -> EventKind {
     match name {
         b"response.created" => EventKind::Created,
         b"response.completed" | b"response.incomplete" | b"response.cancelled" | b"response.done" => EventKind::Ended,
@@ -120,6 +105,7 @@ pub(super) fn event_kind(name: &[u8]) -> EventKind {
 
 /// A status that an answer keeps.
 pub(super) fn final_status(status: &[u8]) -> Option<&'static str> {
-    const FINAL: [&str; 4] = ["completed", FAILED, "incomplete", "cancelled"];
+    // The last two are those of Gemini's Interactions.
+    const FINAL: [&str; 6] = ["completed", FAILED, "incomplete", "cancelled", "requires_action", "budget_exceeded"];
     FINAL.into_iter().find(|known| known.as_bytes() == status)
 }

@@ -84,6 +84,15 @@ fn every_dialect_has_a_row() {
         XaiGrpc,
         GeminiGenerate,
         CohereChat,
+        GeminiInteractions,
+        OpenaiImages,
+        OpenaiAudio,
+        MistralConversations,
+        Triton,
+        Tgi,
+        Sglang,
+        LlamaCpp,
+        LmStudio,
     ];
     for dialect in all {
         assert_eq!(definition(dialect).dialect, dialect);

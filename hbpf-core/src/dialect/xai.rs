@@ -3,11 +3,10 @@
 
 use std::sync::LazyLock;
 
-use super::definition::{Count, Definition, Estimate, Proof, RequestSlot, Slot, Target};
+use super::definition::{Count, DEFAULT, Definition, NO_REQUEST, Proof, RequestSlot, Slot, Target};
 use super::grpc::Service;
 use super::openai;
 use crate::exchange::{Api, Dialect};
-use crate::json::PathSet;
 use crate::protobuf::{FieldSet, Want};
 
 /// `FinishReason`.
@@ -60,10 +59,6 @@ static CHUNK: LazyLock<FieldSet<Slot>> = LazyLock::new(|| {
 /// `Chat`'s calls for completions.
 pub(super) static SERVICE: Service = Service { request: &REQUEST, whole: &WHOLE, chunk: &CHUNK };
 
-/// Bodies are never JSON but those of proxies that refuse them.
-static NO_REQUEST: LazyLock<PathSet<RequestSlot>> = LazyLock::new(|| PathSet::new(&[]));
-static NO_ANSWER: LazyLock<PathSet<Slot>> = LazyLock::new(|| PathSet::new(&[]));
-
 /// Completions.
 pub(super) static COMPLETIONS: Definition = Definition {
     dialect: Dialect::XaiGrpc,
@@ -71,13 +66,9 @@ pub(super) static COMPLETIONS: Definition = Definition {
         Target { suffix: "/xai_api.Chat/GetCompletion", api: Api::Chat, proof: Proof::Grpc },
         Target { suffix: "/xai_api.Chat/GetCompletionChunk", api: Api::Chat, proof: Proof::Grpc },
     ],
+    // Bodies are never JSON but those of proxies that refuse them.
     request: &NO_REQUEST,
-    response: &NO_ANSWER,
-    stream_default: false,
-    streams_lines: false,
-    final_type: None,
-    blank_is_output: |_| false,
-    estimate: Estimate::PerChoice,
     // As with xAI's other API, reasoning is counted beside the completion.
     usage: openai::usage,
+    ..DEFAULT
 };

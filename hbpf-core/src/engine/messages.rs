@@ -434,6 +434,7 @@ impl Sink<'_> {
             output_events: 0,
             stalls: 0,
             cost_reported_usd: None,
+            queue_seconds: None,
             rate_limit: RateLimit::default(),
             bytes_seen,
             bytes_missed: 0,

@@ -239,13 +239,14 @@ impl Tracked {
             // The server answers before the request is complete: it will not wait for the rest.
             self.request_end(when, observer);
         }
-        let ResponseHeaderFacts { request_id, rate_limit, provider, cost_usd } = response_facts(head);
+        let ResponseHeaderFacts { request_id, rate_limit, provider, cost_usd, queue_seconds } = response_facts(head);
         let exchange = &mut self.exchange;
         exchange.status = head.status;
         exchange.headers_at = Some(when);
         exchange.request_id = request_id;
         exchange.rate_limit = rate_limit;
         exchange.cost_reported_usd = cost_usd;
+        exchange.queue_seconds = queue_seconds;
         if let Some(provider) = provider {
             exchange.provider = provider;
         }
@@ -333,6 +334,7 @@ impl Tracked {
         exchange.usage = facts.usage;
         // A gateway's word, in the head, is nearer to who pays.
         exchange.cost_reported_usd = exchange.cost_reported_usd.or(facts.cost_usd);
+        exchange.queue_seconds = exchange.queue_seconds.or(facts.queue_seconds);
         if facts.usage_is_partial
             && let Some(output) = exchange.usage.output.take()
         {

@@ -14,6 +14,8 @@ mod fields;
 mod frame;
 mod head;
 mod hpack;
+
+pub(crate) use fields::Name;
 #[cfg(test)]
 mod tests;
 

@@ -48,20 +48,33 @@ impl<S: Copy> PathSet<S> {
     /// Compiles a table. `[]` after a name stands for every element of the array there.
     pub fn new(paths: &[(&'static str, Want, S)]) -> Self {
         let mut set = Self { nodes: vec![Node::new(), Node::new()], longest_key: 0 };
-        for (path, want, slot) in paths {
-            let mut at = ROOT;
-            for step in path.split('.') {
-                let name = step.trim_end_matches("[]");
-                if !name.is_empty() {
-                    at = set.member_or_new(at, name.as_bytes());
-                }
-                for _ in 0..(step.len() - name.len()) / 2 {
-                    at = set.element_or_new(at);
-                }
-            }
-            set.nodes[usize::from(at)].leaf = Some((*want, *slot));
-        }
+        set.add(ROOT, paths);
         set
+    }
+
+    /// The same with more paths, all of which are below this place.
+    #[must_use]
+    pub fn and_within(mut self, place: &'static str, paths: &[(&'static str, Want, S)]) -> Self {
+        let at = self.place(ROOT, place);
+        self.add(at, paths);
+        self
+    }
+
+    fn add(&mut self, from: u16, paths: &[(&'static str, Want, S)]) {
+        for (path, want, slot) in paths {
+            let at = self.place(from, path);
+            self.nodes[usize::from(at)].leaf = Some((*want, *slot));
+        }
+    }
+
+    fn place(&mut self, from: u16, path: &'static str) -> u16 {
+        path.split('.').fold(from, |mut at, step| {
+            let name = step.trim_end_matches("[]");
+            if !name.is_empty() {
+                at = self.member_or_new(at, name.as_bytes());
+            }
+            (0..(step.len() - name.len()) / 2).fold(at, |at, _| self.element_or_new(at))
+        })
     }
 
     fn member_or_new(&mut self, at: u16, name: &'static [u8]) -> u16 {
@@ -136,6 +149,9 @@ mod tests {
         assert_eq!(set.member(a, b"x"), NOWHERE);
         assert_eq!(set.member(NOWHERE, b"a"), NOWHERE);
         assert_eq!(set.longest_key(), 1);
+        let within = PathSet::new(&[("d", Want::Scalar, 1)]).and_within("a[]", &[("b", Want::Scalar, 2)]);
+        let element = within.element(within.member(ROOT, b"a"));
+        assert_eq!(within.leaf(within.member(element, b"b")), Some((Want::Scalar, 2)));
         let list = PathSet::new(&[("[].id", Want::Scalar, 1)]);
         assert_eq!(list.leaf(list.member(list.element(ROOT), b"id")), Some((Want::Scalar, 1)));
     }

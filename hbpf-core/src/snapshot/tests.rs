@@ -73,7 +73,10 @@ fn words_are_those_of_the_contract() {
         ("OverheadLevel", "full excluded thinned detached"),
         ("Severity", "info warning critical"),
         ("WorkloadKind", "pod container unit tree"),
-        ("Api", "chat text_completion responses messages embeddings generate_content rerank audio image realtime"),
+        (
+            "Api",
+            "chat text_completion responses messages embeddings generate_content rerank audio image realtime infer",
+        ),
     ] {
         assert_eq!(words(name).join(" "), expected, "{name}");
     }

@@ -53,6 +53,16 @@ pub(super) fn path(case: &Case, model: &str) -> String {
         Dialect::XaiGrpc => "/xai_api.Chat/GetCompletionChunk",
         Dialect::GeminiGenerate if case.expected.stream == Some(true) => "/v1beta/models/MODEL:streamGenerateContent",
         Dialect::CohereChat => "/v2/chat",
+        Dialect::GeminiInteractions => "/v1beta/interactions",
+        Dialect::OpenaiImages => "/v1/images/generations",
+        Dialect::OpenaiAudio => "/v1/audio/speech",
+        Dialect::MistralConversations => "/v1/conversations",
+        Dialect::Triton if case.expected.stream == Some(true) => "/v2/models/MODEL/generate_stream",
+        Dialect::Triton => "/v2/models/MODEL/infer",
+        Dialect::Tgi if case.expected.stream == Some(true) => "/generate_stream",
+        Dialect::Tgi | Dialect::Sglang => "/generate",
+        Dialect::LlamaCpp => "/completion",
+        Dialect::LmStudio => "/api/v1/chat",
         Dialect::GeminiGenerate => "/v1beta/models/MODEL:generateContent",
     };
     path.replace("MODEL", model)

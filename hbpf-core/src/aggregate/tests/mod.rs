@@ -58,6 +58,7 @@ pub(crate) fn exchange(id: u64) -> Exchange {
         output_events: 0,
         stalls: 0,
         cost_reported_usd: None,
+        queue_seconds: None,
         rate_limit: RateLimit::default(),
         bytes_seen: 0,
         bytes_missed: 0,

@@ -284,7 +284,104 @@ fn judgements() {
             true,
             "OpenaiEmbeddings Embeddings unknown - new",
         ),
-        ("POST /v1/images/generations HTTP/1.1\nHost: x", r#"{"model":"m","prompt":"p","n":1}"#, true, "no"),
+        ("POST /draw HTTP/1.1\nHost: x", r#"{"model":"m","prompt":"p","n":1}"#, true, "no"),
+        // Images and audio, as JSON and as forms.
+        (
+            "POST /v1/images/generations HTTP/1.1\nHost: x",
+            r#"{"model":"m","prompt":"p","n":1}"#,
+            true,
+            "OpenaiImages Image unknown - known",
+        ),
+        ("POST /images/generations HTTP/1.1\nHost: x", r#"{"prompt":{"id":null}}"#, true, "no"),
+        (
+            "POST /v1/audio/transcriptions HTTP/1.1\nHost: api.groq.com\nContent-Type: Multipart/Form-Data; boundary=x",
+            "--x",
+            false,
+            "OpenaiAudio Audio groq - known",
+        ),
+        (
+            "POST /v1/embeddings HTTP/1.1\nHost: x\nContent-Type: multipart/form-data; boundary=x",
+            "--x",
+            true,
+            "OpenaiEmbeddings Embeddings unknown - known",
+        ),
+        ("POST /a/embeddings HTTP/1.1\nHost: x\nContent-Type: multipart/form-data; boundary=x", "--x", true, "no"),
+        // Servers' own APIs, some of which share a path.
+        ("POST /generate HTTP/1.1\nHost: x", r#"{"inputs":"a"}"#, true, "Tgi TextCompletion tgi - known"),
+        ("POST /generate_stream HTTP/1.1\nHost: x", r#"{"inputs":"a"}"#, true, "Tgi TextCompletion tgi - known"),
+        (
+            "POST /generate HTTP/1.1\nHost: x",
+            r#"{"text":"a","sampling_params":{}}"#,
+            true,
+            "Sglang TextCompletion sglang - known",
+        ),
+        ("POST /generate HTTP/1.1\nHost: x", r#"{"input_ids":[1]}"#, true, "Sglang TextCompletion sglang - known"),
+        // The model may stand behind the prompt.
+        ("POST /completions HTTP/1.1\nHost: x", r#"{"prompt":"a","#, false, "more"),
+        ("POST /generate HTTP/1.1\nHost: x", r#"{"text":"speak"#, false, "more"),
+        ("POST /generate HTTP/1.1\nHost: x", r#"{"text":"speak this"}"#, true, "no"),
+        ("POST /generate HTTP/1.1\nHost: x", r#"{"prompt":"a picture"}"#, true, "no"),
+        (
+            "POST /router/x HTTP/1.1\nHost: x",
+            r#"{"inputs":"a","parameters":{"max_new_tokens":5}}"#,
+            true,
+            "Tgi TextCompletion tgi - new",
+        ),
+        (
+            "POST /v2/models/m%20x/versions/3/generate_stream HTTP/1.1\nHost: x",
+            "",
+            false,
+            "Triton TextCompletion triton m x known",
+        ),
+        ("POST /v2/models/m/infer HTTP/1.1\nHost: x", "", false, "Triton Infer unknown m known"),
+        ("POST /rules/infer HTTP/1.1\nHost: x", r#"{"a":1}"#, true, "no"),
+        ("POST /completion HTTP/1.1\nHost: x", r#"{"prompt":"a"}"#, true, "LlamaCpp TextCompletion llama.cpp - known"),
+        ("POST /api/completion HTTP/1.1\nHost: x", r#"{"prompt":"a"}"#, true, "no"),
+        (
+            "POST /llm/completion HTTP/1.1\nHost: x",
+            r#"{"prompt":"a","n_predict":5}"#,
+            true,
+            "LlamaCpp TextCompletion llama.cpp - known",
+        ),
+        ("POST /completions HTTP/1.1\nHost: x", r#"{"prompt":"a"}"#, true, "LlamaCpp TextCompletion llama.cpp - known"),
+        (
+            "POST /completions HTTP/1.1\nHost: x",
+            r#"{"model":"m","prompt":"a"}"#,
+            true,
+            "OpenaiCompletions TextCompletion unknown - known",
+        ),
+        (
+            "POST /infill HTTP/1.1\nHost: x",
+            r#"{"input_prefix":"a"}"#,
+            true,
+            "LlamaCpp TextCompletion llama.cpp - known",
+        ),
+        (
+            "POST /api/v1/chat HTTP/1.1\nHost: x",
+            r#"{"model":"m","input":"a"}"#,
+            true,
+            "LmStudio Chat lm_studio - known",
+        ),
+        (
+            "POST /v1beta/interactions HTTP/1.1\nHost: x",
+            r#"{"model":"m","input":"a"}"#,
+            true,
+            "GeminiInteractions GenerateContent gcp.gemini - known",
+        ),
+        ("POST /shop/interactions HTTP/1.1\nHost: x", r#"{"model":"T"}"#, true, "no"),
+        (
+            "POST /v1/conversations HTTP/1.1\nHost: x",
+            r#"{"inputs":"a","agent_id":"ag"}"#,
+            true,
+            "MistralConversations Chat mistral_ai - known",
+        ),
+        ("POST /v1/conversations HTTP/1.1\nHost: x", r#"{"members":[1]}"#, true, "no"),
+        (
+            "POST /v1/fim/completions HTTP/1.1\nHost: x",
+            r#"{"model":"m","prompt":"a"}"#,
+            true,
+            "OpenaiChat TextCompletion unknown - known",
+        ),
         ("POST /v1/messages/count_tokens HTTP/1.1\nHost: x", r#"{"model":"m","messages":[]}"#, true, "no"),
         ("POST /chat HTTP/1.1\nHost: x", r#"{"messages":[{"id":1,"text":"hello"}]}"#, true, "no"),
         ("POST /orders HTTP/1.1\nHost: x", r#"{"model":"T","year":1908}"#, true, "no"),
@@ -328,8 +425,9 @@ fn a_beginning_of_the_stated_length_is_always_enough() {
 #[test]
 fn the_kernel_can_find_every_pattern() {
     for pattern in target_patterns() {
-        // `/invoke` is confirmed by the rest of the path, `/v2/chat` by the body.
-        assert!(pattern.starts_with(['/', ':']) && (pattern.len() >= 8 || *pattern == "/invoke"), "{pattern}");
+        // The short ones are confirmed by the rest of the path, `/v2/chat` and `/infill` by the body.
+        let is_long = pattern.len() >= 8 || ["/invoke", "/infer", "/infill"].contains(pattern);
+        assert!(pattern.starts_with(['/', ':']) && is_long, "{pattern}");
     }
     assert!(target_patterns().contains(&"/chat/completions"));
 }
@@ -405,6 +503,9 @@ fn response_headers() {
         };
         assert_eq!(facts.rate_limit, expected, "{lines}");
     }
+    let gateway = |cost: &str| response_of(&format!("x-litellm-response-cost: {cost}")).cost_usd;
+    assert_eq!(["0.25", "1e-6", "-1", "inf", "free"].map(gateway), [Some(0.25), Some(1e-6), None, None, None]);
+    assert_eq!(response_of("x-queue-time: 250").queue_seconds, Some(0.25));
 }
 
 #[test]
@@ -428,7 +529,7 @@ fn what_the_path_tells_reaches_the_facts() {
 }
 
 #[test]
-fn what_only_the_head_of_an_answer_by_bedrock_tells() {
+fn what_only_the_head_of_an_answer_tells() {
     let facts = |dialect: Dialect, head: &str, body: &str| {
         let head = format!("HTTP/1.1 {head}\r\n\r\n").replace('\n', "\r\n").replace("\r\r", "\r");
         let mut interpreter = Interpreter::new(dialect);
@@ -446,6 +547,8 @@ fn what_only_the_head_of_an_answer_by_bedrock_tells() {
     let twice = facts(Dialect::BedrockInvoke, counted, r#"{"usage":{"input_tokens":10,"output_tokens":8}}"#);
     assert_eq!(usage(&twice), [Some(115), Some(8), Some(100)]);
     assert_eq!(usage(&facts(Dialect::OpenaiChat, counted, "{}")), [None; 3], "others count otherwise");
+    let tgi = "200 OK\nContent-Type: application/json\nx-prompt-tokens: 4\nx-generated-tokens: 9";
+    assert_eq!(usage(&facts(Dialect::Tgi, tgi, r#"{"generated_text":"CANARY"}"#)), [Some(4), Some(9), None]);
     for (head, name) in [
         ("429 X\nx-amzn-ErrorType: ThrottlingException:http://internal.amazon.com/coral/", "ThrottlingException"),
         ("400 X\nx-amzn-ErrorType: com.amazon#ValidationException", "ValidationException"),

@@ -79,6 +79,7 @@ pub(super) struct Expected<'a> {
 
 const ASKS: &str = r#"{"model":"m","stream":true,"messages":[{"role":"user","content":"CANARY prompt"}]}"#;
 const ASKS_PLAIN: &str = r#"{"model":"m","messages":[{"role":"user","content":"CANARY prompt"}]}"#;
+const ASKS_INPUT: &str = r#"{"model":"m","input":"CANARY prompt","stream":true}"#;
 const CONVERSE: &str = r#"{"messages":[{"role":"user","content":[{"text":"CANARY prompt"}]}]}"#;
 const GENERATES: &str = r#"{"contents":[{"role":"user","parts":[{"text":"CANARY prompt"}]}]}"#;
 const SSE: Option<&str> = Some("text/event-stream");
@@ -1023,6 +1024,385 @@ data: [DONE]
         content_type: JSON,
         body: r#"{"id":"x","message":"CANARY"}"#,
         expected: Expected { id: Some("x"), is_error: true, ..PLAIN },
+    },
+    Case {
+        name: "Gemini interaction: a thought, text and a call, as events",
+        dialect: Dialect::GeminiInteractions,
+        request: ASKS_INPUT,
+        status: 200,
+        content_type: SSE,
+        body: r#"event: interaction.created
+data: {"event_type":"interaction.created","interaction":{"id":"int_1","status":"in_progress","model":"gemini-x","steps":[{"type":"text","text":"CANARY"}]}}
+
+data: {"event_type":"step.start","index":0,"step":{"type":"thought"}}
+
+data: {"event_type":"step.delta","index":0,"delta":{"type":"thought_summary","content":{"type":"text","text":"CANARY"}}}
+
+data: {"event_type":"step.delta","index":0,"delta":{"type":"thought_signature","signature":"CANARY"}}
+
+data: {"event_type":"step.delta","index":1,"delta":{"type":"text","text":"CANARY of a text"}}
+
+data: {"event_type":"step.delta","index":2,"delta":{"type":"arguments_delta","arguments":"{\"CANARY\":1}"}}
+
+data: {"event_type":"interaction.completed","interaction":{"id":"int_1","status":"requires_action","model":"gemini-x","usage":{"total_input_tokens":40,"total_tool_use_tokens":2,"total_cached_tokens":5,"total_output_tokens":9,"total_thought_tokens":7,"total_tokens":58}}}
+
+"#,
+        expected: Expected {
+            response_model: Some("gemini-x"),
+            id: Some("int_1"),
+            usage: [Some(42), Some(16), Some(5), None, Some(7)],
+            finish: Some("requires_action"),
+            outputs: &[REASONING, (3, true), (3, true)],
+            ..STREAMED
+        },
+    },
+    Case {
+        name: "Gemini interaction in one document",
+        dialect: Dialect::GeminiInteractions,
+        request: r#"{"model":"m","input":"CANARY"}"#,
+        status: 200,
+        content_type: JSON,
+        body: r#"{"id":"int_2","status":"completed","model":"gemini-x","steps":[{"type":"text","text":"CANARY"}],"usage":{"total_input_tokens":4,"total_output_tokens":2,"total_tokens":6}}"#,
+        expected: Expected {
+            response_model: Some("gemini-x"),
+            id: Some("int_2"),
+            usage: [Some(4), Some(2), None, None, None],
+            finish: Some("completed"),
+            ..PLAIN
+        },
+    },
+    Case {
+        name: "Gemini interaction that fails amid its stream",
+        dialect: Dialect::GeminiInteractions,
+        request: ASKS_INPUT,
+        status: 200,
+        content_type: SSE,
+        body: "data: {\"event_type\":\"error\",\"error\":{\"code\":\"resource_exhausted\",\"message\":\"CANARY\"}}\n\n",
+        expected: Expected { error: Some("resource_exhausted"), is_error: true, finished: false, ..STREAMED },
+    },
+    Case {
+        name: "Images: one that appears bit by bit",
+        dialect: Dialect::OpenaiImages,
+        request: r#"{"model":"m","prompt":"CANARY","stream":true,"partial_images":1}"#,
+        status: 200,
+        content_type: SSE,
+        body: r#"event: image_generation.partial_image
+data: {"type":"image_generation.partial_image","b64_json":"CANARY","partial_image_index":0}
+
+event: image_generation.completed
+data: {"type":"image_generation.completed","b64_json":"CANARY","usage":{"total_tokens":100,"input_tokens":50,"output_tokens":50,"input_tokens_details":{"text_tokens":10,"image_tokens":40}}}
+
+"#,
+        expected: Expected { usage: [Some(50), Some(50), None, None, None], ..STREAMED },
+    },
+    Case {
+        name: "Images in one document",
+        dialect: Dialect::OpenaiImages,
+        request: r#"{"model":"m","prompt":"CANARY"}"#,
+        status: 200,
+        content_type: JSON,
+        body: r#"{"created":1,"data":[{"b64_json":"CANARY"}],"usage":{"input_tokens":8,"output_tokens":272,"total_tokens":280}}"#,
+        expected: Expected { usage: [Some(8), Some(272), None, None, None], ..PLAIN },
+    },
+    Case {
+        name: "A transcript, as events",
+        dialect: Dialect::OpenaiAudio,
+        request: r#"{"model":"m"}"#,
+        status: 200,
+        content_type: SSE,
+        body: r#"data: {"type":"transcript.text.delta","delta":"CANARY"}
+
+data: {"type":"transcript.text.delta","delta":" CANARY"}
+
+data: {"type":"transcript.text.done","text":"CANARY CANARY","usage":{"type":"tokens","input_tokens":14,"input_token_details":{"text_tokens":0,"audio_tokens":14},"output_tokens":45,"total_tokens":59}}
+
+"#,
+        expected: Expected { usage: [Some(14), Some(45), None, None, None], outputs: &[VISIBLE, VISIBLE], ..STREAMED },
+    },
+    Case {
+        name: "A transcript that is billed by the second",
+        dialect: Dialect::OpenaiAudio,
+        request: r#"{"model":"m"}"#,
+        status: 200,
+        content_type: JSON,
+        body: r#"{"text":"CANARY","usage":{"type":"duration","seconds":7}}"#,
+        expected: PLAIN,
+    },
+    Case {
+        name: "Speech",
+        dialect: Dialect::OpenaiAudio,
+        request: r#"{"model":"m","input":"CANARY","voice":"v"}"#,
+        status: 200,
+        content_type: Some("audio/mpeg"),
+        body: "\u{1}ID3 CANARY",
+        expected: Expected { finished: false, ..PLAIN },
+    },
+    Case {
+        name: "Mistral conversation: text and a call, as events",
+        dialect: Dialect::MistralConversations,
+        request: r#"{"model":"m","inputs":"CANARY","stream":true}"#,
+        status: 200,
+        content_type: SSE,
+        body: r#"event: conversation.response.started
+data: {"type":"conversation.response.started","conversation_id":"conv_1"}
+
+event: message.output.delta
+data: {"type":"message.output.delta","id":"msg_1","output_index":0,"content_index":0,"model":"mistral-x","role":"assistant","content":"CANARY"}
+
+event: function.call.delta
+data: {"type":"function.call.delta","id":"fc_1","name":"CANARY","tool_call_id":"t","arguments":"{\"CANARY\":1}"}
+
+event: conversation.response.done
+data: {"type":"conversation.response.done","usage":{"prompt_tokens":20,"completion_tokens":5,"total_tokens":31,"connector_tokens":6}}
+
+"#,
+        expected: Expected {
+            response_model: Some("mistral-x"),
+            id: Some("conv_1"),
+            usage: [Some(26), Some(5), None, None, None],
+            outputs: &[VISIBLE, VISIBLE],
+            ..STREAMED
+        },
+    },
+    Case {
+        name: "Mistral conversation that fails amid its stream",
+        dialect: Dialect::MistralConversations,
+        request: r#"{"model":"m","inputs":"CANARY","stream":true}"#,
+        status: 200,
+        content_type: SSE,
+        body: "data: {\"type\":\"conversation.response.error\",\"message\":\"CANARY\",\"code\":500}\n\n",
+        expected: Expected { is_error: true, finished: false, ..STREAMED },
+    },
+    Case {
+        name: "TGI stream with details",
+        dialect: Dialect::Tgi,
+        request: r#"{"model":"m","inputs":"CANARY","parameters":{"details":true},"stream":true}"#,
+        status: 200,
+        content_type: SSE,
+        body: r#"data: {"index":1,"token":{"id":1,"text":"CANARY","logprob":-0.1,"special":false},"generated_text":null,"details":null}
+
+data: {"index":2,"token":{"id":2,"text":"","logprob":-0.1,"special":false},"generated_text":null,"details":null}
+
+data: {"index":3,"token":{"id":3,"text":"</s>","logprob":-0.1,"special":true},"generated_text":"CANARY","details":{"finish_reason":"eos_token","generated_tokens":3,"input_length":11,"seed":null}}
+
+"#,
+        expected: Expected {
+            usage: [Some(11), Some(3), None, None, None],
+            finish: Some("eos_token"),
+            outputs: &[VISIBLE, VISIBLE, VISIBLE],
+            ..STREAMED
+        },
+    },
+    Case {
+        name: "TGI in one document, in an array",
+        dialect: Dialect::Tgi,
+        request: r#"{"model":"m","inputs":"CANARY"}"#,
+        status: 200,
+        content_type: JSON,
+        body: r#"[{"generated_text":"CANARY","details":{"finish_reason":"length","generated_tokens":20,"seed":1}}]"#,
+        expected: Expected { usage: [None, Some(20), None, None, None], finish: Some("length"), ..PLAIN },
+    },
+    Case {
+        name: "TGI has too much to do",
+        dialect: Dialect::Tgi,
+        request: r#"{"model":"m","inputs":"CANARY","stream":true}"#,
+        status: 429,
+        content_type: JSON,
+        body: r#"{"error":"CANARY","error_type":"overloaded"}"#,
+        expected: Expected { error: Some("overloaded"), is_error: true, ..STREAMED },
+    },
+    Case {
+        name: "SGLang stream: all the text so far, and running counts",
+        dialect: Dialect::Sglang,
+        request: r#"{"model":"m","text":"CANARY","sampling_params":{"max_new_tokens":4},"stream":true}"#,
+        status: 200,
+        content_type: SSE,
+        body: r#"data: {"text":"CANARY","meta_info":{"id":"r1","finish_reason":null,"prompt_tokens":6,"completion_tokens":1,"cached_tokens":2}}
+
+data: {"text":"CANARY CANARY","meta_info":{"id":"r1","finish_reason":null,"prompt_tokens":6,"completion_tokens":3,"cached_tokens":2}}
+
+data: {"text":"CANARY CANARY C","meta_info":{"id":"r1","finish_reason":{"type":"length","length":4},"prompt_tokens":6,"completion_tokens":4,"cached_tokens":2,"e2e_latency":0.1}}
+
+data: [DONE]
+
+"#,
+        expected: Expected {
+            id: Some("r1"),
+            usage: [Some(6), Some(4), Some(2), None, None],
+            finish: Some("length"),
+            outputs: &[VISIBLE, (2, true), VISIBLE],
+            ..STREAMED
+        },
+    },
+    Case {
+        name: "SGLang: several prompts, in one document",
+        dialect: Dialect::Sglang,
+        request: r#"{"model":"m","text":["CANARY 1","CANARY 2"],"sampling_params":{}}"#,
+        status: 200,
+        content_type: JSON,
+        body: r#"[{"text":"CANARY","meta_info":{"id":"r1","finish_reason":{"type":"stop"},"prompt_tokens":6,"completion_tokens":4,"cached_tokens":2}},{"text":"CANARY","meta_info":{"id":"r1","finish_reason":{"type":"stop"},"prompt_tokens":7,"completion_tokens":9,"cached_tokens":0}}]"#,
+        expected: Expected {
+            id: Some("r1"),
+            usage: [Some(13), Some(13), Some(2), None, None],
+            finish: Some("stop"),
+            ..PLAIN
+        },
+    },
+    Case {
+        name: "SGLang: several prompts, as events",
+        dialect: Dialect::Sglang,
+        request: r#"{"model":"m","text":["CANARY 1","CANARY 2"],"sampling_params":{},"stream":true}"#,
+        status: 200,
+        content_type: SSE,
+        body: r#"data: {"text":"CANARY","index":0,"meta_info":{"id":"r1","finish_reason":null,"prompt_tokens":6,"completion_tokens":1}}
+
+data: {"text":"CANARY","index":1,"meta_info":{"id":"r1","finish_reason":{"type":"stop"},"prompt_tokens":7,"completion_tokens":1}}
+
+data: {"text":"CANARY CANARY","index":0,"meta_info":{"id":"r1","finish_reason":{"type":"stop"},"prompt_tokens":6,"completion_tokens":2}}
+
+data: [DONE]
+
+"#,
+        expected: Expected { id: Some("r1"), finish: Some("stop"), outputs: &[VISIBLE, VISIBLE, VISIBLE], ..STREAMED },
+    },
+    Case {
+        name: "llama.cpp stream with timings",
+        dialect: Dialect::LlamaCpp,
+        request: r#"{"model":"m","prompt":"CANARY","n_predict":2,"stream":true}"#,
+        status: 200,
+        content_type: SSE,
+        body: r#"data: {"index":0,"content":"","tokens":[],"stop":false,"id_slot":-1,"tokens_predicted":0,"tokens_evaluated":9,"prompt_progress":{"total":9,"cache":0,"processed":9,"time_ms":1}}
+
+data: {"index":0,"content":"CANARY","tokens":[5],"stop":false,"id_slot":0,"tokens_predicted":1,"tokens_evaluated":9}
+
+data: {"index":0,"content":" CANARY","tokens":[6],"stop":false,"id_slot":0,"tokens_predicted":2,"tokens_evaluated":9}
+
+data: {"index":0,"content":"","tokens":[],"id_slot":0,"stop":true,"model":"llama-x","tokens_predicted":2,"tokens_evaluated":9,"generation_settings":{"n_predict":2,"grammar":"CANARY"},"prompt":"<s> CANARY","has_new_line":false,"truncated":false,"stop_type":"limit","stopping_word":"","tokens_cached":10,"timings":{"cache_n":4,"prompt_n":5,"prompt_ms":1.5,"predicted_n":2,"predicted_ms":9.5}}
+
+"#,
+        expected: Expected {
+            response_model: Some("llama-x"),
+            usage: [Some(9), Some(2), Some(4), None, None],
+            finish: Some("limit"),
+            outputs: &[VISIBLE, VISIBLE],
+            ..STREAMED
+        },
+    },
+    Case {
+        name: "llama.cpp in one document",
+        dialect: Dialect::LlamaCpp,
+        request: r#"{"model":"m","prompt":"CANARY"}"#,
+        status: 200,
+        content_type: JSON,
+        body: r#"{"index":0,"content":"CANARY","stop":true,"model":"llama-x","tokens_predicted":7,"tokens_evaluated":9,"prompt":"CANARY","stop_type":"eos","tokens_cached":16,"timings":{"cache_n":0,"prompt_n":9,"predicted_n":7}}"#,
+        expected: Expected {
+            response_model: Some("llama-x"),
+            usage: [Some(9), Some(7), Some(0), None, None],
+            finish: Some("eos"),
+            ..PLAIN
+        },
+    },
+    Case {
+        name: "llama.cpp: a prompt that does not fit, told in the stream",
+        dialect: Dialect::LlamaCpp,
+        request: r#"{"model":"m","prompt":"CANARY","stream":true}"#,
+        status: 200,
+        content_type: SSE,
+        body: "data: {\"error\":{\"code\":400,\"message\":\"CANARY\",\"type\":\"exceed_context_size_error\"}}\n\n",
+        expected: Expected { error: Some("exceed_context_size_error"), is_error: true, finished: false, ..STREAMED },
+    },
+    Case {
+        name: "LM Studio: a model that is loaded first, as events",
+        dialect: Dialect::LmStudio,
+        request: ASKS_INPUT,
+        status: 200,
+        content_type: SSE,
+        body: r#"event: chat.start
+data: {"type":"chat.start","model_instance_id":"lm-x"}
+
+event: model_load.progress
+data: {"type":"model_load.progress","model_instance_id":"lm-x","progress":0.5}
+
+event: reasoning.delta
+data: {"type":"reasoning.delta","content":"CANARY"}
+
+event: message.delta
+data: {"type":"message.delta","content":"CANARY"}
+
+event: chat.end
+data: {"type":"chat.end","result":{"model_instance_id":"lm-x","output":[{"type":"message","content":"CANARY"}],"stats":{"input_tokens":12,"total_output_tokens":2,"reasoning_output_tokens":1,"tokens_per_second":40.5},"response_id":"resp_9"}}
+
+"#,
+        expected: Expected {
+            response_model: Some("lm-x"),
+            id: Some("resp_9"),
+            usage: [Some(12), Some(2), None, None, Some(1)],
+            outputs: &[REASONING, VISIBLE],
+            ..STREAMED
+        },
+    },
+    Case {
+        name: "LM Studio in one document",
+        dialect: Dialect::LmStudio,
+        request: r#"{"model":"m","input":"CANARY"}"#,
+        status: 200,
+        content_type: JSON,
+        body: r#"{"model_instance_id":"lm-x","output":[{"type":"message","content":"CANARY"}],"stats":{"input_tokens":12,"total_output_tokens":2,"reasoning_output_tokens":0},"response_id":"resp_8"}"#,
+        expected: Expected {
+            response_model: Some("lm-x"),
+            id: Some("resp_8"),
+            usage: [Some(12), Some(2), None, None, Some(0)],
+            ..PLAIN
+        },
+    },
+    Case {
+        name: "Triton's generate, as events",
+        dialect: Dialect::Triton,
+        request: r#"{"text_input":"CANARY","parameters":{"stream":true}}"#,
+        status: 200,
+        content_type: SSE,
+        body: "data: {\"model_name\":\"t\",\"model_version\":\"1\",\"text_output\":\"CANARY\"}\n\ndata: {\"model_name\":\"t\",\"model_version\":\"1\",\"text_output\":\"CANARY\"}\n\n",
+        expected: Expected {
+            model: None,
+            response_model: Some("t"),
+            finished: false,
+            outputs: &[VISIBLE, VISIBLE],
+            ..STREAMED
+        },
+    },
+    Case {
+        name: "Triton's generate fails behind its head",
+        dialect: Dialect::Triton,
+        request: r#"{"text_input":"CANARY"}"#,
+        status: 200,
+        content_type: SSE,
+        body: "data: {\"error\":\"CANARY\"}\n\n",
+        expected: Expected { model: None, error: Some("error"), is_error: true, finished: false, ..STREAMED },
+    },
+    Case {
+        name: "KServe's infer in tensors",
+        dialect: Dialect::Triton,
+        request: r#"{"inputs":[{"name":"x","shape":[1],"datatype":"FP32","data":[1.0]}]}"#,
+        status: 200,
+        content_type: Some("application/octet-stream"),
+        body: "\u{1}CANARY",
+        expected: Expected { model: None, finished: false, ..PLAIN },
+    },
+    Case {
+        name: "Groq says for how long a request has waited",
+        dialect: Dialect::OpenaiChat,
+        request: ASKS_PLAIN,
+        status: 200,
+        content_type: JSON,
+        body: r#"{"id":"g","model":"l","choices":[{"message":{"content":"CANARY"},"finish_reason":"stop"}],"usage":{"queue_time":0.25,"prompt_tokens":11,"completion_tokens":2,"total_tokens":13},"x_groq":{"id":"req_1"}}"#,
+        expected: Expected {
+            response_model: Some("l"),
+            id: Some("g"),
+            usage: [Some(11), Some(2), None, None, None],
+            finish: Some("stop"),
+            provider: Some("groq"),
+            ..PLAIN
+        },
     },
 ];
 

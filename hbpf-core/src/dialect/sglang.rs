@@ -1,0 +1,63 @@
+//! SGLang's own API.
+//!
+//! An event of a stream has all the text so far, and what was counted so far. Nothing says which model it is.
+
+use std::sync::LazyLock;
+
+use super::definition::{Count, DEFAULT, Definition, Proof, RequestSlot, Slot, Target};
+use super::shape::Shape;
+use crate::exchange::{Api, Dialect};
+use crate::json::{PathSet, Want};
+
+static REQUEST: LazyLock<PathSet<RequestSlot>> = LazyLock::new(|| {
+    PathSet::new(&[
+        ("model", Want::Scalar, RequestSlot::Model),
+        ("stream", Want::Scalar, RequestSlot::Stream),
+        ("text[]", Want::Length, RequestSlot::Prompt),
+        ("input_ids[]", Want::Length, RequestSlot::Prompt),
+        ("sampling_params.n", Want::Scalar, RequestSlot::Answers),
+    ])
+});
+
+const ANSWER: [(&str, Want, Slot); 8] = [
+    ("text", Want::Length, Slot::Visible),
+    // Where the server has no tokenizer.
+    ("output_ids", Want::Length, Slot::Visible),
+    ("meta_info.id", Want::Scalar, Slot::ResponseId),
+    ("meta_info.prompt_tokens", Want::Scalar, Slot::Count(Count::Input)),
+    ("meta_info.completion_tokens", Want::Scalar, Slot::Count(Count::Output)),
+    ("meta_info.cached_tokens", Want::Scalar, Slot::Count(Count::CacheRead)),
+    ("meta_info.reasoning_tokens", Want::Scalar, Slot::Count(Count::Reasoning)),
+    ("meta_info.finish_reason.type", Want::Scalar, Slot::FinishReason),
+];
+
+static RESPONSE: LazyLock<PathSet<Slot>> = LazyLock::new(|| {
+    PathSet::new(&ANSWER)
+        .and_within(
+            "",
+            &[
+                // Of several prompts, events are about one each.
+                ("index", Want::Scalar, Slot::AnswerIndex),
+                ("error", Want::Length, Slot::Error),
+                ("error.type", Want::Scalar, Slot::ErrorType),
+                ("error.code", Want::Scalar, Slot::ErrorCode),
+            ],
+        )
+        // Of several prompts, a whole answer is an array.
+        .and_within("[]", &ANSWER)
+        .and_within("[]", &[("", Want::Length, Slot::Answer)])
+});
+
+/// `/generate`.
+pub(super) static GENERATE: Definition = Definition {
+    dialect: Dialect::Sglang,
+    targets: &[Target { suffix: "/generate", api: Api::TextCompletion, proof: Proof::Body(has_prompt) }],
+    request: &REQUEST,
+    response: &RESPONSE,
+    ..DEFAULT
+};
+
+/// Text alone may be for anything, say, to be spoken.
+fn has_prompt(shape: &Shape) -> bool {
+    shape.input_ids || (shape.text && (shape.sampling_params || shape.is_cut))
+}
