@@ -152,6 +152,15 @@ fn request_head(case: &Case) -> Vec<u8> {
         Dialect::XaiGrpc => "/xai_api.Chat/GetCompletionChunk",
         Dialect::CohereChat => "/v2/chat",
         Dialect::GeminiGenerate => "/v1beta/models/m:streamGenerateContent",
+        Dialect::GeminiInteractions => "/v1beta/interactions",
+        Dialect::OpenaiImages => "/v1/images/generations",
+        Dialect::OpenaiAudio => "/v1/audio/speech",
+        Dialect::MistralConversations => "/v1/conversations",
+        Dialect::Triton => "/v2/models/m/versions/1/generate_stream",
+        Dialect::Tgi => "/generate_stream",
+        Dialect::Sglang => "/generate",
+        Dialect::LlamaCpp => "/completion",
+        Dialect::LmStudio => "/api/v1/chat",
     };
     let length = case.request.len();
     format!("POST {path} HTTP/1.1\r\nHost: localhost:8000\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n")
@@ -214,21 +223,8 @@ fn http2(case: &Case, kind: u8) -> Vec<u8> {
 }
 
 fn dialect(case: &Case) -> Vec<u8> {
-    use hbpf_core::exchange::Dialect;
-    let dialect = match case.dialect {
-        Dialect::OpenaiChat => 0,
-        Dialect::OpenaiCompletions => 1,
-        Dialect::OpenaiEmbeddings => 2,
-        Dialect::AnthropicMessages => 3,
-        Dialect::Ollama => 4,
-        Dialect::OpenaiResponses => 5,
-        Dialect::OpenaiRealtime => 6,
-        Dialect::BedrockConverse => 7,
-        Dialect::BedrockInvoke => 8,
-        Dialect::XaiGrpc => 9,
-        Dialect::GeminiGenerate => 10,
-        Dialect::CohereChat => 11,
-    };
+    let place = hbpf_fuzz::dialect::DIALECTS.iter().position(|dialect| *dialect == case.dialect);
+    let dialect = place.expect("every dialect is fuzzed") as u8;
     let kind = match case.content_type {
         Some("text/event-stream") => 1,
         Some("application/json") => 2,

@@ -6,7 +6,8 @@ use hbpf_core::time::Nanos;
 
 use crate::input::Input;
 
-const DIALECTS: [Dialect; 21] = [
+/// All that can be read, each by its place.
+pub const DIALECTS: [Dialect; 21] = [
     Dialect::OpenaiChat,
     Dialect::OpenaiCompletions,
     Dialect::OpenaiEmbeddings,
