@@ -5,7 +5,7 @@
 //!
 //! What is counted under a key is never moved to another, so that no total ever decreases; a key is therefore chosen
 //! only when it is known for good:
-//! - host totals: at `Opened`;
+//! - host totals: at `Opened`; of a call to a gateway, which may be passed on, with the first of its answer;
 //! - the process's own view: at the first event that shows a pid, commonly `Opened`;
 //! - the endpoint: at the event after `Opened`, commonly `RequestSent`;
 //! - provider and model: at `RequestSent`, when the request has been read, if the provider is known by then (or this
@@ -14,7 +14,9 @@
 //!
 //! So the sums over models and over endpoints lag behind the totals by exchanges that are still being sent, or
 //! answered for the first time by an unknown server, and are equal otherwise. Exchanges whose other end is observed as
-//! well and stands for both ([`Exchange::is_mirror`]) count under their process only.
+//! well and stands for both ([`Exchange::is_mirror`]) count under their process only. Of those that are passed on from one
+//! server to another, see [`relays`], one counts in the totals. Of the first that goes through a gateway the totals have the
+//! request, since nothing is known of it before, but neither tokens nor cost.
 //!
 //! # Memory
 //!
@@ -27,6 +29,7 @@ mod distribution;
 mod keyed;
 mod processes;
 mod rates;
+mod relays;
 mod requests;
 mod stats;
 #[cfg(test)]
@@ -41,6 +44,7 @@ use self::distribution::{Metric, PartClock, Sample};
 use self::keyed::{EndpointKey, Keyed, ModelKey};
 use self::processes::{ProcessId, Processes};
 use self::rates::{Flow, SlotClock};
+use self::relays::{Relay, Relays, Served};
 use self::requests::{EndedRing, Live};
 use self::stats::{Clocks, Group, Pool, StatsId};
 use self::workloads::{Standing, Workloads};
@@ -49,7 +53,7 @@ use crate::exchange::{Exchange, ExchangeEvent, ExchangeId, RateLimit};
 use crate::label::Label;
 use crate::prices::{Cost, Prices};
 use crate::snapshot::{
-    self, Capture, CollectionError, EndpointRateLimit, EndpointStats, Engine, Finding, Gpu, Host, Model, Process,
+    self, Capture, CollectionError, EndpointRateLimit, EndpointStats, Engine, Finding, Gpu, Hop, Host, Model, Process,
     Snapshot,
 };
 use crate::time::{Nanos, WallClock};
@@ -129,6 +133,7 @@ pub struct Aggregator {
     models: Keyed<ModelKey, ()>,
     endpoints: Keyed<EndpointKey, EndpointExtra>,
     workloads: Workloads,
+    relays: Relays,
     /// Looked up with every output.
     running: HashMap<ExchangeId, Running, foldhash::fast::RandomState>,
     ended: EndedRing,
@@ -159,6 +164,9 @@ struct Running {
     cost: Option<Cost>,
     /// Its other end is observed, too.
     is_internal: bool,
+    relay: Relay,
+    /// Whether the totals count it is not known yet.
+    is_undecided: bool,
     /// That end.
     other: Option<ExchangeId>,
     /// The process at that end, once it has ended.
@@ -174,6 +182,27 @@ impl Running {
             Standing::Undecided | Standing::Mirror => None,
         };
         [self.totals, process, self.model, endpoint, workload].into_iter().flatten()
+    }
+
+    fn hop(&self) -> Option<Hop> {
+        match self.relay {
+            Relay::PassedOn => Some(Hop::Gateway),
+            Relay::Backend => Some(Hop::Backend),
+            Relay::No => self.is_internal.then_some(Hop::Internal),
+        }
+    }
+
+    /// Does not count it in the totals any longer.
+    fn pass_on(&mut self) {
+        self.relay = Relay::PassedOn;
+        (self.totals, self.is_undecided) = (None, false);
+    }
+
+    /// Does not count it but under its process.
+    fn leave_to_server(&mut self) {
+        self.relay = Relay::Backend;
+        (self.totals, self.is_undecided) = (None, false);
+        (self.model, self.endpoint) = (None, None);
     }
 
     fn process_id(&self) -> Option<ProcessId> {
@@ -251,6 +280,7 @@ impl Aggregator {
             models: Keyed::new(),
             endpoints: Keyed::new(),
             workloads: Workloads::new(),
+            relays: Relays::default(),
             running: HashMap::default(),
             ended: EndedRing::new(),
         }
@@ -290,7 +320,18 @@ impl Aggregator {
             return;
         }
         let mut running = Running::default();
-        if !exchange.is_mirror {
+        if let Some(served) = self.relays.opened(exchange) {
+            if relays::is_backend(exchange) {
+                running.leave_to_server();
+            } else {
+                self.pass_on(served);
+            }
+        }
+        if exchange.is_mirror || running.relay == Relay::Backend {
+            // Its other end counts, or what it is made for.
+        } else if self.relays.is_gateway(&exchange.endpoint) {
+            running.is_undecided = true;
+        } else {
             self.pool.attach(self.totals, when, exchange);
             running.totals = Some(self.totals);
         }
@@ -298,7 +339,13 @@ impl Aggregator {
         running.is_internal = exchange.is_mirror;
         running.other = exchange.other_end;
         match exchange.other_end.map(|other| (other, self.running.get_mut(&other))) {
-            Some((_, Some(other))) => (other.is_internal, other.other) = (true, Some(exchange.id)),
+            Some((_, Some(other))) => {
+                (other.is_internal, other.other) = (true, Some(exchange.id));
+                match (running.relay, other.relay) {
+                    (Relay::Backend, _) => other.leave_to_server(),
+                    (_, relay) => running.relay = relay,
+                }
+            }
             Some((other, None)) => {
                 self.ended.note_internal(other);
                 self.workloads.note_internal(other, running.process_id());
@@ -308,6 +355,26 @@ impl Aggregator {
         self.running.insert(exchange.id, running);
     }
 
+    /// A call that is served is passed on.
+    fn pass_on(&mut self, served: Served) {
+        for id in [Some(served.id), served.other].into_iter().flatten() {
+            let Some(running) = self.running.get_mut(&id) else { continue };
+            running.pass_on();
+            if let Some((_, key)) = &running.endpoint {
+                self.relays.learn(key.address, key.port);
+            }
+        }
+    }
+
+    /// An answer has begun, or will not: nobody passes the call on any more.
+    fn decide(&mut self, when: Nanos, exchange: &Exchange) {
+        if let Some(running) = self.running.get_mut(&exchange.id).filter(|running| running.is_undecided) {
+            running.is_undecided = false;
+            running.totals = Some(self.totals);
+            self.pool.attach(self.totals, when, exchange);
+        }
+    }
+
     /// Chooses the keys that are known for good by now; all of them if `answered`.
     fn settle(&mut self, when: Nanos, exchange: &Exchange, answered: bool) {
         let Self { running, pool, processes, models, endpoints, .. } = self;
@@ -315,7 +382,7 @@ impl Aggregator {
         if running.process.is_none() {
             running.process = find_process(processes, pool, when, exchange);
         }
-        if exchange.is_mirror {
+        if exchange.is_mirror || running.relay == Relay::Backend {
             return;
         }
         let endpoint = running.endpoint.get_or_insert_with(|| {
@@ -353,6 +420,7 @@ impl Aggregator {
     }
 
     fn headers(&mut self, when: Nanos, exchange: &Exchange) {
+        self.decide(when, exchange);
         self.settle(when, exchange, true);
         self.settle_workload(when, exchange);
         let Some(running) = self.running.get_mut(&exchange.id) else { return };
@@ -371,6 +439,7 @@ impl Aggregator {
     }
 
     fn output(&mut self, when: Nanos, exchange: &Exchange, tokens: u64, gap_seconds: Option<f64>) {
+        self.decide(when, exchange);
         self.settle(when, exchange, true);
         self.settle_workload(when, exchange);
         let Some(running) = self.running.get_mut(&exchange.id) else { return };
@@ -387,6 +456,8 @@ impl Aggregator {
     }
 
     fn end(&mut self, when: Nanos, exchange: &Exchange) {
+        self.relays.ended(exchange);
+        self.decide(when, exchange);
         self.settle(when, exchange, true);
         self.settle_workload(when, exchange);
         let Some(mut running) = self.running.remove(&exchange.id) else { return };
@@ -406,7 +477,7 @@ impl Aggregator {
             Some((other, None)) => self.workloads.note_internal(other, process),
             None => {}
         }
-        self.ended.push(exchange, process, running.is_internal, running.cost);
+        self.ended.push(exchange, process, running.hop(), running.cost);
         if running.workload == Standing::Undecided {
             self.workloads.wait(when, exchange, running, &self.processes, &mut self.pool);
         }
@@ -469,13 +540,13 @@ impl Aggregator {
             let running = self.running.get(&exchange.id);
             let process = running.and_then(|running| running.process).map(|(process, _)| process);
             if let Some(running) = running {
-                self.pool.in_flight(running.ids(), requests::output_so_far(exchange));
+                let undecided = running.is_undecided.then_some(self.totals);
+                self.pool.in_flight(running.ids().chain(undecided), requests::output_so_far(exchange));
             }
             if let Some(process) = process {
                 self.processes.count_running(process, exchange);
             }
-            let is_internal = running.is_some_and(|running| running.is_internal);
-            rows.push(Live { exchange, process, is_internal });
+            rows.push(Live { exchange, process, hop: running.and_then(Running::hop) });
         }
         rows
     }

@@ -26,7 +26,7 @@ pub(super) const MAX_FINISHED: usize = 1000;
 struct Ended {
     exchange: Exchange,
     process: Option<ProcessId>,
-    is_internal: bool,
+    hop: Option<Hop>,
     cost: Option<Cost>,
     /// Start time and command of its process, once they are known.
     identity: Option<(Option<Timestamp>, Label)>,
@@ -37,8 +37,7 @@ struct Ended {
 pub(super) struct Live<'a> {
     pub(super) exchange: &'a Exchange,
     pub(super) process: Option<ProcessId>,
-    /// Its other end is observed, too.
-    pub(super) is_internal: bool,
+    pub(super) hop: Option<Hop>,
 }
 
 /// The exchanges that ended last.
@@ -59,20 +58,20 @@ impl EndedRing {
         &mut self,
         exchange: &Exchange,
         process: Option<ProcessId>,
-        is_internal: bool,
+        hop: Option<Hop>,
         cost: Option<Cost>,
     ) {
         if self.kept.len() >= MAX_FINISHED {
             self.kept.pop_front();
         }
-        self.kept.push_back(Ended { exchange: exchange.clone(), process, is_internal, cost, identity: None });
+        self.kept.push_back(Ended { exchange: exchange.clone(), process, hop, cost, identity: None });
         self.since_frame += 1;
     }
 
     /// The other end of an exchange that has ended is observed, too.
     pub(super) fn note_internal(&mut self, id: ExchangeId) {
         if let Some(ended) = self.kept.iter_mut().rev().find(|ended| ended.exchange.id == id) {
-            ended.is_internal = true;
+            ended.hop.get_or_insert(Hop::Internal);
         }
     }
 
@@ -87,10 +86,9 @@ impl EndedRing {
         live.sort_by_key(|live| (live.exchange.opened_at, live.exchange.id));
         let in_flight_omitted = live.len().saturating_sub(MAX_IN_FLIGHT) as u64;
         live.truncate(MAX_IN_FLIGHT);
-        let hop = |is_internal: bool| is_internal.then_some(Hop::Internal);
         let running = |live: &Live<'_>| {
             let identity = live.process.and_then(|process| processes.identity(process));
-            Request { hop: hop(live.is_internal), ..row(live.exchange, identity.as_ref(), now, clock) }
+            Request { hop: live.hop, ..row(live.exchange, identity.as_ref(), now, clock) }
         };
 
         for ended in &mut self.kept {
@@ -100,7 +98,7 @@ impl EndedRing {
             }
         }
         let over = |ended: &Ended| Request {
-            hop: hop(ended.is_internal),
+            hop: ended.hop,
             cost_usd: ended.cost.map(|cost| cost.usd),
             cost_is_estimate: ended.cost.is_some_and(|cost| cost.is_estimate),
             ..row(&ended.exchange, ended.identity.as_ref(), now, clock)

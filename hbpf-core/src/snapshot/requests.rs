@@ -106,7 +106,7 @@ pub struct Request {
     pub command: Label,
     /// Which end it is.
     pub role: Role,
-    /// `internal` where both ends are processes of this host: the other one has a row of its own.
+    /// What kind of leg it is, where a call has several: see [`Hop`].
     pub hop: Option<Hop>,
     /// Who serves.
     pub provider: Label,
@@ -181,6 +181,10 @@ pub struct Request {
 pub enum Hop {
     /// Between two processes of this host: both ends are observed, and each has a row.
     Internal,
+    /// A gateway of this host has passed it on: the call that it made for it counts in the totals instead.
+    Gateway,
+    /// What a server asks of the one that it has started to do its work (Ollama): it counts under the processes only.
+    Backend,
 }
 
 /// Where token counts come from.

@@ -2,6 +2,7 @@
 
 mod lifecycle;
 mod properties;
+mod relays;
 mod rows;
 mod workloads;
 
