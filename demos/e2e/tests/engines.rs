@@ -8,7 +8,8 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use hbpf_core::snapshot::{Engine, EngineLatency, Snapshot};
+use hbpf_core::exchange::{Dialect, Phase, Role};
+use hbpf_core::snapshot::{Engine, EngineLatency, Hop, Snapshot, TokensSource};
 use hbpf_e2e::{Client, DEADLINE, Namespace, Observer, Sums, full, host, programs, python, python_with, script, skip};
 use serde_json::{Value, json};
 
@@ -642,6 +643,50 @@ fn a_real_llama_cpp_and_hbpf_count_the_same_tokens() {
 }
 
 #[test]
+fn a_real_llama_cpp_is_read_in_its_own_dialect() {
+    let _alone = alone();
+    let Some(_host) = host() else { return };
+    let directory = tempfile::tempdir().unwrap();
+    let Some((_llama, port)) = llama_server(directory.path()) else { return };
+    let mut observer = Observer::start();
+    let call = |path: &str, body: &Value| {
+        let url = format!("http://127.0.0.1:{port}{path}");
+        let output = Command::new("curl").args(["-sSN", &url, "-d", &body.to_string()]).output().unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let prompt = "the quick brown fox jumps over the lazy dog";
+    let ask = |stream: bool| json!({"prompt": prompt, "n_predict": 24, "stream": stream, "ignore_eos": true});
+    let counts = |answer: &str| {
+        let answer: Value = serde_json::from_str(answer).unwrap_or_else(|error| panic!("{error}: {answer}"));
+        ["tokens_evaluated", "tokens_predicted"].map(|name| answer[name].as_u64())
+    };
+    let whole = counts(&call("/completion", &ask(false)));
+    let events = call("/completion", &ask(true));
+    let last = events.lines().rfind(|line| line.starts_with("data: ")).unwrap();
+    let streamed = counts(last.trim_start_matches("data: "));
+    let infill = json!({"input_prefix": "fn main() {", "input_suffix": "}", "n_predict": 5});
+    // A model that knows no infilling refuses it.
+    let refusal: Value = serde_json::from_str(&call("/infill", &infill)).unwrap();
+    let many = json!({"prompt": [prompt, "a b c"], "n_predict": 7, "ignore_eos": true});
+    let many: Value = serde_json::from_str(&call("/completion", &many)).unwrap();
+    let sum = |name: &str| many.as_array().unwrap().iter().map(|answer| answer[name].as_u64().unwrap()).sum::<u64>();
+    let sums = [Some(sum("tokens_evaluated")), Some(sum("tokens_predicted"))];
+
+    let rows = observer.until_rows(Role::Client, port, 4);
+    for (row, expected, stream) in [(0, whole, false), (1, streamed, true), (3, sums, false)] {
+        let row = &rows[row];
+        assert_eq!([row.tokens.input, row.tokens.output], expected, "{row:?}");
+        assert_eq!((row.dialect, row.provider.as_str(), row.stream), (Dialect::LlamaCpp, "llama.cpp", Some(stream)));
+        assert_eq!((row.phase, row.tokens_source), (Phase::Done, TokensSource::Reported));
+    }
+    assert!(rows[1].time_to_first_token_seconds.is_some() && rows[1].response_model.is_some(), "{:?}", rows[1]);
+    let error = &refusal["error"]["type"];
+    assert_eq!((rows[2].phase, rows[2].error_type.as_deref()), (Phase::Failed, error.as_str()), "{refusal}");
+    observer.assert_nothing_lost();
+    observer.stop();
+}
+
+#[test]
 fn a_real_litellm_tells_what_passes_through_it() {
     let _alone = alone();
     let Some(_host) = host() else { return };
@@ -687,5 +732,12 @@ fn a_real_litellm_tells_what_passes_through_it() {
         of(frame, proxy.pid()).is_some_and(|engine| engine.agreement_tokens.is_some_and(|tokens| tokens > 200))
     });
     assert_eq!(of(&frame, proxy.pid()).unwrap().agreement_percent, Some(100.0));
+    // Each call is seen at three places: the client's, the proxy's on either side, and llama.cpp's. It counts once.
+    let totals = &frame.totals;
+    assert_eq!((totals.tokens.input, totals.tokens.output), (said["input"].as_u64(), said["output"].as_u64()));
+    // Two were under way before it was known for a gateway.
+    assert!((12..=14).contains(&totals.requests_total), "{} requests", totals.requests_total);
+    let hops: Vec<_> = frame.requests.recent.iter().map(|request| (request.command.as_str(), request.hop)).collect();
+    assert_eq!(hops.iter().filter(|(_, hop)| *hop == Some(Hop::Gateway)).count(), 24, "both ends of each: {hops:?}");
     observer.stop();
 }

@@ -49,7 +49,7 @@ use self::requests::{EndedRing, Live};
 use self::stats::{Clocks, Group, Pool, StatsId};
 use self::workloads::{Standing, Workloads};
 use crate::chunk::Pid;
-use crate::exchange::{Exchange, ExchangeEvent, ExchangeId, RateLimit};
+use crate::exchange::{Exchange, ExchangeEvent, ExchangeId, RateLimit, Role};
 use crate::label::Label;
 use crate::prices::{Cost, Prices};
 use crate::snapshot::{
@@ -303,6 +303,7 @@ impl Aggregator {
     /// The process has ended: its row stays for a while; a later exchange under the same pid is another process.
     pub fn process_exited(&mut self, pid: Pid, when: Nanos) {
         self.processes.exited(pid, when);
+        self.relays.process_exited(pid);
     }
 
     /// Whether a process with exchanges has this pid now.
@@ -320,7 +321,9 @@ impl Aggregator {
             return;
         }
         let mut running = Running::default();
-        if let Some(served) = self.relays.opened(exchange) {
+        if exchange.role == Role::Client
+            && let Some(served) = self.relays.calls(exchange)
+        {
             if relays::is_backend(exchange) {
                 running.leave_to_server();
             } else {
@@ -352,7 +355,20 @@ impl Aggregator {
             }
             None => {}
         }
+        let is_known = running.process.is_some();
         self.running.insert(exchange.id, running);
+        if is_known {
+            self.serve(exchange);
+        }
+    }
+
+    /// Who serves an exchange, if it is served, is known.
+    fn serve(&mut self, exchange: &Exchange) {
+        if exchange.role == Role::Server
+            && let Some(served) = self.relays.serves(exchange)
+        {
+            self.pass_on(served);
+        }
     }
 
     /// A call that is served is passed on.
@@ -377,11 +393,15 @@ impl Aggregator {
 
     /// Chooses the keys that are known for good by now; all of them if `answered`.
     fn settle(&mut self, when: Nanos, exchange: &Exchange, answered: bool) {
-        let Self { running, pool, processes, models, endpoints, .. } = self;
-        let Some(running) = running.get_mut(&exchange.id) else { return };
-        if running.process.is_none() {
-            running.process = find_process(processes, pool, when, exchange);
+        if self.running.get(&exchange.id).is_some_and(|running| running.process.is_none()) {
+            let process = find_process(&mut self.processes, &mut self.pool, when, exchange);
+            if let Some(running) = self.running.get_mut(&exchange.id).filter(|_| process.is_some()) {
+                running.process = process;
+                self.serve(exchange);
+            }
         }
+        let Self { running, pool, models, endpoints, .. } = self;
+        let Some(running) = running.get_mut(&exchange.id) else { return };
         if exchange.is_mirror || running.relay == Relay::Backend {
             return;
         }
@@ -420,8 +440,8 @@ impl Aggregator {
     }
 
     fn headers(&mut self, when: Nanos, exchange: &Exchange) {
-        self.decide(when, exchange);
         self.settle(when, exchange, true);
+        self.decide(when, exchange);
         self.settle_workload(when, exchange);
         let Some(running) = self.running.get_mut(&exchange.id) else { return };
         running.time(&mut self.pool, when, exchange);
@@ -439,8 +459,8 @@ impl Aggregator {
     }
 
     fn output(&mut self, when: Nanos, exchange: &Exchange, tokens: u64, gap_seconds: Option<f64>) {
-        self.decide(when, exchange);
         self.settle(when, exchange, true);
+        self.decide(when, exchange);
         self.settle_workload(when, exchange);
         let Some(running) = self.running.get_mut(&exchange.id) else { return };
         running.flow.add(self.pool.clocks().slots.at(when), tokens);
@@ -456,9 +476,9 @@ impl Aggregator {
     }
 
     fn end(&mut self, when: Nanos, exchange: &Exchange) {
-        self.relays.ended(exchange);
-        self.decide(when, exchange);
         self.settle(when, exchange, true);
+        self.decide(when, exchange);
+        self.relays.ended(exchange);
         self.settle_workload(when, exchange);
         let Some(mut running) = self.running.remove(&exchange.id) else { return };
         running.time(&mut self.pool, when, exchange);

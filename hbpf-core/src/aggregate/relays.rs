@@ -4,14 +4,19 @@
 //! oldest first. In the totals the call counts that is nearest to the model, with one exception: what Ollama asks of the server
 //! that it has started itself, which knows the model by a file's name only.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::IpAddr;
 
 use crate::chunk::Pid;
 use crate::exchange::{Api, Endpoint, Exchange, ExchangeId, Role};
+use crate::time::Nanos;
 
 /// Most gateways that are remembered. Those beyond are only told anew with each call.
 const MAX_GATEWAYS: usize = 1024;
+
+/// Calls of one process that are remembered for what it serves and is not known for yet: who serves a connection may be learned
+/// when it answers.
+const MAX_CALLS: usize = 64;
 
 /// Whether another exchange stands for this one in the totals, or counts in its stead.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -34,6 +39,13 @@ pub(super) struct Served {
     is_passed_on: bool,
 }
 
+/// A call that nothing is known to be passed on by.
+#[derive(Clone, Copy, Debug)]
+struct Call {
+    api: Api,
+    opened_at: Nanos,
+}
+
 /// Where gateways listen.
 type Place = (Option<IpAddr>, Option<u16>);
 
@@ -45,27 +57,43 @@ fn place(endpoint: &Endpoint) -> Place {
 #[derive(Debug, Default)]
 pub(super) struct Relays {
     serving: HashMap<Pid, Vec<Served>>,
+    calls: HashMap<Pid, VecDeque<Call>>,
     gateways: HashSet<Place>,
 }
 
 impl Relays {
-    /// An exchange has begun. Gives the one that it passes on, if any, which is learned as a gateway's.
-    pub(super) fn opened(&mut self, exchange: &Exchange) -> Option<Served> {
-        let pid = exchange.pid?;
-        match exchange.role {
-            Role::Server => {
-                let (id, api) = (exchange.id, exchange.api);
-                let other = exchange.other_end.filter(|_| exchange.is_mirror);
-                self.serving.entry(pid).or_default().push(Served { id, other, api, is_passed_on: false });
-                None
-            }
-            Role::Client => {
-                let served = self.serving.get_mut(&pid)?;
-                let oldest = served.iter_mut().find(|it| !it.is_passed_on && same_kind(it.api, exchange.api))?;
-                oldest.is_passed_on = true;
-                Some(*oldest)
-            }
+    /// A process has begun to call a model. Gives what it passes on, if anything.
+    pub(super) fn calls(&mut self, exchange: &Exchange) -> Option<Served> {
+        let (pid, api) = (exchange.pid?, exchange.api);
+        let mut served = self.serving.get_mut(&pid).into_iter().flatten();
+        if let Some(oldest) = served.find(|it| !it.is_passed_on && same_kind(it.api, api)) {
+            oldest.is_passed_on = true;
+            return Some(*oldest);
         }
+        let calls = self.calls.entry(pid).or_default();
+        if calls.len() >= MAX_CALLS {
+            calls.pop_front();
+        }
+        calls.push_back(Call { api, opened_at: exchange.opened_at });
+        None
+    }
+
+    /// A process is known to serve a call, which is given if it has passed it on already.
+    pub(super) fn serves(&mut self, exchange: &Exchange) -> Option<Served> {
+        let (pid, id, api) = (exchange.pid?, exchange.id, exchange.api);
+        let other = exchange.other_end.filter(|_| exchange.is_mirror);
+        let made_for_it = |call: &Call| call.opened_at >= exchange.opened_at && same_kind(call.api, api);
+        let call = self.calls.get_mut(&pid).and_then(|calls| {
+            let position = calls.iter().position(made_for_it)?;
+            calls.remove(position)
+        });
+        let served = Served { id, other, api, is_passed_on: call.is_some() };
+        self.serving.entry(pid).or_default().push(served);
+        call.is_some().then_some(served)
+    }
+
+    pub(super) fn process_exited(&mut self, pid: Pid) {
+        self.calls.remove(&pid);
     }
 
     pub(super) fn ended(&mut self, exchange: &Exchange) {

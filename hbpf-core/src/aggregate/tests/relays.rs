@@ -93,6 +93,30 @@ fn both_ends_of_a_call_to_a_gateway_are_known_for_it() {
 }
 
 #[test]
+fn who_serves_may_be_known_late() {
+    let mut bench = Bench::new();
+    bench.open(0.0, 1, asks);
+    bench.open(0.0, 2, |exchange| {
+        serves(exchange);
+        mirrors(1)(exchange);
+        exchange.pid = None;
+    });
+    bench.sent(0.1, 1, "m");
+    bench.sent(0.1, 2, "m");
+    bench.call(0.2, 3, "m", passes_on);
+    bench.event(1.5, 2, ExchangeEvent::Headers, |exchange| exchange.pid = Some(GATEWAY));
+    bench.headers(1.5, 1, 200);
+    bench.done(1.6, 2, 10, 20);
+    bench.done(1.6, 1, 10, 20);
+    let frame = bench.frame(2.0);
+    assert_eq!(counted(&frame), (2, Some(10), Some(20)));
+    // A call that was made before is for something else.
+    bench.call(3.0, 4, "m", passes_on);
+    bench.call(5.0, 5, "m", serves);
+    assert_eq!(counted(&bench.frame(7.0)), (4, Some(30), Some(60)));
+}
+
+#[test]
 fn what_a_gateway_answers_itself_counts() {
     let mut bench = Bench::new();
     bench.open(0.0, 1, serves);
