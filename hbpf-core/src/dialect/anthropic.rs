@@ -1,4 +1,4 @@
-//! Anthropic Messages, as Anthropic, OpenRouter, vLLM, SGLang, llama.cpp, LM Studio and Ollama serve it.
+//! Anthropic Messages, as Anthropic, Vertex AI, OpenRouter, vLLM, SGLang, llama.cpp, LM Studio and Ollama serve it.
 
 use std::sync::LazyLock;
 
@@ -42,11 +42,18 @@ pub(super) const ANSWER: [(&str, Want, Slot); 25] = [
 
 static RESPONSE: LazyLock<PathSet<Slot>> = LazyLock::new(|| PathSet::new(&ANSWER));
 
+const VERTEX: Proof = Proof::ModelBehind(&["/publishers/anthropic/models/"]);
+
 /// Messages.
 pub(super) static MESSAGES: Definition = Definition {
     dialect: Dialect::AnthropicMessages,
     // `/messages` alone is any chat program's path.
-    targets: &[Target { suffix: "/v1/messages", api: Api::Messages, proof: Proof::Model }],
+    targets: &[
+        Target { suffix: "/v1/messages", api: Api::Messages, proof: Proof::Model },
+        // Vertex AI.
+        Target { suffix: ":rawPredict", api: Api::Messages, proof: VERTEX },
+        Target { suffix: ":streamRawPredict", api: Api::Messages, proof: VERTEX },
+    ],
     response: &RESPONSE,
     final_type: Some("message_stop"),
     estimate: Estimate::FromBytes,

@@ -1,4 +1,4 @@
-//! Cohere's own API: chat (v2), embed and rerank.
+//! Cohere's own API: chat (v2), embed and rerank, the last two of which vLLM and others serve, too.
 
 use std::sync::LazyLock;
 
@@ -30,6 +30,10 @@ static RESPONSE: LazyLock<PathSet<Slot>> = LazyLock::new(|| {
         ("meta.tokens.input_tokens", Want::Scalar, Slot::Count(Count::Input)),
         ("meta.tokens.output_tokens", Want::Scalar, Slot::Count(Count::Output)),
         ("meta.billed_units.input_tokens", Want::Scalar, Slot::Count(Count::Billed)),
+        // Rankings by others: vLLM, Jina, llama.cpp.
+        ("usage.prompt_tokens", Want::Scalar, Slot::Count(Count::Input)),
+        ("usage.total_tokens", Want::Scalar, Slot::Count(Count::Total)),
+        ("model", Want::Scalar, Slot::Model),
     ])
 });
 
@@ -49,10 +53,10 @@ pub(super) static CHAT: Definition = Definition {
     ..DEFAULT
 };
 
-/// Where vectors say what is billed, that is what was read.
+/// Where vectors say what is billed, that is what was read; in rankings all is.
 fn usage(counts: &Counts) -> Usage {
     Usage {
-        input: counts.get(Count::Input).or_else(|| counts.get(Count::Billed)),
+        input: [Count::Input, Count::Billed, Count::Total].into_iter().find_map(|count| counts.get(count)),
         output: counts.get(Count::Output),
         cached_input: counts.get(Count::CacheRead),
         ..Usage::default()

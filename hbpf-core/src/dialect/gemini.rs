@@ -42,8 +42,8 @@ static RESPONSE: LazyLock<PathSet<Slot>> = LazyLock::new(|| {
     ])
 });
 
-/// What stands before a model's name.
-const MODELS: &[&str] = &["/models/", "/tunedModels/"];
+/// What stands before a model's name. Of one that is tuned or deployed on Vertex AI there is a number only.
+const MODELS: &[&str] = &["/models/", "/tunedModels/", "/endpoints/"];
 
 /// GenerateContent and StreamGenerateContent; vectors, which the Gemini API does not count.
 pub(super) static GENERATE: Definition = Definition {

@@ -84,11 +84,16 @@ static COMPLETIONS_RESPONSE: LazyLock<PathSet<Slot>> = LazyLock::new(|| {
 
 static EMBEDDINGS_RESPONSE: LazyLock<PathSet<Slot>> = LazyLock::new(|| with_common(&[]));
 
+const VERTEX: Proof = Proof::ModelBehind(&["/publishers/mistralai/models/", "/publishers/ai21/models/"]);
+
 /// Chat completions.
 pub(super) static CHAT: Definition = Definition {
     dialect: Dialect::OpenaiChat,
     targets: &[
         Target { suffix: "/chat/completions", api: Api::Chat, proof: Proof::Path },
+        // Vertex AI, of vendors whose models are asked as they ask for it themselves.
+        Target { suffix: ":rawPredict", api: Api::Chat, proof: VERTEX },
+        Target { suffix: ":streamRawPredict", api: Api::Chat, proof: VERTEX },
         // Mistral: what stands between two texts, and agents, who know their model.
         Target { suffix: "/fim/completions", api: Api::TextCompletion, proof: Proof::Model },
         Target {

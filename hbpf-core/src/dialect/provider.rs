@@ -62,7 +62,6 @@ pub(super) fn provider(host: Option<&Label>, port: Option<u16>, path: &[u8], dia
         // Their paths are nobody else's.
         None if matches!(dialect, Dialect::BedrockConverse | Dialect::BedrockInvoke) => "aws.bedrock",
         None if dialect == Dialect::XaiGrpc => "x_ai",
-        None if dialect == Dialect::CohereChat => "cohere",
         None if dialect == Dialect::Tgi => "tgi",
         None if dialect == Dialect::Sglang => "sglang",
         None if dialect == Dialect::LlamaCpp => "llama.cpp",

@@ -323,6 +323,7 @@ fn stream_in_path(definition: &Definition, target: &Target) -> Option<bool> {
         Dialect::BedrockConverse | Dialect::BedrockInvoke => Some(target.suffix.ends_with("-stream")),
         Dialect::XaiGrpc => Some(target.suffix.ends_with("Chunk")),
         Dialect::GeminiGenerate => Some(target.suffix.starts_with(":stream")),
+        Dialect::OpenaiChat | Dialect::AnthropicMessages if target.suffix == ":streamRawPredict" => Some(true),
         Dialect::Tgi | Dialect::Triton => Some(target.suffix.ends_with("_stream")),
         _ => None,
     }

@@ -16,6 +16,9 @@ enum State {
     /// After the colon of a data field: one space is no part of the value.
     DataStart,
     Data,
+    /// JSON without a field's name, and at the beginning of one of its lines.
+    Bare,
+    BareStart,
     /// The rest of a line that does not matter: a comment, another field, or framing that strayed in.
     Ignored,
     /// After a gap, until a blank line. `blank` is whether the current line is empty so far.
@@ -24,7 +27,8 @@ enum State {
     },
 }
 
-/// Cuts a stream into the data of its events. A document is an event's data, its lines joined by line feeds.
+/// Cuts a stream into the data of its events. A document is an event's data, its lines joined by line feeds. JSON that stands where
+/// an event should, without a field's name, passes for one: Google's servers tell errors so.
 ///
 /// Event names are not looked at: every API that uses them repeats them in the data.
 #[derive(Clone, Debug)]
@@ -59,12 +63,18 @@ impl Sse {
             }
             let taken = match self.state {
                 State::Mark(seen) => self.mark(seen, byte),
+                State::LineStart if matches!(byte, b'{' | b'[') && !self.has_data => {
+                    self.begin_data(out);
+                    self.state = State::Bare;
+                    0
+                }
                 State::LineStart | State::Name => self.name(byte, out),
+                State::BareStart => self.bare_line(byte, out),
                 State::DataStart => {
                     self.state = State::Data;
                     usize::from(byte == b' ')
                 }
-                State::Data | State::Ignored | State::Resync { .. } => self.rest_of_line(bytes, out),
+                State::Data | State::Bare | State::Ignored | State::Resync { .. } => self.rest_of_line(bytes, out),
             };
             bytes = &bytes[taken..];
         }
@@ -140,11 +150,23 @@ impl Sse {
         self.has_data = true;
     }
 
+    /// An empty line ends it, as it ends an event.
+    fn bare_line(&mut self, byte: u8, out: &mut impl Documents) -> usize {
+        if matches!(byte, b'\r' | b'\n') {
+            self.dispatch(out);
+            self.line_ended(byte);
+            return 1;
+        }
+        out.bytes(b"\n");
+        self.state = State::Bare;
+        0
+    }
+
     fn rest_of_line(&mut self, bytes: &[u8], out: &mut impl Documents) -> usize {
         let run = memchr2(b'\r', b'\n', bytes);
         let content = &bytes[..run.unwrap_or(bytes.len())];
         match &mut self.state {
-            State::Data if !content.is_empty() => out.bytes(content),
+            State::Data | State::Bare if !content.is_empty() => out.bytes(content),
             State::Resync { blank } if !content.is_empty() => *blank = false,
             _ => {}
         }
@@ -153,6 +175,10 @@ impl Sse {
             State::Resync { blank: false } => {
                 self.after_cr = bytes[run] == b'\r';
                 self.state = State::Resync { blank: true };
+            }
+            State::Bare => {
+                self.line_ended(bytes[run]);
+                self.state = State::BareStart;
             }
             _ => self.line_ended(bytes[run]),
         }
@@ -223,6 +249,9 @@ mod tests {
             ("dat: x\ndatas: y\ndatabase: z\ndata: w\n\n", &["w"]),
             ("1a\r\ndata: after a chunk size\n\n", &["after a chunk size"]),
             ("\n\n\n", &[]),
+            ("data: a\n\n{\n  \"b\": 1\r\n}\n\ndata: c\n\n", &["a", "{\n  \"b\": 1\n}", "c"]),
+            ("[1]", &["[1]"]),
+            ("data: a\n{\n\n", &["a"]),
         ];
         for (stream, expected) in cases {
             let bytes = stream.as_bytes();

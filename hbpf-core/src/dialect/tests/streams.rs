@@ -1017,6 +1017,20 @@ data: [DONE]
         expected: Expected { id: Some("e-1"), usage: [Some(5), None, None, None, None], ..PLAIN },
     },
     Case {
+        name: "A ranking by vLLM",
+        dialect: Dialect::CohereChat,
+        request: r#"{"model":"m","query":"CANARY","documents":["CANARY"]}"#,
+        status: 200,
+        content_type: JSON,
+        body: r#"{"id":"rerank-1","model":"bge","usage":{"prompt_tokens":9,"total_tokens":9},"results":[{"index":0,"document":{"text":"CANARY"},"relevance_score":0.5}]}"#,
+        expected: Expected {
+            id: Some("rerank-1"),
+            response_model: Some("bge"),
+            usage: [Some(9), None, None, None, None],
+            ..PLAIN
+        },
+    },
+    Case {
         name: "Cohere: an error has a text only",
         dialect: Dialect::CohereChat,
         request: ASKS_PLAIN,
@@ -1024,6 +1038,22 @@ data: [DONE]
         content_type: JSON,
         body: r#"{"id":"x","message":"CANARY"}"#,
         expected: Expected { id: Some("x"), is_error: true, ..PLAIN },
+    },
+    Case {
+        name: "Gemini: an error amid a stream, without a field's name",
+        dialect: Dialect::GeminiGenerate,
+        request: GENERATES,
+        status: 200,
+        content_type: SSE,
+        body: "data: {\"candidates\":[{\"content\":{\"parts\":[{\"text\":\"CANARY\"}]}}]}\n\n{\n  \"error\": {\n    \"code\": 429,\n    \"message\": \"CANARY\",\n    \"status\": \"RESOURCE_EXHAUSTED\"\n  }\n}\n",
+        expected: Expected {
+            model: None,
+            error: Some("RESOURCE_EXHAUSTED"),
+            is_error: true,
+            finished: false,
+            outputs: &[VISIBLE],
+            ..STREAMED
+        },
     },
     Case {
         name: "Gemini interaction: a thought, text and a call, as events",
