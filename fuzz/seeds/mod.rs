@@ -161,6 +161,7 @@ fn request_head(case: &Case) -> Vec<u8> {
         Dialect::Sglang => "/generate",
         Dialect::LlamaCpp => "/completion",
         Dialect::LmStudio => "/api/v1/chat",
+        Dialect::Custom => unreachable!("a user describes it"),
     };
     let length = case.request.len();
     format!("POST {path} HTTP/1.1\r\nHost: localhost:8000\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n")

@@ -96,6 +96,8 @@ pub enum Dialect {
     LlamaCpp,
     /// LM Studio's chat.
     LmStudio,
+    /// One that a user has described.
+    Custom,
 }
 
 /// The protocol that carries the exchange.

@@ -2,7 +2,7 @@
 
 use std::sync::LazyLock;
 
-use super::definition::{Count, Counts, DEFAULT, Definition, Estimate, Proof, Slot, Target};
+use super::definition::{Count, Counts, DEFAULT, Definition, Estimate, Paths, Proof, Slot, Target};
 use crate::exchange::{Api, Dialect, Usage};
 use crate::json::{PathSet, Want};
 
@@ -54,7 +54,7 @@ pub(super) static MESSAGES: Definition = Definition {
         Target { suffix: ":rawPredict", api: Api::Messages, proof: VERTEX },
         Target { suffix: ":streamRawPredict", api: Api::Messages, proof: VERTEX },
     ],
-    response: &RESPONSE,
+    response: Paths::Lazy(&RESPONSE),
     final_type: Some("message_stop"),
     estimate: Estimate::FromBytes,
     usage,

@@ -8,7 +8,7 @@ use std::sync::LazyLock;
 
 use super::anthropic;
 use super::definition::{
-    Count, Counts, DEFAULT, Definition, Estimate, NO_REQUEST, Proof, Slot, Target, counts_of_headers,
+    Count, Counts, DEFAULT, Definition, Estimate, NO_REQUEST, Paths, Proof, Slot, Target, counts_of_headers,
 };
 use crate::exchange::{Api, Dialect};
 use crate::http1::ResponseHead;
@@ -54,8 +54,8 @@ pub(super) static CONVERSE: Definition = Definition {
         Target { suffix: "/converse-stream", api: Api::Chat, proof: Proof::ModelBehind(&["/model/"]) },
     ],
     // A model in the body is not the one that is called.
-    request: &NO_REQUEST,
-    response: &CONVERSE_ANSWER,
+    request: Paths::Lazy(&NO_REQUEST),
+    response: Paths::Lazy(&CONVERSE_ANSWER),
     // Behind `messageStop`, with the usage.
     final_type: Some("metadata"),
     estimate: Estimate::FromBytes,
@@ -73,8 +73,8 @@ pub(super) static INVOKE: Definition = Definition {
         Target { suffix: "/invoke-with-response-stream", api: Api::Chat, proof: Proof::ModelBehind(&["/model/"]) },
     ],
     // A model in the body is not the one that is called.
-    request: &NO_REQUEST,
-    response: &INVOKE_ANSWER,
+    request: Paths::Lazy(&NO_REQUEST),
+    response: Paths::Lazy(&INVOKE_ANSWER),
     final_type: anthropic::MESSAGES.final_type,
     estimate: Estimate::FromBytes,
     // As Anthropic's, the counts leave out of the input what came from or went to the cache.

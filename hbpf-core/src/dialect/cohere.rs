@@ -2,7 +2,7 @@
 
 use std::sync::LazyLock;
 
-use super::definition::{Count, Counts, DEFAULT, Definition, Proof, Slot, Target};
+use super::definition::{Count, Counts, DEFAULT, Definition, Paths, Proof, Slot, Target};
 use crate::exchange::{Api, Dialect, Usage};
 use crate::json::{PathSet, Want};
 
@@ -47,7 +47,7 @@ pub(super) static CHAT: Definition = Definition {
         Target { suffix: "/v1/embed", api: Api::Embeddings, proof: Proof::Model },
         Target { suffix: "/v1/rerank", api: Api::Rerank, proof: Proof::Model },
     ],
-    response: &RESPONSE,
+    response: Paths::Lazy(&RESPONSE),
     final_type: Some("message-end"),
     usage,
     ..DEFAULT

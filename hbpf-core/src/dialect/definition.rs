@@ -1,5 +1,6 @@
 //! What makes up a dialect.
 
+use std::fmt;
 use std::sync::LazyLock;
 
 use super::shape::Shape;
@@ -13,9 +14,9 @@ pub(super) struct Definition {
     /// Where it is served.
     pub(super) targets: &'static [Target],
     /// What matters in requests.
-    pub(super) request: &'static LazyLock<PathSet<RequestSlot>>,
+    pub(super) request: Paths<RequestSlot>,
     /// What matters in answers: whole ones, events of streams, and errors.
-    pub(super) response: &'static LazyLock<PathSet<Slot>>,
+    pub(super) response: Paths<Slot>,
     /// Whether an answer is streamed when the request does not say.
     pub(super) stream_default: bool,
     /// Streams are one document a line, not server-sent events.
@@ -35,13 +36,42 @@ pub(super) struct Definition {
     pub(super) may_be_opaque: bool,
 }
 
+/// Places in documents: of a dialect that is built in, or of one that a user has described.
+#[derive(Clone, Copy)]
+pub(super) enum Paths<S: 'static> {
+    Lazy(&'static LazyLock<PathSet<S>>),
+    Ready(&'static PathSet<S>),
+}
+
+impl fmt::Debug for Definition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Definition").field(&self.dialect).finish()
+    }
+}
+
+/// There is one of each.
+impl PartialEq for Definition {
+    fn eq(&self, other: &Self) -> bool {
+        std::ptr::eq(self, other)
+    }
+}
+
+impl<S> Paths<S> {
+    pub(super) fn get(&self) -> &'static PathSet<S> {
+        match self {
+            Self::Lazy(paths) => paths,
+            Self::Ready(paths) => paths,
+        }
+    }
+}
+
 /// What most dialects have in common. A dialect of its own says at least which it is, where it is served and what its answers
 /// look like.
 pub(super) const DEFAULT: Definition = Definition {
     dialect: Dialect::OpenaiChat,
     targets: &[],
-    request: &COMMON_REQUEST,
-    response: &NOTHING,
+    request: Paths::Lazy(&COMMON_REQUEST),
+    response: Paths::Lazy(&NOTHING),
     stream_default: false,
     streams_lines: false,
     final_type: None,
@@ -52,6 +82,9 @@ pub(super) const DEFAULT: Definition = Definition {
     head_counts: |_| None,
     may_be_opaque: false,
 };
+
+/// Of a user's API of which nothing more is known.
+pub(super) static NOT_BUILT_IN: Definition = Definition { dialect: Dialect::Custom, ..DEFAULT };
 
 static NOTHING: LazyLock<PathSet<Slot>> = LazyLock::new(|| PathSet::new(&[]));
 

@@ -5,7 +5,9 @@
 
 use std::sync::LazyLock;
 
-use super::definition::{Count, Counts, DEFAULT, Definition, Estimate, EventKind, NO_REQUEST, Proof, Slot, Target};
+use super::definition::{
+    Count, Counts, DEFAULT, Definition, Estimate, EventKind, NO_REQUEST, Paths, Proof, Slot, Target,
+};
 use super::shape::Shape;
 use crate::exchange::{Api, Dialect, Usage};
 use crate::json::{PathSet, Want};
@@ -54,8 +56,8 @@ pub(super) static GENERATE: Definition = Definition {
         Target { suffix: ":embedContent", api: Api::Embeddings, proof: Proof::ModelBehind(MODELS) },
         Target { suffix: ":batchEmbedContents", api: Api::Embeddings, proof: Proof::ModelBehind(MODELS) },
     ],
-    request: &NO_REQUEST,
-    response: &RESPONSE,
+    request: Paths::Lazy(&NO_REQUEST),
+    response: Paths::Lazy(&RESPONSE),
     estimate: Estimate::FromBytes,
     usage,
     ..DEFAULT
@@ -92,7 +94,7 @@ static INTERACTIONS_RESPONSE: LazyLock<PathSet<Slot>> = LazyLock::new(|| {
 pub(super) static INTERACTIONS: Definition = Definition {
     dialect: Dialect::GeminiInteractions,
     targets: &[Target { suffix: "/interactions", api: Api::GenerateContent, proof: Proof::Body(is_interaction) }],
-    response: &INTERACTIONS_RESPONSE,
+    response: Paths::Lazy(&INTERACTIONS_RESPONSE),
     estimate: Estimate::FromBytes,
     usage,
     event_kind,

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::definition::RequestSlot;
+use super::definition::{Definition, RequestSlot};
 use super::form::Form;
 use super::grpc::{self, AnswerMessages, RequestMessages};
 use super::reading::{Events, Reading, set_label};
@@ -107,14 +107,17 @@ impl fmt::Debug for Interpreter {
 impl Interpreter {
     /// For an exchange in that dialect.
     pub fn new(dialect: Dialect) -> Self {
-        let definition = definition(dialect);
+        Self::of(definition(dialect))
+    }
+
+    fn of(definition: &'static Definition) -> Self {
         Self {
             facts: Facts::default(),
             request: RequestReader {
-                scanner: Scanner::new(definition.request),
+                scanner: Scanner::new(definition.request.get()),
                 tail: None,
                 stream_default: definition.stream_default,
-                messages: grpc::service(dialect).map(|service| Box::new(RequestMessages::new(service))),
+                messages: grpc::service(definition.dialect).map(|service| Box::new(RequestMessages::new(service))),
                 form: None,
             },
             reading: Reading::new(definition),
@@ -126,7 +129,7 @@ impl Interpreter {
 
     /// For an exchange that was recognised: knows what the path has told, too.
     pub fn for_call(call: &Recognised) -> Self {
-        let mut interpreter = Self::new(call.dialect);
+        let mut interpreter = Self::of(call.definition);
         interpreter.facts.model.clone_from(&call.model);
         interpreter.facts.stream = call.stream;
         if call.api == Api::Embeddings {
@@ -245,7 +248,7 @@ impl Interpreter {
             }
             None => {}
             Some(tail) => {
-                scan_tail(tail.bytes(), self.reading.definition().request, &mut finder);
+                scan_tail(tail.bytes(), self.reading.definition().request.get(), &mut finder);
             }
         }
     }

@@ -4,7 +4,7 @@
 
 use std::sync::LazyLock;
 
-use super::definition::{Count, Counts, DEFAULT, Definition, Proof, RequestSlot, Slot, Target};
+use super::definition::{Count, Counts, DEFAULT, Definition, Paths, Proof, RequestSlot, Slot, Target};
 use super::shape::Shape;
 use crate::exchange::{Api, Dialect, Usage};
 use crate::json::{PathSet, Want};
@@ -57,8 +57,8 @@ pub(super) static COMPLETION: Definition = Definition {
         Target { suffix: "/infill", api: Api::TextCompletion, proof: Proof::Body(|shape| shape.input_prefix) },
         Target { suffix: "/embedding", api: Api::Embeddings, proof: Proof::Body(is_embedding) },
     ],
-    request: &REQUEST,
-    response: &RESPONSE,
+    request: Paths::Lazy(&REQUEST),
+    response: Paths::Lazy(&RESPONSE),
     usage,
     ..DEFAULT
 };

@@ -2,7 +2,7 @@
 
 use std::sync::LazyLock;
 
-use super::definition::{Count, DEFAULT, Definition, EventKind, Proof, Slot, Target};
+use super::definition::{Count, DEFAULT, Definition, EventKind, Paths, Proof, Slot, Target};
 use crate::exchange::{Api, Dialect};
 use crate::json::{PathSet, Want};
 
@@ -35,7 +35,7 @@ static RESPONSE: LazyLock<PathSet<Slot>> = LazyLock::new(|| {
 pub(super) static CHAT: Definition = Definition {
     dialect: Dialect::LmStudio,
     targets: &[Target { suffix: "/api/v1/chat", api: Api::Chat, proof: Proof::Model }],
-    response: &RESPONSE,
+    response: Paths::Lazy(&RESPONSE),
     event_kind,
     ..DEFAULT
 };

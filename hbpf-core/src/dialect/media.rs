@@ -5,7 +5,7 @@
 
 use std::sync::LazyLock;
 
-use super::definition::{Count, DEFAULT, Definition, EventKind, Proof, Slot, Target};
+use super::definition::{Count, DEFAULT, Definition, EventKind, Paths, Proof, Slot, Target};
 use crate::exchange::{Api, Dialect};
 use crate::json::{PathSet, Want};
 
@@ -35,7 +35,7 @@ pub(super) static IMAGES: Definition = Definition {
         Target { suffix: "/images/edits", api: Api::Image, proof: Proof::Model },
         Target { suffix: "/images/variations", api: Api::Image, proof: Proof::Model },
     ],
-    response: &RESPONSE,
+    response: Paths::Lazy(&RESPONSE),
     event_kind,
     may_be_opaque: true,
     ..DEFAULT

@@ -2,7 +2,7 @@
 
 use std::sync::LazyLock;
 
-use super::definition::{Count, DEFAULT, Definition, EventKind, Proof, Slot, Target};
+use super::definition::{Count, DEFAULT, Definition, EventKind, Paths, Proof, Slot, Target};
 use super::shape::Shape;
 use crate::exchange::{Api, Dialect, Usage};
 use crate::json::{PathSet, Want};
@@ -28,7 +28,7 @@ static RESPONSE: LazyLock<PathSet<Slot>> = LazyLock::new(|| {
 pub(super) static CONVERSATIONS: Definition = Definition {
     dialect: Dialect::MistralConversations,
     targets: &[Target { suffix: "/v1/conversations", api: Api::Chat, proof: Proof::Body(is_conversation) }],
-    response: &RESPONSE,
+    response: Paths::Lazy(&RESPONSE),
     usage: |counts| Usage {
         input: counts.sum(&[Count::Input, Count::ToolInput]),
         output: counts.get(Count::Output),

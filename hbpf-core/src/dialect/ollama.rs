@@ -2,7 +2,7 @@
 
 use std::sync::LazyLock;
 
-use super::definition::{Count, Counts, DEFAULT, Definition, Proof, Slot, Target};
+use super::definition::{Count, Counts, DEFAULT, Definition, Paths, Proof, Slot, Target};
 use crate::exchange::{Api, Dialect, Usage};
 use crate::json::{PathSet, Want};
 
@@ -33,7 +33,7 @@ pub(super) static NATIVE: Definition = Definition {
         Target { suffix: "/api/embed", api: Api::Embeddings, proof: Proof::Model },
         Target { suffix: "/api/embeddings", api: Api::Embeddings, proof: Proof::Model },
     ],
-    response: &RESPONSE,
+    response: Paths::Lazy(&RESPONSE),
     stream_default: true,
     streams_lines: true,
     // The last line has empty content.

@@ -3,7 +3,7 @@
 
 use std::sync::LazyLock;
 
-use super::definition::{Choice, Count, Counts, DEFAULT, Definition, Proof, Slot, Target};
+use super::definition::{Choice, Count, Counts, DEFAULT, Definition, Paths, Proof, Slot, Target};
 use crate::exchange::{Api, Dialect, Usage};
 use crate::json::{PathSet, Want};
 
@@ -102,7 +102,7 @@ pub(super) static CHAT: Definition = Definition {
             proof: Proof::Body(|shape| shape.agent || shape.is_cut),
         },
     ],
-    response: &CHAT_RESPONSE,
+    response: Paths::Lazy(&CHAT_RESPONSE),
     // The first event announces the role with empty content; without a role, empty content is a token.
     blank_is_output: |choice: &Choice| !choice.has_role,
     usage,
@@ -117,7 +117,7 @@ pub(super) static COMPLETIONS: Definition = Definition {
         // Azure has the deployment before it, DeepSeek `/beta`; editors' completion services look the same.
         Target { suffix: "/completions", api: Api::TextCompletion, proof: Proof::Model },
     ],
-    response: &COMPLETIONS_RESPONSE,
+    response: Paths::Lazy(&COMPLETIONS_RESPONSE),
     // The last event of a choice has no text but a reason.
     blank_is_output: |choice: &Choice| !choice.has_finish_reason,
     usage,
@@ -131,7 +131,7 @@ pub(super) static EMBEDDINGS: Definition = Definition {
         Target { suffix: "/v1/embeddings", api: Api::Embeddings, proof: Proof::Path },
         Target { suffix: "/embeddings", api: Api::Embeddings, proof: Proof::Model },
     ],
-    response: &EMBEDDINGS_RESPONSE,
+    response: Paths::Lazy(&EMBEDDINGS_RESPONSE),
     usage,
     ..DEFAULT
 };

@@ -1,5 +1,6 @@
 //! Who serves, by host name: a hint where shapes only name the dialect.
 
+use super::custom;
 use crate::exchange::Dialect;
 use crate::label::Label;
 
@@ -84,6 +85,9 @@ fn is_of_gemini_api(path: &[u8]) -> bool {
 
 /// Who serves at this host, by its name in lower case; `None` where it is not known for models.
 pub fn provider_of_host(host: &str) -> Option<&'static str> {
+    if let Some(name) = custom::provider_of_host(host) {
+        return Some(name);
+    }
     let is_aws = [".amazonaws.com", ".amazonaws.com.cn", ".api.aws"].iter().any(|end| host.ends_with(end));
     if is_aws {
         return AWS_HOSTS.iter().find(|(start, _)| host.starts_with(start)).map(|(_, name)| *name);

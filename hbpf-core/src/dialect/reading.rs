@@ -101,7 +101,7 @@ enum ErrorRank {
 impl Reading {
     pub(super) fn new(definition: &'static Definition) -> Self {
         Self {
-            scanner: Scanner::new(definition.response),
+            scanner: Scanner::new(definition.response.get()),
             marker: DoneMarker::default(),
             found: Found::new(definition),
             counts: Counts::default(),
@@ -171,7 +171,7 @@ impl Reading {
 
     /// The end of an answer that is one document, whose middle was not seen.
     pub(super) fn whole_tail(&mut self, facts: &mut Facts, tail: &[u8]) {
-        let paths = self.definition().response;
+        let paths = self.definition().response.get();
         if scan_tail(tail, paths, &mut Finder { facts: &mut *facts, found: &mut self.found }) {
             self.keep(facts);
             facts.finished = true;

@@ -7,7 +7,7 @@ use super::definition::{Definition, Proof, Target};
 use super::headers::host;
 use super::provider::provider;
 use super::shape::Shape;
-use super::{bedrock, grpc};
+use super::{bedrock, custom, definition, grpc};
 use crate::body::Coding;
 use crate::exchange::{Api, Dialect};
 use crate::http1::RequestHead;
@@ -44,6 +44,7 @@ pub enum Extent {
 /// A model call.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Recognised {
+    pub(super) definition: &'static Definition,
     /// How its bodies are read.
     pub dialect: Dialect,
     /// What kind of call it is.
@@ -61,9 +62,11 @@ pub struct Recognised {
 /// Ends of request paths at which model calls are served, whatever stands before them.
 ///
 /// They are as short as vendors' prefixes demand, and no shorter: `/messages` or `/chat` alone would have half the web
-/// copied. Those that other services use too (`/completions`, `/api/chat`) are confirmed by the body.
+/// copied. Those that other services use too (`/completions`, `/api/chat`) are confirmed by the body. A user's are among them,
+/// once they are [installed](super::install).
 pub fn target_patterns() -> &'static [&'static str] {
-    static PATTERNS: LazyLock<Vec<&'static str>> = LazyLock::new(|| targets().map(|(_, t)| t.suffix).collect());
+    static PATTERNS: LazyLock<Vec<&'static str>> =
+        LazyLock::new(|| targets().map(|(_, t)| t.suffix).chain(custom::paths()).collect());
     &PATTERNS
 }
 
@@ -93,6 +96,18 @@ pub fn judge(head: &RequestHead<'_>, port: Option<u16>, body_prefix: &[u8], exte
     let body = Body { prefix: body_prefix, extent, coding: head.content_coding(), is_form: is_form(head) };
     let deployment = azure_deployment(path);
     let says_anthropic = head.header("anthropic-version").is_some();
+    let host = host(head);
+    if let Some(custom) = custom::find(host.as_ref().map(Label::as_str), trimmed) {
+        return Judgement::ModelCall(Recognised {
+            definition: custom.definition,
+            dialect: custom.definition.dialect,
+            api: custom.api,
+            stream: None,
+            provider: Label::new(custom.provider),
+            model: deployment.map(Label::from_bytes),
+            known_target: trimmed.len() == path.len(),
+        });
+    }
     let candidates = || {
         targets().filter(|(_, target)| trimmed.ends_with(target.suffix.as_bytes())).filter(|(_, target)| {
             match target.proof {
@@ -145,10 +160,11 @@ pub fn judge(head: &RequestHead<'_>, port: Option<u16>, body_prefix: &[u8], exte
         Decision::No => Judgement::NotModel,
         Decision::Unclear => Judgement::NeedBody,
         Decision::Yes((dialect, api)) => Judgement::ModelCall(Recognised {
+            definition: definition(dialect),
             dialect,
             api: if dialect == Dialect::BedrockInvoke { bedrock::api(model.as_ref()) } else { api },
             stream: target.and_then(|(definition, target)| stream_in_path(definition, target)),
-            provider: provider(host(head).as_ref(), port, path, dialect),
+            provider: provider(host.as_ref(), port, path, dialect),
             model,
             known_target: target.is_some() && trimmed.len() == path.len(),
         }),
@@ -165,6 +181,7 @@ fn judge_socket(head: &RequestHead<'_>, port: Option<u16>) -> Judgement {
     let Some((definition, target)) = found else { return Judgement::NotModel };
     let dialect = definition.dialect;
     Judgement::ModelSocket(Recognised {
+        definition,
         dialect,
         api: target.api,
         provider: provider(host(head).as_ref(), port, path, dialect),

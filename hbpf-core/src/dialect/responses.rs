@@ -5,7 +5,7 @@
 
 use std::sync::LazyLock;
 
-use super::definition::{Count, DEFAULT, Definition, EventKind, Proof, Slot, Target};
+use super::definition::{Count, DEFAULT, Definition, EventKind, Paths, Proof, Slot, Target};
 use crate::exchange::{Api, Dialect};
 use crate::json::{PathSet, Want};
 
@@ -72,7 +72,7 @@ pub(super) static RESPONSES: Definition = Definition {
         Target { suffix: "/responses/compact", api: Api::Responses, proof: Proof::Model },
         Target { suffix: "/v1/decisions", api: Api::Responses, proof: Proof::Model },
     ],
-    response: &RESPONSE,
+    response: Paths::Lazy(&RESPONSE),
     event_kind,
     ..DEFAULT
 };

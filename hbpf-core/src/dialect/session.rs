@@ -140,7 +140,7 @@ impl Session {
         Self {
             client: Scanner::new(&CLIENT),
             asked: ClientMessage::default(),
-            server: Scanner::new(definition.response),
+            server: Scanner::new(definition.response.get()),
             found: Found::new(definition),
             facts: Facts::default(),
         }

@@ -4,7 +4,7 @@
 
 use std::sync::LazyLock;
 
-use super::definition::{Count, DEFAULT, Definition, Proof, RequestSlot, Slot, Target};
+use super::definition::{Count, DEFAULT, Definition, Paths, Proof, RequestSlot, Slot, Target};
 use super::shape::Shape;
 use crate::exchange::{Api, Dialect};
 use crate::json::{PathSet, Want};
@@ -52,8 +52,8 @@ static RESPONSE: LazyLock<PathSet<Slot>> = LazyLock::new(|| {
 pub(super) static GENERATE: Definition = Definition {
     dialect: Dialect::Sglang,
     targets: &[Target { suffix: "/generate", api: Api::TextCompletion, proof: Proof::Body(has_prompt) }],
-    request: &REQUEST,
-    response: &RESPONSE,
+    request: Paths::Lazy(&REQUEST),
+    response: Paths::Lazy(&RESPONSE),
     ..DEFAULT
 };
 

@@ -24,7 +24,8 @@ struct Said {
 fn begin(case: &Case) -> Interpreter {
     let stream = case.expected.stream.filter(|_| case.dialect == Dialect::GeminiGenerate);
     let (dialect, api, provider) = (case.dialect, Api::Chat, "unknown".into());
-    let call = Recognised { dialect, api, provider, model: None, stream, known_target: true };
+    let call =
+        Recognised { definition: definition(dialect), dialect, api, provider, model: None, stream, known_target: true };
     let mut interpreter = Interpreter::for_call(&call);
     interpreter.request_bytes(case.request.as_bytes());
     interpreter.request_end();
@@ -93,6 +94,7 @@ fn every_dialect_has_a_row() {
         Sglang,
         LlamaCpp,
         LmStudio,
+        Custom,
     ];
     for dialect in all {
         assert_eq!(definition(dialect).dialect, dialect);

@@ -5,7 +5,7 @@
 
 use std::sync::LazyLock;
 
-use super::definition::{Count, Counts, DEFAULT, Definition, Proof, Slot, Target, counts_of_headers};
+use super::definition::{Count, Counts, DEFAULT, Definition, Paths, Proof, Slot, Target, counts_of_headers};
 use super::shape::Shape;
 use crate::exchange::{Api, Dialect};
 use crate::http1::ResponseHead;
@@ -40,7 +40,7 @@ pub(super) static GENERATE: Definition = Definition {
         Target { suffix: "/generate", api: Api::TextCompletion, proof: Proof::Body(has_inputs) },
         Target { suffix: "/generate_stream", api: Api::TextCompletion, proof: Proof::Body(has_inputs) },
     ],
-    response: &RESPONSE,
+    response: Paths::Lazy(&RESPONSE),
     // A token may be half a character, and have no text.
     blank_is_output: |_| true,
     head_counts,

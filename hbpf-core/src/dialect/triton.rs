@@ -4,7 +4,7 @@
 
 use std::sync::LazyLock;
 
-use super::definition::{DEFAULT, Definition, NO_REQUEST, Proof, Slot, Target};
+use super::definition::{DEFAULT, Definition, NO_REQUEST, Paths, Proof, Slot, Target};
 use crate::exchange::{Api, Dialect};
 use crate::json::{PathSet, Want};
 
@@ -27,8 +27,8 @@ pub(super) static GENERATE: Definition = Definition {
         Target { suffix: "/generate_stream", api: Api::TextCompletion, proof: MODELS },
         Target { suffix: "/infer", api: Api::Infer, proof: MODELS },
     ],
-    request: &NO_REQUEST,
-    response: &RESPONSE,
+    request: Paths::Lazy(&NO_REQUEST),
+    response: Paths::Lazy(&RESPONSE),
     blank_is_output: |_| true,
     // Tensors may follow a JSON head.
     may_be_opaque: true,

@@ -3,7 +3,7 @@
 
 use std::sync::LazyLock;
 
-use super::definition::{Count, DEFAULT, Definition, NO_REQUEST, Proof, RequestSlot, Slot, Target};
+use super::definition::{Count, DEFAULT, Definition, NO_REQUEST, Paths, Proof, RequestSlot, Slot, Target};
 use super::grpc::Service;
 use super::openai;
 use crate::exchange::{Api, Dialect};
@@ -67,7 +67,7 @@ pub(super) static COMPLETIONS: Definition = Definition {
         Target { suffix: "/xai_api.Chat/GetCompletionChunk", api: Api::Chat, proof: Proof::Grpc },
     ],
     // Bodies are never JSON but those of proxies that refuse them.
-    request: &NO_REQUEST,
+    request: Paths::Lazy(&NO_REQUEST),
     // As with xAI's other API, reasoning is counted beside the completion.
     usage: openai::usage,
     ..DEFAULT
