@@ -3,6 +3,7 @@
 mod cli;
 mod commands;
 mod condition;
+mod config;
 mod engines;
 mod feed;
 #[cfg(test)]
@@ -30,9 +31,16 @@ use std::process::ExitCode;
 use crate::cli::{Cli, Command};
 use clap::{CommandFactory, Parser};
 
+/// What bad options and files are answered with, as clap does.
+const BAD_USAGE: u8 = 2;
+
 /// Runs the command with the arguments of this process.
 pub fn main() -> ExitCode {
     let cli = Cli::parse().checked().unwrap_or_else(|error| error.exit());
+    if let Err(error) = config::load(cli.config.as_deref()) {
+        commands::complain(&error);
+        return ExitCode::from(BAD_USAGE);
+    }
     let result = match cli.command {
         None => Cli::command().print_help().map(|()| ExitCode::SUCCESS).map_err(Into::into),
         Some(Command::Top(arguments)) => commands::top::run(&arguments),
