@@ -40,13 +40,21 @@ impl Recorded {
     /// A streamed answer, an event a piece, or many.
     fn stream(name: &str, in_large_pieces: bool) -> Self {
         let (path, content_type, events) = match name {
-            "openai" => ("/v1/chat/completions", "text/event-stream", openai()),
-            "anthropic" => ("/v1/messages", "text/event-stream", anthropic()),
-            _ => ("/api/chat", "application/x-ndjson", ollama()),
+            "openai_chat" => ("/v1/chat/completions", SSE, openai()),
+            "anthropic_messages" => ("/v1/messages", SSE, anthropic()),
+            "ollama" => ("/api/chat", "application/x-ndjson", ollama()),
+            "bedrock_converse" => ("/model/m-1/converse-stream", "application/vnd.amazon.eventstream", Vec::new()),
+            other => {
+                let simple = SIMPLE.iter().find(|simple| simple.name == other).expect("it is in the table");
+                (simple.path, SSE, simple.events())
+            }
         };
+        let events: Vec<Vec<u8>> =
+            if events.is_empty() { bedrock() } else { events.into_iter().map(String::into_bytes).collect() };
         let head = format!("HTTP/1.1 200 OK\r\ncontent-type: {content_type}\r\ntransfer-encoding: chunked\r\n\r\n");
         let mut pieces = vec![head.into_bytes()];
-        pieces.extend(events.iter().map(|event| format!("{:x}\r\n{event}\r\n", event.len()).into_bytes()));
+        pieces
+            .extend(events.iter().map(|event| [format!("{:x}\r\n", event.len()).as_bytes(), event, b"\r\n"].concat()));
         pieces.push(b"0\r\n\r\n".to_vec());
         if in_large_pieces {
             pieces = pieces.concat().chunks(PIECE).map(<[u8]>::to_vec).collect();
@@ -92,6 +100,136 @@ impl Recorded {
             .counter(ItemsCount::new(self.events))
             .bench_local(|| host.exchange(self));
     }
+}
+
+const SSE: &str = "text/event-stream";
+
+/// Streams as the tests have them.
+const STREAMS: [&str; 14] = [
+    "openai_chat",
+    "openai_completions",
+    "openai_responses",
+    "anthropic_messages",
+    "ollama",
+    "bedrock_converse",
+    "gemini_generate",
+    "gemini_interactions",
+    "cohere_chat",
+    "mistral_conversations",
+    "tgi",
+    "sglang",
+    "llama_cpp",
+    "lm_studio",
+];
+
+/// A stream of events that differ in a word and their number.
+struct Simple {
+    name: &'static str,
+    path: &'static str,
+    /// `WORD` stands for the word, `NUMBER` for the number.
+    event: &'static str,
+    last: &'static str,
+}
+
+#[rustfmt::skip]
+const SIMPLE: [Simple; 10] = [
+    Simple {
+        name: "openai_completions",
+        path: "/v1/completions",
+        event: r#"{"id":"cmpl-1","object":"text_completion","created":1790000000,"model":"m-1","choices":[{"index":0,"text":"WORD","logprobs":null,"finish_reason":null}]}"#,
+        last: r#"{"id":"cmpl-1","object":"text_completion","model":"m-1","choices":[],"usage":{"prompt_tokens":9,"completion_tokens":1000,"total_tokens":1009}}"#,
+    },
+    Simple {
+        name: "openai_responses",
+        path: "/v1/responses",
+        event: r#"{"type":"response.output_text.delta","sequence_number":NUMBER,"item_id":"msg_1","output_index":0,"content_index":0,"delta":"WORD","logprobs":[],"obfuscation":"x8Qa1"}"#,
+        last: r#"{"type":"response.completed","sequence_number":1001,"response":{"id":"resp_1","object":"response","status":"completed","model":"m-2026","usage":{"input_tokens":9,"output_tokens":1000,"total_tokens":1009}}}"#,
+    },
+    Simple {
+        name: "gemini_generate",
+        path: "/v1beta/models/m-1:streamGenerateContent",
+        event: r#"{"candidates":[{"content":{"parts":[{"text":"WORD"}],"role":"model"},"index":0}],"usageMetadata":{"promptTokenCount":9,"candidatesTokenCount":NUMBER,"totalTokenCount":1NUMBER},"modelVersion":"gemini-x","responseId":"r1"}"#,
+        last: r#"{"candidates":[{"content":{"parts":[],"role":"model"},"finishReason":"STOP","index":0}],"usageMetadata":{"promptTokenCount":9,"candidatesTokenCount":1000,"totalTokenCount":1009},"modelVersion":"gemini-x","responseId":"r1"}"#,
+    },
+    Simple {
+        name: "gemini_interactions",
+        path: "/v1beta/interactions",
+        event: r#"{"event_type":"step.delta","index":0,"delta":{"type":"text","text":"WORD"},"event_id":"e-NUMBER"}"#,
+        last: r#"{"event_type":"interaction.completed","interaction":{"id":"int_1","status":"completed","model":"gemini-x","usage":{"total_input_tokens":9,"total_output_tokens":1000,"total_tokens":1009}}}"#,
+    },
+    Simple {
+        name: "cohere_chat",
+        path: "/v2/chat",
+        event: r#"{"type":"content-delta","index":0,"delta":{"message":{"content":{"text":"WORD"}}}}"#,
+        last: r#"{"type":"message-end","delta":{"finish_reason":"COMPLETE","usage":{"tokens":{"input_tokens":9,"output_tokens":1000}}}}"#,
+    },
+    Simple {
+        name: "mistral_conversations",
+        path: "/v1/conversations",
+        event: r#"{"type":"message.output.delta","id":"msg_1","output_index":0,"content_index":0,"model":"mistral-x","role":"assistant","content":"WORD"}"#,
+        last: r#"{"type":"conversation.response.done","usage":{"prompt_tokens":9,"completion_tokens":1000,"total_tokens":1009}}"#,
+    },
+    Simple {
+        name: "tgi",
+        path: "/generate_stream",
+        event: r#"{"index":NUMBER,"token":{"id":NUMBER,"text":"WORD","logprob":-0.1,"special":false},"generated_text":null,"details":null}"#,
+        last: r#"{"index":1000,"token":{"id":2,"text":"","logprob":-0.1,"special":true},"generated_text":"all","details":{"finish_reason":"eos_token","generated_tokens":1000,"input_length":9,"seed":null}}"#,
+    },
+    Simple {
+        name: "sglang",
+        path: "/generate",
+        event: r#"{"text":"all so far WORD","meta_info":{"id":"r1","finish_reason":null,"prompt_tokens":9,"completion_tokens":NUMBER,"cached_tokens":0}}"#,
+        last: r#"{"text":"all so far","meta_info":{"id":"r1","finish_reason":{"type":"stop"},"prompt_tokens":9,"completion_tokens":1000,"cached_tokens":0}}"#,
+    },
+    Simple {
+        name: "llama_cpp",
+        path: "/completion",
+        event: r#"{"index":0,"content":"WORD","tokens":[NUMBER],"stop":false,"id_slot":0,"tokens_predicted":NUMBER,"tokens_evaluated":9}"#,
+        last: r#"{"index":0,"content":"","tokens":[],"id_slot":0,"stop":true,"model":"m-1","tokens_predicted":1000,"tokens_evaluated":9,"stop_type":"eos"}"#,
+    },
+    Simple {
+        name: "lm_studio",
+        path: "/api/v1/chat",
+        event: r#"{"type":"message.delta","content":"WORD"}"#,
+        last: r#"{"type":"chat.end","result":{"model_instance_id":"m-1","output":[],"stats":{"input_tokens":9,"total_output_tokens":1000}}}"#,
+    },
+];
+
+impl Simple {
+    fn events(&self) -> Vec<String> {
+        let event = |(number, word): (usize, &str)| {
+            format!("data: {}\n\n", self.event.replace("WORD", word).replace("NUMBER", &(number + 1).to_string()))
+        };
+        words().enumerate().map(event).chain([format!("data: {}\n\n", self.last)]).collect()
+    }
+}
+
+/// AWS's event stream.
+fn bedrock() -> Vec<Vec<u8>> {
+    let message = |name: &str, payload: &str| {
+        let mut headers = Vec::new();
+        for (name, value) in [(":event-type", name), (":content-type", "application/json"), (":message-type", "event")]
+        {
+            headers
+                .extend([&[name.len() as u8], name.as_bytes(), &[7, 0, value.len() as u8], value.as_bytes()].concat());
+        }
+        let lengths =
+            [(16 + headers.len() + payload.len()) as u32, headers.len() as u32].map(u32::to_be_bytes).concat();
+        let prelude = [&lengths[..], &crc32fast::hash(&lengths).to_be_bytes()].concat();
+        let message = [&prelude[..], &headers, payload.as_bytes()].concat();
+        [&message[..], &crc32fast::hash(&message).to_be_bytes()].concat()
+    };
+    let token = |word: &str| {
+        message("contentBlockDelta", &format!(r#"{{"contentBlockIndex":0,"delta":{{"text":"{word}"}},"p":"abc"}}"#))
+    };
+    let end = [
+        message("messageStop", r#"{"stopReason":"end_turn"}"#),
+        message(
+            "metadata",
+            r#"{"usage":{"inputTokens":9,"outputTokens":1000,"totalTokens":1009},"metrics":{"latencyMs":321}}"#,
+        ),
+    ];
+    words().map(token).chain(end).collect()
 }
 
 const USAGE: &str = r#"{"prompt_tokens":9,"completion_tokens":1000,"total_tokens":1009}"#;
@@ -189,7 +327,14 @@ impl Host {
     /// One request and its answer, on a connection of their own.
     fn exchange(&mut self, recorded: &Recorded) {
         self.connections += 1;
-        let body = r#"{"model":"m-1","stream":true,"messages":[{"role":"user","content":"hello"}]}"#;
+        // What each of the APIs is told by.
+        let body = match recorded.path {
+            "/generate_stream" | "/v1/conversations" => r#"{"model":"m-1","stream":true,"inputs":"hello"}"#,
+            "/generate" => r#"{"model":"m-1","stream":true,"input_ids":[1]}"#,
+            "/completion" => r#"{"model":"m-1","stream":true,"prompt":"hello"}"#,
+            "/v1beta/interactions" => r#"{"model":"m-1","stream":true,"input":"hello"}"#,
+            _ => r#"{"model":"m-1","stream":true,"messages":[{"role":"user","content":"hello"}]}"#,
+        };
         let request = format!(
             "POST {} HTTP/1.1\r\nhost: llm.example\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
             recorded.path,
@@ -230,13 +375,13 @@ impl Host {
 }
 
 /// A stream with an event in each piece, as servers write it.
-#[divan::bench(args = ["openai", "anthropic", "ollama"])]
+#[divan::bench(args = STREAMS)]
 fn event_a_piece(bencher: Bencher<'_, '_>, dialect: &str) {
     Recorded::stream(dialect, false).bench(bencher);
 }
 
 /// A stream in pieces of 16 KiB, as it comes where a network or a proxy gathers it.
-#[divan::bench(args = ["openai", "anthropic", "ollama"])]
+#[divan::bench(args = STREAMS)]
 fn large_pieces(bencher: Bencher<'_, '_>, dialect: &str) {
     Recorded::stream(dialect, true).bench(bencher);
 }
