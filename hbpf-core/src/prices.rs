@@ -276,7 +276,7 @@ mod tests {
             output: Some(output),
             cached_input: Some(read),
             cache_creation_input: Some(written),
-            reasoning: None,
+            ..Usage::default()
         }
     }
 
