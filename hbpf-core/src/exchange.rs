@@ -164,8 +164,46 @@ pub struct Usage {
     pub cached_input: Option<u64>,
     /// Prompt tokens written to a cache.
     pub cache_creation_input: Option<u64>,
+    /// Those of them that are kept there for long: an hour, or twelve.
+    pub cache_creation_long: Option<u64>,
     /// Generated tokens that were reasoning.
     pub reasoning: Option<u64>,
+    /// Prompt tokens that are paid for, where the server counts them apart.
+    pub billed_input: Option<u64>,
+    /// Generated tokens that are paid for, likewise.
+    pub billed_output: Option<u64>,
+}
+
+/// In which of a provider's tiers, each with prices of its own, an exchange was served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ServiceTier {
+    /// The one that list prices are about.
+    Standard,
+    /// Later, for less.
+    Flex,
+    /// Much later, for less.
+    Batch,
+    /// Before others, for more.
+    Priority,
+    /// With more speed than others, for more: Anthropic's.
+    Fast,
+    /// One that has no list price, or is not known.
+    Other,
+}
+
+impl ServiceTier {
+    /// By the provider's word; `None` where that says nothing.
+    pub fn of(word: &[u8]) -> Option<Self> {
+        match word.to_ascii_lowercase().as_slice() {
+            b"default" | b"standard" | b"auto" | b"on_demand" => Some(Self::Standard),
+            b"flex" | b"on_demand_flex" => Some(Self::Flex),
+            b"batch" => Some(Self::Batch),
+            // What OpenAI calls fast is that.
+            b"priority" | b"fast" | b"on_demand_priority" => Some(Self::Priority),
+            b"" | b"unspecified" | b"service_tier_unspecified" | b"traffic_type_unspecified" => None,
+            _ => Some(Self::Other),
+        }
+    }
 }
 
 /// What the server said of the remaining quota.
@@ -271,6 +309,8 @@ pub struct Exchange {
     pub output_events: u64,
     /// Gaps between output events longer than [`Exchange::STALL`].
     pub stalls: u32,
+    /// In which tier it was served, as the server says.
+    pub tier: Option<ServiceTier>,
     /// US dollars that the server, or a gateway before it, says that it has cost.
     pub cost_reported_usd: Option<f64>,
     /// For how long the request has waited inside the server, as that says, in seconds.

@@ -1,12 +1,12 @@
-//! What tokens cost: list prices, by provider and model.
+//! What tokens cost: list prices, by provider, model and tier.
 //!
-//! A list price is an estimate of what is paid: discounts, reserved capacity and fees for tools are on no wire. Where the wire
-//! tells what an exchange has cost, that holds.
+//! A list price is an estimate of what is paid: what was agreed upon, reserved capacity and fees for tools are on no wire. Where
+//! the wire tells what an exchange has cost, that holds.
 
-use std::collections::HashMap;
-use std::sync::LazyLock;
+use std::collections::BTreeMap;
+use std::sync::{Arc, LazyLock};
 
-use crate::exchange::{Exchange, Usage};
+use crate::exchange::{Exchange, ServiceTier, Usage};
 
 /// Prices that come with the program; its head says of what day they are, and whose.
 const TABLE: &str = include_str!("prices/table.tsv");
@@ -14,8 +14,19 @@ const TABLE: &str = include_str!("prices/table.tsv");
 /// What the line with the day begins with.
 const AS_OF: &str = "# as of ";
 
-/// Longest line and most lines of a table that are read: nobody has so many models.
+/// Tiers that have prices of their own, by the word that stands behind a model's name in a table.
+pub const TIERS: [(ServiceTier, &str); 4] = [
+    (ServiceTier::Batch, "batch"),
+    (ServiceTier::Fast, "fast"),
+    (ServiceTier::Flex, "flex"),
+    (ServiceTier::Priority, "priority"),
+];
+
+/// Most lines of a table that are read: nobody has so many models.
 const MAX_LINES: usize = 100_000;
+
+/// Numbers that a line has at most.
+const NUMBERS: usize = 9;
 
 /// Prices are per so many tokens.
 const MILLION: f64 = 1e6;
@@ -40,7 +51,7 @@ pub struct Price {
     pub cache_read: Option<f64>,
     /// Of prompt tokens that were written to one, for five minutes.
     pub cache_write: Option<f64>,
-    /// The same for an hour.
+    /// The same for an hour or more; the price of those for five minutes where there is none.
     pub cache_write_long: Option<f64>,
     /// Prices of long prompts.
     pub long: Option<LongPrice>,
@@ -62,21 +73,24 @@ pub struct LongPrice {
 impl Price {
     /// What so many tokens cost; `None` where it is not known how many there were.
     pub fn of(&self, usage: &Usage) -> Option<f64> {
-        let input = usage.input?;
+        let input = usage.billed_input.or(usage.input)?;
         // Vectors have no output.
-        let output = usage.output.or((self.output == 0.0).then_some(0))?;
-        let long = self.long.as_ref().filter(|long| input > long.beyond);
+        let output = usage.billed_output.or(usage.output).or((self.output == 0.0).then_some(0))?;
+        let long = self.long.as_ref().filter(|long| usage.input.unwrap_or(input) > long.beyond);
         let (price_in, price_out) = long.map_or((self.input, self.output), |long| (long.input, long.output));
-        let price_read = long.map_or(self.cache_read, |long| long.cache_read).unwrap_or(price_in);
-        // In proportion where long prompts have a price of their own.
-        let price_write =
-            self.cache_write.map_or(price_in, |price| price * price_in / self.input.max(f64::MIN_POSITIVE));
+        // What long prompts have no price of their own for is dearer by as much as they are.
+        let scale = if self.input > 0.0 { price_in / self.input } else { 1.0 };
+        let scaled = |price: Option<f64>| price.map(|price| price * scale);
+        let price_read = long.and_then(|long| long.cache_read).or(scaled(self.cache_read)).unwrap_or(price_in);
+        let price_write = scaled(self.cache_write).unwrap_or(price_in);
+        let price_write_long = scaled(self.cache_write_long).unwrap_or(price_write);
         let read = usage.cached_input.unwrap_or(0).min(input);
         let written = usage.cache_creation_input.unwrap_or(0).min(input - read);
-        let plain = input - read - written;
-        let sum = plain as f64 * price_in
+        let written_long = usage.cache_creation_long.unwrap_or(0).min(written);
+        let sum = (input - read - written) as f64 * price_in
             + read as f64 * price_read
-            + written as f64 * price_write
+            + (written - written_long) as f64 * price_write
+            + written_long as f64 * price_write_long
             + output as f64 * price_out;
         Some(sum / MILLION)
     }
@@ -90,17 +104,20 @@ pub struct PriceError {
     what: String,
 }
 
-/// A table of prices.
+/// A table of prices, and others below it.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Prices {
-    models: HashMap<(String, String), Price>,
+    /// By provider and model, with a tab between them, and the tier behind a space.
+    models: BTreeMap<String, Price>,
     as_of: Option<String>,
+    below: Option<Arc<Prices>>,
 }
 
 impl Prices {
     /// Those that come with the program.
-    pub fn built_in() -> &'static Self {
-        static BUILT_IN: LazyLock<Prices> = LazyLock::new(|| Prices::parse(TABLE).expect("a test reads it"));
+    pub fn built_in() -> &'static Arc<Self> {
+        static BUILT_IN: LazyLock<Arc<Prices>> =
+            LazyLock::new(|| Arc::new(Prices::parse(TABLE).expect("a test reads it")));
         &BUILT_IN
     }
 
@@ -108,56 +125,99 @@ impl Prices {
     ///
     /// # Errors
     ///
-    /// Which line is none of such a table, and what is wrong with it.
+    /// Which line is none of such a table, and what is wrong with it: the first, if there are several.
     pub fn parse(text: &str) -> Result<Self, PriceError> {
-        let mut prices = Self::default();
-        for (number, line) in (1..).zip(text.lines()) {
-            let error = |what: &str| PriceError { line: number, what: what.to_owned() };
-            if number > MAX_LINES {
-                return Err(error("there are more lines than any table has"));
+        let (prices, errors) = Self::check(text, 1);
+        errors.into_iter().next().map_or(Ok(prices), Err)
+    }
+
+    /// The same, with as many as `most` of the lines that are wrong, and the prices of the others.
+    pub fn check(text: &str, most: usize) -> (Self, Vec<PriceError>) {
+        let (mut prices, mut errors) = (Self::default(), Vec::new());
+        for (line, content) in (1..).zip(text.lines()) {
+            if errors.len() == most {
+                break;
             }
-            if let Some(day) = line.strip_prefix(AS_OF) {
-                prices.as_of = Some(day.trim().to_owned());
+            if line > MAX_LINES {
+                errors.push(PriceError { line, what: "there are more lines than any table has".to_owned() });
+                break;
             }
-            if line.trim().is_empty() || line.starts_with('#') {
+            if let Some(day) = content.strip_prefix(AS_OF) {
+                prices.as_of = Some(day.trim().to_owned()).filter(|day| !day.is_empty());
+            }
+            if content.trim().is_empty() || content.starts_with('#') {
                 continue;
             }
-            let (key, price) = parse_line(line).map_err(|what| error(&what))?;
-            prices.models.insert(key, price);
+            match parse_line(content) {
+                Ok((key, price)) => {
+                    prices.models.insert(key, price);
+                }
+                Err(what) => errors.push(PriceError { line, what }),
+            }
         }
-        Ok(prices)
+        (prices, errors)
     }
 
-    /// Adds a model's price, in place of one that there may be.
+    /// Adds a model's price, in place of one that there may be. A tier stands behind the name and a space.
     pub fn insert(&mut self, provider: &str, model: &str, price: Price) {
-        self.models.insert((provider.to_ascii_lowercase(), model.to_ascii_lowercase()), price);
+        self.models.insert(key(provider, model), price);
     }
 
-    /// Adds those of another table, which hold where both have one.
-    pub fn extend(&mut self, other: Self) {
-        self.models.extend(other.models);
-        self.as_of = other.as_of.or(self.as_of.take());
+    /// Has another table hold for the models that this one does not have.
+    #[must_use]
+    pub fn over(self, below: Arc<Self>) -> Self {
+        let below = match &self.below {
+            None => below,
+            Some(own) => Arc::new((**own).clone().over(below)),
+        };
+        Self { below: Some(below), ..self }
     }
 
-    /// Of what day they are, as the table says.
+    /// This table, and those below it.
+    pub fn tables(&self) -> impl Iterator<Item = &Self> {
+        std::iter::successors(Some(self), |table| table.below.as_deref())
+    }
+
+    /// Of what day they are, as the table says. Tables below have their own.
     pub fn as_of(&self) -> Option<&str> {
         self.as_of.as_deref()
     }
 
-    /// Provider, model and price of all, sorted.
+    /// Provider, model and price of all that this table has itself, sorted. A tier stands behind the model's name.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str, &Price)> {
-        let mut all: Vec<_> = self.models.iter().collect();
-        all.sort_by_key(|(key, _)| *key);
-        all.into_iter().map(|((provider, model), price)| (provider.as_str(), model.as_str(), price))
+        self.models.iter().filter_map(|(key, price)| {
+            let (provider, model) = key.split_once('\t')?;
+            Some((provider, model, price))
+        })
     }
 
-    /// The price of a model, by its name or, without what providers add to names, by what remains.
-    pub fn price(&self, provider: &str, model: &str) -> Option<&Price> {
+    /// The price of a model in a tier, by its name or, without what providers add to names, by what remains.
+    ///
+    /// A table that has the model has the last word. Where it has no price for the tier, that of the standard one stands for
+    /// tiers that are cheaper, and there is none for others.
+    pub fn price(&self, provider: &str, model: &str, tier: ServiceTier) -> Option<&Price> {
         let model = model.to_ascii_lowercase();
-        names(&model).find_map(|name| {
-            let providers = sellers(provider, name).into_iter().flatten();
-            providers.filter_map(|provider| self.models.get(&(provider.to_owned(), name.to_owned()))).next()
-        })
+        let lists = sellers(provider, &model).into_iter().flatten();
+        let mut tables = lists.flat_map(|seller| self.tables().map(move |table| (seller, table)));
+        tables.find_map(|(seller, table)| table.own_price(seller, &model, tier))?
+    }
+
+    /// Whether this table itself has a model, so that those below it are not asked.
+    pub fn has(&self, provider: &str, model: &str) -> bool {
+        let model = model.split(' ').next().unwrap_or_default();
+        self.own_price(provider, &model.to_ascii_lowercase(), ServiceTier::Standard).is_some()
+    }
+
+    /// What this table itself says, if it has the model.
+    fn own_price(&self, seller: &str, model: &str, tier: ServiceTier) -> Option<Option<&Price>> {
+        let find = |suffix: &str| names(model).find_map(|name| self.models.get(&format!("{seller}\t{name}{suffix}")));
+        let word = TIERS.iter().find(|(known, _)| *known == tier).map(|(_, word)| *word);
+        if let Some(price) = word.and_then(|word| find(&format!(" {word}"))) {
+            return Some(Some(price));
+        }
+        let standard = find("")?;
+        let is_no_dearer = matches!(tier, ServiceTier::Standard | ServiceTier::Flex | ServiceTier::Batch);
+        Some(is_no_dearer.then_some(standard))
     }
 
     /// What an exchange that has ended has cost; `None` where that is not known.
@@ -170,18 +230,35 @@ impl Prices {
             // Nobody charges for a refusal.
             return Some(Cost { usd: 0.0, is_estimate: false });
         }
+        let tier = exchange.tier.unwrap_or(ServiceTier::Standard);
         let models = [exchange.response_model.as_ref(), exchange.model.as_ref()].into_iter().flatten();
-        let price = models.filter_map(|model| self.price(exchange.provider.as_str(), model.as_str())).next()?;
+        let price = models.filter_map(|model| self.price(exchange.provider.as_str(), model.as_str(), tier)).next()?;
         Some(Cost { usd: price.of(usage)?, is_estimate: true })
     }
 }
 
-fn parse_line(line: &str) -> Result<((String, String), Price), String> {
-    let fields: Vec<&str> = line.split('\t').map(str::trim).collect();
-    let [provider, model, rest @ ..] = &fields[..] else {
+fn key(provider: &str, model: &str) -> String {
+    let mut key = format!("{provider}\t{model}");
+    key.make_ascii_lowercase();
+    key
+}
+
+fn parse_line(line: &str) -> Result<(String, Price), String> {
+    let mut fields = line.split('\t').map(str::trim);
+    let (Some(provider), Some(model)) = (fields.next(), fields.next()) else {
         return Err("a provider, a model and its prices are expected, with tabs between them".to_owned());
     };
-    let number = |index: usize, name: &str| match rest.get(index).copied().unwrap_or("-") {
+    let rest: [&str; NUMBERS] = std::array::from_fn(|_| fields.next().unwrap_or("-"));
+    if provider.is_empty() || model.is_empty() || fields.next().is_some() {
+        return Err("a provider, a model and at most nine numbers are expected".to_owned());
+    }
+    if let Some((_, tier)) = model.split_once(' ')
+        && !TIERS.iter().any(|(_, word)| word.eq_ignore_ascii_case(tier))
+    {
+        let words = TIERS.map(|(_, word)| word).join(", ");
+        return Err(format!("{tier:?} is no tier: behind a model and a space there is one of {words}"));
+    }
+    let number = |index: usize, name: &str| match rest[index] {
         "-" | "" => Ok(None),
         text => match text.parse::<f64>() {
             Ok(number) if number.is_finite() && number >= 0.0 => Ok(Some(number)),
@@ -189,9 +266,6 @@ fn parse_line(line: &str) -> Result<((String, String), Price), String> {
         },
     };
     let needed = |index, name: &str| number(index, name)?.ok_or_else(|| format!("{name} is missing"));
-    if provider.is_empty() || model.is_empty() || rest.len() > 9 {
-        return Err("a provider, a model and at most nine numbers are expected".to_owned());
-    }
     let long = match number(5, "the length of long prompts")? {
         None => None,
         Some(beyond) => Some(LongPrice {
@@ -209,27 +283,25 @@ fn parse_line(line: &str) -> Result<((String, String), Price), String> {
         cache_write_long: number(4, "the price of input that is cached for an hour")?,
         long,
     };
-    Ok(((provider.to_ascii_lowercase(), model.to_ascii_lowercase()), price))
+    Ok((key(provider, model), price))
 }
 
-/// Whose price list holds for a model of this name at this provider.
-fn sellers<'a>(provider: &'a str, model: &str) -> [Option<&'a str>; 2] {
-    let makers = if model.starts_with("claude") {
-        Some("anthropic")
-    } else {
-        match provider {
-            "azure.ai.openai" => Some("openai"),
-            "gcp.vertex_ai" | "gcp.gen_ai" => Some("gcp.gemini"),
-            _ => None,
-        }
-    };
+/// Whose price lists hold for a model of this name at this provider, the nearest first.
+fn sellers<'a>(provider: &'a str, model: &str) -> [Option<&'a str>; 3] {
     // A maker's list holds for those who resell at its prices.
     let resells =
         matches!(provider, "azure.ai.openai" | "azure.ai.inference" | "gcp.vertex_ai" | "gcp.gen_ai" | "aws.bedrock");
-    [Some(provider), makers.filter(|_| resells)]
+    let [nearest, maker] = match provider {
+        _ if resells && names(model).any(|name| name.starts_with("claude")) => [None, Some("anthropic")],
+        "azure.ai.inference" => [Some("azure.ai.openai"), Some("openai")],
+        "azure.ai.openai" => [None, Some("openai")],
+        "gcp.vertex_ai" | "gcp.gen_ai" => [None, Some("gcp.gemini")],
+        _ => [None, None],
+    };
+    [Some(provider), nearest, maker]
 }
 
-/// A model's name, and what remains of it without what is added to names: a region, a maker, a version, a day.
+/// A model's name, and what remains of it without what is added to names: a region, a maker, a version, a day, whose it is.
 fn names(model: &str) -> impl Iterator<Item = &str> {
     const REGIONS: [&str; 6] = ["us.", "eu.", "apac.", "au.", "jp.", "global."];
     let model = model.strip_prefix("models/").unwrap_or(model);
@@ -238,7 +310,15 @@ fn names(model: &str) -> impl Iterator<Item = &str> {
     let undated = without_day(unversioned);
     let plain = undated.strip_prefix("anthropic.").unwrap_or(undated);
     let base = plain.strip_suffix("-latest").unwrap_or(plain);
-    [model, local, unversioned, undated, plain, base].into_iter()
+    let mut last = "";
+    let all = [model, without_owner(model), local, unversioned, undated, plain, base];
+    all.into_iter().filter(move |name| std::mem::replace(&mut last, name) != *name)
+}
+
+/// `ft:x:whose:name:id` of OpenAI's tuned models, of which `ft:x` has the price.
+fn without_owner(model: &str) -> &str {
+    let Some(name) = model.strip_prefix("ft:") else { return model };
+    name.find(':').map_or(model, |colon| &model[.."ft:".len() + colon])
 }
 
 /// `x-v1:0` and `x-v1` of Bedrock.
@@ -276,12 +356,103 @@ mod tests {
             output: Some(output),
             cached_input: Some(read),
             cache_creation_input: Some(written),
-            reasoning: None,
+            ..Usage::default()
         }
     }
 
     fn costs(provider: &str, model: &str, usage: &Usage) -> Option<f64> {
-        Prices::built_in().price(provider, model)?.of(usage)
+        Prices::built_in().price(provider, model, ServiceTier::Standard)?.of(usage)
+    }
+
+    #[test]
+    fn every_price_is_used() {
+        let long = LongPrice { beyond: 100, input: 7.0, output: 8.0, cache_read: Some(9.0) };
+        let price = Price {
+            input: 1.0,
+            output: 2.0,
+            cache_read: Some(3.0),
+            cache_write: Some(4.0),
+            cache_write_long: Some(5.0),
+            long: Some(long),
+        };
+        // One prompt is short and one is long, and there is something of each kind in either.
+        let costs = |price: &Price| {
+            [100, 101].map(|input| {
+                price.of(&Usage { cache_creation_long: Some(10), ..usage(input, 50, 20, 30) }).expect("all is known")
+            })
+        };
+        // A field that is new has to be named here, and then below.
+        let Price { input: _, output: _, cache_read: _, cache_write: _, cache_write_long: _, long: _ } = price;
+        let LongPrice { beyond: _, input: _, output: _, cache_read: _ } = long;
+        let changes: [fn(&mut Price); 9] = [
+            |price| price.input = 10.0,
+            |price| price.output = 10.0,
+            |price| price.cache_read = Some(10.0),
+            |price| price.cache_write = Some(10.0),
+            |price| price.cache_write_long = Some(10.0),
+            |price| price.long.as_mut().unwrap().beyond = 101,
+            |price| price.long.as_mut().unwrap().input = 10.0,
+            |price| price.long.as_mut().unwrap().output = 10.0,
+            |price| price.long.as_mut().unwrap().cache_read = Some(10.0),
+        ];
+        for (number, change) in changes.iter().enumerate() {
+            let mut changed = price.clone();
+            change(&mut changed);
+            assert_ne!(costs(&changed), costs(&price), "field {number}");
+        }
+        // Where there is none for an hour, that for five minutes holds.
+        let usage = Usage { cache_creation_long: Some(30), ..usage(100, 0, 0, 30) };
+        let short = Price { cache_write_long: None, ..price };
+        assert_eq!(short.of(&usage), Some((70.0 + 30.0 * 4.0) / MILLION));
+    }
+
+    #[test]
+    fn what_is_billed_is_paid_for() {
+        let usage = Usage { billed_input: Some(10), billed_output: Some(5), ..usage(1000, 500, 0, 0) };
+        let price = Price { input: 1.0, output: 2.0, ..Prices::parse("x\tm\t1\t1").unwrap().models["x\tm"].clone() };
+        assert_eq!(price.of(&usage), Some(20.0 / MILLION));
+    }
+
+    #[test]
+    fn tiers_have_prices_of_their_own() {
+        use ServiceTier::*;
+        let text = "x\tm\t1\t1\nx\tm flex\t2\t2\nx\tm priority\t3\t3\nx\tn\t4\t4\nx\tn-2026-01-01\t4\t4";
+        let prices = Prices::parse(text).unwrap();
+        let input = |model, tier| prices.price("x", model, tier).map(|price| price.input);
+        assert_eq!([Standard, Flex, Priority].map(|tier| input("m", tier)), [1.0, 2.0, 3.0].map(Some));
+        assert_eq!(input("m-2026-01-01", Priority), Some(3.0), "a day in the name does not matter");
+        // Without one, what is cheaper is no dearer than the standard, and of what is dearer nothing is known.
+        let of_n = [Flex, Batch, Priority, Fast, Other].map(|tier| input("n-2026-01-01", tier));
+        assert_eq!(of_n, [Some(4.0), Some(4.0), None, None, None]);
+    }
+
+    #[test]
+    fn who_has_a_model_has_the_last_word() {
+        use ServiceTier::*;
+        let built_in = Prices::built_in();
+        let prices = |text: &str| Prices::parse(text).unwrap().over(Arc::clone(built_in));
+        let ours = prices("openai\tgpt-5.4\t1\t1\nopenai\tgpt-5.4-2026-03-05\t2\t2");
+        let input =
+            |prices: &Prices, provider, model, tier| prices.price(provider, model, tier).map(|price| price.input);
+        assert_eq!(input(&ours, "openai", "gpt-5.4", Standard), Some(1.0));
+        assert_eq!(input(&ours, "openai", "gpt-5.4-2026-03-05", Standard), Some(2.0));
+        // Its name with a day is another row of the table below.
+        let ours = prices("anthropic\tclaude-sonnet-4-5\t1\t1");
+        assert_eq!(input(&ours, "anthropic", "claude-sonnet-4-5-20250929", Standard), Some(1.0));
+        assert_eq!(input(&ours, "anthropic", "claude-sonnet-4-5", Flex), Some(1.0), "flex is no dearer");
+        assert_eq!(input(&ours, "anthropic", "claude-haiku-4-5", Standard), Some(1.0), "the table below");
+        assert_ne!(input(&ours, "aws.bedrock", "us.anthropic.claude-sonnet-4-5-20250929-v1:0", Standard), Some(1.0));
+        let top = Prices::parse("openai\tgpt-5.4\t7\t7").unwrap().over(Arc::new(ours));
+        assert_eq!(top.tables().count(), 3);
+        assert_eq!(input(&top, "openai", "gpt-5.4", Standard), Some(7.0));
+    }
+
+    #[test]
+    fn the_tier_is_part_of_the_cost() {
+        // As the wire says it.
+        let tier = |word: &str| ServiceTier::of(word.as_bytes()).unwrap();
+        let input = |word| Prices::built_in().price("openai", "gpt-5.4", tier(word)).map(|price| price.input);
+        assert_eq!(["default", "priority", "flex", "scale"].map(input), [Some(2.5), Some(5.0), Some(1.25), None]);
     }
 
     #[test]
@@ -305,13 +476,23 @@ mod tests {
             ("anthropic", "claude-haiku-4-5"),
             ("anthropic", "claude-haiku-4-5-20251001"),
             ("anthropic", "Claude-Haiku-4-5"),
-            ("aws.bedrock", "us.anthropic.claude-haiku-4-5-20251001-v1:0"),
+            ("aws.bedrock", "global.anthropic.claude-haiku-4-5-20251001-v1:0"),
             ("aws.bedrock", "anthropic.claude-haiku-4-5-v1"),
             ("gcp.vertex_ai", "claude-haiku-4-5@20251001"),
             ("azure.ai.inference", "claude-haiku-4-5"),
         ] {
             assert_eq!(costs(provider, model, &usage(1_000_000, 0, 0, 0)), Some(1.0), "{provider} {model}");
         }
+        // Where a region has a price of its own, that is it.
+        let regional = costs("aws.bedrock", "us.anthropic.claude-haiku-4-5-20251001-v1:0", &usage(1_000_000, 0, 0, 0));
+        assert_eq!(regional, Some(1.1));
+        assert_eq!(
+            costs("openai", "ft:gpt-4o-mini-2024-07-18:whose::id", &usage(1_000_000, 0, 0, 0)),
+            costs("openai", "ft:gpt-4o-mini-2024-07-18", &usage(1_000_000, 0, 0, 0)),
+        );
+        assert!(costs("openai", "ft:gpt-4o-mini-2024-07-18:whose::id", &usage(1, 1, 0, 0)).is_some());
+        assert!(costs("azure.ai.inference", "gpt-4o", &usage(1, 1, 0, 0)).is_some());
+        assert!(costs("gcp.vertex_ai", "zai-org/glm-5-maas", &usage(1, 1, 0, 0)).is_some());
         assert!(costs("azure.ai.openai", "gpt-4o-2024-08-06", &usage(1, 1, 0, 0)).is_some());
         assert!(costs("gcp.vertex_ai", "models/gemini-3.8-flash", &usage(1, 1, 0, 0)).is_some());
         assert!(costs("aws.bedrock", "amazon.nova-lite-v1:0", &usage(1, 1, 0, 0)).is_some());
@@ -329,31 +510,33 @@ mod tests {
 
     #[test]
     fn what_is_not_known_costs_nothing_known() {
-        let price = Prices::built_in().price("openai", "gpt-4o").unwrap();
+        let price = Prices::built_in().price("openai", "gpt-4o", ServiceTier::Standard).unwrap();
         assert_eq!(price.of(&Usage::default()), None);
         assert_eq!(price.of(&Usage { input: Some(1), ..Usage::default() }), None);
-        let vectors = Prices::built_in().price("openai", "text-embedding-3-small").unwrap();
+        let vectors = Prices::built_in().price("openai", "text-embedding-3-small", ServiceTier::Standard).unwrap();
         assert_eq!(vectors.of(&Usage { input: Some(1_000_000), ..Usage::default() }), Some(0.02));
     }
 
     #[test]
     fn a_table_says_which_line_is_wrong() {
-        let mut prices = Prices::parse("# as of 2027-01-02\nx\tm\t1\t2\n\nopenai\tgpt-4o\t7\t8\t-\t9\n").unwrap();
+        let prices = Prices::parse("# as of 2027-01-02\nx\tm\t1\t2\n\nopenai\tgpt-4o\t7\t8\t-\t9\n").unwrap();
         assert_eq!(prices.as_of(), Some("2027-01-02"));
         assert_eq!(prices.iter().count(), 2);
-        let mut all = Prices::built_in().clone();
-        all.extend(std::mem::take(&mut prices));
-        assert_eq!(all.price("openai", "gpt-4o").map(|price| price.input), Some(7.0));
-        assert_eq!(all.as_of(), Some("2027-01-02"));
         for (text, expected) in [
             ("x", "line 1: a provider, a model and its prices are expected, with tabs between them"),
             ("# x\nx\tm\t1", "line 2: the price of output is missing"),
             ("x\tm\t1\t-1", "line 1: the price of output is \"-1\", which is no price"),
             ("x\tm\t1\tnan", "line 1: the price of output is \"nan\", which is no price"),
             ("x\tm\t1\t1\t\t\t\t9", "line 1: the price of input of long prompts is missing"),
+            (
+                "x\tm slow\t1\t1",
+                "line 1: \"slow\" is no tier: behind a model and a space there is one of batch, fast, flex, priority",
+            ),
             ("x\tm\t1\t1\t1\t1\t1\t1\t1\t1\t1\t1", "line 1: a provider, a model and at most nine numbers are expected"),
         ] {
             assert_eq!(Prices::parse(text).unwrap_err().to_string(), expected);
         }
+        let (prices, errors) = Prices::check("x\tm\t1\nx\tm\t1\t1\nx", 9);
+        assert_eq!((prices.iter().count(), errors.len()), (1, 2));
     }
 }

@@ -136,11 +136,14 @@ pub(crate) enum Command {
     Doctor(Doctor),
     /// What tokens are taken to cost, by provider and model
     #[command(
-        long_about = "Prints the list prices by which costs are reckoned, in the form that --prices reads. They come with hbpf and \
-            are of the day that the first line names. Costs are estimates: discounts and reserved capacity are on no wire.",
+        long_about = "Prints the list prices by which costs are reckoned, in the form that --prices reads, and of what day they are. \
+            Those that come with hbpf hold where neither --prices nor a table that --update has installed has the model. A tier \
+            (batch, fast, flex, priority) stands behind the model's name and a space.\n\n\
+            Costs by these are estimates: what was agreed upon, reserved capacity and fees for tools are on no wire.",
         after_long_help = "Examples:\n  hbpf prices\n  hbpf prices sonnet haiku\n  hbpf prices --prices ours.tsv > all.tsv\n  \
-            hbpf prices --prices model_prices_and_context_window.json gpt\n\n\
-            Exit codes:\n  0  prices were printed\n  1  there is none, or the file is no table; standard error says why\n  2  bad usage"
+            hbpf prices --check model_prices_and_context_window.json\n  sudo hbpf prices --update ours.tsv\n\n\
+            Exit codes:\n  0  prices were printed, are in order, or were installed\n  \
+            1  there is none, or the file is no table; standard error says why\n  2  bad usage"
     )]
     Prices(PricesArgs),
 }
@@ -151,6 +154,16 @@ pub(crate) struct PricesArgs {
     /// model_prices_and_context_window.json
     #[arg(long, value_name = "FILE")]
     pub(crate) prices: Option<PathBuf>,
+    /// Print only what that file has
+    #[arg(long, requires = "prices")]
+    pub(crate) only: bool,
+    /// Say how many prices this file has and of what day they are, or which of its lines are wrong
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["prices", "update", "models"])]
+    pub(crate) check: Option<PathBuf>,
+    /// Check this file, and install it as the table that all commands load without --prices: as /etc/hbpf/prices.tsv for
+    /// everybody if you are root, else for yourself, as hbpf/prices.tsv in $XDG_CONFIG_HOME or ~/.config
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["prices", "models"])]
+    pub(crate) update: Option<PathBuf>,
     /// Parts of names of models; all of them if there is none
     #[arg(value_name = "MODEL")]
     pub(crate) models: Vec<String>,

@@ -37,7 +37,7 @@ pub(crate) fn main() -> Result<()> {
         max_overhead: None,
         max_bytes_per_second: 0,
         engines: true,
-        prices: Prices::built_in().clone().into(),
+        prices: Prices::built_in().clone(),
     };
     let collector = Collector::start(helper, options, |update| match update {
         Update::Snapshot(snapshot) => print(&snapshot),

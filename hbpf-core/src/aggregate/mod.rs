@@ -80,7 +80,7 @@ pub struct AggregatorConfig {
 
 impl Default for AggregatorConfig {
     fn default() -> Self {
-        Self { window: Duration::from_secs(5), prices: Arc::new(Prices::built_in().clone()) }
+        Self { window: Duration::from_secs(5), prices: Arc::clone(Prices::built_in()) }
     }
 }
 

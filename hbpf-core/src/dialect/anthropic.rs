@@ -7,7 +7,7 @@ use crate::exchange::{Api, Dialect, Usage};
 use crate::json::{PathSet, Want};
 
 /// What answers say, wherever they are served.
-pub(super) const ANSWER: [(&str, Want, Slot); 25] = [
+pub(super) const ANSWER: [(&str, Want, Slot); 29] = [
     ("type", Want::Scalar, Slot::Type),
     // A whole answer.
     ("id", Want::Scalar, Slot::ResponseId),
@@ -22,6 +22,8 @@ pub(super) const ANSWER: [(&str, Want, Slot); 25] = [
     ("message.usage.cache_creation_input_tokens", Want::Scalar, Slot::Count(Count::CacheWrite)),
     ("message.usage.cache_creation.ephemeral_5m_input_tokens", Want::Scalar, Slot::Count(Count::CacheWriteShort)),
     ("message.usage.cache_creation.ephemeral_1h_input_tokens", Want::Scalar, Slot::Count(Count::CacheWriteLong)),
+    ("message.usage.service_tier", Want::Scalar, Slot::Tier),
+    ("message.usage.speed", Want::Scalar, Slot::Speed),
     // `content_block_delta`. Signatures and citations are no output.
     ("delta.text", Want::Length, Slot::Visible),
     ("delta.partial_json", Want::Length, Slot::Visible),
@@ -34,6 +36,8 @@ pub(super) const ANSWER: [(&str, Want, Slot); 25] = [
     ("usage.cache_creation_input_tokens", Want::Scalar, Slot::Count(Count::CacheWrite)),
     ("usage.cache_creation.ephemeral_5m_input_tokens", Want::Scalar, Slot::Count(Count::CacheWriteShort)),
     ("usage.cache_creation.ephemeral_1h_input_tokens", Want::Scalar, Slot::Count(Count::CacheWriteLong)),
+    ("usage.service_tier", Want::Scalar, Slot::Tier),
+    ("usage.speed", Want::Scalar, Slot::Speed),
     ("usage.output_tokens_details.thinking_tokens", Want::Scalar, Slot::Count(Count::Reasoning)),
     ("error", Want::Length, Slot::Error),
     ("error.type", Want::Scalar, Slot::ErrorType),
@@ -74,6 +78,8 @@ pub(super) fn usage(counts: &Counts) -> Usage {
         output: counts.get(Count::Output),
         cached_input: cache_read,
         cache_creation_input: cache_write,
+        cache_creation_long: counts.get(Count::CacheWriteLong),
         reasoning: counts.get(Count::Reasoning),
+        ..Usage::default()
     }
 }

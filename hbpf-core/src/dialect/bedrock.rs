@@ -30,6 +30,10 @@ static CONVERSE_ANSWER: LazyLock<PathSet<Slot>> = LazyLock::new(|| {
         ("usage.outputTokens", Want::Scalar, Slot::Count(Count::Output)),
         ("usage.cacheReadInputTokens", Want::Scalar, Slot::Count(Count::CacheRead)),
         ("usage.cacheWriteInputTokens", Want::Scalar, Slot::Count(Count::CacheWrite)),
+        ("usage.cacheDetails[]", Want::Length, Slot::CacheDetail),
+        ("usage.cacheDetails[].ttl", Want::Scalar, Slot::CacheTime),
+        ("usage.cacheDetails[].inputTokens", Want::Scalar, Slot::CacheTokens),
+        ("serviceTier.type", Want::Scalar, Slot::Tier),
         // Where a router has chosen one.
         ("trace.promptRouter.invokedModelId", Want::Scalar, Slot::Model),
     ])

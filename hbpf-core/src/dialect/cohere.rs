@@ -20,16 +20,21 @@ static RESPONSE: LazyLock<PathSet<Slot>> = LazyLock::new(|| {
         ("delta.finish_reason", Want::Scalar, Slot::FinishReason),
         ("delta.usage.tokens.input_tokens", Want::Scalar, Slot::Count(Count::Input)),
         ("delta.usage.tokens.output_tokens", Want::Scalar, Slot::Count(Count::Output)),
+        ("delta.usage.billed_units.input_tokens", Want::Scalar, Slot::Count(Count::BilledInput)),
+        ("delta.usage.billed_units.output_tokens", Want::Scalar, Slot::Count(Count::BilledOutput)),
         ("delta.usage.cached_tokens", Want::Scalar, Slot::Count(Count::CacheRead)),
         ("delta.error", Want::Length, Slot::Error),
         // A whole answer.
         ("usage.tokens.input_tokens", Want::Scalar, Slot::Count(Count::Input)),
         ("usage.tokens.output_tokens", Want::Scalar, Slot::Count(Count::Output)),
+        ("usage.billed_units.input_tokens", Want::Scalar, Slot::Count(Count::BilledInput)),
+        ("usage.billed_units.output_tokens", Want::Scalar, Slot::Count(Count::BilledOutput)),
         ("usage.cached_tokens", Want::Scalar, Slot::Count(Count::CacheRead)),
         // Vectors and rankings. Of rankings nothing is counted but searches.
         ("meta.tokens.input_tokens", Want::Scalar, Slot::Count(Count::Input)),
         ("meta.tokens.output_tokens", Want::Scalar, Slot::Count(Count::Output)),
-        ("meta.billed_units.input_tokens", Want::Scalar, Slot::Count(Count::Billed)),
+        ("meta.billed_units.input_tokens", Want::Scalar, Slot::Count(Count::BilledInput)),
+        ("meta.billed_units.output_tokens", Want::Scalar, Slot::Count(Count::BilledOutput)),
         // Rankings by others: vLLM, Jina, llama.cpp.
         ("usage.prompt_tokens", Want::Scalar, Slot::Count(Count::Input)),
         ("usage.total_tokens", Want::Scalar, Slot::Count(Count::Total)),
@@ -53,12 +58,15 @@ pub(super) static CHAT: Definition = Definition {
     ..DEFAULT
 };
 
-/// Where vectors say what is billed, that is what was read; in rankings all is.
+/// Not all that is read is billed: of chat, what Cohere puts around a prompt is not. Where vectors say nothing but what is
+/// billed, that is what was read; in others' rankings all is.
 fn usage(counts: &Counts) -> Usage {
     Usage {
-        input: [Count::Input, Count::Billed, Count::Total].into_iter().find_map(|count| counts.get(count)),
+        input: [Count::Input, Count::BilledInput, Count::Total].into_iter().find_map(|count| counts.get(count)),
         output: counts.get(Count::Output),
         cached_input: counts.get(Count::CacheRead),
+        billed_input: counts.get(Count::BilledInput),
+        billed_output: counts.get(Count::BilledOutput),
         ..Usage::default()
     }
 }

@@ -98,7 +98,9 @@ pub(super) fn totals(counts: &Counts) -> Usage {
         output: counts.get(Count::Output),
         cached_input: counts.get(Count::CacheRead),
         cache_creation_input: counts.get(Count::CacheWrite),
+        cache_creation_long: counts.get(Count::CacheWriteLong),
         reasoning: counts.get(Count::Reasoning),
+        ..Usage::default()
     }
 }
 
@@ -226,8 +228,20 @@ pub(super) enum Slot {
     /// For how long it has waited inside the server.
     QueueSeconds,
     QueueMilliseconds,
+    /// How long what was written to a cache is kept there, and how much it is: parts of a [`Slot::CacheDetail`].
+    CacheTime,
+    CacheTokens,
+    /// The end of one of several that add up.
+    CacheDetail,
+    /// In which tier it was served.
+    Tier,
+    /// Anthropic's word for whether it was served fast, beside the tier.
+    Speed,
     /// What it has cost, in US dollars.
     Dollars,
+    /// Whether that is a gateway's fee only, for the rest is paid by the caller's own key, and what the rest is.
+    OwnKey,
+    UpstreamDollars,
     /// The same in ten thousand millionths of a dollar, by which xAI is known.
     Ticks,
 }
@@ -256,8 +270,9 @@ pub(super) enum EventKind {
 pub(super) enum Count {
     Input,
     ToolInput,
-    Billed,
+    BilledInput,
     Output,
+    BilledOutput,
     Total,
     Reasoning,
     CacheRead,

@@ -34,6 +34,9 @@ static RESPONSE: LazyLock<PathSet<Slot>> = LazyLock::new(|| {
         ("usageMetadata.candidatesTokenCount", Want::Scalar, Slot::Count(Count::Output)),
         ("usageMetadata.thoughtsTokenCount", Want::Scalar, Slot::Count(Count::Reasoning)),
         ("usageMetadata.totalTokenCount", Want::Scalar, Slot::Count(Count::Total)),
+        ("usageMetadata.serviceTier", Want::Scalar, Slot::Tier),
+        // Vertex AI.
+        ("usageMetadata.trafficType", Want::Scalar, Slot::Tier),
         ("error", Want::Length, Slot::Error),
         ("error.status", Want::Scalar, Slot::ErrorType),
         ("error.code", Want::Scalar, Slot::ErrorCode),
@@ -126,7 +129,7 @@ fn usage(counts: &Counts) -> Usage {
         (candidates, thoughts) => candidates.or(thoughts),
     };
     let cached_input = counts.get(Count::CacheRead);
-    Usage { input, output, cached_input, cache_creation_input: None, reasoning: thoughts }
+    Usage { input, output, cached_input, reasoning: thoughts, ..Usage::default() }
 }
 
 const WITHOUT_THOUGHTS: [Count; 3] = [Count::Input, Count::ToolInput, Count::Output];

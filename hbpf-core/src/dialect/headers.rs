@@ -3,12 +3,15 @@
 use jiff::Timestamp;
 use jiff::fmt::rfc2822::DateTimeParser;
 
-use crate::exchange::RateLimit;
+use crate::exchange::{RateLimit, ServiceTier};
 use crate::http1::{RequestHead, ResponseHead};
 use crate::label::Label;
 
 /// Longest value of a header that is looked into. Ids, numbers and dates are shorter.
 const VALUE_BYTES: usize = 128;
+
+/// Headers that name the tier.
+const TIERS: [&str; 2] = ["x-amzn-bedrock-service-tier", "x-gemini-service-tier"];
 
 /// What a request's headers tell.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -30,6 +33,8 @@ pub struct ResponseHeaderFacts {
     pub rate_limit: RateLimit,
     /// Who serves, as far as headers tell. A hint: use it where nothing better is known.
     pub provider: Option<Label>,
+    /// The tier in which it was served (Bedrock, Gemini).
+    pub tier: Option<ServiceTier>,
     /// US dollars that a gateway (LiteLLM) says that it has cost.
     pub cost_usd: Option<f64>,
     /// For how long the request has waited inside the server, in seconds (TGI).
@@ -52,6 +57,7 @@ pub fn response_facts(head: &ResponseHead<'_>) -> ResponseHeaderFacts {
         request_id: headers.request_id(),
         rate_limit: headers.rate_limit(),
         provider: headers.provider().map(Label::new),
+        tier: TIERS.iter().find_map(|name| ServiceTier::of(headers.text(name)?.as_bytes())),
         cost_usd: headers.text("x-litellm-response-cost").and_then(|text| text.parse().ok()).filter(is_amount),
         queue_seconds: headers.text("x-queue-time").and_then(seconds).map(|milliseconds| milliseconds / 1000.0),
     }

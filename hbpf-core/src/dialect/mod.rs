@@ -45,7 +45,7 @@ pub use provider::provider_of_host;
 pub use recognise::{Extent, JUDGE_BYTES, Judgement, Recognised, judge, target_patterns};
 pub use session::{Asked, Said, Session, Subject};
 
-use crate::exchange::{Dialect, Usage};
+use crate::exchange::{Dialect, ServiceTier, Usage};
 use crate::label::Label;
 use crate::time::Nanos;
 use definition::Definition;
@@ -112,6 +112,8 @@ pub struct Facts {
     pub usage: Usage,
     /// The counts are from amid the stream, and events behind them were missed: there was more output.
     pub usage_is_partial: bool,
+    /// In which tier it was served, as the answer says.
+    pub tier: Option<ServiceTier>,
     /// US dollars that the answer says that it has cost.
     pub cost_usd: Option<f64>,
     /// For how long the request has waited inside the server, as that says, in seconds.

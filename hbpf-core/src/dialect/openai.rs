@@ -10,7 +10,7 @@ use crate::json::{PathSet, Want};
 type Path = (&'static str, Want, Slot);
 
 /// What all three APIs answer with, errors included.
-const COMMON: [Path; 37] = [
+const COMMON: [Path; 41] = [
     ("id", Want::Scalar, Slot::ResponseId),
     ("model", Want::Scalar, Slot::Model),
     ("usage.prompt_tokens", Want::Scalar, Slot::Count(Count::Input)),
@@ -27,6 +27,11 @@ const COMMON: [Path; 37] = [
     ("usage.cost_in_usd_ticks", Want::Scalar, Slot::Ticks),
     // OpenRouter.
     ("usage.cost", Want::Scalar, Slot::Dollars),
+    ("usage.is_byok", Want::Scalar, Slot::OwnKey),
+    ("usage.cost_details.upstream_inference_cost", Want::Scalar, Slot::UpstreamDollars),
+    ("service_tier", Want::Scalar, Slot::Tier),
+    // Mistral.
+    ("usage.service_tier", Want::Scalar, Slot::Tier),
     ("x_groq.usage.prompt_tokens", Want::Scalar, Slot::Count(Count::Input)),
     ("x_groq.usage.completion_tokens", Want::Scalar, Slot::Count(Count::Output)),
     ("x_groq.usage.total_tokens", Want::Scalar, Slot::Count(Count::Total)),
@@ -149,7 +154,9 @@ pub(super) fn usage(counts: &Counts) -> Usage {
         output: output.or(get(Count::TimingsOutput)),
         cached_input: cached,
         cache_creation_input: get(Count::CacheWrite),
+        cache_creation_long: get(Count::CacheWriteLong),
         reasoning: get(Count::Reasoning),
+        ..Usage::default()
     }
 }
 

@@ -4,7 +4,7 @@ use std::hash::Hasher;
 
 use super::definition::{Choice, Count, Counts, Definition, Estimate, EventKind, Slot};
 use super::{Facts, Output, bedrock, responses};
-use crate::exchange::Usage;
+use crate::exchange::{ServiceTier, Usage};
 use crate::framing::{Documents, MessageKind};
 use crate::json::{Outcome, Scanner, Value, Visitor, scan_tail};
 use crate::label::Label;
@@ -52,6 +52,10 @@ pub(super) struct Event {
     pub(super) cause: Option<u64>,
     counts: Counts,
     has_counts: bool,
+    cache_detail: CacheDetail,
+    tier: Option<ServiceTier>,
+    is_fast: bool,
+    charge: Charge,
     /// The sum over those answers in the document that are over.
     answers: Option<Counts>,
     choice: Choice,
@@ -60,6 +64,29 @@ pub(super) struct Event {
     bytes: u64,
     is_final: bool,
     is_error: bool,
+}
+
+/// A part of what was written to a cache.
+#[derive(Clone, Copy, Debug, Default)]
+struct CacheDetail {
+    count: Option<Count>,
+    tokens: u64,
+}
+
+/// What an answer says that it has cost, in US dollars.
+#[derive(Clone, Copy, Debug, Default)]
+struct Charge {
+    dollars: Option<f64>,
+    is_own_key: bool,
+    upstream: Option<f64>,
+}
+
+impl Charge {
+    /// All of it. With a key of the caller's own it is known only together with what that pays.
+    fn total(&self) -> Option<f64> {
+        let dollars = self.dollars?;
+        if self.is_own_key { Some(dollars + self.upstream?) } else { Some(dollars) }
+    }
 }
 
 /// Where a scanner's findings go.
@@ -200,6 +227,14 @@ impl Reading {
             facts.usage = (definition.usage)(&self.counts);
             facts.usage_is_partial = false;
             self.counts_are_running = event.choices_with_output() > 0;
+        }
+        if event.is_fast {
+            facts.tier = Some(ServiceTier::Fast);
+        } else if facts.tier != Some(ServiceTier::Fast) {
+            facts.tier = event.tier.or(facts.tier);
+        }
+        if event.charge.dollars.is_some() {
+            facts.cost_usd = event.charge.total();
         }
         facts.is_error |= event.is_error;
         facts.finished |= event.is_final;
@@ -473,10 +508,18 @@ impl Visitor<Slot> for Finder<'_> {
             (Slot::Vendor(name), _) => set_label(&mut self.facts.provider, name.as_bytes()),
             (Slot::QueueSeconds, Value::Number(seconds)) => self.queue(seconds),
             (Slot::QueueMilliseconds, Value::Number(milliseconds)) => self.queue(milliseconds / 1000.0),
-            (Slot::Dollars, Value::Number(dollars)) => self.cost(dollars),
+            (Slot::CacheTime, Value::Text(b"5m")) => event.cache_detail.count = Some(Count::CacheWriteShort),
+            (Slot::CacheTime, Value::Text(b"1h")) => event.cache_detail.count = Some(Count::CacheWriteLong),
+            (Slot::CacheTokens, value) => event.cache_detail.tokens = value.as_count().unwrap_or(0),
+            (Slot::CacheDetail, Value::Container { .. }) => event.end_cache_detail(),
+            (Slot::Tier, Value::Text(text)) => event.tier = ServiceTier::of(text).or(event.tier),
+            (Slot::Speed, Value::Text(text)) => event.is_fast = text == b"fast",
+            (Slot::Dollars, Value::Number(dollars)) => event.charge.dollars = amount(dollars),
+            (Slot::OwnKey, Value::Bool(is_own_key)) => event.charge.is_own_key = is_own_key,
+            (Slot::UpstreamDollars, Value::Number(dollars)) => event.charge.upstream = amount(dollars),
             (Slot::Ticks, Value::Number(ticks)) => {
                 set_label(&mut self.facts.provider, b"x_ai");
-                self.cost(ticks / TICKS_PER_DOLLAR);
+                event.charge.dollars = amount(ticks / TICKS_PER_DOLLAR);
             }
             (Slot::Fingerprint, Value::Text(b"fp_ollama")) => set_label(&mut self.facts.provider, b"ollama"),
             _ => {}
@@ -497,6 +540,15 @@ impl Event {
     fn end_answer(&mut self) {
         let counts = std::mem::take(&mut self.counts);
         self.answers.get_or_insert_default().add(&counts);
+    }
+
+    fn end_cache_detail(&mut self) {
+        let CacheDetail { count, tokens } = std::mem::take(&mut self.cache_detail);
+        if let Some(count) = count {
+            let before = self.counts.get(count).unwrap_or(0);
+            self.counts.set(count, before.saturating_add(tokens));
+            self.has_counts = true;
+        }
     }
 
     fn fill_counts(&mut self, counts: &[Count]) {
@@ -522,12 +574,6 @@ impl Event {
 }
 
 impl Finder<'_> {
-    fn cost(&mut self, dollars: f64) {
-        if dollars.is_finite() && dollars >= 0.0 {
-            self.facts.cost_usd = Some(dollars);
-        }
-    }
-
     fn queue(&mut self, seconds: f64) {
         if seconds.is_finite() && seconds >= 0.0 {
             self.facts.queue_seconds = Some(seconds);
@@ -560,6 +606,10 @@ impl Finder<'_> {
             set_label(&mut self.facts.error_type, name);
         }
     }
+}
+
+fn amount(dollars: f64) -> Option<f64> {
+    (dollars.is_finite() && dollars >= 0.0).then_some(dollars)
 }
 
 /// A number that stands for an id.

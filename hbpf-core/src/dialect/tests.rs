@@ -6,6 +6,7 @@ use super::*;
 use crate::exchange::{Api, Dialect};
 
 mod grpc;
+mod money;
 mod recognising;
 mod sessions;
 mod streams;

@@ -239,12 +239,14 @@ impl Tracked {
             // The server answers before the request is complete: it will not wait for the rest.
             self.request_end(when, observer);
         }
-        let ResponseHeaderFacts { request_id, rate_limit, provider, cost_usd, queue_seconds } = response_facts(head);
+        let ResponseHeaderFacts { request_id, rate_limit, provider, tier, cost_usd, queue_seconds } =
+            response_facts(head);
         let exchange = &mut self.exchange;
         exchange.status = head.status;
         exchange.headers_at = Some(when);
         exchange.request_id = request_id;
         exchange.rate_limit = rate_limit;
+        exchange.tier = tier;
         exchange.cost_reported_usd = cost_usd;
         exchange.queue_seconds = queue_seconds;
         if let Some(provider) = provider {
@@ -332,6 +334,7 @@ impl Tracked {
         let facts = self.interpreter.facts();
         let exchange = &mut self.exchange;
         exchange.usage = facts.usage;
+        exchange.tier = exchange.tier.or(facts.tier);
         // A gateway's word, in the head, is nearer to who pays.
         exchange.cost_reported_usd = exchange.cost_reported_usd.or(facts.cost_usd);
         exchange.queue_seconds = exchange.queue_seconds.or(facts.queue_seconds);

@@ -2,7 +2,8 @@
 
 use hbpf_core::chunk::{Direction, Pid};
 use hbpf_core::engine::Engine;
-use hbpf_core::exchange::{Phase, Role};
+use hbpf_core::exchange::{Phase, Role, ServiceTier};
+use hbpf_core::prices::{Cost, Prices};
 
 use crate::wire::{CANARY, DONE_JSON, Log, SSE_HEAD, Wire, chat, chunked, json, token};
 
@@ -53,4 +54,31 @@ fn a_plain_call_reports_usage() {
     assert_eq!((exchange.usage.input, exchange.usage.output, exchange.usage.cached_input), (Some(9), Some(3), Some(4)));
     assert_eq!(exchange.finish_reason.as_ref().unwrap().as_str(), "stop");
     assert_eq!(exchange.first_token_at, None);
+}
+
+#[test]
+fn what_a_call_costs_depends_on_its_tier_and_on_what_the_server_says() {
+    let text = "unknown\tm-1-x\t1\t1\t0\nunknown\tm-1-x flex\t0.5\t0.5\t0\n";
+    let prices = Prices::parse(text).unwrap();
+    let told = |more: &str, usage: &str| {
+        let body = DONE_JSON.replacen('{', &format!("{{{more}"), 1).replacen(
+            "\"usage\":{",
+            &format!("\"usage\":{{{usage}"),
+            1,
+        );
+        let (mut engine, mut log) = (Engine::new(), Log::default());
+        let mut wire = Wire::tls(7, Direction::Sent);
+        wire.request(&mut engine, &mut log, &chat(false));
+        wire.answer(&mut engine, &mut log, &json("200 OK", &body));
+        let exchange = log.ended()[0];
+        (exchange.tier, prices.cost(exchange))
+    };
+    // Five that are not cached and three that are generated.
+    let estimate = |usd| Some(Cost { usd, is_estimate: true });
+    assert_eq!(told("", ""), (None, estimate(8e-6)));
+    assert_eq!(told(r#""service_tier":"default","#, ""), (Some(ServiceTier::Standard), estimate(8e-6)));
+    assert_eq!(told(r#""service_tier":"flex","#, ""), (Some(ServiceTier::Flex), estimate(4e-6)));
+    assert_eq!(told(r#""service_tier":"priority","#, ""), (Some(ServiceTier::Priority), None));
+    let own_key = r#""cost":0.25,"is_byok":true,"cost_details":{"upstream_inference_cost":0.5},"#;
+    assert_eq!(told("", own_key), (None, Some(Cost { usd: 0.75, is_estimate: false })));
 }

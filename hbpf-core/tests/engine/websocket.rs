@@ -3,7 +3,7 @@
 use flate2::{Compress, Compression, FlushCompress};
 use hbpf_core::chunk::{Action, Capture, Close, Direction};
 use hbpf_core::engine::Engine;
-use hbpf_core::exchange::{Api, Dialect, Exchange, Phase, Protocol};
+use hbpf_core::exchange::{Api, Dialect, Exchange, Phase, Protocol, ServiceTier};
 use hbpf_core::time::Nanos;
 use proptest::prelude::*;
 
@@ -182,6 +182,20 @@ fn rows(ws: &Ws) -> Vec<Row> {
 
 fn row(model: &str, output: u64) -> Row {
     (Some(model.to_owned()), Some(output), output, Some("completed".to_owned()), Phase::Done)
+}
+
+#[test]
+fn an_answers_tier_and_cost_are_its_own() {
+    let mut ws = Ws::opened(RESPONSES);
+    for (id, tier, ticks) in [("resp_1", "priority", 5_000_000_000_u64), ("resp_2", "default", 0)] {
+        ws.say(&create("m"));
+        ws.answer(&created(id));
+        let usage = format!(r#""usage":{{"cost_in_usd_ticks":{ticks},"#);
+        let response = format!(r#""response":{{"service_tier":"{tier}","#);
+        ws.answer(&completed(id, 1).replace(r#""usage":{"#, &usage).replace(r#""response":{"#, &response));
+    }
+    let told: Vec<_> = ws.ended().iter().map(|exchange| (exchange.tier, exchange.cost_reported_usd)).collect();
+    assert_eq!(told, [(Some(ServiceTier::Priority), Some(0.5)), (Some(ServiceTier::Standard), Some(0.0))]);
 }
 
 #[test]

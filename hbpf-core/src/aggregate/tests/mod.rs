@@ -58,6 +58,7 @@ pub(crate) fn exchange(id: u64) -> Exchange {
         estimated_output: 0,
         output_events: 0,
         stalls: 0,
+        tier: None,
         cost_reported_usd: None,
         queue_seconds: None,
         rate_limit: RateLimit::default(),

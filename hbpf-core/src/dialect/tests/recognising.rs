@@ -530,6 +530,8 @@ fn response_headers() {
     let gateway = |cost: &str| response_of(&format!("x-litellm-response-cost: {cost}")).cost_usd;
     assert_eq!(["0.25", "1e-6", "-1", "inf", "free"].map(gateway), [Some(0.25), Some(1e-6), None, None, None]);
     assert_eq!(response_of("x-queue-time: 250").queue_seconds, Some(0.25));
+    assert_eq!(response_of("x-amzn-bedrock-service-tier: flex").tier, Some(ServiceTier::Flex));
+    assert_eq!(response_of("x-gemini-service-tier: standard").tier, Some(ServiceTier::Standard));
 }
 
 #[test]
