@@ -233,7 +233,7 @@ impl SnapshotArgs {
     }
 }
 
-#[derive(Args, Debug)]
+#[derive(Args, Clone, Debug)]
 pub(crate) struct TraceArgs {
     /// Write each as an object in JSON
     #[arg(long)]
@@ -311,7 +311,7 @@ pub(crate) struct Doctor {
 }
 
 /// Which probe groups are on.
-#[derive(Args, Debug)]
+#[derive(Args, Clone, Debug)]
 pub(crate) struct Probes {
     /// Probe groups to begin with, separated by commas, or all: llm-tls and llm-plain show model traffic, block requests to
     /// disks, net how connections fare, device who opens GPUs
@@ -361,7 +361,7 @@ impl Probes {
 pub(crate) struct Groups(&'static [Group]);
 
 /// What observing may cost.
-#[derive(Args, Debug)]
+#[derive(Args, Clone, Debug)]
 pub(crate) struct Bounds {
     /// What observing may cost, in percent of all CPUs together (100 is the whole machine): eBPF programs, traps
     /// (estimated) and hbpf's own processes. Beyond it hbpf leaves out processes without model traffic, then copies
