@@ -3,8 +3,10 @@
 mod backlog;
 pub(crate) mod check;
 pub(crate) mod doctor;
+mod measured;
 pub(crate) mod prices;
 pub(crate) mod snapshot;
+mod subjects;
 pub(crate) mod top;
 pub(crate) mod trace;
 mod watch;
