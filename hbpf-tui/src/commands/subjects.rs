@@ -121,3 +121,73 @@ impl<'a> Named<'a> {
         Some(Self { provider: &model.provider, name: model.model.as_ref()?, row: Some(model), running: Vec::new() })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+    use hbpf_core::snapshot::Hop;
+
+    use super::*;
+    use crate::cli::{Cli, Command};
+    use crate::condition::Condition;
+    use crate::fixture;
+
+    /// What they are called, and how many requests that run and are old they have.
+    fn of(snapshot: &Snapshot, options: &[&str]) -> Vec<(String, Option<u64>)> {
+        let options = ["hbpf", "check", "duration_max>10s"].iter().chain(options);
+        let arguments = match Cli::try_parse_from(options).unwrap().command {
+            Some(Command::Check(arguments)) => arguments,
+            other => panic!("{other:?}"),
+        };
+        let condition: &Condition = &arguments.conditions[0];
+        let mut waits = Waits::default();
+        waits.look(snapshot);
+        let subjects = subjects(snapshot, &arguments, &Group::LLM, &waits);
+        let measured = |subject: Subject<'_>| {
+            let measured = subject.exchanges.measured(condition);
+            (subject.name, measured.and_then(|measured| measured.of))
+        };
+        subjects.into_iter().map(measured).collect()
+    }
+
+    /// Nothing but two requests that have hung for a minute.
+    fn hung() -> Snapshot {
+        let mut snapshot = fixture::rich();
+        let rows = &mut snapshot.requests.in_flight;
+        rows.truncate(2);
+        rows.iter_mut().for_each(|request| request.age_seconds = 60.0);
+        snapshot.totals = hbpf_core::snapshot::LlmStats::default();
+        snapshot.models.clear();
+        snapshot
+    }
+
+    #[test]
+    fn an_exchange_of_which_both_ends_are_seen_counts_once() {
+        let mut snapshot = hung();
+        assert_eq!(of(&snapshot, &[]), [(String::new(), Some(2))]);
+        let [server, client] = &mut snapshot.requests.in_flight[..] else { panic!("there are two") };
+        assert_eq!((server.role, client.role), (Role::Server, Role::Client));
+        (server.hop, client.hop) = (Some(Hop::Internal), Some(Hop::Internal));
+        assert_eq!(of(&snapshot, &[]), [(String::new(), Some(1))]);
+    }
+
+    #[test]
+    fn a_model_that_has_answered_nothing_yet_is_told_by_what_runs() {
+        let mut snapshot = hung();
+        let request = &mut snapshot.requests.in_flight[1];
+        (request.model, request.provider) = (Some("gpt-4o".into()), "unknown".into());
+        assert_eq!(of(&snapshot, &["--model", "4O"]), [("gpt-4o of unknown".to_owned(), Some(1))]);
+        // Unless another answer has told who serves.
+        let model = Model { provider: "openai".into(), model: Some("gpt-4o".into()), ..Model::default() };
+        snapshot.models.push(model);
+        assert_eq!(of(&snapshot, &["--model", "4O"]), [("gpt-4o of openai".to_owned(), Some(1))]);
+    }
+
+    #[test]
+    fn each_end_of_a_process_is_judged_for_itself() {
+        let snapshot = fixture::rich();
+        let names: Vec<_> = of(&snapshot, &["--pid", "3310"]).into_iter().map(|(name, _)| name).collect();
+        assert_eq!(names, ["process 3310 as client", "process 3310 as server"]);
+        assert_eq!(of(&snapshot, &["--pid", "901"]), [("process 901".to_owned(), None)]);
+    }
+}
