@@ -102,8 +102,10 @@ pub(crate) enum Command {
         long_about = "Prints a line for each exchange with a model when it has ended: whose it was, with which model, what came of it, how \
             long its first token and all of it took, and how many tokens it had. Of an exchange between two processes of this host \
             there is a line for either end, unless --role says which.\n\n\
-            Lines go to standard output, everything else to standard error. With --json each is an object, as under \
-            `requests.finished` of a snapshot.\n\nNeeds root.",
+            Lines go to standard output. With --json each is an object, as under `requests.finished` of a snapshot. Standard error \
+            says when the probes are in place and what is not seen: groups of probes that cannot be put in or are switched off \
+            meanwhile, what is given up to keep within --max-overhead, what was lost, and how many were left out because what is \
+            written is not read in time.\n\nNeeds root.",
         after_long_help = "Examples:\n  sudo hbpf trace\n  sudo hbpf trace --failed --role client\n  \
             sudo hbpf trace --json --pid 4711 -n 100 > hundred.ndjson\n  \
             sudo hbpf trace --json | jq 'select(.duration_seconds > 10)'\n\n\
@@ -117,12 +119,17 @@ pub(crate) enum Command {
             A condition is a measure, <, <=, > or >=, and a limit. Measures of times: ttft (to the first token), itl (between tokens) \
             and duration, each with _mean, _p50, _p90, _p95, _p99 or _max. Others: errors (percent of the requests that have ended), \
             requests, failed, abandoned, rate_limited, stalls, in_flight, tokens_per_second (output, over the last minute at \
-            most) and cost_per_hour (US dollars, likewise).\n\nNeeds root.",
+            most) and cost_per_hour (US dollars, likewise).\n\n\
+            A request that still runs, or waits for its first token, and has done so for longer than the limit, counts with the time \
+            that it has taken so far. Of a model or process of which nothing is seen, counts and rates are 0. What is known in part \
+            only is unknown unless that part decides: where some model traffic was not seen, or its cost is not known.\n\nNeeds root.",
         after_long_help = "Examples:\n  sudo hbpf check 'ttft_p99>2s' --for 1m || page-someone\n  \
             sudo hbpf check 'errors>1%' 'duration_p95>30s' --model gpt-4o\n  \
-            sudo hbpf check 'tokens_per_second<100' --pid 4711\n\n\
+            sudo hbpf check 'tokens_per_second<100' --pid 4711\n  \
+            sudo hbpf check 'requests<1' --model gpt-4o --for 5m\n\n\
             Exit codes:\n  0  no condition holds\n  1  one does\n  2  bad usage\n  \
-            3  it cannot be told: nothing could be collected, or there was nothing to measure"
+            3  it cannot be told: nothing could be collected, there was nothing to measure, or not all was seen; standard error \
+            says why"
     )]
     Check(CheckArgs),
     /// Checks what can be seen on this machine, and says what mends the rest
@@ -249,7 +256,7 @@ impl SnapshotArgs {
     }
 }
 
-#[derive(Args, Debug)]
+#[derive(Args, Clone, Debug)]
 pub(crate) struct TraceArgs {
     /// Write each as an object in JSON
     #[arg(long)]
@@ -327,7 +334,7 @@ pub(crate) struct Doctor {
 }
 
 /// Which probe groups are on.
-#[derive(Args, Debug)]
+#[derive(Args, Clone, Debug)]
 pub(crate) struct Probes {
     /// Probe groups to begin with, separated by commas, or all: llm-tls and llm-plain show model traffic, block requests to
     /// disks, net how connections fare, device who opens GPUs
@@ -377,7 +384,7 @@ impl Probes {
 pub(crate) struct Groups(&'static [Group]);
 
 /// What observing may cost.
-#[derive(Args, Debug)]
+#[derive(Args, Clone, Debug)]
 pub(crate) struct Bounds {
     /// What observing may cost, in percent of all CPUs together (100 is the whole machine): eBPF programs, traps
     /// (estimated) and hbpf's own processes. Beyond it hbpf leaves out processes without model traffic, then copies

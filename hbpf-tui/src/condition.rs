@@ -95,15 +95,40 @@ const OTHERS: [(&str, Measure); 9] = [
     ("cost_per_hour", Measure::CostPerHour),
 ];
 
+/// Between what a value lies that is not known in full, both included.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Range {
+    pub(crate) least: f64,
+    /// Infinite where nothing bounds it.
+    pub(crate) most: f64,
+}
+
+impl Range {
+    pub(crate) fn exactly(value: f64) -> Self {
+        Self { least: value, most: value }
+    }
+
+    pub(crate) fn at_least(value: f64) -> Self {
+        Self { least: value, most: f64::INFINITY }
+    }
+}
+
 impl Condition {
-    /// Whether it holds of this value.
-    pub(crate) fn holds(&self, value: f64) -> bool {
-        match self.relation {
+    /// Whether it holds of a value; `None` where it does of a part of what the value may be.
+    pub(crate) fn holds(&self, value: Range) -> Option<bool> {
+        let holds = |value: f64| match self.relation {
             Relation::Above => value > self.limit,
             Relation::AtLeast => value >= self.limit,
             Relation::Below => value < self.limit,
             Relation::AtMost => value <= self.limit,
-        }
+        };
+        // Where the ends agree, so does what lies between them.
+        let (least, most) = (holds(value.least), holds(value.most));
+        (least == most).then_some(least)
+    }
+
+    pub(crate) fn limit(&self) -> f64 {
+        self.limit
     }
 }
 
@@ -158,6 +183,22 @@ impl Measure {
         }
     }
 
+    /// Whether what is not seen can only add to it.
+    pub(crate) fn only_grows(self) -> bool {
+        match self {
+            Self::Time(_, statistic) => statistic == Statistic::Max,
+            // An end that is not seen leaves a request among those that run.
+            Self::ErrorPercent | Self::InFlight => false,
+            Self::Requests
+            | Self::Failed
+            | Self::Abandoned
+            | Self::RateLimited
+            | Self::Stalls
+            | Self::OutputRate
+            | Self::CostPerHour => true,
+        }
+    }
+
     /// A value as people read it.
     pub(crate) fn shown(self, value: f64) -> String {
         match self {
@@ -176,7 +217,7 @@ mod tests {
 
     #[test]
     fn conditions_are_read() {
-        let holds = |text: &str, value: f64| text.parse::<Condition>().unwrap().holds(value);
+        let holds = |text: &str, value: f64| text.parse::<Condition>().unwrap().holds(Range::exactly(value)).unwrap();
         assert!(holds("ttft_p99>2s", 2.1) && !holds("ttft_p99>2s", 2.0));
         assert!(holds("itl_max >= 500ms", 0.5) && holds("duration_mean<1m", 59.9) && holds("ttft_p50<=0.25", 0.25));
         assert!(holds("errors>5%", 5.1) && !holds("errors>5", 5.0));
@@ -184,6 +225,20 @@ mod tests {
         let measure = |text: &str| text.parse::<Condition>().unwrap().measure;
         assert_eq!(measure("rate_limited>0"), Measure::RateLimited);
         assert_eq!(measure("duration_p95>1s"), Measure::Time(Time::Duration, Statistic::P95));
+    }
+
+    #[test]
+    fn of_a_value_that_is_known_in_part_only_that_is_said_which_all_of_it_has_in_common() {
+        let holds = |text: &str, range: Range| text.parse::<Condition>().unwrap().holds(range);
+        for (text, ranges) in [
+            ("requests>5", [Some(true), None, Some(false)]),
+            ("requests>=6", [Some(true), None, Some(false)]),
+            ("requests<6", [Some(false), None, Some(true)]),
+            ("requests<=5", [Some(false), None, Some(true)]),
+        ] {
+            let of = [Range::at_least(6.0), Range::at_least(5.0), Range { least: 0.0, most: 5.0 }];
+            assert_eq!(of.map(|range| holds(text, range)), ranges, "{text}");
+        }
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use hbpf_core::exchange::{Phase, Role};
 use hbpf_core::snapshot::Request;
-use hbpf_e2e::{Client, Server, Tracer, host, programs, python, script};
+use hbpf_e2e::{Client, Server, Tracer, full, host, programs, python, script, tool};
 
 /// Half of them fail.
 fn client(server: &Server, python: &Path, calls: u64) -> Client {
@@ -71,6 +71,65 @@ fn conditions_are_told_by_the_exit_code() {
     assert_eq!(check(&["ttft_p50>100s", "requests<1"]).0, Some(0));
     client.result();
     assert_eq!(check(&["ttft_p50>100ms"]).0, Some(3), "nobody has asked anything since");
+    assert_eq!(check(&["requests<1", "failed>0"]).0, Some(1), "which is a number, too");
+}
+
+/// Without the right to see TLS.
+fn without_tls() -> Option<Command> {
+    let setpriv = tool("setpriv", "--version", &["setpriv".into()])?;
+    let mut command = Command::new(setpriv);
+    command.arg("--bounding-set=-sys_admin").arg(&programs().hbpf);
+    Some(command)
+}
+
+#[test]
+fn where_one_group_has_failed_nothing_is_said_to_be_well() {
+    let Some(_host) = host() else { return };
+    let Some(python) = python() else { return };
+    let server = Server::start(&["--ttft", "200", "--rate", "400"]);
+    let mut client = client(&server, &python, 240);
+    client.go();
+    let check = |conditions: &[&str]| {
+        let mut command = without_tls()?;
+        command.args(["check", "--max-overhead", "off", "--for", "2s", "--pid", &client.pid().to_string()]);
+        let output = command.args(conditions).output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        eprintln!("{}{said}", String::from_utf8_lossy(&output.stdout));
+        assert!(said.contains("llm-tls is not seen: ") && said.contains("CAP_SYS_ADMIN"), "{said}");
+        output.status.code()
+    };
+    if without_tls().is_none() {
+        return;
+    }
+    assert_eq!(check(&["failed>100000"]), Some(3), "there may be more over TLS");
+    assert_eq!(check(&["failed>100000", "failed>0"]), Some(1), "those that were seen have failed");
+}
+
+/// Some twenty seconds: requests hang that were sent when the probes were in place, and have hung for a while.
+#[test]
+fn a_server_that_hangs_is_slow() {
+    if !full() {
+        return;
+    }
+    let Some(_host) = host() else { return };
+    let Some(python) = python() else { return };
+    let server = Server::start(&["--rate", "400"]);
+    let mut command = Command::new(python);
+    command.arg(script("clients/stdlib.py")).args(["--base-url", &server.plain_url(), "--threads", "4"]);
+    // Eight seconds of calls that are answered come before: long enough for the probes.
+    command.args(["--model", "demo-200ms-2tok"].repeat(40)).args(["--model", "demo-600000ms"]);
+    let mut client = Client::start(&mut command);
+    client.go();
+    let conditions = ["ttft_p99>3s", "duration_max>3s", "duration_p50>3s"];
+    let mut command = Command::new(&programs().hbpf);
+    command.args(["check", "--max-overhead", "off", "--for", "14s", "--pid", &client.pid().to_string()]);
+    let output = command.args(conditions).output().unwrap();
+    let said = String::from_utf8(output.stdout).unwrap();
+    eprintln!("{said}{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(output.status.code(), Some(1));
+    let words: Vec<_> = said.lines().filter_map(|line| line.split_whitespace().next()).collect();
+    assert_eq!(words, ["HOLDS", "HOLDS", "ok"]);
+    assert!(said.contains("still running"));
 }
 
 #[test]

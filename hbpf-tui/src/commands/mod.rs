@@ -1,11 +1,15 @@
 //! The subcommands.
 
+mod backlog;
 pub(crate) mod check;
 pub(crate) mod doctor;
+mod measured;
 pub(crate) mod prices;
 pub(crate) mod snapshot;
+mod subjects;
 pub(crate) mod top;
 pub(crate) mod trace;
+mod watch;
 
 use std::io::{self, Write};
 use std::sync::Arc;
@@ -47,6 +51,16 @@ fn each_frame(
 /// Whether none of these groups of probes can ever be on.
 fn is_blind(snapshot: &Snapshot, groups: &[Group]) -> bool {
     groups.iter().all(|group| summary::group_state(&snapshot.capture, *group) == GroupState::Failed)
+}
+
+/// Those of the chosen groups that show model traffic; an error if there are none.
+fn traffic_groups(chosen: &[Group]) -> Result<Vec<Group>> {
+    let groups: Vec<_> = chosen.iter().copied().filter(|group| Group::LLM.contains(group)).collect();
+    if groups.is_empty() {
+        let names = Group::LLM.map(Group::name).join(" nor ");
+        bail!("nothing can be seen: neither {names} is among the groups");
+    }
+    Ok(groups)
 }
 
 /// What stands in their way.

@@ -25,17 +25,17 @@ use crate::text::{self, Style};
 const STREAM_WINDOW: Duration = Duration::from_secs(5);
 
 /// How long to wait for the probes before the time counts without them. Seconds, where many libraries are loaded.
-const PLACING: Duration = Duration::from_secs(30);
+pub(super) const PLACING: Duration = Duration::from_secs(30);
 
 /// How often is asked whether they are in.
-const PLACING_PACE: Duration = Duration::from_millis(100);
+pub(super) const PLACING_PACE: Duration = Duration::from_millis(100);
 
 /// How long before its end processes are looked at: whom it is worth the while to look at closely shows by the first look, and
 /// what their threads do lies between two. No more often, for each look goes through all processes.
 const LOOKS: [Duration; 2] = [Duration::from_secs(2), Duration::from_secs(1)];
 
 /// How long the collector may take to answer: it answers in milliseconds, unless it hangs.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
 pub(crate) fn run(arguments: &SnapshotArgs) -> Result<ExitCode> {
     if arguments.schema {
@@ -86,7 +86,7 @@ pub(crate) fn run(arguments: &SnapshotArgs) -> Result<ExitCode> {
 }
 
 /// Lets the time pass, from when the probes are in place, and takes a snapshot at its end.
-pub(super) fn one(
+fn one(
     updates: &Receiver<Update>,
     control: &dyn Control,
     groups: &[Group],
@@ -147,7 +147,7 @@ enum Progress {
 }
 
 /// Whether these groups of probes are in, or what stands in their way is known.
-pub(super) fn in_place(snapshot: &Snapshot, groups: &[Group]) -> bool {
+fn in_place(snapshot: &Snapshot, groups: &[Group]) -> bool {
     let waiting = |group: &Group| {
         matches!(summary::group_state(&snapshot.capture, *group), GroupState::Waiting | GroupState::Off)
     };

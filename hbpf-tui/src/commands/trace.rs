@@ -1,19 +1,19 @@
 //! `hbpf trace`: a line for each exchange that ends.
 
-use std::collections::BTreeSet;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Result, bail};
 use hbpf_core::exchange::{Phase, Role};
-use hbpf_core::label::Text;
-use hbpf_core::snapshot::Request;
+use hbpf_core::snapshot::{Request, Snapshot};
 use hbpf_host::collector::Options;
+use hbpf_host::protocol::Group;
 use jiff::{SignedDuration, Timestamp};
 use unicode_width::UnicodeWidthStr as _;
 
+use super::backlog::{self, Inlet, News, Outlet};
 use super::print;
-use super::snapshot::in_place;
+use super::watch::Watch;
 use crate::cli::{End, MIN_WINDOW, Sources, TraceArgs};
 use crate::feed::Update;
 use crate::format::{self, known};
@@ -26,8 +26,12 @@ use crate::text;
 /// How often those that have ended are looked at: a reader takes them for told at once.
 const PACE: Duration = Duration::from_millis(500);
 
+/// Exchanges that are written at once where many wait.
+const MOST_AT_ONCE: usize = 256;
+
 pub(crate) fn run(arguments: &TraceArgs) -> Result<ExitCode> {
     let groups = arguments.probes.chosen();
+    super::traffic_groups(&groups)?;
     let options = Options {
         groups: groups.clone(),
         window: MIN_WINDOW,
@@ -42,49 +46,89 @@ pub(crate) fn run(arguments: &TraceArgs) -> Result<ExitCode> {
     // Nothing else is told, so nothing else is looked at.
     let sources = Sources { nvml_library: None, no_engines: true, prices: None };
     let session = live::Session::begin(&sources)?;
-    let (sender, updates) = std::sync::mpsc::channel();
-    let _control = session.start(options, move |update| {
-        // After the last line nobody listens.
-        let _ = sender.send(update);
-    })?;
-    let mut told = BTreeSet::new();
-    let mut is_in_place = false;
-    let mut left = arguments.count;
+    let (inlet, outlet) = backlog::backlog(backlog::MAX_WAITING);
+    let mut sieve = Sieve { arguments: arguments.clone(), watch: Watch::new(&groups), groups, inlet };
+    let control = session.start(options, move |update| sieve.take(&update))?;
     if !arguments.json {
         print(&lines.head())?;
     }
-    loop {
-        let snapshot = match updates.recv() {
-            Ok(Update::Snapshot(snapshot)) => snapshot,
-            Ok(Update::Ended(why)) => bail!("collection has ended: {why}"),
-            Err(_) => bail!("collection has ended"),
-        };
-        if super::is_blind(&snapshot, &groups) {
-            bail!("nothing can be seen: {}", super::why_blind(&snapshot));
+    let written = write_news(arguments, &lines, &outlet);
+    // It ends, and says what it has not said yet.
+    drop(control);
+    while let Some(news) = outlet.next() {
+        if let News::Notice(line) = news {
+            eprintln!("hbpf: {line}");
         }
-        if !is_in_place && in_place(&snapshot, &groups) {
-            is_in_place = true;
-            eprintln!("hbpf: the probes are in place");
-        }
-        for error in &snapshot.errors {
-            if told.insert(error.message.clone()) {
-                eprintln!("hbpf: {}: {}", error.source, Text::new(error.message.as_str()));
-            }
-        }
+    }
+    written.map(|()| ExitCode::SUCCESS)
+}
+
+/// Writes exchanges as they end, until there were as many as asked for.
+fn write_news(arguments: &TraceArgs, lines: &Lines, outlet: &Outlet) -> Result<()> {
+    let mut left = arguments.count;
+    while left != Some(0) {
+        let first = outlet.wait().unwrap_or_else(|| News::Ended("collection has ended".to_owned()));
         let mut written = String::new();
-        for request in snapshot.requests.finished.iter().filter(|request| is_wanted(arguments, request)) {
+        for news in std::iter::once(first).chain(std::iter::from_fn(|| outlet.next())).take(MOST_AT_ONCE) {
+            match news {
+                News::Exchange(request) if arguments.json => written += &(serde_json::to_string(&request)? + "\n"),
+                News::Exchange(request) => written += &lines.line(&request),
+                News::Notice(line) => {
+                    eprintln!("hbpf: {line}");
+                    continue;
+                }
+                News::Ended(why) => {
+                    print(&written)?;
+                    bail!(why);
+                }
+            }
+            left = left.map(|left| left - 1);
             if left == Some(0) {
                 break;
             }
-            left = left.map(|left| left - 1);
-            written += &if arguments.json { serde_json::to_string(request)? + "\n" } else { lines.line(request) };
         }
         print(&written)?;
-        if snapshot.requests.finished_omitted > 0 {
-            eprintln!("hbpf: {} more have ended in that moment than are kept", snapshot.requests.finished_omitted);
+    }
+    Ok(())
+}
+
+/// Takes what is to be told out of the snapshots, on the collector's thread, which waits for nobody.
+struct Sieve {
+    arguments: TraceArgs,
+    groups: Vec<Group>,
+    watch: Watch,
+    inlet: Inlet,
+}
+
+impl Sieve {
+    fn take(&mut self, update: &Update) {
+        match update {
+            Update::Snapshot(snapshot) => self.look(snapshot),
+            Update::Ended(why) => {
+                if let Some(line) = self.watch.rest_of_losses() {
+                    self.inlet.notice(line);
+                }
+                self.inlet.end(format!("collection has ended: {why}"));
+            }
         }
-        if left == Some(0) {
-            return Ok(ExitCode::SUCCESS);
+    }
+
+    fn look(&mut self, snapshot: &Snapshot) {
+        if super::is_blind(snapshot, &self.groups) {
+            return self.inlet.end(format!("nothing can be seen: {}", super::why_blind(snapshot)));
+        }
+        let was_settled = self.watch.is_settled();
+        let mut lines = self.watch.look(snapshot);
+        lines.extend(self.watch.losses(snapshot));
+        if !was_settled && self.watch.is_settled() {
+            lines.push(self.watch.in_place());
+        }
+        lines.into_iter().for_each(|line| self.inlet.notice(line));
+        let Self { arguments, inlet, .. } = self;
+        let requests = &snapshot.requests;
+        requests.finished.iter().filter(|request| is_wanted(arguments, request)).for_each(|one| inlet.exchange(one));
+        if requests.finished_omitted > 0 {
+            inlet.notice(format!("{} more have ended in that moment than are kept", requests.finished_omitted));
         }
     }
 }
@@ -177,7 +221,10 @@ impl Lines {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use clap::Parser as _;
+    use hbpf_core::snapshot::{Lost, ProbeState};
 
     use super::*;
     use crate::cli::{Cli, Command};
@@ -207,6 +254,46 @@ mod tests {
         assert_eq!((chosen(&["--model", "no such"]), chosen(&["--pid", "1"])), (0, 0));
         let model = requests[0].model.as_ref().unwrap().to_string();
         assert!(chosen(&["--model", &model[1..].to_ascii_uppercase()]) > 0);
+    }
+
+    /// What is to be written after these snapshots, exchanges by their ids.
+    fn news(snapshots: &[Snapshot]) -> Vec<String> {
+        let (inlet, outlet) = backlog::backlog(backlog::MAX_WAITING);
+        let groups = Group::LLM.to_vec();
+        let mut sieve = Sieve { arguments: arguments(&["--json"]), watch: Watch::new(&groups), groups, inlet };
+        snapshots.iter().for_each(|snapshot| sieve.take(&Update::Snapshot(Arc::new(snapshot.clone()))));
+        sieve.take(&Update::Ended("stopped".to_owned()));
+        let shown = |news| match news {
+            News::Exchange(request) => request.id.to_string(),
+            News::Notice(line) | News::Ended(line) => line,
+        };
+        std::iter::from_fn(|| outlet.next()).map(shown).collect()
+    }
+
+    #[test]
+    fn what_is_not_seen_is_told_between_the_lines() {
+        let mut whole = fixture::rich();
+        whole.capture.lost = Lost::default();
+        let mut later = whole.clone();
+        later.requests.finished = later.requests.recent[..2].to_vec();
+        later.requests.finished_omitted = 5;
+        let mut off = whole.clone();
+        off.capture.probes[2].state = ProbeState::Off;
+        off.findings = vec![fixture::findings().remove(1)];
+        off.capture.lost.ring_full.chunks = 3;
+        let mut back = whole.clone();
+        back.capture.lost.ring_full.chunks = 4;
+        insta::assert_snapshot!(news(&[fixture::empty(), whole, later, off.clone(), off, back]).join("\n"));
+    }
+
+    #[test]
+    fn one_group_of_two_is_in_place_and_that_is_said() {
+        let mut snapshot = fixture::unprivileged();
+        snapshot.capture.probes[1].state = ProbeState::On;
+        let lines = news(&[snapshot.clone()]);
+        assert!(lines[0].starts_with("llm-tls is not seen: loading"), "{lines:?}");
+        assert!(lines.contains(&"the probes are in place, but for llm-tls".to_owned()), "{lines:?}");
+        assert_eq!(news(&[fixture::unprivileged()])[0], "nothing can be seen: loading BPF programs needs root");
     }
 
     fn lines(width: Option<usize>) -> String {
