@@ -2,7 +2,7 @@
 
 use hbpf_core::exchange::Role;
 use hbpf_core::label::Label;
-use hbpf_core::snapshot::{Model, Request, Snapshot, TlsVisibility};
+use hbpf_core::snapshot::{Hop, Model, Request, Snapshot, TlsVisibility};
 use hbpf_host::protocol::Group;
 
 use super::measured::{Exchanges, Waits};
@@ -40,10 +40,14 @@ pub(super) fn subjects<'a>(
     }
 }
 
-/// Each exchange that runs once, where both its ends are observed, too.
+/// Each exchange that runs once, where both its ends are observed, too: those that the totals count.
 fn running(snapshot: &Snapshot) -> impl Iterator<Item = &Request> {
-    let is_first = |request: &&Request| request.hop.is_none() || request.role == Role::Client;
-    snapshot.requests.in_flight.iter().filter(is_first)
+    let counts = |request: &&Request| match request.hop {
+        None => true,
+        Some(Hop::Internal) => request.role == Role::Client,
+        Some(Hop::Gateway | Hop::Backend) => false,
+    };
+    snapshot.requests.in_flight.iter().filter(counts)
 }
 
 fn of_process<'a>(snapshot: &'a Snapshot, pid: u32, groups: &[Group], waits: &Waits) -> Vec<Subject<'a>> {
