@@ -5,8 +5,8 @@ use std::cmp::Ordering;
 use hbpf_core::exchange::{Phase, Role};
 use hbpf_core::label::Label;
 use hbpf_core::snapshot::{
-    Distribution, EncryptedTraffic, Engine, Latency, LlmStats, Process, Request, Snapshot, TlsVisibility, TokensSource,
-    Visibility,
+    Distribution, EncryptedTraffic, Engine, Hop, Latency, LlmStats, Process, Request, Snapshot, TlsVisibility,
+    TokensSource, Visibility,
 };
 use jiff::Timestamp;
 
@@ -512,7 +512,7 @@ impl RequestColumn {
             }
             Self::Pid => Cell::number(known(request.pid, |pid| pid.to_string())),
             Self::Command => Cell::new(request.command.as_str(), Tone::Plain),
-            Self::Role => Cell::new(role_text(request.role), Tone::Dim),
+            Self::Role => Cell::new(leg_text(request), Tone::Dim),
             Self::Endpoint => Cell::new(request.endpoint.as_str(), Tone::Dim),
             Self::Status => match request.status {
                 Some(status @ 400..) => Cell::new(status.to_string(), Tone::Bad),
@@ -549,6 +549,15 @@ pub(crate) fn role_text(role: Role) -> &'static str {
     match role {
         Role::Client => "cli",
         Role::Server => "srv",
+    }
+}
+
+/// The role, or what counts for more: that another exchange counts in the totals instead.
+fn leg_text(request: &Request) -> &'static str {
+    match request.hop {
+        Some(Hop::Gateway) => "gate",
+        Some(Hop::Backend) => "back",
+        Some(Hop::Internal) | None => role_text(request.role),
     }
 }
 
@@ -632,6 +641,12 @@ pub(crate) fn cost_rate(stats: &LlmStats) -> String {
 
 fn money(usd: Option<f64>, is_estimate: bool) -> String {
     known(usd, |usd| estimated(format::dollars(usd), is_estimate))
+}
+
+/// The part of the prompt tokens that came from caches, of those whose servers count that among others.
+pub(crate) fn cached_share(stats: &LlmStats) -> Option<f64> {
+    let (cached, input) = (stats.tokens.cached_input?, stats.tokens.input.filter(|input| *input > 0)?);
+    Some(cached as f64 / input as f64)
 }
 
 /// Output tokens of ended exchanges, marked where any of it is estimated.

@@ -9,7 +9,7 @@ use crate::rows;
 use crate::table::{Align, Cell, Column, Tone};
 
 /// Columns about a set of exchanges, behind those that name the set.
-fn stats_columns() -> [Column; 10] {
+fn stats_columns() -> [Column; 11] {
     use Align::Right;
     [
         Column::fixed("REQUESTS", Right, 8, 60),
@@ -18,6 +18,7 @@ fn stats_columns() -> [Column; 10] {
         Column::fixed("ERR", Right, 4, 80),
         Column::fixed("TOK/S", Right, 6, 90),
         Column::fixed("TOK IN", Right, 6, 50),
+        Column::fixed("CACHE", Right, 5, 48),
         Column::fixed("TOKOUT", Right, 6, 55),
         Column::fixed("COST $", Right, 6, 58),
         Column::fixed("$/H", Right, 5, 54),
@@ -25,7 +26,7 @@ fn stats_columns() -> [Column; 10] {
     ]
 }
 
-fn stats_cells(stats: &LlmStats) -> [Cell; 10] {
+fn stats_cells(stats: &LlmStats) -> [Cell; 11] {
     [
         format::count(stats.requests_total),
         known(stats.requests_per_second, format::rate),
@@ -33,6 +34,7 @@ fn stats_cells(stats: &LlmStats) -> [Cell; 10] {
         format::short_count(stats.failed_total),
         rows::output_rate(stats),
         rows::input_total(stats),
+        known(rows::cached_share(stats), format::share),
         rows::output_total(stats),
         rows::cost(stats),
         rows::cost_rate(stats),
@@ -67,14 +69,23 @@ pub(crate) fn endpoint_columns() -> Vec<Column> {
 
 /// An endpoint's row.
 pub(crate) fn endpoint_cells(endpoint: &EndpointStats) -> Vec<Cell> {
-    let left = endpoint.rate_limit.as_ref().and_then(|limit| limit.remaining_tokens);
     let names = [
         Cell::new(endpoint_name(endpoint), Tone::Strong),
         Cell::new(api_text(endpoint.api), Tone::Plain),
         Cell::new(protocol_text(endpoint.protocol, endpoint.tls), Tone::Plain),
-        Cell::number(known(left, format::count)),
+        Cell::number(left(endpoint)),
     ];
     names.into_iter().chain(stats_cells(&endpoint.stats)).collect()
+}
+
+/// What the quota leaves: tokens, or requests where nothing is said of these.
+fn left(endpoint: &EndpointStats) -> String {
+    let Some(limit) = &endpoint.rate_limit else { return UNKNOWN.to_owned() };
+    match (limit.remaining_tokens, limit.remaining_requests) {
+        (Some(tokens), _) => format::count(tokens),
+        (None, Some(requests)) => format::short_count(requests) + "r",
+        (None, None) => UNKNOWN.to_owned(),
+    }
 }
 
 /// The API's name as in a snapshot.

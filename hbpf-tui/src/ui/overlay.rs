@@ -11,7 +11,7 @@ use crate::summary;
 use crate::table::{self, Align, Tone};
 
 /// Keys and what they do; an empty key continues the line above or explains.
-const HELP: [(&str, &str); 55] = [
+const HELP: [(&str, &str); 59] = [
     ("Up Down PgUp PgDn", "move the selection (also k j); Home follows the top row"),
     ("Enter", "details of the selected process or request"),
     ("Esc", "back"),
@@ -39,7 +39,9 @@ const HELP: [(&str, &str); 55] = [
     ("~", "estimated, at least in part"),
     ("≥", "a sum over GPUs some of which do not tell their part"),
     ("ROLE", "cli sends requests, srv answers them; with + it does both,"),
-    ("", "and the numbers are those of the busier role, never the sum"),
+    ("", "and the numbers are those of the busier role, never the sum;"),
+    ("", "gate: passed on, and what it became counts in the totals;"),
+    ("", "back: what Ollama asks of its own server, which does not"),
     ("REQ/S FLY", "requests a second, requests in flight"),
     ("TOK/S", "output tokens a second, as they flow"),
     ("TOK IN, TOKOUT", "tokens of ended requests since the start"),
@@ -60,11 +62,13 @@ const HELP: [(&str, &str); 55] = [
     ("", "RUN LATELY: RUN in the latest frames, scaled to the most"),
     ("TRUST", "hbpf's count of its tokens against its own; 100% is equal"),
     ("ECC XID PART", "uncorrected memory errors, errors that were told; MIG"),
-    ("TLS", "no lib: no TLS library that hbpf knows is loaded; programs"),
-    ("", "with TLS of their own (Go, rustls) are not recognised yet"),
+    ("TLS", "no lib: nothing that does TLS was found in it"),
     ("", "seen: its traffic can be read; partial, BLIND: not all, or"),
     ("", "none; the details say why"),
-    ("LEFT", "tokens left of an endpoint's quota, by its latest answer"),
+    ("LEFT", "what an endpoint's quota leaves: tokens, or requests (r)"),
+    ("CACHE", "the part of the prompt tokens that came from a cache"),
+    ("COST $, $/H", "US dollars since the start, and an hour at this pace; ~ by"),
+    ("", "list prices"),
     ("IDLE", "time since the latest token of a running answer"),
     ("END", "error, or why the answer ended"),
 ];

@@ -138,9 +138,10 @@ fn lines(totals: &LlmStats, known_at_all: bool) -> [Line; 4] {
             value: per_second(rate.input),
             facts: vec![
                 ("total", Cell::number(rows::input_total(totals))),
-                ("cached", if_known(totals.tokens.cached_input)),
+                ("cached", Cell::number(known(rows::cached_share(totals), format::share))),
+                ("$/h", Cell::number(rows::cost_rate(totals))),
+                ("cost $", Cell::number(rows::cost(totals))),
                 ("no usage", warn(totals.requests_without_usage)),
-                ("cache wr", if_known(totals.tokens.cache_creation_input)),
             ],
             history: |point| point.input_per_second,
             scale: format::rate,
