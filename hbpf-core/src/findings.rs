@@ -83,6 +83,25 @@ pub fn gpu_errors(since: Timestamp, index: u32, errors: u64, last_xid: Option<u6
     }
 }
 
+/// A process does little but repeat calls that have failed: so many of its requests in the last minute.
+pub fn retry_storm(since: Timestamp, comm: &Label, pid: u32, requests: u64, retries: u64) -> Finding {
+    Finding {
+        id: "retry_storm".into(),
+        severity: Severity::Warning,
+        subject: Label::new(&format!("{comm} ({pid})")),
+        title: Text::new(&format!(
+            "{comm} ({pid}) repeats calls that fail: {retries} of {requests} requests in a minute"
+        )),
+        evidence: BTreeMap::from_iter(
+            [("retries", retries), ("requests", requests)].map(|(name, value)| (name.into(), value as f64)),
+        ),
+        advice:
+            "its errors are under requests; of used-up quotas endpoints say what is left, and fewer calls at once help"
+                .into(),
+        since,
+    }
+}
+
 /// Calls of models that cannot be read: one finding for each process and host.
 pub fn unread<'a>(
     traffic: &'a [EncryptedTraffic],

@@ -233,7 +233,9 @@ impl Prices {
         let tier = exchange.tier.unwrap_or(ServiceTier::Standard);
         let models = [exchange.response_model.as_ref(), exchange.model.as_ref()].into_iter().flatten();
         let price = models.filter_map(|model| self.price(exchange.provider.as_str(), model.as_str(), tier)).next()?;
-        Some(Cost { usd: price.of(usage)?, is_estimate: true })
+        // Of an answer that was not waited for, what had come of it is paid.
+        let output = usage.output.or(Some(exchange.estimated_output).filter(|tokens| *tokens > 0));
+        Some(Cost { usd: price.of(&Usage { output, ..*usage })?, is_estimate: true })
     }
 }
 

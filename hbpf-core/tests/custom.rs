@@ -64,7 +64,7 @@ fn what_a_user_has_described_is_read() {
     };
     assert!(recognised("llm.acme", "/ask", r#"{"engine":"e"}"#).is_none());
     install(vec![
-        api("acme", &["llm.acme", ".llm.acme"], &["/ask"], CustomBodies::At(places)),
+        api("acme", &["llm.acme", ".llm.acme"], &["/ask"], CustomBodies::At(Box::new(places))),
         api("gateway", &[], &["/llm/v3:run"], CustomBodies::Like(Dialect::AnthropicMessages)),
         api("named", &["models.example"], &[], CustomBodies::Like(Dialect::OpenaiChat)),
     ])

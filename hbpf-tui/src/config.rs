@@ -172,7 +172,7 @@ fn api(text: &str, provider: Spanned<Provider>) -> Result<CustomApi> {
                 format!("{:?} has paths: it needs a dialect, or request and response", provider.name.get_ref()),
             );
         }
-        None => CustomBodies::At(places(text, provider.request.map(Spanned::into_inner), provider.response)?),
+        None => CustomBodies::At(Box::new(places(text, provider.request.map(Spanned::into_inner), provider.response)?)),
     };
     Ok(CustomApi {
         provider: provider.name.into_inner(),

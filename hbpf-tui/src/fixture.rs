@@ -302,6 +302,7 @@ fn request(sequence: u64, pid: u32, command: &str, model: &str, phase: Phase) ->
         request_id: Some("req_0a1b2c3d".into()),
         trace_id: None,
         attempt: Some(0),
+        retry_of: None,
         time_to_headers_seconds: started.then_some(0.28),
         time_to_first_token_seconds: started.then_some(0.31),
         time_to_first_visible_token_seconds: started.then_some(0.33),

@@ -31,6 +31,7 @@ mod processes;
 mod rates;
 mod relays;
 mod requests;
+mod retries;
 mod stats;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -46,6 +47,7 @@ use self::processes::{ProcessId, Processes};
 use self::rates::{Flow, SlotClock};
 use self::relays::{Relay, Relays, Served};
 use self::requests::{EndedRing, Live};
+use self::retries::Retries;
 use self::stats::{Clocks, Group, Pool, StatsId};
 use self::workloads::{Standing, Workloads};
 use crate::chunk::Pid;
@@ -134,6 +136,7 @@ pub struct Aggregator {
     endpoints: Keyed<EndpointKey, EndpointExtra>,
     workloads: Workloads,
     relays: Relays,
+    retries: Retries,
     /// Looked up with every output.
     running: HashMap<ExchangeId, Running, foldhash::fast::RandomState>,
     ended: EndedRing,
@@ -160,6 +163,8 @@ struct Running {
     first_visible_token_timed: bool,
     stalls: u32,
     flow: Flow,
+    /// The exchange that it repeats.
+    retry_of: Option<ExchangeId>,
     /// What it has cost, once it has ended and that is known.
     cost: Option<Cost>,
     /// Its other end is observed, too.
@@ -281,6 +286,7 @@ impl Aggregator {
             endpoints: Keyed::new(),
             workloads: Workloads::new(),
             relays: Relays::default(),
+            retries: Retries::default(),
             running: HashMap::default(),
             ended: EndedRing::new(),
         }
@@ -294,7 +300,13 @@ impl Aggregator {
         match event {
             ExchangeEvent::Opened => self.open(when, exchange),
             ExchangeEvent::Ended => self.end(when, exchange),
-            ExchangeEvent::RequestSent => self.settle(when, exchange, false),
+            ExchangeEvent::RequestSent => {
+                self.settle(when, exchange, false);
+                let repeated = self.retries.sent(when, exchange);
+                if let Some(running) = self.running.get_mut(&exchange.id) {
+                    running.retry_of = repeated;
+                }
+            }
             ExchangeEvent::Headers => self.headers(when, exchange),
             ExchangeEvent::Output { tokens, gap_seconds } => self.output(when, exchange, tokens, gap_seconds),
         }
@@ -479,6 +491,7 @@ impl Aggregator {
         self.settle(when, exchange, true);
         self.decide(when, exchange);
         self.relays.ended(exchange);
+        self.retries.ended(exchange);
         self.settle_workload(when, exchange);
         let Some(mut running) = self.running.remove(&exchange.id) else { return };
         running.time(&mut self.pool, when, exchange);
@@ -497,7 +510,7 @@ impl Aggregator {
             Some((other, None)) => self.workloads.note_internal(other, process),
             None => {}
         }
-        self.ended.push(exchange, process, running.hop(), running.cost);
+        self.ended.push(exchange, process, &running);
         if running.workload == Standing::Undecided {
             self.workloads.wait(when, exchange, running, &self.processes, &mut self.pool);
         }
@@ -518,6 +531,8 @@ impl Aggregator {
         self.workloads.settle(now, &self.processes, &mut self.pool);
         let live = self.count_live(live);
         let slots = self.pool.clocks().slots;
+        let mut findings = facts.findings;
+        findings.extend(self.retries.storms(now, clock));
         let requests = self.ended.frame(live, &self.processes, now, clock);
         let processes = self.processes.frame(facts.processes, &mut self.pool, now);
         Snapshot {
@@ -547,7 +562,7 @@ impl Aggregator {
             gpus: facts.gpus,
             engines: facts.engines,
             capture: facts.capture,
-            findings: facts.findings,
+            findings,
             errors: facts.errors,
         }
     }
@@ -566,7 +581,8 @@ impl Aggregator {
             if let Some(process) = process {
                 self.processes.count_running(process, exchange);
             }
-            rows.push(Live { exchange, process, hop: running.and_then(Running::hop) });
+            let (hop, retry_of) = running.map_or((None, None), |running| (running.hop(), running.retry_of));
+            rows.push(Live { exchange, process, hop, retry_of });
         }
         rows
     }

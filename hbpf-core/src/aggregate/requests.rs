@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 
 use jiff::Timestamp;
 
+use super::Running;
 use super::processes::{ProcessId, Processes};
 use super::stats::FinalOutput;
 use crate::exchange::{Exchange, ExchangeId};
@@ -27,6 +28,7 @@ struct Ended {
     exchange: Exchange,
     process: Option<ProcessId>,
     hop: Option<Hop>,
+    retry_of: Option<ExchangeId>,
     cost: Option<Cost>,
     /// Start time and command of its process, once they are known.
     identity: Option<(Option<Timestamp>, Label)>,
@@ -38,6 +40,7 @@ pub(super) struct Live<'a> {
     pub(super) exchange: &'a Exchange,
     pub(super) process: Option<ProcessId>,
     pub(super) hop: Option<Hop>,
+    pub(super) retry_of: Option<ExchangeId>,
 }
 
 /// The exchanges that ended last.
@@ -54,17 +57,18 @@ impl EndedRing {
         Self { kept: VecDeque::new(), since_frame: 0 }
     }
 
-    pub(super) fn push(
-        &mut self,
-        exchange: &Exchange,
-        process: Option<ProcessId>,
-        hop: Option<Hop>,
-        cost: Option<Cost>,
-    ) {
+    pub(super) fn push(&mut self, exchange: &Exchange, process: Option<ProcessId>, running: &Running) {
         if self.kept.len() >= MAX_FINISHED {
             self.kept.pop_front();
         }
-        self.kept.push_back(Ended { exchange: exchange.clone(), process, hop, cost, identity: None });
+        self.kept.push_back(Ended {
+            exchange: exchange.clone(),
+            process,
+            hop: running.hop(),
+            retry_of: running.retry_of,
+            cost: running.cost,
+            identity: None,
+        });
         self.since_frame += 1;
     }
 
@@ -88,7 +92,11 @@ impl EndedRing {
         live.truncate(MAX_IN_FLIGHT);
         let running = |live: &Live<'_>| {
             let identity = live.process.and_then(|process| processes.identity(process));
-            Request { hop: live.hop, ..row(live.exchange, identity.as_ref(), now, clock) }
+            Request {
+                hop: live.hop,
+                retry_of: live.retry_of.map(id_label),
+                ..row(live.exchange, identity.as_ref(), now, clock)
+            }
         };
 
         for ended in &mut self.kept {
@@ -99,6 +107,7 @@ impl EndedRing {
         }
         let over = |ended: &Ended| Request {
             hop: ended.hop,
+            retry_of: ended.retry_of.map(id_label),
             cost_usd: ended.cost.map(|cost| cost.usd),
             cost_is_estimate: ended.cost.is_some_and(|cost| cost.is_estimate),
             ..row(&ended.exchange, ended.identity.as_ref(), now, clock)
@@ -130,7 +139,7 @@ fn row(exchange: &Exchange, identity: Option<&(Option<Timestamp>, Label)>, now: 
     let (output, tokens_source) = output_and_source(exchange);
     let until = exchange.ended_at.unwrap_or(now);
     Request {
-        id: exchange.id.0.to_string().into(),
+        id: id_label(exchange.id),
         sequence: exchange.id.0,
         pid: exchange.pid.map(|pid| pid.0),
         start_time,
@@ -155,6 +164,7 @@ fn row(exchange: &Exchange, identity: Option<&(Option<Timestamp>, Label)>, now: 
         request_id: exchange.request_id.clone(),
         trace_id: exchange.trace_id.clone(),
         attempt: exchange.attempt,
+        retry_of: None,
         time_to_headers_seconds: exchange.time_to_headers_seconds(),
         time_to_first_token_seconds: exchange.time_to_first_token_seconds(),
         time_to_first_visible_token_seconds: exchange.time_to_first_visible_token_seconds(),
@@ -193,6 +203,10 @@ fn output_and_source(exchange: &Exchange) -> (Option<u64>, TokensSource) {
         FinalOutput::Unknown if exchange.usage.input.is_some() => (None, TokensSource::Reported),
         FinalOutput::Unknown => (None, TokensSource::Unknown),
     }
+}
+
+fn id_label(id: ExchangeId) -> Label {
+    id.0.to_string().into()
 }
 
 /// Host or address, with the port where it is known.

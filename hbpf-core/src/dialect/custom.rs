@@ -20,7 +20,7 @@ pub enum CustomBodies {
     /// As those of a dialect that is built in.
     Like(Dialect),
     /// By the places of what matters.
-    At(CustomPlaces),
+    At(Box<CustomPlaces>),
 }
 
 /// Where in bodies is what: paths such as `usage.input` or `choices[].text`. What is left out is not known of such calls.

@@ -45,9 +45,20 @@ pub struct ResponseHeaderFacts {
 pub fn request_facts(head: &RequestHead<'_>) -> RequestHeaderFacts {
     RequestHeaderFacts {
         trace_id: head.header("traceparent").and_then(trace_id),
-        attempt: head.header("x-stainless-retry-count").and_then(number).and_then(|count| u32::try_from(count).ok()),
+        attempt: attempt(head),
         host: host(head),
     }
+}
+
+/// Which try it is: OpenAI's and Anthropic's SDKs count retries, AWS's tries.
+fn attempt(head: &RequestHead<'_>) -> Option<u32> {
+    let count = head.header("x-stainless-retry-count").and_then(number);
+    let of_aws = || {
+        let mut fields = text(head.header("amz-sdk-request")?)?.split(';');
+        let tries: u64 = fields.find_map(|field| field.trim().strip_prefix("attempt="))?.parse().ok()?;
+        tries.checked_sub(1)
+    };
+    u32::try_from(count.or_else(of_aws)?).ok()
 }
 
 /// Reads an answer's headers.

@@ -17,6 +17,7 @@ const READ: &[(&str, Use)] = &[
     (":method", Use::Value),
     (":path", Use::Path),
     (":status", Use::Value),
+    ("amz-sdk-request", Use::Value),
     ("anthropic-organization-id", Use::Presence),
     ("anthropic-ratelimit-input-tokens-remaining", Use::Value),
     ("anthropic-ratelimit-input-tokens-reset", Use::Value),

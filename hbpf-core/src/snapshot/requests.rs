@@ -144,6 +144,9 @@ pub struct Request {
     pub trace_id: Option<Label>,
     /// Which try, from 0.
     pub attempt: Option<u32>,
+    /// The `id` of the request that this one repeats, where that was seen.
+    #[serde(default)]
+    pub retry_of: Option<Label>,
     /// See `Latency`.
     pub time_to_headers_seconds: Option<f64>,
     /// See `Latency`.

@@ -147,9 +147,17 @@ fn what_exchanges_cost_adds_up_and_refusals_alone_are_no_sum() {
     assert_eq!(costs(&totals), (Some(1.000_225), true, 1));
     let per_hour = totals.cost_usd_per_hour.unwrap();
     assert!((per_hour - 1.000_225 / 5.0 * 3600.0).abs() < 1e-6, "{per_hour}");
+    // What was not waited for has cost what had come of it: 10 * 2.5 + 4 * 10.
+    bench.open(6.0, 5, |_| {});
+    bench.sent(6.0, 5, "gpt-4o");
+    bench.output(6.2, 5, 4);
+    bench.end(6.3, 5, Phase::Abandoned, |exchange| exchange.usage.input = Some(10));
     let told = bench.frame(6.5).requests.recent;
     let told: Vec<_> = told.iter().map(|request| (request.cost_usd, request.cost_is_estimate)).collect();
-    assert_eq!(told, [(Some(1.0), false), (Some(0.000_225), true), (None, false), (Some(0.0), false)]);
+    assert_eq!(
+        told,
+        [(Some(0.000_065), true), (Some(1.0), false), (Some(0.000_225), true), (None, false), (Some(0.0), false)]
+    );
 }
 
 #[test]

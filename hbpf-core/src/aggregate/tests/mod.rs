@@ -3,6 +3,7 @@
 mod lifecycle;
 mod properties;
 mod relays;
+mod retries;
 mod rows;
 mod workloads;
 

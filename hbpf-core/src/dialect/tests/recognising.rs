@@ -493,6 +493,10 @@ fn request_headers() {
         assert_eq!(request_of(&format!("traceparent: {invalid}")), RequestHeaderFacts::default(), "{invalid}");
     }
     assert_eq!(request_of("x-stainless-retry-count: -1").attempt, None);
+    assert_eq!(request_of("amz-sdk-request: ttl=20261129T190000Z; attempt=3; max=5").attempt, Some(2));
+    for none in ["attempt=0", "attempt=x", "max=5", "attempt="] {
+        assert_eq!(request_of(&format!("amz-sdk-request: {none}")).attempt, None, "{none}");
+    }
 }
 
 #[test]
