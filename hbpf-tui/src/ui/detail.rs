@@ -3,7 +3,7 @@
 use hbpf_core::exchange::Role;
 use hbpf_core::label::Label;
 use hbpf_core::snapshot::{
-    DeviceUse, DiskDevice, Distribution, EncryptedTraffic, LlmStats, Network, Process, ProcessGpu, Request,
+    DeviceUse, DiskDevice, Distribution, EncryptedTraffic, Hop, LlmStats, Network, Process, ProcessGpu, Request,
     TokensSource,
 };
 use ratatui::layout::Rect;
@@ -19,6 +19,9 @@ use crate::table::Tone;
 
 /// Between two histograms.
 const HISTOGRAM_GAP: u16 = 2;
+
+/// From this width on there is room for lengths of prompts beside the three waiting times.
+const FOUR_PANELS: u16 = 116;
 
 /// A value cut to less says nothing.
 const MIN_CUT_VALUE: usize = 8;
@@ -367,31 +370,43 @@ fn fact_line(painter: &mut Painter<'_>, area: Rect, facts: &[Fact]) {
 
 fn histograms(painter: &mut Painter<'_>, area: Rect, stats: &LlmStats, span: Span) {
     let latency = span.of(stats);
-    let panels = [
-        ("First token", rows::first_token(latency)),
-        ("Inter-token", rows::inter_token(latency)),
-        ("Whole request", rows::duration(latency)),
+    let prompt = latency.input_tokens.as_ref();
+    let mut panels = vec![
+        // How long a prompt is read for goes by its length.
+        Panel { title: "Prompt tokens", distribution: prompt, text: |tokens| format::count(tokens.round() as u64) },
+        Panel { title: "First token", distribution: rows::first_token(latency), text: format::seconds },
+        Panel { title: "Inter-token", distribution: rows::inter_token(latency), text: format::seconds },
+        Panel { title: "Whole request", distribution: rows::duration(latency), text: format::seconds },
     ];
+    if area.width < FOUR_PANELS {
+        panels.remove(0);
+    }
     let count = panels.len() as u16;
     let width = area.width.saturating_sub(HISTOGRAM_GAP * (count - 1)) / count;
-    for (index, (title, distribution)) in (0_u16..).zip(panels) {
+    for (index, panel) in (0_u16..).zip(&panels) {
         let x = area.x.saturating_add(index * (width + HISTOGRAM_GAP));
         // The last panel takes what the division left over.
         let width = if index + 1 == count { area.right().saturating_sub(x) } else { width };
-        histogram(painter, Rect { x, width, ..area }, title, distribution);
+        histogram(painter, Rect { x, width, ..area }, panel);
     }
 }
 
-fn histogram(painter: &mut Painter<'_>, area: Rect, title: &str, distribution: Option<&Distribution>) {
-    painter.rule(layout::line(area, 0), title, "", false);
-    let Some(d) = distribution.filter(|d| d.count > 0) else {
+/// A distribution and how its values are written.
+struct Panel<'a> {
+    title: &'static str,
+    distribution: Option<&'a Distribution>,
+    text: fn(f64) -> String,
+}
+
+fn histogram(painter: &mut Painter<'_>, area: Rect, panel: &Panel<'_>) {
+    painter.rule(layout::line(area, 0), panel.title, "", false);
+    let Some(d) = panel.distribution.filter(|d| d.count > 0) else {
         let style = painter.theme.tone(Tone::Dim);
         painter.text(layout::line(area, 1), 1, "nothing measured", style);
         return;
     };
-    let pair =
-        |a: (&'static str, f64), b: (&'static str, f64)| [a, b].map(|(n, v)| (n, format::seconds(v), Tone::Strong));
-    let counts = [("n", format::count(d.count), Tone::Plain), ("mean", format::seconds(d.mean), Tone::Plain)];
+    let pair = |a: (&'static str, f64), b: (&'static str, f64)| [a, b].map(|(n, v)| (n, (panel.text)(v), Tone::Strong));
+    let counts = [("n", format::count(d.count), Tone::Plain), ("mean", (panel.text)(d.mean), Tone::Plain)];
     let numbers = [pair(("p50", d.p50), ("p90", d.p90)), pair(("p99", d.p99), ("max", d.max)), counts];
     for (line, facts) in (1_u16..).zip(&numbers) {
         aligned_facts(painter, layout::line(area, line), facts);
@@ -404,7 +419,7 @@ fn histogram(painter: &mut Painter<'_>, area: Rect, title: &str, distribution: O
     for (line, row) in (above..).zip(&rows) {
         painter.text(layout::line(area, line), 1, row, painter.theme.bar());
     }
-    axis(painter, area, above + height, d, &histogram);
+    axis(painter, area, above + height, d, &histogram, panel.text);
 }
 
 /// Facts in columns of one width, so that they line up with those of the line below.
@@ -418,7 +433,14 @@ fn aligned_facts(painter: &mut Painter<'_>, area: Rect, facts: &[Fact]) {
 }
 
 /// The axis with the percentiles on it, and its bounds below.
-fn axis(painter: &mut Painter<'_>, area: Rect, line: u16, d: &Distribution, histogram: &Histogram) {
+fn axis(
+    painter: &mut Painter<'_>,
+    area: Rect,
+    line: u16,
+    d: &Distribution,
+    histogram: &Histogram,
+    text: fn(f64) -> String,
+) {
     let dim = painter.theme.tone(Tone::Dim);
     let strong = painter.theme.tone(Tone::Strong);
     let length = histogram.columns.len();
@@ -433,7 +455,7 @@ fn axis(painter: &mut Painter<'_>, area: Rect, line: u16, d: &Distribution, hist
         }
     }
     let below = layout::line(area, line + 1);
-    let (low, high) = (format::seconds(histogram.low), format::seconds(histogram.high));
+    let (low, high) = (text(histogram.low), text(histogram.high));
     painter.text(below, 1, &low, dim);
     let high_at = length.saturating_sub(high.len());
     if high_at > low.len() {
@@ -477,9 +499,23 @@ fn whole_request(request: &Request) -> Vec<Fact> {
         TokensSource::Unknown => "unknown",
     };
     let error_tone = if request.error_type.is_some() { Tone::Bad } else { Tone::Plain };
+    let role = match request.role {
+        Role::Client => "client",
+        Role::Server => "server",
+    };
+    let role = match request.hop {
+        Some(Hop::Gateway) => format!("{role}; passed on, what it became counts in the totals"),
+        Some(Hop::Backend) => format!("{role}; between a server and the one that does its work, not in the totals"),
+        Some(Hop::Internal) => format!("{role}; the other end has a row of its own"),
+        None => role.to_owned(),
+    };
+    let attempt = known(request.attempt, |n| match &request.retry_of {
+        Some(before) => format!("{n}, repeats request {before}"),
+        None => n.to_string(),
+    });
     let facts = [
         ("process", process),
-        ("role", rows::role_text(request.role).replace("cli", "client").replace("srv", "server")),
+        ("role", role),
         ("provider", request.provider.to_string()),
         ("model", label(&request.model)),
         ("answered by", label(&request.response_model)),
@@ -488,6 +524,7 @@ fn whole_request(request: &Request) -> Vec<Fact> {
         ("streamed", known(request.stream, yes)),
         ("started", request.started_at.strftime("%Y-%m-%d %H:%M:%S%.3f UTC").to_string()),
         ("age", format::seconds(request.age_seconds)),
+        ("waited in its queue", seconds(request.queue_seconds)),
         ("headers after", seconds(request.time_to_headers_seconds)),
         ("first token after", seconds(request.time_to_first_token_seconds)),
         ("first visible after", seconds(request.time_to_first_visible_token_seconds)),
@@ -499,8 +536,9 @@ fn whole_request(request: &Request) -> Vec<Fact> {
         ("tokens out", tokens(request.tokens.output)),
         ("reasoning", tokens(request.tokens.reasoning)),
         ("tokens are", source.to_owned()),
+        ("cost $", rows::cost_of(request)),
         ("finish reason", label(&request.finish_reason)),
-        ("attempt", known(request.attempt, |n| n.to_string())),
+        ("attempt", attempt),
         ("request id", label(&request.request_id)),
         ("trace id", label(&request.trace_id)),
         ("bytes missed", format::bytes(request.bytes_missed)),
