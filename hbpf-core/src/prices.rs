@@ -31,6 +31,9 @@ const NUMBERS: usize = 9;
 /// Prices are per so many tokens.
 const MILLION: f64 = 1e6;
 
+/// What stands for a provider in rows of GPUs, which have a price of an hour.
+const GPU: &str = "gpu";
+
 /// What one exchange has cost.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Cost {
@@ -71,6 +74,10 @@ pub struct LongPrice {
 }
 
 impl Price {
+    fn of_gpu(per_hour: f64) -> Self {
+        Self { input: per_hour, output: 0.0, cache_read: None, cache_write: None, cache_write_long: None, long: None }
+    }
+
     /// What so many tokens cost; `None` where it is not known how many there were.
     pub fn of(&self, usage: &Usage) -> Option<f64> {
         let input = usage.billed_input.or(usage.input)?;
@@ -220,6 +227,13 @@ impl Prices {
         Some(is_no_dearer.then_some(standard))
     }
 
+    /// What a GPU of this name costs an hour, in US dollars: by the row of its name, or that of all others, which is `*`. Nothing is
+    /// known unless a user says it.
+    pub fn gpu_hour(&self, name: &str) -> Option<f64> {
+        let row = |table: &Self, name: &str| table.models.get(&key(GPU, name)).map(|price| price.input);
+        self.tables().find_map(|table| row(table, name).or_else(|| row(table, "*")))
+    }
+
     /// What an exchange that has ended has cost; `None` where that is not known.
     pub fn cost(&self, exchange: &Exchange) -> Option<Cost> {
         if let Some(usd) = exchange.cost_reported_usd {
@@ -254,7 +268,8 @@ fn parse_line(line: &str) -> Result<(String, Price), String> {
     if provider.is_empty() || model.is_empty() || fields.next().is_some() {
         return Err("a provider, a model and at most nine numbers are expected".to_owned());
     }
-    if let Some((_, tier)) = model.split_once(' ')
+    let is_gpu = provider.eq_ignore_ascii_case(GPU);
+    if let Some((_, tier)) = model.split_once(' ').filter(|_| !is_gpu)
         && !TIERS.iter().any(|(_, word)| word.eq_ignore_ascii_case(tier))
     {
         let words = TIERS.map(|(_, word)| word).join(", ");
@@ -267,6 +282,10 @@ fn parse_line(line: &str) -> Result<(String, Price), String> {
             _ => Err(format!("{name} is {text:?}, which is no price")),
         },
     };
+    if is_gpu {
+        let per_hour = number(0, "the price of an hour")?.ok_or("the price of an hour is missing")?;
+        return Ok((key(provider, model), Price::of_gpu(per_hour)));
+    }
     let needed = |index, name: &str| number(index, name)?.ok_or_else(|| format!("{name} is missing"));
     let long = match number(5, "the length of long prompts")? {
         None => None,
@@ -540,5 +559,19 @@ mod tests {
         }
         let (prices, errors) = Prices::check("x\tm\t1\nx\tm\t1\t1\nx", 9);
         assert_eq!((prices.iter().count(), errors.len()), (1, 2));
+    }
+
+    #[test]
+    fn gpus_have_a_price_of_an_hour() {
+        let below = Prices::parse("gpu\tNVIDIA H100\t2\ngpu\tNVIDIA H200 NVL\t3").unwrap();
+        let prices = Prices::parse("GPU\tnvidia h200\t3.79\ngpu\tNVIDIA H100\t2.5\t0").unwrap().over(below.into());
+        let of = |name: &str| prices.gpu_hour(name);
+        assert_eq!(
+            [of("NVIDIA H200"), of("NVIDIA H100"), of("NVIDIA H200 NVL"), of("NVIDIA A100")],
+            [Some(3.79), Some(2.5), Some(3.0), None]
+        );
+        let all = Prices::parse("gpu\t*\t1.5").unwrap();
+        assert_eq!((all.gpu_hour("any"), Prices::built_in().gpu_hour("NVIDIA H200")), (Some(1.5), None));
+        assert!(Prices::parse("gpu\tNVIDIA H100\t-").is_err());
     }
 }

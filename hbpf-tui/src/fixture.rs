@@ -237,6 +237,8 @@ fn workload(name: &str, kind: WorkloadKind, pids: Vec<u32>) -> Workload {
         as_server: None,
         within: None,
         tokens_per_second_per_gpu: None,
+        gpu_cost_usd_per_hour: None,
+        gpu_cost_usd_per_million_tokens: None,
         tokens_per_joule: None,
         cpu_seconds_per_1k_tokens: None,
     }
@@ -251,6 +253,8 @@ fn workloads() -> Vec<Workload> {
             gpu_memory_bytes: Some(71 << 30),
             gpu_power_watts: Some(512.0),
             tokens_per_second_per_gpu: Some(1630.0),
+            gpu_cost_usd_per_hour: Some(7.58),
+            gpu_cost_usd_per_million_tokens: Some(2.93),
             tokens_per_joule: Some(3.18),
             cpu_seconds_per_1k_tokens: Some(1.3),
             ..workload("vllm", WorkloadKind::Unit, vec![1291, 1302, 1303])

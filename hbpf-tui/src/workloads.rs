@@ -13,8 +13,11 @@ use crate::table::{Align, Cell, Column, Tone};
 pub(crate) fn table(snapshot: &Snapshot) -> (Vec<Column>, Vec<Vec<Cell>>) {
     let has_gpus = !snapshot.gpus.is_empty() || snapshot.workloads.iter().any(|row| row.gpu_memory_bytes.is_some());
     let has_engines = !snapshot.engines.is_empty();
-    let is_shown =
-        |index: &usize| (has_gpus || !OF_GPUS.contains(index)) && (has_engines || !OF_ENGINES.contains(index));
+    let has_prices = snapshot.workloads.iter().any(|row| row.gpu_cost_usd_per_hour.is_some());
+    let is_shown = |index: &usize| {
+        let of_what = [(has_gpus, OF_GPUS), (has_engines, OF_ENGINES), (has_prices, OF_PRICES)];
+        of_what.iter().all(|(there_is, columns)| *there_is || !columns.contains(index))
+    };
     let shown: Vec<usize> = (0..columns().len()).filter(is_shown).collect();
     let row = |workload: &Workload| {
         let mut cells = cells(workload, snapshot);
@@ -29,7 +32,10 @@ const OF_ENGINES: Range<usize> = 10..12;
 /// The columns about GPUs.
 const OF_GPUS: Range<usize> = 15..19;
 
-fn columns() -> [Column; 19] {
+/// The columns about what GPUs cost, which few tables of prices have.
+const OF_PRICES: Range<usize> = 19..21;
+
+fn columns() -> [Column; 21] {
     use Align::{Left, Right};
     [
         Column::flexible("WORKLOAD", 14, 44, 100),
@@ -51,6 +57,8 @@ fn columns() -> [Column; 19] {
         Column::fixed("GPUMEM", Right, 6, 84),
         Column::fixed("WATT", Right, 5, 62),
         Column::fixed("TOK/J", Right, 6, 68),
+        Column::fixed("GPU$/H", Right, 6, 52),
+        Column::fixed("$/Mtok", Right, 6, 51),
     ]
 }
 
@@ -84,6 +92,8 @@ fn cells(workload: &Workload, snapshot: &Snapshot) -> Vec<Cell> {
         number(workload.gpu_memory_bytes.map(format::bytes)),
         number(workload.gpu_power_watts.map(format::rate)),
         number(workload.tokens_per_joule.map(format::rate)),
+        number(workload.gpu_cost_usd_per_hour.map(format::dollars)),
+        number(workload.gpu_cost_usd_per_million_tokens.map(format::dollars)),
     ]
 }
 
@@ -126,6 +136,8 @@ mod tests {
             assert!(rows.iter().all(|row| row.len() == columns.len()));
             (columns.len(), columns.last().map(|column| column.title))
         };
+        assert_eq!(widths(&snapshot), (19, Some("$/Mtok")));
+        snapshot.workloads[0].gpu_cost_usd_per_hour = None;
         assert_eq!(widths(&snapshot), (17, Some("TOK/J")));
         snapshot.workloads = vec![snapshot.workloads.remove(1)];
         assert_eq!(widths(&snapshot), (13, Some("CPUs/k")));

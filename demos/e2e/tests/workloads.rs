@@ -85,7 +85,9 @@ fn tokens_and_the_gpu_behind_them_stand_in_one_row() {
     use std::os::unix::fs::PermissionsExt;
     std::fs::set_permissions(directory.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
     let library = programs().nvml.to_str().unwrap().to_owned();
-    let arguments = ["--max-overhead", "off", "--nvml-library", &library];
+    let prices = directory.path().join("prices.tsv");
+    std::fs::write(&prices, "gpu\t*\t4\n").unwrap();
+    let arguments = ["--max-overhead", "off", "--nvml-library", &library, "--prices", prices.to_str().unwrap()];
     let mut observer = Observer::spawn(&arguments, &[("HBPF_DEMO_NVML", &file)]);
 
     let mut used = Vec::new();
@@ -106,6 +108,8 @@ fn tokens_and_the_gpu_behind_them_stand_in_one_row() {
     let is_about = |told: Option<f64>, right: f64| (told.unwrap() - right).abs() <= 1e-9 * right;
     assert!(is_about(row.tokens_per_joule, rate / watts), "{row:?}");
     assert!(is_about(row.tokens_per_second_per_gpu, rate), "{row:?}");
+    assert!(is_about(row.gpu_cost_usd_per_hour, 3.0), "three quarters of what one costs: {row:?}");
+    assert!(is_about(row.gpu_cost_usd_per_million_tokens, 3.0 / 3600.0 / rate * 1e6), "{row:?}");
     // CPU and tokens are over the same window.
     let is_of_window = |seconds: f64| frame.observed_seconds - seconds < frame.window_seconds;
     let used: Vec<f64> = used.iter().filter(|(when, _)| is_of_window(*when)).map(|(_, percent)| *percent).collect();

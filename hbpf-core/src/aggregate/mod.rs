@@ -551,6 +551,7 @@ impl Aggregator {
                 &processes,
                 &facts.gpus,
                 &mut self.pool,
+                &self.prices,
                 (now, self.window),
             ),
             processes,

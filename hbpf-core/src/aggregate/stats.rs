@@ -24,7 +24,7 @@ pub(super) const OTHER: &str = "other";
 /// called than that.
 const LATENCY_IDLE: Duration = Duration::from_secs(60);
 
-const SECONDS_PER_HOUR: f64 = 3600.0;
+pub(super) const SECONDS_PER_HOUR: f64 = 3600.0;
 
 /// Which table a key belongs to. Each has distributions for a number of its busiest keys only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -13,9 +13,10 @@ use serde::{Deserialize, Serialize};
 use super::Running;
 use super::keyed::{Key, Keyed};
 use super::processes::{ProcessId, Processes};
-use super::stats::{Group, OTHER, Pool, StatsId, final_samples};
+use super::stats::{Group, OTHER, Pool, SECONDS_PER_HOUR, StatsId, final_samples};
 use crate::exchange::{Exchange, ExchangeId, Role};
 use crate::label::Label;
+use crate::prices::Prices;
 use crate::snapshot::{Gpu, GpuProcess, LlmStats, Process, Workload, WorkloadKind};
 use crate::time::Nanos;
 
@@ -189,6 +190,7 @@ impl Workloads {
         processes: &[Process],
         gpus: &[Gpu],
         pool: &mut Pool,
+        prices: &Prices,
         (now, window): (Nanos, Duration),
     ) -> Vec<Workload> {
         let mut members: HashMap<&Label, Vec<&Process>> = HashMap::new();
@@ -217,7 +219,7 @@ impl Workloads {
             used.extend(cpu_percent.map(|percent| (now, percent)));
             used.retain(|(when, _)| now.since(*when) < window);
             let cpu = Cpu { percent: cpu_percent, mean: mean(used.iter().map(|(_, percent)| *percent)) };
-            rows.push(row(key.clone(), self.facts.get(&key), &of, cpu, GpuShare::of(&of, gpus), sides));
+            rows.push(row(key.clone(), self.facts.get(&key), &of, cpu, GpuShare::of(&of, gpus, prices), sides));
         }
         sort(&mut rows);
         rows
@@ -275,11 +277,13 @@ struct GpuShare {
     percent: Option<f64>,
     memory_bytes: Option<u64>,
     power_watts: Option<f64>,
+    /// US dollars an hour, where the price of each is known.
+    usd_per_hour: Option<f64>,
 }
 
 impl GpuShare {
     /// A sum of which one part is not known, or is of before, is not known.
-    fn of(members: &[&Process], gpus: &[Gpu]) -> Self {
+    fn of(members: &[&Process], gpus: &[Gpu], prices: &Prices) -> Self {
         let pids: HashSet<u32> = members.iter().filter(|process| !process.gpu.is_empty()).map(|it| it.pid).collect();
         let used: Vec<&Gpu> =
             gpus.iter().filter(|gpu| gpu.processes.iter().any(|user| pids.contains(&user.pid))).collect();
@@ -298,16 +302,18 @@ impl GpuShare {
         };
         let memory = |gpu: &&Gpu| own(gpu).iter().map(|user| user.memory_bytes).sum::<Option<u64>>();
         let power = |gpu: &&Gpu| Some(gpu.power_watts? * part(gpu, &pids)?);
+        let price = |gpu: &&Gpu| Some(prices.gpu_hour(&gpu.name)? * part(gpu, &pids)?);
         Self {
             count: used.len() as u32,
             percent: used.iter().map(percent).sum::<Option<f64>>().filter(|_| is_of_now),
             memory_bytes: used.iter().map(memory).sum::<Option<u64>>().filter(|_| is_of_now),
             power_watts: used.iter().map(power).sum::<Option<f64>>().filter(|_| is_of_now),
+            usd_per_hour: used.iter().map(price).sum::<Option<f64>>().filter(|_| is_of_now),
         }
     }
 }
 
-/// The part of a GPU's power that these processes answer for: by what they have it compute, or where it computes nothing or
+/// The part of a GPU's power and price that these processes answer for: by what they have it compute, or where it computes nothing or
 /// nobody tells what, by the memory that they hold.
 fn part(gpu: &Gpu, pids: &HashSet<u32>) -> Option<f64> {
     let part_by = |of: &dyn Fn(&GpuProcess) -> Option<f64>| {
@@ -359,6 +365,11 @@ fn row(
         gpu_power_watts: gpu.power_watts,
         tokens_per_second_per_gpu: rate.filter(|_| gpu.count > 0).map(|rate| rate / f64::from(gpu.count)),
         tokens_per_joule: rate.zip(gpu.power_watts.filter(|watts| *watts > 0.0)).map(|(rate, watts)| rate / watts),
+        gpu_cost_usd_per_hour: gpu.usd_per_hour,
+        gpu_cost_usd_per_million_tokens: gpu
+            .usd_per_hour
+            .zip(rate)
+            .map(|(usd, rate)| usd / SECONDS_PER_HOUR / rate * 1_000_000.0),
         cpu_seconds_per_1k_tokens: cpu.mean.zip(rate).map(|(percent, rate)| percent / 100.0 / rate * 1000.0),
         as_client,
         as_server,

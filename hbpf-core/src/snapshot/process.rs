@@ -302,6 +302,12 @@ pub struct Workload {
     pub tokens_per_second_per_gpu: Option<f64>,
     /// Output tokens per second over `gpu_power_watts`: tokens per joule at the window's pace.
     pub tokens_per_joule: Option<f64>,
+    /// US dollars an hour for its share of the GPUs, where a table of prices says what each costs.
+    #[serde(default)]
+    pub gpu_cost_usd_per_hour: Option<f64>,
+    /// The same over its output tokens at the window's pace, per million.
+    #[serde(default)]
+    pub gpu_cost_usd_per_million_tokens: Option<f64>,
     /// CPU seconds per thousand output tokens, both over the window.
     pub cpu_seconds_per_1k_tokens: Option<f64>,
 }

@@ -11,7 +11,7 @@ use crate::summary;
 use crate::table::{self, Align, Tone};
 
 /// Keys and what they do; an empty key continues the line above or explains.
-const HELP: [(&str, &str); 59] = [
+const HELP: [(&str, &str); 61] = [
     ("Up Down PgUp PgDn", "move the selection (also k j); Home follows the top row"),
     ("Enter", "details of the selected process or request"),
     ("Esc", "back"),
@@ -50,6 +50,8 @@ const HELP: [(&str, &str); 59] = [
     ("CPU%", "100 is one core"),
     ("CPUs/k TOK/J", "CPU seconds per thousand output tokens, output tokens per"),
     ("", "joule of GPU energy, at the pace of now"),
+    ("GPU$/H $/Mtok", "what a table of prices says that its GPUs cost, in US"),
+    ("", "dollars an hour and per million output tokens"),
     ("GPU% UTIL% SM%", "100 is one GPU; GPUMEM, MEM: its memory"),
     ("MBW% PCIERX PCIETX", "use of a GPU's memory bus; bytes a second to and from it"),
     ("DISK50 CONN50", "waiting times of disks and for connections since the group"),

@@ -224,6 +224,9 @@ fn power_is_shared_by_what_is_computed_and_else_by_memory() {
 #[test]
 fn tokens_per_joule_is_the_rate_over_the_power() {
     let mut bench = Bench::new();
+    let priced = Prices::parse("gpu\t*\t3.6").unwrap().over(Prices::built_in().clone());
+    bench.aggregator =
+        Aggregator::new(AggregatorConfig { prices: Arc::new(priced), ..AggregatorConfig::default() }, START);
     bench.facts.processes = vec![on_gpu(1, "a"), process(2, "b")];
     bench.facts.gpus = vec![gpu(0, &[(1, Some(50.0), 10)]), gpu(1, &[(1, Some(50.0), 10)])];
     bench.frame(0.0);
@@ -235,7 +238,11 @@ fn tokens_per_joule_is_the_rate_over_the_power() {
     let rate = row.as_server.as_ref().unwrap().tokens_per_second.output.unwrap();
     assert!(rate > 0.0);
     assert_eq!((row.tokens_per_joule, row.tokens_per_second_per_gpu), (Some(rate / 800.0), Some(rate / 2.0)));
+    assert_eq!(row.gpu_cost_usd_per_hour, Some(7.2));
+    let per_million = row.gpu_cost_usd_per_million_tokens.unwrap();
+    assert!((per_million - 7.2 / 3600.0 / rate * 1e6).abs() < 1e-9, "{per_million}");
     let without = find(&frame, "b");
+    assert_eq!((without.gpu_cost_usd_per_hour, without.gpu_cost_usd_per_million_tokens), (None, None));
     assert_eq!((without.tokens_per_joule, without.tokens_per_second_per_gpu), (None, None));
     assert_eq!(find(&bench.frame(60.0), "a").tokens_per_joule, None, "no tokens flow");
 }
