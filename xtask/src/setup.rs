@@ -14,6 +14,9 @@ const REQUIREMENTS: &str = "demos/requirements.txt";
 const REQUIREMENTS_ENGINES: &str = "demos/requirements-engines.txt";
 /// A real inference server, which is built from source.
 const REQUIREMENTS_FULL: &str = "demos/requirements-full.txt";
+/// Further vendors' SDKs, for Python and for node.
+const REQUIREMENTS_SDKS: &str = "demos/requirements-sdks.txt";
+const NODE_SDKS: &str = "demos/clients/node";
 /// Clients and servers in many languages.
 const REQUIREMENTS_COVERAGE: &str = "demos/requirements-coverage.txt";
 /// A program with its own BoringSSL, which the environment's npm installs.
@@ -68,6 +71,10 @@ pub(crate) fn environment(full: bool) -> Result<()> {
         let engines = root().join("target/venv-engines");
         make(&engines)?;
         install(&engines, REQUIREMENTS_ENGINES)?;
+        let sdks = root().join("target/venv-sdks");
+        make(&sdks)?;
+        install(&sdks, REQUIREMENTS_SDKS)?;
+        node_sdks(&venv)?;
         llama_server(&engines)?;
     }
     println!("clients for the end-to-end tests are in {}", venv.display());
@@ -90,13 +97,36 @@ fn bun(venv: &Path) -> Result<()> {
         return Ok(());
     }
     fs::create_dir_all(&directory)?;
+    run(npm(venv, "install", &directory)?.arg(BUN)).with_context(|| format!("cannot install {BUN}"))?;
+    fs::write(&stamp, BUN)?;
+    Ok(())
+}
+
+/// Installs what the SDKs' `package-lock.json` names into `target/node-sdks`, if it is not there already.
+fn node_sdks(venv: &Path) -> Result<()> {
+    let directory = root().join("target/node-sdks");
+    let (wanted, stamp) =
+        (fs::read_to_string(root().join(NODE_SDKS).join("package-lock.json"))?, directory.join("version"));
+    if fs::read_to_string(&stamp).is_ok_and(|have| have == wanted) {
+        return Ok(());
+    }
+    fs::create_dir_all(&directory)?;
+    for file in ["package.json", "package-lock.json"] {
+        fs::copy(root().join(NODE_SDKS).join(file), directory.join(file))?;
+    }
+    // None of them needs a script of its own to be run.
+    run(npm(venv, "ci", &directory)?.arg("--ignore-scripts")).with_context(|| format!("cannot install {NODE_SDKS}"))?;
+    fs::write(&stamp, wanted)?;
+    Ok(())
+}
+
+/// The environment's npm, with the environment's node.
+fn npm(venv: &Path, chore: &str, directory: &Path) -> Result<Command> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let path = std::env::join_paths(std::iter::once(venv.join("bin")).chain(std::env::split_paths(&path)))?;
     let mut npm = Command::new(venv.join("bin/npm"));
-    npm.args(["install", "--silent", "--no-audit", "--no-fund", "--prefix"]).arg(&directory).arg(BUN).env("PATH", path);
-    run(&mut npm).with_context(|| format!("cannot install {BUN}"))?;
-    fs::write(&stamp, BUN)?;
-    Ok(())
+    npm.args([chore, "--silent", "--no-audit", "--no-fund", "--prefix"]).arg(directory).env("PATH", path);
+    Ok(npm)
 }
 
 /// Builds the programs in Rust into `target/rust`, once with each library, and leaves the client without symbols beside it.

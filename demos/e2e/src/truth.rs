@@ -39,6 +39,9 @@ pub struct Entry {
     pub output: u64,
     /// Of those, reasoning.
     pub reasoning: u64,
+    /// The answer was compressed.
+    #[serde(default)]
+    pub gzip: bool,
     /// Bytes of the request's body.
     pub request_body_bytes: u64,
     /// Bytes of the answer's body.

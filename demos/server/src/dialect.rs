@@ -3,7 +3,10 @@
 
 mod anthropic;
 mod bedrock;
+mod cohere;
 mod gemini;
+mod groq;
+mod mistral;
 mod ollama;
 mod openai;
 mod responses;
@@ -33,6 +36,16 @@ pub(crate) enum Api {
     OllamaChat,
     /// `/api/generate`
     OllamaGenerate,
+    /// `/api/embed`
+    OllamaEmbed,
+    /// `/v2/chat`
+    CohereChat,
+    /// `/v2/embed`
+    CohereEmbed,
+    /// `/mistral/v1/chat/completions`, as Mistral's own path is OpenAI's
+    Mistral,
+    /// `/openai/v1/chat/completions`
+    Groq,
     /// `/model/ID/converse`, and `-stream`
     Converse { stream: bool },
     /// `/model/ID/invoke` of an Anthropic model, and `-with-response-stream`
@@ -46,6 +59,8 @@ impl Api {
     pub(crate) fn of_target(path: &str, query: &str) -> Option<Self> {
         let as_events = query.split('&').any(|field| field == "alt=sse");
         [
+            ("/mistral/v1/chat/completions", Self::Mistral),
+            ("/openai/v1/chat/completions", Self::Groq),
             ("/v1/chat/completions", Self::Chat),
             ("/v1/completions", Self::Completions),
             ("/v1/embeddings", Self::Embeddings),
@@ -53,6 +68,9 @@ impl Api {
             ("/v1/messages", Self::Messages),
             ("/api/chat", Self::OllamaChat),
             ("/api/generate", Self::OllamaGenerate),
+            ("/api/embed", Self::OllamaEmbed),
+            ("/v2/chat", Self::CohereChat),
+            ("/v2/embed", Self::CohereEmbed),
             ("/converse", Self::Converse { stream: false }),
             ("/converse-stream", Self::Converse { stream: true }),
             ("/invoke", Self::Invoke { stream: false }),
@@ -65,7 +83,16 @@ impl Api {
     }
 
     fn is_ollama(self) -> bool {
-        matches!(self, Self::OllamaChat | Self::OllamaGenerate)
+        matches!(self, Self::OllamaChat | Self::OllamaGenerate | Self::OllamaEmbed)
+    }
+
+    fn is_cohere(self) -> bool {
+        matches!(self, Self::CohereChat | Self::CohereEmbed)
+    }
+
+    /// Whether it answers with vectors.
+    fn embeds(self) -> bool {
+        matches!(self, Self::Embeddings | Self::OllamaEmbed | Self::CohereEmbed)
     }
 }
 
@@ -81,7 +108,7 @@ struct RequestBody {
     options: Option<Value>,
     #[serde(rename = "inferenceConfig")]
     inference: Option<Value>,
-    #[serde(default)]
+    #[serde(default, alias = "texts")]
     input: Value,
     #[serde(default)]
     demo: Wishes,
@@ -125,7 +152,7 @@ impl Call {
             Api::Converse { stream } | Api::Invoke { stream } => (bedrock::model(path), stream),
             Api::Generate { stream, .. } => (gemini::model(path), stream),
             // Ollama streams unless told not to.
-            _ => (body.model, api != Api::Embeddings && body.stream.unwrap_or(api.is_ollama())),
+            _ => (body.model, !api.embeds() && body.stream.unwrap_or(api.is_ollama())),
         };
         Ok(Self {
             api,
@@ -172,16 +199,16 @@ pub(crate) struct Answer {
 
 /// Takes out of the numbers what this API has no place for, so that the record holds what can be known from the wire.
 pub(crate) fn leave_out_unsayable(api: Api, behaviour: &mut Behaviour) {
-    if api == Api::Embeddings || api.is_ollama() {
+    if api.embeds() || api.is_ollama() {
         (behaviour.cached, behaviour.cache_written, behaviour.reasoning) = (0, 0, 0);
     }
-    if api == Api::Embeddings {
+    if api.embeds() {
         behaviour.output = 0;
     }
-    if let Api::Converse { .. } = api {
+    if matches!(api, Api::Converse { .. } | Api::CohereChat | Api::Mistral) {
         behaviour.reasoning = 0;
     }
-    if let Api::Generate { .. } = api {
+    if matches!(api, Api::Generate { .. } | Api::CohereChat | Api::Mistral | Api::Groq) {
         behaviour.cache_written = 0;
     }
 }
@@ -192,7 +219,10 @@ pub(crate) fn answer(call: &Call, behaviour: &Behaviour) -> Answer {
         Api::Chat | Api::Completions | Api::Embeddings => openai::answer(call, behaviour),
         Api::Responses => responses::answer(call, behaviour),
         Api::Messages => anthropic::answer(call, behaviour),
-        Api::OllamaChat | Api::OllamaGenerate => ollama::answer(call, behaviour),
+        Api::OllamaChat | Api::OllamaGenerate | Api::OllamaEmbed => ollama::answer(call, behaviour),
+        Api::CohereChat | Api::CohereEmbed => cohere::answer(call, behaviour),
+        Api::Mistral => mistral::answer(call, behaviour),
+        Api::Groq => groq::answer(call, behaviour),
         Api::Converse { .. } => bedrock::converse(call, behaviour),
         Api::Invoke { .. } => bedrock::invoke(call, behaviour),
         Api::Generate { as_events, .. } => gemini::answer(call, behaviour, as_events),
@@ -203,7 +233,10 @@ pub(crate) fn answer(call: &Call, behaviour: &Behaviour) -> Answer {
 pub(crate) fn error(api: Api, id: u64, status: u16) -> (Value, Vec<(&'static str, String)>) {
     match api {
         Api::Messages => (anthropic::error(status), anthropic::headers(id)),
-        Api::OllamaChat | Api::OllamaGenerate => (ollama::error(), ollama::headers(id)),
+        Api::Mistral => (mistral::error(status), gemini::headers(id)),
+        Api::Groq => (groq::error(status), groq::headers(id)),
+        _ if api.is_ollama() => (ollama::error(), ollama::headers(id)),
+        _ if api.is_cohere() => (cohere::error(), cohere::headers(id)),
         Api::Converse { .. } | Api::Invoke { .. } => (bedrock::error(), bedrock::error_headers(id, status)),
         // Where a stream was asked for as an array, so is its error.
         Api::Generate { stream: true, as_events: false } => (json!([gemini::error(status)]), gemini::headers(id)),
@@ -217,7 +250,10 @@ pub(crate) fn stream_error(api: Api) -> Vec<u8> {
     match api {
         Api::Responses => responses::stream_error(),
         Api::Messages => sse(Some("error"), &anthropic::error(529)),
-        Api::OllamaChat | Api::OllamaGenerate => ndjson(&ollama::error()),
+        Api::Mistral => sse(None, &mistral::error(500)),
+        Api::Groq => sse(None, &groq::error(500)),
+        _ if api.is_ollama() => ndjson(&ollama::error()),
+        _ if api.is_cohere() => cohere::stream_error(),
         Api::Converse { .. } | Api::Invoke { .. } => bedrock::exception(),
         Api::Generate { as_events: false, .. } => format!(",{}]", gemini::error(500)).into_bytes(),
         Api::Generate { .. } => sse(None, &gemini::error(500)),

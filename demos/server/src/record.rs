@@ -75,6 +75,8 @@ pub(crate) struct Entry {
     pub output: u32,
     /// Of those, reasoning.
     pub reasoning: u32,
+    /// The answer was compressed.
+    pub gzip: bool,
     /// Bytes of the request's body.
     pub request_body_bytes: usize,
     /// Bytes of the answer's body, before content coding.

@@ -78,6 +78,7 @@ impl Server {
             cache_creation_input: 0,
             output: 0,
             reasoning: 0,
+            gzip: false,
             request_body_bytes: request.body.len(),
             response_body_bytes: 0,
         }
@@ -130,6 +131,7 @@ impl Server {
         let answer = dialect::answer(&call, &behaviour);
         if call.stream {
             let gzip = behaviour.gzip && request.accepts_gzip();
+            entry.gzip = gzip;
             let first = received + behaviour.ttft;
             let mut stream = Stream { wire, body: Body::new(gzip), entry: &mut entry, held: Held::default() };
             let outcome = stream.run(&call, answer, &behaviour, first, gzip)?;
@@ -192,6 +194,7 @@ impl Server {
         entry.status = status;
         entry.response_body_bytes = body.len();
         let gzip = gzip && request.accepts_gzip();
+        entry.gzip = gzip;
         if gzip {
             headers.push(("content-encoding", "gzip".into()));
         }

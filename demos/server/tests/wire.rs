@@ -110,6 +110,50 @@ fn responses_tell_their_usage_unasked() {
     assert_eq!(failed.last().unwrap()["type"], "response.failed");
 }
 
+/// The JSON behind an answer's head.
+fn body(answer: &str) -> Value {
+    serde_json::from_str(answer.split_once("\r\n\r\n").unwrap().1).unwrap()
+}
+
+#[test]
+fn cohere_bills_less_than_it_reads() {
+    let server = Server::start(&[]);
+    let mut asked = json!({"model": "x-4tok-40in-8cached-2think", "stream": true});
+    let events = data(&server.ask("/v2/chat", &asked));
+    let kinds: Vec<&str> = events.iter().filter_map(|event| event["type"].as_str()).collect();
+    assert_eq!((kinds[0], kinds[kinds.len() - 1]), ("message-start", "message-end"));
+    assert_eq!(kinds.iter().filter(|kind| **kind == "content-delta").count(), 4);
+    let streamed = events.last().unwrap()["delta"]["usage"].clone();
+    assert_eq!(streamed["tokens"], json!({"input_tokens": 40.0, "output_tokens": 4.0}));
+    assert_eq!((&streamed["billed_units"]["input_tokens"], &streamed["cached_tokens"]), (&json!(36.0), &json!(8.0)));
+    asked["stream"] = json!(false);
+    assert_eq!(body(&server.ask("/v2/chat", &asked))["usage"], streamed);
+    let vectors = body(&server.ask("/v2/embed", &json!({"model": "x-40in", "texts": ["a", "b"]})));
+    assert_eq!(vectors["embeddings"]["float"].as_array().unwrap().len(), 2);
+    assert_eq!(vectors["meta"]["billed_units"]["input_tokens"], 40);
+    let vectors = body(&server.ask("/api/embed", &json!({"model": "x-40in", "input": "a"})));
+    assert_eq!((vectors["embeddings"].as_array().unwrap().len(), &vectors["prompt_eval_count"]), (1, &json!(40)));
+}
+
+#[test]
+fn mistral_and_groq_tell_their_usage_unasked() {
+    let server = Server::start(&[]);
+    let asked = json!({"model": "x-4tok-40in-8cached-2think", "stream": true});
+    let chunks = data(&server.ask("/mistral/v1/chat/completions", &asked));
+    let last = chunks.last().unwrap();
+    assert_eq!((&last["choices"][0]["finish_reason"], &last["usage"]["prompt_tokens"]), (&json!("stop"), &json!(40)));
+    assert_ne!(last["choices"][0]["delta"]["content"], "");
+    let chunks = data(&server.ask("/openai/v1/chat/completions", &asked));
+    let last = chunks.last().unwrap();
+    assert!(last["usage"].is_null());
+    let usage = &last["x_groq"]["usage"];
+    assert_eq!((&usage["completion_tokens"], &usage["queue_time"]), (&json!(4), &json!(0.25)));
+    assert_eq!(usage["completion_tokens_details"]["reasoning_tokens"], 2);
+    let failed = json!({"model": "x-429err"});
+    assert_eq!(body(&server.ask("/mistral/v1/chat/completions", &failed))["type"], "rate_limited");
+    assert_eq!(body(&server.ask("/openai/v1/chat/completions", &failed))["error"]["type"], "tokens");
+}
+
 #[test]
 fn tokens_come_when_they_were_due_and_no_sooner() {
     let server = Server::start(&[]);

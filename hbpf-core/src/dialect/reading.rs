@@ -119,10 +119,19 @@ enum ErrorRank {
     Unnamed,
     /// There is nothing but a text.
     Text,
+    /// A type that says of what there was too much, not that there was.
+    Quota,
     Code,
     /// A type beside other things, not in an error object.
     Beside,
     Type,
+}
+
+impl ErrorRank {
+    fn of_type(name: &[u8]) -> Self {
+        // OpenAI and Groq, where a limit by the minute or the day is reached; the code says so.
+        if matches!(name, b"tokens" | b"requests") { Self::Quota } else { Self::Type }
+    }
 }
 
 impl Reading {
@@ -501,7 +510,7 @@ impl Visitor<Slot> for Finder<'_> {
                 self.name_error(ErrorRank::Text, b"error");
             }
             (Slot::Error, Value::Container { is_empty: false }) => event.is_error = true,
-            (Slot::ErrorType, Value::Text(text)) => self.name_error(ErrorRank::Type, text),
+            (Slot::ErrorType, Value::Text(text)) => self.name_error(ErrorRank::of_type(text), text),
             (Slot::ErrorCode, value) => self.error_code(value),
             (Slot::TopCode, value) if self.found.is_error_answer => self.error_code(value),
             (Slot::Vendor(_), Value::Null) => {}

@@ -5,10 +5,15 @@ use serde_json::{Value, json};
 use super::{Answer, Api, Call, Piece, events, ndjson, text};
 use crate::behaviour::Behaviour;
 
+/// Numbers in one vector.
+const DIMENSIONS: usize = 256;
+
 /// The answer without faults.
 pub(super) fn answer(call: &Call, behaviour: &Behaviour) -> Answer {
     let mut pieces = Vec::new();
-    if call.stream {
+    if call.api == Api::OllamaEmbed {
+        pieces.push(Piece::Output(0, vectors(call, behaviour).to_string().into_bytes()));
+    } else if call.stream {
         for (at, count, _) in events(behaviour) {
             let line = line(call, &text(behaviour, at, at + count), false);
             pieces.push(Piece::Output(count, ndjson(&line)));
@@ -29,6 +34,13 @@ pub(super) fn headers(id: u64) -> Vec<(&'static str, String)> {
 
 pub(super) fn error() -> Value {
     json!({"error": "The stand-in server was told to fail."})
+}
+
+fn vectors(call: &Call, behaviour: &Behaviour) -> Value {
+    json!({
+        "model": call.model, "embeddings": vec![vec![0.25; DIMENSIONS]; call.inputs],
+        "total_duration": 14_143_917, "load_duration": 1_019_500, "prompt_eval_count": behaviour.input,
+    })
 }
 
 fn line(call: &Call, said: &str, done: bool) -> Value {

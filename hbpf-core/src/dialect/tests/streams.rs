@@ -1434,6 +1434,15 @@ data: {"type":"chat.end","result":{"model_instance_id":"lm-x","output":[{"type":
             ..PLAIN
         },
     },
+    Case {
+        name: "Groq says in the type which limit is reached",
+        dialect: Dialect::OpenaiChat,
+        request: ASKS_PLAIN,
+        status: 429,
+        content_type: JSON,
+        body: r#"{"error":{"message":"CANARY","type":"tokens","code":"rate_limit_exceeded"}}"#,
+        expected: Expected { is_error: true, error: Some("rate_limit_exceeded"), ..PLAIN },
+    },
 ];
 
 /// gRPC's messages as xAI's SDK writes them (protobuf for Python): a request, a streamed answer and one that is not.
