@@ -161,6 +161,7 @@ fn request_head(case: &Case) -> Vec<u8> {
         Dialect::Sglang => "/generate",
         Dialect::LlamaCpp => "/completion",
         Dialect::LmStudio => "/api/v1/chat",
+        Dialect::Mcp => "/mcp",
         Dialect::Custom => unreachable!("a user describes it"),
     };
     let length = case.request.len();

@@ -7,7 +7,7 @@ use hbpf_core::time::Nanos;
 use crate::input::Input;
 
 /// All that can be read, each by its place.
-pub const DIALECTS: [Dialect; 21] = [
+pub const DIALECTS: [Dialect; 22] = [
     Dialect::OpenaiChat,
     Dialect::OpenaiCompletions,
     Dialect::OpenaiEmbeddings,
@@ -29,6 +29,7 @@ pub const DIALECTS: [Dialect; 21] = [
     Dialect::Sglang,
     Dialect::LlamaCpp,
     Dialect::LmStudio,
+    Dialect::Mcp,
 ];
 
 const KINDS: [Option<&[u8]>; 6] = [

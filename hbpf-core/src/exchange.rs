@@ -48,6 +48,8 @@ pub enum Api {
     Realtime,
     /// Tensors in, tensors out: the Open Inference Protocol.
     Infer,
+    /// A tool's, or what else is asked of an MCP server: no model answers.
+    Tool,
 }
 
 /// How the bodies are to be read; who serves is the provider, which is another question.
@@ -96,8 +98,19 @@ pub enum Dialect {
     LlamaCpp,
     /// LM Studio's chat.
     LmStudio,
+    /// The Model Context Protocol, over HTTP.
+    Mcp,
     /// One that a user has described.
     Custom,
+}
+
+/// What is asked of an MCP server.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ToolCall {
+    /// JSON-RPC's method.
+    pub method: Label,
+    /// The tool or prompt.
+    pub name: Option<Label>,
 }
 
 /// The protocol that carries the exchange.
@@ -261,8 +274,10 @@ pub struct Exchange {
     pub dialect: Dialect,
     /// The model asked for.
     pub model: Option<Label>,
-    /// The model that answered.
+    /// The model that answered; of an MCP server its own name.
     pub response_model: Option<Label>,
+    /// What is asked of an MCP server, once that is known.
+    pub tool_call: Option<Box<ToolCall>>,
     /// The serving end.
     pub endpoint: Endpoint,
     /// Whether the bytes travelled inside TLS.

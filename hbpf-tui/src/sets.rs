@@ -102,6 +102,7 @@ fn api_text(api: Api) -> &'static str {
         Api::Image => "image",
         Api::Realtime => "realtime",
         Api::Infer => "infer",
+        Api::Tool => "tool",
     }
 }
 
@@ -152,6 +153,7 @@ mod tests {
             Api::Image,
             Api::Realtime,
             Api::Infer,
+            Api::Tool,
         ];
         let protocols = [Protocol::Http1, Protocol::H2, Protocol::Websocket, Protocol::Grpc];
         let ways = protocols.into_iter().flat_map(|protocol| [false, true].map(|tls| (protocol, tls)));

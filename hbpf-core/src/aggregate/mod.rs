@@ -18,6 +18,8 @@
 //! server to another, see [`relays`], one counts in the totals. Of the first that goes through a gateway the totals have the
 //! request, since nothing is known of it before, but neither tokens nor cost.
 //!
+//! What is asked of MCP servers is no call of a model: it counts by server, method and tool when it has ended, and nowhere else.
+//!
 //! # Memory
 //!
 //! Bounded by caps on the rows of each table, on kept exchanges and on the keys that have distributions
@@ -35,6 +37,7 @@ mod retries;
 mod stats;
 #[cfg(test)]
 pub(crate) mod tests;
+mod tools;
 mod workloads;
 
 use std::collections::HashMap;
@@ -49,9 +52,10 @@ use self::relays::{Relay, Relays, Served};
 use self::requests::{EndedRing, Live};
 use self::retries::Retries;
 use self::stats::{Clocks, Group, Pool, StatsId};
+use self::tools::Tools;
 use self::workloads::{Standing, Workloads};
 use crate::chunk::Pid;
-use crate::exchange::{Exchange, ExchangeEvent, ExchangeId, RateLimit, Role};
+use crate::exchange::{Api, Exchange, ExchangeEvent, ExchangeId, RateLimit, Role};
 use crate::label::Label;
 use crate::prices::{Cost, Prices};
 use crate::snapshot::{
@@ -137,6 +141,7 @@ pub struct Aggregator {
     workloads: Workloads,
     relays: Relays,
     retries: Retries,
+    tools: Tools,
     /// Looked up with every output.
     running: HashMap<ExchangeId, Running, foldhash::fast::RandomState>,
     ended: EndedRing,
@@ -262,7 +267,7 @@ impl Running {
 }
 
 impl Aggregator {
-    /// The most memory that distributions can take, whatever is observed: 32 MiB. See [`Self::distribution_bytes`].
+    /// The most memory that distributions can take, whatever is observed: 36 MiB. See [`Self::distribution_bytes`].
     pub const MAX_DISTRIBUTION_BYTES: usize = Pool::MAX_DISTRIBUTION_BYTES;
 
     /// An aggregator whose totals count from `started`.
@@ -287,6 +292,7 @@ impl Aggregator {
             workloads: Workloads::new(),
             relays: Relays::default(),
             retries: Retries::default(),
+            tools: Tools::new(),
             running: HashMap::default(),
             ended: EndedRing::new(),
         }
@@ -297,6 +303,12 @@ impl Aggregator {
     /// Every exchange begins with `Opened` and ends with `Ended`, once each: events outside these are left out, and an
     /// exchange that never ends is counted as running for good.
     pub fn observe(&mut self, when: Nanos, exchange: &Exchange, event: ExchangeEvent) {
+        if exchange.api == Api::Tool {
+            if event == ExchangeEvent::Ended {
+                self.tools.ended(when, exchange, &mut self.pool);
+            }
+            return;
+        }
         match event {
             ExchangeEvent::Opened => self.open(when, exchange),
             ExchangeEvent::Ended => self.end(when, exchange),
@@ -559,7 +571,7 @@ impl Aggregator {
             endpoints: self.endpoint_rows(now, clock),
             // What is seen from outside is added by who sees it.
             encrypted: Vec::new(),
-            tools: Vec::new(),
+            tools: self.tools.frame(&mut self.pool, now),
             gpus: facts.gpus,
             engines: facts.engines,
             capture: facts.capture,
@@ -572,7 +584,7 @@ impl Aggregator {
     fn count_live<'a>(&mut self, live: impl Iterator<Item = &'a Exchange>) -> Vec<Live<'a>> {
         self.processes.begin_frame();
         let mut rows = Vec::new();
-        for exchange in live {
+        for exchange in live.filter(|exchange| exchange.api != Api::Tool) {
             let running = self.running.get(&exchange.id);
             let process = running.and_then(|running| running.process).map(|(process, _)| process);
             if let Some(running) = running {

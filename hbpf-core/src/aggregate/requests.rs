@@ -210,7 +210,7 @@ fn id_label(id: ExchangeId) -> Label {
 }
 
 /// Host or address, with the port where it is known.
-fn endpoint_label(exchange: &Exchange) -> Label {
+pub(super) fn endpoint_label(exchange: &Exchange) -> Label {
     let endpoint = &exchange.endpoint;
     let text = match (&endpoint.host, endpoint.address, endpoint.port) {
         (Some(host), _, Some(port)) => format!("{host}:{port}"),

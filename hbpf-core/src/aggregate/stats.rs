@@ -34,18 +34,19 @@ pub(super) enum Group {
     Models,
     Endpoints,
     Workloads,
+    Tools,
 }
 
 impl Group {
-    const ALL: [Self; 5] = [Self::Totals, Self::Processes, Self::Models, Self::Endpoints, Self::Workloads];
+    const ALL: [Self; 6] = [Self::Totals, Self::Processes, Self::Models, Self::Endpoints, Self::Workloads, Self::Tools];
 
-    /// How many keys of the table may have distributions: 65 in all.
+    /// How many keys of the table may have distributions: 73 in all.
     pub(super) const fn max_latency(self) -> usize {
         match self {
             Self::Totals => 1,
             Self::Processes => 24,
             Self::Models | Self::Endpoints => 16,
-            Self::Workloads => 8,
+            Self::Workloads | Self::Tools => 8,
         }
     }
 }

@@ -158,6 +158,10 @@ pub(super) enum RequestSlot {
     Prompt,
     /// How many answers there shall be.
     Answers,
+    /// JSON-RPC's method.
+    Method,
+    /// What the method is about.
+    Name,
 }
 
 /// The places in requests that nearly all dialects have.
@@ -206,6 +210,8 @@ pub(super) enum Slot {
     ErrorCode,
     /// A code beside the answer itself: an error's if the answer is one.
     TopCode,
+    /// A tool has failed.
+    ToolFailed,
     /// An error, as an object or as text.
     Error,
     /// The end of one of several alternative outputs.

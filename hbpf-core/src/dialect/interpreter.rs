@@ -8,7 +8,7 @@ use super::grpc::{self, AnswerMessages, RequestMessages};
 use super::reading::{Events, Reading, set_label};
 use super::recognise::is_form;
 use super::{Facts, Output, Recognised, Said, bedrock, definition};
-use crate::exchange::{Api, Dialect, Usage};
+use crate::exchange::{Api, Dialect, ToolCall, Usage};
 use crate::framing::{Array, Documents, Embedded, EventStream, Ndjson, Sse};
 use crate::http1::{RequestHead, ResponseHead};
 use crate::json::{Outcome, Scanner, Tail, Value, Visitor, scan_tail};
@@ -463,11 +463,19 @@ struct RequestFinder<'a> {
     facts: &'a mut Facts,
 }
 
+impl RequestFinder<'_> {
+    fn tool_call(&mut self) -> &mut ToolCall {
+        self.facts.tool_call.get_or_insert_with(|| Box::new(ToolCall { method: "unknown".into(), name: None }))
+    }
+}
+
 impl Visitor<RequestSlot> for RequestFinder<'_> {
     fn value(&mut self, slot: RequestSlot, value: Value<'_>) {
         match (slot, value) {
             (RequestSlot::Model, Value::Text(text)) => set_label(&mut self.facts.model, text),
             (RequestSlot::Stream, Value::Bool(stream)) => self.facts.stream = Some(stream),
+            (RequestSlot::Method, Value::Text(text)) => self.tool_call().method = Label::from_bytes(text),
+            (RequestSlot::Name, Value::Text(text)) => self.tool_call().name = Some(Label::from_bytes(text)),
             (RequestSlot::Prompt, Value::Length(_) | Value::Container { .. }) => self.facts.asks_for_several = true,
             (RequestSlot::Answers, value) => {
                 self.facts.asks_for_several |= value.as_count().is_some_and(|count| count > 1);

@@ -21,6 +21,7 @@ mod headers;
 mod interpreter;
 mod llama_cpp;
 mod lm_studio;
+mod mcp;
 mod media;
 mod mistral;
 mod ollama;
@@ -45,13 +46,13 @@ pub use provider::provider_of_host;
 pub use recognise::{Extent, JUDGE_BYTES, Judgement, Recognised, judge, target_patterns};
 pub use session::{Asked, Said, Session, Subject};
 
-use crate::exchange::{Dialect, ServiceTier, Usage};
+use crate::exchange::{Dialect, ServiceTier, ToolCall, Usage};
 use crate::label::Label;
 use crate::time::Nanos;
 use definition::Definition;
 
 /// Every dialect that can be read.
-static DEFINITIONS: [&Definition; 21] = [
+static DEFINITIONS: [&Definition; 22] = [
     &openai::CHAT,
     &openai::COMPLETIONS,
     &openai::EMBEDDINGS,
@@ -74,6 +75,7 @@ static DEFINITIONS: [&Definition; 21] = [
     &sglang::GENERATE,
     &llama_cpp::COMPLETION,
     &lm_studio::CHAT,
+    &mcp::RPC,
 ];
 
 fn definition(dialect: Dialect) -> &'static Definition {
@@ -104,6 +106,8 @@ pub struct Facts {
     pub stream: Option<bool>,
     /// The request asks for usage in the stream (`stream_options.include_usage`).
     pub usage_requested: Option<bool>,
+    /// What is asked of an MCP server.
+    pub tool_call: Option<Box<ToolCall>>,
     /// The request asks for several answers, in a dialect whose counts are about one each.
     pub asks_for_several: bool,
     /// The model that answered.

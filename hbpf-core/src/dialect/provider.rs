@@ -70,6 +70,7 @@ pub(super) fn provider(host: Option<&Label>, port: Option<u16>, path: &[u8], dia
         None if dialect == Dialect::MistralConversations => "mistral_ai",
         // Infer is served by others, too.
         None if dialect == Dialect::Triton && !path.ends_with(b"/infer") => "triton",
+        _ if dialect == Dialect::Mcp => "mcp",
         None if dialect == Dialect::GeminiInteractions => "gcp.gemini",
         None if dialect == Dialect::GeminiGenerate && is_of_gemini_api(path) => "gcp.gemini",
         None if dialect == Dialect::GeminiGenerate => "gcp.gen_ai",

@@ -505,6 +505,11 @@ impl Visitor<Slot> for Finder<'_> {
                 }
             }
             (Slot::Counts(counts), Value::Container { is_empty: false }) => event.fill_counts(counts),
+            (Slot::ToolFailed, Value::Bool(true)) => {
+                event.is_error = true;
+                // As OpenTelemetry calls it.
+                self.name_error(ErrorRank::Type, b"tool_error");
+            }
             (Slot::Error, Value::Length(1..)) => {
                 event.is_error = true;
                 self.name_error(ErrorRank::Text, b"error");

@@ -7,7 +7,7 @@ use super::definition::{Definition, Proof, Target};
 use super::headers::host;
 use super::provider::provider;
 use super::shape::Shape;
-use super::{bedrock, custom, definition, grpc};
+use super::{bedrock, custom, definition, grpc, mcp};
 use crate::body::Coding;
 use crate::exchange::{Api, Dialect};
 use crate::http1::RequestHead;
@@ -297,6 +297,9 @@ fn by_shape(head: &RequestHead<'_>, path: &[u8], body: &Body<'_>, says_anthropic
     }
     if shape.model && shape.input && says(b"embed") {
         return Decision::Yes((Dialect::OpenaiEmbeddings, Api::Embeddings));
+    }
+    if mcp::is_call(&shape) {
+        return Decision::Yes((Dialect::Mcp, Api::Tool));
     }
     // What routers put before TGI and SGLang.
     if shape.inputs && shape.max_new_tokens {

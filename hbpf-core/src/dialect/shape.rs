@@ -2,6 +2,7 @@
 
 use std::sync::LazyLock;
 
+use super::mcp;
 use crate::json::{Kind, Outcome, PathSet, Scanner, Value, Visitor, Want};
 
 /// Which members the beginning of a body shows.
@@ -32,6 +33,9 @@ pub(super) struct Shape {
     pub(super) own_content: bool,
     /// Triton.
     pub(super) text_input: bool,
+    /// MCP.
+    pub(super) jsonrpc: bool,
+    pub(super) mcp_method: bool,
     /// More of the body follows that is not seen.
     pub(super) is_cut: bool,
     /// The path is what stands here and nothing before it.
@@ -61,6 +65,8 @@ enum Part {
     InputPrefix,
     OwnContent,
     TextInput,
+    JsonRpc,
+    Method,
 }
 
 static SHAPE: LazyLock<PathSet<Part>> = LazyLock::new(|| {
@@ -91,6 +97,8 @@ static SHAPE: LazyLock<PathSet<Part>> = LazyLock::new(|| {
         ("input_prefix", Want::Length, Part::InputPrefix),
         ("content", Want::Length, Part::OwnContent),
         ("text_input", Want::Length, Part::TextInput),
+        ("jsonrpc", Want::Length, Part::JsonRpc),
+        ("method", Want::Scalar, Part::Method),
     ])
 });
 
@@ -130,6 +138,8 @@ impl Shape {
             Part::InputPrefix => self.input_prefix = true,
             Part::OwnContent => self.own_content = true,
             Part::TextInput => self.text_input = true,
+            Part::JsonRpc => self.jsonrpc = true,
+            Part::Method => self.mcp_method = true,
         }
     }
 }
@@ -138,7 +148,7 @@ impl Visitor<Part> for Shape {
     fn begin(&mut self, part: Part, kind: Kind) {
         match (part, kind) {
             // The model is a name, and whole before it counts.
-            (Part::Model | Part::Id, _) | (Part::Messages, Kind::Text) => {}
+            (Part::Model | Part::Id | Part::Method, _) | (Part::Messages, Kind::Text) => {}
             // Whatever else begins may be long.
             _ => self.set(part),
         }
@@ -147,7 +157,8 @@ impl Visitor<Part> for Shape {
     fn value(&mut self, part: Part, value: Value<'_>) {
         match (part, value) {
             (Part::Model, Value::Length(1..)) => self.set(part),
-            (Part::Model | Part::Messages, _) => {}
+            (Part::Method, Value::Text(method)) if mcp::is_method(method) => self.set(part),
+            (Part::Model | Part::Messages | Part::Method, _) => {}
             (_, Value::Null) => {}
             _ => self.set(part),
         }

@@ -95,6 +95,7 @@ fn every_dialect_has_a_row() {
         Sglang,
         LlamaCpp,
         LmStudio,
+        Mcp,
         Custom,
     ];
     for dialect in all {

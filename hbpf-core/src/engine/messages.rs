@@ -410,6 +410,7 @@ impl Sink<'_> {
             dialect: recognised.dialect,
             model: recognised.model.clone(),
             response_model: None,
+            tool_call: None,
             endpoint: template.endpoint.clone(),
             tls: self.key.source == Source::Tls,
             protocol,

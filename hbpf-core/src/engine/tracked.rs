@@ -192,6 +192,7 @@ impl Tracked {
         let facts = self.interpreter.facts();
         self.exchange.model = facts.model.clone().or(self.exchange.model.take());
         self.exchange.stream = facts.stream.or(self.exchange.stream);
+        self.exchange.tool_call.clone_from(&facts.tool_call);
         self.exchange.request_sent_at = Some(when);
         if self.exchange.phase == Phase::Sending {
             self.exchange.phase = Phase::Waiting;

@@ -75,7 +75,7 @@ fn words_are_those_of_the_contract() {
         ("WorkloadKind", "pod container unit tree"),
         (
             "Api",
-            "chat text_completion responses messages embeddings generate_content rerank audio image realtime infer",
+            "chat text_completion responses messages embeddings generate_content rerank audio image realtime infer tool",
         ),
     ] {
         assert_eq!(words(name).join(" "), expected, "{name}");

@@ -63,6 +63,7 @@ pub(super) fn path(case: &Case, model: &str) -> String {
         Dialect::Tgi | Dialect::Sglang => "/generate",
         Dialect::LlamaCpp => "/completion",
         Dialect::LmStudio => "/api/v1/chat",
+        Dialect::Mcp => "/mcp",
         Dialect::Custom => unreachable!("it is described in a test of its own"),
         Dialect::GeminiGenerate => "/v1beta/models/MODEL:generateContent",
     };

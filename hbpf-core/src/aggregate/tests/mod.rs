@@ -5,6 +5,7 @@ mod properties;
 mod relays;
 mod retries;
 mod rows;
+mod tools;
 mod workloads;
 
 use std::collections::BTreeMap;
@@ -36,6 +37,7 @@ pub(crate) fn exchange(id: u64) -> Exchange {
         dialect: Dialect::OpenaiChat,
         model: None,
         response_model: None,
+        tool_call: None,
         endpoint: Endpoint { host: Some("api.example".into()), address: None, port: Some(443) },
         tls: true,
         protocol: Protocol::Http1,

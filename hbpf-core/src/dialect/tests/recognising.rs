@@ -400,6 +400,22 @@ fn judgements() {
             "MistralConversations Chat mistral_ai - known",
         ),
         ("POST /v1/conversations HTTP/1.1\nHost: x", r#"{"members":[1]}"#, true, "no"),
+        // MCP: what asks, wherever it is served; what tells, and what others say in JSON-RPC, is none.
+        (
+            "POST /mcp HTTP/1.1\nHost: x",
+            r#"{"jsonrpc":"2.0","id":1,"method":"tools/call""#,
+            false,
+            "Mcp Tool mcp - known",
+        ),
+        (
+            "POST /tools HTTP/1.1\nHost: x",
+            r#"{"method":"initialize","params":{"protocolVersion":"2025-11-25"},"jsonrpc":"2.0","id":0}"#,
+            true,
+            "Mcp Tool mcp - new",
+        ),
+        ("POST /mcp HTTP/1.1\nHost: x", r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#, true, "no"),
+        ("POST /mcp HTTP/1.1\nHost: x", r#"{"jsonrpc":"2.0","id":1,"result":{"roots":[]}}"#, true, "no"),
+        ("POST /rpc HTTP/1.1\nHost: x", r#"{"jsonrpc":"2.0","id":1,"method":"eth_blockNumber"}"#, true, "no"),
         (
             "POST /v1/fim/completions HTTP/1.1\nHost: x",
             r#"{"model":"m","prompt":"a"}"#,
@@ -450,7 +466,7 @@ fn a_beginning_of_the_stated_length_is_always_enough() {
 fn the_kernel_can_find_every_pattern() {
     for pattern in target_patterns() {
         // The short ones are confirmed by the rest of the path, `/v2/chat` and `/infill` by the body.
-        let is_long = pattern.len() >= 8 || ["/invoke", "/infer", "/infill"].contains(pattern);
+        let is_long = pattern.len() >= 8 || ["/invoke", "/infer", "/infill", "/mcp"].contains(pattern);
         assert!(pattern.starts_with(['/', ':']) && is_long, "{pattern}");
     }
     assert!(target_patterns().contains(&"/chat/completions"));
@@ -556,6 +572,22 @@ fn what_the_path_tells_reaches_the_facts() {
     interpreter.request_bytes(br#"{"model":"m","input":"x"}"#);
     interpreter.request_end();
     assert_eq!(interpreter.facts().stream, Some(false));
+}
+
+#[test]
+fn what_is_asked_of_a_server_of_tools() {
+    let asked = |body: &str| {
+        let mut interpreter = Interpreter::new(Dialect::Mcp);
+        body.as_bytes().chunks(3).for_each(|piece| interpreter.request_bytes(piece));
+        interpreter.request_end();
+        let call = interpreter.facts().tool_call.as_ref()?;
+        Some((call.method.to_string(), call.name.as_ref().map(Label::to_string)))
+    };
+    let call = r#"{"id":1,"params":{"arguments":{"name":"CANARY"},"name":"look_up"},"method":"tools/call"}"#;
+    assert_eq!(asked(call), Some(("tools/call".into(), Some("look_up".into()))));
+    let read = r#"{"id":1,"method":"resources/read","params":{"uri":"file:///CANARY"}}"#;
+    assert_eq!(asked(read), Some(("resources/read".into(), None)));
+    assert_eq!(asked("[]"), None);
 }
 
 #[test]

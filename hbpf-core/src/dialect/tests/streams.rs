@@ -80,6 +80,7 @@ pub(super) struct Expected<'a> {
 const ASKS: &str = r#"{"model":"m","stream":true,"messages":[{"role":"user","content":"CANARY prompt"}]}"#;
 const ASKS_PLAIN: &str = r#"{"model":"m","messages":[{"role":"user","content":"CANARY prompt"}]}"#;
 const ASKS_INPUT: &str = r#"{"model":"m","input":"CANARY prompt","stream":true}"#;
+const CALLS_TOOL: &str = r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"look_up","arguments":{"name":"CANARY","q":"CANARY"},"_meta":{"progressToken":1}}}"#;
 const CONVERSE: &str = r#"{"messages":[{"role":"user","content":[{"text":"CANARY prompt"}]}]}"#;
 const GENERATES: &str = r#"{"contents":[{"role":"user","parts":[{"text":"CANARY prompt"}]}]}"#;
 const SSE: Option<&str> = Some("text/event-stream");
@@ -1442,6 +1443,48 @@ data: {"type":"chat.end","result":{"model_instance_id":"lm-x","output":[{"type":
         content_type: JSON,
         body: r#"{"error":{"message":"CANARY","type":"tokens","code":"rate_limit_exceeded"}}"#,
         expected: Expected { is_error: true, error: Some("rate_limit_exceeded"), ..PLAIN },
+    },
+    Case {
+        name: "MCP: a tool that tells how far it is, as events",
+        dialect: Dialect::Mcp,
+        request: CALLS_TOOL,
+        status: 200,
+        content_type: SSE,
+        body: r#"event: message
+data: {"jsonrpc":"2.0","method":"notifications/progress","params":{"progressToken":1,"progress":0.5,"message":"CANARY"}}
+
+event: message
+data: {"jsonrpc":"2.0","id":1,"result":{"content":[{"type":"text","text":"CANARY"}],"isError":false}}
+
+"#,
+        expected: Expected { model: None, finished: false, ..STREAMED },
+    },
+    Case {
+        name: "MCP: a tool that fails",
+        dialect: Dialect::Mcp,
+        request: CALLS_TOOL,
+        status: 200,
+        content_type: JSON,
+        body: r#"{"jsonrpc":"2.0","id":1,"result":{"content":[{"type":"text","text":"CANARY"}],"isError":true}}"#,
+        expected: Expected { model: None, error: Some("tool_error"), is_error: true, ..PLAIN },
+    },
+    Case {
+        name: "MCP: no such tool",
+        dialect: Dialect::Mcp,
+        request: CALLS_TOOL,
+        status: 200,
+        content_type: JSON,
+        body: r#"{"jsonrpc":"2.0","id":1,"error":{"code":-32602,"message":"CANARY"}}"#,
+        expected: Expected { model: None, is_error: true, ..PLAIN },
+    },
+    Case {
+        name: "MCP: a server introduces itself",
+        dialect: Dialect::Mcp,
+        request: r#"{"jsonrpc":"2.0","id":0,"method":"initialize","params":{"protocolVersion":"2025-11-25","clientInfo":{"name":"CANARY","version":"1"}}}"#,
+        status: 200,
+        content_type: JSON,
+        body: r#"{"jsonrpc":"2.0","id":0,"result":{"protocolVersion":"2025-11-25","serverInfo":{"name":"weather","version":"1"},"instructions":"CANARY"}}"#,
+        expected: Expected { model: None, response_model: Some("weather"), ..PLAIN },
     },
 ];
 
