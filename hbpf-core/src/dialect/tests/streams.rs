@@ -1443,6 +1443,32 @@ data: {"type":"chat.end","result":{"model_instance_id":"lm-x","output":[{"type":
         body: r#"{"error":{"message":"CANARY","type":"tokens","code":"rate_limit_exceeded"}}"#,
         expected: Expected { is_error: true, error: Some("rate_limit_exceeded"), ..PLAIN },
     },
+    Case {
+        name: "Mistral reasons in parts of the content",
+        dialect: Dialect::OpenaiChat,
+        request: ASKS,
+        status: 200,
+        content_type: SSE,
+        body: r#"data: {"id":"m","model":"l","choices":[{"index":0,"delta":{"role":"assistant","content":""},"finish_reason":null}]}
+
+data: {"id":"m","model":"l","choices":[{"index":0,"delta":{"content":[{"type":"thinking","thinking":[{"type":"text","text":"CANARY"}]}]},"finish_reason":null}]}
+
+data: {"id":"m","model":"l","choices":[{"index":0,"delta":{"content":[{"type":"text","text":"CANARY"}]},"finish_reason":null}]}
+
+data: {"id":"m","model":"l","choices":[{"index":0,"delta":{"content":"CANARY"},"finish_reason":"stop"}],"usage":{"prompt_tokens":11,"total_tokens":14,"completion_tokens":3,"prompt_tokens_details":{"cached_tokens":4}}}
+
+data: [DONE]
+
+"#,
+        expected: Expected {
+            response_model: Some("l"),
+            id: Some("m"),
+            usage: [Some(11), Some(3), Some(4), None, None],
+            finish: Some("stop"),
+            outputs: &[REASONING, VISIBLE, VISIBLE],
+            ..STREAMED
+        },
+    },
 ];
 
 /// gRPC's messages as xAI's SDK writes them (protobuf for Python): a request, a streamed answer and one that is not.
