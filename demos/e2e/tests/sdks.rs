@@ -14,7 +14,7 @@ const ANSWER: &str = "CANARYANSWER";
 const KEY: &str = "CANARYKEY";
 const SERVER: [&str; 6] = ["--ttft", "20", "--rate", "400", "--word", ANSWER];
 
-/// By turns: as it is, and compressed. Where an API has no place for reasoning, the server leaves it out.
+/// By turns: as it is, and compressed.
 const MODELS: [&str; 2] = ["demo-7think", "demo-gzip-5think"];
 const REFUSED: &str = "demo-429err";
 /// Calls of each way and model.
@@ -167,6 +167,9 @@ impl Place {
             assert_eq!((row.phase, row.status, row.tls), (Phase::Done, Some(200), tls), "{row:?}");
             assert_eq!((row.tokens_source, row.bytes_missed), (TokensSource::Reported, 0), "{row:?}");
             assert_eq!(row.time_to_first_token_seconds.is_some(), row.stream == Some(true), "{row:?}");
+            // Thoughts come first.
+            let visible = row.time_to_first_visible_token_seconds;
+            assert!(row.stream != Some(true) || visible > row.time_to_first_token_seconds, "{row:?}");
             assert_eq!(row.queue_seconds, (sdk.provider == "groq").then_some(0.25), "{row:?}");
         }
         let streamed = rows.iter().filter(|row| row.stream == Some(true)).count();

@@ -173,6 +173,11 @@ impl Call {
             _ => true,
         }
     }
+
+    /// Whether the counts tell reasoning apart, which may be in the answer all the same.
+    pub(crate) fn reasoning_is_told(&self) -> bool {
+        !self.api.is_ollama() && !matches!(self.api, Api::CohereChat | Api::Mistral)
+    }
 }
 
 /// A piece of a streamed answer.
@@ -200,12 +205,12 @@ pub(crate) struct Answer {
 /// Takes out of the numbers what this API has no place for, so that the record holds what can be known from the wire.
 pub(crate) fn leave_out_unsayable(api: Api, behaviour: &mut Behaviour) {
     if api.embeds() || api.is_ollama() {
-        (behaviour.cached, behaviour.cache_written, behaviour.reasoning) = (0, 0, 0);
+        (behaviour.cached, behaviour.cache_written) = (0, 0);
     }
     if api.embeds() {
-        behaviour.output = 0;
+        (behaviour.output, behaviour.reasoning) = (0, 0);
     }
-    if matches!(api, Api::Converse { .. } | Api::CohereChat | Api::Mistral) {
+    if let Api::Converse { .. } = api {
         behaviour.reasoning = 0;
     }
     if matches!(api, Api::Generate { .. } | Api::CohereChat | Api::Mistral | Api::Groq) {

@@ -136,7 +136,7 @@ impl Server {
             let mut stream = Stream { wire, body: Body::new(gzip), entry: &mut entry, held: Held::default() };
             let outcome = stream.run(&call, answer, &behaviour, first, gzip)?;
             if outcome == Outcome::Done {
-                note_usage(&mut entry, &behaviour, call.usage_is_sent());
+                note_usage(&mut entry, &call, &behaviour, call.usage_is_sent());
             }
             entry.outcome = outcome;
             entry.end_ns = now();
@@ -153,7 +153,7 @@ impl Server {
             self.record.add(&entry)?;
             return Ok(Next::Close);
         }
-        note_usage(&mut entry, &behaviour, true);
+        note_usage(&mut entry, &call, &behaviour, true);
         entry.output = behaviour.output;
         let mut headers = answer.headers;
         headers.push(("content-type", answer.content_type.into()));
@@ -326,12 +326,12 @@ impl<S: Read + Write> Stream<'_, S> {
     }
 }
 
-fn note_usage(entry: &mut Entry, behaviour: &Behaviour, sent: bool) {
+fn note_usage(entry: &mut Entry, call: &Call, behaviour: &Behaviour, sent: bool) {
     entry.usage_sent = sent;
     entry.input = behaviour.input;
     entry.cached_input = behaviour.cached;
     entry.cache_creation_input = behaviour.cache_written;
-    entry.reasoning = behaviour.reasoning;
+    entry.reasoning = if call.reasoning_is_told() { behaviour.reasoning } else { 0 };
 }
 
 fn sleep_until(when: Instant) {

@@ -123,6 +123,7 @@ fn cohere_bills_less_than_it_reads() {
     let kinds: Vec<&str> = events.iter().filter_map(|event| event["type"].as_str()).collect();
     assert_eq!((kinds[0], kinds[kinds.len() - 1]), ("message-start", "message-end"));
     assert_eq!(kinds.iter().filter(|kind| **kind == "content-delta").count(), 4);
+    assert_eq!(kinds.iter().filter(|kind| **kind == "content-start").count(), 2);
     let streamed = events.last().unwrap()["delta"]["usage"].clone();
     assert_eq!(streamed["tokens"], json!({"input_tokens": 40.0, "output_tokens": 4.0}));
     assert_eq!((&streamed["billed_units"]["input_tokens"], &streamed["cached_tokens"]), (&json!(36.0), &json!(8.0)));
@@ -142,7 +143,8 @@ fn mistral_and_groq_tell_their_usage_unasked() {
     let chunks = data(&server.ask("/mistral/v1/chat/completions", &asked));
     let last = chunks.last().unwrap();
     assert_eq!((&last["choices"][0]["finish_reason"], &last["usage"]["prompt_tokens"]), (&json!("stop"), &json!(40)));
-    assert_ne!(last["choices"][0]["delta"]["content"], "");
+    assert_eq!(chunks[1]["choices"][0]["delta"]["content"][0]["type"], "thinking");
+    assert!(last["choices"][0]["delta"]["content"].is_string());
     let chunks = data(&server.ask("/openai/v1/chat/completions", &asked));
     let last = chunks.last().unwrap();
     assert!(last["usage"].is_null());

@@ -223,6 +223,8 @@ pub(super) enum Slot {
     Role,
     /// Output that people or programs see: text by its length, tool calls by their presence.
     Visible,
+    /// The same, but where it is no text its parts say what they are.
+    Content,
     /// Output that is reasoning.
     Reasoning,
     Count(Count),

@@ -68,7 +68,10 @@ static CHAT_RESPONSE: LazyLock<PathSet<Slot>> = LazyLock::new(|| {
         ("choices[]", Want::Length, Slot::Choice),
         ("choices[].finish_reason", Want::Scalar, Slot::FinishReason),
         ("choices[].delta.role", Want::Scalar, Slot::Role),
-        ("choices[].delta.content", Want::Length, Slot::Visible),
+        ("choices[].delta.content", Want::Length, Slot::Content),
+        // Mistral, while a model reasons.
+        ("choices[].delta.content[].text", Want::Length, Slot::Visible),
+        ("choices[].delta.content[].thinking[].text", Want::Length, Slot::Reasoning),
         ("choices[].delta.refusal", Want::Length, Slot::Visible),
         ("choices[].delta.tool_calls", Want::Length, Slot::Visible),
         ("choices[].delta.function_call", Want::Length, Slot::Visible),

@@ -495,8 +495,9 @@ impl Visitor<Slot> for Finder<'_> {
             (Slot::Answer, Value::Container { .. }) => event.end_answer(),
             (Slot::AnswerIndex, index) => self.found.is_several |= index.as_count().is_some_and(|index| index > 0),
             (Slot::Role, Value::Text(_)) => event.choice.has_role = true,
-            (Slot::Visible, Value::Length(0)) => event.choice.blank = true,
-            (Slot::Visible, value) => event.choice.visible |= event.add_output(value),
+            (Slot::Visible | Slot::Content, Value::Length(0)) => event.choice.blank = true,
+            (Slot::Content, Value::Container { .. }) => {}
+            (Slot::Visible | Slot::Content, value) => event.choice.visible |= event.add_output(value),
             (Slot::Reasoning, value) => event.choice.reasoning |= event.add_output(value),
             (Slot::Count(count), value) => {
                 if let Some(value) = value.as_count() {

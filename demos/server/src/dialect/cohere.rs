@@ -39,7 +39,7 @@ fn event(data: &Value) -> Vec<u8> {
     sse(data["type"].as_str(), data)
 }
 
-/// What stands around a prompt is read, but not billed. Counts are fractions by their type.
+/// What stands around a prompt is read, but not billed; how much was thought is not said. Counts are fractions by their type.
 fn usage(behaviour: &Behaviour) -> Value {
     let count = f64::from;
     json!({
@@ -50,7 +50,11 @@ fn usage(behaviour: &Behaviour) -> Value {
 }
 
 fn whole(call: &Call, behaviour: &Behaviour) -> Value {
-    let said = json!([{"type": "text", "text": text(behaviour, 0, behaviour.output)}]);
+    let mut said = Vec::new();
+    if behaviour.reasoning > 0 {
+        said.push(json!({"type": "thinking", "thinking": text(behaviour, 0, behaviour.reasoning)}));
+    }
+    said.push(json!({"type": "text", "text": text(behaviour, behaviour.reasoning, behaviour.output)}));
     json!({
         "id": format!("chat-demo{}", call.id), "message": {"role": "assistant", "content": said},
         "finish_reason": "COMPLETE", "usage": usage(behaviour),
@@ -69,13 +73,24 @@ fn vectors(call: &Call, behaviour: &Behaviour) -> Value {
 fn stream(call: &Call, behaviour: &Behaviour) -> Vec<Piece> {
     let begun = json!({"role": "assistant", "content": [], "tool_plan": "", "tool_calls": [], "citations": []});
     let start = json!({"type": "message-start", "id": format!("chat-demo{}", call.id), "delta": {"message": begun}});
-    let content =
-        |delta: Value, kind: &str| event(&json!({"type": kind, "index": 0, "delta": {"message": {"content": delta}}}));
-    let mut pieces =
-        vec![Piece::Lead(event(&start)), Piece::Lead(content(json!({"type": "text", "text": ""}), "content-start"))];
-    for (at, count, _) in events(behaviour) {
-        let delta = json!({"text": text(behaviour, at, at + count)});
-        pieces.push(Piece::Output(count, content(delta, "content-delta")));
+    let mut pieces = vec![Piece::Lead(event(&start))];
+    let mut index = 0;
+    let mut was_thinking = None;
+    for (at, count, thinking) in events(behaviour) {
+        let kind = if thinking { "thinking" } else { "text" };
+        let content = |step: &str, index: u32, content: Value| {
+            event(&json!({"type": step, "index": index, "delta": {"message": {"content": content}}}))
+        };
+        let mut bytes = Vec::new();
+        if was_thinking.replace(thinking) != Some(thinking) {
+            if at > 0 {
+                bytes.extend(event(&json!({"type": "content-end", "index": index})));
+                index += 1;
+            }
+            bytes.extend(content("content-start", index, json!({"type": kind, kind: ""})));
+        }
+        bytes.extend(content("content-delta", index, json!({kind: text(behaviour, at, at + count)})));
+        pieces.push(Piece::Output(count, bytes));
     }
     let end = json!({"type": "message-end", "delta": {"finish_reason": "COMPLETE", "usage": usage(behaviour)}});
     pieces.push(Piece::Tail(event(&json!({"type": "content-end", "index": 0}))));

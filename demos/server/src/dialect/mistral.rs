@@ -10,7 +10,8 @@ pub(super) fn answer(call: &Call, behaviour: &Behaviour) -> Answer {
     let (content_type, pieces) = if call.stream {
         ("text/event-stream; charset=utf-8", stream(call, behaviour))
     } else {
-        let message = json!({"role": "assistant", "content": text(behaviour, 0, behaviour.output), "tool_calls": null});
+        let said = content(behaviour, 0, behaviour.output);
+        let message = json!({"role": "assistant", "content": said, "tool_calls": null});
         let choice = json!({"index": 0, "message": message, "finish_reason": "stop"});
         let mut body = common(call, "chat.completion", &choice);
         body["usage"] = usage(behaviour);
@@ -37,6 +38,21 @@ fn common(call: &Call, object: &str, choice: &Value) -> Value {
     })
 }
 
+/// A text, or parts where there are thoughts, which come first.
+fn content(behaviour: &Behaviour, from: u32, to: u32) -> Value {
+    let thought_to = to.min(behaviour.reasoning.max(from));
+    if thought_to == from {
+        return text(behaviour, from, to).into();
+    }
+    let thought = json!({"type": "text", "text": text(behaviour, from, thought_to)});
+    let mut parts = vec![json!({"type": "thinking", "thinking": [thought]})];
+    if to > thought_to {
+        parts.push(json!({"type": "text", "text": text(behaviour, thought_to, to)}));
+    }
+    Value::from(parts)
+}
+
+/// How much was thought it does not say.
 fn usage(behaviour: &Behaviour) -> Value {
     json!({
         "prompt_tokens": behaviour.input, "total_tokens": behaviour.input + behaviour.output,
@@ -58,7 +74,7 @@ fn stream(call: &Call, behaviour: &Behaviour) -> Vec<Piece> {
     let mut pieces = vec![Piece::Lead(chunk(json!({"role": "assistant", "content": ""}), false))];
     for (at, count, _) in events(behaviour) {
         let end = at + count;
-        let delta = json!({"content": text(behaviour, at, end)});
+        let delta = json!({"content": content(behaviour, at, end)});
         pieces.push(Piece::Output(count, chunk(delta, end == behaviour.output)));
     }
     pieces.push(Piece::Tail(b"data: [DONE]\n\n".to_vec()));

@@ -14,13 +14,16 @@ pub(super) fn answer(call: &Call, behaviour: &Behaviour) -> Answer {
     if call.api == Api::OllamaEmbed {
         pieces.push(Piece::Output(0, vectors(call, behaviour).to_string().into_bytes()));
     } else if call.stream {
-        for (at, count, _) in events(behaviour) {
-            let line = line(call, &text(behaviour, at, at + count), false);
+        for (at, count, thinking) in events(behaviour) {
+            let said = text(behaviour, at, at + count);
+            let line = if thinking { line(call, "", &said, false) } else { line(call, &said, "", false) };
             pieces.push(Piece::Output(count, ndjson(&line)));
         }
-        pieces.push(Piece::Tail(ndjson(&last(call, behaviour, ""))));
+        pieces.push(Piece::Tail(ndjson(&last(call, behaviour, "", ""))));
     } else {
-        let body = last(call, behaviour, &text(behaviour, 0, behaviour.output));
+        let [thought, said] = [(0, behaviour.reasoning), (behaviour.reasoning, behaviour.output)]
+            .map(|(from, to)| text(behaviour, from, to));
+        let body = last(call, behaviour, &said, &thought);
         pieces.push(Piece::Output(behaviour.output, body.to_string().into_bytes()));
     }
     let content_type = if call.stream { "application/x-ndjson" } else { "application/json; charset=utf-8" };
@@ -43,17 +46,27 @@ fn vectors(call: &Call, behaviour: &Behaviour) -> Value {
     })
 }
 
-fn line(call: &Call, said: &str, done: bool) -> Value {
+fn line(call: &Call, said: &str, thought: &str, done: bool) -> Value {
     let mut line = json!({"model": call.model, "created_at": "2026-09-21T14:13:20Z", "done": done});
-    match call.api {
-        Api::OllamaGenerate => line["response"] = said.into(),
-        _ => line["message"] = json!({"role": "assistant", "content": said}),
+    let message = match call.api {
+        Api::OllamaGenerate => {
+            line["response"] = said.into();
+            &mut line
+        }
+        _ => {
+            line["message"] = json!({"role": "assistant", "content": said});
+            &mut line["message"]
+        }
+    };
+    if !thought.is_empty() {
+        message["thinking"] = thought.into();
     }
     line
 }
 
-fn last(call: &Call, behaviour: &Behaviour, said: &str) -> Value {
-    let mut line = line(call, said, true);
+/// How much was thought it does not say.
+fn last(call: &Call, behaviour: &Behaviour, said: &str, thought: &str) -> Value {
+    let mut line = line(call, said, thought, true);
     line["done_reason"] = "stop".into();
     line["prompt_eval_count"] = behaviour.input.into();
     line["eval_count"] = behaviour.output.into();

@@ -1486,6 +1486,32 @@ data: {"jsonrpc":"2.0","id":1,"result":{"content":[{"type":"text","text":"CANARY
         body: r#"{"jsonrpc":"2.0","id":0,"result":{"protocolVersion":"2025-11-25","serverInfo":{"name":"weather","version":"1"},"instructions":"CANARY"}}"#,
         expected: Expected { model: None, response_model: Some("weather"), ..PLAIN },
     },
+    Case {
+        name: "Mistral reasons in parts of the content",
+        dialect: Dialect::OpenaiChat,
+        request: ASKS,
+        status: 200,
+        content_type: SSE,
+        body: r#"data: {"id":"m","model":"l","choices":[{"index":0,"delta":{"role":"assistant","content":""},"finish_reason":null}]}
+
+data: {"id":"m","model":"l","choices":[{"index":0,"delta":{"content":[{"type":"thinking","thinking":[{"type":"text","text":"CANARY"}]}]},"finish_reason":null}]}
+
+data: {"id":"m","model":"l","choices":[{"index":0,"delta":{"content":[{"type":"text","text":"CANARY"}]},"finish_reason":null}]}
+
+data: {"id":"m","model":"l","choices":[{"index":0,"delta":{"content":"CANARY"},"finish_reason":"stop"}],"usage":{"prompt_tokens":11,"total_tokens":14,"completion_tokens":3,"prompt_tokens_details":{"cached_tokens":4}}}
+
+data: [DONE]
+
+"#,
+        expected: Expected {
+            response_model: Some("l"),
+            id: Some("m"),
+            usage: [Some(11), Some(3), Some(4), None, None],
+            finish: Some("stop"),
+            outputs: &[REASONING, VISIBLE, VISIBLE],
+            ..STREAMED
+        },
+    },
 ];
 
 /// gRPC's messages as xAI's SDK writes them (protobuf for Python): a request, a streamed answer and one that is not.
