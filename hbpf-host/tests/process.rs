@@ -5,6 +5,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Duration, Instant};
 
 use hbpf_host::process::{Samples, Table};
@@ -23,6 +24,14 @@ fn own_pid() -> u32 {
     std::process::id()
 }
 
+/// Held while a process is started: until it executes its program it has the sockets of this one, too.
+static STARTING: RwLock<()> = RwLock::new(());
+
+/// No process is being started while this is kept.
+fn nobody_starts() -> RwLockReadGuard<'static, ()> {
+    STARTING.read().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// A Python process with which lines are exchanged.
 struct Python {
     child: Child,
@@ -34,7 +43,9 @@ impl Python {
     fn start(script: &str) -> Option<Self> {
         let mut command = Command::new("python3");
         command.args(["-c", script]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let starting = STARTING.write().unwrap_or_else(PoisonError::into_inner);
         let mut child = command.spawn().inspect_err(|error| eprintln!("skipped: python3: {error}")).ok()?;
+        drop(starting);
         let (input, output) = (child.stdin.take()?, BufReader::new(child.stdout.take()?));
         Some(Self { child, input, output })
     }
@@ -332,6 +343,7 @@ fn query(socket: &TcpStream, hint: u32) -> SocketQuery {
 
 #[test]
 fn both_ends_of_a_connection_have_owners() {
+    let _nobody = nobody_starts();
     for address in ["127.0.0.1:0", "[::1]:0"] {
         let Ok(listener) = TcpListener::bind(address) else {
             eprintln!("skipped: cannot listen at {address}");
@@ -353,6 +365,7 @@ fn both_ends_of_a_connection_have_owners() {
 
 #[test]
 fn an_ipv4_connection_to_an_ipv6_socket_has_owners() {
+    let _nobody = nobody_starts();
     let Ok(listener) = TcpListener::bind("[::]:0") else {
         eprintln!("skipped: no IPv6");
         return;
@@ -402,6 +415,7 @@ fn a_forked_child_owns_what_was_accepted_for_it() {
 
 #[test]
 fn a_closed_connection_has_no_owner_and_a_list_is_answered_as_one() {
+    let _nobody = nobody_starts();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     let pairs: Vec<_> = (0..20).map(|_| (TcpStream::connect(address).unwrap(), listener.accept().unwrap().0)).collect();
