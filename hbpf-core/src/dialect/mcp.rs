@@ -26,6 +26,8 @@ static ANSWER: LazyLock<PathSet<Slot>> = LazyLock::new(|| {
         ("error", Want::Length, Slot::Error),
         ("error.code", Want::Scalar, Slot::ErrorCode),
     ])
+    // Likewise, since the revision of 2026-07-28.
+    .and_at(&["result", "_meta", "io.modelcontextprotocol/serverInfo", "name"], Want::Scalar, Slot::Model)
 });
 
 /// Calls of tools, and what else clients ask.

@@ -60,6 +60,14 @@ impl<S: Copy> PathSet<S> {
         self
     }
 
+    /// The same with one more, whose names may have dots in them.
+    #[must_use]
+    pub fn and_at(mut self, names: &[&'static str], want: Want, slot: S) -> Self {
+        let at = names.iter().fold(ROOT, |at, name| self.member_or_new(at, name.as_bytes()));
+        self.nodes[usize::from(at)].leaf = Some((want, slot));
+        self
+    }
+
     fn add(&mut self, from: u16, paths: &[(&'static str, Want, S)]) {
         for (path, want, slot) in paths {
             let at = self.place(from, path);
@@ -152,6 +160,8 @@ mod tests {
         let within = PathSet::new(&[("d", Want::Scalar, 1)]).and_within("a[]", &[("b", Want::Scalar, 2)]);
         let element = within.element(within.member(ROOT, b"a"));
         assert_eq!(within.leaf(within.member(element, b"b")), Some((Want::Scalar, 2)));
+        let dotted = PathSet::new(&[]).and_at(&["a", "b.c/d"], Want::Scalar, 7);
+        assert_eq!(dotted.leaf(dotted.member(dotted.member(ROOT, b"a"), b"b.c/d")), Some((Want::Scalar, 7)));
         let list = PathSet::new(&[("[].id", Want::Scalar, 1)]);
         assert_eq!(list.leaf(list.member(list.element(ROOT), b"id")), Some((Want::Scalar, 1)));
     }
