@@ -413,7 +413,10 @@ fn base() -> Snapshot {
         models: Vec::new(),
         endpoints: Vec::new(),
         encrypted: Vec::new(),
-        tools: Vec::new(),
+        tools: vec![
+            tool("weather", "tools/call", Some("look_up"), 412, 3, 0.21),
+            tool("127.0.0.1:9100", "tools/list", None, 12, 0, 0.004),
+        ],
         requests: Requests::default(),
         gpus: Vec::new(),
         engines: Vec::new(),
@@ -677,6 +680,17 @@ pub(crate) fn engines() -> Vec<Engine> {
         ..Engine::default()
     };
     vec![vllm, ollama, llama]
+}
+
+fn tool(server: &str, method: &str, tool: Option<&str>, calls: usize, errors: u64, seconds: f64) -> Tool {
+    Tool {
+        server: server.into(),
+        method: method.into(),
+        tool: tool.map(Into::into),
+        calls_total: calls as u64,
+        errors_total: errors,
+        duration_seconds: spread(seconds, calls),
+    }
 }
 
 fn group_cost(group: &str, kernel_cpu_percent: Option<f64>, traps: Option<f64>) -> GroupCost {

@@ -2,7 +2,7 @@
 
 use hbpf_core::exchange::{Api, Protocol};
 use hbpf_core::label::Label;
-use hbpf_core::snapshot::{EndpointStats, LlmStats, Model};
+use hbpf_core::snapshot::{EndpointStats, LlmStats, Model, Tool};
 
 use crate::format::{self, UNKNOWN, known};
 use crate::rows;
@@ -76,6 +76,38 @@ pub(crate) fn endpoint_cells(endpoint: &EndpointStats) -> Vec<Cell> {
         Cell::number(left(endpoint)),
     ];
     names.into_iter().chain(stats_cells(&endpoint.stats)).collect()
+}
+
+/// Columns of the table of tools.
+pub(crate) fn tool_columns() -> Vec<Column> {
+    use Align::{Left, Right};
+    vec![
+        Column::flexible("SERVER", 12, 40, 90),
+        Column::fixed("METHOD", Left, 16, 70),
+        Column::flexible("TOOL", 16, 48, 100),
+        Column::fixed("CALLS", Right, 7, 95),
+        Column::fixed("ERR", Right, 5, 94),
+        Column::fixed("P50", Right, 6, 85),
+        Column::fixed("P99", Right, 6, 84),
+        Column::fixed("MAX", Right, 6, 60),
+    ]
+}
+
+/// A tool's row.
+pub(crate) fn tool_cells(tool: &Tool) -> Vec<Cell> {
+    let times = tool.duration_seconds.as_ref();
+    let seconds = |value: Option<f64>| Cell::number(known(value, format::seconds));
+    let errors = format::short_count(tool.errors_total);
+    vec![
+        Cell::new(tool.server.as_str(), Tone::Plain),
+        Cell::new(tool.method.as_str(), Tone::Dim),
+        Cell::new(known(tool.tool.as_ref(), Label::to_string), Tone::Accent),
+        Cell::number(format::count(tool.calls_total)),
+        if tool.errors_total > 0 { Cell::new(errors, Tone::Bad) } else { Cell::number(errors) },
+        seconds(times.map(|times| times.p50)),
+        seconds(times.map(|times| times.p99)),
+        seconds(times.map(|times| times.max)),
+    ]
 }
 
 /// What the quota leaves: tokens, or requests where nothing is said of these.

@@ -58,6 +58,8 @@ pub(crate) fn render(snapshot: &Snapshot, style: Style) -> String {
     section(&mut out, "Disks, connections and devices", &columns, users, style.width);
     models(&mut out, snapshot, style.width);
     endpoints(&mut out, snapshot, style.width);
+    let tools = snapshot.tools.iter().map(sets::tool_cells).collect();
+    section(&mut out, "Tools", &sets::tool_columns(), tools, style.width);
     let requests = &snapshot.requests;
     let rows = |requests: &[hbpf_core::snapshot::Request]| requests.iter().map(RequestColumn::cells).collect();
     let more = if requests.in_flight_omitted > 0 {

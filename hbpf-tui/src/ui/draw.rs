@@ -1,5 +1,6 @@
 //! Draws the state. Reads nothing else and changes nothing.
 
+use hbpf_core::snapshot::Snapshot;
 use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
 
@@ -26,6 +27,7 @@ pub(crate) fn draw(buffer: &mut Buffer, state: &State, theme: &Theme) {
         (None, Page::Models) => tables::models(&mut painter, areas.body, state),
         (None, Page::Workloads) => tables::workloads(&mut painter, areas.body, state),
         (None, Page::Engines) => tables::engines(&mut painter, areas.body, state),
+        (None, Page::Tools) => tables::tools(&mut painter, areas.body, state),
         (None, Page::InOut) => tables::inout(&mut painter, areas.body, state),
         (None, Page::Gpus) => tables::gpus(&mut painter, areas.body, state),
         (None, Page::Probes) => tables::probes(&mut painter, areas.body, state),
@@ -44,6 +46,7 @@ pub(crate) fn scroll_limit(state: &State) -> usize {
         (None, Page::Models) => tables::models_scroll(area, state),
         (None, Page::Workloads) => tables::workloads_scroll(area, state),
         (None, Page::Engines) => tables::engines_scroll(area, state),
+        (None, Page::Tools) => tables::tools_scroll(area, state),
         (None, Page::InOut) => tables::inout_scroll(area, state),
         (None, Page::Gpus) => tables::gpus_scroll(area, state),
         (None, Page::Probes) => tables::probes_scroll(area, state),
@@ -66,6 +69,7 @@ fn footer(painter: &mut Painter<'_>, area: Rect, state: &State) {
             ("m", "models"),
             ("u", "GPUs"),
             ("i", "inference"),
+            ("c", "tools"),
             ("d", "disks, net"),
             ("Space", "pause"),
             ("w", "window"),
@@ -87,13 +91,15 @@ fn footer(painter: &mut Painter<'_>, area: Rect, state: &State) {
         (None, Page::Probes | Page::InOut) => {
             &[("?", "help"), ("q", "quit"), ("Esc", "back"), ("1-5", "switch a group"), ("Up Down", "scroll")]
         }
-        (None, Page::Models | Page::Workloads | Page::Gpus | Page::Engines | Page::Request(_)) => {
+        (None, Page::Models | Page::Workloads | Page::Gpus | Page::Engines | Page::Tools | Page::Request(_)) => {
             &[("?", "help"), ("q", "quit"), ("Esc", "back"), ("Up Down", "scroll")]
         }
     };
-    let has_engines = state.snapshot().is_some_and(|snapshot| !snapshot.engines.is_empty());
+    let has = |some: fn(&Snapshot) -> bool| state.snapshot().is_some_and(some);
+    let has_engines = has(|snapshot| !snapshot.engines.is_empty());
+    let has_tools = has(|snapshot| !snapshot.tools.is_empty());
     let mut pieces = vec![painter.piece(" ", Tone::Plain)];
-    for (key, text) in keys.iter().filter(|(key, _)| has_engines || *key != "i") {
+    for (key, text) in keys.iter().filter(|(key, _)| (has_engines || *key != "i") && (has_tools || *key != "c")) {
         let next = [
             Piece { text: (*key).to_owned(), style: painter.theme.key() },
             painter.piece(format!(" {text}  "), Tone::Plain),

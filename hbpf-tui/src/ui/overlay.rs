@@ -11,7 +11,7 @@ use crate::summary;
 use crate::table::{self, Align, Tone};
 
 /// Keys and what they do; an empty key continues the line above or explains.
-const HELP: [(&str, &str); 61] = [
+const HELP: [(&str, &str); 62] = [
     ("Up Down PgUp PgDn", "move the selection (also k j); Home follows the top row"),
     ("Enter", "details of the selected process or request"),
     ("Esc", "back"),
@@ -25,6 +25,7 @@ const HELP: [(&str, &str); 61] = [
     ("m", "models and endpoints"),
     ("u", "GPUs, and the processes on them"),
     ("i", "inference servers: what vLLM, Ollama and others say"),
+    ("c", "calls of tools: what MCP servers are asked"),
     ("d", "disks, connections and GPU devices by process"),
     ("1 2 3 4 5", "switch a group of probes on or off: model traffic over TLS"),
     ("", "and plain, disks, connections, openings of GPU devices"),

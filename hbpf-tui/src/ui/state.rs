@@ -33,6 +33,8 @@ pub(crate) enum Page {
     Gpus,
     /// Inference servers, in their own words.
     Engines,
+    /// Calls of tools.
+    Tools,
     /// Disks, connections and accelerators' devices.
     InOut,
     Probes,
@@ -91,6 +93,7 @@ pub(crate) enum Action {
     ToggleWorkloads,
     ToggleGpus,
     ToggleEngines,
+    ToggleTools,
     ToggleInOut,
     ToggleProbes,
     Show(Overlay),
@@ -300,6 +303,7 @@ impl State {
             Action::ToggleModels => self.toggle_page(Page::Models),
             Action::ToggleWorkloads => self.toggle_page(Page::Workloads),
             Action::ToggleEngines => self.toggle_page(Page::Engines),
+            Action::ToggleTools => self.toggle_page(Page::Tools),
             Action::ToggleInOut => self.toggle_page(Page::InOut),
             Action::ToggleGpus => self.toggle_page(Page::Gpus),
             Action::ToggleProbes => self.toggle_page(Page::Probes),

@@ -33,6 +33,10 @@ const MAX_HISTORIES: usize = 8;
 const NO_ENGINE: &str = "no inference server on this machine tells of itself";
 /// What an empty table of disks, connections and devices says.
 const NO_USE: &str = "no use of disks, connections or GPU devices was seen yet";
+/// Where nobody has asked an MCP server anything.
+const NO_TOOL: &str =
+    "no tool was called over MCP's HTTP; what goes over pipes is not seen";
+
 /// What an empty table of workloads says.
 const NO_WORKLOAD: &str = "nothing has talked to a model or used a GPU yet";
 /// What an empty table of requests says where none can be seen.
@@ -181,6 +185,23 @@ pub(crate) fn workloads(painter: &mut Painter<'_>, area: Rect, state: &State) {
 /// How far the page of workloads can be scrolled.
 pub(crate) fn workloads_scroll(area: Rect, state: &State) -> usize {
     let rows = state.snapshot().map_or(0, |snapshot| snapshot.workloads.len());
+    rows.saturating_sub(usize::from(area.height.saturating_sub(2)))
+}
+
+/// What is asked of MCP servers.
+pub(crate) fn tools(painter: &mut Painter<'_>, area: Rect, state: &State) {
+    let Some(snapshot) = state.snapshot() else { return };
+    let rows = snapshot.tools.iter().map(sets::tool_cells).collect::<Vec<_>>();
+    set(painter, (area, state.scroll), &format!("Tools {}", rows.len()), &sets::tool_columns(), &rows);
+    if rows.is_empty() {
+        let style = painter.theme.tone(Tone::Dim);
+        painter.text(layout::line(area, 2), 1, NO_TOOL, style);
+    }
+}
+
+/// How far the page of tools can be scrolled.
+pub(crate) fn tools_scroll(area: Rect, state: &State) -> usize {
+    let rows = state.snapshot().map_or(0, |snapshot| snapshot.tools.len());
     rows.saturating_sub(usize::from(area.height.saturating_sub(2)))
 }
 

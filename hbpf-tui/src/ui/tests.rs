@@ -221,6 +221,19 @@ fn engines_page() {
 }
 
 #[test]
+fn tools_and_that_there_are_none() {
+    for size in [(80, 24), (120, 40)] {
+        let mut state = with(size, fixture::rich());
+        state.apply(Action::ToggleTools);
+        insta::assert_snapshot!(format!("tools_{}x{}", size.0, size.1), screen(&state));
+    }
+    let mut state = with((80, 24), Snapshot { tools: Vec::new(), ..fixture::rich() });
+    assert!(!screen(&state).contains("tools"));
+    state.apply(Action::ToggleTools);
+    assert!(screen(&state).contains("no tool was called"), "{}", screen(&state));
+}
+
+#[test]
 fn without_engines_the_page_says_so_and_nothing_else_changes() {
     let mut state = watched((80, 24));
     let before = screen(&state);
@@ -336,7 +349,8 @@ fn ascii_terminals_get_ascii() {
 
 #[test]
 fn no_size_panics() {
-    let actions: [&[Action]; 12] = [
+    let actions: [&[Action]; 13] = [
+        &[Action::ToggleTools, Action::Move(Motion::End)],
         &[Action::ToggleEngines, Action::Move(Motion::End)],
         &[Action::ToggleInOut, Action::Move(Motion::End)],
         &[Action::ToggleProbes, Action::Move(Motion::End)],
@@ -525,6 +539,7 @@ fn the_keys_of_pages_work_from_everywhere() {
         (Action::ToggleWorkloads, Page::Workloads),
         (Action::ToggleGpus, Page::Gpus),
         (Action::ToggleEngines, Page::Engines),
+        (Action::ToggleTools, Page::Tools),
         (Action::ToggleInOut, Page::InOut),
         (Action::ToggleProbes, Page::Probes),
     ];
