@@ -42,18 +42,30 @@ impl Observer {
 
     /// The same with further arguments.
     pub fn start_with(arguments: &[&str]) -> Self {
-        let mut observer = Self::spawn(arguments, &[]);
-        observer.until("the probes on plain traffic are attached", |frame| {
+        Self::spawn(arguments, &[]).attached()
+    }
+
+    /// The same where frames are to cost next to nothing.
+    pub fn start_rarely_looking(arguments: &[&str]) -> Self {
+        Self::spawn_every("1s", arguments, &[]).attached()
+    }
+
+    fn attached(mut self) -> Self {
+        self.until("the probes on plain traffic are attached", |frame| {
             frame.capture.probes.iter().any(|probe| probe.group == "llm-plain" && probe.state == ProbeState::On)
         });
-        observer
+        self
     }
 
     /// Starts hbpf with these variables in its environment, and waits for nothing.
     pub fn spawn(arguments: &[&str], environment: &[(&str, &Path)]) -> Self {
+        Self::spawn_every(INTERVAL, arguments, environment)
+    }
+
+    fn spawn_every(interval: &str, arguments: &[&str], environment: &[(&str, &Path)]) -> Self {
         let errors = tempfile::NamedTempFile::new().expect("a temporary file can be made");
         let mut child = Command::new(&programs().hbpf)
-            .args(["snapshot", "--json", "--interval", INTERVAL])
+            .args(["snapshot", "--json", "--interval", interval])
             .args(arguments)
             .envs(environment.iter().copied())
             .stdin(Stdio::null())

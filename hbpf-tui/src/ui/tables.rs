@@ -34,8 +34,7 @@ const NO_ENGINE: &str = "no inference server on this machine tells of itself";
 /// What an empty table of disks, connections and devices says.
 const NO_USE: &str = "no use of disks, connections or GPU devices was seen yet";
 /// Where nobody has asked an MCP server anything.
-const NO_TOOL: &str =
-    "no tool was called over MCP's HTTP; what goes over pipes is not seen";
+const NO_TOOL: &str = "no tool was called over MCP's HTTP; what goes over pipes is not seen";
 
 /// What an empty table of workloads says.
 const NO_WORKLOAD: &str = "nothing has talked to a model or used a GPU yet";
