@@ -207,14 +207,21 @@ pub enum ServiceTier {
 impl ServiceTier {
     /// By the provider's word; `None` where that says nothing.
     pub fn of(word: &[u8]) -> Option<Self> {
-        match word.to_ascii_lowercase().as_slice() {
-            b"default" | b"standard" | b"auto" | b"on_demand" => Some(Self::Standard),
-            b"flex" | b"on_demand_flex" => Some(Self::Flex),
-            b"batch" => Some(Self::Batch),
+        let is = |words: &[&str]| words.iter().any(|known| word.eq_ignore_ascii_case(known.as_bytes()));
+        // It is in every event of some streams, and the same: nothing is copied.
+        if is(&["default", "standard", "auto", "on_demand"]) {
+            Some(Self::Standard)
+        } else if is(&["flex", "on_demand_flex"]) {
+            Some(Self::Flex)
+        } else if is(&["batch"]) {
+            Some(Self::Batch)
+        } else if is(&["priority", "fast", "on_demand_priority"]) {
             // What OpenAI calls fast is that.
-            b"priority" | b"fast" | b"on_demand_priority" => Some(Self::Priority),
-            b"" | b"unspecified" | b"service_tier_unspecified" | b"traffic_type_unspecified" => None,
-            _ => Some(Self::Other),
+            Some(Self::Priority)
+        } else if is(&["", "unspecified", "service_tier_unspecified", "traffic_type_unspecified"]) {
+            None
+        } else {
+            Some(Self::Other)
         }
     }
 }

@@ -1,8 +1,8 @@
 //! APIs that a user has described. They hold for the whole process, so this is a test of its own.
 
 use hbpf_core::dialect::{
-    CustomApi, CustomBodies, CustomPlaces, Extent, Facts, Interpreter, Judgement, Output, Recognised, install, is_path,
-    judge, provider_of_host, target_patterns,
+    CustomApi, CustomBodies, CustomPlaces, Extent, Facts, Interpreter, Judgement, Output, Recognised, install,
+    is_named_by_user, is_path, judge, provider_of_host, target_patterns,
 };
 use hbpf_core::exchange::{Api, Dialect};
 use hbpf_core::http1::RequestHead;
@@ -83,6 +83,8 @@ fn what_a_user_has_described_is_read() {
     let known = recognised("models.example", "/v1/chat/completions", "").unwrap();
     assert_eq!((known.dialect, known.provider.as_str()), (Dialect::OpenaiChat, "named"));
     assert_eq!(provider_of_host("models.example"), Some("named"));
+    // Whatever the headers of an answer say: llama.cpp tells its name there, and vendors theirs.
+    assert!(is_named_by_user("named") && !is_named_by_user("openai"));
 
     // Bodies.
     let request = r#"{"engine":"e-1","opts":{"live":true},"question":"CANARY"}"#;

@@ -6,7 +6,9 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, ensure};
-use hbpf_core::dialect::{CustomApi, CustomBodies, CustomPlaces, MAX_CUSTOM, MAX_PATH_BYTES, install, is_path};
+use hbpf_core::dialect::{
+    CustomApi, CustomBodies, CustomPlaces, MAX_CUSTOM, MAX_PATH_BYTES, install, is_path, usual_api,
+};
 use hbpf_core::exchange::{Api, Dialect};
 use serde::Deserialize;
 use toml::Spanned;
@@ -32,7 +34,7 @@ struct Provider {
     hosts: Vec<Spanned<String>>,
     #[serde(default)]
     paths: Vec<Spanned<String>>,
-    api: Option<Api>,
+    api: Option<Spanned<Api>>,
     dialect: Option<Spanned<Dialect>>,
     request: Option<Spanned<Request>>,
     response: Option<Response>,
@@ -157,6 +159,12 @@ fn api(text: &str, provider: Spanned<Provider>) -> Result<CustomApi> {
     if provider.hosts.is_empty() && provider.paths.is_empty() {
         return fail(whole, format!("{:?} needs hosts or paths", provider.name.get_ref()));
     }
+    let dialect = provider.dialect.as_ref().map(|dialect| *dialect.get_ref());
+    let usual = dialect.map_or(Api::Chat, usual_api);
+    let kind = provider.api.as_ref().map_or(usual, |api| *api.get_ref());
+    if let Some(api) = provider.api.as_ref().filter(|_| (kind == Api::Tool) != (dialect == Some(Dialect::Mcp))) {
+        return fail(api.span(), "tools are called in the dialect \"mcp\", and nothing else is".into());
+    }
     let has_places = provider.request.is_some() || provider.response.is_some();
     let bodies = match provider.dialect {
         Some(dialect) if has_places => {
@@ -178,7 +186,7 @@ fn api(text: &str, provider: Spanned<Provider>) -> Result<CustomApi> {
         provider: provider.name.into_inner(),
         hosts: provider.hosts.into_iter().map(|host| host.into_inner().to_ascii_lowercase()).collect(),
         paths: provider.paths.into_iter().map(Spanned::into_inner).collect(),
-        api: provider.api.unwrap_or(Api::Chat),
+        api: kind,
         bodies,
     })
 }
@@ -269,6 +277,10 @@ mod tests {
             (
                 "[[providers]]\nname = \"a\"\npaths = [\"/x\"]\n[providers.response]\ninput_tokens = \"usage[0]\"\n",
                 "line 5: \"usage[0]\" is no place, such as \"usage.input\" or \"choices[].text\"",
+            ),
+            (
+                "[[providers]]\nname = \"a\"\npaths = [\"/x\"]\napi = \"tool\"\ndialect = \"ollama\"\n",
+                "line 4: tools are called in the dialect \"mcp\", and nothing else is",
             ),
             ("[[providers]\n", "line 1: "),
         ] {

@@ -5,7 +5,7 @@
 //!
 //! What is counted under a key is never moved to another, so that no total ever decreases; a key is therefore chosen
 //! only when it is known for good:
-//! - host totals: at `Opened`; of a call to a gateway, which may be passed on, with the first of its answer;
+//! - host totals: at `Opened`; of a call to a gateway, which may be passed on, with the first of its output;
 //! - the process's own view: at the first event that shows a pid, commonly `Opened`;
 //! - the endpoint: at the event after `Opened`, commonly `RequestSent`;
 //! - provider and model: at `RequestSent`, when the request has been read, if the provider is known by then (or this
@@ -406,7 +406,7 @@ impl Aggregator {
         }
     }
 
-    /// An answer has begun, or will not: nobody passes the call on any more.
+    /// Output has come, or will not: nobody passes the call on any more. (A head may be sent before anybody is asked.)
     fn decide(&mut self, when: Nanos, exchange: &Exchange) {
         if let Some(running) = self.running.get_mut(&exchange.id).filter(|running| running.is_undecided) {
             running.is_undecided = false;
@@ -465,7 +465,6 @@ impl Aggregator {
 
     fn headers(&mut self, when: Nanos, exchange: &Exchange) {
         self.settle(when, exchange, true);
-        self.decide(when, exchange);
         self.settle_workload(when, exchange);
         let Some(running) = self.running.get_mut(&exchange.id) else { return };
         running.time(&mut self.pool, when, exchange);
@@ -487,6 +486,9 @@ impl Aggregator {
         self.decide(when, exchange);
         self.settle_workload(when, exchange);
         let Some(running) = self.running.get_mut(&exchange.id) else { return };
+        if exchange.role == Role::Server && running.flow.total() == 0 && running.relay == Relay::No {
+            self.relays.answers(exchange);
+        }
         running.flow.add(self.pool.clocks().slots.at(when), tokens);
         let stalls = running.new_stalls(exchange);
         self.pool.output(running.ids(), when, tokens, stalls);

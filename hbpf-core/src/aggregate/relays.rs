@@ -92,6 +92,12 @@ impl Relays {
         call.is_some().then_some(served)
     }
 
+    /// A server has begun to answer with output of its own: it will not pass the call on any more.
+    pub(super) fn answers(&mut self, exchange: &Exchange) {
+        let served = exchange.pid.and_then(|pid| self.serving.get_mut(&pid)).into_iter().flatten();
+        served.filter(|it| it.id == exchange.id).for_each(|it| it.is_passed_on = true);
+    }
+
     pub(super) fn process_exited(&mut self, pid: Pid) {
         self.calls.remove(&pid);
     }

@@ -34,7 +34,8 @@ impl Key for ToolKey {
 #[derive(Debug)]
 pub(super) struct Tools {
     rows: Keyed<ToolKey, ()>,
-    names: HashMap<Endpoint, Label>,
+    /// `None` for a place at which several have told theirs.
+    names: HashMap<Endpoint, Option<Label>>,
 }
 
 /// Servers whose names are remembered.
@@ -48,16 +49,13 @@ impl Tools {
     /// A call is over. Of one that is seen from both ends, one end counts.
     pub(super) fn ended(&mut self, when: Nanos, exchange: &Exchange, pool: &mut Pool) {
         let Some(call) = exchange.tool_call.as_ref().filter(|_| !exchange.is_mirror) else { return };
-        if let Some(name) = &exchange.response_model
-            && (self.names.len() < MAX_NAMES || self.names.contains_key(&exchange.endpoint))
-        {
-            self.names.insert(exchange.endpoint.clone(), name.clone());
+        let own_name = exchange.response_model.as_ref();
+        if let Some(name) = own_name {
+            self.learn(&exchange.endpoint, name);
         }
-        let key = ToolKey {
-            server: self.names.get(&exchange.endpoint).cloned().unwrap_or_else(|| endpoint_label(exchange)),
-            method: call.method.clone(),
-            tool: call.name.clone(),
-        };
+        let learned = || self.names.get(&exchange.endpoint)?.as_ref();
+        let server = own_name.or_else(learned).cloned().unwrap_or_else(|| endpoint_label(exchange));
+        let key = ToolKey { server, method: call.method.clone(), tool: call.name.clone() };
         let stats = self.rows.resolve(key, pool, when).stats;
         pool.attach(stats, when, exchange);
         if exchange.status != Some(ACCEPTED) {
@@ -66,6 +64,18 @@ impl Tools {
             }
         }
         pool.finish(std::iter::once(stats), when, exchange, &Flow::default(), 0, None);
+    }
+
+    fn learn(&mut self, endpoint: &Endpoint, name: &Label) {
+        let has_room = self.names.len() < MAX_NAMES;
+        match self.names.get_mut(endpoint) {
+            Some(known) if known.as_ref() == Some(name) => {}
+            Some(known) => *known = None,
+            None if has_room => {
+                self.names.insert(endpoint.clone(), Some(name.clone()));
+            }
+            None => {}
+        }
     }
 
     /// Those that were called most first.

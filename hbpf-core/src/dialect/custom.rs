@@ -106,6 +106,11 @@ pub fn install(apis: Vec<CustomApi>) -> Result<(), AlreadyInstalled> {
 #[error("user-defined APIs were taken over before")]
 pub struct AlreadyInstalled;
 
+/// What kind of calls those of a dialect usually are.
+pub fn usual_api(dialect: Dialect) -> Api {
+    definition(dialect).targets.first().map_or(Api::Chat, |target| target.api)
+}
+
 /// Whether this can be the path of something in a document.
 pub fn is_path(path: &str) -> bool {
     let is_step = |step: &str| {
@@ -133,6 +138,11 @@ pub(super) fn find(host: Option<&str>, path: &[u8]) -> Option<&'static Custom> {
 /// Who serves at this host, whose name is in lower case, by a user's word.
 pub(super) fn provider_of_host(host: &str) -> Option<&'static str> {
     CUSTOM.get()?.iter().find(|api| api.serves_at(host)).map(|api| api.provider)
+}
+
+/// Whether a user has given this name to who serves: what an answer says of it does not hold then.
+pub fn is_named_by_user(provider: &str) -> bool {
+    CUSTOM.get().is_some_and(|custom| custom.iter().any(|api| api.provider == provider))
 }
 
 /// Ends of paths that the kernel side shall look for.

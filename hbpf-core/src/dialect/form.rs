@@ -3,8 +3,8 @@
 use super::reading::set_label;
 use crate::label::Label;
 
-/// How the part with the model begins its content: RFC 7578, section 4.2.
-const NAME: &[u8] = b"name=\"model\"";
+/// How the part with the model is announced: RFC 7578, section 4.2, as all who make forms write it. A file may be called so, too.
+const NAME: &[u8] = b"form-data; name=\"model\"";
 
 /// What ends the head of a part.
 const END_OF_HEAD: &[u8] = b"\r\n\r\n";
@@ -85,8 +85,8 @@ impl Form {
 mod tests {
     use super::*;
 
-    const BODY: &str = "--b\r\nContent-Disposition: form-data; name=\"file\"; filename=\"a.wav\"\r\n\
-        Content-Type: audio/wav\r\n\r\nRIFF name=\"mode name=\"mo\r\n--b\r\n\
+    const BODY: &str = "--b\r\nContent-Disposition: form-data; name=\"file\"; filename=\"model\"\r\n\
+        Content-Type: audio/wav\r\n\r\nRIFF form-data; name=\"mode form-data; name=\"mo\r\n--b\r\n\
         Content-Disposition: form-data; name=\"model\"\r\n\r\nwhisper-1\r\n--b\r\n\
         Content-Disposition: form-data; name=\"prompt\"\r\n\r\nCANARY\r\n--b--\r\n";
 
@@ -111,13 +111,13 @@ mod tests {
     #[test]
     fn nothing_is_found_where_there_is_none_and_nothing_grows() {
         assert_eq!(model(&[BODY.replace("\"model\"", "\"other\"").as_bytes()]), None);
-        assert_eq!(model(&[b"name=\"model\"", &[b'x'; 5000], b"\r\n\r\nm\r\n"]), None, "a head that does not end");
+        assert_eq!(model(&[NAME, &[b'x'; 5000], b"\r\n\r\nm\r\n"]), None, "a head that does not end");
     }
 
     #[test]
     fn a_gap_gives_up_what_was_begun() {
         let (mut form, mut model) = (Form::default(), None);
-        form.push(b"name=\"model\"\r\n\r\nwhis", &mut model);
+        form.push(&[NAME, b"\r\n\r\nwhis"].concat(), &mut model);
         form.gap();
         form.push(b"ers and more\r\n", &mut model);
         assert_eq!(model, None);

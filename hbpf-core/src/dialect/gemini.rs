@@ -105,7 +105,7 @@ pub(super) static INTERACTIONS: Definition = Definition {
 };
 
 fn is_interaction(shape: &Shape) -> bool {
-    (shape.model || shape.agent) && (shape.input || shape.is_cut)
+    (shape.model || shape.agent) && shape.input
 }
 
 fn event_kind(name: &[u8]) -> EventKind {

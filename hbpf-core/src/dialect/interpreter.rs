@@ -7,7 +7,7 @@ use super::form::Form;
 use super::grpc::{self, AnswerMessages, RequestMessages};
 use super::reading::{Events, Reading, set_label};
 use super::recognise::is_form;
-use super::{Facts, Output, Recognised, Said, bedrock, definition};
+use super::{Facts, Output, Recognised, Said, bedrock, definition, mcp};
 use crate::exchange::{Api, Dialect, ToolCall, Usage};
 use crate::framing::{Array, Documents, Embedded, EventStream, Ndjson, Sse};
 use crate::http1::{RequestHead, ResponseHead};
@@ -241,6 +241,10 @@ impl Interpreter {
             return;
         }
         let outcome = self.request.scanner.end(&mut finder);
+        if let Some(call) = self.facts.tool_call.as_deref_mut().filter(|call| !mcp::has_name(&call.method)) {
+            call.name = None;
+        }
+        let mut finder = RequestFinder { facts: &mut self.facts };
         match self.request.tail.take() {
             // The default holds only where it is sure that nothing was said.
             None if outcome == Outcome::Complete => {

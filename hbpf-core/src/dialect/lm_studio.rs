@@ -3,6 +3,7 @@
 use std::sync::LazyLock;
 
 use super::definition::{Count, DEFAULT, Definition, EventKind, Paths, Proof, Slot, Target};
+use super::shape::Shape;
 use crate::exchange::{Api, Dialect};
 use crate::json::{PathSet, Want};
 
@@ -34,11 +35,16 @@ static RESPONSE: LazyLock<PathSet<Slot>> = LazyLock::new(|| {
 /// `/api/v1/chat`. `/api/v0` is OpenAI's.
 pub(super) static CHAT: Definition = Definition {
     dialect: Dialect::LmStudio,
-    targets: &[Target { suffix: "/api/v1/chat", api: Api::Chat, proof: Proof::Model }],
+    targets: &[Target { suffix: "/api/v1/chat", api: Api::Chat, proof: Proof::Body(is_chat) }],
     response: Paths::Lazy(&RESPONSE),
     event_kind,
     ..DEFAULT
 };
+
+/// Others have chats at such a path, but no input.
+fn is_chat(shape: &Shape) -> bool {
+    shape.model && shape.input
+}
 
 fn event_kind(name: &[u8]) -> EventKind {
     match name {

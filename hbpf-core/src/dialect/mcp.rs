@@ -33,20 +33,52 @@ static ANSWER: LazyLock<PathSet<Slot>> = LazyLock::new(|| {
 /// Calls of tools, and what else clients ask.
 pub(super) static RPC: Definition = Definition {
     dialect: Dialect::Mcp,
-    targets: &[Target { suffix: "/mcp", api: Api::Tool, proof: Proof::Body(is_call) }],
+    targets: &[Target { suffix: "/mcp", api: Api::Tool, proof: Proof::Body(is_call_at_mcp) }],
     request: Paths::Lazy(&REQUEST),
     response: Paths::Lazy(&ANSWER),
     ..DEFAULT
 };
 
-/// Whether a body asks for something, rather than tells or answers.
+/// Whether a body asks for something, rather than tells or answers, on any path.
 pub(super) fn is_call(shape: &Shape) -> bool {
-    shape.jsonrpc && shape.mcp_method
+    shape.jsonrpc && (shape.mcp_method || (shape.common_method && shape.protocol_version))
 }
 
-/// Whether a method is MCP's own, and asks. What others call `initialize` and `ping` is told apart by the path.
+/// The same on MCP's own.
+fn is_call_at_mcp(shape: &Shape) -> bool {
+    shape.jsonrpc && (shape.mcp_method || shape.common_method)
+}
+
+/// Methods that are MCP's alone, and ask for something.
+const METHODS: [&[u8]; 17] = [
+    b"tools/list",
+    b"tools/call",
+    b"resources/list",
+    b"resources/read",
+    b"resources/templates/list",
+    b"resources/subscribe",
+    b"resources/unsubscribe",
+    b"prompts/list",
+    b"prompts/get",
+    b"completion/complete",
+    b"logging/setLevel",
+    b"server/discover",
+    b"subscriptions/listen",
+    b"tasks/get",
+    b"tasks/result",
+    b"tasks/list",
+    b"tasks/cancel",
+];
+
 pub(super) fn is_method(method: &[u8]) -> bool {
-    const FAMILIES: [&[u8]; 5] = [b"tools/", b"resources/", b"prompts/", b"completion/", b"logging/"];
-    const METHODS: [&[u8]; 4] = [b"initialize", b"ping", b"server/discover", b"subscriptions/listen"];
-    FAMILIES.iter().any(|family| method.starts_with(family)) || METHODS.contains(&method)
+    METHODS.contains(&method)
+}
+
+pub(super) fn is_common_method(method: &[u8]) -> bool {
+    matches!(method, b"initialize" | b"ping")
+}
+
+/// Whether a call of this method is about a tool or a prompt of that name. Names of other things are not kept.
+pub(super) fn has_name(method: &str) -> bool {
+    matches!(method, "tools/call" | "prompts/get")
 }

@@ -39,7 +39,7 @@ pub(super) static CONVERSATIONS: Definition = Definition {
 };
 
 fn is_conversation(shape: &Shape) -> bool {
-    shape.inputs && (shape.model || shape.agent || shape.is_cut)
+    shape.inputs && (shape.model || shape.agent_id)
 }
 
 fn event_kind(name: &[u8]) -> EventKind {

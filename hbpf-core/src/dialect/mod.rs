@@ -38,7 +38,8 @@ mod triton;
 mod xai;
 
 pub use custom::{
-    AlreadyInstalled, CustomApi, CustomBodies, CustomPlaces, MAX_CUSTOM, MAX_PATH_BYTES, install, is_path,
+    AlreadyInstalled, CustomApi, CustomBodies, CustomPlaces, MAX_CUSTOM, MAX_PATH_BYTES, install, is_named_by_user,
+    is_path, usual_api,
 };
 pub use headers::{RequestHeaderFacts, ResponseHeaderFacts, request_facts, response_facts};
 pub use interpreter::Interpreter;

@@ -107,7 +107,7 @@ pub(super) static CHAT: Definition = Definition {
         Target {
             suffix: "/agents/completions",
             api: Api::Chat,
-            proof: Proof::Body(|shape| shape.agent || shape.is_cut),
+            proof: Proof::Body(|shape| shape.agent_id && shape.messages),
         },
     ],
     response: Paths::Lazy(&CHAT_RESPONSE),

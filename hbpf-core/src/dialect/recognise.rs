@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 use super::DEFINITIONS;
 use super::definition::{Definition, Proof, Target};
 use super::headers::host;
-use super::provider::provider;
+use super::provider::{provider, provider_of_host};
 use super::shape::Shape;
 use super::{bedrock, custom, definition, grpc, mcp};
 use crate::body::Coding;
@@ -75,8 +75,15 @@ fn targets() -> impl Iterator<Item = (&'static Definition, &'static Target)> {
 }
 
 /// Ends of paths where bodies look like a model call's and no model answers.
-const NO_CALLS: [&[u8]; 6] =
-    [b"/count_tokens", b"/input_tokens", b"/tokenize", b"/detokenize", b"/apply-template", b"/moderations"];
+const NO_CALLS: [&[u8]; 7] = [
+    b"/count_tokens",
+    b"/count-tokens:rawPredict",
+    b"/input_tokens",
+    b"/tokenize",
+    b"/detokenize",
+    b"/apply-template",
+    b"/moderations",
+];
 
 /// Judges a request by its path, its headers, and as much of its (decoded) body as is there.
 ///
@@ -127,10 +134,7 @@ pub fn judge(head: &RequestHead<'_>, port: Option<u16>, body_prefix: &[u8], exte
             Proof::Path | Proof::ModelBehind(_) | Proof::Grpc => Decision::Yes(()),
             Proof::Model if deployment.is_some() => Decision::Yes(()),
             Proof::Model if says_anthropic && definition.dialect == Dialect::AnthropicMessages => Decision::Yes(()),
-            Proof::Model if body.is_form => match candidate.api {
-                Api::Audio | Api::Image => Decision::Yes(()),
-                _ => Decision::No,
-            },
+            Proof::Model if body.is_form => is_form_for_model(candidate.api, path, host.as_ref()),
             Proof::Model => names_model(&body),
             Proof::Body(looks_right) => looks(&body, trimmed.len() == candidate.suffix.len(), looks_right),
         };
@@ -147,7 +151,9 @@ pub fn judge(head: &RequestHead<'_>, port: Option<u16>, body_prefix: &[u8], exte
             Decision::No => {}
         }
     }
-    if longest.is_none() {
+    // Paths alone tell nothing where what they would prove is not there: others use them in their own ways.
+    let is_open = || candidates().all(|(_, target)| matches!(target.proof, Proof::Body(_)));
+    if matches!(found, Decision::No) && is_open() {
         found = by_shape(head, trimmed, &body, says_anthropic);
     }
     let model = match target {
@@ -251,6 +257,14 @@ fn names_model(body: &Body<'_>) -> Decision<()> {
     } else {
         Decision::Unclear
     }
+}
+
+/// A form may have its model behind a file: the path, or the host, must do. Shops have images that are edited, too.
+fn is_form_for_model(api: Api, path: &[u8], host: Option<&Label>) -> Decision<()> {
+    let takes_forms = matches!(api, Api::Audio | Api::Image);
+    let of_models = || path.windows(4).any(|part| part == b"/v1/") || path.starts_with(b"/openai/");
+    let is_known = || host.is_some_and(|host| provider_of_host(&host.as_str().to_ascii_lowercase()).is_some());
+    if takes_forms && (of_models() || is_known()) { Decision::Yes(()) } else { Decision::No }
 }
 
 /// On a path that several APIs use: does the body look like one's?

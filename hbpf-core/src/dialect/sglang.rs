@@ -57,7 +57,7 @@ pub(super) static GENERATE: Definition = Definition {
     ..DEFAULT
 };
 
-/// Text alone may be for anything, say, to be spoken.
+/// Text alone may be for anything, say, to be spoken. What says more may stand behind a long one.
 fn has_prompt(shape: &Shape) -> bool {
-    shape.input_ids || (shape.text && (shape.sampling_params || shape.is_cut))
+    shape.input_ids || (shape.text && (shape.sampling_params || (shape.is_cut && shape.is_whole_path)))
 }

@@ -20,8 +20,11 @@ pub(super) struct Shape {
     pub(super) sampling: bool,
     pub(super) id: bool,
     pub(super) agent: bool,
+    /// Mistral.
+    pub(super) agent_id: bool,
     /// TGI.
     pub(super) inputs: bool,
+    pub(super) inputs_text: bool,
     pub(super) max_new_tokens: bool,
     /// SGLang.
     pub(super) text: bool,
@@ -36,6 +39,9 @@ pub(super) struct Shape {
     /// MCP.
     pub(super) jsonrpc: bool,
     pub(super) mcp_method: bool,
+    /// A method that others have, too.
+    pub(super) common_method: bool,
+    pub(super) protocol_version: bool,
     /// More of the body follows that is not seen.
     pub(super) is_cut: bool,
     /// The path is what stands here and nothing before it.
@@ -56,6 +62,7 @@ enum Part {
     Sampling,
     Id,
     Agent,
+    AgentId,
     Inputs,
     MaxNewTokens,
     Text,
@@ -67,6 +74,7 @@ enum Part {
     TextInput,
     JsonRpc,
     Method,
+    ProtocolVersion,
 }
 
 static SHAPE: LazyLock<PathSet<Part>> = LazyLock::new(|| {
@@ -86,7 +94,7 @@ static SHAPE: LazyLock<PathSet<Part>> = LazyLock::new(|| {
         ("stop", Want::Length, Part::Sampling),
         ("logprobs", Want::Length, Part::Sampling),
         ("id", Want::Length, Part::Id),
-        ("agent_id", Want::Length, Part::Agent),
+        ("agent_id", Want::Length, Part::AgentId),
         ("agent", Want::Length, Part::Agent),
         ("inputs", Want::Length, Part::Inputs),
         ("parameters.max_new_tokens", Want::Length, Part::MaxNewTokens),
@@ -99,6 +107,7 @@ static SHAPE: LazyLock<PathSet<Part>> = LazyLock::new(|| {
         ("text_input", Want::Length, Part::TextInput),
         ("jsonrpc", Want::Length, Part::JsonRpc),
         ("method", Want::Scalar, Part::Method),
+        ("params.protocolVersion", Want::Length, Part::ProtocolVersion),
     ])
 });
 
@@ -129,6 +138,7 @@ impl Shape {
             Part::Sampling => self.sampling = true,
             Part::Id => self.id = true,
             Part::Agent => self.agent = true,
+            Part::AgentId => self.agent_id = true,
             Part::Inputs => self.inputs = true,
             Part::MaxNewTokens => self.max_new_tokens = true,
             Part::Text => self.text = true,
@@ -139,7 +149,8 @@ impl Shape {
             Part::OwnContent => self.own_content = true,
             Part::TextInput => self.text_input = true,
             Part::JsonRpc => self.jsonrpc = true,
-            Part::Method => self.mcp_method = true,
+            Part::Method => {}
+            Part::ProtocolVersion => self.protocol_version = true,
         }
     }
 }
@@ -149,6 +160,7 @@ impl Visitor<Part> for Shape {
         match (part, kind) {
             // The model is a name, and whole before it counts.
             (Part::Model | Part::Id | Part::Method, _) | (Part::Messages, Kind::Text) => {}
+            (Part::Inputs, Kind::Text) => (self.inputs, self.inputs_text) = (true, true),
             // Whatever else begins may be long.
             _ => self.set(part),
         }
@@ -157,7 +169,10 @@ impl Visitor<Part> for Shape {
     fn value(&mut self, part: Part, value: Value<'_>) {
         match (part, value) {
             (Part::Model, Value::Length(1..)) => self.set(part),
-            (Part::Method, Value::Text(method)) if mcp::is_method(method) => self.set(part),
+            (Part::Method, Value::Text(method)) => {
+                self.mcp_method = mcp::is_method(method);
+                self.common_method = mcp::is_common_method(method);
+            }
             (Part::Model | Part::Messages | Part::Method, _) => {}
             (_, Value::Null) => {}
             _ => self.set(part),

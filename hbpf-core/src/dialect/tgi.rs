@@ -48,7 +48,7 @@ pub(super) static GENERATE: Definition = Definition {
 };
 
 fn has_inputs(shape: &Shape) -> bool {
-    shape.inputs
+    shape.inputs_text
 }
 
 fn head_counts(head: &ResponseHead<'_>) -> Option<Counts> {

@@ -2,7 +2,7 @@
 
 use crate::body::{BodyDecoder, BodyError, Coding, GapEffect};
 use crate::chunk::Pid;
-use crate::dialect::{Facts, Interpreter, Output, ResponseHeaderFacts, Said, response_facts};
+use crate::dialect::{Facts, Interpreter, Output, ResponseHeaderFacts, Said, is_named_by_user, response_facts};
 use crate::exchange::{Exchange, ExchangeEvent, Phase};
 use crate::http1::ResponseHead;
 use crate::label::Label;
@@ -250,7 +250,7 @@ impl Tracked {
         exchange.tier = tier;
         exchange.cost_reported_usd = cost_usd;
         exchange.queue_seconds = queue_seconds;
-        if let Some(provider) = provider {
+        if let Some(provider) = provider.filter(|_| !is_named_by_user(&exchange.provider)) {
             exchange.provider = provider;
         }
         self.response_body = BodyDecoder::new(head.content_coding());

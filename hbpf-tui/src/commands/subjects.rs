@@ -50,6 +50,12 @@ fn running(snapshot: &Snapshot) -> impl Iterator<Item = &Request> {
     snapshot.requests.in_flight.iter().filter(counts)
 }
 
+/// What gateways have passed on and have not answered yet: models have it in their rows, the totals have not.
+fn passed_on(snapshot: &Snapshot) -> impl Iterator<Item = &Request> {
+    let is_passed_on = |request: &&Request| request.hop == Some(Hop::Gateway) && request.role == Role::Server;
+    snapshot.requests.in_flight.iter().filter(is_passed_on)
+}
+
 fn of_process<'a>(snapshot: &'a Snapshot, pid: u32, groups: &[Group], waits: &Waits) -> Vec<Subject<'a>> {
     let process = snapshot.processes.iter().find(|process| process.pid == pid);
     let ends = process
@@ -83,7 +89,7 @@ fn of_models<'a>(snapshot: &'a Snapshot, wanted: &str, waits: &Waits) -> Vec<Sub
     let is_wanted = |name: &Label| name.to_ascii_lowercase().contains(&wanted.to_ascii_lowercase());
     let mut models: Vec<Named<'a>> = snapshot.models.iter().filter_map(Named::of).collect();
     models.retain(|model| is_wanted(model.name));
-    for request in running(snapshot) {
+    for request in running(snapshot).chain(passed_on(snapshot)) {
         let Some(name) = request.model.as_ref().filter(|name| is_wanted(name)) else { continue };
         // Who serves is told by the answer, and may be known from an earlier one.
         let known = models.iter_mut().find(|model| {

@@ -137,6 +137,32 @@ fn what_a_gateway_answers_itself_counts() {
 }
 
 #[test]
+fn a_gateway_that_sends_its_head_first_is_one_all_the_same() {
+    let mut bench = Bench::new();
+    for (call, start) in [(0, 0.0), (10, 5.0)] {
+        bench.open(start, call + 1, serves);
+        bench.sent(start, call + 1, "m");
+        bench.headers(start + 0.1, call + 1, 200);
+        bench.open(start + 0.2, call + 2, passes_on);
+        bench.sent(start + 0.2, call + 2, "m");
+        for id in [call + 2, call + 1] {
+            bench.output(start + 0.5, id, 1);
+            bench.done(start + 1.0, id, 10, 20);
+        }
+    }
+    assert_eq!(counted(&bench.frame(8.0)), (3, Some(20), Some(40)));
+    // Who speaks already does not pass on what it is saying.
+    bench.open(10.0, 21, serves);
+    bench.sent(10.0, 21, "m");
+    bench.output(10.1, 21, 1);
+    bench.call(10.2, 22, "m", passes_on);
+    bench.done(12.0, 21, 10, 20);
+    let frame = bench.frame(13.0);
+    assert_eq!(counted(&frame), (5, Some(40), Some(80)));
+    assert_eq!(hops(&frame)[4..], [(21, None), (22, None)]);
+}
+
+#[test]
 fn each_call_passes_on_one_and_of_its_kind() {
     let mut bench = Bench::new();
     bench.open(0.0, 1, serves);

@@ -55,3 +55,15 @@ fn calls_count_by_server_method_and_tool_and_nowhere_else() {
     assert!(frame.models.is_empty() && frame.endpoints.is_empty() && frame.requests.recent.is_empty());
     assert!(frame.requests.in_flight.is_empty());
 }
+
+#[test]
+fn of_two_servers_at_one_place_neither_has_the_others_calls() {
+    let mut bench = Bench::new();
+    for (id, name) in [(1, "weather"), (2, "files")] {
+        call(&mut bench, id as f64, id, "initialize", None, |exchange| exchange.response_model = Some(name.into()));
+    }
+    call(&mut bench, 5.0, 5, "tools/call", Some("list"), |_| {});
+    let frame = bench.frame(10.0);
+    let rows: Vec<_> = frame.tools.iter().map(|row| (row.server.as_str(), row.method.as_str())).collect();
+    assert_eq!(rows, [("api.example:443", "tools/call"), ("files", "initialize"), ("weather", "initialize")]);
+}

@@ -140,6 +140,12 @@ fn judgements() {
             "OpenaiChat Chat gcp.vertex_ai mistral-x known",
         ),
         (
+            "POST /v1/projects/p/locations/l/publishers/anthropic/models/count-tokens:rawPredict HTTP/1.1\nHost: aiplatform.googleapis.com",
+            r#"{"model":"claude-x","messages":[]}"#,
+            true,
+            "no",
+        ),
+        (
             "POST /v1/projects/p/locations/l/publishers/own/models/x:rawPredict HTTP/1.1\nHost: aiplatform.googleapis.com",
             "{}",
             true,
@@ -358,6 +364,23 @@ fn judgements() {
             "Triton TextCompletion triton m x known",
         ),
         ("POST /v2/models/m/infer HTTP/1.1\nHost: x", "", false, "Triton Infer unknown m known"),
+        // What others do at such paths.
+        ("POST /tts/generate HTTP/1.1\nHost: x", &format!(r#"{{"text":"{}"}}"#, "speak ".repeat(500)), true, "no"),
+        ("POST /reports/generate HTTP/1.1\nHost: x", r#"{"inputs":{"year":2026}}"#, true, "no"),
+        (
+            "POST /crm/interactions HTTP/1.1\nHost: x",
+            &format!(r#"{{"agent_id":42,"transcript":"{}"}}"#, "hello ".repeat(500)),
+            true,
+            "no",
+        ),
+        ("POST /shop/images/edits HTTP/1.1\nHost: x\nContent-Type: multipart/form-data; boundary=x", "--x", true, "no"),
+        (
+            "POST /v1/embedding HTTP/1.1\nHost: x",
+            r#"{"model":"m","input":"a"}"#,
+            true,
+            "OpenaiEmbeddings Embeddings unknown - new",
+        ),
+        ("POST /x/generate HTTP/1.1\nHost: x", r#"{"model":"m","messages":[]}"#, true, "OpenaiChat Chat unknown - new"),
         ("POST /rules/infer HTTP/1.1\nHost: x", r#"{"a":1}"#, true, "no"),
         ("POST /completion HTTP/1.1\nHost: x", r#"{"prompt":"a"}"#, true, "LlamaCpp TextCompletion llama.cpp - known"),
         ("POST /api/completion HTTP/1.1\nHost: x", r#"{"prompt":"a"}"#, true, "no"),
@@ -416,6 +439,9 @@ fn judgements() {
         ("POST /mcp HTTP/1.1\nHost: x", r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#, true, "no"),
         ("POST /mcp HTTP/1.1\nHost: x", r#"{"jsonrpc":"2.0","id":1,"result":{"roots":[]}}"#, true, "no"),
         ("POST /rpc HTTP/1.1\nHost: x", r#"{"jsonrpc":"2.0","id":1,"method":"eth_blockNumber"}"#, true, "no"),
+        ("POST /rpc HTTP/1.1\nHost: x", r#"{"jsonrpc":"2.0","id":1,"method":"ping"}"#, true, "no"),
+        ("POST /rpc HTTP/1.1\nHost: x", r#"{"jsonrpc":"2.0","id":1,"method":"resources/create"}"#, true, "no"),
+        ("POST /a/mcp HTTP/1.1\nHost: x", r#"{"jsonrpc":"2.0","id":1,"method":"ping"}"#, true, "Mcp Tool mcp - known"),
         (
             "POST /v1/fim/completions HTTP/1.1\nHost: x",
             r#"{"model":"m","prompt":"a"}"#,
@@ -585,7 +611,7 @@ fn what_is_asked_of_a_server_of_tools() {
     };
     let call = r#"{"id":1,"params":{"arguments":{"name":"CANARY"},"name":"look_up"},"method":"tools/call"}"#;
     assert_eq!(asked(call), Some(("tools/call".into(), Some("look_up".into()))));
-    let read = r#"{"id":1,"method":"resources/read","params":{"uri":"file:///CANARY"}}"#;
+    let read = r#"{"id":1,"method":"resources/read","params":{"uri":"file:///CANARY","name":"CANARY"}}"#;
     assert_eq!(asked(read), Some(("resources/read".into(), None)));
     assert_eq!(asked("[]"), None);
 }
