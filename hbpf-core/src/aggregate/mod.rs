@@ -487,7 +487,7 @@ impl Aggregator {
         self.settle_workload(when, exchange);
         let Some(running) = self.running.get_mut(&exchange.id) else { return };
         if exchange.role == Role::Server && running.flow.total() == 0 && running.relay == Relay::No {
-            self.relays.answers(exchange);
+            self.relays.answered(exchange);
         }
         running.flow.add(self.pool.clocks().slots.at(when), tokens);
         let stalls = running.new_stalls(exchange);
@@ -504,7 +504,7 @@ impl Aggregator {
     fn end(&mut self, when: Nanos, exchange: &Exchange) {
         self.settle(when, exchange, true);
         self.decide(when, exchange);
-        self.relays.ended(exchange);
+        self.relays.answered(exchange);
         self.retries.ended(exchange);
         self.settle_workload(when, exchange);
         let Some(mut running) = self.running.remove(&exchange.id) else { return };

@@ -18,6 +18,9 @@ const MAX_GATEWAYS: usize = 1024;
 /// when it answers.
 const MAX_CALLS: usize = 64;
 
+/// Processes whose calls are remembered so.
+const MAX_CALLERS: usize = 1024;
+
 /// Whether another exchange stands for this one in the totals, or counts in its stead.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Relay {
@@ -36,7 +39,6 @@ pub(super) struct Served {
     /// Its other end, where that stands for both.
     pub(super) other: Option<ExchangeId>,
     api: Api,
-    is_passed_on: bool,
 }
 
 /// A call that nothing is known to be passed on by.
@@ -56,7 +58,8 @@ fn place(endpoint: &Endpoint) -> Place {
 /// Calls that are being served, and who is known to pass them on.
 #[derive(Debug, Default)]
 pub(super) struct Relays {
-    serving: HashMap<Pid, Vec<Served>>,
+    /// Of each process those that it has neither passed on nor begun to answer, the oldest first.
+    waiting: HashMap<Pid, VecDeque<Served>>,
     calls: HashMap<Pid, VecDeque<Call>>,
     gateways: HashSet<Place>,
 }
@@ -65,10 +68,12 @@ impl Relays {
     /// A process has begun to call a model. Gives what it passes on, if anything.
     pub(super) fn calls(&mut self, exchange: &Exchange) -> Option<Served> {
         let (pid, api) = (exchange.pid?, exchange.api);
-        let mut served = self.serving.get_mut(&pid).into_iter().flatten();
-        if let Some(oldest) = served.find(|it| !it.is_passed_on && same_kind(it.api, api)) {
-            oldest.is_passed_on = true;
-            return Some(*oldest);
+        if let Some(served) = self.take(pid, |waiting| same_kind(waiting.api, api)) {
+            return Some(served);
+        }
+        if self.calls.len() >= MAX_CALLERS && !self.calls.contains_key(&pid) {
+            // Ends of processes were not told. What goes is of use only where it is learned late who serves.
+            self.calls.clear();
         }
         let calls = self.calls.entry(pid).or_default();
         if calls.len() >= MAX_CALLS {
@@ -81,35 +86,36 @@ impl Relays {
     /// A process is known to serve a call, which is given if it has passed it on already.
     pub(super) fn serves(&mut self, exchange: &Exchange) -> Option<Served> {
         let (pid, id, api) = (exchange.pid?, exchange.id, exchange.api);
-        let other = exchange.other_end.filter(|_| exchange.is_mirror);
+        let served = Served { id, other: exchange.other_end.filter(|_| exchange.is_mirror), api };
         let made_for_it = |call: &Call| call.opened_at >= exchange.opened_at && same_kind(call.api, api);
-        let call = self.calls.get_mut(&pid).and_then(|calls| {
-            let position = calls.iter().position(made_for_it)?;
-            calls.remove(position)
-        });
-        let served = Served { id, other, api, is_passed_on: call.is_some() };
-        self.serving.entry(pid).or_default().push(served);
-        call.is_some().then_some(served)
+        if let Some(calls) = self.calls.get_mut(&pid)
+            && let Some(position) = calls.iter().position(made_for_it)
+        {
+            calls.remove(position);
+            return Some(served);
+        }
+        self.waiting.entry(pid).or_default().push_back(served);
+        None
     }
 
-    /// A server has begun to answer with output of its own: it will not pass the call on any more.
-    pub(super) fn answers(&mut self, exchange: &Exchange) {
-        let served = exchange.pid.and_then(|pid| self.serving.get_mut(&pid)).into_iter().flatten();
-        served.filter(|it| it.id == exchange.id).for_each(|it| it.is_passed_on = true);
+    /// A server has begun to answer, or the exchange is over: it will not be passed on any more.
+    pub(super) fn answered(&mut self, exchange: &Exchange) {
+        if let Some(pid) = exchange.pid.filter(|_| exchange.role == Role::Server) {
+            self.take(pid, |waiting| waiting.id == exchange.id);
+        }
+    }
+
+    fn take(&mut self, pid: Pid, is_it: impl Fn(&Served) -> bool) -> Option<Served> {
+        let waiting = self.waiting.get_mut(&pid)?;
+        let served = waiting.iter().position(is_it).and_then(|position| waiting.remove(position));
+        if waiting.is_empty() {
+            self.waiting.remove(&pid);
+        }
+        served
     }
 
     pub(super) fn process_exited(&mut self, pid: Pid) {
         self.calls.remove(&pid);
-    }
-
-    pub(super) fn ended(&mut self, exchange: &Exchange) {
-        let Some(pid) = exchange.pid.filter(|_| exchange.role == Role::Server) else { return };
-        if let Some(served) = self.serving.get_mut(&pid) {
-            served.retain(|it| it.id != exchange.id);
-            if served.is_empty() {
-                self.serving.remove(&pid);
-            }
-        }
     }
 
     /// Calls to this place are passed on.

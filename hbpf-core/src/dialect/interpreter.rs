@@ -241,10 +241,6 @@ impl Interpreter {
             return;
         }
         let outcome = self.request.scanner.end(&mut finder);
-        if let Some(call) = self.facts.tool_call.as_deref_mut().filter(|call| !mcp::has_name(&call.method)) {
-            call.name = None;
-        }
-        let mut finder = RequestFinder { facts: &mut self.facts };
         match self.request.tail.take() {
             // The default holds only where it is sure that nothing was said.
             None if outcome == Outcome::Complete => {
@@ -254,6 +250,10 @@ impl Interpreter {
             Some(tail) => {
                 scan_tail(tail.bytes(), self.reading.definition().request.get(), &mut finder);
             }
+        }
+        // The method may stand behind a name, which is another thing's then, and somebody's perhaps.
+        if let Some(call) = self.facts.tool_call.as_deref_mut().filter(|call| !mcp::has_name(&call.method)) {
+            call.name = None;
         }
     }
 

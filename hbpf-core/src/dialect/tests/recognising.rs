@@ -614,6 +614,13 @@ fn what_is_asked_of_a_server_of_tools() {
     let read = r#"{"id":1,"method":"resources/read","params":{"uri":"file:///CANARY","name":"CANARY"}}"#;
     assert_eq!(asked(read), Some(("resources/read".into(), None)));
     assert_eq!(asked("[]"), None);
+    // A name in what is left of a request whose middle was not seen.
+    let mut interpreter = Interpreter::new(Dialect::Mcp);
+    interpreter.request_bytes(br#"{"id":1,"method":"resources/read","params":{"a":""#);
+    interpreter.request_gap();
+    interpreter.request_bytes(br#"x","name":"CANARY"}}"#);
+    interpreter.request_end();
+    assert_eq!(interpreter.facts().tool_call.as_ref().and_then(|call| call.name.clone()), None);
 }
 
 #[test]
