@@ -225,7 +225,7 @@ fn http2(case: &Case, kind: u8) -> Vec<u8> {
 }
 
 fn dialect(case: &Case) -> Vec<u8> {
-    let place = hbpf_fuzz::dialect::DIALECTS.iter().position(|dialect| *dialect == case.dialect);
+    let place = hbpf_core::dialect::all().position(|dialect| dialect == case.dialect);
     let dialect = place.expect("every dialect is fuzzed") as u8;
     let kind = match case.content_type {
         Some("text/event-stream") => 1,

@@ -1,36 +1,10 @@
 //! Bodies of requests and answers, in every dialect, with holes.
 
-use hbpf_core::dialect::{Interpreter, Output};
-use hbpf_core::exchange::{Dialect, Usage};
+use hbpf_core::dialect::{Interpreter, Output, all};
+use hbpf_core::exchange::Usage;
 use hbpf_core::time::Nanos;
 
 use crate::input::Input;
-
-/// All that can be read, each by its place.
-pub const DIALECTS: [Dialect; 22] = [
-    Dialect::OpenaiChat,
-    Dialect::OpenaiCompletions,
-    Dialect::OpenaiEmbeddings,
-    Dialect::AnthropicMessages,
-    Dialect::Ollama,
-    Dialect::OpenaiResponses,
-    Dialect::OpenaiRealtime,
-    Dialect::BedrockConverse,
-    Dialect::BedrockInvoke,
-    Dialect::XaiGrpc,
-    Dialect::GeminiGenerate,
-    Dialect::CohereChat,
-    Dialect::GeminiInteractions,
-    Dialect::OpenaiImages,
-    Dialect::OpenaiAudio,
-    Dialect::MistralConversations,
-    Dialect::Triton,
-    Dialect::Tgi,
-    Dialect::Sglang,
-    Dialect::LlamaCpp,
-    Dialect::LmStudio,
-    Dialect::Mcp,
-];
 
 const KINDS: [Option<&[u8]>; 6] = [
     None,
@@ -44,7 +18,8 @@ const KINDS: [Option<&[u8]>; 6] = [
 /// Controls: dialect, content type, status, length of the request, then pieces of the answer, 0 for a lost one.
 pub fn run(data: &[u8]) {
     let mut input = Input::new(data);
-    let dialect = DIALECTS[usize::from(input.byte()) % DIALECTS.len()];
+    let at = usize::from(input.byte()) % all().len();
+    let dialect = all().nth(at).expect("it is below their number");
     let kind = KINDS[usize::from(input.byte()) % KINDS.len()];
     let status = if input.byte() % 4 == 3 { 500 } else { 200 };
     let length = input.number() as usize % (input.payload.len() + 1);

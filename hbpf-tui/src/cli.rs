@@ -194,6 +194,9 @@ pub(crate) struct Top {
     /// What is asked besides the kernel
     #[command(flatten)]
     pub(crate) sources: Sources,
+    /// What tokens are taken to cost
+    #[command(flatten)]
+    pub(crate) pricing: Pricing,
     /// Print plain frames to standard output instead of taking over the terminal
     #[arg(short, long)]
     pub(crate) batch: bool,
@@ -248,6 +251,9 @@ pub(crate) struct SnapshotArgs {
     /// What is asked besides the kernel
     #[command(flatten)]
     pub(crate) sources: Sources,
+    /// What tokens are taken to cost
+    #[command(flatten)]
+    pub(crate) pricing: Pricing,
 }
 
 impl SnapshotArgs {
@@ -282,6 +288,14 @@ pub(crate) struct TraceArgs {
     /// What observing may cost
     #[command(flatten)]
     pub(crate) bounds: Bounds,
+    /// What tokens are taken to cost
+    #[command(flatten)]
+    pub(crate) pricing: Pricing,
+}
+
+/// What tokens are taken to cost.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Pricing {
     /// A table of prices that hold over those that come with hbpf: as `hbpf prices` prints it, or LiteLLM's
     /// model_prices_and_context_window.json
     #[arg(long, value_name = "FILE")]
@@ -317,10 +331,9 @@ pub(crate) struct CheckArgs {
     /// What observing may cost
     #[command(flatten)]
     pub(crate) bounds: Bounds,
-    /// A table of prices that hold over those that come with hbpf: as `hbpf prices` prints it, or LiteLLM's
-    /// model_prices_and_context_window.json
-    #[arg(long, value_name = "FILE")]
-    pub(crate) prices: Option<PathBuf>,
+    /// What tokens are taken to cost
+    #[command(flatten)]
+    pub(crate) pricing: Pricing,
 }
 
 #[derive(Args, Debug)]
@@ -409,10 +422,6 @@ pub(crate) struct Sources {
     /// are asked for /metrics and the like every two seconds, which only reads and takes no credentials
     #[arg(long)]
     pub(crate) no_engines: bool,
-    /// A table of prices that hold over those that come with hbpf: as `hbpf prices` prints it, or LiteLLM's
-    /// model_prices_and_context_window.json
-    #[arg(long, value_name = "FILE")]
-    pub(crate) prices: Option<PathBuf>,
 }
 
 /// A limit in percent of all CPUs, or none.

@@ -104,6 +104,19 @@ pub(super) fn totals(counts: &Counts) -> Usage {
     }
 }
 
+/// Places in answers by servers that take several prompts at once: an answer is as these say, of several a document is an array,
+/// and events are about one each.
+pub(super) fn one_or_several(answer: &[(&'static str, Want, Slot)]) -> PathSet<Slot> {
+    let of_events = [
+        ("index", Want::Scalar, Slot::AnswerIndex),
+        ("error", Want::Length, Slot::Error),
+        ("error.type", Want::Scalar, Slot::ErrorType),
+        ("error.code", Want::Scalar, Slot::ErrorCode),
+    ];
+    let answers = PathSet::new(answer).and_within("", &of_events).and_within("[]", answer);
+    answers.and_within("[]", &[("", Want::Length, Slot::Answer)])
+}
+
 /// Reads counts from the headers of these names.
 pub(super) fn counts_of_headers(head: &ResponseHead<'_>, names: &[(&str, Count)]) -> Option<Counts> {
     let number = |name| std::str::from_utf8(head.header(name)?).ok()?.trim().parse().ok();

@@ -4,7 +4,7 @@
 
 use std::sync::LazyLock;
 
-use super::definition::{Count, Counts, DEFAULT, Definition, Paths, Proof, RequestSlot, Slot, Target};
+use super::definition::{Count, Counts, DEFAULT, Definition, Paths, Proof, RequestSlot, Slot, Target, one_or_several};
 use super::shape::Shape;
 use crate::exchange::{Api, Dialect, Usage};
 use crate::json::{PathSet, Want};
@@ -30,22 +30,7 @@ const ANSWER: [(&str, Want, Slot); 9] = [
     ("timings.predicted_n", Want::Scalar, Slot::Count(Count::TimingsOutput)),
 ];
 
-static RESPONSE: LazyLock<PathSet<Slot>> = LazyLock::new(|| {
-    PathSet::new(&ANSWER)
-        .and_within(
-            "",
-            &[
-                // Of several prompts, events are about one each.
-                ("index", Want::Scalar, Slot::AnswerIndex),
-                ("error", Want::Length, Slot::Error),
-                ("error.type", Want::Scalar, Slot::ErrorType),
-                ("error.code", Want::Scalar, Slot::ErrorCode),
-            ],
-        )
-        // Of several prompts, a whole answer is an array.
-        .and_within("[]", &ANSWER)
-        .and_within("[]", &[("", Want::Length, Slot::Answer)])
-});
+static RESPONSE: LazyLock<PathSet<Slot>> = LazyLock::new(|| one_or_several(&ANSWER));
 
 /// `/completion`, `/infill` and `/embedding`. Of vectors nothing is counted.
 pub(super) static COMPLETION: Definition = Definition {

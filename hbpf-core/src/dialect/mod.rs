@@ -79,6 +79,11 @@ static DEFINITIONS: [&Definition; 22] = [
     &mcp::RPC,
 ];
 
+/// All dialects that are built in.
+pub fn all() -> impl ExactSizeIterator<Item = Dialect> {
+    DEFINITIONS.iter().map(|definition| definition.dialect)
+}
+
 fn definition(dialect: Dialect) -> &'static Definition {
     let found = DEFINITIONS.iter().find(|definition| definition.dialect == dialect);
     // A user's are found by where they are served.

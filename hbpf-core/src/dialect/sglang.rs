@@ -4,7 +4,7 @@
 
 use std::sync::LazyLock;
 
-use super::definition::{Count, DEFAULT, Definition, Paths, Proof, RequestSlot, Slot, Target};
+use super::definition::{Count, DEFAULT, Definition, Paths, Proof, RequestSlot, Slot, Target, one_or_several};
 use super::shape::Shape;
 use crate::exchange::{Api, Dialect};
 use crate::json::{PathSet, Want};
@@ -31,22 +31,7 @@ const ANSWER: [(&str, Want, Slot); 8] = [
     ("meta_info.finish_reason.type", Want::Scalar, Slot::FinishReason),
 ];
 
-static RESPONSE: LazyLock<PathSet<Slot>> = LazyLock::new(|| {
-    PathSet::new(&ANSWER)
-        .and_within(
-            "",
-            &[
-                // Of several prompts, events are about one each.
-                ("index", Want::Scalar, Slot::AnswerIndex),
-                ("error", Want::Length, Slot::Error),
-                ("error.type", Want::Scalar, Slot::ErrorType),
-                ("error.code", Want::Scalar, Slot::ErrorCode),
-            ],
-        )
-        // Of several prompts, a whole answer is an array.
-        .and_within("[]", &ANSWER)
-        .and_within("[]", &[("", Want::Length, Slot::Answer)])
-});
+static RESPONSE: LazyLock<PathSet<Slot>> = LazyLock::new(|| one_or_several(&ANSWER));
 
 /// `/generate`.
 pub(super) static GENERATE: Definition = Definition {

@@ -51,10 +51,10 @@ fn checked(arguments: &CheckArgs) -> Result<ExitCode> {
         max_bytes_per_second: arguments.bounds.max_bytes_per_second,
         engines: false,
         // While files can still be opened.
-        prices: prices::load(arguments.prices.as_deref())?,
+        prices: prices::load(arguments.pricing.prices.as_deref())?,
     };
     // Nothing else is asked after, so nothing else is looked at.
-    let sources = Sources { nvml_library: None, no_engines: true, prices: None };
+    let sources = Sources { nvml_library: None, no_engines: true };
     let session = live::Session::begin(&sources)?;
     let (sender, updates) = std::sync::mpsc::channel();
     let control = session.start(options, move |update| {

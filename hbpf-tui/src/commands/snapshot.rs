@@ -52,7 +52,7 @@ pub(crate) fn run(arguments: &SnapshotArgs) -> Result<ExitCode> {
         max_bytes_per_second: arguments.bounds.max_bytes_per_second,
         engines: !arguments.sources.no_engines,
         // While files can still be opened, as below.
-        prices: prices::load(arguments.sources.prices.as_deref())?,
+        prices: prices::load(arguments.pricing.prices.as_deref())?,
     };
     let file = arguments.output.as_deref().filter(|path| *path != Path::new("-"));
     let mut output = file.map(privsep::create_output).transpose()?;

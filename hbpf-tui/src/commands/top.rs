@@ -40,7 +40,7 @@ fn source(arguments: &Top) -> Result<Start<'_>> {
     match &arguments.replay {
         None => {
             // While files can still be opened.
-            let prices = prices::load(arguments.sources.prices.as_deref())?;
+            let prices = prices::load(arguments.pricing.prices.as_deref())?;
             Ok(Start::Live(live::Session::begin(&arguments.sources)?, prices, arguments))
         }
         Some(path) => {

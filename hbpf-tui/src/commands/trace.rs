@@ -40,11 +40,11 @@ pub(crate) fn run(arguments: &TraceArgs) -> Result<ExitCode> {
         max_bytes_per_second: arguments.bounds.max_bytes_per_second,
         engines: false,
         // While files can still be opened.
-        prices: prices::load(arguments.prices.as_deref())?,
+        prices: prices::load(arguments.pricing.prices.as_deref())?,
     };
     let lines = Lines::new(text::terminal_width());
     // Nothing else is told, so nothing else is looked at.
-    let sources = Sources { nvml_library: None, no_engines: true, prices: None };
+    let sources = Sources { nvml_library: None, no_engines: true };
     let session = live::Session::begin(&sources)?;
     let (inlet, outlet) = backlog::backlog(backlog::MAX_WAITING);
     let mut sieve = Sieve { arguments: arguments.clone(), watch: Watch::new(&groups), groups, inlet };
