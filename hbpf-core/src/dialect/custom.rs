@@ -1,12 +1,12 @@
 //! APIs that a user has described: who serves at which hosts, and where in their bodies is what.
 
-use std::borrow::Cow;
 use std::sync::OnceLock;
 
 use super::definition::{Count, DEFAULT, Definition, Estimate, Paths, RequestSlot, Slot, totals};
 use super::{anthropic, definition};
 use crate::exchange::{Api, Dialect};
 use crate::json::{PathSet, Want};
+use crate::label::Label;
 
 /// Longest end of a path that the kernel side looks for, in bytes.
 pub const MAX_PATH_BYTES: usize = 64;
@@ -120,19 +120,16 @@ pub fn is_path(path: &str) -> bool {
     path.len() <= MAX_PATH_BYTES && path.split('.').all(is_step)
 }
 
-/// The API that serves this request, by a user's word.
-pub(super) fn find(host: Option<&str>, path: &[u8]) -> Option<&'static Custom> {
-    let custom = CUSTOM.get()?;
-    let host = host.map(lower);
-    custom
-        .iter()
-        .filter(|api| api.hosts.is_empty() || host.as_deref().is_some_and(|host| api.serves_at(host)))
-        .filter_map(|api| {
-            let end = api.paths.iter().filter(|end| path.ends_with(end.as_bytes())).map(|end| end.len()).max()?;
-            Some((end, api))
-        })
-        .max_by_key(|(end, _)| *end)
-        .map(|(_, api)| api)
+/// The API that serves this request, by a user's word. The host is only asked for where a user has described any.
+pub(super) fn find(host: impl FnOnce() -> Option<Label>, path: &[u8]) -> Option<&'static Custom> {
+    let custom = CUSTOM.get().filter(|custom| !custom.is_empty())?;
+    let host = host().map(|host| host.as_str().to_ascii_lowercase());
+    let at_host = |api: &&Custom| api.hosts.is_empty() || host.as_deref().is_some_and(|host| api.serves_at(host));
+    let with_end = |api: &'static Custom| {
+        let ends = api.paths.iter().filter(|end| path.ends_with(end.as_bytes()));
+        Some((ends.map(|end| end.len()).max()?, api))
+    };
+    custom.iter().filter(at_host).filter_map(with_end).max_by_key(|(end, _)| *end).map(|(_, api)| api)
 }
 
 /// Who serves at this host, whose name is in lower case, by a user's word.
@@ -148,10 +145,6 @@ pub fn is_named_by_user(provider: &str) -> bool {
 /// Ends of paths that the kernel side shall look for.
 pub(super) fn paths() -> impl Iterator<Item = &'static str> {
     CUSTOM.get().into_iter().flatten().flat_map(|api| api.paths.iter().copied())
-}
-
-fn lower(host: &str) -> Cow<'_, str> {
-    if host.bytes().any(|byte| byte.is_ascii_uppercase()) { host.to_ascii_lowercase().into() } else { host.into() }
 }
 
 impl Custom {

@@ -100,67 +100,38 @@ pub fn judge(head: &RequestHead<'_>, port: Option<u16>, body_prefix: &[u8], exte
     if NO_CALLS.iter().any(|end| trimmed.ends_with(end)) {
         return Judgement::NotModel;
     }
-    let body = Body { prefix: body_prefix, extent, coding: head.content_coding(), is_form: is_form(head) };
-    let deployment = azure_deployment(path);
-    let says_anthropic = head.header("anthropic-version").is_some();
-    let host = host(head);
-    if let Some(custom) = custom::find(host.as_ref().map(Label::as_str), trimmed) {
+    let request = Request {
+        head,
+        path,
+        trimmed,
+        body: Body { prefix: body_prefix, extent, coding: head.content_coding(), is_form: is_form(head) },
+        deployment: azure_deployment(path),
+        says_anthropic: head.header("anthropic-version").is_some(),
+    };
+    if let Some(custom) = custom::find(|| host(head), trimmed) {
         return Judgement::ModelCall(Recognised {
             definition: custom.definition,
             dialect: custom.definition.dialect,
             api: custom.api,
             stream: None,
             provider: Label::new(custom.provider),
-            model: deployment.map(Label::from_bytes),
+            model: request.deployment.map(Label::from_bytes),
             known_target: trimmed.len() == path.len(),
         });
     }
-    let candidates = || {
-        targets().filter(|(_, target)| trimmed.ends_with(target.suffix.as_bytes())).filter(|(_, target)| {
-            match target.proof {
-                Proof::ModelBehind(before) => model_in_path(trimmed, target, before).is_some(),
-                // A reference to what was not seen leaves it open what it is.
-                Proof::Grpc => head.header("content-type").is_none_or(grpc::is_grpc),
-                Proof::Path | Proof::Model | Proof::Body(_) => true,
-            }
-        })
+    let (found, target) = match request.by_target() {
+        Some(Decision::Yes((definition, target))) => {
+            (Decision::Yes((definition.dialect, target.api)), Some((definition, target)))
+        }
+        Some(Decision::Unclear) => (Decision::Unclear, None),
+        Some(Decision::No) => (Decision::No, None),
+        None => (by_shape(head, trimmed, &request.body, request.says_anthropic), None),
     };
-    let longest = candidates().map(|(_, target)| target.suffix.len()).max();
-    let mut target = None;
-    let mut found = Decision::No;
-    // Several APIs may have the same path: the first whose proof is there has it.
-    for (definition, candidate) in candidates().filter(|(_, target)| Some(target.suffix.len()) == longest) {
-        let decision = match candidate.proof {
-            Proof::Path | Proof::ModelBehind(_) | Proof::Grpc => Decision::Yes(()),
-            Proof::Model if deployment.is_some() => Decision::Yes(()),
-            Proof::Model if says_anthropic && definition.dialect == Dialect::AnthropicMessages => Decision::Yes(()),
-            Proof::Model if body.is_form => is_form_for_model(candidate.api, path, host.as_ref()),
-            Proof::Model => names_model(&body),
-            Proof::Body(looks_right) => looks(&body, trimmed.len() == candidate.suffix.len(), looks_right),
-        };
-        match decision {
-            Decision::Yes(()) => {
-                target = Some((definition, candidate));
-                found = Decision::Yes((definition.dialect, candidate.api));
-                break;
-            }
-            Decision::Unclear => {
-                found = Decision::Unclear;
-                break;
-            }
-            Decision::No => {}
-        }
-    }
-    // Paths alone tell nothing where what they would prove is not there: others use them in their own ways.
-    let is_open = || candidates().all(|(_, target)| matches!(target.proof, Proof::Body(_)));
-    if matches!(found, Decision::No) && is_open() {
-        found = by_shape(head, trimmed, &body, says_anthropic);
-    }
     let model = match target {
-        Some((_, Target { proof: Proof::ModelBehind(before), .. })) => {
-            target.and_then(|(_, target)| model_in_path(trimmed, target, before)).map(bedrock::model)
+        Some((_, target)) if let Proof::ModelBehind(before) = target.proof => {
+            model_in_path(trimmed, target, before).map(bedrock::model)
         }
-        _ => deployment.map(Label::from_bytes),
+        _ => request.deployment.map(Label::from_bytes),
     };
     match found {
         Decision::No => Judgement::NotModel,
@@ -170,10 +141,60 @@ pub fn judge(head: &RequestHead<'_>, port: Option<u16>, body_prefix: &[u8], exte
             dialect,
             api: if dialect == Dialect::BedrockInvoke { bedrock::api(model.as_ref()) } else { api },
             stream: target.and_then(|(definition, target)| stream_in_path(definition, target)),
-            provider: provider(host.as_ref(), port, path, dialect),
+            provider: provider(host(head).as_ref(), port, path, dialect),
             model,
             known_target: target.is_some() && trimmed.len() == path.len(),
         }),
+    }
+}
+
+/// What a `POST` is judged by.
+struct Request<'a> {
+    head: &'a RequestHead<'a>,
+    path: &'a [u8],
+    /// Without a slash at its end.
+    trimmed: &'a [u8],
+    body: Body<'a>,
+    deployment: Option<&'a [u8]>,
+    says_anthropic: bool,
+}
+
+impl Request<'_> {
+    /// Of the APIs that have the longest end of this path, the first whose proof is there; `None` where the path settles nothing: nobody has
+    /// it, or only such whose bodies would have to prove them, and others use it in their own ways.
+    fn by_target(&self) -> Option<Decision<(&'static Definition, &'static Target)>> {
+        let candidates = || targets().filter(|(_, target)| self.may_be(target));
+        let longest = candidates().map(|(_, target)| target.suffix.len()).max()?;
+        for (definition, target) in candidates().filter(|(_, target)| target.suffix.len() == longest) {
+            match self.proven(definition, target) {
+                Decision::Yes(()) => return Some(Decision::Yes((definition, target))),
+                Decision::Unclear => return Some(Decision::Unclear),
+                Decision::No => {}
+            }
+        }
+        let is_settled = candidates().any(|(_, target)| !matches!(target.proof, Proof::Body(_)));
+        is_settled.then_some(Decision::No)
+    }
+
+    fn may_be(&self, target: &Target) -> bool {
+        self.trimmed.ends_with(target.suffix.as_bytes())
+            && match target.proof {
+                Proof::ModelBehind(before) => model_in_path(self.trimmed, target, before).is_some(),
+                // A reference to what was not seen leaves it open what it is.
+                Proof::Grpc => self.head.header("content-type").is_none_or(grpc::is_grpc),
+                Proof::Path | Proof::Model | Proof::Body(_) => true,
+            }
+    }
+
+    fn proven(&self, definition: &Definition, target: &Target) -> Decision<()> {
+        let is_anthropic = || self.says_anthropic && definition.dialect == Dialect::AnthropicMessages;
+        match target.proof {
+            Proof::Path | Proof::ModelBehind(_) | Proof::Grpc => Decision::Yes(()),
+            Proof::Model if self.deployment.is_some() || is_anthropic() => Decision::Yes(()),
+            Proof::Model if self.body.is_form => is_form_for_model(target.api, self.path, self.head),
+            Proof::Model => names_model(&self.body),
+            Proof::Body(looks_right) => looks(&self.body, self.trimmed.len() == target.suffix.len(), looks_right),
+        }
     }
 }
 
@@ -260,10 +281,10 @@ fn names_model(body: &Body<'_>) -> Decision<()> {
 }
 
 /// A form may have its model behind a file: the path, or the host, must do. Shops have images that are edited, too.
-fn is_form_for_model(api: Api, path: &[u8], host: Option<&Label>) -> Decision<()> {
+fn is_form_for_model(api: Api, path: &[u8], head: &RequestHead<'_>) -> Decision<()> {
     let takes_forms = matches!(api, Api::Audio | Api::Image);
     let of_models = || path.windows(4).any(|part| part == b"/v1/") || path.starts_with(b"/openai/");
-    let is_known = || host.is_some_and(|host| provider_of_host(&host.as_str().to_ascii_lowercase()).is_some());
+    let is_known = || host(head).is_some_and(|host| provider_of_host(&host.as_str().to_ascii_lowercase()).is_some());
     if takes_forms && (of_models() || is_known()) { Decision::Yes(()) } else { Decision::No }
 }
 
