@@ -346,6 +346,8 @@ impl Tracked {
         }
         exchange.model = exchange.model.take().or(facts.model.clone());
         exchange.response_model = facts.response_model.clone();
+        // Of a form only the answer's body may tell.
+        exchange.stream = facts.stream.or(exchange.stream);
         exchange.finish_reason = facts.finish_reason.clone();
         if let Some(provider) = &facts.provider
             && exchange.provider.as_str() == "unknown"
