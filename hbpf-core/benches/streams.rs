@@ -332,7 +332,7 @@ impl Host {
             "/generate_stream" | "/v1/conversations" => r#"{"model":"m-1","stream":true,"inputs":"hello"}"#,
             "/generate" => r#"{"model":"m-1","stream":true,"input_ids":[1]}"#,
             "/completion" => r#"{"model":"m-1","stream":true,"prompt":"hello"}"#,
-            "/v1beta/interactions" => r#"{"model":"m-1","stream":true,"input":"hello"}"#,
+            "/v1beta/interactions" | "/api/v1/chat" => r#"{"model":"m-1","stream":true,"input":"hello"}"#,
             _ => r#"{"model":"m-1","stream":true,"messages":[{"role":"user","content":"hello"}]}"#,
         };
         let request = format!(
