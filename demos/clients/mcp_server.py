@@ -1,6 +1,7 @@
 """A server of tools, by the SDK of the Model Context Protocol. Prints its port.
 
-With --stateless it is one of the revision of 2026-07-28, with --json answers are documents instead of events.
+With --stateless it is one of the revision of 2026-07-28, with --json answers are documents instead of events. With --stdio it
+serves on standard input and output, and prints nothing else.
 """
 
 import argparse
@@ -29,7 +30,10 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--stateless", action="store_true")
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--stdio", action="store_true")
     options = parser.parse_args()
+    if options.stdio:
+        return server.run("stdio")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -1,7 +1,7 @@
 """xAI's gRPC service as far as its SDK asks it for completions: `xai_server.py [--gzip]`.
 
 An answer has as many completion tokens as the model's name ends with, such as demo-12, one more for reasoning, three times as
-many for the prompt, and two of these from the cache. Of a model whose name begins with "limited" the quota is used up: at
+many for the prompt, two of these from the cache, and costs a quarter of a cent. Of a model whose name begins with "limited" the quota is used up: at
 once, or amid the stream where it begins with "limited-later". With --gzip messages are compressed.
 
 Prints {"ready": PID, "port": PORT} and stays until standard input is closed.
@@ -25,6 +25,7 @@ def usage(tokens):
         prompt_text_tokens=prompt,
         cached_prompt_text_tokens=2,
         total_tokens=prompt + tokens + 1,
+        cost_in_usd_ticks=25_000_000,
     )
 
 

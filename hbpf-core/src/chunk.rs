@@ -15,6 +15,8 @@ pub enum Source {
     Tls,
     /// On a TCP socket.
     Tcp,
+    /// At a server's standard input and output.
+    Stdio,
 }
 
 /// One endpoint of one connection, as the kernel side names it.
@@ -22,9 +24,11 @@ pub enum Source {
 pub struct ConnectionKey {
     /// Where the bytes were seen.
     pub source: Source,
-    /// TLS: the process, since one pointer means different things in different processes. TCP: 0.
+    /// TLS: the process, since one pointer means different things in different processes. Standard input and output: the
+    /// process whose they are. TCP: 0.
     pub pid: u32,
-    /// TLS: the connection object's address. TCP: the socket cookie, or a number like one.
+    /// TLS: the connection object's address. TCP: the socket cookie, or a number like one. Standard input and output: a number
+    /// that is the same for all.
     pub handle: u64,
     /// Tells re-uses of one `handle` apart.
     pub generation: u64,

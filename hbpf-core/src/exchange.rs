@@ -98,7 +98,7 @@ pub enum Dialect {
     LlamaCpp,
     /// LM Studio's chat.
     LmStudio,
-    /// The Model Context Protocol, over HTTP.
+    /// The Model Context Protocol, over HTTP or standard input and output.
     Mcp,
     /// One that a user has described.
     Custom,
@@ -128,6 +128,9 @@ pub enum Protocol {
     /// gRPC.
     #[serde(rename = "grpc")]
     Grpc,
+    /// A process's standard input and output.
+    #[serde(rename = "stdio")]
+    Stdio,
 }
 
 /// Where an exchange stands.
@@ -233,6 +236,8 @@ pub struct RateLimit {
     pub remaining_requests: Option<u64>,
     /// Tokens left in the current period.
     pub remaining_tokens: Option<u64>,
+    /// What is left of a quota that is counted in neither, as a share of all: a subscription's. Of several the least.
+    pub remaining_fraction: Option<f64>,
     /// Seconds until the quota is whole again.
     pub reset_seconds: Option<f64>,
     /// Seconds after which to try again.

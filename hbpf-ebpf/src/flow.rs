@@ -44,7 +44,7 @@ const THIN: u8 = 1 << 2;
 pub const LOST: u8 = 1 << 3;
 /// The connection is not, or no longer, made up of requests and answers in turns: HTTP/2, or what user space says to be a stream.
 /// What is decided is decided of all of it.
-const WHOLE: u8 = 1 << 4;
+pub const WHOLE: u8 = 1 << 4;
 /// The request under way may ask for a connection over which models are called.
 const MAY_UPGRADE: u8 = 1 << 5;
 /// User space need not hear of the request under way unless a pattern fits.

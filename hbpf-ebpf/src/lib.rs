@@ -4,8 +4,8 @@
 //! the integers and converts them with `TryFrom`; it never transmutes bytes into an enum.
 //!
 //! A *flow* is one direction-pair of plaintext bytes at one endpoint: an OpenSSL connection object in one process
-//! ([`source::TLS`]) or one TCP socket ([`source::TCP`]). The programs look for the beginning of a client's message on
-//! each flow. What begins like a model call is captured from its first byte; of any other beginning at most
+//! ([`source::TLS`]), one TCP socket ([`source::TCP`]), or the standard input and output of a process that may serve tools
+//! ([`source::STDIO`]), which is captured as a whole. The programs look for the beginning of a client's message on each flow. What begins like a model call is captured from its first byte; of any other beginning at most
 //! [`BEGINNING_BYTES`] leave the kernel, and user space answers with a [`Verdict`].
 #![cfg_attr(target_arch = "bpf", no_std)]
 
@@ -65,10 +65,19 @@ pub const TASK_TGID_AT: &str = "TASK_TGID_AT";
 /// cookie it could be. No cookie is that large.
 pub const DEFERRED_HANDLE: u64 = 1 << 63;
 
+/// The `handle` of standard input and output. No connection object lies there.
+pub const STDIO_HANDLE: u64 = 1;
+
+/// Descriptors that are looked at for [`source::STDIO`] at a time: a few hundred servers.
+pub const STDIO_DESCRIPTORS: u32 = 1024;
+
 /// Where a record's bytes were seen: values of [`RecordHeader::source`] and [`FlowKey::source`].
 pub mod source {
     /// Plaintext at an OpenSSL call. `handle` is the `SSL *`, `offset` counts from the first byte seen.
     pub const TLS: u8 = 1;
+    /// What a server reads from its standard input and writes to its standard output. `handle` is
+    /// [`STDIO_HANDLE`](super::STDIO_HANDLE), `offset` counts from the first byte seen.
+    pub const STDIO: u8 = 3;
     /// TCP payload at `cgroup_skb`. `handle` is the socket cookie or has
     /// [`DEFERRED_HANDLE`](super::DEFERRED_HANDLE) set, `offset` is the TCP sequence number (32 bits).
     pub const TCP: u8 = 2;
@@ -195,7 +204,8 @@ pub struct FlowKey {
     pub handle: u64,
     /// As [`RecordHeader::generation`].
     pub generation: u64,
-    /// TLS: as [`RecordHeader::pid`], since one `SSL *` means different things in different processes. TCP: 0.
+    /// TLS and standard input and output: as [`RecordHeader::pid`], since one `SSL *` means different things in different
+    /// processes. TCP: 0.
     pub pid: u32,
     /// As [`RecordHeader::source`], widened.
     pub source: u32,

@@ -1,5 +1,5 @@
 //! The programs. Each entry function is thin: it calls its `try_*` function and turns the outcome into what the
-//! kernel expects. One file per area: [`tls`], [`go`] and [`aead`] (with [`wire`]), [`tcp`], [`deferred`], [`lifecycle`]; [`block`], [`net`] and [`device`], which
+//! kernel expects. One file per area: [`tls`], [`go`] and [`aead`] (with [`wire`]), [`stdio`], [`tcp`], [`deferred`], [`lifecycle`]; [`block`], [`net`] and [`device`], which
 //! only [`count`]. [`flow`] decides by what [`target`], [`http2`] and [`packet`] read, [`emit`] copies as much as [`budget`] allows;
 //! [`maps`] has what outlives a call, [`number`] what the verifier has to be shown. [`empty`] has the programs that a bench
 //! compares with.
@@ -24,6 +24,7 @@ mod net;
 mod number;
 mod packet;
 mod sealed;
+mod stdio;
 mod target;
 mod tcp;
 mod tls;

@@ -9,7 +9,7 @@ use aya_ebpf::{
     maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
 };
 use hbpf_ebpf::{
-    BELL_RING_BYTES, BlockLayout, EVENTS_RING_BYTES, FlowKey, LIFECYCLE_RING_BYTES, RequestLayout, Tally, TallyKey,
+    BELL_RING_BYTES, BlockLayout, EVENTS_RING_BYTES, FlowKey, LIFECYCLE_RING_BYTES, RequestLayout, STDIO_DESCRIPTORS, Tally, TallyKey,
     Verdict, block_record, counter, limit,
 };
 
@@ -98,6 +98,14 @@ pub static TLS_USERS: LruHashMap<u32, Use> = LruHashMap::with_max_entries(TLS_PR
 
 #[map]
 pub static GO_READS: LruHashMap<ReadKey, Read> = LruHashMap::with_max_entries(GO_READERS, 0);
+
+/// Which ways bytes may go through a descriptor, as bits `1 << direction`, by process (upper half) and descriptor.
+#[map]
+pub static STDIO: HashMap<u64, u8> = HashMap::with_max_entries(STDIO_DESCRIPTORS, 0);
+
+/// The same of descriptors that a thread is about to have twice.
+#[map]
+pub static STDIO_DUPLICATED: LruHashMap<u64, u8> = LruHashMap::with_max_entries(STDIO_DESCRIPTORS, 0);
 
 #[map]
 pub static AEAD_CONTEXTS: LruHashMap<ContextKey, Context> = LruHashMap::with_max_entries(AEAD_USED, 0);

@@ -1,9 +1,11 @@
-//! Plaintext at the calls of OpenSSL, BoringSSL, GnuTLS and NSS.
+//! Plaintext at the calls of OpenSSL, BoringSSL, GnuTLS and NSS, and of what else ([`crate::go`], [`crate::stdio`]) is read in the same way.
 //!
 //! Every call is looked at when it returns: only then is it known how many bytes it has moved (a write that has to be
 //! repeated moves none). Calls of one thread nest: a BIO may do TLS itself, and SSL_write_ex calls SSL_write_ex2. They
 //! are told apart by where their return addresses lie on the stack, so a probe that hits twice finds nothing the second
 //! time; and of calls that do one thing for each other only the innermost counts. No byte counts twice.
+
+use core::ptr;
 
 use aya_ebpf::{
     bindings::pt_regs,
@@ -14,7 +16,7 @@ use aya_ebpf::{
     macros::{uprobe, uretprobe},
     programs::{ProbeContext, RetProbeContext},
 };
-use hbpf_ebpf::{FlowKey, HEAD_BYTES, RecordHeader, counter, direction, flags, source};
+use hbpf_ebpf::{FlowKey, HEAD_BYTES, RecordHeader, STDIO_HANDLE, counter, direction, flags, source};
 
 use crate::{
     emit,
@@ -48,6 +50,16 @@ const PR_MSG_PEEK: u64 = 2;
 
 /// `PR_DESC_LAYERED`: a descriptor that is laid over another.
 const PR_DESC_LAYERED: u32 = 4;
+
+/// In the place of where a call stores its length: its bytes are in several places.
+const VECTORS: u64 = u64::MAX;
+
+/// Of so many places the bytes are read. Who writes has one for a message, and several messages at once where the reader is
+/// slow.
+const MOST_VECTORS: u64 = 4;
+
+/// Size of a `struct iovec`: an address and a length.
+const VECTOR_BYTES: u64 = 16;
 
 /// The stack pointer's place among the registers, in words.
 const STACK_POINTER: usize = match env!("AYA_BPF_TARGET_ARCH").as_bytes() {
@@ -315,9 +327,25 @@ impl Calls {
 /// Remembers the call's arguments.
 #[inline(always)]
 fn try_enter(ctx: &ProbeContext, direction: u8, moved_at: u64) -> Option<u32> {
+    enter(ctx, ctx.arg(0)?, direction, moved_at)
+}
+
+/// The same where the first argument is not what the connection is known by.
+#[inline(always)]
+pub fn enter_as(ctx: &ProbeContext, handle: u64, direction: u8) -> Option<u32> {
+    enter(ctx, handle, direction, 0)
+}
+
+/// The same of a call that takes its bytes from several places: second and third argument are a `struct iovec *` and how many.
+#[inline(always)]
+pub fn enter_vectors(ctx: &ProbeContext, handle: u64, direction: u8) -> Option<u32> {
+    enter(ctx, handle, direction, VECTORS)
+}
+
+#[inline(always)]
+fn enter(ctx: &ProbeContext, ssl: u64, direction: u8, moved_at: u64) -> Option<u32> {
     let stack_pointer = stack_pointer(ctx.regs);
     let calls = calls(bpf_get_current_pid_tgid())?;
-    let ssl = ctx.arg(0)?;
     // A call whose return address lies no higher than this one's has returned unseen, or never will. One that does the
     // same for the same connection has only made this one to do its work.
     for _ in 0..DEPTH {
@@ -370,7 +398,7 @@ fn try_leave(ctx: &RetProbeContext, direction: u8, outcome: Outcome) -> Option<u
     calls.connection.pid = (thread >> 32) as u32;
     calls.piece.direction = direction;
     let usage = usage(&calls.connection.pid);
-    if let Some(usage) = usage {
+    if !usage.is_null() {
         // SAFETY: the entry's numbers are only ever added to, atomically.
         add_atomically(unsafe { &raw mut (*usage).calls }, 1);
     }
@@ -380,6 +408,46 @@ fn try_leave(ctx: &RetProbeContext, direction: u8, outcome: Outcome) -> Option<u
         _ => look_at_nothing(calls),
     }
     Some(0)
+}
+
+/// Looks at the bytes that a call on standard input or output has moved.
+#[inline(always)]
+pub fn leave_as(ctx: &RetProbeContext, direction: u8) -> Option<u32> {
+    let thread = bpf_get_current_pid_tgid();
+    // SAFETY: only this thread uses the entry.
+    let calls = unsafe { &mut *TLS_CALLS.get_ptr_mut(&thread)? };
+    let moved_at = leave(calls, stack_pointer(ctx.regs))?;
+    calls.connection.pid = (thread >> 32) as u32;
+    calls.piece.direction = direction;
+    // One thread may read while another writes.
+    calls.is_shared = 1;
+    match Outcome::Length.judge(ctx.ret(), calls, moved_at) {
+        Came::Through if moved_at == VECTORS => look_at_vectors(calls),
+        Came::Through => look_at(calls, ptr::null_mut()),
+        Came::ToTheEnd if direction == direction::RECEIVED && calls.moved > 0 => look_at_end(calls),
+        Came::ToTheEnd | Came::ToNothing => {}
+    }
+    Some(0)
+}
+
+/// The same where they were in several places. What is in more of them than are read is missing from the stream.
+#[inline(always)]
+fn look_at_vectors(calls: &mut Calls) {
+    let (vectors, mut left) = (calls.buffer, calls.moved);
+    for at in 0..MOST_VECTORS {
+        let vector = vectors.wrapping_add(at * VECTOR_BYTES);
+        calls.buffer = word_at(vector);
+        calls.moved = word_at(vector.wrapping_add(8)).min(left);
+        left -= calls.moved;
+        look_at(calls, ptr::null_mut());
+        if left == 0 {
+            return;
+        }
+    }
+    // SAFETY: as in `look_at`.
+    if let Some(connection) = unsafe { connection(&calls.connection) } {
+        connection.stream.offsets[usize::from(calls.piece.direction & 1)] += left;
+    }
 }
 
 /// Finds the call that returns, by where the stack pointer is after it, and takes it out. Gives where the call has stored
@@ -432,14 +500,15 @@ impl Outcome {
     }
 }
 
-/// The process's own count of calls, new if it has none.
+/// The process's own count of calls, new if it has none; null where there is no room for it.
 #[inline(always)]
-fn usage(pid: &u32) -> Option<*mut Use> {
-    TLS_USERS.get_ptr_mut(pid).or_else(|| {
+fn usage(pid: &u32) -> *mut Use {
+    let found = TLS_USERS.get_ptr_mut(pid).or_else(|| {
         // Failure means that another thread has been quicker, or that there is no room: then there is nothing to find.
         let _ = TLS_USERS.insert(pid, &Use { calls: 0, model_messages: 0 }, 0);
         TLS_USERS.get_ptr_mut(pid)
-    })
+    });
+    found.unwrap_or(ptr::null_mut())
 }
 
 /// Looks at bytes that a call has moved of which nothing was remembered.
@@ -455,7 +524,7 @@ pub fn look_at_moved(direction: u8, ssl: u64, buffer: u64, moved: u64) -> Option
     calls.is_shared = 1;
     calls.piece.direction = direction;
     let usage = usage(&calls.connection.pid);
-    if let Some(usage) = usage {
+    if !usage.is_null() {
         // SAFETY: as in `try_leave`.
         add_atomically(unsafe { &raw mut (*usage).calls }, 1);
     }
@@ -464,7 +533,7 @@ pub fn look_at_moved(direction: u8, ssl: u64, buffer: u64, moved: u64) -> Option
 }
 
 #[inline(never)]
-fn look_at(calls: &mut Calls, usage: Option<*mut Use>) {
+fn look_at(calls: &mut Calls, usage: *mut Use) {
     if calls.moved == 0 {
         return;
     }
@@ -486,7 +555,7 @@ fn look_at(calls: &mut Calls, usage: Option<*mut Use>) {
         hand_out_gathered(connection);
     }
     flow::decide(source, &mut connection.stream, piece);
-    if let Some(usage) = usage {
+    if !usage.is_null() {
         count_message(&mut connection.stream, usage);
     }
     if calls.is_shared != 0 || !gather(source, connection, piece) {
@@ -587,7 +656,14 @@ unsafe fn connection<'a>(key: &ConnectionKey) -> Option<&'a mut Connection> {
     }
     let new = unsafe { &mut *TLS_FLOWS.get_ptr_mut(key)? };
     let generation = unsafe { bpf_ktime_get_ns() };
-    new.stream.flow.key = FlowKey { handle: key.ssl, generation, pid: key.pid, source: source::TLS.into() };
+    let flow = &mut new.stream.flow;
+    flow.key = FlowKey { handle: key.ssl, generation, pid: key.pid, source: source::TLS.into() };
+    if key.ssl == STDIO_HANDLE {
+        // Who it is has been looked at already.
+        flow.key.source = source::STDIO.into();
+        flow.mode = flow::CAPTURE;
+        flow.marks = flow::WHOLE;
+    }
     Some(new)
 }
 

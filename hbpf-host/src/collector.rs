@@ -501,6 +501,7 @@ impl Worker {
         let source = match group {
             Group::LlmTls => Source::Tls,
             Group::LlmPlain => Source::Tcp,
+            Group::Tools => Source::Stdio,
             // They show nobody's traffic.
             Group::Block | Group::Net | Group::Device => return,
         };
@@ -555,7 +556,11 @@ impl Worker {
         let began = thread_cpu_time();
         let mut records = [0_u32; Group::ALL.len()];
         let batch = self.records.read(&mut |header, bytes| {
-            let group = if header.source == source::TLS { Group::LlmTls } else { Group::LlmPlain };
+            let group = match header.source {
+                source::TLS => Group::LlmTls,
+                source::STDIO => Group::Tools,
+                _ => Group::LlmPlain,
+            };
             records[index(group)] += 1;
             sink.look_outside(header, bytes);
             decode::feed(engine, sink, header, bytes);

@@ -13,8 +13,8 @@ use hbpf_ebpf::{RecordHeader, SealedReport, direction, flags, kind, source};
 
 /// What a record says.
 enum Record {
-    /// Stream bytes of a TLS connection.
-    Tls,
+    /// Stream bytes of a TLS connection, or of standard input or output.
+    InOrder,
     /// A TCP segment.
     Tcp,
     /// A TCP segment for a connection that is not accepted yet.
@@ -32,8 +32,8 @@ fn classify(header: &RecordHeader) -> Option<Record> {
         return None;
     }
     match (header.kind, header.source) {
-        (kind::CLOSE, source::TLS | source::TCP) => Some(Record::Close(Close::Released)),
-        (kind::DATA, source::TLS) => Some(Record::Tls),
+        (kind::CLOSE, source::TLS | source::TCP | source::STDIO) => Some(Record::Close(Close::Released)),
+        (kind::DATA, source::TLS | source::STDIO) => Some(Record::InOrder),
         (kind::DATA, source::TCP) if header.flags & flags::LISTENER != 0 => Some(Record::Waiting),
         (kind::DATA, source::TCP) => Some(Record::Tcp),
         (kind::ACCEPTED, source::TCP) => Some(Record::Accepted),
@@ -86,7 +86,7 @@ pub(crate) fn feed(engine: &mut Engine, observer: &mut dyn Observer, header: &Re
     }
     let origin = origin(header);
     match classify(header) {
-        Some(Record::Tls) => {
+        Some(Record::InOrder) => {
             if let Some(chunk) = chunk(header, &origin, bytes) {
                 engine.chunk(&chunk, observer);
             }
@@ -125,8 +125,12 @@ fn halves(header: &RecordHeader) -> [RecordHeader; 2] {
 
 /// The connection that a record belongs to.
 fn connection(header: &RecordHeader) -> ConnectionKey {
-    let source = if header.source == source::TLS { Source::Tls } else { Source::Tcp };
-    let pid = if source == Source::Tls { header.pid } else { 0 };
+    let source = match header.source {
+        source::TLS => Source::Tls,
+        source::STDIO => Source::Stdio,
+        _ => Source::Tcp,
+    };
+    let pid = if source == Source::Tcp { 0 } else { header.pid };
     ConnectionKey { source, pid, handle: header.handle, generation: header.generation }
 }
 
@@ -158,7 +162,7 @@ fn ip(bytes: &[u8; 16], family: u8) -> Option<IpAddr> {
     }
 }
 
-/// A record of [`Record::Tls`].
+/// A record of [`Record::InOrder`].
 fn chunk<'a>(header: &RecordHeader, origin: &'a Origin, bytes: &'a [u8]) -> Option<Chunk<'a>> {
     Some(Chunk {
         when: Nanos(header.timestamp_ns),

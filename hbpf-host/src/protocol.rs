@@ -9,6 +9,7 @@ use hbpf_core::aggregate::WorkloadFacts;
 use hbpf_core::inference::{EngineKind, Place};
 use hbpf_core::label::{Label, Text};
 use hbpf_core::snapshot::{Cgroup, Container, Gpu, Host, HottestThread, TlsVisibility};
+use hbpf_ebpf::{action, source};
 use serde::{Deserialize, Serialize};
 
 /// Longest message in either direction.
@@ -42,6 +43,8 @@ pub enum Group {
     LlmTls,
     /// Plain TCP at the root of cgroup v2.
     LlmPlain,
+    /// Uprobes at what MCP servers read and write on standard input and output.
+    Tools,
     /// Requests to block devices.
     Block,
     /// How TCP connections come about and fare.
@@ -52,16 +55,21 @@ pub enum Group {
 
 impl Group {
     /// All groups, in the order in which they are shown.
-    pub const ALL: [Self; 5] = [Self::LlmTls, Self::LlmPlain, Self::Block, Self::Net, Self::Device];
+    pub const ALL: [Self; 6] =
+        [Self::LlmTls, Self::LlmPlain, Self::Tools, Self::Block, Self::Net, Self::Device];
 
-    /// Those that show model traffic, which are on where nothing else was asked for.
+    /// Those that show model traffic.
     pub const LLM: [Self; 2] = [Self::LlmTls, Self::LlmPlain];
+
+    /// Those that are on where nothing else was asked for.
+    pub const DEFAULT: [Self; 3] = [Self::LlmTls, Self::LlmPlain, Self::Tools];
 
     /// The name users see.
     pub fn name(self) -> &'static str {
         match self {
             Self::LlmTls => "llm-tls",
             Self::LlmPlain => "llm-plain",
+            Self::Tools => "tools",
             Self::Block => "block",
             Self::Net => "net",
             Self::Device => "device",
@@ -131,7 +139,7 @@ pub struct Limits {
 pub struct FlowVerdict {
     /// `hbpf_ebpf::source`.
     pub source: u8,
-    /// Process, for TLS.
+    /// Process, for TLS and standard input and output.
     pub pid: u32,
     /// Connection object or socket cookie.
     pub handle: u64,
@@ -141,6 +149,13 @@ pub struct FlowVerdict {
     pub message: u32,
     /// `hbpf_ebpf::action`.
     pub action: u32,
+}
+
+impl FlowVerdict {
+    /// Whether it says that a process's standard input and output are none of an MCP server.
+    pub(crate) fn refutes_server(&self) -> bool {
+        self.source == source::STDIO && self.action == action::OPAQUE
+    }
 }
 
 /// A socket whose owner is asked for.

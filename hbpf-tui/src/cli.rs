@@ -349,9 +349,9 @@ pub(crate) struct Doctor {
 /// Which probe groups are on.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Probes {
-    /// Probe groups to begin with, separated by commas, or all: llm-tls and llm-plain show model traffic, block requests to
-    /// disks, net how connections fare, device who opens GPUs
-    /// [default: llm-tls,llm-plain]
+    /// Probe groups to begin with, separated by commas, or all: llm-tls and llm-plain show model traffic, tools what MCP servers
+    /// are asked on standard input, block requests to disks, net how connections fare, device who opens GPUs
+    /// [default: llm-tls,llm-plain,tools]
     // Not clap's: then nobody could tell whether a group was named.
     #[arg(long, value_name = "GROUPS", value_delimiter = ',', value_parser = group, allow_hyphen_values = true)]
     pub(crate) groups: Vec<Groups>,
@@ -367,7 +367,7 @@ impl Probes {
     /// The groups to switch on, each once, in the order in which they are shown.
     pub(crate) fn chosen(&self) -> Vec<Group> {
         let is_named = |group: &Group| match self.groups[..] {
-            [] => Group::LLM.contains(group),
+            [] => Group::DEFAULT.contains(group),
             _ => self.groups.iter().any(|named| named.0.contains(group)),
         };
         Group::ALL.into_iter().filter(|group| is_named(group) && self.leaving_out(*group).is_none()).collect()
@@ -387,7 +387,7 @@ impl Probes {
         match group {
             Group::LlmTls => self.no_tls.then_some("--no-tls"),
             Group::LlmPlain => self.no_plain.then_some("--no-plain"),
-            Group::Block | Group::Net | Group::Device => None,
+            Group::Tools | Group::Block | Group::Net | Group::Device => None,
         }
     }
 }
@@ -506,7 +506,7 @@ mod tests {
 
     use super::*;
 
-    const GROUPS: &str = "there are llm-tls, llm-plain, block, net, device, and all";
+    const GROUPS: &str = "there are llm-tls, llm-plain, tools, block, net, device, and all";
 
     fn top(arguments: &[&str]) -> Result<Top, clap::Error> {
         let all = ["hbpf", "top"].iter().chain(arguments);
@@ -595,12 +595,12 @@ mod tests {
 
     #[test]
     fn probe_groups() {
-        assert_eq!(top(&[]).unwrap().probes.chosen(), [Group::LlmTls, Group::LlmPlain]);
-        assert_eq!(top(&["--no-tls"]).unwrap().probes.chosen(), [Group::LlmPlain]);
+        assert_eq!(top(&[]).unwrap().probes.chosen(), Group::DEFAULT);
+        assert_eq!(top(&["--no-tls"]).unwrap().probes.chosen(), [Group::LlmPlain, Group::Tools]);
         assert_eq!(top(&["--groups", "llm-tls,llm-tls"]).unwrap().probes.chosen(), [Group::LlmTls]);
-        assert!(top(&["--no-tls", "--no-plain"]).unwrap().probes.chosen().is_empty());
+        assert_eq!(top(&["--no-tls", "--no-plain"]).unwrap().probes.chosen(), [Group::Tools]);
         let but_one = snapshot(&["--groups", "all", "--no-tls"]).unwrap().probes.chosen();
-        assert_eq!(but_one, [Group::LlmPlain, Group::Block, Group::Net, Group::Device]);
+        assert_eq!(but_one, [Group::LlmPlain, Group::Tools, Group::Block, Group::Net, Group::Device]);
         assert_eq!(top(&["--groups", "llm-plain,net", "--no-tls"]).unwrap().probes.chosen().len(), 2);
     }
 

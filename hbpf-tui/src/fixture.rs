@@ -446,6 +446,7 @@ fn endpoint(api: Api, stats: LlmStats) -> EndpointStats {
             model: Some("gpt-4o-mini".into()),
             remaining_requests: Some(412),
             remaining_tokens: Some(81_000),
+            remaining_fraction: None,
             reset_seconds: Some(12.0),
             retry_after_seconds: None,
             observed_at: ago(2),

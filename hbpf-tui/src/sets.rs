@@ -110,13 +110,14 @@ pub(crate) fn tool_cells(tool: &Tool) -> Vec<Cell> {
     ]
 }
 
-/// What the quota leaves: tokens, or requests where nothing is said of these.
+/// What the quota leaves: tokens, or requests where nothing is said of these, or a share.
 fn left(endpoint: &EndpointStats) -> String {
     let Some(limit) = &endpoint.rate_limit else { return UNKNOWN.to_owned() };
-    match (limit.remaining_tokens, limit.remaining_requests) {
-        (Some(tokens), _) => format::count(tokens),
-        (None, Some(requests)) => format::short_count(requests) + "r",
-        (None, None) => UNKNOWN.to_owned(),
+    match (limit.remaining_tokens, limit.remaining_requests, limit.remaining_fraction) {
+        (Some(tokens), _, _) => format::count(tokens),
+        (None, Some(requests), _) => format::short_count(requests) + "r",
+        (None, None, Some(fraction)) => format!("{:.0}%", fraction * 100.0),
+        (None, None, None) => UNKNOWN.to_owned(),
     }
 }
 
@@ -149,6 +150,7 @@ fn protocol_text(protocol: Protocol, tls: bool) -> &'static str {
         (Protocol::Websocket, true) => "wss",
         (Protocol::Grpc, false) => "grpc",
         (Protocol::Grpc, true) => "grpcs",
+        (Protocol::Stdio, _) => "stdio",
     }
 }
 

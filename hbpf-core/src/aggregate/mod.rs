@@ -623,6 +623,7 @@ impl Aggregator {
                 model,
                 remaining_requests: limit.remaining_requests,
                 remaining_tokens: limit.remaining_tokens,
+                remaining_fraction: limit.remaining_fraction,
                 reset_seconds: limit.reset_seconds,
                 retry_after_seconds: limit.retry_after_seconds,
                 observed_at: clock.at(when),

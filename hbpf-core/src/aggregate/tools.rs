@@ -6,7 +6,7 @@ use super::keyed::{Key, Keyed};
 use super::rates::Flow;
 use super::requests::endpoint_label;
 use super::stats::{Group, OTHER, Pool, final_samples};
-use crate::exchange::{Endpoint, Exchange};
+use crate::exchange::{Endpoint, Exchange, Protocol};
 use crate::label::Label;
 use crate::snapshot::Tool;
 use crate::time::Nanos;
@@ -50,11 +50,16 @@ impl Tools {
     pub(super) fn ended(&mut self, when: Nanos, exchange: &Exchange, pool: &mut Pool) {
         let Some(call) = exchange.tool_call.as_ref().filter(|_| !exchange.is_mirror) else { return };
         let own_name = exchange.response_model.as_ref();
-        if let Some(name) = own_name {
+        if let Some(name) = own_name.filter(|_| exchange.protocol != Protocol::Stdio) {
             self.learn(&exchange.endpoint, name);
         }
         let learned = || self.names.get(&exchange.endpoint)?.as_ref();
-        let server = own_name.or_else(learned).cloned().unwrap_or_else(|| endpoint_label(exchange));
+        let server = match own_name.or_else(learned) {
+            Some(name) => name.clone(),
+            // Where it has no address, it is known by its program.
+            None if exchange.protocol == Protocol::Stdio => exchange.comm.clone(),
+            None => endpoint_label(exchange),
+        };
         let key = ToolKey { server, method: call.method.clone(), tool: call.name.clone() };
         let stats = self.rows.resolve(key, pool, when).stats;
         pool.attach(stats, when, exchange);

@@ -7,7 +7,7 @@ use crate::exchange::{Api, Dialect, Usage};
 use crate::json::{PathSet, Want};
 
 /// What answers say, wherever they are served.
-pub(super) const ANSWER: [(&str, Want, Slot); 29] = [
+pub(super) const ANSWER: [(&str, Want, Slot); 32] = [
     ("type", Want::Scalar, Slot::Type),
     // A whole answer.
     ("id", Want::Scalar, Slot::ResponseId),
@@ -39,6 +39,10 @@ pub(super) const ANSWER: [(&str, Want, Slot); 29] = [
     ("usage.service_tier", Want::Scalar, Slot::Tier),
     ("usage.speed", Want::Scalar, Slot::Speed),
     ("usage.output_tokens_details.thinking_tokens", Want::Scalar, Slot::Count(Count::Reasoning)),
+    // OpenRouter.
+    ("usage.cost", Want::Scalar, Slot::Dollars),
+    ("usage.is_byok", Want::Scalar, Slot::OwnKey),
+    ("usage.cost_details.upstream_inference_cost", Want::Scalar, Slot::UpstreamDollars),
     ("error", Want::Length, Slot::Error),
     ("error.type", Want::Scalar, Slot::ErrorType),
     ("error.code", Want::Scalar, Slot::ErrorCode),

@@ -13,6 +13,10 @@ const VALUE_BYTES: usize = 128;
 /// Headers that name the tier.
 const TIERS: [&str; 2] = ["x-amzn-bedrock-service-tier", "x-gemini-service-tier"];
 
+/// Anthropic's, of who has logged in with a subscription: how much is used of what five hours and seven days have.
+const SUBSCRIPTION: [&str; 2] =
+    ["anthropic-ratelimit-unified-5h-utilization", "anthropic-ratelimit-unified-7d-utilization"];
+
 /// What a request's headers tell.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct RequestHeaderFacts {
@@ -133,6 +137,8 @@ impl<'a> Headers<'a> {
         let anthropic_reset = ["requests", "tokens", "input-tokens", "output-tokens"]
             .into_iter()
             .filter_map(|of| seconds_until(self.text(&format!("anthropic-ratelimit-{of}-reset"))?, now));
+        let subscription_reset =
+            self.text("anthropic-ratelimit-unified-reset").and_then(|value| seconds_until(value, now));
         RateLimit {
             remaining_requests: self
                 .number("x-ratelimit-remaining-requests")
@@ -141,10 +147,17 @@ impl<'a> Headers<'a> {
                 .number("x-ratelimit-remaining-tokens")
                 .or_else(|| self.number("anthropic-ratelimit-tokens-remaining"))
                 .or_else(|| self.number("anthropic-ratelimit-input-tokens-remaining")),
-            // The quota is whole when its last part is.
-            reset_seconds: openai_reset.chain(anthropic_reset).reduce(f64::max),
+            remaining_fraction: SUBSCRIPTION.iter().filter_map(|name| self.left_of(name)).reduce(f64::min),
+            // The quota is whole when its last part is. Of a subscription's the one is told that is used up first.
+            reset_seconds: openai_reset.chain(anthropic_reset).chain(subscription_reset).reduce(f64::max),
             retry_after_seconds: self.retry_after(now),
         }
+    }
+
+    /// What is left of a quota of which the header says how much is used, from 0 to 1.
+    fn left_of(&self, name: &str) -> Option<f64> {
+        let used: f64 = self.text(name)?.parse().ok()?;
+        used.is_finite().then(|| (1.0 - used).clamp(0.0, 1.0))
     }
 
     /// The finer one first: both may be there.
@@ -209,9 +222,11 @@ fn http_date(value: &str) -> Option<Timestamp> {
     PARSER.parse_timestamp(value).ok()
 }
 
-/// Seconds from the answer's own date to an RFC 3339 time; unknown without a date, since the clocks may differ.
+/// Seconds from the answer's own date to a time, as RFC 3339 has it or in seconds since 1970; unknown without a date, since the
+/// clocks may differ.
 fn seconds_until(value: &str, now: Option<Timestamp>) -> Option<f64> {
-    let then: Timestamp = value.parse().ok()?;
+    let since_1970 = || Timestamp::from_second(value.parse().ok()?).ok();
+    let then: Timestamp = value.parse().ok().or_else(since_1970)?;
     Some(then.duration_since(now?).as_secs_f64().max(0.0))
 }
 

@@ -265,6 +265,11 @@ impl Interpreter {
         }
     }
 
+    /// A tool was called in a message of a [`StdioSession`](super::StdioSession).
+    pub fn called(&mut self, call: ToolCall) {
+        self.facts.tool_call = Some(Box::new(call));
+    }
+
     /// What a message of a [`Session`](super::Session) says of this exchange.
     pub fn said(&mut self, when: Nanos, said: &Said<'_>, out: &mut dyn FnMut(Output)) {
         said.tell(&mut self.facts);

@@ -1,5 +1,6 @@
-//! The Model Context Protocol over streamable HTTP: JSON-RPC, a request in each `POST`, whose answer is one document or a stream
-//! of events with the answer among them. What tools are given and give back is not read.
+//! The Model Context Protocol: JSON-RPC. Over streamable HTTP each `POST` is a request, whose answer is one document or a stream
+//! of events with the answer among them; for [standard input and output](super::stdio) see there. What tools are given and give
+//! back is not read.
 //!
 //! Revisions 2025-03-26 to 2026-07-28; of 2024-11-05 the answers come on another connection.
 
@@ -18,7 +19,10 @@ static REQUEST: LazyLock<PathSet<RequestSlot>> = LazyLock::new(|| {
     ])
 });
 
-static ANSWER: LazyLock<PathSet<Slot>> = LazyLock::new(|| {
+static ANSWER: LazyLock<PathSet<Slot>> = LazyLock::new(answer);
+
+/// What matters in answers, over HTTP or not.
+pub(super) fn answer() -> PathSet<Slot> {
     PathSet::new(&[
         // The server's own name, of those that introduce themselves.
         ("result.serverInfo.name", Want::Scalar, Slot::Model),
@@ -28,7 +32,7 @@ static ANSWER: LazyLock<PathSet<Slot>> = LazyLock::new(|| {
     ])
     // Likewise, since the revision of 2026-07-28.
     .and_at(&["result", "_meta", "io.modelcontextprotocol/serverInfo", "name"], Want::Scalar, Slot::Model)
-});
+}
 
 /// Calls of tools, and what else clients ask.
 pub(super) static RPC: Definition = Definition {

@@ -7,7 +7,7 @@
 //!
 //! [`judge`] says whether a request is a model call, [`Interpreter`] reads the bodies of one exchange, and
 //! [`request_facts`] and [`response_facts`] read the headers. [`Session`] reads the messages of a connection that carries
-//! many exchanges, and says which of them each is about.
+//! many exchanges, and says which of them each is about, and [`StdioSession`] those of an MCP server's standard input and output.
 
 mod anthropic;
 mod bedrock;
@@ -33,6 +33,7 @@ mod responses;
 mod session;
 mod sglang;
 mod shape;
+mod stdio;
 mod tgi;
 mod triton;
 mod xai;
@@ -46,6 +47,7 @@ pub use interpreter::Interpreter;
 pub use provider::provider_of_host;
 pub use recognise::{Extent, JUDGE_BYTES, Judgement, Recognised, judge, target_patterns};
 pub use session::{Asked, Said, Session, Subject};
+pub use stdio::{StdioSession, Told};
 
 use crate::exchange::{Dialect, ServiceTier, ToolCall, Usage};
 use crate::label::Label;

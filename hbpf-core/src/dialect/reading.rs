@@ -19,6 +19,9 @@ const BYTES_PER_TOKEN: u64 = 4;
 /// some, but a number that leaps farther is no running count.
 const MAX_TOKENS_PER_EVENT: u64 = 16 * 1024;
 
+/// No error has a number as large as that.
+const MAX_ERROR_CODE: f64 = 1e9;
+
 /// `usage.cost_in_usd_ticks` of xAI.
 const TICKS_PER_DOLLAR: f64 = 1e10;
 
@@ -306,6 +309,11 @@ impl Reading {
 }
 
 impl Event {
+    /// Whether it says that the answer is over, or an error.
+    pub(super) fn is_over(&self) -> bool {
+        self.is_final || self.is_error
+    }
+
     fn end_choice(&mut self, definition: &Definition) {
         // What the event is may have come behind what it adds.
         if self.delta > 0 && matches!(self.kind, EventKind::Output | EventKind::Reasoning) {
@@ -484,6 +492,7 @@ impl Visitor<Slot> for Finder<'_> {
                 event.response = Some(number_of(text));
                 set_label(&mut self.facts.response_id, text);
             }
+            (Slot::Response, Value::Number(number)) => event.response = Some(number_of_number(number)),
             (Slot::Stream, Value::Text(text)) => event.stream = Some(number_of(text)),
             (Slot::Cause, Value::Text(text)) => event.cause = Some(number_of(text)),
             (Slot::Done, Value::Bool(true))
@@ -607,11 +616,11 @@ impl Finder<'_> {
     fn error_code(&mut self, code: Value<'_>) {
         match code {
             Value::Text(text) => self.name_error(ErrorRank::Code, text),
-            code => {
-                if let Some(number) = code.as_count() {
-                    self.name_error(ErrorRank::Code, number.to_string().as_bytes());
-                }
+            // JSON-RPC's are negative.
+            Value::Number(number) if number.fract() == 0.0 && number.abs() < MAX_ERROR_CODE => {
+                self.name_error(ErrorRank::Code, (number as i64).to_string().as_bytes());
             }
+            _ => {}
         }
     }
 
@@ -625,6 +634,11 @@ impl Finder<'_> {
 
 fn amount(dollars: f64) -> Option<f64> {
     (dollars.is_finite() && dollars >= 0.0).then_some(dollars)
+}
+
+/// A number that stands for an id that is one.
+pub(super) fn number_of_number(id: f64) -> u64 {
+    number_of(&id.to_bits().to_ne_bytes())
 }
 
 /// A number that stands for an id.

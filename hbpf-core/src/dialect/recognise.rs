@@ -59,6 +59,14 @@ pub struct Recognised {
     pub known_target: bool,
 }
 
+impl Recognised {
+    /// What is called in a way that has no paths.
+    pub(super) fn at(definition: &'static Definition, api: Api, provider: &str) -> Self {
+        let (dialect, provider) = (definition.dialect, Label::new(provider));
+        Self { definition, dialect, api, provider, model: None, stream: Some(false), known_target: true }
+    }
+}
+
 /// Ends of request paths at which model calls are served, whatever stands before them.
 ///
 /// They are as short as vendors' prefixes demand, and no shorter: `/messages` or `/chat` alone would have half the web

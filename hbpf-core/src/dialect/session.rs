@@ -6,7 +6,7 @@
 
 use std::sync::LazyLock;
 
-use super::definition::{EventKind, Slot};
+use super::definition::{Definition, EventKind, Slot};
 use super::reading::{Event, Finder, Found, number_of, set_label};
 use super::{Facts, definition};
 use crate::exchange::Dialect;
@@ -74,6 +74,11 @@ impl Said<'_> {
         self.facts.response_model.as_ref()
     }
 
+    /// Whether it says that an answer is over, or is an error.
+    pub fn is_over(&self) -> bool {
+        self.event.is_over()
+    }
+
     pub(super) fn event(&self) -> Event {
         self.event
     }
@@ -98,10 +103,57 @@ impl Said<'_> {
 pub struct Session {
     client: Scanner<ClientSlot>,
     asked: ClientMessage,
-    server: Scanner<Slot>,
+    server: ServerMessages,
+}
+
+/// The reader of a server's messages.
+pub(super) struct ServerMessages {
+    scanner: Scanner<Slot>,
     found: Found,
-    /// Of the server's current message; the answer's id of one before it.
+    /// Of the current message; of one before it what stays.
     facts: Facts,
+}
+
+impl ServerMessages {
+    pub(super) fn new(paths: &'static PathSet<Slot>, definition: &'static Definition) -> Self {
+        Self { scanner: Scanner::new(paths), found: Found::new(definition), facts: Facts::default() }
+    }
+
+    pub(super) fn memory(&self) -> usize {
+        self.scanner.memory()
+    }
+
+    pub(super) fn shed(&mut self) {
+        self.scanner.shed();
+    }
+
+    pub(super) fn bytes(&mut self, bytes: &[u8]) {
+        self.scanner.push(bytes, &mut Finder { facts: &mut self.facts, found: &mut self.found });
+    }
+
+    pub(super) fn end(&mut self) -> Option<Said<'_>> {
+        let outcome = self.scanner.end(&mut Finder { facts: &mut self.facts, found: &mut self.found });
+        let event = self.found.event;
+        (outcome == Outcome::Complete).then_some(Said { event, facts: &self.facts })
+    }
+
+    /// The id stays: it is that of the next message, too, most of the time.
+    fn begin_keeping_id(&mut self) {
+        let response_id = self.facts.response_id.take();
+        self.begin(Facts { response_id, ..Facts::default() });
+    }
+
+    /// The model's name stays: who says it says it once.
+    pub(super) fn begin_keeping_model(&mut self) {
+        let response_model = self.facts.response_model.take();
+        self.begin(Facts { response_model, ..Facts::default() });
+    }
+
+    fn begin(&mut self, facts: Facts) {
+        self.scanner.begin();
+        self.found = Found::new(self.found.definition());
+        self.facts = facts;
+    }
 }
 
 #[derive(Default)]
@@ -129,7 +181,7 @@ static CLIENT: LazyLock<PathSet<ClientSlot>> = LazyLock::new(|| {
 
 impl std::fmt::Debug for Session {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Session").field("facts", &self.facts).finish_non_exhaustive()
+        f.debug_struct("Session").field("facts", &self.server.facts).finish_non_exhaustive()
     }
 }
 
@@ -140,9 +192,7 @@ impl Session {
         Self {
             client: Scanner::new(&CLIENT),
             asked: ClientMessage::default(),
-            server: Scanner::new(definition.response.get()),
-            found: Found::new(definition),
-            facts: Facts::default(),
+            server: ServerMessages::new(definition.response.get(), definition),
         }
     }
 
@@ -177,23 +227,17 @@ impl Session {
 
     /// The next bytes of a server's message.
     pub fn server_bytes(&mut self, bytes: &[u8]) {
-        self.server.push(bytes, &mut Finder { facts: &mut self.facts, found: &mut self.found });
+        self.server.bytes(bytes);
     }
 
     /// The server's message is over. Gives what it says, if it is a whole document.
     pub fn server_ends(&mut self) -> Option<Said<'_>> {
-        let outcome = self.server.end(&mut Finder { facts: &mut self.facts, found: &mut self.found });
-        let event = self.found.event;
-        (outcome == Outcome::Complete).then_some(Said { event, facts: &self.facts })
+        self.server.end()
     }
 
     /// Before a server's message begins, and where the rest of one will not be seen.
     pub fn server_begins(&mut self) {
-        self.server.begin();
-        self.found = Found::new(self.found.definition());
-        // The id stays: it is that of the next message, too, most of the time.
-        let response_id = self.facts.response_id.take();
-        self.facts = Facts { response_id, ..Facts::default() };
+        self.server.begin_keeping_id();
     }
 }
 

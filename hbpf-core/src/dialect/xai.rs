@@ -33,6 +33,7 @@ static WHOLE: LazyLock<FieldSet<Slot>> = LazyLock::new(|| {
         (&[9, 3], Want::Scalar, Slot::Count(Count::Total)),
         (&[9, 6], Want::Scalar, Slot::Count(Count::Reasoning)),
         (&[9, 7], Want::Scalar, Slot::Count(Count::CacheRead)),
+        (&[9, 11], Want::Scalar, Slot::Ticks),
     ])
 });
 
@@ -53,6 +54,7 @@ static CHUNK: LazyLock<FieldSet<Slot>> = LazyLock::new(|| {
         (&[6, 3], Want::Scalar, Slot::Count(Count::Total)),
         (&[6, 6], Want::Scalar, Slot::Count(Count::Reasoning)),
         (&[6, 7], Want::Scalar, Slot::Count(Count::CacheRead)),
+        (&[6, 11], Want::Scalar, Slot::Ticks),
     ])
 });
 

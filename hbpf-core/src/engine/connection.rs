@@ -10,6 +10,7 @@ use crate::time::Nanos;
 
 use super::messages::{Messages, Sink, State, Upgrade, role_of};
 use super::socket::Socket;
+use super::stdio::Stdio;
 use super::tracked::Outcome;
 use super::{Observer, Shared};
 
@@ -24,6 +25,8 @@ pub(super) struct Connection {
     http2: Option<Box<Http2>>,
     /// Instead of `http`, once it has become a WebSocket over which models are called.
     socket: Option<Box<Socket>>,
+    /// Instead of `http`, where it is a server's standard input and output.
+    stdio: Option<Box<Stdio>>,
     /// Answers on it are copied.
     has_answers: bool,
     messages: Messages,
@@ -61,9 +64,11 @@ impl Connection {
             http: Http1::new(),
             http2: None,
             socket: None,
+            stdio: (key.source == Source::Stdio).then(Box::default),
             has_answers: false,
             messages: Messages::new(),
-            request_direction: None,
+            // What is seen of standard input and output is the server's end.
+            request_direction: (key.source == Source::Stdio).then_some(Direction::Received),
             expected: [None; 2],
             last_heard: now,
             noted: Noted::default(),
@@ -79,6 +84,11 @@ impl Connection {
         &self.origin
     }
 
+    /// Whether a request follows the answer to the one before it.
+    fn is_in_turns(&self) -> bool {
+        self.http2.is_none() && self.socket.is_none() && self.stdio.is_none()
+    }
+
     fn is_client(&self) -> bool {
         self.request_direction == Some(Direction::Sent)
     }
@@ -87,8 +97,9 @@ impl Connection {
         !self.messages.active.is_empty()
     }
 
-    pub(super) fn is_socket(&self) -> bool {
-        self.socket.is_some()
+    /// Whether it stays for long without a word between two calls.
+    pub(super) fn is_patient(&self) -> bool {
+        self.socket.is_some() || self.stdio.is_some()
     }
 
     /// Memory that it holds beyond its own size, in bytes.
@@ -97,6 +108,7 @@ impl Connection {
             + self.http.memory()
             + self.http2.as_ref().map_or(0, |http2| size_of::<Http2>() + http2.memory())
             + self.socket.as_ref().map_or(0, |socket| socket.memory())
+            + self.stdio.as_ref().map_or(0, |stdio| stdio.memory())
             + self.messages.memory()
     }
 
@@ -143,6 +155,9 @@ impl Connection {
             return;
         }
         let Some((bytes, gap)) = self.place(chunk) else { return };
+        if self.stdio.is_some() {
+            return self.chunk_of_stdio(chunk, bytes, gap, shared, observer);
+        }
         if self.socket.is_some() {
             return self.chunk_of_socket(chunk, bytes, gap, shared, observer);
         }
@@ -381,6 +396,23 @@ impl Connection {
         self.ended[chunk.direction.index()] |= chunk.ends_stream;
     }
 
+    /// Takes a piece of standard input or output.
+    fn chunk_of_stdio(
+        &mut self,
+        chunk: &Chunk<'_>,
+        bytes: &[u8],
+        gap: u64,
+        shared: &mut Shared,
+        observer: &mut dyn Observer,
+    ) {
+        let side = self.side_of(chunk.direction);
+        let left_out = chunk.original_len.saturating_sub(chunk.bytes.len() as u64);
+        let (Some(request_direction), Some(stdio)) = (self.request_direction, &mut self.stdio) else { return };
+        let messages = &mut self.messages;
+        let mut sink = Sink { key: self.key, origin: &self.origin, request_direction, messages, shared, observer };
+        stdio.push(side, chunk.when, gap, bytes, left_out, &mut sink);
+    }
+
     fn feed_socket(
         &mut self,
         shared: &mut Shared,
@@ -488,7 +520,7 @@ impl Connection {
         let outcome = Outcome::OutOfSight(self.last_heard);
         self.messages.end_active(self.key, now, outcome, shared, observer);
         self.messages.forget_judged();
-        if self.http2.is_none() && self.socket.is_none() {
+        if self.is_in_turns() {
             self.messages.state = State::Ignored;
         }
         self.http = Http1::new();
@@ -508,6 +540,9 @@ impl Connection {
             http2.shed();
         }
         self.feed_socket(shared, observer, Socket::shed);
+        if let Some(stdio) = &mut self.stdio {
+            stdio.shed();
+        }
         for tracked in &mut self.messages.active {
             shared.counters.parse_gaps += u64::from(tracked.shed(observer));
         }
@@ -545,8 +580,7 @@ impl Connection {
         // An answer that came before the kernel side knew that it was wanted.
         let unheard = !was_copied && self.messages.awaited && self.messages.is_unanswered();
         // A client that has gone on to a later message had its answers to those before it, unless they are side by side.
-        let is_in_turns = self.http2.is_none() && self.socket.is_none();
-        if unheard || is_in_turns {
+        if unheard || self.is_in_turns() {
             self.messages.mark_missed(usize::from(!unheard), shared);
         }
         let outcome = if unheard { Outcome::Cut } else { outcome };

@@ -59,6 +59,13 @@ pub(super) struct Template {
     attempt: Option<u32>,
 }
 
+impl Template {
+    /// Of calls that have no heads.
+    pub(super) fn without_head(recognised: Recognised) -> Self {
+        Self { recognised, fingerprint: 0, endpoint: Endpoint::default(), trace_id: None, attempt: None }
+    }
+}
+
 /// What is a call's own when it begins.
 pub(super) struct Opening {
     pub(super) number: u64,

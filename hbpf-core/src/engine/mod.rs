@@ -6,6 +6,7 @@ mod messages;
 mod pairing;
 mod schedule;
 mod socket;
+mod stdio;
 mod tracked;
 mod unaccepted;
 mod unsettled;
@@ -168,7 +169,8 @@ impl Engine {
         }
     }
 
-    /// A process has ended: so have the TLS connections in its memory. (Sockets tell of their own end.)
+    /// A process has ended: so have the TLS connections in its memory and its standard input. (Sockets tell of
+    /// their own end.)
     pub fn process_exited(&mut self, pid: Pid, now: Nanos, observer: &mut dyn Observer) {
         for key in self.schedule.of_process(pid) {
             self.close(key, Close::ProcessExited, now, observer);

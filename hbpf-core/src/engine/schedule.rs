@@ -54,14 +54,14 @@ impl Silence {
 
 /// How long a connection may be silent.
 fn patience(connection: &Connection) -> Duration {
-    if connection.is_busy() || connection.is_socket() { SILENT_EXCHANGE } else { IDLE_CONNECTION }
+    if connection.is_busy() || connection.is_patient() { SILENT_EXCHANGE } else { IDLE_CONNECTION }
 }
 
 impl Schedule {
     pub(super) fn add(&mut self, key: ConnectionKey, connection: &mut Connection, now: Nanos) {
         connection.noted.due = now.after(IDLE_CONNECTION);
         self.due.insert((connection.noted.due, key));
-        if key.source == Source::Tls {
+        if key.source != Source::Tcp {
             self.of_processes.insert(key);
         }
     }

@@ -3,7 +3,7 @@
 use crate::body::{BodyDecoder, BodyError, Coding, GapEffect};
 use crate::chunk::Pid;
 use crate::dialect::{Facts, Interpreter, Output, ResponseHeaderFacts, Said, is_named_by_user, response_facts};
-use crate::exchange::{Exchange, ExchangeEvent, Phase};
+use crate::exchange::{Exchange, ExchangeEvent, Phase, ToolCall};
 use crate::http1::ResponseHead;
 use crate::label::Label;
 use crate::time::Nanos;
@@ -205,6 +205,14 @@ impl Tracked {
         self.exchange.bytes_seen = self.exchange.bytes_seen.saturating_add(len);
         self.request_is_whole = true;
         self.interpreter.asked(model);
+        self.request_end(when, observer);
+    }
+
+    /// A tool was called in one message of so many bytes, which is whole.
+    pub(super) fn called(&mut self, when: Nanos, call: ToolCall, len: u64, observer: &mut dyn Observer) {
+        self.exchange.bytes_seen = self.exchange.bytes_seen.saturating_add(len);
+        self.request_is_whole = true;
+        self.interpreter.called(call);
         self.request_end(when, observer);
     }
 

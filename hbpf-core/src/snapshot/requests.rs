@@ -51,6 +51,8 @@ pub struct EndpointRateLimit {
     pub remaining_requests: Option<u64>,
     /// Tokens left.
     pub remaining_tokens: Option<u64>,
+    /// What is left of a quota that is counted in neither, from 0 to 1: a subscription's.
+    pub remaining_fraction: Option<f64>,
     /// Seconds until the quota is whole again, when observed.
     pub reset_seconds: Option<f64>,
     /// Seconds to wait, when observed.

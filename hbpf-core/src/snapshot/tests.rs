@@ -66,7 +66,7 @@ fn words_are_those_of_the_contract() {
     for (name, expected) in [
         ("Role", "client server"),
         ("Phase", "sending waiting streaming done failed abandoned"),
-        ("Protocol", "http/1.1 h2 websocket grpc"),
+        ("Protocol", "http/1.1 h2 websocket grpc stdio"),
         ("TokensSource", "reported estimated unknown"),
         ("TlsVisibility", "none attached partial blind"),
         ("ProbeState", "on off failed"),

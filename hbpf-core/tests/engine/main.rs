@@ -8,5 +8,6 @@ mod grpc;
 mod http2;
 mod judging;
 mod losses;
+mod stdio;
 mod websocket;
 mod wire;

@@ -77,6 +77,7 @@ impl Observer for EngineSink {
             source: match connection.source {
                 Source::Tls => source::TLS,
                 Source::Tcp => source::TCP,
+                Source::Stdio => source::STDIO,
             },
             pid: connection.pid,
             handle: connection.handle,

@@ -27,6 +27,7 @@ mod pages;
 mod placement;
 mod reports;
 mod seen;
+mod stdio;
 #[cfg(test)]
 mod tests;
 mod watch;
@@ -53,6 +54,7 @@ use watch::Watch;
 
 pub use elf::Symbol;
 pub(crate) use maps::Maps;
+pub(crate) use stdio::{StdioServer, StdioServers};
 pub use placement::Place;
 
 /// Places in a file that may be anything: the door through which fuzzing comes in.

@@ -57,7 +57,7 @@ fn try_out(probes: &mut Probes, group: Group, libraries: usize) -> Check {
     let errors = probes.take_library_errors();
     let places = probes.status().iter().filter(|probe| probe.group == group && probe.off_because.is_none()).count();
     let of_libraries = match (group, libraries) {
-        (Group::LlmPlain | Group::Block | Group::Net | Group::Device, _) => String::new(),
+        (Group::LlmPlain | Group::Tools | Group::Block | Group::Net | Group::Device, _) => String::new(),
         (Group::LlmTls, 0) => ", no TLS library to put more into".into(),
         (Group::LlmTls, 1) => ", 1 TLS library".into(),
         (Group::LlmTls, libraries) => format!(", {libraries} TLS libraries"),

@@ -23,7 +23,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 
 use crate::devices::{self, Names};
-use crate::discover::{Changes, Libraries, system_directories};
+use crate::discover::{Changes, Libraries, StdioServer, StdioServers, system_directories};
 use crate::gpu::{GpuReader, Gpus};
 use crate::privsep::{self, SplitOptions};
 use crate::probes::{ProbeError, Probes};
@@ -131,6 +131,7 @@ struct Helper<'a> {
     /// Requests to attach or detach that have been handled.
     switches: u64,
     libraries: Libraries,
+    stdio: StdioServers,
     processes: Table,
     asker: Asker,
     gpus: Gpus,
@@ -149,6 +150,7 @@ impl<'a> Helper<'a> {
             probes: Probes::new(),
             switches: 0,
             libraries: Libraries::new(PathBuf::from(PROC)),
+            stdio: StdioServers::new(PathBuf::from(PROC)),
             processes: Table::new(PathBuf::from(PROC)),
             asker: Asker::default(),
             gpus: Gpus::new(gpus),
@@ -236,6 +238,9 @@ impl<'a> Helper<'a> {
             }
             Request::Verdicts(verdicts) => {
                 for verdict in verdicts.iter().take(MAX_VERDICTS) {
+                    if verdict.refutes_server() {
+                        self.stdio.refute(verdict.pid);
+                    }
                     let result = self.probes.verdict(verdict);
                     self.report(result);
                 }
@@ -313,8 +318,27 @@ impl<'a> Helper<'a> {
             }
         }
         self.report_library_errors();
+        if groups.contains(&Group::Tools) {
+            self.stdio.forget_all();
+            (0..SCANS_AT_ATTACH).for_each(|_| self.scan_servers());
+        }
         self.switches += 1;
         self.send_status();
+    }
+
+    /// Looks for MCP servers among the processes that have not been looked at.
+    fn scan_servers(&mut self) {
+        if self.probes.is_on(Group::Tools) {
+            let found = self.stdio.scan();
+            self.add_servers(found);
+        }
+    }
+
+    fn add_servers(&mut self, found: Vec<StdioServer>) {
+        found.into_iter().for_each(|server| self.probes.add_server(server));
+        for error in self.probes.take_server_errors() {
+            self.outbox.error(Group::Tools.name(), &error.to_string());
+        }
     }
 
     fn sample(&mut self, sequence: u64, closely: &[u32], others: Others) {
@@ -456,12 +480,14 @@ impl<'a> Helper<'a> {
         match kind {
             lifecycle::EXEC => {
                 self.processes.note_exec(pid);
+                self.forget_server(pid);
                 self.rescans.started(pid, Instant::now(), self.probes.excludes_any());
                 started.push(pid);
             }
             lifecycle::EXIT => {
                 self.processes.note_exit(pid);
                 self.libraries.forget(pid);
+                self.forget_server(pid);
                 self.rescans.ended(pid);
                 if self.probes.excludes_any() {
                     self.probes.process_ended(pid);
@@ -473,6 +499,11 @@ impl<'a> Helper<'a> {
         }
     }
 
+    fn forget_server(&mut self, pid: u32) {
+        self.stdio.forget(pid);
+        self.probes.remove_server(pid);
+    }
+
     fn handle_time(&mut self, now: Instant) {
         // A probe in a file that has been written over does harm.
         let news = self.libraries.take_news();
@@ -481,11 +512,15 @@ impl<'a> Helper<'a> {
             self.handle_event(&event, &mut Vec::new());
         }
         // Without uprobes there is no hurry to find libraries; attaching scans them all.
-        let tls = self.probes.is_on(Group::LlmTls);
+        let (tls, tools) = (self.probes.is_on(Group::LlmTls), self.probes.is_on(Group::Tools));
         for pid in self.rescans.due(now) {
             if tls {
                 let changes = self.libraries.scan_pid(pid);
                 self.apply(changes);
+            }
+            if tools {
+                let found = self.stdio.look(pid);
+                self.add_servers(found.into_iter().collect());
             }
         }
         if now >= self.next_scan {
@@ -493,6 +528,7 @@ impl<'a> Helper<'a> {
                 let changes = self.libraries.scan();
                 self.apply(changes);
             }
+            self.scan_servers();
             let longest = if self.libraries.is_midway() { NEXT_SCAN_INTERVAL } else { SCAN_INTERVAL };
             self.scan_interval = (self.scan_interval * 2).min(longest);
             self.last_scan = now;

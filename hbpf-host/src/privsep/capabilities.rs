@@ -84,10 +84,10 @@ impl Purpose {
             Self::Probes(Group::LlmPlain | Group::Net | Group::Device) => {
                 vec![&[Bpf, SysAdmin], &[Perfmon, SysAdmin], &[NetAdmin]]
             }
-            Self::Probes(Group::LlmTls) if uprobes_need_admin => {
+            Self::Probes(Group::LlmTls | Group::Tools) if uprobes_need_admin => {
                 vec![&[Bpf, SysAdmin], &[Perfmon, SysAdmin], &[SysAdmin]]
             }
-            Self::Probes(Group::LlmTls | Group::Block) => vec![&[Bpf, SysAdmin], &[Perfmon, SysAdmin]],
+            Self::Probes(Group::LlmTls | Group::Tools | Group::Block) => vec![&[Bpf, SysAdmin], &[Perfmon, SysAdmin]],
             Self::OtherUsers => vec![&[SysPtrace], &[DacReadSearch], &[CheckpointRestore, SysAdmin]],
             Self::OtherNetworks | Self::RunTimes => vec![&[SysAdmin]],
         }

@@ -10,6 +10,7 @@ mod mount;
 mod object;
 pub(crate) mod on_cgroup;
 pub(crate) mod raw;
+mod stdio;
 mod tls;
 mod tracefs;
 mod trap;
@@ -24,16 +25,18 @@ use aya::sys::{Stats, enable_stats};
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 use hbpf_core::label::Label;
 use hbpf_ebpf::{
-    EVENTS_RING_BYTES, LifecycleEvent, SOCKET_OWNED_AT, TASK_TGID_AT, Tally, TallyKey, counter, limit, target,
+    EVENTS_RING_BYTES, LifecycleEvent, SOCKET_OWNED_AT, TASK_TGID_AT, Tally, TallyKey, action, counter, limit,
+    source, target,
 };
 
 use crate::btf::Places;
-use crate::discover::{Library, LibraryId};
+use crate::discover::{Library, LibraryId, StdioServer};
 use crate::privsep;
 use crate::protocol::{
     FlowVerdict, Group, Limits, MAX_LEARNED_TARGETS, MAX_TARGET_BYTES, MAX_TLS_USERS, ProbeStatus, TlsUser, Trap,
     TrapCost,
 };
+use stdio::Stdio;
 use tls::Tls;
 
 /// Longest text of an error that is handed on: a verifier's log has thousands of lines.
@@ -79,6 +82,7 @@ enum State {
 pub(crate) struct Probes {
     loaded: Option<Loaded>,
     tls: Tls,
+    stdio: Stdio,
     states: BTreeMap<Group, State>,
     /// Hashes of learned request-targets; they outlive the maps.
     learned: BTreeSet<u64>,
@@ -110,7 +114,17 @@ impl Probes {
     pub(crate) fn new() -> Self {
         let states = Group::ALL.into_iter().map(|group| (group, State::Off)).collect();
         let (learned, limits) = (BTreeSet::new(), Limits::default());
-        Self { loaded: None, tls: Tls::default(), states, learned, cgroup: None, block: None, limits, trap_cost: None }
+        Self {
+            loaded: None,
+            tls: Tls::default(),
+            stdio: Stdio::default(),
+            states,
+            learned,
+            cgroup: None,
+            block: None,
+            limits,
+            trap_cost: None,
+        }
     }
 
     pub(crate) fn is_on(&self, group: Group) -> bool {
@@ -146,13 +160,12 @@ impl Probes {
             None => Some(self.load()?),
         };
         let loaded = self.loaded.as_mut().expect("loaded above");
+        if matches!(group, Group::LlmTls | Group::Tools) && self.trap_cost.is_none() {
+            self.trap_cost = trap::measure(&mut loaded.ebpf);
+        }
         match group {
-            Group::LlmTls => {
-                if self.trap_cost.is_none() {
-                    self.trap_cost = trap::measure(&mut loaded.ebpf);
-                }
-                self.tls.attach(&mut loaded.ebpf)?;
-            }
+            Group::LlmTls => self.tls.attach(&mut loaded.ebpf)?,
+            Group::Tools => Stdio::attach(&mut loaded.ebpf)?,
             Group::LlmPlain => self.cgroup = Some(on_cgroup::attach(&mut loaded.ebpf, &on_cgroup::PLAIN)?),
             Group::Block => self.block = Some(block::attach(&mut loaded.ebpf, loaded.places.request)?),
             Group::Net => self.cgroup = Some(on_cgroup::attach(&mut loaded.ebpf, &on_cgroup::NET)?),
@@ -172,6 +185,28 @@ impl Probes {
         self.tls.take_errors()
     }
 
+    /// The same of single servers.
+    pub(crate) fn take_server_errors(&mut self) -> Vec<ProbeError> {
+        self.stdio.take_errors()
+    }
+
+    /// Looks at the standard input and output of a process, while that group is on.
+    pub(crate) fn add_server(&mut self, server: StdioServer) {
+        if self.is_on(Group::Tools)
+            && let Some(loaded) = &mut self.loaded
+        {
+            self.stdio.add(server, &mut loaded.ebpf);
+        }
+    }
+
+    /// A process's standard input and output are not to be looked at any more: it has ended, or speaks something else than was
+    /// looked for.
+    pub(crate) fn remove_server(&mut self, pid: u32) {
+        if let Some(loaded) = &mut self.loaded {
+            self.stdio.remove(pid, &mut loaded.ebpf);
+        }
+    }
+
     /// Takes a group out, and everything with the last one.
     pub(crate) fn detach(&mut self, group: Group) {
         self.states.insert(group, State::Off);
@@ -183,6 +218,9 @@ impl Probes {
         if let Some(loaded) = &mut self.loaded {
             if group == Group::LlmTls {
                 self.tls.detach(&mut loaded.ebpf);
+            }
+            if group == Group::Tools {
+                self.stdio.detach(&mut loaded.ebpf);
             }
             if group == Group::Block {
                 self.block = None;
@@ -295,7 +333,14 @@ impl Probes {
         if !is_known(verdict) {
             return Ok(());
         }
-        let pid = if verdict.source == hbpf_ebpf::source::TLS { verdict.pid } else { 0 };
+        if verdict.source == source::STDIO {
+            // There is nothing that the kernel would have to know: it looks, or it does not.
+            if verdict.refutes_server() {
+                self.stdio.remove(verdict.pid, &mut loaded.ebpf);
+            }
+            return Ok(());
+        }
+        let pid = if verdict.source == source::TLS { verdict.pid } else { 0 };
         let key = Key(hbpf_ebpf::FlowKey {
             handle: verdict.handle,
             generation: verdict.generation,
@@ -391,6 +436,7 @@ impl Probes {
         let Some(loaded) = &self.loaded else { return };
         match group {
             Group::LlmTls => self.tls.status(&loaded.ebpf, list),
+            Group::Tools => self.stdio.status(&loaded.ebpf, list),
             Group::Block => {
                 let places = self.block.iter().flat_map(|block| block.places.clone());
                 list.extend(places.map(|(name, place)| present(group, name, place, None, &loaded.ebpf)));
@@ -425,10 +471,10 @@ fn create_maps(places: &Places) -> Result<Ebpf, ProbeError> {
     loader.load(object::BYTES).map_err(|error| ProbeError::new("loading the object", &error))
 }
 
-/// The programs of a group, but for those on TLS libraries.
+/// The programs of a group, but for those in processes.
 fn programs(group: Group) -> &'static [&'static str] {
     match group {
-        Group::LlmTls => &[],
+        Group::LlmTls | Group::Tools => &[],
         Group::LlmPlain => &on_cgroup::PLAIN,
         Group::Block => &block::PROGRAMS,
         Group::Net => &on_cgroup::NET,
@@ -443,8 +489,7 @@ fn write_limits(map: &mut Array<MapData, u64>, limits: Limits) -> Result<(), Pro
 
 /// Whether the kernel's programs know what to do with a judgement.
 fn is_known(verdict: &FlowVerdict) -> bool {
-    use hbpf_ebpf::{action, source};
-    matches!(verdict.source, source::TLS | source::TCP)
+    matches!(verdict.source, source::TLS | source::TCP | source::STDIO)
         && matches!(
             verdict.action,
             action::IGNORE | action::CAPTURE | action::THIN_RESPONSE | action::OPAQUE | action::STREAM
@@ -455,6 +500,7 @@ fn absent(group: Group, why: String, failed: bool) -> ProbeStatus {
     let program = match group {
         Group::LlmTls => "ssl_*",
         Group::LlmPlain => "tcp_*",
+        Group::Tools => "stdio_*",
         Group::Block => "block_*",
         Group::Net => "net_*",
         Group::Device => "device_*",

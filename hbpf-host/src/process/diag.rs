@@ -77,6 +77,27 @@ impl Diag {
     }
 }
 
+/// Who is at the other end of a socket of a pair, in this process's network namespace.
+#[derive(Debug)]
+pub(crate) struct Peers(Diag);
+
+/// `None` where the kernel does not tell.
+pub(crate) fn open_peers() -> Option<Peers> {
+    Diag::open().map(Peers)
+}
+
+impl Peers {
+    /// Inode of the socket that this one is connected to.
+    pub(crate) fn peer(&self, inode: u64) -> Option<u64> {
+        let mut buffer = [0; 1024];
+        let fd = self.0.0.as_raw_fd();
+        while recv(fd, &mut buffer, MsgFlags::MSG_DONTWAIT).is_ok() {}
+        send(fd, &peer_request(inode)?, MsgFlags::MSG_DONTWAIT).ok()?;
+        let length = recv(fd, &mut buffer, MsgFlags::MSG_DONTWAIT).ok()?;
+        peer_of(buffer.get(..length)?, inode)
+    }
+}
+
 const HEADER_BYTES: usize = 16;
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
 const NLM_F_REQUEST: u16 = 1;
@@ -145,6 +166,47 @@ fn response(message: &[u8], cookie: u64) -> Option<u64> {
     let inode = u64::from(word(HEADER_BYTES + 68)?);
     // A connection that nobody holds any more has none.
     (is_it && inode != 0).then_some(inode)
+}
+
+/// `UDIAG_SHOW_PEER`, and the attribute in which the peer is.
+const SHOW_PEER: u32 = 4;
+const UNIX_DIAG_PEER: u16 = 2;
+
+/// Of `unix_diag_req` and `unix_diag_msg`, behind an `nlmsghdr`.
+const UNIX_REQUEST_BYTES: usize = HEADER_BYTES + 24;
+const UNIX_RESPONSE_BYTES: usize = HEADER_BYTES + 16;
+
+/// About one socket of any state: `nlmsghdr` and `unix_diag_req`
+fn peer_request(inode: u64) -> Option<Vec<u8>> {
+    let mut message = Vec::with_capacity(UNIX_REQUEST_BYTES);
+    message.extend((UNIX_REQUEST_BYTES as u32).to_ne_bytes());
+    message.extend(SOCK_DIAG_BY_FAMILY.to_ne_bytes());
+    message.extend(NLM_F_REQUEST.to_ne_bytes());
+    message.extend([0; 8]);
+    message.extend([AddressFamily::Unix as u8, 0, 0, 0]);
+    message.extend(u32::MAX.to_ne_bytes());
+    message.extend(u32::try_from(inode).ok()?.to_ne_bytes());
+    message.extend(SHOW_PEER.to_ne_bytes());
+    // Any cookie.
+    message.extend([0xff; 8]);
+    Some(message)
+}
+
+/// `nlmsghdr`, `unix_diag_msg` and attributes
+fn peer_of(message: &[u8], inode: u64) -> Option<u64> {
+    let word = |bytes: &[u8]| Some(u32::from_ne_bytes(*bytes.first_chunk()?));
+    let half = |bytes: &[u8]| Some(u16::from_ne_bytes(*bytes.first_chunk()?));
+    let is_it = half(message.get(4..)?)? == SOCK_DIAG_BY_FAMILY
+        && u64::from(word(message.get(HEADER_BYTES + 4..)?)?) == inode;
+    let mut attributes = message.get(UNIX_RESPONSE_BYTES..).filter(|_| is_it)?;
+    loop {
+        let (length, kind) = (usize::from(half(attributes)?), half(attributes.get(2..)?)?);
+        let value = attributes.get(4..length)?;
+        if kind == UNIX_DIAG_PEER {
+            return word(value).filter(|peer| *peer != 0).map(u64::from);
+        }
+        attributes = attributes.get(length.next_multiple_of(4)..)?;
+    }
 }
 
 /// Takes what listens from one part of an answer; `true` for the last. `None` where it is none.
@@ -335,6 +397,25 @@ mod tests {
         let (root, own) = (Path::new("/proc"), std::process::id());
         assert_eq!(of_ours(listening_by_tables(root, own)), told);
         assert_eq!(of_ours(listening(root, own)), told);
+    }
+
+    #[test]
+    fn the_kernel_tells_who_is_at_the_other_end_of_a_pair() {
+        use std::os::unix::fs::MetadataExt;
+        let (one, other) = std::os::unix::net::UnixStream::pair().unwrap();
+        let inode = |socket: &std::os::unix::net::UnixStream| {
+            std::fs::metadata(format!("/proc/self/fd/{}", socket.as_raw_fd())).unwrap().ino()
+        };
+        let peers = open_peers().unwrap();
+        assert_eq!(peers.peer(inode(&one)), Some(inode(&other)));
+        assert_eq!(peers.peer(inode(&other)), Some(inode(&one)));
+        let alone = inode(&one);
+        drop(other);
+        assert_eq!(peers.peer(alone), None, "nobody is there");
+        assert_eq!(peers.peer(u64::MAX), None);
+        for cut in 0..UNIX_RESPONSE_BYTES + 8 {
+            assert_eq!(peer_of(&vec![20; cut], 0), None);
+        }
     }
 
     #[test]

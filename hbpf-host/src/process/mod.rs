@@ -5,7 +5,7 @@ mod cgroup;
 mod cgroup_path;
 mod command;
 mod container_names;
-mod diag;
+pub(crate) mod diag;
 mod drm;
 pub(crate) mod files;
 mod held;

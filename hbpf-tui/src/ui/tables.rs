@@ -211,7 +211,7 @@ pub(crate) fn inout(painter: &mut Painter<'_>, area: Rect, state: &State) {
     let off = Group::ALL
         .iter()
         .enumerate()
-        .filter(|(_, group)| !Group::LLM.contains(group) && summary::group_state(&snapshot.capture, **group).is_off());
+        .filter(|(_, group)| !Group::DEFAULT.contains(group) && summary::group_state(&snapshot.capture, **group).is_off());
     let off: Vec<String> = off.map(|(index, group)| format!("{} {}", index + 1, group.name())).collect();
     let notes = if off.is_empty() { String::new() } else { format!("off: {}", off.join("  ")) };
     let [upper, lower] = inout_stack(area, rows.len(), snapshot).at(state.scroll);

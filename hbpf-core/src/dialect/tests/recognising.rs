@@ -542,6 +542,21 @@ fn request_headers() {
 }
 
 #[test]
+fn what_is_left_of_a_subscription_is_a_share() {
+    let of = |lines: &str| response_of(lines).rate_limit;
+    let lines = "date: Sun, 22 Nov 2026 10:00:00 GMT\nanthropic-ratelimit-unified-5h-utilization: 0.75\n\
+        anthropic-ratelimit-unified-7d-utilization: 0.5\nanthropic-ratelimit-unified-reset: 1795341900";
+    let expected =
+        RateLimit { remaining_fraction: Some(0.25), reset_seconds: Some(300.0), ..RateLimit::default() };
+    assert_eq!(of(lines), expected);
+    assert_eq!(of("anthropic-ratelimit-unified-7d-utilization: 1.02").remaining_fraction, Some(0.0), "over it");
+    for none in ["NaN", "much", ""] {
+        let lines = format!("anthropic-ratelimit-unified-5h-utilization: {none}");
+        assert_eq!(of(&lines).remaining_fraction, None, "{none}");
+    }
+}
+
+#[test]
 fn response_headers() {
     // Headers; request id, requests, tokens, reset, retry after, provider.
     type Row<'a> = (&'a str, Option<&'a str>, Option<u64>, Option<u64>, Option<f64>, Option<f64>, Option<&'a str>);
@@ -568,6 +583,7 @@ fn response_headers() {
         let expected = RateLimit {
             remaining_requests: *requests,
             remaining_tokens: *tokens,
+            remaining_fraction: None,
             reset_seconds: *reset,
             retry_after_seconds: *retry,
         };

@@ -1475,7 +1475,7 @@ data: {"jsonrpc":"2.0","id":1,"result":{"content":[{"type":"text","text":"CANARY
         status: 200,
         content_type: JSON,
         body: r#"{"jsonrpc":"2.0","id":1,"error":{"code":-32602,"message":"CANARY"}}"#,
-        expected: Expected { model: None, is_error: true, ..PLAIN },
+        expected: Expected { model: None, error: Some("-32602"), is_error: true, ..PLAIN },
     },
     Case {
         name: "MCP: a server introduces itself",

@@ -1,0 +1,174 @@
+//! Probes at what processes read from their standard input and write to their standard output. They are in few processes, one
+//! by one: in those that may serve tools, and stay in those that do.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::num::NonZeroU32;
+use std::os::fd::AsRawFd;
+
+use aya::Ebpf;
+use aya::maps::HashMap;
+use aya::programs::UProbe;
+use aya::programs::uprobe::{UProbeLink, UProbeScope};
+use hbpf_core::label::Label;
+
+use super::{ProbeError, absent, present, program, raw, unload};
+use crate::discover::StdioServer;
+use crate::protocol::{Group, ProbeStatus, Trap, TrapKind};
+
+/// Programs and the functions that they are at, the return before the entry, so that no entry waits for a return that is not
+/// seen.
+const PROGRAMS: [(&str, &str); 11] = [
+    ("stdio_dup_return", "fcntl64"),
+    ("stdio_fcntl", "fcntl64"),
+    ("stdio_dup_return", "dup"),
+    ("stdio_dup", "dup"),
+    ("stdio_dup2", "dup2"),
+    ("stdio_read_return", "read"),
+    ("stdio_read", "read"),
+    ("stdio_write_return", "write"),
+    ("stdio_write", "write"),
+    ("stdio_write_return", "writev"),
+    ("stdio_writev", "writev"),
+];
+
+/// Of these a server needs one.
+const NEEDED: [&str; 2] = ["stdio_read", "stdio_write"];
+
+/// Most servers that are looked at at a time. At each hit the kernel goes through all of them to find whose it is.
+const MAX_SERVERS: usize = 64;
+
+/// The map of descriptors.
+const DESCRIPTORS: &str = "STDIO";
+
+/// Every program once.
+pub(super) fn all_programs() -> BTreeSet<&'static str> {
+    PROGRAMS.into_iter().map(|(name, _)| name).collect()
+}
+
+/// Servers with the probes in them.
+#[derive(Default)]
+pub(super) struct Stdio {
+    servers: BTreeMap<u32, Probed>,
+    /// How many were left out for their number.
+    refused: u64,
+    errors: Vec<ProbeError>,
+}
+
+struct Probed {
+    links: Vec<(&'static str, UProbeLink)>,
+    library: Label,
+}
+
+impl Stdio {
+    /// Loads the programs, to see that they can be. There may be no server for them yet.
+    pub(super) fn attach(ebpf: &mut Ebpf) -> Result<(), ProbeError> {
+        for name in all_programs() {
+            let program: &mut UProbe = program(ebpf, name)?;
+            program.load().map_err(|error| ProbeError::new(name, &error))?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn detach(&mut self, ebpf: &mut Ebpf) {
+        self.servers.clear();
+        self.refused = 0;
+        all_programs().into_iter().for_each(|name| unload(ebpf, name));
+        if let Some(map) = ebpf.map(DESCRIPTORS) {
+            raw::clear(map);
+        }
+    }
+
+    /// Puts probes into a server, or notes where one that has them has its ends by now.
+    pub(super) fn add(&mut self, server: StdioServer, ebpf: &mut Ebpf) {
+        let pid = server.pid;
+        if self.servers.len() >= MAX_SERVERS && !self.servers.contains_key(&pid) {
+            self.refused += 1;
+            return;
+        }
+        if let Err(error) = note_descriptors(pid, &server.descriptors, ebpf) {
+            return self.errors.push(error);
+        }
+        if self.servers.contains_key(&pid) {
+            return;
+        }
+        match probe(pid, &server.libraries, ebpf) {
+            Ok(probed) => drop(self.servers.insert(pid, probed)),
+            // It may have ended meanwhile.
+            Err(error) => {
+                if std::path::Path::new(&format!("/proc/{pid}")).exists() {
+                    self.errors.push(error);
+                }
+                self.errors.extend(note_descriptors(pid, &[], ebpf).err());
+            }
+        }
+    }
+
+    /// The process has ended, or speaks something else.
+    pub(super) fn remove(&mut self, pid: u32, ebpf: &mut Ebpf) {
+        if self.servers.remove(&pid).is_some() {
+            self.errors.extend(note_descriptors(pid, &[], ebpf).err());
+        }
+    }
+
+    pub(super) fn take_errors(&mut self) -> Vec<ProbeError> {
+        std::mem::take(&mut self.errors)
+    }
+
+    pub(super) fn status(&self, ebpf: &Ebpf, list: &mut Vec<ProbeStatus>) {
+        let Some(first) = self.servers.values().find(|probed| !probed.links.is_empty()) else {
+            return list.push(absent(Group::Tools, "no process looks like an MCP server on standard input".into(), false));
+        };
+        let count = self.servers.len();
+        let path = &first.library;
+        let place = Label::new(&format!("{path} in {count} process{}", if count == 1 { "" } else { "es" }));
+        list.extend(all_programs().into_iter().map(|name| {
+            let kind = if name.ends_with("_return") { TrapKind::ReturnBesideEntry } else { TrapKind::Entry };
+            // What stands at the beginning of these functions differs from build to build.
+            present(Group::Tools, name, place.clone(), Some(Trap { kind, stepped: true }), ebpf)
+        }));
+        if self.refused > 0 {
+            let why = format!("{} more look like MCP servers, and at most {MAX_SERVERS} are probed", self.refused);
+            list.push(absent(Group::Tools, why, false));
+        }
+    }
+}
+
+/// Has these descriptors of a process looked at, and no others of it.
+fn note_descriptors(pid: u32, descriptors: &[(u32, u8)], ebpf: &mut Ebpf) -> Result<(), ProbeError> {
+    let mut map: HashMap<_, u64, u8> = super::typed_within(ebpf, DESCRIPTORS)?;
+    let key = |descriptor: u32| u64::from(pid) << 32 | u64::from(descriptor);
+    let wanted: BTreeSet<u64> = descriptors.iter().map(|(descriptor, _)| key(*descriptor)).collect();
+    let of_process = map.keys().flatten().filter(|key| *key >> 32 == u64::from(pid));
+    for gone in of_process.filter(|key| !wanted.contains(key)).collect::<Vec<_>>() {
+        // The process may have let go of it meanwhile.
+        let _ = map.remove(&gone);
+    }
+    for (descriptor, directions) in descriptors {
+        map.insert(key(*descriptor), *directions, 0).map_err(|error| ProbeError::new("map STDIO", &error))?;
+    }
+    Ok(())
+}
+
+fn probe(pid: u32, libraries: &[(File, Label)], ebpf: &mut Ebpf) -> Result<Probed, ProbeError> {
+    let scope = UProbeScope::OneProcess(NonZeroU32::new(pid).ok_or(ProbeError("no process".into()))?);
+    let mut links = Vec::new();
+    let mut library = Label::default();
+    let mut problem = ProbeError("nothing to probe".into());
+    for (file, path) in libraries {
+        let place = format!("/proc/self/fd/{}", file.as_raw_fd());
+        for (name, function) in PROGRAMS {
+            let program: &mut UProbe = program(ebpf, name)?;
+            match program.attach(function, &place, scope).and_then(|id| program.take_link(id)) {
+                Ok(link) => {
+                    links.push((name, link));
+                    library = path.clone();
+                }
+                // A library for threads has not all of them.
+                Err(error) => problem = ProbeError::new(&format!("{name} in {path}"), &error),
+            }
+        }
+    }
+    let has = |name: &&str| links.iter().any(|(linked, _)| linked == name);
+    if NEEDED.iter().all(has) { Ok(Probed { links, library }) } else { Err(problem) }
+}
