@@ -304,7 +304,7 @@ pub struct Exchange {
     pub opened_at: Nanos,
     /// Last byte of the request.
     pub request_sent_at: Option<Nanos>,
-    /// Last byte of the final (not 1xx) response head.
+    /// Last byte of the final (not 1xx) response head; of the server's first message about it where calls are in messages.
     pub headers_at: Option<Nanos>,
     /// First event with generated output.
     pub first_token_at: Option<Nanos>,
@@ -381,7 +381,7 @@ impl Exchange {
         Some(first?.seconds_since(self.request_sent_at?))
     }
 
-    /// From the last byte of the request to the end of the response head.
+    /// From the last byte of the request to the end of the response head, or of the first message about it.
     pub fn time_to_headers_seconds(&self) -> Option<f64> {
         Some(self.headers_at?.seconds_since(self.request_sent_at?))
     }

@@ -9,8 +9,8 @@ use aya_ebpf::{
     maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
 };
 use hbpf_ebpf::{
-    BELL_RING_BYTES, BlockLayout, EVENTS_RING_BYTES, FlowKey, LIFECYCLE_RING_BYTES, RequestLayout, STDIO_DESCRIPTORS, Tally, TallyKey,
-    Verdict, block_record, counter, limit,
+    BELL_RING_BYTES, BlockLayout, EVENTS_RING_BYTES, FlowKey, LIFECYCLE_RING_BYTES, RequestLayout, STDIO_DESCRIPTORS,
+    Tally, TallyKey, Verdict, block_record, counter, limit,
 };
 
 use crate::{

@@ -80,31 +80,20 @@ pub fn stdio_write_return(ctx: RetProbeContext) -> u32 {
 #[uprobe]
 pub fn stdio_fcntl(ctx: ProbeContext) -> u32 {
     let operation = ctx.arg(1).unwrap_or(u64::MAX) & 0xffff_ffff;
-    if DUPLICATES[0] == operation || DUPLICATES[1] == operation {
-        expect_duplicate(&ctx);
+    if operation != DUPLICATES[0] && operation != DUPLICATES[1] {
+        return 0;
     }
-    0
-}
-
-/// `int dup(int fd)`
-#[uprobe]
-pub fn stdio_dup(ctx: ProbeContext) -> u32 {
-    expect_duplicate(&ctx);
-    0
-}
-
-#[inline(always)]
-fn expect_duplicate(ctx: &ProbeContext) {
     if let Some(directions) = ctx.arg(0).and_then(directions)
         && STDIO_DUPLICATED.insert(&bpf_get_current_pid_tgid(), &directions, 0).is_err()
     {
         emit::count(counter::MAP_FULL, 1);
     }
+    0
 }
 
-/// Return of `fcntl` and `dup`: the new descriptor, or negative.
+/// Return of `fcntl`: the new descriptor, or negative.
 #[uretprobe]
-pub fn stdio_dup_return(ctx: RetProbeContext) -> u32 {
+pub fn stdio_fcntl_return(ctx: RetProbeContext) -> u32 {
     let thread = bpf_get_current_pid_tgid();
     // SAFETY: only this thread uses the entry.
     let Some(directions) = unsafe { STDIO_DUPLICATED.get(&thread) }.copied() else { return 0 };

@@ -55,8 +55,7 @@ pub enum Group {
 
 impl Group {
     /// All groups, in the order in which they are shown.
-    pub const ALL: [Self; 6] =
-        [Self::LlmTls, Self::LlmPlain, Self::Tools, Self::Block, Self::Net, Self::Device];
+    pub const ALL: [Self; 6] = [Self::LlmTls, Self::LlmPlain, Self::Tools, Self::Block, Self::Net, Self::Device];
 
     /// Those that show model traffic.
     pub const LLM: [Self; 2] = [Self::LlmTls, Self::LlmPlain];

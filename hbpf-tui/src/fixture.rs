@@ -507,11 +507,16 @@ pub(crate) fn rich() -> Snapshot {
                 probe("llm-tls", "ssl_write_ex_return", "/usr/lib/x86_64-linux-gnu/libssl.so.3"),
                 probe("llm-tls", "ssl_read_ex_return", "/usr/lib/x86_64-linux-gnu/libssl.so.3"),
                 probe("llm-plain", "plain_ingress", "/"),
+                probe("tools", "stdio_read", "/usr/lib/x86_64-linux-gnu/libc.so.6 in 2 processes"),
             ],
             chunks_total: 1_203_112,
             bytes_total: 812_112_003,
             messages_ignored_total: 5120,
-            groups: vec![group_cost("llm-tls", Some(0.2), Some(1.13)), group_cost("llm-plain", Some(0.1), Some(0.0))],
+            groups: vec![
+                group_cost("llm-tls", Some(0.2), Some(1.13)),
+                group_cost("llm-plain", Some(0.1), Some(0.0)),
+                group_cost("tools", Some(0.0), Some(0.0)),
+            ],
             overhead: Overhead { percent: Some(1.4), budget_percent: Some(2.0), ..Overhead::default() },
             lost: Lost { ring_full: LostRecords { chunks: 12, bytes: 48_112 }, desync: 2, ..Lost::default() },
             ..base().capture

@@ -122,7 +122,8 @@ mod tests {
         let rows = costs(&capture, false);
         assert_eq!(texts(&rows[0]), ["llm-tls", "on", "0.2", "~1.1", ""]);
         assert_eq!(texts(&rows[1]), ["llm-plain", "on", "0.1", "0.0", ""]);
-        assert_eq!(texts(&rows[2]), ["hbpf itself", "", "1.2", "", "38.0M"]);
+        assert_eq!(texts(&rows[2]), ["tools", "on", "0.0", "0.0", ""]);
+        assert_eq!(texts(&rows[3]), ["hbpf itself", "", "1.2", "", "38.0M"]);
         assert_eq!(texts(&costs(&capture, true)[0])[1], "gone");
         capture.groups[0].trap_cpu_percent_estimated = None;
         assert_eq!(costs(&capture, false)[0][3].text, "-");

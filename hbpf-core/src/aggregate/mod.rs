@@ -328,6 +328,7 @@ impl Aggregator {
     pub fn process_exited(&mut self, pid: Pid, when: Nanos) {
         self.processes.exited(pid, when);
         self.relays.process_exited(pid);
+        self.tools.process_exited(pid);
     }
 
     /// Whether a process with exchanges has this pid now.
@@ -335,9 +336,9 @@ impl Aggregator {
         self.processes.knows(pid)
     }
 
-    /// The processes that have exchanges and may still run: facts about them are wanted in every frame.
+    /// The processes that have exchanges, or serve tools, and may still run: facts about them are wanted in every frame.
     pub fn pids(&self) -> impl Iterator<Item = Pid> {
-        self.processes.pids()
+        self.processes.pids().chain(self.tools.pids())
     }
 
     fn open(&mut self, when: Nanos, exchange: &Exchange) {
@@ -541,6 +542,7 @@ impl Aggregator {
         let sequence = self.sequence;
         self.sequence += 1;
         self.processes.reconcile(&facts.processes, &mut self.pool, now);
+        self.tools.reconcile(&facts.processes);
         self.pool.begin_frame(facts.watching_since, facts.unwatched);
         self.workloads.settle(now, &self.processes, &mut self.pool);
         let live = self.count_live(live);

@@ -512,7 +512,7 @@ impl IndexMut<StatsId> for Pool {
 /// The samples that are known when an exchange has ended, whatever came of it.
 pub(super) fn final_samples(exchange: &Exchange) -> impl Iterator<Item = Sample> {
     // A duration without an answer, or up to the moment the client lost patience, says nothing of the server.
-    let answered = exchange.status.is_some() && exchange.phase != Phase::Abandoned;
+    let answered = exchange.headers_at.is_some() && exchange.phase != Phase::Abandoned;
     let duration = exchange.duration_seconds().filter(|_| answered);
     let input = exchange.usage.input.map(|tokens| tokens as f64);
     [

@@ -6,9 +6,10 @@ use super::keyed::{Key, Keyed};
 use super::rates::Flow;
 use super::requests::endpoint_label;
 use super::stats::{Group, OTHER, Pool, final_samples};
+use crate::chunk::Pid;
 use crate::exchange::{Endpoint, Exchange, Protocol};
 use crate::label::Label;
-use crate::snapshot::Tool;
+use crate::snapshot::{Process, Tool};
 use crate::time::Nanos;
 
 /// The answer that says that the answer comes elsewhere.
@@ -16,7 +17,7 @@ const ACCEPTED: u16 = 202;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 struct ToolKey {
-    server: Label,
+    server: Server,
     method: Label,
     tool: Option<Label>,
 }
@@ -26,7 +27,35 @@ impl Key for ToolKey {
     const CAP: usize = 512;
 
     fn other(&self) -> Self {
-        Self { server: OTHER.into(), method: OTHER.into(), tool: None }
+        Self { server: Server::Called(OTHER.into()), method: OTHER.into(), tool: None }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+enum Server {
+    /// By itself, or by its place.
+    Called(Label),
+    /// By its program, since it has no place: the one of [`Programs::labels`] with that number.
+    Program(usize),
+}
+
+/// Processes that serve tools on standard input and have not told their names.
+#[derive(Debug, Default)]
+struct Programs {
+    by_pid: HashMap<Pid, usize>,
+    /// The thread's name, until the host side tells the command.
+    labels: Vec<Label>,
+}
+
+impl Programs {
+    fn server(&mut self, exchange: &Exchange) -> Server {
+        let Some(pid) = exchange.pid.filter(|_| self.labels.len() < MAX_NAMES) else {
+            return Server::Called(exchange.comm.clone());
+        };
+        Server::Program(*self.by_pid.entry(pid).or_insert_with(|| {
+            self.labels.push(exchange.comm.clone());
+            self.labels.len() - 1
+        }))
     }
 }
 
@@ -36,14 +65,15 @@ pub(super) struct Tools {
     rows: Keyed<ToolKey, ()>,
     /// `None` for a place at which several have told theirs.
     names: HashMap<Endpoint, Option<Label>>,
+    programs: Programs,
 }
 
-/// Servers whose names are remembered.
+/// Servers whose names are remembered, and servers that have none.
 const MAX_NAMES: usize = 512;
 
 impl Tools {
     pub(super) fn new() -> Self {
-        Self { rows: Keyed::new(), names: HashMap::new() }
+        Self { rows: Keyed::new(), names: HashMap::new(), programs: Programs::default() }
     }
 
     /// A call is over. Of one that is seen from both ends, one end counts.
@@ -55,10 +85,9 @@ impl Tools {
         }
         let learned = || self.names.get(&exchange.endpoint)?.as_ref();
         let server = match own_name.or_else(learned) {
-            Some(name) => name.clone(),
-            // Where it has no address, it is known by its program.
-            None if exchange.protocol == Protocol::Stdio => exchange.comm.clone(),
-            None => endpoint_label(exchange),
+            Some(name) => Server::Called(name.clone()),
+            None if exchange.protocol == Protocol::Stdio => self.programs.server(exchange),
+            None => Server::Called(endpoint_label(exchange)),
         };
         let key = ToolKey { server, method: call.method.clone(), tool: call.name.clone() };
         let stats = self.rows.resolve(key, pool, when).stats;
@@ -83,6 +112,29 @@ impl Tools {
         }
     }
 
+    /// The processes that the host side should know.
+    pub(super) fn pids(&self) -> impl Iterator<Item = Pid> {
+        self.programs.by_pid.keys().copied()
+    }
+
+    /// The process has ended: its number may be another's.
+    pub(super) fn process_exited(&mut self, pid: Pid) {
+        self.programs.by_pid.remove(&pid);
+    }
+
+    /// Learns from the host side what processes are called.
+    pub(super) fn reconcile(&mut self, facts: &[Process]) {
+        let Programs { by_pid, labels } = &mut self.programs;
+        if by_pid.is_empty() {
+            return;
+        }
+        for process in facts.iter().filter(|process| !process.exited && !process.command.is_empty()) {
+            if let Some(at) = by_pid.get(&Pid(process.pid)) {
+                labels[*at].clone_from(&process.command);
+            }
+        }
+    }
+
     /// Those that were called most first.
     pub(super) fn frame(&self, pool: &mut Pool, now: Nanos) -> Vec<Tool> {
         let mut rows: Vec<_> = self.rows.iter().map(|(key, row)| (key.clone(), row.stats)).collect();
@@ -90,7 +142,10 @@ impl Tools {
         let row = |(key, stats): (ToolKey, _)| {
             let stats = pool.frame(stats, now);
             Tool {
-                server: key.server,
+                server: match key.server {
+                    Server::Called(name) => name,
+                    Server::Program(at) => self.programs.labels[at].clone(),
+                },
                 method: key.method,
                 tool: key.tool,
                 calls_total: stats.requests_total,

@@ -201,9 +201,11 @@ mod tests {
 
     #[test]
     fn calls_are_told_from_what_else_clients_say() {
-        let tool = r#"{"method":"tools/call","params":{"name":"add","arguments":{"name":"x","id":5}},"jsonrpc":"2.0","id":7}"#;
+        let tool =
+            r#"{"method":"tools/call","params":{"name":"add","arguments":{"name":"x","id":5}},"jsonrpc":"2.0","id":7}"#;
         assert_eq!(call(tool, false), Some(("tools/call".into(), Some("add".into()))));
-        let resource = r#"{"jsonrpc":"2.0","id":"a","method":"resources/read","params":{"uri":"file:///x","name":"y"}}"#;
+        let resource =
+            r#"{"jsonrpc":"2.0","id":"a","method":"resources/read","params":{"uri":"file:///x","name":"y"}}"#;
         assert_eq!(call(resource, false), Some(("resources/read".into(), None)), "only of tools and prompts");
         let initialize = r#"{"jsonrpc":"2.0","id":0,"method":"initialize","params":{"protocolVersion":"2025-06-18"}}"#;
         assert_eq!(call(initialize, false), Some(("initialize".into(), None)));
@@ -212,7 +214,11 @@ mod tests {
         assert_eq!(call(r#"{"jsonrpc":"2.0","id":1,"method":"ping"}"#, true), Some(("ping".into(), None)));
         assert_eq!(told(r#"{"jsonrpc":"2.0","id":1,"method":"ping"}"#, false), Some(Told::Other));
         assert_eq!(told(r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#, false), Some(Told::Other));
-        assert_eq!(told(r#"{"jsonrpc":"2.0","id":1,"result":{}}"#, false), Some(Told::Other), "to the server's question");
+        assert_eq!(
+            told(r#"{"jsonrpc":"2.0","id":1,"result":{}}"#, false),
+            Some(Told::Other),
+            "to the server's question"
+        );
         assert_eq!(told(r#"{"jsonrpc":"1.0","id":1,"method":"tools/call"}"#, false), Some(Told::Foreign));
         assert_eq!(told("Content-Length: 17", false), Some(Told::Foreign));
         assert_eq!(told("\r", false), None);

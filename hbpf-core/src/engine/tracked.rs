@@ -232,6 +232,9 @@ impl Tracked {
     /// What a message of so many bytes says of it.
     pub(super) fn said(&mut self, when: Nanos, said: &Said<'_>, len: u64, observer: &mut dyn Observer) {
         self.exchange.bytes_seen = self.exchange.bytes_seen.saturating_add(len);
+        if !self.exchange.output_missed.before_first {
+            self.exchange.headers_at.get_or_insert(when);
+        }
         let Self { interpreter, exchange, held, .. } = self;
         let mut outputs = Outputs { exchange, held, observer };
         interpreter.said(when, said, &mut |output| outputs.add(output));

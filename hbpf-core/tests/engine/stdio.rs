@@ -56,7 +56,9 @@ fn call(id: u32, tool: &str) -> String {
 }
 
 fn result(id: u32) -> String {
-    format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{{"content":[{{"type":"text","text":"{CANARY}"}}],"isError":false}}}}"#)
+    format!(
+        r#"{{"jsonrpc":"2.0","id":{id},"result":{{"content":[{{"type":"text","text":"{CANARY}"}}],"isError":false}}}}"#
+    )
 }
 
 fn failure(id: u32) -> String {
@@ -84,10 +86,16 @@ fn calls_are_exchanges_of_the_server() {
     let write = ("tools/call".into(), Some("write".into()), Phase::Failed, Some("tool_error".into()));
     assert_eq!(stdio.ended(), [("initialize".into(), None, Phase::Done, None), write, done("read")]);
     let read = stdio.log.ended()[2];
-    assert_eq!((read.role, read.api, read.dialect, read.protocol), (Role::Server, Api::Tool, Dialect::Mcp, Protocol::Stdio));
+    assert_eq!(
+        (read.role, read.api, read.dialect, read.protocol),
+        (Role::Server, Api::Tool, Dialect::Mcp, Protocol::Stdio)
+    );
     assert_eq!(read.response_model.as_deref(), Some("files"), "it has said so once");
     assert!(!read.tls && read.bytes_missed == 0);
-    assert_eq!((read.request_sent_at, read.ended_at), (Some(read.opened_at), Some(hbpf_core::time::Nanos(stdio.wire.now))));
+    assert_eq!(
+        (read.request_sent_at, read.ended_at),
+        (Some(read.opened_at), Some(hbpf_core::time::Nanos(stdio.wire.now)))
+    );
     assert!(!format!("{:?}", stdio.log.events).contains(CANARY));
     assert_eq!(stdio.log.actions(), []);
 }
@@ -97,10 +105,7 @@ fn an_error_is_named_by_its_code() {
     let mut stdio = Stdio::new();
     stdio.line(IN, &call(1, "read"));
     stdio.line(OUT, &format!(r#"{{"jsonrpc":"2.0","id":1,"error":{{"code":-32602,"message":"{CANARY}"}}}}"#));
-    assert_eq!(
-        stdio.ended(),
-        [("tools/call".into(), Some("read".into()), Phase::Failed, Some("-32602".into()))]
-    );
+    assert_eq!(stdio.ended(), [("tools/call".into(), Some("read".into()), Phase::Failed, Some("-32602".into()))]);
 }
 
 #[test]
@@ -111,7 +116,8 @@ fn a_call_ends_with_its_client_or_its_server() {
     stdio.line(IN, &call(2, "deadly"));
     let now = hbpf_core::time::Nanos(stdio.wire.now);
     stdio.engine.close(stdio.wire.key, Close::ProcessExited, now, &mut stdio.log);
-    let ended: Vec<_> = stdio.ended().into_iter().map(|(_, name, phase, error)| (name.unwrap(), phase, error.unwrap())).collect();
+    let ended: Vec<_> =
+        stdio.ended().into_iter().map(|(_, name, phase, error)| (name.unwrap(), phase, error.unwrap())).collect();
     assert_eq!(
         ended,
         [

@@ -54,8 +54,8 @@ use watch::Watch;
 
 pub use elf::Symbol;
 pub(crate) use maps::Maps;
-pub(crate) use stdio::{StdioServer, StdioServers};
 pub use placement::Place;
+pub(crate) use stdio::{StdioServer, StdioServers};
 
 /// Places in a file that may be anything: the door through which fuzzing comes in.
 #[doc(hidden)]

@@ -16,7 +16,7 @@ use hbpf_core::label::Label;
 use hbpf_ebpf::direction;
 
 use super::mapped::Opener;
-use super::maps::{Maps, Mapping};
+use super::maps::{Mapping, Maps};
 use crate::process::diag::{Peers, open_peers};
 use crate::process::files;
 use crate::process::stat::Stat;
@@ -88,6 +88,15 @@ const WRITES: u8 = 1 << direction::SENT;
 impl StdioServers {
     pub(crate) fn new(proc_root: PathBuf) -> Self {
         Self { proc_root, known: HashMap::new(), peers: open_peers() }
+    }
+
+    /// Whether a process that has just begun has its standard input and output where one would find out more. Costs two readings.
+    pub(crate) fn may_be_server(&self, pid: u32) -> bool {
+        let leads_to_somebody = |number: u32| {
+            let link = fs::read_link(files::process(&self.proc_root, pid).join(format!("fd/{number}")));
+            link.is_ok_and(|link| end(link.as_os_str().as_bytes()).is_some())
+        };
+        leads_to_somebody(0) && leads_to_somebody(1)
     }
 
     /// Looks at a process that has started not long ago. Gives it if it was not found before, or has moved its ends since.
@@ -211,8 +220,7 @@ impl StdioServers {
                 let others = theirs.iter().filter(|other| other.end == descriptor.end);
                 let can = others.fold(0, |can, other| can | other.can);
                 // What one reads the other writes.
-                let crossed = u8::from(can & WRITES != 0) * READS | u8::from(can & READS != 0) * WRITES;
-                descriptor.can & crossed
+                descriptor.can & ways(can & WRITES != 0, can & READS != 0)
             }
             End::Socket(inode) => {
                 let peer = self.peers.as_ref().and_then(|peers| peers.peer(inode)).map(End::Socket);
@@ -229,6 +237,10 @@ fn has_moved(root: &Path, pid: u32) -> bool {
     link(0).is_some_and(|input| input.as_os_str() == "/dev/null") && link(1).is_some() && link(1) == link(2)
 }
 
+fn ways(reads: bool, writes: bool) -> u8 {
+    u8::from(reads) * READS + u8::from(writes) * WRITES
+}
+
 /// The pipes and sockets that a process has open.
 fn descriptors(root: &Path, pid: u32) -> Vec<Descriptor> {
     let Ok(entries) = fs::read_dir(files::process(root, pid).join("fd")) else { return Vec::new() };
@@ -236,8 +248,7 @@ fn descriptors(root: &Path, pid: u32) -> Vec<Descriptor> {
         let number = files::number(entry.file_name().as_bytes())?;
         let end = end(fs::read_link(entry.path()).ok()?.as_os_str().as_bytes())?;
         let mode = entry.metadata().ok()?.permissions().mode();
-        let can = u8::from(mode & 0o400 != 0) * READS | u8::from(mode & 0o200 != 0) * WRITES;
-        Some(Descriptor { number, end, can })
+        Some(Descriptor { number, end, can: ways(mode & 0o400 != 0, mode & 0o200 != 0) })
     };
     entries.take(MAX_DESCRIPTORS).flatten().filter_map(descriptor).collect()
 }
@@ -348,8 +359,7 @@ mod tests {
     #[test]
     fn ends_that_a_server_has_moved_are_found() {
         let moved = "exec 5<&0 6>&1 </dev/null >&2; exec sleep 60";
-        let child =
-            waits(moved).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let child = waits(moved).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         settle(&child);
         assert_eq!(found(&child).expect("it is found").descriptors, [(5, READS), (6, WRITES)]);
         end_it(child);

@@ -481,7 +481,9 @@ impl<'a> Helper<'a> {
             lifecycle::EXEC => {
                 self.processes.note_exec(pid);
                 self.forget_server(pid);
-                self.rescans.started(pid, Instant::now(), self.probes.excludes_any());
+                // Who serves tools begins with being asked who it is.
+                let may_be_server = self.probes.is_on(Group::Tools) && self.stdio.may_be_server(pid);
+                self.rescans.started(pid, Instant::now(), self.probes.excludes_any() || may_be_server);
                 started.push(pid);
             }
             lifecycle::EXIT => {
@@ -513,14 +515,16 @@ impl<'a> Helper<'a> {
         }
         // Without uprobes there is no hurry to find libraries; attaching scans them all.
         let (tls, tools) = (self.probes.is_on(Group::LlmTls), self.probes.is_on(Group::Tools));
-        for pid in self.rescans.due(now) {
-            if tls {
+        let due = self.rescans.due(now);
+        if tools {
+            // First, since a new library may take a while.
+            let found = due.iter().filter_map(|pid| self.stdio.look(*pid)).collect();
+            self.add_servers(found);
+        }
+        if tls {
+            for pid in due {
                 let changes = self.libraries.scan_pid(pid);
                 self.apply(changes);
-            }
-            if tools {
-                let found = self.stdio.look(pid);
-                self.add_servers(found.into_iter().collect());
             }
         }
         if now >= self.next_scan {

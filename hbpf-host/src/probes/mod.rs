@@ -10,6 +10,7 @@ mod mount;
 mod object;
 pub(crate) mod on_cgroup;
 pub(crate) mod raw;
+mod reaper;
 mod stdio;
 mod tls;
 mod tracefs;
@@ -25,8 +26,8 @@ use aya::sys::{Stats, enable_stats};
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 use hbpf_core::label::Label;
 use hbpf_ebpf::{
-    EVENTS_RING_BYTES, LifecycleEvent, SOCKET_OWNED_AT, TASK_TGID_AT, Tally, TallyKey, action, counter, limit,
-    source, target,
+    EVENTS_RING_BYTES, LifecycleEvent, SOCKET_OWNED_AT, TASK_TGID_AT, Tally, TallyKey, action, counter, limit, source,
+    target,
 };
 
 use crate::btf::Places;

@@ -9,20 +9,19 @@ use std::os::fd::AsRawFd;
 use aya::Ebpf;
 use aya::maps::HashMap;
 use aya::programs::UProbe;
-use aya::programs::uprobe::{UProbeLink, UProbeScope};
+use aya::programs::uprobe::UProbeScope;
 use hbpf_core::label::Label;
 
+use super::reaper::{Links, Reaper};
 use super::{ProbeError, absent, present, program, raw, unload};
 use crate::discover::StdioServer;
 use crate::protocol::{Group, ProbeStatus, Trap, TrapKind};
 
 /// Programs and the functions that they are at, the return before the entry, so that no entry waits for a return that is not
 /// seen.
-const PROGRAMS: [(&str, &str); 11] = [
-    ("stdio_dup_return", "fcntl64"),
+const PROGRAMS: [(&str, &str); 9] = [
+    ("stdio_fcntl_return", "fcntl64"),
     ("stdio_fcntl", "fcntl64"),
-    ("stdio_dup_return", "dup"),
-    ("stdio_dup", "dup"),
     ("stdio_dup2", "dup2"),
     ("stdio_read_return", "read"),
     ("stdio_read", "read"),
@@ -52,11 +51,12 @@ pub(super) struct Stdio {
     servers: BTreeMap<u32, Probed>,
     /// How many were left out for their number.
     refused: u64,
+    reaper: Reaper,
     errors: Vec<ProbeError>,
 }
 
 struct Probed {
-    links: Vec<(&'static str, UProbeLink)>,
+    links: Links,
     library: Label,
 }
 
@@ -71,7 +71,7 @@ impl Stdio {
     }
 
     pub(super) fn detach(&mut self, ebpf: &mut Ebpf) {
-        self.servers.clear();
+        std::mem::take(&mut self.servers).into_values().for_each(|probed| self.reaper.take_out(probed.links));
         self.refused = 0;
         all_programs().into_iter().for_each(|name| unload(ebpf, name));
         if let Some(map) = ebpf.map(DESCRIPTORS) {
@@ -106,7 +106,8 @@ impl Stdio {
 
     /// The process has ended, or speaks something else.
     pub(super) fn remove(&mut self, pid: u32, ebpf: &mut Ebpf) {
-        if self.servers.remove(&pid).is_some() {
+        if let Some(probed) = self.servers.remove(&pid) {
+            self.reaper.take_out(probed.links);
             self.errors.extend(note_descriptors(pid, &[], ebpf).err());
         }
     }
@@ -117,7 +118,11 @@ impl Stdio {
 
     pub(super) fn status(&self, ebpf: &Ebpf, list: &mut Vec<ProbeStatus>) {
         let Some(first) = self.servers.values().find(|probed| !probed.links.is_empty()) else {
-            return list.push(absent(Group::Tools, "no process looks like an MCP server on standard input".into(), false));
+            return list.push(absent(
+                Group::Tools,
+                "no process looks like an MCP server on standard input".into(),
+                false,
+            ));
         };
         let count = self.servers.len();
         let path = &first.library;
@@ -152,7 +157,7 @@ fn note_descriptors(pid: u32, descriptors: &[(u32, u8)], ebpf: &mut Ebpf) -> Res
 
 fn probe(pid: u32, libraries: &[(File, Label)], ebpf: &mut Ebpf) -> Result<Probed, ProbeError> {
     let scope = UProbeScope::OneProcess(NonZeroU32::new(pid).ok_or(ProbeError("no process".into()))?);
-    let mut links = Vec::new();
+    let mut links = Links::new();
     let mut library = Label::default();
     let mut problem = ProbeError("nothing to probe".into());
     for (file, path) in libraries {

@@ -11,9 +11,10 @@ use std::os::fd::AsRawFd;
 use aya::Ebpf;
 use aya::maps::HashMap;
 use aya::programs::UProbe;
-use aya::programs::uprobe::{UProbeLink, UProbeScope};
+use aya::programs::uprobe::UProbeScope;
 use hbpf_core::label::Label;
 
+use super::reaper::{Links, Reaper};
 use super::{ProbeError, absent, on_cgroup, present, program, raw, unload};
 use crate::discover::{Library, LibraryId, Place, Symbol};
 use crate::protocol::{Group, ProbeStatus, Trap, TrapKind};
@@ -132,10 +133,8 @@ pub(super) struct Tls {
     excluded: BTreeSet<u32>,
     /// Processes that were among them before.
     back: BTreeSet<u32>,
+    reaper: Reaper,
 }
-
-/// Probes with the names of their programs. Dropping them takes them out.
-type Links = Vec<(&'static str, UProbeLink)>;
 
 struct Probed {
     library: Library,
@@ -217,7 +216,9 @@ impl Tls {
     }
 
     pub(super) fn remove(&mut self, id: LibraryId) {
-        self.libraries.remove(&id);
+        let Some(probed) = self.libraries.remove(&id) else { return };
+        self.reaper.take_out(probed.everywhere);
+        probed.one_by_one.into_values().for_each(|links| self.reaper.take_out(links));
     }
 
     pub(super) fn exclude(&mut self, pids: BTreeSet<u32>) {
@@ -232,7 +233,9 @@ impl Tls {
     /// The process has ended; its number may soon be another's.
     pub(super) fn ended(&mut self, pid: u32) {
         self.excluded.remove(&pid);
-        self.libraries.values_mut().for_each(|probed| drop(probed.one_by_one.remove(&pid)));
+        for probed in self.libraries.values_mut() {
+            self.reaper.take_out(probed.one_by_one.remove(&pid).unwrap_or_default());
+        }
     }
 
     /// Has every library's probes where they shall be, given who uses it.

@@ -196,8 +196,8 @@ fn peer_request(inode: u64) -> Option<Vec<u8>> {
 fn peer_of(message: &[u8], inode: u64) -> Option<u64> {
     let word = |bytes: &[u8]| Some(u32::from_ne_bytes(*bytes.first_chunk()?));
     let half = |bytes: &[u8]| Some(u16::from_ne_bytes(*bytes.first_chunk()?));
-    let is_it = half(message.get(4..)?)? == SOCK_DIAG_BY_FAMILY
-        && u64::from(word(message.get(HEADER_BYTES + 4..)?)?) == inode;
+    let is_it =
+        half(message.get(4..)?)? == SOCK_DIAG_BY_FAMILY && u64::from(word(message.get(HEADER_BYTES + 4..)?)?) == inode;
     let mut attributes = message.get(UNIX_RESPONSE_BYTES..).filter(|_| is_it)?;
     loop {
         let (length, kind) = (usize::from(half(attributes)?), half(attributes.get(2..)?)?);

@@ -76,7 +76,7 @@ fn footer(painter: &mut Painter<'_>, area: Rect, state: &State) {
             ("r", "reverse"),
             ("a", "idle"),
             ("p", "probes"),
-            ("1-5", "switch"),
+            ("1-6", "switch"),
             ("e", "problems"),
         ],
         (None, Page::Process(_)) => &[
@@ -89,7 +89,7 @@ fn footer(painter: &mut Painter<'_>, area: Rect, state: &State) {
             ("Up Down", "scroll"),
         ],
         (None, Page::Probes | Page::InOut) => {
-            &[("?", "help"), ("q", "quit"), ("Esc", "back"), ("1-5", "switch a group"), ("Up Down", "scroll")]
+            &[("?", "help"), ("q", "quit"), ("Esc", "back"), ("1-6", "switch a group"), ("Up Down", "scroll")]
         }
         (None, Page::Models | Page::Workloads | Page::Gpus | Page::Engines | Page::Tools | Page::Request(_)) => {
             &[("?", "help"), ("q", "quit"), ("Esc", "back"), ("Up Down", "scroll")]

@@ -208,10 +208,9 @@ pub(crate) fn tools_scroll(area: Rect, state: &State) -> usize {
 pub(crate) fn inout(painter: &mut Painter<'_>, area: Rect, state: &State) {
     let Some(snapshot) = state.snapshot() else { return };
     let (columns, rows) = inout::table(snapshot);
-    let off = Group::ALL
-        .iter()
-        .enumerate()
-        .filter(|(_, group)| !Group::DEFAULT.contains(group) && summary::group_state(&snapshot.capture, **group).is_off());
+    let off = Group::ALL.iter().enumerate().filter(|(_, group)| {
+        !Group::DEFAULT.contains(group) && summary::group_state(&snapshot.capture, **group).is_off()
+    });
     let off: Vec<String> = off.map(|(index, group)| format!("{} {}", index + 1, group.name())).collect();
     let notes = if off.is_empty() { String::new() } else { format!("off: {}", off.join("  ")) };
     let [upper, lower] = inout_stack(area, rows.len(), snapshot).at(state.scroll);

@@ -102,7 +102,7 @@ fn disks_connections_and_devices_page() {
     state.apply(Action::ToggleInOut);
     let shown = screen(&state);
     assert!(shown.contains("no use of disks, connections or GPU devices was seen yet"), "{shown}");
-    assert!(shown.contains("off: 3 block  4 net  5 device"), "{shown}");
+    assert!(shown.contains("off: 4 block  5 net  6 device"), "{shown}");
 }
 
 #[test]
@@ -228,7 +228,7 @@ fn tools_and_that_there_are_none() {
         insta::assert_snapshot!(format!("tools_{}x{}", size.0, size.1), screen(&state));
     }
     let mut state = with((80, 24), Snapshot { tools: Vec::new(), ..fixture::rich() });
-    assert!(!screen(&state).contains("tools"));
+    assert!(!screen(&state).contains("c tools"));
     state.apply(Action::ToggleTools);
     assert!(screen(&state).contains("no tool was called"), "{}", screen(&state));
 }

@@ -323,7 +323,10 @@ fn durations_without_an_answer_do_not_count() {
         (None, Phase::Failed, false),
     ] {
         let mut bench = Bench::new();
-        bench.open(0.0, 1, |exchange| exchange.status = status);
+        bench.open(0.0, 1, |exchange| {
+            exchange.status = status;
+            exchange.headers_at = status.map(|_| exchange.opened_at);
+        });
         bench.end(1.0, 1, phase, |_| {});
         let duration = bench.frame(1.0).totals.latency.since_start.duration_seconds;
         assert_eq!(duration.is_some(), counts, "{status:?} {phase:?}");

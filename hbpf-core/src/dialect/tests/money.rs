@@ -135,7 +135,11 @@ fn a_gateways_fee_is_not_all() {
         assert_eq!(read(Dialect::OpenaiResponses, &whole).cost_usd, expected, "{whole}");
         let message = whole.replace(r#""model":"m","#, r#""type":"message_delta","#);
         let delta = format!("event: message_delta\ndata: {message}\n\n");
-        assert_eq!(read(Dialect::AnthropicMessages, &delta).cost_usd, expected.filter(|_| !usage.contains("ticks")), "{delta}");
+        assert_eq!(
+            read(Dialect::AnthropicMessages, &delta).cost_usd,
+            expected.filter(|_| !usage.contains("ticks")),
+            "{delta}"
+        );
         let ends = format!("data: {{\"type\":\"response.completed\",\"response\":{whole}}}\n\n");
         assert_eq!(read(Dialect::OpenaiResponses, &ends).cost_usd, expected, "{ends}");
     }

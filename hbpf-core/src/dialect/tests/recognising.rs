@@ -546,8 +546,7 @@ fn what_is_left_of_a_subscription_is_a_share() {
     let of = |lines: &str| response_of(lines).rate_limit;
     let lines = "date: Sun, 22 Nov 2026 10:00:00 GMT\nanthropic-ratelimit-unified-5h-utilization: 0.75\n\
         anthropic-ratelimit-unified-7d-utilization: 0.5\nanthropic-ratelimit-unified-reset: 1795341900";
-    let expected =
-        RateLimit { remaining_fraction: Some(0.25), reset_seconds: Some(300.0), ..RateLimit::default() };
+    let expected = RateLimit { remaining_fraction: Some(0.25), reset_seconds: Some(300.0), ..RateLimit::default() };
     assert_eq!(of(lines), expected);
     assert_eq!(of("anthropic-ratelimit-unified-7d-utilization: 1.02").remaining_fraction, Some(0.0), "over it");
     for none in ["NaN", "much", ""] {

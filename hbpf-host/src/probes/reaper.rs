@@ -1,0 +1,36 @@
+//! Takes probes out beside everything else. The kernel waits for all that may be running when it takes out a uprobe, which can be
+//! a tenth of a second for each, and whoever waits for that sees no process start meanwhile.
+
+use std::sync::mpsc::{Sender, channel};
+use std::thread;
+
+use aya::programs::uprobe::UProbeLink;
+
+/// Probes with the names of their programs. Dropping them takes them out.
+pub(super) type Links = Vec<(&'static str, UProbeLink)>;
+
+/// Stack of a thread that does nothing but close descriptors.
+const STACK_BYTES: usize = 64 * 1024;
+
+/// Hands probes to the thread that takes them out, which there is once there are any.
+#[derive(Default)]
+pub(super) struct Reaper(Option<Sender<Links>>);
+
+impl Reaper {
+    /// Takes these out soon. Until then they may still be hit.
+    pub(super) fn take_out(&mut self, links: Links) {
+        if links.is_empty() {
+            return;
+        }
+        if self.0.is_none() {
+            let (sender, receiver) = channel::<Links>();
+            let take_out = move || receiver.into_iter().for_each(drop);
+            let started = thread::Builder::new().name("reaper".into()).stack_size(STACK_BYTES).spawn(take_out);
+            self.0 = started.ok().map(|_| sender);
+        }
+        // Without a thread they are taken out here and now.
+        if let Some(sender) = &self.0 {
+            let _ = sender.send(links);
+        }
+    }
+}
