@@ -33,7 +33,9 @@ impl Observer for Watch {
                 *told += tokens;
                 assert!(*told <= exchange.estimated_output, "the parts are no more than the whole");
             }
-            ExchangeEvent::RequestSent | ExchangeEvent::Headers => assert!(self.open.contains_key(&exchange.id)),
+            ExchangeEvent::RequestSent | ExchangeEvent::Headers | ExchangeEvent::Stalled { .. } => {
+                assert!(self.open.contains_key(&exchange.id))
+            }
         }
     }
 

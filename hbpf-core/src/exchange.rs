@@ -336,6 +336,9 @@ pub struct Exchange {
     pub output_events: u64,
     /// Gaps between output events longer than [`Exchange::STALL`].
     pub stalls: u32,
+    /// The longest time between two events with output, or from the last to the end, in seconds; without those between which
+    /// output was missed.
+    pub longest_gap_seconds: Option<f64>,
     /// In which tier it was served, as the server says.
     pub tier: Option<ServiceTier>,
     /// US dollars that the server, or a gateway before it, says that it has cost.
@@ -412,6 +415,11 @@ pub enum ExchangeEvent {
         tokens: u64,
         /// Seconds since the output before, `None` for the first.
         gap_seconds: Option<f64>,
+    },
+    /// Nothing has come for longer than [`Exchange::STALL`] since the output before, and now something has, or it ends.
+    Stalled {
+        /// For so long.
+        seconds: f64,
     },
     /// It has reached its final phase. Usage is final.
     Ended,

@@ -33,7 +33,7 @@ impl Observer for Tally {
                 self.ended += 1;
                 self.last = Some(Box::new(exchange.clone()));
             }
-            ExchangeEvent::RequestSent | ExchangeEvent::Headers => {}
+            ExchangeEvent::RequestSent | ExchangeEvent::Headers | ExchangeEvent::Stalled { .. } => {}
         }
     }
     fn verdict(&mut self, _: Verdict) {}

@@ -55,8 +55,8 @@ const PR_DESC_LAYERED: u32 = 4;
 const VECTORS: u64 = u64::MAX;
 
 /// Of so many places the bytes are read. Who writes has one for a message, and several messages at once where the reader is
-/// slow.
-const MOST_VECTORS: u64 = 4;
+/// slow; each takes the verifier as long as a program of its own.
+const MOST_VECTORS: u64 = 2;
 
 /// Size of a `struct iovec`: an address and a length.
 const VECTOR_BYTES: u64 = 16;

@@ -316,6 +316,7 @@ fn request(sequence: u64, pid: u32, command: &str, model: &str, phase: Phase) ->
         tls_seconds: None,
         duration_seconds: phase.is_final().then_some(age),
         stalls: u32::from(sequence == 9003),
+        longest_gap_seconds: (sequence == 9003).then_some(3.4),
         tokens: TokenTotals {
             input: (phase == Phase::Done).then_some(2100),
             output: started.then_some(40 * (sequence % 9) + 17),
@@ -348,6 +349,10 @@ fn requests() -> Requests {
             request(9002, 41_822, rag, mini, Phase::Done),
             request(9000, 41_822, rag, "gpt-4o", Phase::Failed),
             request(8999, 1291, vllm, qwen, Phase::Done),
+            request(8998, 52_007, "node agent.js", sonnet, Phase::Abandoned),
+        ],
+        failed: vec![
+            request(9000, 41_822, rag, "gpt-4o", Phase::Failed),
             request(8998, 52_007, "node agent.js", sonnet, Phase::Abandoned),
         ],
         finished: Vec::new(),

@@ -2,7 +2,7 @@
 
 use hbpf_core::exchange::{Api, Protocol};
 use hbpf_core::label::Label;
-use hbpf_core::snapshot::{EndpointStats, LlmStats, Model, Tool};
+use hbpf_core::snapshot::{EndpointStats, LlmStats, Model, Snapshot, Tool};
 
 use crate::format::{self, UNKNOWN, known};
 use crate::rows;
@@ -76,6 +76,53 @@ pub(crate) fn endpoint_cells(endpoint: &EndpointStats) -> Vec<Cell> {
         Cell::number(left(endpoint)),
     ];
     names.into_iter().chain(stats_cells(&endpoint.stats)).collect()
+}
+
+/// Columns of the table of errors.
+pub(crate) fn error_columns() -> Vec<Column> {
+    use Align::{Left, Right};
+    vec![
+        Column::flexible("ERROR", 18, 36, 100),
+        Column::flexible("ENDPOINT", 22, 48, 95),
+        Column::flexible("API", 10, 16, 40),
+        Column::fixed("PROTO", Left, 5, 30),
+        Column::fixed("COUNT", Right, 6, 98),
+        Column::fixed("SHARE", Right, 5, 90),
+        Column::fixed("LEFT", Right, 6, 60),
+        Column::fixed("RETRY", Right, 6, 70),
+    ]
+}
+
+/// What went wrong at which endpoint, the most frequent first.
+pub(crate) fn error_rows(snapshot: &Snapshot) -> Vec<Vec<Cell>> {
+    let of_endpoint = |endpoint: &'_ EndpointStats| {
+        let errors = endpoint.stats.error_types.iter().map(|(error, count)| (error.clone(), *count));
+        errors.collect::<Vec<_>>()
+    };
+    let mut all: Vec<_> = snapshot
+        .endpoints
+        .iter()
+        .flat_map(|endpoint| of_endpoint(endpoint).into_iter().map(move |(error, count)| (count, error, endpoint)))
+        .collect();
+    all.sort_by(|(one, of_one, _), (other, of_other, _)| other.cmp(one).then_with(|| of_one.cmp(of_other)));
+    all.into_iter().map(|(count, error, endpoint)| error_cells(&error, count, endpoint)).collect()
+}
+
+fn error_cells(error: &str, count: u64, endpoint: &EndpointStats) -> Vec<Cell> {
+    // A client that leaves is nobody's error, and may be a sign of one.
+    let tone = if error.starts_with("client_") { Tone::Warn } else { Tone::Bad };
+    let share = count as f64 / endpoint.stats.requests_total.max(1) as f64;
+    let retry = endpoint.rate_limit.as_ref().and_then(|limit| limit.retry_after_seconds);
+    vec![
+        Cell::new(error, tone),
+        Cell::new(endpoint_name(endpoint), Tone::Strong),
+        Cell::new(api_text(endpoint.api), Tone::Plain),
+        Cell::new(protocol_text(endpoint.protocol, endpoint.tls), Tone::Plain),
+        Cell::number(format::short_count(count)),
+        Cell::number(format::share(share)),
+        Cell::number(left(endpoint)),
+        Cell::number(known(retry, format::seconds)),
+    ]
 }
 
 /// Columns of the table of tools.

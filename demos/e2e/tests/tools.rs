@@ -137,6 +137,9 @@ fn counts_on_standard_input(client: Sdk, server: Sdk) {
     let Some(_host) = host() else { return };
     let Some(mut command) = starter(client, server, false) else { return };
     let mut observer = Observer::start();
+    observer.until("it is ready for servers", |frame| {
+        frame.capture.probes.iter().any(|probe| probe.program == "stdio_read_return")
+    });
     let mut client = Client::start(&mut command);
     calls_count(&mut client, &mut observer, "weather");
     observer.stop();

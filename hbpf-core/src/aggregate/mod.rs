@@ -257,13 +257,6 @@ impl Running {
             pool.record(self.ids(), when, sample);
         }
     }
-
-    /// Stalls that have not been counted yet.
-    fn new_stalls(&mut self, exchange: &Exchange) -> u64 {
-        let new = exchange.stalls.saturating_sub(self.stalls);
-        self.stalls = self.stalls.max(exchange.stalls);
-        u64::from(new)
-    }
 }
 
 impl Aggregator {
@@ -321,6 +314,12 @@ impl Aggregator {
             }
             ExchangeEvent::Headers => self.headers(when, exchange),
             ExchangeEvent::Output { tokens, gap_seconds } => self.output(when, exchange, tokens, gap_seconds),
+            ExchangeEvent::Stalled { .. } => {
+                if let Some(running) = self.running.get_mut(&exchange.id) {
+                    running.stalls += 1;
+                    self.pool.stalled(running.ids());
+                }
+            }
         }
     }
 
@@ -491,8 +490,7 @@ impl Aggregator {
             self.relays.answered(exchange);
         }
         running.flow.add(self.pool.clocks().slots.at(when), tokens);
-        let stalls = running.new_stalls(exchange);
-        self.pool.output(running.ids(), when, tokens, stalls);
+        self.pool.output(running.ids(), when, tokens);
         running.time(&mut self.pool, when, exchange);
         if let Some(gap) = gap_seconds {
             // An event with several tokens stands for as many gaps, each its part of the whole.
@@ -513,9 +511,8 @@ impl Aggregator {
         for sample in stats::final_samples(exchange) {
             self.pool.record(running.ids(), when, &sample);
         }
-        let stalls = running.new_stalls(exchange);
         running.cost = self.prices.cost(exchange);
-        self.pool.finish(running.ids(), when, exchange, &running.flow, stalls, running.cost);
+        self.pool.finish(running.ids(), when, exchange, &running.flow, running.cost);
         let process = running.process.map(|(process, _)| process);
         if let Some(process) = process {
             self.processes.count_ended(process, exchange);

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use super::Running;
 use super::processes::{ProcessId, Processes};
 use super::stats::FinalOutput;
-use crate::exchange::{Exchange, ExchangeId};
+use crate::exchange::{Exchange, ExchangeId, Phase};
 use crate::label::Label;
 use crate::prices::Cost;
 use crate::snapshot::{Hop, Request, Requests, TokenTotals, TokensSource};
@@ -19,11 +19,14 @@ pub(super) const MAX_IN_FLIGHT: usize = 200;
 /// Ended exchanges that every frame repeats, for views that begin late.
 pub(super) const MAX_RECENT: usize = 100;
 
+/// Those among all that ended which did not end well: what went wrong is asked for when others have long pushed it out.
+pub(super) const MAX_FAILED: usize = 30;
+
 /// Ended exchanges kept until the next frame, for those that want each one; about 1 KiB each.
 pub(super) const MAX_FINISHED: usize = 1000;
 
 /// An exchange that has ended.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Ended {
     exchange: Exchange,
     process: Option<ProcessId>,
@@ -48,34 +51,45 @@ pub(super) struct Live<'a> {
 pub(super) struct EndedRing {
     /// Oldest first.
     kept: VecDeque<Ended>,
+    /// Likewise, of those that did not end well.
+    failed: VecDeque<Ended>,
     /// How many have ended since the frame before, kept or not.
     since_frame: usize,
 }
 
 impl EndedRing {
     pub(super) fn new() -> Self {
-        Self { kept: VecDeque::new(), since_frame: 0 }
+        Self { kept: VecDeque::new(), failed: VecDeque::new(), since_frame: 0 }
     }
 
     pub(super) fn push(&mut self, exchange: &Exchange, process: Option<ProcessId>, running: &Running) {
         if self.kept.len() >= MAX_FINISHED {
             self.kept.pop_front();
         }
-        self.kept.push_back(Ended {
+        let ended = Ended {
             exchange: exchange.clone(),
             process,
             hop: running.hop(),
             retry_of: running.retry_of,
             cost: running.cost,
             identity: None,
-        });
+        };
+        if matches!(exchange.phase, Phase::Failed | Phase::Abandoned) {
+            if self.failed.len() >= MAX_FAILED {
+                self.failed.pop_front();
+            }
+            self.failed.push_back(ended.clone());
+        }
+        self.kept.push_back(ended);
         self.since_frame += 1;
     }
 
     /// The other end of an exchange that has ended is observed, too.
     pub(super) fn note_internal(&mut self, id: ExchangeId) {
-        if let Some(ended) = self.kept.iter_mut().rev().find(|ended| ended.exchange.id == id) {
-            ended.hop.get_or_insert(Hop::Internal);
+        for list in [&mut self.kept, &mut self.failed] {
+            if let Some(ended) = list.iter_mut().rev().find(|ended| ended.exchange.id == id) {
+                ended.hop.get_or_insert(Hop::Internal);
+            }
         }
     }
 
@@ -99,7 +113,7 @@ impl EndedRing {
             }
         };
 
-        for ended in &mut self.kept {
+        for ended in self.kept.iter_mut().chain(&mut self.failed) {
             // A process that is gone tells nothing more: what was known in time stays with the exchange.
             if ended.identity.is_none() {
                 ended.identity = ended.process.and_then(|process| processes.identity(process));
@@ -117,6 +131,7 @@ impl EndedRing {
             in_flight: live.iter().map(running).collect(),
             in_flight_omitted,
             recent: self.kept.iter().rev().take(MAX_RECENT).map(over).collect(),
+            failed: self.failed.iter().rev().map(over).collect(),
             finished: self.kept.range(self.kept.len() - finished..).map(over).collect(),
             finished_omitted: (self.since_frame - finished) as u64,
         };
@@ -177,6 +192,7 @@ fn row(exchange: &Exchange, identity: Option<&(Option<Timestamp>, Label)>, now: 
         tls_seconds: None,
         duration_seconds: exchange.duration_seconds(),
         stalls: exchange.stalls,
+        longest_gap_seconds: exchange.longest_gap_seconds,
         tokens: TokenTotals {
             input: exchange.usage.input,
             output,

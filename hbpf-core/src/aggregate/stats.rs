@@ -435,12 +435,11 @@ impl Pool {
     }
 
     /// Output has come, estimated at `tokens`.
-    pub(super) fn output(&mut self, ids: impl Iterator<Item = StatsId>, when: Nanos, tokens: u64, stalls: u64) {
+    pub(super) fn output(&mut self, ids: impl Iterator<Item = StatsId>, when: Nanos, tokens: u64) {
         let slot = self.clocks.slots.at(when);
         for id in ids {
             let stats = &mut self[id];
             stats.rates.add_estimated(slot, tokens);
-            stats.stalls += stalls;
             stats.last_active = stats.last_active.max(when);
         }
     }
@@ -451,14 +450,18 @@ impl Pool {
         when: Nanos,
         exchange: &Exchange,
         flow: &Flow,
-        stalls: u64,
         cost: Option<Cost>,
     ) {
         let clocks = self.clocks;
         for id in ids {
-            let stats = &mut self[id];
-            stats.stalls += stalls;
-            stats.finish(&clocks, when, exchange, flow, cost);
+            self[id].finish(&clocks, when, exchange, flow, cost);
+        }
+    }
+
+    /// Output was awaited for too long.
+    pub(super) fn stalled(&mut self, ids: impl Iterator<Item = StatsId>) {
+        for id in ids {
+            self[id].stalls += 1;
         }
     }
 

@@ -97,7 +97,7 @@ impl Tools {
                 pool.record(std::iter::once(stats), when, &sample);
             }
         }
-        pool.finish(std::iter::once(stats), when, exchange, &Flow::default(), 0, None);
+        pool.finish(std::iter::once(stats), when, exchange, &Flow::default(), None);
     }
 
     fn learn(&mut self, endpoint: &Endpoint, name: &Label) {

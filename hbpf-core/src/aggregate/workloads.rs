@@ -179,7 +179,7 @@ impl Workloads {
             for sample in final_samples(exchange) {
                 pool.record(std::iter::once(stats), *ended_at, &sample);
             }
-            pool.finish(std::iter::once(stats), *ended_at, exchange, &running.flow, 0, running.cost);
+            pool.finish(std::iter::once(stats), *ended_at, exchange, &running.flow, running.cost);
         }
     }
 

@@ -441,6 +441,7 @@ impl Sink<'_> {
             estimated_output: 0,
             output_events: 0,
             stalls: 0,
+            longest_gap_seconds: None,
             tier: None,
             cost_reported_usd: None,
             queue_seconds: None,

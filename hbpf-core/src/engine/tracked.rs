@@ -1,5 +1,7 @@
 //! One exchange while it lasts: its bodies go through decoder and dialect, its facts into the [`Exchange`].
 
+use std::time::Duration;
+
 use crate::body::{BodyDecoder, BodyError, Coding, GapEffect};
 use crate::chunk::Pid;
 use crate::dialect::{Facts, Interpreter, Output, ResponseHeaderFacts, Said, is_named_by_user, response_facts};
@@ -369,6 +371,11 @@ impl Tracked {
         exchange.phase = phase;
         exchange.error_type = error_type;
         exchange.ended_at = Some(if let Outcome::OutOfSight(last_heard) = outcome { last_heard } else { when });
+        let last_token = exchange.last_token_at.filter(|_| !exchange.output_missed.since_latest);
+        let silence = last_token.filter(|_| !matches!(outcome, Outcome::OutOfSight(_))).map(|last| when.since(last));
+        if let Some(stalled) = silence.and_then(|silence| note_gap(exchange, silence)) {
+            self.emit(when, stalled, observer);
+        }
         self.emit(when, ExchangeEvent::Ended, observer);
     }
 }
@@ -396,6 +403,16 @@ fn verdict(exchange: &Exchange, facts: &Facts, outcome: Outcome) -> (Phase, Opti
     }
 }
 
+/// Notes for how long nothing has come, and gives an event if that was too long.
+fn note_gap(exchange: &mut Exchange, gap: Duration) -> Option<ExchangeEvent> {
+    let seconds = gap.as_secs_f64();
+    exchange.longest_gap_seconds = Some(exchange.longest_gap_seconds.map_or(seconds, |longest| longest.max(seconds)));
+    (gap > Exchange::STALL).then(|| {
+        exchange.stalls += 1;
+        ExchangeEvent::Stalled { seconds }
+    })
+}
+
 /// Adds output to an exchange and reports it.
 struct Outputs<'a> {
     exchange: &'a mut Exchange,
@@ -410,9 +427,7 @@ impl Outputs<'_> {
         // With output missing in between, the time since the one before is no gap between two.
         let gap_is_known = !std::mem::take(&mut exchange.output_missed.since_latest);
         let gap = exchange.last_token_at.filter(|_| gap_is_known).map(|last| when.since(last));
-        if gap.is_some_and(|gap| gap > Exchange::STALL) {
-            exchange.stalls += 1;
-        }
+        let stalled = gap.and_then(|gap| note_gap(exchange, gap));
         exchange.phase = Phase::Streaming;
         exchange.first_token_at.get_or_insert(when);
         if visible {
@@ -422,11 +437,13 @@ impl Outputs<'_> {
         exchange.output_events += 1;
         exchange.estimated_output += tokens;
         let event = ExchangeEvent::Output { tokens, gap_seconds: gap.map(|gap| gap.as_secs_f64()) };
-        match self.held {
-            // Beyond the limit an output stays in the estimate and is only missing from the rates.
-            Some(held) if held.len() < MAX_HELD_EVENTS => held.push((when, event)),
-            Some(_) => {}
-            None => self.observer.exchange(when, exchange, event),
+        for event in stalled.into_iter().chain([event]) {
+            match self.held {
+                // Beyond the limit an output stays in the estimate and is only missing from the rates.
+                Some(held) if held.len() < MAX_HELD_EVENTS => held.push((when, event)),
+                Some(_) => {}
+                None => self.observer.exchange(when, exchange, event),
+            }
         }
     }
 }

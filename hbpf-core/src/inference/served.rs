@@ -40,7 +40,7 @@ impl Traffic {
     pub fn observe(&mut self, exchange: &Exchange, event: ExchangeEvent) {
         match event {
             // The most frequent of all, and of no interest.
-            ExchangeEvent::Output { .. } => {}
+            ExchangeEvent::Output { .. } | ExchangeEvent::Stalled { .. } => {}
             ExchangeEvent::Opened | ExchangeEvent::RequestSent | ExchangeEvent::Headers => {
                 if exchange.role != Role::Server {
                     return;

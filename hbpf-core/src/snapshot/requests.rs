@@ -87,6 +87,9 @@ pub struct Requests {
     pub in_flight_omitted: u64,
     /// Ended, newest first, capped.
     pub recent: Vec<Request>,
+    /// The latest of those that failed or were given up by their clients, newest first, capped.
+    #[serde(default)]
+    pub failed: Vec<Request>,
     /// Those that ended since the previous frame of the stream, capped.
     pub finished: Vec<Request>,
     /// How many the cap left out.
@@ -167,6 +170,8 @@ pub struct Request {
     pub duration_seconds: Option<f64>,
     /// Gaps beyond the threshold.
     pub stalls: u32,
+    /// The longest time without output amid a stream, in seconds; null where no two events with output were seen.
+    pub longest_gap_seconds: Option<f64>,
     /// So far.
     pub tokens: TokenTotals,
     /// Where the counts come from.

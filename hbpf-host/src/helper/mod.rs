@@ -141,6 +141,8 @@ struct Helper<'a> {
     next_scan: Instant,
     last_scan: Instant,
     scan_interval: Duration,
+    /// What takes a while, and is needed for what may never come, has been done.
+    is_prepared: bool,
 }
 
 impl<'a> Helper<'a> {
@@ -160,6 +162,7 @@ impl<'a> Helper<'a> {
             next_scan: Instant::now(),
             last_scan: Instant::now(),
             scan_interval: SCAN_INTERVAL,
+            is_prepared: false,
         }
     }
 
@@ -320,6 +323,7 @@ impl<'a> Helper<'a> {
         self.report_library_errors();
         if groups.contains(&Group::Tools) {
             self.stdio.forget_all();
+            self.is_prepared = false;
             (0..SCANS_AT_ATTACH).for_each(|_| self.scan_servers());
         }
         self.switches += 1;
@@ -534,6 +538,10 @@ impl<'a> Helper<'a> {
             }
             self.scan_servers();
             let longest = if self.libraries.is_midway() { NEXT_SCAN_INTERVAL } else { SCAN_INTERVAL };
+            if self.scan_interval == longest && !std::mem::replace(&mut self.is_prepared, true) {
+                // Not while the first samples are waited for.
+                self.probes.prepare_for_servers();
+            }
             self.scan_interval = (self.scan_interval * 2).min(longest);
             self.last_scan = now;
             self.next_scan = now + self.scan_interval;

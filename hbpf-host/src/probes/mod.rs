@@ -200,6 +200,15 @@ impl Probes {
         }
     }
 
+    /// Has everything ready for servers that are yet to come.
+    pub(crate) fn prepare_for_servers(&mut self) {
+        if self.is_on(Group::Tools)
+            && let Some(loaded) = &mut self.loaded
+        {
+            self.stdio.prepare(&mut loaded.ebpf);
+        }
+    }
+
     /// A process's standard input and output are not to be looked at any more: it has ended, or speaks something else than was
     /// looked for.
     pub(crate) fn remove_server(&mut self, pid: u32) {

@@ -8,12 +8,12 @@ use std::os::fd::AsRawFd;
 
 use aya::Ebpf;
 use aya::maps::HashMap;
-use aya::programs::UProbe;
 use aya::programs::uprobe::UProbeScope;
 use hbpf_core::label::Label;
 
 use super::reaper::{Links, Reaper};
-use super::{ProbeError, absent, present, program, raw, unload};
+use super::tls::load;
+use super::{ProbeError, absent, present, raw, unload};
 use crate::discover::StdioServer;
 use crate::protocol::{Group, ProbeStatus, Trap, TrapKind};
 
@@ -33,6 +33,9 @@ const PROGRAMS: [(&str, &str); 9] = [
 
 /// Of these a server needs one.
 const NEEDED: [&str; 2] = ["stdio_read", "stdio_write"];
+
+/// Whether programs of this kind can be loaded at all is found out with this one.
+const SMALLEST: &str = "stdio_dup2";
 
 /// Most servers that are looked at at a time. At each hit the kernel goes through all of them to find whose it is.
 const MAX_SERVERS: usize = 64;
@@ -61,13 +64,15 @@ struct Probed {
 }
 
 impl Stdio {
-    /// Loads the programs, to see that they can be. There may be no server for them yet.
+    /// Finds out whether programs of this kind can be loaded. The others wait for a server that needs them, or
+    /// [`Self::prepare`].
     pub(super) fn attach(ebpf: &mut Ebpf) -> Result<(), ProbeError> {
-        for name in all_programs() {
-            let program: &mut UProbe = program(ebpf, name)?;
-            program.load().map_err(|error| ProbeError::new(name, &error))?;
-        }
-        Ok(())
+        load(SMALLEST, ebpf).map(drop)
+    }
+
+    /// Loads the programs, which takes half a second: a server has its first calls before that is over.
+    pub(super) fn prepare(&mut self, ebpf: &mut Ebpf) {
+        self.errors.extend(all_programs().into_iter().find_map(|name| load(name, ebpf).err()));
     }
 
     pub(super) fn detach(&mut self, ebpf: &mut Ebpf) {
@@ -117,17 +122,13 @@ impl Stdio {
     }
 
     pub(super) fn status(&self, ebpf: &Ebpf, list: &mut Vec<ProbeStatus>) {
-        let Some(first) = self.servers.values().find(|probed| !probed.links.is_empty()) else {
-            return list.push(absent(
-                Group::Tools,
-                "no process looks like an MCP server on standard input".into(),
-                false,
-            ));
+        let place = match (self.servers.values().next(), self.servers.len()) {
+            (None, _) => Label::new("no process looks like an MCP server on standard input"),
+            (Some(first), 1) => Label::new(&format!("{} in 1 process", first.library)),
+            (Some(first), count) => Label::new(&format!("{} in {count} processes", first.library)),
         };
-        let count = self.servers.len();
-        let path = &first.library;
-        let place = Label::new(&format!("{path} in {count} process{}", if count == 1 { "" } else { "es" }));
-        list.extend(all_programs().into_iter().map(|name| {
+        let is_loaded = |name: &&str| ebpf.program(name).is_some_and(|program| program.fd().is_ok());
+        list.extend(all_programs().into_iter().filter(is_loaded).map(|name| {
             let kind = if name.ends_with("_return") { TrapKind::ReturnBesideEntry } else { TrapKind::Entry };
             // What stands at the beginning of these functions differs from build to build.
             present(Group::Tools, name, place.clone(), Some(Trap { kind, stepped: true }), ebpf)
@@ -163,7 +164,7 @@ fn probe(pid: u32, libraries: &[(File, Label)], ebpf: &mut Ebpf) -> Result<Probe
     for (file, path) in libraries {
         let place = format!("/proc/self/fd/{}", file.as_raw_fd());
         for (name, function) in PROGRAMS {
-            let program: &mut UProbe = program(ebpf, name)?;
+            let program = load(name, ebpf)?;
             match program.attach(function, &place, scope).and_then(|id| program.take_link(id)) {
                 Ok(link) => {
                     links.push((name, link));

@@ -114,7 +114,7 @@ fn all_programs() -> BTreeSet<&'static str> {
 const SMALLEST: &str = "ssl_free";
 
 /// Loads a program, unless it is loaded: most hosts need few of them, and what the verifier does for one takes a while.
-fn load<'a>(name: &str, ebpf: &'a mut Ebpf) -> Result<&'a mut UProbe, ProbeError> {
+pub(super) fn load<'a>(name: &str, ebpf: &'a mut Ebpf) -> Result<&'a mut UProbe, ProbeError> {
     let program: &mut UProbe = program(ebpf, name)?;
     if program.fd().is_err() {
         program.load().map_err(|error| ProbeError::new(name, &error))?;

@@ -530,6 +530,7 @@ fn whole_request(request: &Request) -> Vec<Fact> {
         ("first visible after", seconds(request.time_to_first_visible_token_seconds)),
         ("since last token", seconds(request.time_since_last_token_seconds)),
         ("stalls", request.stalls.to_string()),
+        ("longest gap", seconds(request.longest_gap_seconds)),
         ("duration", seconds(request.duration_seconds)),
         ("tokens in", tokens(request.tokens.input)),
         ("cached", tokens(request.tokens.cached_input)),

@@ -27,6 +27,7 @@ pub(crate) fn draw(buffer: &mut Buffer, state: &State, theme: &Theme) {
         (None, Page::Models) => tables::models(&mut painter, areas.body, state),
         (None, Page::Workloads) => tables::workloads(&mut painter, areas.body, state),
         (None, Page::Engines) => tables::engines(&mut painter, areas.body, state),
+        (None, Page::Errors) => tables::errors(&mut painter, areas.body, state),
         (None, Page::Tools) => tables::tools(&mut painter, areas.body, state),
         (None, Page::InOut) => tables::inout(&mut painter, areas.body, state),
         (None, Page::Gpus) => tables::gpus(&mut painter, areas.body, state),
@@ -46,6 +47,7 @@ pub(crate) fn scroll_limit(state: &State) -> usize {
         (None, Page::Models) => tables::models_scroll(area, state),
         (None, Page::Workloads) => tables::workloads_scroll(area, state),
         (None, Page::Engines) => tables::engines_scroll(area, state),
+        (None, Page::Errors) => tables::errors_scroll(area, state),
         (None, Page::Tools) => tables::tools_scroll(area, state),
         (None, Page::InOut) => tables::inout_scroll(area, state),
         (None, Page::Gpus) => tables::gpus_scroll(area, state),
@@ -67,6 +69,7 @@ fn footer(painter: &mut Painter<'_>, area: Rect, state: &State) {
             ("< >", "sort"),
             ("t", "workloads"),
             ("m", "models"),
+            ("f", "failures"),
             ("u", "GPUs"),
             ("i", "inference"),
             ("c", "tools"),
@@ -91,9 +94,10 @@ fn footer(painter: &mut Painter<'_>, area: Rect, state: &State) {
         (None, Page::Probes | Page::InOut) => {
             &[("?", "help"), ("q", "quit"), ("Esc", "back"), ("1-6", "switch a group"), ("Up Down", "scroll")]
         }
-        (None, Page::Models | Page::Workloads | Page::Gpus | Page::Engines | Page::Tools | Page::Request(_)) => {
-            &[("?", "help"), ("q", "quit"), ("Esc", "back"), ("Up Down", "scroll")]
-        }
+        (
+            None,
+            Page::Models | Page::Workloads | Page::Gpus | Page::Engines | Page::Errors | Page::Tools | Page::Request(_),
+        ) => &[("?", "help"), ("q", "quit"), ("Esc", "back"), ("Up Down", "scroll")],
     };
     let has = |some: fn(&Snapshot) -> bool| state.snapshot().is_some_and(some);
     let has_engines = has(|snapshot| !snapshot.engines.is_empty());

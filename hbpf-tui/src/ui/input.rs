@@ -45,6 +45,7 @@ fn of_key(key: &KeyEvent) -> Option<Action> {
         KeyCode::Char('t') => Action::ToggleWorkloads,
         KeyCode::Char('u') => Action::ToggleGpus,
         KeyCode::Char('i') => Action::ToggleEngines,
+        KeyCode::Char('f') => Action::ToggleErrors,
         KeyCode::Char('c') => Action::ToggleTools,
         KeyCode::Char('d') => Action::ToggleInOut,
         KeyCode::Char('p') => Action::ToggleProbes,

@@ -11,7 +11,7 @@ use crate::summary;
 use crate::table::{self, Align, Tone};
 
 /// Keys and what they do; an empty key continues the line above or explains.
-const HELP: [(&str, &str); 62] = [
+const HELP: [(&str, &str); 63] = [
     ("Up Down PgUp PgDn", "move the selection (also k j); Home follows the top row"),
     ("Enter", "details of the selected process or request"),
     ("Esc", "back"),
@@ -23,6 +23,7 @@ const HELP: [(&str, &str); 62] = [
     ("s", "in a process's details: its other role"),
     ("t", "workloads: pods, containers, units, trees of processes"),
     ("m", "models and endpoints"),
+    ("f", "failures: which errors where, quotas, the latest requests"),
     ("u", "GPUs, and the processes on them"),
     ("i", "inference servers: what vLLM, Ollama and others say"),
     ("c", "calls of tools: what MCP servers are asked"),

@@ -33,6 +33,8 @@ pub(crate) enum Page {
     Gpus,
     /// Inference servers, in their own words.
     Engines,
+    /// What went wrong.
+    Errors,
     /// Calls of tools.
     Tools,
     /// Disks, connections and accelerators' devices.
@@ -93,6 +95,7 @@ pub(crate) enum Action {
     ToggleWorkloads,
     ToggleGpus,
     ToggleEngines,
+    ToggleErrors,
     ToggleTools,
     ToggleInOut,
     ToggleProbes,
@@ -303,6 +306,7 @@ impl State {
             Action::ToggleModels => self.toggle_page(Page::Models),
             Action::ToggleWorkloads => self.toggle_page(Page::Workloads),
             Action::ToggleEngines => self.toggle_page(Page::Engines),
+            Action::ToggleErrors => self.toggle_page(Page::Errors),
             Action::ToggleTools => self.toggle_page(Page::Tools),
             Action::ToggleInOut => self.toggle_page(Page::InOut),
             Action::ToggleGpus => self.toggle_page(Page::Gpus),

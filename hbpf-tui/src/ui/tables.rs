@@ -34,7 +34,9 @@ const NO_ENGINE: &str = "no inference server on this machine tells of itself";
 /// What an empty table of disks, connections and devices says.
 const NO_USE: &str = "no use of disks, connections or GPU devices was seen yet";
 /// Where nobody has asked an MCP server anything.
-const NO_TOOL: &str = "no tool was called over MCP's HTTP; what goes over pipes is not seen";
+const NO_TOOL: &str = "no MCP server was asked for anything yet";
+/// Where nothing has gone wrong.
+const NO_ERROR: &str = "no request has failed, and no client has given one up";
 
 /// What an empty table of workloads says.
 const NO_WORKLOAD: &str = "nothing has talked to a model or used a GPU yet";
@@ -185,6 +187,34 @@ pub(crate) fn workloads(painter: &mut Painter<'_>, area: Rect, state: &State) {
 pub(crate) fn workloads_scroll(area: Rect, state: &State) -> usize {
     let rows = state.snapshot().map_or(0, |snapshot| snapshot.workloads.len());
     rows.saturating_sub(usize::from(area.height.saturating_sub(2)))
+}
+
+/// What went wrong and where, and below that the latest requests that did not end well.
+pub(crate) fn errors(painter: &mut Painter<'_>, area: Rect, state: &State) {
+    let Some(snapshot) = state.snapshot() else { return };
+    let rows = sets::error_rows(snapshot);
+    let requests: Vec<&Request> = snapshot.requests.failed.iter().collect();
+    let [upper, (lower, top)] = errors_stack(area, snapshot).at(state.scroll);
+    let totals = &snapshot.totals;
+    let title = format!("Errors {} failed, {} given up", totals.failed_total, totals.abandoned_total);
+    set(painter, upper, &title, &sets::error_columns(), &rows);
+    if rows.is_empty() {
+        let style = painter.theme.tone(Tone::Dim);
+        painter.text(layout::line(upper.0, 2), 1, NO_ERROR, style);
+        return;
+    }
+    painter.rule(layout::line(lower, 0), &format!("The latest {}", requests.len()), "", false);
+    request_rows(painter, lower, &requests, top, None);
+}
+
+fn errors_stack(area: Rect, snapshot: &Snapshot) -> Stack {
+    let kinds = snapshot.endpoints.iter().map(|endpoint| endpoint.stats.error_types.len()).sum();
+    Stack::new(area, kinds, (kinds > 0).then_some(snapshot.requests.failed.len()))
+}
+
+/// How far the page of errors can be scrolled.
+pub(crate) fn errors_scroll(area: Rect, state: &State) -> usize {
+    state.snapshot().map_or(0, |snapshot| errors_stack(area, snapshot).limit())
 }
 
 /// What is asked of MCP servers.

@@ -221,6 +221,18 @@ fn engines_page() {
 }
 
 #[test]
+fn errors_and_that_there_are_none() {
+    for size in SIZES {
+        let mut state = with(size, fixture::rich());
+        state.apply(Action::ToggleErrors);
+        insta::assert_snapshot!(format!("errors_{}x{}", size.0, size.1), screen(&state));
+    }
+    let mut state = with((80, 24), Snapshot { endpoints: Vec::new(), ..fixture::rich() });
+    state.apply(Action::ToggleErrors);
+    assert!(screen(&state).contains("no request has failed"), "{}", screen(&state));
+}
+
+#[test]
 fn tools_and_that_there_are_none() {
     for size in [(80, 24), (120, 40)] {
         let mut state = with(size, fixture::rich());
@@ -230,7 +242,7 @@ fn tools_and_that_there_are_none() {
     let mut state = with((80, 24), Snapshot { tools: Vec::new(), ..fixture::rich() });
     assert!(!screen(&state).contains("c tools"));
     state.apply(Action::ToggleTools);
-    assert!(screen(&state).contains("no tool was called"), "{}", screen(&state));
+    assert!(screen(&state).contains("no MCP server was asked"), "{}", screen(&state));
 }
 
 #[test]

@@ -61,6 +61,7 @@ pub(crate) fn exchange(id: u64) -> Exchange {
         estimated_output: 0,
         output_events: 0,
         stalls: 0,
+        longest_gap_seconds: None,
         tier: None,
         cost_reported_usd: None,
         queue_seconds: None,
@@ -121,6 +122,9 @@ impl Bench {
 
     fn output(&mut self, seconds: f64, id: u64, tokens: u64) {
         let gap_seconds = self.live[&id].last_token_at.map(|last| at(seconds).seconds_since(last));
+        if let Some(gap) = gap_seconds.filter(|gap| *gap > Exchange::STALL.as_secs_f64()) {
+            self.event(seconds, id, ExchangeEvent::Stalled { seconds: gap }, |exchange| exchange.stalls += 1);
+        }
         self.event(seconds, id, ExchangeEvent::Output { tokens, gap_seconds }, |exchange| {
             exchange.phase = Phase::Streaming;
             exchange.first_token_at.get_or_insert(at(seconds));
@@ -128,7 +132,6 @@ impl Bench {
             exchange.last_token_at = Some(at(seconds));
             exchange.estimated_output += tokens;
             exchange.output_events += 1;
-            exchange.stalls += u32::from(gap_seconds.is_some_and(|gap| gap > Exchange::STALL.as_secs_f64()));
         });
     }
 
