@@ -188,6 +188,12 @@ pub struct Usage {
     pub billed_input: Option<u64>,
     /// Generated tokens that are paid for, likewise.
     pub billed_output: Option<u64>,
+    /// Images that were made.
+    pub images: Option<u64>,
+    /// Milliseconds of sound that were listened to.
+    pub audio_milliseconds: Option<u64>,
+    /// Searches, in which rerankers count.
+    pub searches: Option<u64>,
 }
 
 /// In which of a provider's tiers, each with prices of its own, an exchange was served.

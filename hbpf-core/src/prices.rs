@@ -22,6 +22,9 @@ pub const TIERS: [(ServiceTier, &str); 4] = [
     (ServiceTier::Priority, "priority"),
 ];
 
+/// What is paid for otherwise than by tokens, by the word that stands behind a model's name in a table. Prices are of one.
+pub const UNITS: [&str; 3] = ["image", "second", "search"];
+
 /// Most lines of a table that are read: nobody has so many models.
 const MAX_LINES: usize = 100_000;
 
@@ -74,8 +77,9 @@ pub struct LongPrice {
 }
 
 impl Price {
-    fn of_gpu(per_hour: f64) -> Self {
-        Self { input: per_hour, output: 0.0, cache_read: None, cache_write: None, cache_write_long: None, long: None }
+    /// Of one thing of a kind, whatever that is.
+    pub fn flat(price: f64) -> Self {
+        Self { input: price, output: 0.0, cache_read: None, cache_write: None, cache_write_long: None, long: None }
     }
 
     /// What so many tokens cost; `None` where it is not known how many there were.
@@ -246,10 +250,34 @@ impl Prices {
         }
         let tier = exchange.tier.unwrap_or(ServiceTier::Standard);
         let models = [exchange.response_model.as_ref(), exchange.model.as_ref()].into_iter().flatten();
-        let price = models.filter_map(|model| self.price(exchange.provider.as_str(), model.as_str(), tier)).next()?;
+        let provider = exchange.provider.as_str();
+        let price = models.clone().find_map(|model| self.price(provider, model.as_str(), tier));
         // Of an answer that was not waited for, what had come of it is paid.
         let output = usage.output.or(Some(exchange.estimated_output).filter(|tokens| *tokens > 0));
-        Some(Cost { usd: price.of(&Usage { output, ..*usage })?, is_estimate: true })
+        let by_tokens = price.and_then(|price| price.of(&Usage { output, ..*usage }));
+        let by_units = || models.clone().find_map(|model| self.of_units(provider, model.as_str(), usage));
+        by_tokens.or_else(by_units).map(|usd| Cost { usd, is_estimate: true })
+    }
+
+    /// What so many images, seconds of sound and searches cost.
+    fn of_units(&self, provider: &str, model: &str, usage: &Usage) -> Option<f64> {
+        let [image, second, search] = UNITS;
+        let counts = [
+            (image, usage.images.map(|images| images as f64)),
+            (second, usage.audio_milliseconds.map(|milliseconds| milliseconds as f64 / 1000.0)),
+            (search, usage.searches.map(|searches| searches as f64)),
+        ];
+        let model = model.to_ascii_lowercase();
+        let cost = |(unit, count): (&str, Option<f64>)| {
+            let sellers = || sellers(provider, &model).into_iter().flatten();
+            let row = |table: &Self, seller: &str| {
+                names(&model)
+                    .find_map(|name| table.models.get(&format!("{seller}\t{name} {unit}")).map(|row| row.input))
+            };
+            let price = sellers().find_map(|seller| self.tables().find_map(|table| row(table, seller)))?;
+            Some(count? * price)
+        };
+        counts.into_iter().filter_map(cost).reduce(|sum, cost| sum + cost)
     }
 }
 
@@ -257,6 +285,11 @@ fn key(provider: &str, model: &str) -> String {
     let mut key = format!("{provider}\t{model}");
     key.make_ascii_lowercase();
     key
+}
+
+/// Whether the row of that name has the price of a unit, rather than of tokens.
+pub fn is_of_unit(model: &str) -> bool {
+    model.split_once(' ').is_some_and(|(_, word)| UNITS.iter().any(|unit| unit.eq_ignore_ascii_case(word)))
 }
 
 fn parse_line(line: &str) -> Result<(String, Price), String> {
@@ -269,11 +302,14 @@ fn parse_line(line: &str) -> Result<(String, Price), String> {
         return Err("a provider, a model and at most nine numbers are expected".to_owned());
     }
     let is_gpu = provider.eq_ignore_ascii_case(GPU);
-    if let Some((_, tier)) = model.split_once(' ').filter(|_| !is_gpu)
-        && !TIERS.iter().any(|(_, word)| word.eq_ignore_ascii_case(tier))
+    if let Some((_, word)) = model.split_once(' ').filter(|_| !is_gpu)
+        && !is_of_unit(model)
+        && !TIERS.iter().any(|(_, tier)| tier.eq_ignore_ascii_case(word))
     {
-        let words = TIERS.map(|(_, word)| word).join(", ");
-        return Err(format!("{tier:?} is no tier: behind a model and a space there is one of {words}"));
+        let words = TIERS.map(|(_, word)| word).into_iter().chain(UNITS).collect::<Vec<_>>().join(", ");
+        return Err(format!(
+            "{word:?} is neither a tier nor a unit: behind a model and a space there is one of {words}"
+        ));
     }
     let number = |index: usize, name: &str| match rest[index] {
         "-" | "" => Ok(None),
@@ -284,7 +320,11 @@ fn parse_line(line: &str) -> Result<(String, Price), String> {
     };
     if is_gpu {
         let per_hour = number(0, "the price of an hour")?.ok_or("the price of an hour is missing")?;
-        return Ok((key(provider, model), Price::of_gpu(per_hour)));
+        return Ok((key(provider, model), Price::flat(per_hour)));
+    }
+    if is_of_unit(model) {
+        let price = number(0, "the price of one")?.ok_or("the price of one is missing")?;
+        return Ok((key(provider, model), Price::flat(price)));
     }
     let needed = |index, name: &str| number(index, name)?.ok_or_else(|| format!("{name} is missing"));
     let long = match number(5, "the length of long prompts")? {
@@ -428,6 +468,23 @@ mod tests {
     }
 
     #[test]
+    fn images_seconds_and_searches_have_prices_of_their_own() {
+        let table =
+            Prices::parse("x\tm image\t0.04\nx\tm second\t0.001\nx\tm search\t0.002\nx\tboth image\t1\nx\tboth\t1\t2")
+                .unwrap();
+        let of = |model: &str, usage: Usage| table.of_units("x", model, &usage);
+        assert_eq!(of("m", Usage { images: Some(3), ..Usage::default() }), Some(0.12));
+        assert_eq!(of("M-2026-01-01", Usage { audio_milliseconds: Some(2500), ..Usage::default() }), Some(0.0025));
+        assert_eq!(of("m", Usage { searches: Some(2), ..Usage::default() }), Some(0.004));
+        assert_eq!(of("m", Usage::default()), None, "nothing is known");
+        assert_eq!(of("both", Usage { searches: Some(2), ..Usage::default() }), None, "it has no such price");
+        let error = Prices::parse("x\tm image\t").unwrap_err().to_string();
+        assert_eq!(error, "line 1: the price of one is missing");
+        let [image, ..] = UNITS;
+        assert!(Prices::built_in().iter().any(|(_, model, price)| model.ends_with(image) && price.input < 1.0));
+    }
+
+    #[test]
     fn what_is_billed_is_paid_for() {
         let usage = Usage { billed_input: Some(10), billed_output: Some(5), ..usage(1000, 500, 0, 0) };
         let price = Price { input: 1.0, output: 2.0, ..Prices::parse("x\tm\t1\t1").unwrap().models["x\tm"].clone() };
@@ -551,7 +608,7 @@ mod tests {
             ("x\tm\t1\t1\t\t\t\t9", "line 1: the price of input of long prompts is missing"),
             (
                 "x\tm slow\t1\t1",
-                "line 1: \"slow\" is no tier: behind a model and a space there is one of batch, fast, flex, priority",
+                "line 1: \"slow\" is neither a tier nor a unit: behind a model and a space there is one of batch, fast, flex, priority, image, second, search",
             ),
             ("x\tm\t1\t1\t1\t1\t1\t1\t1\t1\t1\t1", "line 1: a provider, a model and at most nine numbers are expected"),
         ] {

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result, anyhow, ensure};
-use hbpf_core::prices::{LongPrice, Price, PriceError, Prices};
+use hbpf_core::prices::{LongPrice, Price, PriceError, Prices, is_of_unit};
 use serde_json::{Map, Value};
 
 use crate::commands;
@@ -161,9 +161,10 @@ fn check_litellm(text: &str) -> Checked {
     let mut entries = Vec::new();
     let mut left_out = 0;
     for (name, value) in &map {
-        match Entry::of(name, value) {
-            Some(entry) => entries.push(entry),
-            None => left_out += 1,
+        match (Entry::of(name, value), unit_price(name, value)) {
+            (Some(entry), _) => entries.push(entry),
+            (None, Some((provider, model, price))) => checked.prices.insert(provider, &model, Price::flat(price)),
+            (None, None) => left_out += 1,
         }
     }
     // Where several are of the same model, the one that LiteLLM has without a way to it holds.
@@ -179,7 +180,7 @@ fn check_litellm(text: &str) -> Checked {
     }
     if left_out > 0 {
         checked.remarks.push(format!(
-            "{left_out} entries are left out: they have no price per token of text, or are of providers that hbpf does not tell"
+            "{left_out} entries are left out: they have no price per token of text, image, second or search, or are of providers that hbpf does not tell"
         ));
     }
     checked.table = format!("# Made of LiteLLM's map by hbpf {}.\n{COLUMNS}", env!("CARGO_PKG_VERSION"));
@@ -191,6 +192,26 @@ fn check_litellm(text: &str) -> Checked {
 fn ours(provider: &str) -> Option<&'static str> {
     let family = if provider.starts_with("vertex_ai") { "vertex_ai" } else { provider };
     PROVIDERS.iter().find(|(theirs, _)| *theirs == family).map(|(_, ours)| *ours)
+}
+
+/// Provider, model with the unit behind it, and price of what is paid otherwise than by tokens: images whatever their size, sound
+/// by the second, searches.
+fn unit_price(name: &str, value: &Value) -> Option<(&'static str, String, f64)> {
+    let fields = value.as_object()?;
+    let cost = |name: &str| fields.get(name).and_then(Value::as_f64).filter(|cost| *cost > 0.0);
+    let provider = ours(fields.get("litellm_provider")?.as_str()?)?;
+    let model =
+        name.split_once('/').filter(|(family, _)| ours(family) == Some(provider)).map_or(name, |(_, model)| model);
+    if cost(INPUT).is_some() || cost(OUTPUT).is_some() || model.contains('/') {
+        return None;
+    }
+    let (unit, price) = match fields.get("mode")?.as_str()? {
+        "image_generation" => ("image", cost("output_cost_per_image").or_else(|| cost("input_cost_per_image"))?),
+        "audio_transcription" => ("second", cost("input_cost_per_second")?),
+        "rerank" => ("search", cost("input_cost_per_query")?),
+        _ => return None,
+    };
+    Some((provider, format!("{model} {unit}"), rounded(price)))
 }
 
 /// A model in LiteLLM's map.
@@ -310,6 +331,9 @@ pub(crate) fn write_row(text: &mut String, provider: &str, model: &str, price: &
         long.map(|long| long.output),
         long.and_then(|long| long.cache_read),
     ];
+    if is_of_unit(model) {
+        numbers.truncate(1);
+    }
     while numbers.last() == Some(&None) {
         numbers.pop();
     }
@@ -366,6 +390,11 @@ mod tests {
 
     const MAP: &str = r#"{
         "sample_spec": {"litellm_provider": "one of ...", "input_cost_per_token": "0"},
+        "dall-x": {"litellm_provider": "openai", "mode": "image_generation", "input_cost_per_image": 0.04},
+        "1024-x-1024/dall-x": {"litellm_provider": "openai", "mode": "image_generation", "input_cost_per_image": 0.05},
+        "groq/whisper-x": {"litellm_provider": "groq", "mode": "audio_transcription", "input_cost_per_second": 3e-05,
+            "output_cost_per_second": 0.0},
+        "rank-x": {"litellm_provider": "cohere", "mode": "rerank", "input_cost_per_query": 0.002, "input_cost_per_token": 0.0},
         "gpt-4o": {"litellm_provider": "openai", "input_cost_per_token": 1e-06, "output_cost_per_token": 4e-06, "mode": "chat",
             "cache_read_input_token_cost": 5e-07, "input_cost_per_token_priority": 2e-06, "output_cost_per_token_priority": 9e-06,
             "input_cost_per_token_batches": 5e-07},
@@ -397,11 +426,14 @@ mod tests {
     const TABLE: &str = r"anthropic	claude-x	3	15
 anthropic	claude-x fast	6	30
 aws.bedrock	openai.gpt-x	2	1
+cohere	rank-x search	0.002
 gcp.gemini	gemini-x	2	12	-	-	-	200000	4	18
 gcp.gemini	gemini-x flex	1	6	-	-	-	200000	2	9
 gcp.vertex_ai	claude-x	3	15	0.3	3.75	6
 gcp.vertex_ai	meta/llama-x	1	1
 groq	openai/gpt-oss-20b	0.1	0.5
+groq	whisper-x second	0.00003
+openai	dall-x image	0.04
 openai	gpt-4o	1	4	0.5
 openai	gpt-4o batch	0.5	2	0.25
 openai	gpt-4o priority	2	9	1
@@ -422,7 +454,7 @@ perplexity	sonar	1	1
         assert_eq!(
             checked.remarks,
             [
-                "8 entries are left out: they have no price per token of text, or are of providers that hbpf does not tell"
+                "9 entries are left out: they have no price per token of text, image, second or search, or are of providers that hbpf does not tell"
             ]
         );
         // What is installed of it is the same.
@@ -436,7 +468,7 @@ perplexity	sonar	1	1
         let text = include_str!("../../hbpf-core/src/prices/table.tsv");
         assert!(text.ends_with(&rows(Prices::built_in())), "`hbpf prices --only --prices FILE` writes it otherwise");
         assert!(check(text).errors.is_empty() && check(text).remarks.is_empty());
-        assert_eq!(Prices::built_in().as_of(), Some("2026-11-12"));
+        assert_eq!(Prices::built_in().as_of(), Some("2026-11-20"));
         for (provider, ..) in Prices::built_in().iter() {
             assert!(PROVIDERS.iter().any(|(_, ours)| *ours == provider), "{provider}");
         }

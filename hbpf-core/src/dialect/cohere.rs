@@ -35,6 +35,7 @@ static RESPONSE: LazyLock<PathSet<Slot>> = LazyLock::new(|| {
         ("meta.tokens.output_tokens", Want::Scalar, Slot::Count(Count::Output)),
         ("meta.billed_units.input_tokens", Want::Scalar, Slot::Count(Count::BilledInput)),
         ("meta.billed_units.output_tokens", Want::Scalar, Slot::Count(Count::BilledOutput)),
+        ("meta.billed_units.search_units", Want::Scalar, Slot::Count(Count::Searches)),
         // Rankings by others: vLLM, Jina, llama.cpp.
         ("usage.prompt_tokens", Want::Scalar, Slot::Count(Count::Input)),
         ("usage.total_tokens", Want::Scalar, Slot::Count(Count::Total)),
@@ -67,6 +68,7 @@ fn usage(counts: &Counts) -> Usage {
         cached_input: counts.get(Count::CacheRead),
         billed_input: counts.get(Count::BilledInput),
         billed_output: counts.get(Count::BilledOutput),
+        searches: counts.get(Count::Searches),
         ..Usage::default()
     }
 }

@@ -100,6 +100,8 @@ pub(super) fn totals(counts: &Counts) -> Usage {
         cache_creation_input: counts.get(Count::CacheWrite),
         cache_creation_long: counts.get(Count::CacheWriteLong),
         reasoning: counts.get(Count::Reasoning),
+        images: counts.get(Count::Images),
+        audio_milliseconds: counts.get(Count::AudioMilliseconds),
         ..Usage::default()
     }
 }
@@ -241,6 +243,10 @@ pub(super) enum Slot {
     /// Output that is reasoning.
     Reasoning,
     Count(Count),
+    /// One of several images.
+    Image,
+    /// For how long sound was listened to.
+    AudioSeconds,
     /// What holds these counts, of which those are left out that are 0. Where all are, nothing is said.
     Counts(&'static [Count]),
     /// Only this provider has this place.
@@ -305,9 +311,12 @@ pub(super) enum Count {
     TimingsCached,
     TimingsPrompt,
     TimingsOutput,
+    Images,
+    AudioMilliseconds,
+    Searches,
 }
 
-const COUNTS: usize = Count::TimingsOutput as usize + 1;
+const COUNTS: usize = Count::Searches as usize + 1;
 
 /// The last value seen of each count.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

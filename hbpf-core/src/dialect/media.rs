@@ -20,6 +20,12 @@ static RESPONSE: LazyLock<PathSet<Slot>> = LazyLock::new(|| {
         // Mistral.
         ("usage.prompt_tokens", Want::Scalar, Slot::Count(Count::Input)),
         ("usage.completion_tokens", Want::Scalar, Slot::Count(Count::Output)),
+        // Images, and how long a transcript's sound was: by OpenAI where that is what is paid, or in a transcript with times, and by
+        // Mistral.
+        ("data[]", Want::Length, Slot::Image),
+        ("usage.seconds", Want::Scalar, Slot::AudioSeconds),
+        ("usage.prompt_audio_seconds", Want::Scalar, Slot::AudioSeconds),
+        ("duration", Want::Scalar, Slot::AudioSeconds),
         ("x_groq", Want::Length, Slot::Vendor("groq")),
         ("error", Want::Length, Slot::Error),
         ("error.type", Want::Scalar, Slot::ErrorType),

@@ -19,6 +19,9 @@ const BYTES_PER_TOKEN: u64 = 4;
 /// some, but a number that leaps farther is no running count.
 const MAX_TOKENS_PER_EVENT: u64 = 16 * 1024;
 
+/// No recording is as long as that: a year.
+const MAX_AUDIO_SECONDS: f64 = 366.0 * 86_400.0;
+
 /// No error has a number as large as that.
 const MAX_ERROR_CODE: f64 = 1e9;
 
@@ -514,6 +517,8 @@ impl Visitor<Slot> for Finder<'_> {
                     event.has_counts = true;
                 }
             }
+            (Slot::Image, Value::Container { .. }) => event.count_image(),
+            (Slot::AudioSeconds, Value::Number(seconds)) => event.set_audio(seconds),
             (Slot::Counts(counts), Value::Container { is_empty: false }) => event.fill_counts(counts),
             (Slot::ToolFailed, Value::Bool(true)) => {
                 event.is_error = true;
@@ -571,6 +576,19 @@ impl Event {
         if let Some(count) = count {
             let before = self.counts.get(count).unwrap_or(0);
             self.counts.set(count, before.saturating_add(tokens));
+            self.has_counts = true;
+        }
+    }
+
+    fn count_image(&mut self) {
+        let images = self.counts.get(Count::Images).unwrap_or(0);
+        self.counts.set(Count::Images, images.saturating_add(1));
+        self.has_counts = true;
+    }
+
+    fn set_audio(&mut self, seconds: f64) {
+        if (0.0..=MAX_AUDIO_SECONDS).contains(&seconds) {
+            self.counts.set(Count::AudioMilliseconds, (seconds * 1000.0).round() as u64);
             self.has_counts = true;
         }
     }

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Result, ensure};
-use hbpf_core::prices::Prices;
+use hbpf_core::prices::{Prices, is_of_unit};
 
 use super::{complain, print};
 use crate::cli::PricesArgs;
@@ -49,7 +49,8 @@ fn check(file: &Path) -> Option<Checked> {
 fn told(file: &Path, checked: &Checked) -> String {
     let prices = &checked.prices;
     let providers: BTreeSet<_> = prices.iter().map(|(provider, ..)| provider).collect();
-    let tiers = prices.iter().filter(|(_, model, _)| model.contains(' ')).count();
+    let units = prices.iter().filter(|(_, model, _)| is_of_unit(model)).count();
+    let tiers = prices.iter().filter(|(_, model, _)| model.contains(' ')).count() - units;
     let mut text = format!(
         "{}: prices of {} models of {} providers, and {tiers} of their tiers, {}\n",
         file.display(),
@@ -86,7 +87,7 @@ fn listed(prices: &Prices, models: &[String], is_only: bool) -> String {
         }
     }
     let Some((first, _)) = parts.first() else { return String::new() };
-    let mut text = "# US dollars per million tokens; - where there is no price of its own\n".to_owned();
+    let mut text = "# US dollars per million tokens, or per unit; - where there is no price of its own\n".to_owned();
     // What has one day can be read again with it.
     let is_of_one_day = parts.iter().all(|(day, _)| day == first);
     if is_of_one_day {
@@ -118,7 +119,7 @@ mod tests {
         let text = listed(built_in, &[], false);
         let again = table(&text);
         assert_eq!(again, **built_in);
-        assert_eq!(again.as_of(), Some("2026-11-12"));
+        assert_eq!(again.as_of(), Some("2026-11-20"));
         let few = listed(built_in, &["GPT-4o-MINI-2024-07-18".to_owned()], false);
         assert!(few.contains("\nopenai\tgpt-4o-mini-2024-07-18\t0.15\t0.6\t0.075\n"), "{few}");
         assert_eq!(listed(built_in, &["nothing".to_owned()], false), "");
@@ -128,7 +129,7 @@ mod tests {
     fn each_table_has_its_own_day() {
         let below = Arc::new(table("# as of 2026-01-02\nx\tm-2026-01-01\t1\t1\nx\tm flex\t1\t1\nx\tn\t1\t1\n"));
         let ours = table("x\tm\t2\t3\n").over(Arc::clone(&below));
-        let head = "# US dollars per million tokens; - where there is no price of its own\n";
+        let head = "# US dollars per million tokens, or per unit; - where there is no price of its own\n";
         let columns = prices::COLUMNS;
         // What no longer holds is not told.
         let all = format!(

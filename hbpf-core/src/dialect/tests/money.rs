@@ -144,3 +144,21 @@ fn a_gateways_fee_is_not_all() {
         assert_eq!(read(Dialect::OpenaiResponses, &ends).cost_usd, expected, "{ends}");
     }
 }
+
+#[test]
+fn what_is_not_paid_by_tokens_is_counted() {
+    let usage = |dialect, body: &str| read(dialect, body).usage;
+    let images =
+        usage(Dialect::OpenaiImages, r#"{"created":1,"data":[{"b64_json":"CANARY"},{"url":"x","data":[{}]}]}"#);
+    assert_eq!((images.images, images.audio_milliseconds, images.output), (Some(2), None, None));
+    for transcript in [
+        r#"{"text":"CANARY","usage":{"type":"duration","seconds":12.5}}"#,
+        r#"{"task":"transcribe","duration":12.5,"text":"CANARY","segments":[{"duration":3}]}"#,
+        r#"{"model":"m","text":"CANARY","usage":{"prompt_audio_seconds":12.5}}"#,
+    ] {
+        assert_eq!(usage(Dialect::OpenaiAudio, transcript).audio_milliseconds, Some(12_500), "{transcript}");
+    }
+    assert_eq!(usage(Dialect::OpenaiAudio, r#"{"duration":-1}"#).audio_milliseconds, None);
+    let ranking = usage(Dialect::CohereChat, r#"{"results":[],"meta":{"billed_units":{"search_units":2}}}"#);
+    assert_eq!((ranking.searches, ranking.input), (Some(2), None));
+}
