@@ -40,7 +40,7 @@ pub(super) fn seeds(target: &str) -> Vec<Vec<u8>> {
             texts(&["2s", "500ms", "2", "0.25", "1m 30s", "1h", "-1", "NaN", "1e300", "99999999999999999999s"])
         }
         "elf" => own_binary(),
-        "engine" => each(&engine).into_iter().chain([engine_with_socket()]).collect(),
+        "engine" => each(&engine).into_iter().chain([engine_with_socket(), engine_with_stdio()]).collect(),
         "grpc" => grpc(),
         "head" => each(&|case| [request_head(case), answer_head(case, true)].concat())
             .into_iter()
@@ -374,6 +374,21 @@ fn engine_with_socket() -> Vec<u8> {
     let mut controls = [piece(2, head.len()), piece(1, switch.len()), piece(0, asks.len())].concat();
     says.iter().for_each(|text| controls.extend(piece(1, text.len())));
     with_controls(&controls, &[head, switch, asks, says.concat()].concat())
+}
+
+/// An MCP server's standard input and output.
+fn engine_with_stdio() -> Vec<u8> {
+    let lines: [(u8, &[u8]); 5] = [
+        (1, b"{\"jsonrpc\":\"2.0\",\"id\":0,\"method\":\"initialize\",\"params\":{\"protocolVersion\":\"x\"}}\n"),
+        (0, b"{\"jsonrpc\":\"2.0\",\"id\":0,\"result\":{\"serverInfo\":{\"name\":\"s\"}}}\n"),
+        (1, b"{\"method\":\"tools/call\",\"params\":{\"name\":\"t\"},\"jsonrpc\":\"2.0\",\"id\":1}\n"),
+        (1, b"{\"jsonrpc\":\"2.0\",\"method\":\"notifications/cancelled\",\"params\":{\"requestId\":1}}\n"),
+        (0, b"{\"jsonrpc\":\"2.0\",\"id\":1,\"error\":{\"code\":-1}}\n"),
+    ];
+    // 24 is the connection with the number 4.
+    let piece = |(flags, line): &(u8, &[u8])| [&[24, 1, *flags][..], &number(line.len())].concat();
+    let controls: Vec<u8> = lines.iter().flat_map(piece).collect();
+    with_controls(&controls, &lines.map(|(_, line)| line).concat())
 }
 
 fn bodies() -> Vec<Vec<u8>> {

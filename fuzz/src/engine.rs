@@ -9,7 +9,7 @@ use hbpf_core::time::Nanos;
 use crate::input::Input;
 use crate::observe::Watch;
 
-const CONNECTIONS: usize = 4;
+const CONNECTIONS: usize = 5;
 
 /// The controls are what happens; the bytes of pieces come from the payload.
 pub fn run(data: &[u8]) {
@@ -39,10 +39,14 @@ struct Sides {
     generation: u64,
 }
 
-/// TLS connections have even numbers.
+/// TLS connections have even numbers; the last is standard input and output.
 fn key(index: usize, generation: u64) -> ConnectionKey {
-    let source = if index.is_multiple_of(2) { Source::Tls } else { Source::Tcp };
-    let pid = if source == Source::Tls { 7 } else { 0 };
+    let source = match index {
+        4 => Source::Stdio,
+        index if index.is_multiple_of(2) => Source::Tls,
+        _ => Source::Tcp,
+    };
+    let pid = if source == Source::Tcp { 0 } else { 7 };
     ConnectionKey { source, pid, handle: index as u64, generation }
 }
 
@@ -102,7 +106,7 @@ impl Host {
         let (message, begins_message) = (sides.message, flags & 2 != 0);
         let (follows_thinning, ends_stream) = (flags & 64 != 0, flags & 128 != 0);
         let (when, connection, origin) = (Nanos(self.now), key, &origin);
-        if key.source == Source::Tls {
+        if key.source != Source::Tcp {
             let chunk = Chunk {
                 when,
                 connection,

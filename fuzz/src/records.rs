@@ -11,7 +11,7 @@ pub fn run(data: &[u8]) {
     let (mut engine, mut watch) = (Engine::new(), Watch::default());
     hbpf_host::fuzzing::ring(data, &mut engine, &mut watch);
     watch.check(&engine);
-    for source in [Source::Tls, Source::Tcp] {
+    for source in [Source::Tls, Source::Tcp, Source::Stdio] {
         engine.lose_sight(source, Nanos(u64::MAX - 1), &mut watch);
     }
     engine.tick(Nanos(u64::MAX), &mut watch);
