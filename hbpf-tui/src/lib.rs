@@ -6,6 +6,7 @@ mod condition;
 mod config;
 mod engines;
 mod feed;
+mod filter;
 #[cfg(test)]
 mod fixture;
 mod format;

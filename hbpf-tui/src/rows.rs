@@ -11,6 +11,7 @@ use hbpf_core::snapshot::{
 use jiff::Timestamp;
 
 use crate::engines;
+use crate::filter::{self, Field, Kind, Value};
 use crate::format::{self, UNKNOWN, estimated, known};
 use crate::table::{Align, Cell, Column, Tone};
 
@@ -529,6 +530,134 @@ impl RequestColumn {
     /// The whole row.
     pub(crate) fn cells(request: &Request) -> Vec<Cell> {
         Self::ALL.map(|column| column.cell(request)).to_vec()
+    }
+}
+
+/// What processes can be picked by.
+pub(crate) const PROCESS_FIELDS: &[Field] = &[
+    Field { name: "pid", kind: Kind::Number },
+    Field { name: "user", kind: Kind::Text },
+    Field { name: "command", kind: Kind::Text },
+    Field { name: "role", kind: Kind::Text },
+    Field { name: "model", kind: Kind::Text },
+    Field { name: "req/s", kind: Kind::Number },
+    Field { name: "inflight", kind: Kind::Number },
+    Field { name: "tok/s", kind: Kind::Number },
+    Field { name: "tokin", kind: Kind::Number },
+    Field { name: "tokout", kind: Kind::Number },
+    Field { name: "cost", kind: Kind::Number },
+    Field { name: "ttft", kind: Kind::Seconds },
+    Field { name: "itl", kind: Kind::Seconds },
+    Field { name: "errors", kind: Kind::Number },
+    Field { name: "cpu", kind: Kind::Number },
+    Field { name: "mem", kind: Kind::Number },
+    Field { name: "gpu", kind: Kind::Number },
+    Field { name: "tls", kind: Kind::Text },
+];
+
+/// A row of a process, with the span over which its latencies are shown.
+pub(crate) struct Picked<'a>(pub(crate) &'a ProcessRow<'a>, pub(crate) Span);
+
+impl filter::Row for Picked<'_> {
+    fn value(&self, field: &str) -> Value<'_> {
+        let column = match field {
+            "pid" => ProcessColumn::Pid,
+            "user" => ProcessColumn::User,
+            "command" => ProcessColumn::Command,
+            "role" => ProcessColumn::Role,
+            "model" => ProcessColumn::Model,
+            "req/s" => ProcessColumn::RequestRate,
+            "inflight" => ProcessColumn::InFlight,
+            "tok/s" => ProcessColumn::OutputRate,
+            "tokin" => ProcessColumn::InputTotal,
+            "tokout" => ProcessColumn::OutputTotal,
+            "cost" => ProcessColumn::Cost,
+            "ttft" => ProcessColumn::FirstToken,
+            "itl" => ProcessColumn::InterToken,
+            "errors" => ProcessColumn::Errors,
+            "cpu" => ProcessColumn::Cpu,
+            "mem" => ProcessColumn::Memory,
+            "gpu" => ProcessColumn::Gpu,
+            "tls" => ProcessColumn::Tls,
+            _ => return Value::Unknown,
+        };
+        match column.key(self.0, self.1) {
+            SortKey::Number(number) => Value::number(number),
+            SortKey::Text(text) => Value::Text(text.into()),
+        }
+    }
+
+    fn has_text(&self, text: &str) -> bool {
+        let row = self.0;
+        let names = [Some(&row.process.command), row.process.user.as_ref(), row.process.workload.as_ref()];
+        let has = |name: &str| name.to_lowercase().contains(text);
+        names.into_iter().flatten().any(|name| has(name)) || has(&row.model_text()) || has(&row.process.pid.to_string())
+    }
+}
+
+/// What requests can be picked by.
+pub(crate) const REQUEST_FIELDS: &[Field] = &[
+    Field { name: "pid", kind: Kind::Number },
+    Field { name: "command", kind: Kind::Text },
+    Field { name: "role", kind: Kind::Text },
+    Field { name: "phase", kind: Kind::Text },
+    Field { name: "model", kind: Kind::Text },
+    Field { name: "provider", kind: Kind::Text },
+    Field { name: "endpoint", kind: Kind::Text },
+    Field { name: "status", kind: Kind::Status },
+    Field { name: "error", kind: Kind::Text },
+    Field { name: "ttft", kind: Kind::Seconds },
+    Field { name: "age", kind: Kind::Seconds },
+    Field { name: "idle", kind: Kind::Seconds },
+    Field { name: "gap", kind: Kind::Seconds },
+    Field { name: "stalls", kind: Kind::Number },
+    Field { name: "tokin", kind: Kind::Number },
+    Field { name: "tokout", kind: Kind::Number },
+    Field { name: "cost", kind: Kind::Number },
+    Field { name: "trace", kind: Kind::Text },
+];
+
+impl filter::Row for Request {
+    fn value(&self, field: &str) -> Value<'_> {
+        let label =
+            |label: Option<&'_ Label>| label.map_or(Value::Unknown, |label| Value::Text(label.to_string().into()));
+        let count = |count: Option<u64>| Value::number(count.map(|count| count as f64));
+        match field {
+            "pid" => count(self.pid.map(u64::from)),
+            "command" => Value::text(&self.command),
+            "role" => Value::text(leg_text(self)),
+            "phase" => Value::text(phase(self.phase).0),
+            "model" => label(self.model.as_ref().or(self.response_model.as_ref())),
+            "provider" => Value::text(&self.provider),
+            "endpoint" => Value::text(&self.endpoint),
+            "status" => count(self.status.map(u64::from)),
+            "error" => label(self.error_type.as_ref()),
+            "ttft" => Value::number(self.time_to_first_token_seconds),
+            "age" => Value::Number(self.age_seconds),
+            "idle" => Value::number(self.time_since_last_token_seconds),
+            "gap" => Value::number(self.longest_gap_seconds),
+            "stalls" => count(Some(self.stalls.into())),
+            "tokin" => count(self.tokens.input),
+            "tokout" => count(self.tokens.output),
+            "cost" => Value::number(self.cost_usd),
+            "trace" => label(self.trace_id.as_ref()),
+            _ => Value::Unknown,
+        }
+    }
+
+    fn has_text(&self, text: &str) -> bool {
+        let names = [
+            Some(&self.command),
+            Some(&self.provider),
+            Some(&self.endpoint),
+            self.model.as_ref(),
+            self.response_model.as_ref(),
+            self.error_type.as_ref(),
+            self.request_id.as_ref(),
+            self.trace_id.as_ref(),
+        ];
+        let has = |name: &str| name.to_lowercase().contains(text);
+        names.into_iter().flatten().any(|name| has(name)) || has(phase(self.phase).0)
     }
 }
 

@@ -5,7 +5,7 @@ use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
 
 use super::paint::{Painter, Piece, width};
-use super::state::{Overlay, Page, State};
+use super::state::{Overlay, Page, State, Typing};
 use super::theme::Theme;
 use super::{detail, header, layout, overlay, tables, totals};
 use crate::table::Tone;
@@ -59,6 +59,9 @@ pub(crate) fn scroll_limit(state: &State) -> usize {
 
 /// The keys that make sense here, the most useful first, as many as fit.
 fn footer(painter: &mut Painter<'_>, area: Rect, state: &State) {
+    if let Some(typing) = &state.typing {
+        return typed(painter, area, typing);
+    }
     let keys: &[(&str, &str)] = match (&state.overlay, &state.page) {
         (Some(Overlay::Help | Overlay::Problems), _) => &[("Esc", "close"), ("Up Down", "scroll"), ("q", "quit")],
         (None, Page::Main) => &[
@@ -67,6 +70,7 @@ fn footer(painter: &mut Painter<'_>, area: Rect, state: &State) {
             ("Enter", "details"),
             ("Tab", "focus"),
             ("< >", "sort"),
+            ("/", "filter"),
             ("t", "workloads"),
             ("m", "models"),
             ("f", "failures"),
@@ -113,6 +117,25 @@ fn footer(painter: &mut Painter<'_>, area: Rect, state: &State) {
         }
         pieces.extend(next);
     }
+    painter.pieces(area, &pieces);
+}
+
+/// A filter while it is typed, its end first where there is no room for all, and what is wrong with it.
+fn typed(painter: &mut Painter<'_>, area: Rect, typing: &Typing) {
+    let hint = match &typing.error {
+        Some(error) => (format!("  {}", error.what), Tone::Bad),
+        None => ("  Enter keeps it, Esc does not".to_owned(), Tone::Dim),
+    };
+    let room = usize::from(area.width).saturating_sub(3);
+    let length = typing.text.chars().count();
+    let shown: String = typing.text.chars().skip(length.saturating_sub(room)).collect();
+    let cursor = Piece { text: " ".to_owned(), style: painter.theme.selected() };
+    let pieces = [
+        Piece { text: " /".to_owned(), style: painter.theme.key() },
+        painter.piece(shown, Tone::Strong),
+        cursor,
+        painter.piece(hint.0, hint.1),
+    ];
     painter.pieces(area, &pieces);
 }
 

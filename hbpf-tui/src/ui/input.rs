@@ -4,13 +4,32 @@ use crossterm::event::{Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 
 use super::state::{Action, Motion, Overlay};
 
-/// What an event of the terminal asks for.
-pub(crate) fn action(event: &Event) -> Option<Action> {
+/// What an event of the terminal asks for. `is_typing`: keys are text.
+pub(crate) fn action(event: &Event, is_typing: bool) -> Option<Action> {
     match event {
         Event::Resize(width, height) => Some(Action::Resize(*width, *height)),
+        Event::Key(key) if key.kind != KeyEventKind::Release && is_typing => of_typed_key(key),
         Event::Key(key) if key.kind != KeyEventKind::Release => of_key(key),
         _ => None,
     }
+}
+
+fn of_typed_key(key: &KeyEvent) -> Option<Action> {
+    let is_control = key.modifiers.contains(KeyModifiers::CONTROL);
+    Some(match key.code {
+        KeyCode::Char('c') if is_control => Action::Quit,
+        KeyCode::Char('z') if is_control => Action::Suspend,
+        KeyCode::Char('u') if is_control => Action::EraseAll,
+        // What terminals send for a backspace, some of them.
+        KeyCode::Char('h') if is_control => Action::Erase,
+        KeyCode::Char(typed) if !is_control && !typed.is_control() => Action::Typed(typed),
+        KeyCode::Backspace => Action::Erase,
+        KeyCode::Enter => Action::Open,
+        KeyCode::Esc => Action::Back,
+        KeyCode::Up => Action::Move(Motion::Up),
+        KeyCode::Down => Action::Move(Motion::Down),
+        _ => return None,
+    })
 }
 
 fn of_key(key: &KeyEvent) -> Option<Action> {
@@ -35,6 +54,7 @@ fn of_key(key: &KeyEvent) -> Option<Action> {
         KeyCode::End | KeyCode::Char('G') => Action::Move(Motion::End),
         KeyCode::Tab | KeyCode::BackTab => Action::SwitchFocus,
         KeyCode::Enter => Action::Open,
+        KeyCode::Char('/') => Action::Filter,
         KeyCode::Esc | KeyCode::Backspace => Action::Back,
         KeyCode::Char('>' | '.') | KeyCode::Right => Action::SortRight,
         KeyCode::Char('<' | ',') | KeyCode::Left => Action::SortLeft,

@@ -123,7 +123,7 @@ fn next(events: &Receiver<Event>, state: &mut State, control: &dyn Control) -> N
     let mut waiting = if state.is_over() { events.recv_timeout(AGE_PACE).ok() } else { events.recv().ok() };
     while let Some(event) = waiting {
         let action = match event {
-            Event::Terminal(event) => input::action(&event),
+            Event::Terminal(event) => input::action(&event, state.is_typing()),
             Event::Update(update) => Some(Action::Update(update)),
             Event::Suspend => Some(Action::Suspend),
             Event::Continued => return Next::TakeAgain,

@@ -11,13 +11,16 @@ use crate::summary;
 use crate::table::{self, Align, Tone};
 
 /// Keys and what they do; an empty key continues the line above or explains.
-const HELP: [(&str, &str); 63] = [
+const HELP: [(&str, &str); 66] = [
     ("Up Down PgUp PgDn", "move the selection (also k j); Home follows the top row"),
     ("Enter", "details of the selected process or request"),
     ("Esc", "back"),
     ("Tab", "switch between processes and requests"),
     ("< >", "sort by the column to the left or right"),
     ("r", "reverse the order"),
+    ("/", "only rows that fit: model:qwen ttft>500ms !status:4xx or"),
+    ("", "text; by pid command user model tok/s ttft itl errors cpu"),
+    ("", "mem gpu cost; requests by phase endpoint status error age"),
     ("a", "show or hide processes without model traffic"),
     ("w", "latencies over the window or since the start"),
     ("s", "in a process's details: its other role"),

@@ -12,7 +12,8 @@ use super::draw;
 use super::history::History;
 use super::layout::{self, MainAreas};
 use crate::feed::Update;
-use crate::rows::{self, Identity, ProcessColumn, ProcessRow, Span};
+use crate::filter::{Filter, FilterError};
+use crate::rows::{self, Identity, Picked, ProcessColumn, ProcessRow, Span};
 use crate::summary::{self, GroupState};
 
 /// Where the snapshots come from.
@@ -83,6 +84,11 @@ pub(crate) enum Action {
     ToggleGroup(usize),
     Move(Motion),
     SwitchFocus,
+    /// Rows are to be picked: what is typed from now on says which.
+    Filter,
+    Typed(char),
+    Erase,
+    EraseAll,
     Open,
     Back,
     SortRight,
@@ -202,7 +208,21 @@ pub(crate) struct State {
     pub(crate) order: Vec<usize>,
     pub(crate) processes: Cursor<Identity>,
     pub(crate) requests: Cursor<Label>,
+    /// By place in [`Focus`]: which rows are shown of a table.
+    filters: [Option<Filter>; 2],
+    pub(crate) typing: Option<Typing>,
 }
+
+/// A filter while it is typed. What of it can be read holds already.
+#[derive(Clone, Debug)]
+pub(crate) struct Typing {
+    pub(crate) text: String,
+    pub(crate) error: Option<FilterError>,
+    before: Option<Filter>,
+}
+
+/// Most characters that are typed.
+const MAX_TYPED: usize = 200;
 
 impl State {
     pub(crate) fn new(source: Source, size: (u16, u16)) -> Self {
@@ -226,7 +246,54 @@ impl State {
             order: Vec::new(),
             processes: Cursor::default(),
             requests: Cursor::default(),
+            filters: [None, None],
+            typing: None,
         }
+    }
+
+    /// What the rows of a table are picked by.
+    pub(crate) fn filter(&self, of: Focus) -> Option<&Filter> {
+        self.filters[of as usize].as_ref()
+    }
+
+    /// Whether keys are text.
+    pub(crate) fn is_typing(&self) -> bool {
+        self.typing.is_some()
+    }
+
+    fn begin_typing(&mut self) {
+        if self.overlay.is_none() && self.page == Page::Main {
+            let before = self.filter(self.focus).cloned();
+            let text = before.as_ref().map(Filter::to_string).unwrap_or_default();
+            self.typing = Some(Typing { text, error: None, before });
+        }
+    }
+
+    fn edit(&mut self, change: impl FnOnce(&mut String)) {
+        let Some(typing) = &mut self.typing else { return };
+        change(&mut typing.text);
+        let fields = match self.focus {
+            Focus::Processes => rows::PROCESS_FIELDS,
+            Focus::Requests => rows::REQUEST_FIELDS,
+        };
+        match Filter::parse(&typing.text, fields) {
+            Ok(filter) => {
+                typing.error = None;
+                self.filters[self.focus as usize] = filter;
+            }
+            Err(error) => typing.error = Some(error),
+        }
+    }
+
+    /// What cannot be read stays to be mended.
+    fn accept(&mut self) {
+        self.typing.take_if(|typing| typing.error.is_none());
+    }
+
+    /// Takes back what was typed, or, where nothing is, the filter.
+    fn give_up_filter(&mut self) {
+        let before = self.typing.take().and_then(|typing| typing.before);
+        self.filters[self.focus as usize] = before;
     }
 
     /// What is shown: the newest frame, or the one at which the view was paused.
@@ -263,7 +330,9 @@ impl State {
     /// Requests in the order of their table: in flight, then ended ones.
     pub(crate) fn requests(&self) -> impl Iterator<Item = &Request> {
         let requests = self.snapshot().map(|snapshot| &snapshot.requests);
-        requests.into_iter().flat_map(|requests| requests.in_flight.iter().chain(&requests.recent))
+        let all = requests.into_iter().flat_map(|requests| requests.in_flight.iter().chain(&requests.recent));
+        let filter = self.filter(Focus::Requests);
+        all.filter(move |request| filter.is_none_or(|filter| filter.picks(*request)))
     }
 
     /// Changes the state; what is to be done elsewhere is returned.
@@ -287,10 +356,22 @@ impl State {
                     Focus::Requests => Focus::Processes,
                 };
             }
+            Action::Filter => self.begin_typing(),
+            Action::Typed(typed) => self.edit(|text| {
+                if text.chars().count() < MAX_TYPED {
+                    text.push(typed);
+                }
+            }),
+            Action::Erase => self.edit(|text| {
+                text.pop();
+            }),
+            Action::EraseAll => self.edit(String::clear),
+            Action::Open if self.is_typing() => self.accept(),
             Action::Open => self.open(),
+            Action::Back if self.is_typing() => self.give_up_filter(),
             Action::Back => {
-                if self.overlay.take().is_none() {
-                    self.page = Page::Main;
+                if self.overlay.take().is_none() && std::mem::replace(&mut self.page, Page::Main) == Page::Main {
+                    self.give_up_filter();
                 }
                 self.scroll = 0;
             }
@@ -446,6 +527,9 @@ impl State {
             Some(snapshot) => {
                 let mut all = ProcessRow::all(snapshot);
                 all.retain(|row| self.show_idle || row.matters());
+                if let Some(filter) = self.filter(Focus::Processes) {
+                    all.retain(|row| filter.picks(&Picked(row, self.span)));
+                }
                 let (column, descending) = self.order_by();
                 rows::sort(&mut all, column, descending, self.span);
                 all.iter().map(|row| row.index).collect()

@@ -9,6 +9,7 @@ use super::layout::{self, Stack};
 use super::paint::Painter;
 use super::state::{Focus, State};
 use crate::engines;
+use crate::filter::Filter;
 use crate::format;
 use crate::gpus;
 use crate::inout;
@@ -40,6 +41,8 @@ const NO_ERROR: &str = "no request has failed, and no client has given one up";
 
 /// What an empty table of workloads says.
 const NO_WORKLOAD: &str = "nothing has talked to a model or used a GPU yet";
+/// What a table says of which a filter leaves nothing.
+const NOTHING_PICKED: &str = "no row fits the filter: / changes it, Esc takes it away";
 /// What an empty table of requests says where none can be seen.
 const NOTHING_SEEN: &str = "requests to models are not seen: no probes are on";
 
@@ -48,6 +51,14 @@ fn others(snapshot: &Snapshot, rows: &[ProcessRow<'_>]) -> usize {
     let busy = rows.iter().filter(|row| row.has_traffic() && !row.process.exited).count();
     let all = snapshot.host.processes_total.map_or(0, |all| usize::try_from(all).unwrap_or(usize::MAX));
     all.saturating_sub(busy).max(rows.iter().filter(|row| !row.has_traffic()).count())
+}
+
+/// A table's title, with what its rows are picked by and how many these are.
+fn picked(title: String, rows: usize, filter: Option<&Filter>) -> String {
+    match filter {
+        Some(filter) => format!("{title}: {rows} of /{filter}"),
+        None => title,
+    }
 }
 
 pub(crate) fn processes(painter: &mut Painter<'_>, area: Rect, state: &State) {
@@ -72,6 +83,7 @@ pub(crate) fn processes(painter: &mut Painter<'_>, area: Rect, state: &State) {
         (idle, true) => format!("Processes {busy} with model traffic, {idle}{of_all} without"),
         (_, false) => format!("Processes {busy} with model traffic ({others} hidden)"),
     };
+    let title = picked(title, state.order.len(), state.filter(Focus::Processes));
     let notes = if blind { order } else { format!("{order}{}{latency}", symbols.separator) };
     painter.rule(layout::line(area, 0), &title, &notes, focused);
     let columns = ProcessColumn::columns();
@@ -80,7 +92,11 @@ pub(crate) fn processes(painter: &mut Painter<'_>, area: Rect, state: &State) {
     head(painter, layout::line(area, 1), &columns, &placed, sorted);
     if state.order.is_empty() && state.snapshot().is_some() {
         let style = painter.theme.tone(Tone::Dim);
-        let text = if state.show_idle { NO_SAMPLE } else { NO_PROCESS };
+        let text = match (state.filter(Focus::Processes), state.show_idle) {
+            (Some(_), _) => NOTHING_PICKED,
+            (None, true) => NO_SAMPLE,
+            (None, false) => NO_PROCESS,
+        };
         painter.text(layout::line(area, 2), 1, text, style);
     }
     let cursor = &state.processes;
@@ -112,17 +128,19 @@ pub(crate) fn requests(painter: &mut Painter<'_>, area: Rect, state: &State) {
     let listed = state.snapshot().map(|snapshot| &snapshot.requests);
     let (in_flight, omitted) = listed.map_or((0, 0), |r| (r.in_flight.len(), r.in_flight_omitted));
     let omitted = if omitted > 0 { format!(" (+{omitted} not listed)") } else { String::new() };
-    let recent = requests.len() - in_flight;
+    let recent = listed.map_or(0, |requests| requests.recent.len());
     // None are listed while nothing is watched, which says nothing of how many there are.
     let is_known = state.snapshot().is_none_or(|snapshot| snapshot.totals.requests_in_flight.is_some());
     let in_flight = if is_known { in_flight.to_string() } else { format::UNKNOWN.to_owned() };
     let title = format!("Requests {in_flight} in flight{omitted}, {recent} recent");
+    let title = picked(title, requests.len(), state.filter(Focus::Requests));
     painter.rule(layout::line(area, 0), &title, "", focused);
     request_rows(painter, area, &requests, state.requests.top, focused.then_some(state.requests.row));
     if requests.is_empty() {
         let style = painter.theme.tone(Tone::Dim);
         let text = match state.snapshot() {
             Some(snapshot) if !summary::sees_traffic(snapshot) => NOTHING_SEEN,
+            _ if state.filter(Focus::Requests).is_some() => NOTHING_PICKED,
             _ => NOTHING_YET,
         };
         painter.text(layout::line(area, 2), 1, text, style);

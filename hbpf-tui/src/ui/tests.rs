@@ -220,6 +220,52 @@ fn engines_page() {
     }
 }
 
+fn type_text(state: &mut State, text: &str) {
+    state.apply(Action::Filter);
+    for typed in text.chars() {
+        state.apply(Action::Typed(typed));
+    }
+}
+
+#[test]
+fn rows_are_picked_while_one_types() {
+    let mut state = watched((80, 24));
+    let all = state.order.len();
+    type_text(&mut state, "model:qwen");
+    insta::assert_snapshot!("filter_typed", screen(&state));
+    assert_eq!(state.order.len(), 1);
+    state.apply(Action::Open);
+    assert!(!state.is_typing() && state.order.len() == 1 && state.page == Page::Main);
+    // What cannot be read is told, and waits to be mended.
+    type_text(&mut state, " modle:x");
+    assert!(screen(&state).contains("there is no field \"modle\"; is it model?"), "{}", screen(&state));
+    state.apply(Action::Open);
+    assert!(state.is_typing());
+    state.apply(Action::Back);
+    assert!(!state.is_typing() && state.order.len() == 1, "what held before holds");
+    state.apply(Action::Back);
+    assert_eq!(state.order.len(), all, "and is taken away");
+    type_text(&mut state, "nobody");
+    assert!(screen(&state).contains("no row fits the filter"));
+    state.apply(Action::EraseAll);
+    assert_eq!(state.order.len(), all);
+}
+
+#[test]
+fn each_table_has_its_own_filter() {
+    let mut state = watched((120, 40));
+    let all = state.requests().count();
+    state.apply(Action::SwitchFocus);
+    type_text(&mut state, "phase:streaming");
+    state.apply(Action::Open);
+    assert!(state.requests().count() < all && state.requests().count() > 0);
+    let shown = screen(&state);
+    assert!(shown.contains("/phase:streaming") && shown.contains("postgres"), "{shown}");
+    // Another snapshot changes nothing of that.
+    update(&mut state, fixture::rich());
+    assert!(state.requests().all(|request| request.phase == hbpf_core::exchange::Phase::Streaming));
+}
+
 #[test]
 fn errors_and_that_there_are_none() {
     for size in SIZES {
