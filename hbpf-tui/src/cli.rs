@@ -17,6 +17,8 @@ use crate::format;
 const MIN_INTERVAL: Duration = Duration::from_millis(100);
 /// Longer than this is a mistake of units.
 const MAX_INTERVAL: Duration = Duration::from_secs(3600);
+/// Likewise of a recording: a month.
+const MAX_RECORDED: Duration = Duration::from_secs(31 * 86_400);
 /// Rates over less are noise.
 pub(crate) const MIN_WINDOW: Duration = Duration::from_secs(1);
 /// What the aggregator keeps samples for.
@@ -56,6 +58,7 @@ impl Cli {
         let (name, probes) = match &self.command {
             Some(Command::Top(arguments)) => ("top", &arguments.probes),
             Some(Command::Snapshot(arguments)) => ("snapshot", &arguments.probes),
+            Some(Command::Record(arguments)) => ("record", &arguments.probes),
             Some(Command::Trace(arguments)) => ("trace", &arguments.probes),
             Some(Command::Check(arguments)) => ("check", &arguments.probes),
             Some(Command::Doctor(_) | Command::Prices(_)) | None => return Ok(self),
@@ -97,6 +100,17 @@ pub(crate) enum Command {
             1  nothing could be collected\n  2  bad usage"
     )]
     Snapshot(SnapshotArgs),
+    /// Writes what the live view would show into a file, to be looked at later
+    #[command(
+        long_about = "Observes, and writes a snapshot every so often into a new file: compressed, each in the file as soon as it is taken, \
+            so that a file that is cut off has all of them up to the cut. `hbpf top --replay FILE` shows it in the live view; \
+            `zstd -dc FILE` gives the snapshots as JSON, one a line.\n\nNeeds root to see model traffic.",
+        after_long_help = "Examples:\n  sudo hbpf record -o incident.hbpf --for 10m\n  sudo hbpf record -o night.hbpf --interval 10s\n  \
+            hbpf top --replay incident.hbpf\n  zstd -dc incident.hbpf | jq .totals.tokens\n\n\
+            Exit codes:\n  0  it was recorded until its end, or until it was stopped by a signal\n  \
+            1  nothing could be collected, or the file cannot be written; standard error says why\n  2  bad usage"
+    )]
+    Record(RecordArgs),
     /// A line for each exchange with a model that ends, like a server's access log
     #[command(
         long_about = "Prints a line for each exchange with a model when it has ended: whose it was, with which model, what came of it, how \
@@ -203,12 +217,41 @@ pub(crate) struct Top {
     /// With --batch: how many frames; without, until interrupted
     #[arg(short = 'n', long, value_name = "N", requires = "batch", value_parser = count, allow_hyphen_values = true)]
     pub(crate) count: Option<u64>,
-    /// Play a file of snapshots (as `hbpf snapshot --json --interval` writes it) instead of observing; needs no root
+    /// Play a file of snapshots (as `hbpf record` writes it, or `hbpf snapshot --json --interval`) instead of observing; needs
+    /// no root
     #[arg(long, value_name = "FILE", conflicts_with_all = [
         "groups", "no_tls", "no_plain", "interval", "window", "max_overhead", "max_bytes_per_second",
         "nvml_library", "no_engines",
     ])]
     pub(crate) replay: Option<PathBuf>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct RecordArgs {
+    /// The file to write, which must be new. Only its owner may read it: under sudo, you
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) output: PathBuf,
+    /// How long; without, until interrupted
+    #[arg(long = "for", value_name = "DURATION", value_parser = recorded, allow_hyphen_values = true)]
+    pub(crate) duration: Option<Duration>,
+    /// Time between snapshots, e.g. 500ms or 2s (bare numbers are seconds; at least 100ms)
+    #[arg(short = 'd', long, value_name = "DURATION", default_value = "1s", value_parser = interval, allow_hyphen_values = true)]
+    pub(crate) interval: Duration,
+    /// What rates and recent waiting times are over, 1s to 60s
+    #[arg(short, long, value_name = "DURATION", default_value = "5s", value_parser = window, allow_hyphen_values = true)]
+    pub(crate) window: Duration,
+    /// Probe groups to use
+    #[command(flatten)]
+    pub(crate) probes: Probes,
+    /// What observing may cost
+    #[command(flatten)]
+    pub(crate) bounds: Bounds,
+    /// What is asked besides the kernel
+    #[command(flatten)]
+    pub(crate) sources: Sources,
+    /// What tokens are taken to cost
+    #[command(flatten)]
+    pub(crate) pricing: Pricing,
 }
 
 #[derive(Args, Debug)]
@@ -477,6 +520,10 @@ pub(crate) fn bytes_per_second(text: &str) -> Result<u64, String> {
 
 pub(crate) fn interval(text: &str) -> Result<Duration, String> {
     duration(text, MIN_INTERVAL, MAX_INTERVAL)
+}
+
+fn recorded(text: &str) -> Result<Duration, String> {
+    duration(text, MIN_INTERVAL, MAX_RECORDED)
 }
 
 fn window(text: &str) -> Result<Duration, String> {

@@ -17,6 +17,7 @@ mod inout;
 mod live;
 mod prices;
 mod probes;
+mod recording;
 mod replay;
 mod rows;
 mod sets;
@@ -46,6 +47,7 @@ pub fn main() -> ExitCode {
         None => Cli::command().print_help().map(|()| ExitCode::SUCCESS).map_err(Into::into),
         Some(Command::Top(arguments)) => commands::top::run(&arguments),
         Some(Command::Snapshot(arguments)) => commands::snapshot::run(&arguments),
+        Some(Command::Record(arguments)) => commands::record::run(&arguments),
         Some(Command::Trace(arguments)) => commands::trace::run(&arguments),
         Some(Command::Check(arguments)) => Ok(commands::check::run(&arguments)),
         Some(Command::Doctor(arguments)) => commands::doctor::run(&arguments),

@@ -1,4 +1,4 @@
-//! Plays a recording: snapshots as NDJSON, at the pace at which they were taken.
+//! Plays a recording: snapshots, a line each, at the pace at which they were taken.
 
 use std::io::{BufRead, Read};
 use std::sync::Arc;
@@ -20,6 +20,9 @@ const MAX_PAUSE: Duration = Duration::from_secs(5);
 /// What is said when all was played.
 pub(crate) const END: &str = "end of the recording";
 
+/// What is said where a file ends amid a snapshot.
+pub(crate) const CUT: &str = "the recording was cut off here";
+
 /// Reads the next snapshot; None at the end.
 pub(crate) fn next(input: &mut impl BufRead, line_number: &mut u64) -> Result<Option<Snapshot>> {
     let mut line = String::new();
@@ -35,8 +38,12 @@ pub(crate) fn next(input: &mut impl BufRead, line_number: &mut u64) -> Result<Op
             break;
         }
     }
-    let snapshot: Snapshot = serde_json::from_str(&line).with_context(|| {
-        format!("line {line_number} is not a snapshot, such as `hbpf snapshot --json --interval 1s` writes one a line")
+    let parsed = serde_json::from_str(&line);
+    if *line_number > 1 && !line.ends_with('\n') && parsed.is_err() {
+        bail!("{CUT}");
+    }
+    let snapshot: Snapshot = parsed.with_context(|| {
+        format!("line {line_number} is not a snapshot, such as `hbpf record` and `hbpf snapshot --json --interval 1s` write them")
     })?;
     if snapshot.schema != SCHEMA {
         bail!("line {line_number} has schema {:?}; this hbpf reads {SCHEMA}", snapshot.schema);

@@ -12,7 +12,7 @@ use aya::programs::uprobe::UProbeScope;
 use hbpf_core::label::Label;
 
 use super::reaper::{Links, Reaper};
-use super::tls::load;
+use super::tls::{self, load};
 use super::{ProbeError, absent, present, raw, unload};
 use crate::discover::StdioServer;
 use crate::protocol::{Group, ProbeStatus, Trap, TrapKind};
@@ -34,7 +34,7 @@ const PROGRAMS: [(&str, &str); 9] = [
 /// Of these a server needs one.
 const NEEDED: [&str; 2] = ["stdio_read", "stdio_write"];
 
-/// Whether programs of this kind can be loaded at all is found out with this one.
+/// It is there from the start.
 const SMALLEST: &str = "stdio_dup2";
 
 /// Most servers that are looked at at a time. At each hit the kernel goes through all of them to find whose it is.
@@ -67,6 +67,8 @@ impl Stdio {
     /// Finds out whether programs of this kind can be loaded. The others wait for a server that needs them, or
     /// [`Self::prepare`].
     pub(super) fn attach(ebpf: &mut Ebpf) -> Result<(), ProbeError> {
+        // Where the kernel is locked down, only those that read no memory can be.
+        load(tls::SMALLEST, ebpf)?;
         load(SMALLEST, ebpf).map(drop)
     }
 

@@ -111,7 +111,7 @@ fn all_programs() -> BTreeSet<&'static str> {
 }
 
 /// Whether programs of this kind can be loaded at all is found out with this one.
-const SMALLEST: &str = "ssl_free";
+pub(super) const SMALLEST: &str = "ssl_free";
 
 /// Loads a program, unless it is loaded: most hosts need few of them, and what the verifier does for one takes a while.
 pub(super) fn load<'a>(name: &str, ebpf: &'a mut Ebpf) -> Result<&'a mut UProbe, ProbeError> {

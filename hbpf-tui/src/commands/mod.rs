@@ -5,6 +5,7 @@ pub(crate) mod check;
 pub(crate) mod doctor;
 mod measured;
 pub(crate) mod prices;
+pub(crate) mod record;
 pub(crate) mod snapshot;
 mod subjects;
 pub(crate) mod top;

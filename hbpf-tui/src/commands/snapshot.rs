@@ -164,7 +164,7 @@ fn keep(snapshot: &mut Snapshot, pids: &[u32]) -> Vec<u32> {
     snapshot.workloads.retain(|workload| workload.pids.iter().any(wanted));
     snapshot.engines.retain(|engine| wanted(&engine.pid));
     let requests = &mut snapshot.requests;
-    for list in [&mut requests.in_flight, &mut requests.recent, &mut requests.finished] {
+    for list in [&mut requests.in_flight, &mut requests.recent, &mut requests.failed, &mut requests.finished] {
         list.retain(|request| request.pid.as_ref().is_some_and(wanted));
     }
     pids.iter().copied().filter(|pid| snapshot.processes.iter().all(|process| process.pid != *pid)).collect()

@@ -1,7 +1,7 @@
 //! `hbpf top`: the live view, plain frames, or a recording.
 
 use std::fs::File;
-use std::io::BufReader;
+use std::io::BufRead;
 use std::process::ExitCode;
 use std::sync::{Arc, mpsc};
 use std::thread;
@@ -17,6 +17,7 @@ use crate::cli::Top;
 use crate::feed::Update;
 use crate::live;
 use crate::prices;
+use crate::recording;
 use crate::replay::{self, Recording};
 use crate::rows::ProcessColumn;
 use crate::text::{self, Style};
@@ -33,7 +34,7 @@ pub(crate) fn run(arguments: &Top) -> Result<ExitCode> {
 /// What delivers the frames, ready to be started. All that needs privileges or files is done.
 enum Start<'a> {
     Live(live::Session, Arc<Prices>, &'a Top),
-    Recording(BufReader<File>),
+    Recording(Box<dyn BufRead + Send>),
 }
 
 fn source(arguments: &Top) -> Result<Start<'_>> {
@@ -57,7 +58,8 @@ fn source(arguments: &Top) -> Result<Start<'_>> {
             };
             // A recording is from outside as well.
             privsep::confine().context("cannot start")?;
-            Ok(Start::Recording(BufReader::new(file)))
+            let lines = recording::lines(file).with_context(|| format!("cannot read {}", path.display()))?;
+            Ok(Start::Recording(lines))
         }
     }
 }
