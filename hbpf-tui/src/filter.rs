@@ -16,7 +16,19 @@ const MAX_DEPTH: usize = 16;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Field {
     pub(crate) name: &'static str,
+    /// As its column is headed, where that is another word.
+    pub(crate) heading: &'static str,
     pub(crate) kind: Kind,
+}
+
+/// Of that name, in that kind.
+pub(crate) const fn field(name: &'static str, kind: Kind) -> Field {
+    Field { name, heading: name, kind }
+}
+
+/// The same where the column is headed otherwise.
+pub(crate) const fn headed(name: &'static str, heading: &'static str, kind: Kind) -> Field {
+    Field { name, heading, kind }
 }
 
 /// What a field holds.
@@ -26,6 +38,8 @@ pub(crate) enum Kind {
     Text,
     /// Counts, rates, money.
     Number,
+    /// Memory: `k`, `M` and `G` are powers of 1024.
+    Bytes,
     /// Times.
     Seconds,
     /// HTTP's, also by its class: `5xx`.
@@ -280,35 +294,37 @@ fn one_or(mut parts: Vec<Wanted>, many: fn(Vec<Wanted>) -> Wanted) -> Wanted {
 }
 
 /// How a field and what it shall be are put together; the longer first.
-const SIGNS: [&str; 6] = [">=", "<=", ":", "=", ">", "<"];
+const SIGNS: [&str; 7] = [">=", "<=", "!=", ":", "=", ">", "<"];
 
 fn term(text: &str, fields: &'static [Field]) -> Result<Wanted, String> {
     let sign =
         text.char_indices().find_map(|(at, _)| Some((at, SIGNS.iter().find(|sign| text[at..].starts_with(**sign))?)));
     let Some((at, sign)) = sign.filter(|(at, _)| *at > 0) else { return Ok(Wanted::Text(text.to_lowercase())) };
     let (name, value) = (&text[..at], &text[at + sign.len()..]);
-    let field =
-        fields.iter().find(|field| field.name.eq_ignore_ascii_case(name)).ok_or_else(|| unknown(name, fields))?;
+    let is_it = |field: &&Field| [field.name, field.heading].iter().any(|known| known.eq_ignore_ascii_case(name));
+    let field = fields.iter().find(is_it).ok_or_else(|| unknown(name, fields))?;
     if value.is_empty() {
         return Err(format!("what shall {} be? {}", field.name, example(field)));
     }
     let test = test(field, sign, value)
         .ok_or_else(|| format!("{value:?} is nothing that {} can be: {}", field.name, example(field)))?;
-    Ok(Wanted::Field(field.name, test))
+    let wanted = Wanted::Field(field.name, test);
+    Ok(if *sign == "!=" { Wanted::Not(Box::new(wanted)) } else { wanted })
 }
 
 fn test(field: &Field, sign: &str, value: &str) -> Option<Test> {
     if field.kind == Kind::Text {
-        return matches!(sign, ":" | "=").then(|| Test::Contains(value.to_lowercase()));
+        return matches!(sign, ":" | "=" | "!=").then(|| Test::Contains(value.to_lowercase()));
     }
-    if field.kind == Kind::Status && matches!(sign, ":" | "=") {
+    if field.kind == Kind::Status && matches!(sign, ":" | "=" | "!=") {
         return status(value);
     }
     let number = match field.kind {
         Kind::Seconds => {
             plain(value).or_else(|| humantime::parse_duration(value).ok().map(|time| time.as_secs_f64()))?
         }
-        Kind::Text | Kind::Number | Kind::Status => scaled(value)?,
+        Kind::Bytes => scaled(value, 1024.0)?,
+        Kind::Text | Kind::Number | Kind::Status => scaled(value.strip_suffix('%').unwrap_or(value), 1000.0)?,
     };
     Some(match sign {
         ">" => Test::Above(number),
@@ -323,16 +339,17 @@ fn plain(text: &str) -> Option<f64> {
     text.parse().ok().filter(|number: &f64| number.is_finite())
 }
 
-/// A number with a unit of a thousand, a million or more behind it.
-fn scaled(text: &str) -> Option<f64> {
+/// A number with a unit behind it.
+fn scaled(text: &str, step: f64) -> Option<f64> {
     let text = text.strip_prefix('$').unwrap_or(text);
-    let scale = match text.chars().last()? {
-        'k' | 'K' => 1e3,
-        'M' => 1e6,
-        'G' => 1e9,
+    let power = match text.chars().last()? {
+        'k' | 'K' => 1,
+        'M' => 2,
+        'G' => 3,
+        'T' => 4,
         _ => return plain(text),
     };
-    Some(plain(&text[..text.len() - 1])? * scale)
+    Some(plain(&text[..text.len() - 1])? * step.powi(power))
 }
 
 /// `429`, or `5xx`.
@@ -344,13 +361,16 @@ fn status(text: &str) -> Option<Test> {
 }
 
 fn unknown(name: &str, fields: &[Field]) -> String {
-    let near =
-        fields.iter().map(|field| (strsim::damerau_levenshtein(&name.to_lowercase(), field.name), field.name)).min();
+    let lower = name.to_lowercase();
+    let near = fields.iter().map(|field| (strsim::damerau_levenshtein(&lower, field.name), field.name)).min();
     match near {
-        Some((distance, near)) if distance <= 2 => format!("there is no field {name:?}; is it {near}?"),
+        // Of short names nearly all are near.
+        Some((distance, near)) if distance <= 2 && distance + 2 < lower.len() => {
+            format!("there is no field {name:?}; is it {near}?")
+        }
         _ => {
             let names = fields.iter().map(|field| field.name).collect::<Vec<_>>().join(" ");
-            format!("there is no field {name:?}, but {names}; put text with a sign in it in quotes")
+            format!("no field {name:?} in this table; text with a sign goes in quotes; there are {names}")
         }
     }
 }
@@ -359,6 +379,7 @@ fn example(field: &Field) -> String {
     let name = field.name;
     match field.kind {
         Kind::Text => format!("write {name}:text"),
+        Kind::Bytes => format!("write {name}>500M or {name}<2G"),
         Kind::Number => format!("write {name}>100 or {name}<2k"),
         Kind::Seconds => format!("write {name}>500ms or {name}<2s"),
         Kind::Status => format!("write {name}:429, {name}:5xx or {name}>=400"),
@@ -372,11 +393,12 @@ mod tests {
     use super::*;
 
     const FIELDS: &[Field] = &[
-        Field { name: "pid", kind: Kind::Number },
-        Field { name: "model", kind: Kind::Text },
-        Field { name: "status", kind: Kind::Status },
-        Field { name: "ttft", kind: Kind::Seconds },
-        Field { name: "tok/s", kind: Kind::Number },
+        field("pid", Kind::Number),
+        field("model", Kind::Text),
+        headed("status", "http", Kind::Status),
+        field("ttft", Kind::Seconds),
+        field("tok/s", Kind::Number),
+        field("mem", Kind::Bytes),
     ];
 
     struct Example {
@@ -391,6 +413,7 @@ mod tests {
                 "status" => Value::number(self.status),
                 "ttft" => Value::Number(0.7),
                 "tok/s" => Value::Number(1500.0),
+                "mem" => Value::Number(980.0 * 1024.0 * 1024.0),
                 _ => panic!("no such field"),
             }
         }
@@ -435,6 +458,11 @@ mod tests {
             "pid:41 and vllm",
             "!!vllm",
             "tok/s>=1500 tok/s<=1.5k",
+            "HTTP:5xx",
+            "status!=429",
+            "mem<1G",
+            "mem>900M",
+            "tok/s>50%",
         ] {
             assert!(picks(yes), "{yes}");
         }
@@ -451,6 +479,9 @@ mod tests {
             "pid:1 or pid:2",
             "pid:1 or pid:41 gpt",
             "(pid:41 or pid:1) gpt",
+            "mem>1G",
+            "status!=503",
+            "model!=qwen",
         ] {
             assert!(!picks(no), "{no}");
         }
@@ -472,13 +503,18 @@ mod tests {
             (
                 "vllm api.openai.com:443",
                 5,
-                "there is no field \"api.openai.com\", but pid model status ttft tok/s; put text with a sign in it in quotes",
+                "no field \"api.openai.com\" in this table; text with a sign goes in quotes; there are pid model status ttft tok/s mem",
             ),
             ("pid:", 0, "what shall pid be? write pid>100 or pid<2k"),
             ("pid:x", 0, "\"x\" is nothing that pid can be: write pid>100 or pid<2k"),
             ("ttft>soon", 0, "\"soon\" is nothing that ttft can be: write ttft>500ms or ttft<2s"),
             ("status:6x", 0, "\"6x\" is nothing that status can be: write status:429, status:5xx or status>=400"),
             ("model>x", 0, "\"x\" is nothing that model can be: write model:text"),
+            (
+                "fly>0",
+                0,
+                "no field \"fly\" in this table; text with a sign goes in quotes; there are pid model status ttft tok/s mem",
+            ),
             ("a (b or", 7, "a term is missing here"),
             ("a (b", 2, "this parenthesis is not closed"),
             ("a) b", 1, "no parenthesis was opened for this"),

@@ -11,7 +11,7 @@ use hbpf_core::snapshot::{
 use jiff::Timestamp;
 
 use crate::engines;
-use crate::filter::{self, Field, Kind, Value};
+use crate::filter::{self, Field, Kind, Value, field, headed};
 use crate::format::{self, UNKNOWN, estimated, known};
 use crate::table::{Align, Cell, Column, Tone};
 
@@ -535,24 +535,24 @@ impl RequestColumn {
 
 /// What processes can be picked by.
 pub(crate) const PROCESS_FIELDS: &[Field] = &[
-    Field { name: "pid", kind: Kind::Number },
-    Field { name: "user", kind: Kind::Text },
-    Field { name: "command", kind: Kind::Text },
-    Field { name: "role", kind: Kind::Text },
-    Field { name: "model", kind: Kind::Text },
-    Field { name: "req/s", kind: Kind::Number },
-    Field { name: "inflight", kind: Kind::Number },
-    Field { name: "tok/s", kind: Kind::Number },
-    Field { name: "tokin", kind: Kind::Number },
-    Field { name: "tokout", kind: Kind::Number },
-    Field { name: "cost", kind: Kind::Number },
-    Field { name: "ttft", kind: Kind::Seconds },
-    Field { name: "itl", kind: Kind::Seconds },
-    Field { name: "errors", kind: Kind::Number },
-    Field { name: "cpu", kind: Kind::Number },
-    Field { name: "mem", kind: Kind::Number },
-    Field { name: "gpu", kind: Kind::Number },
-    Field { name: "tls", kind: Kind::Text },
+    field("pid", Kind::Number),
+    field("user", Kind::Text),
+    field("command", Kind::Text),
+    field("role", Kind::Text),
+    field("model", Kind::Text),
+    field("req/s", Kind::Number),
+    headed("inflight", "fly", Kind::Number),
+    field("tok/s", Kind::Number),
+    headed("tokin", "tok in", Kind::Number),
+    field("tokout", Kind::Number),
+    headed("cost", "cost $", Kind::Number),
+    headed("ttft", "ttft50", Kind::Seconds),
+    headed("itl", "itl50", Kind::Seconds),
+    headed("errors", "err", Kind::Number),
+    headed("cpu", "cpu%", Kind::Number),
+    field("mem", Kind::Bytes),
+    headed("gpu", "gpu%", Kind::Number),
+    field("tls", Kind::Text),
 ];
 
 /// A row of a process, with the span over which its latencies are shown.
@@ -597,24 +597,24 @@ impl filter::Row for Picked<'_> {
 
 /// What requests can be picked by.
 pub(crate) const REQUEST_FIELDS: &[Field] = &[
-    Field { name: "pid", kind: Kind::Number },
-    Field { name: "command", kind: Kind::Text },
-    Field { name: "role", kind: Kind::Text },
-    Field { name: "phase", kind: Kind::Text },
-    Field { name: "model", kind: Kind::Text },
-    Field { name: "provider", kind: Kind::Text },
-    Field { name: "endpoint", kind: Kind::Text },
-    Field { name: "status", kind: Kind::Status },
-    Field { name: "error", kind: Kind::Text },
-    Field { name: "ttft", kind: Kind::Seconds },
-    Field { name: "age", kind: Kind::Seconds },
-    Field { name: "idle", kind: Kind::Seconds },
-    Field { name: "gap", kind: Kind::Seconds },
-    Field { name: "stalls", kind: Kind::Number },
-    Field { name: "tokin", kind: Kind::Number },
-    Field { name: "tokout", kind: Kind::Number },
-    Field { name: "cost", kind: Kind::Number },
-    Field { name: "trace", kind: Kind::Text },
+    field("pid", Kind::Number),
+    field("command", Kind::Text),
+    field("role", Kind::Text),
+    field("phase", Kind::Text),
+    field("model", Kind::Text),
+    field("provider", Kind::Text),
+    field("endpoint", Kind::Text),
+    headed("status", "http", Kind::Status),
+    headed("error", "end", Kind::Text),
+    field("ttft", Kind::Seconds),
+    field("age", Kind::Seconds),
+    field("idle", Kind::Seconds),
+    field("gap", Kind::Seconds),
+    field("stalls", Kind::Number),
+    field("tokin", Kind::Number),
+    field("tokout", Kind::Number),
+    field("cost", Kind::Number),
+    field("trace", Kind::Text),
 ];
 
 impl filter::Row for Request {
@@ -631,7 +631,7 @@ impl filter::Row for Request {
             "provider" => Value::text(&self.provider),
             "endpoint" => Value::text(&self.endpoint),
             "status" => count(self.status.map(u64::from)),
-            "error" => label(self.error_type.as_ref()),
+            "error" => label(self.error_type.as_ref().or(self.finish_reason.as_ref())),
             "ttft" => Value::number(self.time_to_first_token_seconds),
             "age" => Value::Number(self.age_seconds),
             "idle" => Value::number(self.time_since_last_token_seconds),

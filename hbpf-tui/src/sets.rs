@@ -1,8 +1,9 @@
 //! What the tables show of models and endpoints: sets of exchanges with their statistics.
 
-use hbpf_core::exchange::{Api, Protocol};
+use hbpf_core::exchange::{Api, Phase, Protocol};
 use hbpf_core::label::Label;
-use hbpf_core::snapshot::{EndpointStats, LlmStats, Model, Snapshot, Tool};
+use hbpf_core::snapshot::{EndpointStats, LlmStats, Model, Request, Snapshot, Tool};
+use jiff::Timestamp;
 
 use crate::format::{self, UNKNOWN, known};
 use crate::rows;
@@ -105,14 +106,21 @@ pub(crate) fn error_rows(snapshot: &Snapshot) -> Vec<Vec<Cell>> {
         .flat_map(|endpoint| of_endpoint(endpoint).into_iter().map(move |(error, count)| (count, error, endpoint)))
         .collect();
     all.sort_by(|(one, of_one, _), (other, of_other, _)| other.cmp(one).then_with(|| of_one.cmp(of_other)));
-    all.into_iter().map(|(count, error, endpoint)| error_cells(&error, count, endpoint)).collect()
+    let now = snapshot.captured_at;
+    all.into_iter().map(|(count, error, endpoint)| error_cells(&error, count, endpoint, now)).collect()
 }
 
-fn error_cells(error: &str, count: u64, endpoint: &EndpointStats) -> Vec<Cell> {
+fn error_cells(error: &str, count: u64, endpoint: &EndpointStats, now: Timestamp) -> Vec<Cell> {
     // A client that leaves is nobody's error, and may be a sign of one.
     let tone = if error.starts_with("client_") { Tone::Warn } else { Tone::Bad };
-    let share = count as f64 / endpoint.stats.requests_total.max(1) as f64;
-    let retry = endpoint.rate_limit.as_ref().and_then(|limit| limit.retry_after_seconds);
+    let stats = &endpoint.stats;
+    let ended = stats.completed_total + stats.failed_total + stats.abandoned_total;
+    let share = count as f64 / ended.max(count) as f64;
+    // What is left of what was told.
+    let retry = endpoint.rate_limit.as_ref().and_then(|limit| {
+        let passed = now.duration_since(limit.observed_at).as_secs_f64();
+        limit.retry_after_seconds.map(|seconds| seconds - passed).filter(|left| *left > 0.0)
+    });
     vec![
         Cell::new(error, tone),
         Cell::new(endpoint_name(endpoint), Tone::Strong),
@@ -122,6 +130,58 @@ fn error_cells(error: &str, count: u64, endpoint: &EndpointStats) -> Vec<Cell> {
         Cell::number(format::share(share)),
         Cell::number(left(endpoint)),
         Cell::number(known(retry, format::seconds)),
+    ]
+}
+
+/// Columns of the table of requests that did not end well.
+pub(crate) fn failed_columns() -> Vec<Column> {
+    use Align::{Left, Right};
+    vec![
+        Column::fixed("ENDED", Right, 6, 100),
+        Column::flexible("ERROR", 16, 30, 99),
+        Column::fixed("HTTP", Right, 4, 98),
+        Column::flexible("MODEL", 12, 36, 90),
+        Column::flexible("ENDPOINT", 14, 40, 80),
+        Column::fixed("PID", Right, 7, 85),
+        Column::flexible("COMMAND", 8, 40, 70),
+        Column::fixed("TOOK", Right, 6, 75),
+        Column::fixed("TOKOUT", Right, 6, 40),
+        Column::fixed("TRY", Right, 3, 45),
+        Column::flexible("REQUEST ID", 12, 36, 30),
+        Column::fixed("ROLE", Left, 4, 20),
+    ]
+}
+
+/// The latest requests that did not end well: those that are kept for it, or, in recordings that have none, among the recent ones.
+pub(crate) fn failed_rows(snapshot: &Snapshot) -> Vec<Vec<Cell>> {
+    let requests = &snapshot.requests;
+    let did_not_end_well = |request: &&Request| matches!(request.phase, Phase::Failed | Phase::Abandoned);
+    let recent = requests.recent.iter().filter(did_not_end_well);
+    if requests.failed.is_empty() {
+        return recent.map(|request| failed_cells(request, snapshot.captured_at)).collect();
+    }
+    requests.failed.iter().map(|request| failed_cells(request, snapshot.captured_at)).collect()
+}
+
+fn failed_cells(request: &Request, now: Timestamp) -> Vec<Cell> {
+    let ago = now.duration_since(request.started_at).as_secs_f64() - request.age_seconds;
+    let tone = if request.phase == Phase::Failed { Tone::Bad } else { Tone::Warn };
+    let error = request.error_type.as_ref().map_or_else(|| rows::phase(request.phase).0.to_owned(), Label::to_string);
+    let label = |label: Option<&Label>| known(label, Label::to_string);
+    let attempt = request.attempt.map(|attempt| attempt + 1);
+    vec![
+        Cell::number(format::seconds(ago.max(0.0))),
+        Cell::new(error, tone),
+        Cell::number(known(request.status, |status| status.to_string())),
+        Cell::new(label(request.model.as_ref()), Tone::Accent),
+        Cell::new(request.endpoint.as_str(), Tone::Plain),
+        Cell::number(known(request.pid, |pid| pid.to_string())),
+        Cell::new(request.command.as_str(), Tone::Plain),
+        Cell::number(format::seconds(request.age_seconds)),
+        Cell::number(known(request.tokens.output, format::count)),
+        Cell::number(known(attempt, |attempt| attempt.to_string())),
+        Cell::new(label(request.request_id.as_ref()), Tone::Dim),
+        Cell::new(rows::role_text(request.role), Tone::Dim),
     ]
 }
 

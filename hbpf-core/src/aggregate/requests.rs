@@ -74,7 +74,8 @@ impl EndedRing {
             cost: running.cost,
             identity: None,
         };
-        if matches!(exchange.phase, Phase::Failed | Phase::Abandoned) {
+        // Of both ends one is enough.
+        if matches!(exchange.phase, Phase::Failed | Phase::Abandoned) && !exchange.is_mirror {
             if self.failed.len() >= MAX_FAILED {
                 self.failed.pop_front();
             }

@@ -78,7 +78,7 @@ fn requests_of<'a>(state: &'a State, process: &Process) -> Vec<&'a Request> {
                 || process.start_time.is_none()
                 || request.start_time == process.start_time)
     };
-    state.requests().filter(own).collect()
+    state.all_requests().filter(own).collect()
 }
 
 /// How far the page of a process can be scrolled.
@@ -93,7 +93,7 @@ pub(crate) fn process_scroll(area: Rect, state: &State, wanted: &Identity) -> us
 
 /// How far the page of a request can be scrolled.
 pub(crate) fn request_scroll(area: Rect, state: &State, wanted: &str) -> usize {
-    let request = state.requests().find(|request| request.id == wanted);
+    let request = state.request(wanted);
     let lines = request.map_or(0, |request| whole_request(request).len());
     lines.saturating_sub(usize::from(area.height.saturating_sub(1)))
 }
@@ -464,7 +464,7 @@ fn axis(
 }
 
 pub(crate) fn request(painter: &mut Painter<'_>, area: Rect, state: &State, wanted: &str) {
-    let Some(request) = state.requests().find(|request| request.id == wanted) else {
+    let Some(request) = state.request(wanted) else {
         painter.rule(layout::line(area, 0), &format!("Request {wanted}"), "", true);
         let style = painter.theme.tone(Tone::Dim);
         painter.text(layout::line(area, 1), 1, "it has ended and is no longer listed; Esc goes back", style);

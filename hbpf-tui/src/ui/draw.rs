@@ -3,6 +3,7 @@
 use hbpf_core::snapshot::Snapshot;
 use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
+use unicode_width::UnicodeWidthStr;
 
 use super::paint::{Painter, Piece, width};
 use super::state::{Overlay, Page, State, Typing};
@@ -35,7 +36,12 @@ pub(crate) fn draw(buffer: &mut Buffer, state: &State, theme: &Theme) {
         (None, Page::Process(identity)) => detail::process(&mut painter, areas.body, state, identity),
         (None, Page::Request(id)) => detail::request(&mut painter, areas.body, state, id),
     }
-    footer(&mut painter, areas.footer, state);
+    // Whoever types sees what.
+    let footer_area = match (state.is_typing(), areas.footer.height) {
+        (true, 0) => Rect { y: size.1.saturating_sub(1), height: size.1.min(1), ..painter.buffer.area },
+        _ => areas.footer,
+    };
+    footer(&mut painter, footer_area, state);
 }
 
 /// How far what is shown can be scrolled.
@@ -126,16 +132,24 @@ fn typed(painter: &mut Painter<'_>, area: Rect, typing: &Typing) {
         Some(error) => (format!("  {}", error.what), Tone::Bad),
         None => ("  Enter keeps it, Esc does not".to_owned(), Tone::Dim),
     };
-    let room = usize::from(area.width).saturating_sub(3);
-    let length = typing.text.chars().count();
-    let shown: String = typing.text.chars().skip(length.saturating_sub(room)).collect();
-    let cursor = Piece { text: " ".to_owned(), style: painter.theme.selected() };
-    let pieces = [
-        Piece { text: " /".to_owned(), style: painter.theme.key() },
-        painter.piece(shown, Tone::Strong),
-        cursor,
-        painter.piece(hint.0, hint.1),
-    ];
+    // Half of the line is for what is wrong.
+    let room = match &typing.error {
+        Some(_) => usize::from(area.width / 2),
+        None => usize::from(area.width).saturating_sub(4),
+    };
+    let mut shown = typing.text.as_str();
+    while shown.width() > room {
+        shown = shown.char_indices().nth(1).map_or("", |(at, _)| &shown[at..]);
+    }
+    let hidden = typing.text.chars().count() - shown.chars().count();
+    let wrong = typing.error.as_ref().and_then(|error| error.at.checked_sub(hidden));
+    let mut pieces = vec![Piece { text: " /".to_owned(), style: painter.theme.key() }];
+    pieces.extend(shown.chars().enumerate().map(|(at, c)| {
+        let tone = if Some(at) == wrong { Tone::Bad } else { Tone::Strong };
+        painter.piece(c, tone)
+    }));
+    pieces.push(Piece { text: " ".to_owned(), style: painter.theme.selected() });
+    pieces.push(painter.piece(hint.0, hint.1));
     painter.pieces(area, &pieces);
 }
 

@@ -8,6 +8,8 @@ use super::state::{Action, Motion, Overlay};
 pub(crate) fn action(event: &Event, is_typing: bool) -> Option<Action> {
     match event {
         Event::Resize(width, height) => Some(Action::Resize(*width, *height)),
+        // What is pasted is never a command.
+        Event::Paste(text) if is_typing => Some(Action::Pasted(text.clone())),
         Event::Key(key) if key.kind != KeyEventKind::Release && is_typing => of_typed_key(key),
         Event::Key(key) if key.kind != KeyEventKind::Release => of_key(key),
         _ => None,

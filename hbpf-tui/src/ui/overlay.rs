@@ -11,16 +11,15 @@ use crate::summary;
 use crate::table::{self, Align, Tone};
 
 /// Keys and what they do; an empty key continues the line above or explains.
-const HELP: [(&str, &str); 66] = [
+const HELP: [(&str, &str); 68] = [
     ("Up Down PgUp PgDn", "move the selection (also k j); Home follows the top row"),
     ("Enter", "details of the selected process or request"),
     ("Esc", "back"),
     ("Tab", "switch between processes and requests"),
     ("< >", "sort by the column to the left or right"),
     ("r", "reverse the order"),
-    ("/", "only rows that fit: model:qwen ttft>500ms !status:4xx or"),
-    ("", "text; by pid command user model tok/s ttft itl errors cpu"),
-    ("", "mem gpu cost; requests by phase endpoint status error age"),
+    ("/", "only rows of the table with the focus that fit: text, or"),
+    ("", "model:qwen ttft>500ms !pid:41; requests by status:5xx, too"),
     ("a", "show or hide processes without model traffic"),
     ("w", "latencies over the window or since the start"),
     ("s", "in a process's details: its other role"),
@@ -72,6 +71,9 @@ const HELP: [(&str, &str); 66] = [
     ("TLS", "no lib: nothing that does TLS was found in it"),
     ("", "seen: its traffic can be read; partial, BLIND: not all, or"),
     ("", "none; the details say why"),
+    ("SHARE", "of the requests that ended at that endpoint; a call that was"),
+    ("", "passed on counts at both. RETRY: wait that long still"),
+    ("TRY", "which try of one call it was, where the SDK says so"),
     ("LEFT", "what an endpoint's quota leaves: tokens, requests (r) or %"),
     ("CACHE", "the part of the prompt tokens that came from a cache"),
     ("COST $, $/H", "US dollars since the start, and an hour at this pace; ~ by"),

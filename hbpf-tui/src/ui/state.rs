@@ -87,6 +87,7 @@ pub(crate) enum Action {
     /// Rows are to be picked: what is typed from now on says which.
     Filter,
     Typed(char),
+    Pasted(String),
     Erase,
     EraseAll,
     Open,
@@ -219,10 +220,17 @@ pub(crate) struct Typing {
     pub(crate) text: String,
     pub(crate) error: Option<FilterError>,
     before: Option<Filter>,
+    /// The selections.
+    cursors: (Cursor<Identity>, Cursor<Label>),
 }
 
 /// Most characters that are typed.
 const MAX_TYPED: usize = 200;
+
+fn add(text: &mut String, typed: impl Iterator<Item = char>) {
+    let room = MAX_TYPED.saturating_sub(text.chars().count());
+    text.extend(typed.filter(|c| !c.is_control()).take(room));
+}
 
 impl State {
     pub(crate) fn new(source: Source, size: (u16, u16)) -> Self {
@@ -265,7 +273,8 @@ impl State {
         if self.overlay.is_none() && self.page == Page::Main {
             let before = self.filter(self.focus).cloned();
             let text = before.as_ref().map(Filter::to_string).unwrap_or_default();
-            self.typing = Some(Typing { text, error: None, before });
+            let cursors = (self.processes.clone(), self.requests.clone());
+            self.typing = Some(Typing { text, error: None, before, cursors });
         }
     }
 
@@ -292,8 +301,12 @@ impl State {
 
     /// Takes back what was typed, or, where nothing is, the filter.
     fn give_up_filter(&mut self) {
-        let before = self.typing.take().and_then(|typing| typing.before);
+        let Some(Typing { before, cursors, .. }) = self.typing.take() else {
+            self.filters[self.focus as usize] = None;
+            return;
+        };
         self.filters[self.focus as usize] = before;
+        (self.processes, self.requests) = cursors;
     }
 
     /// What is shown: the newest frame, or the one at which the view was paused.
@@ -327,10 +340,21 @@ impl State {
         Some(seconds_between(shown.captured_at, now))
     }
 
-    /// Requests in the order of their table: in flight, then ended ones.
-    pub(crate) fn requests(&self) -> impl Iterator<Item = &Request> {
+    /// All requests: in flight, then ended ones.
+    pub(crate) fn all_requests(&self) -> impl Iterator<Item = &Request> {
         let requests = self.snapshot().map(|snapshot| &snapshot.requests);
-        let all = requests.into_iter().flat_map(|requests| requests.in_flight.iter().chain(&requests.recent));
+        requests.into_iter().flat_map(|requests| requests.in_flight.iter().chain(&requests.recent))
+    }
+
+    /// The request with that id, wherever it is listed.
+    pub(crate) fn request(&self, id: &str) -> Option<&Request> {
+        let failed = self.snapshot().into_iter().flat_map(|snapshot| &snapshot.requests.failed);
+        self.all_requests().chain(failed).find(|request| request.id == id)
+    }
+
+    /// Those that the filter picks, in the order of their table.
+    pub(crate) fn requests(&self) -> impl Iterator<Item = &Request> {
+        let all = self.all_requests();
         let filter = self.filter(Focus::Requests);
         all.filter(move |request| filter.is_none_or(|filter| filter.picks(*request)))
     }
@@ -357,11 +381,8 @@ impl State {
                 };
             }
             Action::Filter => self.begin_typing(),
-            Action::Typed(typed) => self.edit(|text| {
-                if text.chars().count() < MAX_TYPED {
-                    text.push(typed);
-                }
-            }),
+            Action::Typed(typed) => self.edit(|text| add(text, std::iter::once(typed))),
+            Action::Pasted(pasted) => self.edit(|text| add(text, pasted.chars())),
             Action::Erase => self.edit(|text| {
                 text.pop();
             }),

@@ -42,7 +42,8 @@ const NO_ERROR: &str = "no request has failed, and no client has given one up";
 /// What an empty table of workloads says.
 const NO_WORKLOAD: &str = "nothing has talked to a model or used a GPU yet";
 /// What a table says of which a filter leaves nothing.
-const NOTHING_PICKED: &str = "no row fits the filter: / changes it, Esc takes it away";
+const NOTHING_PICKED: &str =
+    "no row that is shown fits the filter: / changes it, Esc takes it away (after Tab, if need be)";
 /// What an empty table of requests says where none can be seen.
 const NOTHING_SEEN: &str = "requests to models are not seen: no probes are on";
 
@@ -56,7 +57,8 @@ fn others(snapshot: &Snapshot, rows: &[ProcessRow<'_>]) -> usize {
 /// A table's title, with what its rows are picked by and how many these are.
 fn picked(title: String, rows: usize, filter: Option<&Filter>) -> String {
     match filter {
-        Some(filter) => format!("{title}: {rows} of /{filter}"),
+        // First, for there may be no room for more.
+        Some(filter) => format!("{rows} of /{filter}: {title}"),
         None => title,
     }
 }
@@ -211,28 +213,39 @@ pub(crate) fn workloads_scroll(area: Rect, state: &State) -> usize {
 pub(crate) fn errors(painter: &mut Painter<'_>, area: Rect, state: &State) {
     let Some(snapshot) = state.snapshot() else { return };
     let rows = sets::error_rows(snapshot);
-    let requests: Vec<&Request> = snapshot.requests.failed.iter().collect();
-    let [upper, (lower, top)] = errors_stack(area, snapshot).at(state.scroll);
+    let latest = sets::failed_rows(snapshot);
+    let [upper, lower] = errors_stack(area, rows.len(), latest.len()).at(state.scroll);
     let totals = &snapshot.totals;
-    let title = format!("Errors {} failed, {} given up", totals.failed_total, totals.abandoned_total);
+    let sees = summary::sees_traffic(snapshot);
+    let title = match sees {
+        true => format!("Errors {} failed, {} given up", totals.failed_total, totals.abandoned_total),
+        false => "Errors".to_owned(),
+    };
     set(painter, upper, &title, &sets::error_columns(), &rows);
     if rows.is_empty() {
         let style = painter.theme.tone(Tone::Dim);
-        painter.text(layout::line(upper.0, 2), 1, NO_ERROR, style);
-        return;
+        let is_none = totals.failed_total + totals.abandoned_total == 0;
+        let text = match (sees, is_none) {
+            (false, _) => NOTHING_SEEN,
+            (true, true) => NO_ERROR,
+            (true, false) => "of which endpoints these were is not known",
+        };
+        painter.text(layout::line(upper.0, 2), 1, text, style);
     }
-    painter.rule(layout::line(lower, 0), &format!("The latest {}", requests.len()), "", false);
-    request_rows(painter, lower, &requests, top, None);
+    if !latest.is_empty() {
+        set(painter, lower, &format!("The latest {}", latest.len()), &sets::failed_columns(), &latest);
+    }
 }
 
-fn errors_stack(area: Rect, snapshot: &Snapshot) -> Stack {
-    let kinds = snapshot.endpoints.iter().map(|endpoint| endpoint.stats.error_types.len()).sum();
-    Stack::new(area, kinds, (kinds > 0).then_some(snapshot.requests.failed.len()))
+fn errors_stack(area: Rect, rows: usize, latest: usize) -> Stack {
+    Stack::new(area, rows, (latest > 0).then_some(latest))
 }
 
 /// How far the page of errors can be scrolled.
 pub(crate) fn errors_scroll(area: Rect, state: &State) -> usize {
-    state.snapshot().map_or(0, |snapshot| errors_stack(area, snapshot).limit())
+    state.snapshot().map_or(0, |snapshot| {
+        errors_stack(area, sets::error_rows(snapshot).len(), sets::failed_rows(snapshot).len()).limit()
+    })
 }
 
 /// What is asked of MCP servers.

@@ -3,7 +3,7 @@
 use std::io::{self, Stdout, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crossterm::{cursor, execute, terminal};
+use crossterm::{cursor, event, execute, terminal};
 use ratatui::Terminal;
 use ratatui::backend::CrosstermBackend;
 
@@ -71,7 +71,7 @@ fn enter() -> io::Result<Terminal<CrosstermBackend<Stdout>>> {
     TAKEN.store(true, Ordering::SeqCst);
     terminal::enable_raw_mode()?;
     let everything = terminal::Clear(terminal::ClearType::All);
-    execute!(io::stdout(), terminal::EnterAlternateScreen, cursor::Hide, everything)?;
+    execute!(io::stdout(), terminal::EnterAlternateScreen, event::EnableBracketedPaste, cursor::Hide, everything)?;
     // A new one, which knows of nothing on the screen; to have the old one forget it asks for the cursor's position, and the
     // answer goes to whoever reads the keys.
     Terminal::new(CrosstermBackend::new(io::stdout()))
@@ -82,7 +82,7 @@ fn give_back() -> bool {
     let was_taken = TAKEN.swap(false, Ordering::SeqCst);
     if was_taken {
         let mut stdout = io::stdout();
-        let _ = execute!(stdout, terminal::LeaveAlternateScreen, cursor::Show);
+        let _ = execute!(stdout, event::DisableBracketedPaste, terminal::LeaveAlternateScreen, cursor::Show);
         let _ = terminal::disable_raw_mode();
         let _ = stdout.flush();
     }
