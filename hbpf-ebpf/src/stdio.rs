@@ -106,7 +106,17 @@ pub fn stdio_fcntl_return(ctx: RetProbeContext) -> u32 {
     0
 }
 
-/// `int dup2(int oldfd, int newfd)`: the new one is what the old one is from now on. (That it may fail is passed over.)
+/// `int close(int fd)`: its number may soon be another's.
+#[uprobe]
+pub fn stdio_close(ctx: ProbeContext) -> u32 {
+    if let Some(descriptor) = ctx.arg(0) {
+        // Failure means that it was not looked at.
+        let _ = STDIO.remove(&key(descriptor));
+    }
+    0
+}
+
+/// `int dup2(int oldfd, int newfd)` and `dup3`: the new one is what the old one is from now on. (That it may fail is passed over.)
 #[uprobe]
 pub fn stdio_dup2(ctx: ProbeContext) -> u32 {
     let (Some(old), Some(new)) = (ctx.arg(0), ctx.arg(1)) else { return 0 };

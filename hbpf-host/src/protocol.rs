@@ -151,9 +151,10 @@ pub struct FlowVerdict {
 }
 
 impl FlowVerdict {
-    /// Whether it says that a process's standard input and output are none of an MCP server.
-    pub(crate) fn refutes_server(&self) -> bool {
-        self.source == source::STDIO && self.action == action::OPAQUE
+    /// Whether it says that a process's standard input and output are, or are not, those of an MCP server; `None` where it is about
+    /// something else.
+    pub(crate) fn of_server(&self) -> Option<bool> {
+        (self.source == source::STDIO).then_some(self.action != action::OPAQUE)
     }
 }
 

@@ -49,13 +49,26 @@ struct Programs {
 
 impl Programs {
     fn server(&mut self, exchange: &Exchange) -> Server {
-        let Some(pid) = exchange.pid.filter(|_| self.labels.len() < MAX_NAMES) else {
+        let Some(pid) = exchange.pid else { return Server::Called(exchange.comm.clone()) };
+        if let Some(at) = self.by_pid.get(&pid) {
+            return Server::Program(*at);
+        }
+        if self.labels.len() >= MAX_NAMES {
             return Server::Called(exchange.comm.clone());
-        };
-        Server::Program(*self.by_pid.entry(pid).or_insert_with(|| {
-            self.labels.push(exchange.comm.clone());
-            self.labels.len() - 1
-        }))
+        }
+        let at = self.labels.len();
+        self.labels.push(exchange.comm.clone());
+        self.by_pid.insert(pid, at);
+        Server::Program(at)
+    }
+
+    /// A process is called so. Several that are called alike are one from now on.
+    fn name(&mut self, pid: Pid, command: &Label) {
+        let Some(at) = self.by_pid.get_mut(&pid) else { return };
+        match self.labels.iter().position(|label| label == command) {
+            Some(known) => *at = known,
+            None => self.labels[*at].clone_from(command),
+        }
     }
 }
 
@@ -124,14 +137,11 @@ impl Tools {
 
     /// Learns from the host side what processes are called.
     pub(super) fn reconcile(&mut self, facts: &[Process]) {
-        let Programs { by_pid, labels } = &mut self.programs;
-        if by_pid.is_empty() {
+        if self.programs.by_pid.is_empty() {
             return;
         }
         for process in facts.iter().filter(|process| !process.exited && !process.command.is_empty()) {
-            if let Some(at) = by_pid.get(&Pid(process.pid)) {
-                labels[*at].clone_from(&process.command);
-            }
+            self.programs.name(Pid(process.pid), &process.command);
         }
     }
 

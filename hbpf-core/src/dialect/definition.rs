@@ -331,6 +331,10 @@ impl Counts {
         self.0[count as usize] = Some(value);
     }
 
+    pub(super) fn forget(&mut self, count: Count) {
+        self.0[count as usize] = None;
+    }
+
     /// Takes over what `later` knows.
     pub(super) fn update(&mut self, later: &Self) {
         for (mine, theirs) in self.0.iter_mut().zip(later.0) {

@@ -265,9 +265,10 @@ impl Interpreter {
         }
     }
 
-    /// A tool was called in a message of a [`StdioSession`](super::StdioSession).
-    pub fn called(&mut self, call: ToolCall) {
+    /// A tool was called in a message of a [`StdioSession`](super::StdioSession), of a server that is called so.
+    pub fn called(&mut self, call: ToolCall, server: Option<&Label>) {
         self.facts.tool_call = Some(Box::new(call));
+        self.facts.response_model = server.cloned();
     }
 
     /// What a message of a [`Session`](super::Session) says of this exchange.

@@ -193,6 +193,8 @@ impl Reading {
     /// An answer that is one document has a hole from here on. What stood before it stands.
     pub(super) fn whole_gap(&mut self, facts: &mut Facts) {
         self.scanner.begin();
+        // Of images in the hole nothing is known, nor how many there are.
+        self.found.event.counts.forget(Count::Images);
         self.keep(facts);
     }
 

@@ -137,6 +137,16 @@ impl ServerMessages {
         (outcome == Outcome::Complete).then_some(Said { event, facts: &self.facts })
     }
 
+    /// What it is called, as far as it has said so.
+    pub(super) fn model(&self) -> Option<&Label> {
+        self.facts.response_model.as_ref()
+    }
+
+    /// Which answer the current message is about, likewise.
+    pub(super) fn response(&self) -> Option<u64> {
+        self.found.event.response
+    }
+
     /// The id stays: it is that of the next message, too, most of the time.
     fn begin_keeping_id(&mut self) {
         let response_id = self.facts.response_id.take();

@@ -135,6 +135,16 @@ impl StdioSession {
         self.server.end()
     }
 
+    /// What the server has said that it is called.
+    pub fn server_name(&self) -> Option<&Label> {
+        self.server.model()
+    }
+
+    /// Which call the message of the server is about, of which not all will be seen, as far as it has said so.
+    pub fn server_cut(&self) -> Option<u64> {
+        self.server.response()
+    }
+
     /// Before a server's message begins, and where the rest of one will not be seen. What the server is called stays.
     pub fn server_begins(&mut self) {
         self.server.begin_keeping_model();

@@ -113,9 +113,10 @@ impl Schedule {
         self.waiting.iter().copied().collect()
     }
 
-    /// The connections in the memory of a process.
+    /// The connections in the memory of a process, and its standard input.
     pub(super) fn of_process(&self, pid: Pid) -> Vec<ConnectionKey> {
-        let key = |handle, generation| ConnectionKey { source: Source::Tls, pid: pid.0, handle, generation };
-        self.of_processes.range(key(0, 0)..=key(u64::MAX, u64::MAX)).copied().collect()
+        let key = |source, handle, generation| ConnectionKey { source, pid: pid.0, handle, generation };
+        let of = |source| self.of_processes.range(key(source, 0, 0)..=key(source, u64::MAX, u64::MAX)).copied();
+        of(Source::Tls).chain(of(Source::Stdio)).collect()
     }
 }

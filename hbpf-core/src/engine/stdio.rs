@@ -7,6 +7,7 @@ use crate::chunk::{Action, Verdict};
 use crate::dialect::{Interpreter, StdioSession, Told};
 use crate::exchange::{Protocol, ToolCall};
 use crate::http1::Side;
+use crate::label::Label;
 use crate::time::Nanos;
 
 use super::messages::{Opening, Sink, State, Template};
@@ -17,9 +18,10 @@ const MAX_CALLS: usize = 64;
 
 /// Whoever has said so much without a word of MCP speaks something else. An answer to what was asked before it was seen may
 /// come first, and be long.
-const MAX_UNPROVEN_BYTES: u64 = 1024 * 1024;
+const MAX_UNPROVEN_BYTES: u64 = 256 * 1024;
 
-/// The same in messages of a client: what it says first to an MCP server is a call.
+/// The same in messages, of either side: what a client says first to an MCP server is a call, and what a server prints beside
+/// answers is not much.
 const MAX_UNPROVEN_MESSAGES: u32 = 16;
 
 /// What is known of such a pair of pipes.
@@ -44,6 +46,8 @@ struct Line {
     started: Nanos,
     len: u64,
     is_broken: bool,
+    /// Of a server's that is broken: the call that it is about, as far as it was seen.
+    about: Option<u64>,
 }
 
 struct Call {
@@ -139,16 +143,20 @@ impl Stdio {
 
     fn end(&mut self, side: Side, when: Nanos, sink: &mut Sink<'_>) {
         let line = std::mem::take(self.calls.line(side));
+        let Self { session, calls } = self;
         if line.is_broken {
+            if side == Side::Response {
+                calls.answered_in_part(line.about, when, sink);
+            }
             return;
         }
-        let Self { session, calls } = self;
         match side {
             Side::Request => {
                 let told = session.client_ends(calls.proof.is_mcp);
-                calls.told(told, line, when, sink);
+                calls.told(told, session.server_name(), line, when, sink);
             }
             Side::Response => {
+                calls.proof.messages = calls.proof.messages.saturating_add(1);
                 if let Some(said) = session.server_ends().filter(|said| said.is_over())
                     && let Some(at) = calls.under_way.iter().position(|call| Some(call.id) == said.response())
                 {
@@ -166,7 +174,9 @@ impl Stdio {
     /// So many bytes of a side are not known, and with them the message that they were in. Of which calls an answer was there is
     /// not either.
     fn miss(&mut self, side: Side, len: u64, sink: &mut Sink<'_>) {
+        let about = if side == Side::Response { self.session.server_cut() } else { None };
         let line = self.calls.line(side);
+        line.about = line.about.or(about);
         line.is_broken = true;
         line.len = line.len.saturating_add(len);
         sink.shared.counters.parse_gaps += 1;
@@ -193,12 +203,15 @@ impl Calls {
     }
 
     /// A client's message is over.
-    fn told(&mut self, told: Option<Told>, line: Line, when: Nanos, sink: &mut Sink<'_>) {
+    fn told(&mut self, told: Option<Told>, server: Option<&Label>, line: Line, when: Nanos, sink: &mut Sink<'_>) {
         self.proof.messages = self.proof.messages.saturating_add(u32::from(told.is_some()));
         match told {
             Some(Told::Call { id, call }) => {
-                self.proof.is_mcp = true;
-                self.open(id, call, line, when, sink);
+                if !std::mem::replace(&mut self.proof.is_mcp, true) {
+                    let message = sink.messages.current;
+                    sink.observer.verdict(Verdict { connection: sink.key, message, action: Action::Capture });
+                }
+                self.open(id, call, server, line, when, sink);
             }
             Some(Told::Cancelled(id)) => {
                 if let Some(at) = self.under_way.iter().position(|call| call.id == id) {
@@ -211,7 +224,20 @@ impl Calls {
         }
     }
 
-    fn open(&mut self, id: u64, call: ToolCall, line: Line, when: Nanos, sink: &mut Sink<'_>) {
+    /// A server's message is over of which not all was seen: a long one is an answer, to this call, or to the only one.
+    fn answered_in_part(&mut self, about: Option<u64>, when: Nanos, sink: &mut Sink<'_>) {
+        let is_only = self.under_way.len() == 1;
+        let found = self.under_way.iter().position(|call| about.map_or(is_only, |about| call.id == about));
+        if let Some(at) = found {
+            let call = self.under_way.remove(at);
+            if let Some(tracked) = sink.messages.find(call.number) {
+                tracked.answered(when);
+            }
+            sink.end(call.number, when, Outcome::Complete);
+        }
+    }
+
+    fn open(&mut self, id: u64, call: ToolCall, server: Option<&Label>, line: Line, when: Nanos, sink: &mut Sink<'_>) {
         // Of calls that the engine has ended by itself nothing is expected.
         self.under_way.retain(|call| sink.messages.find(call.number).is_some());
         // An id is used once: who uses it again has its answer.
@@ -235,7 +261,7 @@ impl Calls {
         };
         sink.begin(&self.template, opening);
         if let Some(tracked) = sink.messages.find(number) {
-            tracked.called(when, call, line.len, sink.observer);
+            tracked.called(when, call, server, line.len, sink.observer);
         }
         self.under_way.push(Call { id, number });
     }

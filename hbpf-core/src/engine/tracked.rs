@@ -210,11 +210,18 @@ impl Tracked {
         self.request_end(when, observer);
     }
 
-    /// A tool was called in one message of so many bytes, which is whole.
-    pub(super) fn called(&mut self, when: Nanos, call: ToolCall, len: u64, observer: &mut dyn Observer) {
+    /// A tool of a server of that name was called in one message of so many bytes, which is whole.
+    pub(super) fn called(
+        &mut self,
+        when: Nanos,
+        call: ToolCall,
+        server: Option<&Label>,
+        len: u64,
+        observer: &mut dyn Observer,
+    ) {
         self.exchange.bytes_seen = self.exchange.bytes_seen.saturating_add(len);
         self.request_is_whole = true;
-        self.interpreter.called(call);
+        self.interpreter.called(call, server);
         self.request_end(when, observer);
     }
 
@@ -240,6 +247,11 @@ impl Tracked {
         let Self { interpreter, exchange, held, .. } = self;
         let mut outputs = Outputs { exchange, held, observer };
         interpreter.said(when, said, &mut |output| outputs.add(output));
+    }
+
+    /// It was answered in a message of which not all was seen.
+    pub(super) fn answered(&mut self, when: Nanos) {
+        self.exchange.headers_at.get_or_insert(when);
     }
 
     /// So many bytes of messages that may have been about it are missing, or could not be read.
@@ -371,8 +383,11 @@ impl Tracked {
         exchange.phase = phase;
         exchange.error_type = error_type;
         exchange.ended_at = Some(if let Outcome::OutOfSight(last_heard) = outcome { last_heard } else { when });
-        let last_token = exchange.last_token_at.filter(|_| !exchange.output_missed.since_latest);
-        let silence = last_token.filter(|_| !matches!(outcome, Outcome::OutOfSight(_))).map(|last| when.since(last));
+        // What comes behind the dialect's own end is nobody's waiting.
+        let is_known = !self.interpreter.facts().finished
+            && !exchange.output_missed.since_latest
+            && !matches!(outcome, Outcome::OutOfSight(_));
+        let silence = exchange.last_token_at.filter(|_| is_known).map(|last| when.since(last));
         if let Some(stalled) = silence.and_then(|silence| note_gap(exchange, silence)) {
             self.emit(when, stalled, observer);
         }

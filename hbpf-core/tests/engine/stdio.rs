@@ -1,6 +1,6 @@
 //! Calls of MCP servers over standard input and output.
 
-use hbpf_core::chunk::{Action, Close, Direction, Source};
+use hbpf_core::chunk::{Action, Direction, Pid, Source};
 use hbpf_core::engine::Engine;
 use hbpf_core::exchange::{Api, Dialect, Exchange, Phase, Protocol, Role};
 use proptest::prelude::*;
@@ -97,7 +97,7 @@ fn calls_are_exchanges_of_the_server() {
         (Some(read.opened_at), Some(hbpf_core::time::Nanos(stdio.wire.now)))
     );
     assert!(!format!("{:?}", stdio.log.events).contains(CANARY));
-    assert_eq!(stdio.log.actions(), []);
+    assert_eq!(stdio.log.actions(), [Action::Capture], "it is told once that they speak MCP");
 }
 
 #[test]
@@ -115,7 +115,7 @@ fn a_call_ends_with_its_client_or_its_server() {
     stdio.line(IN, r#"{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":1}}"#);
     stdio.line(IN, &call(2, "deadly"));
     let now = hbpf_core::time::Nanos(stdio.wire.now);
-    stdio.engine.close(stdio.wire.key, Close::ProcessExited, now, &mut stdio.log);
+    stdio.engine.process_exited(Pid(7), now, &mut stdio.log);
     let ended: Vec<_> =
         stdio.ended().into_iter().map(|(_, name, phase, error)| (name.unwrap(), phase, error.unwrap())).collect();
     assert_eq!(
@@ -132,18 +132,37 @@ fn what_was_lost_spoils_its_own_line_alone() {
     let mut stdio = Stdio::new();
     stdio.line(IN, &call(1, "one"));
     stdio.line(IN, &call(2, "two"));
-    stdio.push(OUT, &result(1).as_bytes()[..20]);
+    stdio.push(OUT, &result(1).as_bytes()[..24]);
     stdio.lose(OUT, 30);
-    stdio.line(OUT, &result(1)[50..]);
+    stdio.line(OUT, &result(1)[54..]);
     stdio.line(OUT, &result(2));
-    assert_eq!(stdio.ended(), [done("two")], "the other's answer was not read");
+    // Of an answer that is not read to its end the beginning says whose it is.
+    assert_eq!(stdio.ended(), [done("one"), done("two")]);
+    assert!(stdio.log.ended()[0].bytes_missed >= 30 && stdio.log.ended()[1].bytes_missed >= 30);
     stdio.lose(IN, 100);
     stdio.line(IN, "the end of a line");
     stdio.line(IN, &call(1, "three"));
+    stdio.line(IN, &call(1, "four"));
+    assert_eq!(stdio.ended()[2..], [done("three")], "an id that is used again has its answer");
+    // Where not even that was seen it is the answer to the only call.
+    stdio.lose(OUT, 500_000);
+    stdio.line(OUT, "\"}]}}");
+    assert_eq!(stdio.ended()[3..], [done("four")]);
+    assert_eq!(stdio.log.actions(), [Action::Capture]);
+}
+
+#[test]
+fn a_new_program_under_the_same_number_is_another_server() {
+    let mut stdio = Stdio::new();
+    stdio.line(IN, "no JSON");
+    assert_eq!(stdio.log.actions(), [Action::Opaque]);
+    let now = hbpf_core::time::Nanos(stdio.wire.now);
+    stdio.engine.process_executed(Pid(7), now, &mut stdio.log);
+    stdio.wire.key.generation = now.0 + 1;
+    stdio.wire.offsets = [0; 2];
+    stdio.line(IN, &call(1, "read"));
     stdio.line(OUT, &result(1));
-    assert_eq!(stdio.ended()[1..], [done("one"), done("three")], "an id that is used again has its answer");
-    assert!(stdio.log.ended()[1].bytes_missed >= 30);
-    assert_eq!(stdio.log.actions(), []);
+    assert_eq!(stdio.ended(), [done("read")]);
 }
 
 #[test]

@@ -55,7 +55,7 @@ use watch::Watch;
 pub use elf::Symbol;
 pub(crate) use maps::Maps;
 pub use placement::Place;
-pub(crate) use stdio::{StdioServer, StdioServers};
+pub(crate) use stdio::{StdioLibrary, StdioServer, StdioServers};
 
 /// Places in a file that may be anything: the door through which fuzzing comes in.
 #[doc(hidden)]

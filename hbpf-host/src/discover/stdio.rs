@@ -8,12 +8,15 @@
 use std::collections::HashMap;
 use std::fs::{self, File};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use hbpf_core::label::Label;
 use hbpf_ebpf::direction;
+use object::read::elf::ElfFile64;
+use object::{NativeEndian, Object, ObjectSegment, ObjectSymbol};
 
 use super::mapped::Opener;
 use super::maps::{Mapping, Maps};
@@ -33,14 +36,53 @@ const MAX_DESCRIPTORS: usize = 1024;
 /// Processes of which is remembered that they were looked at.
 const MAX_KNOWN: usize = 65_536;
 
+/// A process that is not known to speak MCP and makes so many system calls a second to read and write pays more for being looked
+/// at than it may.
+const MAX_UNPROVEN_CALLS: f64 = 1000.0;
+
+/// Largest C library; glibc's has 2 MB.
+const MAX_LIBRARY_BYTES: u64 = 32 * 1024 * 1024;
+
+/// C libraries of one process.
+const MAX_C_LIBRARIES: usize = 4;
+
+/// Libraries of which is remembered where their functions are: as many as there are images of containers.
+const MAX_LIBRARIES: usize = 256;
+
+/// What is wanted of a C library, and by which names; of several the first that is there.
+const FUNCTIONS: [(&str, &[&str]); 7] = [
+    ("fcntl", &["fcntl64", "fcntl"]),
+    ("dup2", &["dup2"]),
+    ("dup3", &["dup3"]),
+    ("close", &["close"]),
+    ("read", &["read"]),
+    ("write", &["write"]),
+    ("writev", &["writev"]),
+];
+
+/// Functions that are wanted of a library, and where in its file they begin.
+pub(crate) type Functions = Arc<Vec<(&'static str, u64)>>;
+
+/// What tells a library's file from others, and from itself when it was another: device, inode, length, time of change.
+type FileKey = (u64, u64, u64, i64);
+
 /// A process that may serve tools.
 #[derive(Debug)]
 pub(crate) struct StdioServer {
     pub(crate) pid: u32,
     /// Its descriptors that lead to who has started it, with bits `1 << direction` for which way bytes may go.
     pub(crate) descriptors: Vec<(u32, u8)>,
-    /// The C library's files, and their paths as the process sees them.
-    pub(crate) libraries: Vec<(File, Label)>,
+    /// The C library's files.
+    pub(crate) libraries: Vec<StdioLibrary>,
+}
+
+/// A C library of a process.
+#[derive(Debug)]
+pub(crate) struct StdioLibrary {
+    pub(crate) file: File,
+    /// Its path as the process sees it.
+    pub(crate) path: Label,
+    pub(crate) functions: Functions,
 }
 
 /// Who was looked at.
@@ -50,12 +92,15 @@ pub(crate) struct StdioServers {
     /// By number, when it was started: by number alone a new process would be taken for the one before it.
     known: HashMap<u32, Known>,
     peers: Option<Peers>,
+    libraries: HashMap<FileKey, Functions>,
 }
 
 #[derive(Clone, Debug)]
 struct Known {
     start_ticks: u64,
     state: State,
+    /// System calls to read and write, when that was looked at last.
+    calls: Option<(u64, Instant)>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,12 +109,14 @@ enum State {
     Other,
     /// It looks like a server, whose ends were there.
     Found(Vec<(u32, u8)>),
+    /// It is known to be one.
+    Proven(Vec<(u32, u8)>),
     /// It is known to be none.
     Refuted,
 }
 
 /// What a descriptor leads to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum End {
     Pipe(u64),
     Socket(u64),
@@ -87,7 +134,7 @@ const WRITES: u8 = 1 << direction::SENT;
 
 impl StdioServers {
     pub(crate) fn new(proc_root: PathBuf) -> Self {
-        Self { proc_root, known: HashMap::new(), peers: open_peers() }
+        Self { proc_root, known: HashMap::new(), peers: open_peers(), libraries: HashMap::new() }
     }
 
     /// Whether a process that has just begun has its standard input and output where one would find out more. Costs two readings.
@@ -101,48 +148,85 @@ impl StdioServers {
 
     /// Looks at a process that has started not long ago. Gives it if it was not found before, or has moved its ends since.
     pub(crate) fn look(&mut self, pid: u32) -> Option<StdioServer> {
+        self.look_within(pid, &mut Descriptors::new(&self.proc_root.clone()))
+    }
+
+    fn look_within(&mut self, pid: u32, descriptors: &mut Descriptors) -> Option<StdioServer> {
         let stat = Stat::read(&self.proc_root, pid)?;
-        let known = self.known.get(&pid).filter(|known| known.start_ticks == stat.start_ticks);
-        let before = known.map(|known| known.state.clone());
+        let known = self.known.get(&pid).filter(|known| known.start_ticks == stat.start_ticks).cloned();
+        let (before, calls) = known.map_or((None, None), |known| (Some(known.state), known.calls));
         if before == Some(State::Refuted) {
             return None;
         }
-        let found = self.server(pid, &stat);
-        let state = match &found {
-            Some(server) => State::Found(server.descriptors.clone()),
+        let ends = self.server_ends(pid, &stat, descriptors);
+        let state = match (&ends, &before) {
+            (Some(ends), Some(State::Proven(_))) => State::Proven(ends.clone()),
+            (Some(ends), _) => State::Found(ends.clone()),
             // Where the parent has ended, the pipes are what they were.
-            None => before.clone().unwrap_or(State::Other),
+            (None, before) => before.clone().unwrap_or(State::Other),
         };
         let is_news = before.as_ref() != Some(&state);
         if self.known.len() < MAX_KNOWN || self.known.contains_key(&pid) {
-            self.known.insert(pid, Known { start_ticks: stat.start_ticks, state });
+            self.known.insert(pid, Known { start_ticks: stat.start_ticks, state, calls });
         }
-        found.filter(|_| is_news)
+        let descriptors = ends.filter(|_| is_news)?;
+        let libraries = self.libraries(pid);
+        (!libraries.is_empty()).then_some(StdioServer { pid, descriptors, libraries })
     }
 
-    /// Looks at some of the processes that have not been looked at, and at those that were found.
-    pub(crate) fn scan(&mut self) -> Vec<StdioServer> {
+    /// Looks at some of the processes: at those that were found, whether they have moved their ends, and at those that have not
+    /// been looked at. Says, too, whether there are more of these.
+    pub(crate) fn scan(&mut self) -> (Vec<StdioServer>, bool) {
         let pids = files::pids(&self.proc_root);
         self.known.retain(|pid, _| pids.binary_search(pid).is_ok());
-        let is_found = |known: &Known| matches!(known.state, State::Found(_));
+        let is_found = |known: &Known| matches!(known.state, State::Found(_) | State::Proven(_));
         let found: Vec<u32> = self.known.iter().filter(|(_, known)| is_found(known)).map(|(pid, _)| *pid).collect();
-        let mut news: Vec<StdioServer> = found.into_iter().filter_map(|pid| self.look(pid)).collect();
+        let unknown: Vec<u32> = pids.into_iter().filter(|pid| !self.known.contains_key(pid)).collect();
+        let mut descriptors = Descriptors::new(&self.proc_root);
+        let mut news = Vec::new();
         let end = files::cpu_time() + CPU_PER_SCAN;
-        for pid in pids {
-            if !self.known.contains_key(&pid) {
-                news.extend(self.look(pid));
-                if files::cpu_time() > end {
-                    break;
+        for pid in found.into_iter().chain(unknown) {
+            if files::cpu_time() > end {
+                return (news, true);
+            }
+            news.extend(self.look_within(pid, &mut descriptors));
+        }
+        (news, false)
+    }
+
+    /// Processes that are looked at in vain and pay for it; they are none from now on.
+    pub(crate) fn give_up_busy(&mut self) -> Vec<u32> {
+        let now = Instant::now();
+        let mut busy = Vec::new();
+        for (pid, known) in &mut self.known {
+            if !matches!(known.state, State::Found(_)) {
+                continue;
+            }
+            let Some(calls) = system_calls(&files::process(&self.proc_root, *pid)) else { continue };
+            if let Some((before, when)) = known.calls.replace((calls, now)) {
+                let seconds = now.saturating_duration_since(when).as_secs_f64();
+                if calls.saturating_sub(before) as f64 > MAX_UNPROVEN_CALLS * seconds {
+                    known.state = State::Refuted;
+                    busy.push(*pid);
                 }
             }
         }
-        news
+        busy
     }
 
     /// The process speaks something else.
     pub(crate) fn refute(&mut self, pid: u32) {
         if let Some(known) = self.known.get_mut(&pid) {
             known.state = State::Refuted;
+        }
+    }
+
+    /// The process does speak MCP.
+    pub(crate) fn prove(&mut self, pid: u32) {
+        if let Some(known) = self.known.get_mut(&pid)
+            && let State::Found(ends) = &known.state
+        {
+            known.state = State::Proven(ends.clone());
         }
     }
 
@@ -156,22 +240,23 @@ impl StdioServers {
         self.known.clear();
     }
 
-    fn server(&self, pid: u32, stat: &Stat) -> Option<StdioServer> {
+    /// A process's standard input and output, if their other ends are an ancestor's.
+    fn server_ends(&self, pid: u32, stat: &Stat, descriptors: &mut Descriptors) -> Option<Vec<(u32, u8)>> {
         let is_hbpf = [std::process::id(), std::os::unix::process::parent_id()].contains(&pid);
         if stat.kernel_thread || stat.parent_pid <= 1 || is_hbpf {
             return None;
         }
-        let own = descriptors(&self.proc_root, pid);
-        if own.is_empty() {
+        // Most are told by these already.
+        let has_moved = has_moved(&self.proc_root, pid);
+        if !has_moved && !self.may_be_server(pid) {
             return None;
         }
+        let own = descriptors.of(pid);
         let mut ancestor = stat.parent_pid;
         for _ in 0..MAX_ANCESTORS {
-            let theirs = descriptors(&self.proc_root, ancestor);
-            let descriptors = self.ends(pid, &own, &theirs);
-            if !descriptors.is_empty() {
-                let libraries = libraries(&self.proc_root, pid);
-                return (!libraries.is_empty()).then_some(StdioServer { pid, descriptors, libraries });
+            let ends = self.ends(has_moved, &own, &descriptors.of(ancestor));
+            if !ends.is_empty() {
+                return Some(ends);
             }
             ancestor = Stat::read(&self.proc_root, ancestor)?.parent_pid;
             if ancestor <= 1 {
@@ -182,31 +267,33 @@ impl StdioServers {
     }
 
     /// Those of a process's descriptors that are its standard input and output, if the other ends are an ancestor's.
-    fn ends(&self, pid: u32, own: &[Descriptor], theirs: &[Descriptor]) -> Vec<(u32, u8)> {
-        let shared = |descriptor: &&Descriptor| self.goes_to(descriptor, theirs) != 0;
-        let mut input = None;
-        let mut output = None;
-        for descriptor in own.iter().filter(shared) {
-            let can = self.goes_to(descriptor, theirs);
-            match descriptor.number {
-                0 if can & READS != 0 => input = Some(descriptor.end),
-                1 if can & WRITES != 0 => output = Some(descriptor.end),
-                _ => {}
-            }
-        }
-        let is_chosen: Box<dyn Fn(End) -> bool> = match (input, output) {
-            (Some(input), Some(output)) => Box::new(move |end| end == input || end == output),
+    fn ends(&self, has_moved: bool, own: &[Descriptor], theirs: &[Descriptor]) -> Vec<(u32, u8)> {
+        let of_number = |number: u32| own.iter().find(|descriptor| descriptor.number == number);
+        let goes = |descriptor: &Descriptor| self.goes_to(descriptor, own, theirs);
+        let chosen: Vec<End> = if has_moved {
             // A server may have moved them out of the way of what its own code prints, as Python's SDK does.
-            _ if has_moved(&self.proc_root, pid) => {
-                let errors = own.iter().find(|descriptor| descriptor.number == 2).map(|descriptor| descriptor.end);
-                Box::new(move |end| Some(end) != errors)
+            let errors = of_number(2).map(|descriptor| descriptor.end);
+            let mut ends: Vec<End> = own
+                .iter()
+                .filter(|descriptor| Some(descriptor.end) != errors && goes(descriptor) != 0)
+                .map(|descriptor| descriptor.end)
+                .collect();
+            ends.sort_unstable();
+            ends.dedup();
+            // Where there are more, it cannot be told which they are.
+            if ends.len() <= 2 { ends } else { Vec::new() }
+        } else {
+            match (of_number(0), of_number(1)) {
+                (Some(input), Some(output)) if goes(input) & READS != 0 && goes(output) & WRITES != 0 => {
+                    vec![input.end, output.end]
+                }
+                _ => Vec::new(),
             }
-            _ => return Vec::new(),
         };
         let chosen: Vec<(u32, u8)> = own
             .iter()
-            .filter(|descriptor| is_chosen(descriptor.end))
-            .map(|descriptor| (descriptor.number, self.goes_to(descriptor, theirs)))
+            .filter(|descriptor| chosen.contains(&descriptor.end))
+            .map(|descriptor| (descriptor.number, goes(descriptor)))
             .filter(|(_, can)| *can != 0)
             .collect();
         let all = chosen.iter().fold(0, |all, (_, can)| all | can);
@@ -214,13 +301,19 @@ impl StdioServers {
     }
 
     /// Which ways bytes can go through a descriptor to or from one of theirs.
-    fn goes_to(&self, descriptor: &Descriptor, theirs: &[Descriptor]) -> u8 {
+    fn goes_to(&self, descriptor: &Descriptor, own: &[Descriptor], theirs: &[Descriptor]) -> u8 {
         match descriptor.end {
             End::Pipe(_) => {
-                let others = theirs.iter().filter(|other| other.end == descriptor.end);
-                let can = others.fold(0, |can, other| can | other.can);
+                let ways = |of: &[Descriptor]| {
+                    of.iter().filter(|other| other.end == descriptor.end).fold(0, |can, other| can | other.can)
+                };
+                // A pipe that the process could talk to itself through is not how it talks to others.
+                if ways(own) == READS | WRITES {
+                    return 0;
+                }
+                let can = ways(theirs);
                 // What one reads the other writes.
-                descriptor.can & ways(can & WRITES != 0, can & READS != 0)
+                descriptor.can & crossed(can & WRITES != 0, can & READS != 0)
             }
             End::Socket(inode) => {
                 let peer = self.peers.as_ref().and_then(|peers| peers.peer(inode)).map(End::Socket);
@@ -229,6 +322,90 @@ impl StdioServers {
             }
         }
     }
+
+    /// Where a process's `read` and `write` are. In glibc before 2.34 a library for threads had its own.
+    fn libraries(&mut self, pid: u32) -> Vec<StdioLibrary> {
+        let Ok(maps) = Maps::read(&self.proc_root, pid) else { return Vec::new() };
+        let root = self.proc_root.clone();
+        let mut opener = Opener::new(&root);
+        let mut seen: Vec<&[u8]> = Vec::new();
+        let mut found = Vec::new();
+        for mapping in maps.executable.iter().filter(|mapping| is_c_library(mapping)) {
+            if seen.contains(&mapping.path.as_slice()) || seen.len() >= MAX_C_LIBRARIES {
+                continue;
+            }
+            seen.push(&mapping.path);
+            if let Ok(mapped) = opener.open(pid, mapping) {
+                let functions = self.functions(&mapped.file);
+                found.push(StdioLibrary { file: mapped.file, path: Label::from_bytes(&mapping.path), functions });
+            }
+        }
+        found
+    }
+
+    /// Where the functions of a library are; none where it is no library.
+    fn functions(&mut self, file: &File) -> Functions {
+        let Ok(metadata) = file.metadata() else { return Arc::default() };
+        let key = (metadata.dev(), metadata.ino(), metadata.len(), metadata.mtime_nsec() ^ metadata.mtime());
+        if let Some(known) = self.libraries.get(&key) {
+            return Arc::clone(known);
+        }
+        if self.libraries.len() >= MAX_LIBRARIES {
+            self.libraries.clear();
+        }
+        let functions = Arc::new(functions_in(file, metadata.len()).unwrap_or_default());
+        self.libraries.insert(key, Arc::clone(&functions));
+        functions
+    }
+}
+
+/// Descriptors of processes, each looked at once: of several servers the ancestors are the same.
+struct Descriptors {
+    root: PathBuf,
+    known: HashMap<u32, Arc<Vec<Descriptor>>>,
+}
+
+impl Descriptors {
+    fn new(root: &Path) -> Self {
+        Self { root: root.to_owned(), known: HashMap::new() }
+    }
+
+    fn of(&mut self, pid: u32) -> Arc<Vec<Descriptor>> {
+        let look = || Arc::new(descriptors(&self.root, pid));
+        Arc::clone(self.known.entry(pid).or_insert_with(look))
+    }
+}
+
+/// `syscr` and `syscw` of `/proc/PID/io`.
+fn system_calls(directory: &Path) -> Option<u64> {
+    let contents = files::read(&directory.join("io"), 1024).ok()?;
+    let value = |name: &[u8]| -> Option<u64> {
+        let line = files::lines(&contents.bytes).find_map(|line| line.strip_prefix(name))?;
+        files::number(line.trim_ascii())
+    };
+    Some(value(b"syscr:")?.saturating_add(value(b"syscw:")?))
+}
+
+/// Where the functions are in the file. It is read, and not mapped: one that shrinks would kill us.
+fn functions_in(file: &File, length: u64) -> Option<Vec<(&'static str, u64)>> {
+    let length = usize::try_from(length).ok().filter(|length| *length as u64 <= MAX_LIBRARY_BYTES)?;
+    let mut bytes = vec![0; length];
+    file.read_exact_at(&mut bytes, 0).ok()?;
+    let library = ElfFile64::<NativeEndian>::parse(&*bytes).ok()?;
+    let place = |name: &str| {
+        let symbol = library.dynamic_symbols().find(|symbol| symbol.is_definition() && symbol.name() == Ok(name))?;
+        let address = symbol.address();
+        library.segments().find_map(|segment| {
+            let within = address.checked_sub(segment.address()).filter(|within| *within < segment.size())?;
+            segment.file_range().0.checked_add(within)
+        })
+    };
+    Some(
+        FUNCTIONS
+            .iter()
+            .filter_map(|(what, names)| Some((*what, names.iter().find_map(|name| place(name))?)))
+            .collect(),
+    )
 }
 
 /// Whether standard input leads nowhere, and standard output to where errors go.
@@ -237,7 +414,8 @@ fn has_moved(root: &Path, pid: u32) -> bool {
     link(0).is_some_and(|input| input.as_os_str() == "/dev/null") && link(1).is_some() && link(1) == link(2)
 }
 
-fn ways(reads: bool, writes: bool) -> u8 {
+/// The ways that there are.
+fn crossed(reads: bool, writes: bool) -> u8 {
     u8::from(reads) * READS + u8::from(writes) * WRITES
 }
 
@@ -248,7 +426,7 @@ fn descriptors(root: &Path, pid: u32) -> Vec<Descriptor> {
         let number = files::number(entry.file_name().as_bytes())?;
         let end = end(fs::read_link(entry.path()).ok()?.as_os_str().as_bytes())?;
         let mode = entry.metadata().ok()?.permissions().mode();
-        Some(Descriptor { number, end, can: ways(mode & 0o400 != 0, mode & 0o200 != 0) })
+        Some(Descriptor { number, end, can: crossed(mode & 0o400 != 0, mode & 0o200 != 0) })
     };
     entries.take(MAX_DESCRIPTORS).flatten().filter_map(descriptor).collect()
 }
@@ -257,24 +435,6 @@ fn descriptors(root: &Path, pid: u32) -> Vec<Descriptor> {
 fn end(link: &[u8]) -> Option<End> {
     let inode = |kind: &[u8]| files::number(link.strip_prefix(kind)?.strip_prefix(b":[")?.strip_suffix(b"]")?);
     inode(b"pipe").map(End::Pipe).or_else(|| inode(b"socket").map(End::Socket))
-}
-
-/// Where a process's `read` and `write` are. In glibc before 2.34 a library for threads had its own.
-fn libraries(root: &Path, pid: u32) -> Vec<(File, Label)> {
-    let Ok(maps) = Maps::read(root, pid) else { return Vec::new() };
-    let mut opener = Opener::new(root);
-    let mut found = Vec::new();
-    let mut seen: Vec<Vec<u8>> = Vec::new();
-    for mapping in maps.executable.iter().filter(|mapping| is_c_library(mapping)) {
-        if seen.contains(&mapping.path) {
-            continue;
-        }
-        seen.push(mapping.path.clone());
-        if let Ok(mapped) = opener.open(pid, mapping) {
-            found.push((mapped.file, Label::from_bytes(&mapping.path)));
-        }
-    }
-    found
 }
 
 fn is_c_library(mapping: &Mapping) -> bool {
@@ -324,14 +484,17 @@ mod tests {
         settle(&child);
         let server = found(&child).expect("it is found");
         assert_eq!(server.descriptors, [(0, READS), (1, WRITES)]);
-        let paths: Vec<_> = server.libraries.iter().map(|(_, path)| path.as_str()).collect();
+        let paths: Vec<_> = server.libraries.iter().map(|library| library.path.as_str()).collect();
+        let functions: Vec<_> =
+            server.libraries.iter().flat_map(|library| library.functions.iter()).map(|(name, _)| *name).collect();
+        assert!(FUNCTIONS.iter().all(|(name, _)| functions.contains(name)), "{functions:?}");
         assert!(paths.iter().any(|path| path.contains("libc.so.6") || path.contains("musl")), "{paths:?}");
         let mut servers = StdioServers::new("/proc".into());
         assert!(servers.look(child.id()).is_some());
         assert!(servers.look(child.id()).is_none(), "once");
-        assert!(servers.scan().iter().all(|server| server.pid != child.id()));
+        assert!(servers.scan().0.iter().all(|server| server.pid != child.id()));
         servers.forget(child.id());
-        assert!(servers.scan().iter().any(|server| server.pid == child.id()));
+        assert!(servers.scan().0.iter().any(|server| server.pid == child.id()));
         servers.forget(child.id());
         servers.look(child.id());
         servers.refute(child.id());

@@ -1,6 +1,6 @@
 //! The privileged helper: the process that owns everything in the kernel and reads what only root may read.
 //!
-//! It parses no captured bytes. It is one thread, but for questions to inference servers ([`ask`]), that waits for requests, starts and ends of processes, and the clock, and
+//! It parses no captured bytes. It is one thread, but for questions to inference servers ([`ask`]) and for taking probes out, that waits for requests, starts and ends of processes, and the clock, and
 //! ends when the other side has gone; the kernel then takes all probes out, for they are descriptors of this process.
 
 mod ask;
@@ -141,6 +141,7 @@ struct Helper<'a> {
     next_scan: Instant,
     last_scan: Instant,
     scan_interval: Duration,
+    next_server_scan: Instant,
     /// What takes a while, and is needed for what may never come, has been done.
     is_prepared: bool,
 }
@@ -162,6 +163,7 @@ impl<'a> Helper<'a> {
             next_scan: Instant::now(),
             last_scan: Instant::now(),
             scan_interval: SCAN_INTERVAL,
+            next_server_scan: Instant::now(),
             is_prepared: false,
         }
     }
@@ -191,7 +193,8 @@ impl<'a> Helper<'a> {
     /// Waits until there is something to do.
     fn wait(&mut self) {
         let now = Instant::now();
-        let wakes = [Some(self.next_scan), self.rescans.next(), self.endings.next()];
+        let scans = self.next_scan.min(self.next_server_scan);
+        let wakes = [Some(scans), self.rescans.next(), self.endings.next()];
         let wake = wakes.into_iter().flatten().min().unwrap_or(now);
         // Rounded up: a millisecond too early would make us turn in circles until it has passed.
         let left = wake.saturating_duration_since(now) + Duration::from_millis(1);
@@ -241,8 +244,10 @@ impl<'a> Helper<'a> {
             }
             Request::Verdicts(verdicts) => {
                 for verdict in verdicts.iter().take(MAX_VERDICTS) {
-                    if verdict.refutes_server() {
-                        self.stdio.refute(verdict.pid);
+                    match verdict.of_server() {
+                        Some(true) => self.stdio.prove(verdict.pid),
+                        Some(false) => self.stdio.refute(verdict.pid),
+                        None => {}
                     }
                     let result = self.probes.verdict(verdict);
                     self.report(result);
@@ -324,22 +329,33 @@ impl<'a> Helper<'a> {
         if groups.contains(&Group::Tools) {
             self.stdio.forget_all();
             self.is_prepared = false;
-            (0..SCANS_AT_ATTACH).for_each(|_| self.scan_servers());
+            (0..SCANS_AT_ATTACH).for_each(|_| self.scan_servers(Instant::now()));
         }
         self.switches += 1;
         self.send_status();
     }
 
     /// Looks for MCP servers among the processes that have not been looked at.
-    fn scan_servers(&mut self) {
+    fn scan_servers(&mut self, now: Instant) {
+        let mut is_midway = false;
         if self.probes.is_on(Group::Tools) {
-            let found = self.stdio.scan();
+            let (found, more) = self.stdio.scan();
+            is_midway = more;
             self.add_servers(found);
+            for pid in self.stdio.give_up_busy() {
+                self.probes.remove_server(pid);
+            }
         }
+        self.next_server_scan = now + if is_midway { NEXT_SCAN_INTERVAL } else { SCAN_INTERVAL };
     }
 
     fn add_servers(&mut self, found: Vec<StdioServer>) {
-        found.into_iter().for_each(|server| self.probes.add_server(server));
+        for server in found {
+            if !self.probes.add_server(&server) {
+                // There may be room for it later.
+                self.stdio.forget(server.pid);
+            }
+        }
         for error in self.probes.take_server_errors() {
             self.outbox.error(Group::Tools.name(), &error.to_string());
         }
@@ -531,12 +547,14 @@ impl<'a> Helper<'a> {
                 self.apply(changes);
             }
         }
+        if now >= self.next_server_scan {
+            self.scan_servers(now);
+        }
         if now >= self.next_scan {
             if tls {
                 let changes = self.libraries.scan();
                 self.apply(changes);
             }
-            self.scan_servers();
             let longest = if self.libraries.is_midway() { NEXT_SCAN_INTERVAL } else { SCAN_INTERVAL };
             if self.scan_interval == longest && !std::mem::replace(&mut self.is_prepared, true) {
                 // Not while the first samples are waited for.

@@ -191,13 +191,10 @@ impl Probes {
         self.stdio.take_errors()
     }
 
-    /// Looks at the standard input and output of a process, while that group is on.
-    pub(crate) fn add_server(&mut self, server: StdioServer) {
-        if self.is_on(Group::Tools)
-            && let Some(loaded) = &mut self.loaded
-        {
-            self.stdio.add(server, &mut loaded.ebpf);
-        }
+    /// Looks at the standard input and output of a process, while that group is on. Says whether it does.
+    pub(crate) fn add_server(&mut self, server: &StdioServer) -> bool {
+        let is_on = self.is_on(Group::Tools);
+        self.loaded.as_mut().filter(|_| is_on).is_some_and(|loaded| self.stdio.add(server, &mut loaded.ebpf))
     }
 
     /// Has everything ready for servers that are yet to come.
@@ -345,7 +342,7 @@ impl Probes {
         }
         if verdict.source == source::STDIO {
             // There is nothing that the kernel would have to know: it looks, or it does not.
-            if verdict.refutes_server() {
+            if verdict.of_server() == Some(false) {
                 self.stdio.remove(verdict.pid, &mut loaded.ebpf);
             }
             return Ok(());

@@ -70,6 +70,23 @@ fn clear_data(data: &MapData) {
     }
 }
 
+/// Removes an entry from a map with keys of that size.
+pub(super) fn remove(map: &Map, key: &[u64; 2]) {
+    let (Map::HashMap(data) | Map::LruHashMap(data)) = map else { return };
+    if !data.info().is_ok_and(|info| info.key_size() as usize == size_of_val(key)) {
+        return;
+    }
+    let mut attr = ElementAttr {
+        map_fd: data.fd().as_fd().as_raw_fd().unsigned_abs(),
+        padding: 0,
+        key: key.as_ptr().expose_provenance() as u64,
+        next_key: 0,
+        flags: 0,
+    };
+    // SAFETY: the kernel reads a key of the map's size from `key`.
+    let _ = unsafe { bpf(BPF_MAP_DELETE_ELEM, &mut attr) };
+}
+
 #[repr(C)]
 struct BatchAttr {
     in_batch: u64,

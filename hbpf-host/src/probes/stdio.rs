@@ -2,7 +2,6 @@
 //! by one: in those that may serve tools, and stay in those that do.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
 use std::num::NonZeroU32;
 use std::os::fd::AsRawFd;
 
@@ -10,19 +9,22 @@ use aya::Ebpf;
 use aya::maps::HashMap;
 use aya::programs::uprobe::UProbeScope;
 use hbpf_core::label::Label;
+use hbpf_ebpf::STDIO_HANDLE;
 
 use super::reaper::{Links, Reaper};
 use super::tls::{self, load};
 use super::{ProbeError, absent, present, raw, unload};
-use crate::discover::StdioServer;
+use crate::discover::{StdioLibrary, StdioServer};
 use crate::protocol::{Group, ProbeStatus, Trap, TrapKind};
 
 /// Programs and the functions that they are at, the return before the entry, so that no entry waits for a return that is not
 /// seen.
-const PROGRAMS: [(&str, &str); 9] = [
-    ("stdio_fcntl_return", "fcntl64"),
-    ("stdio_fcntl", "fcntl64"),
+const PROGRAMS: [(&str, &str); 11] = [
+    ("stdio_fcntl_return", "fcntl"),
+    ("stdio_fcntl", "fcntl"),
     ("stdio_dup2", "dup2"),
+    ("stdio_dup2", "dup3"),
+    ("stdio_close", "close"),
     ("stdio_read_return", "read"),
     ("stdio_read", "read"),
     ("stdio_write_return", "write"),
@@ -40,8 +42,9 @@ const SMALLEST: &str = "stdio_dup2";
 /// Most servers that are looked at at a time. At each hit the kernel goes through all of them to find whose it is.
 const MAX_SERVERS: usize = 64;
 
-/// The map of descriptors.
+/// The map of descriptors, and that of streams, which are known by a handle and the process.
 const DESCRIPTORS: &str = "STDIO";
+const FLOWS: &str = "TLS_FLOWS";
 
 /// Every program once.
 pub(super) fn all_programs() -> BTreeSet<&'static str> {
@@ -52,8 +55,8 @@ pub(super) fn all_programs() -> BTreeSet<&'static str> {
 #[derive(Default)]
 pub(super) struct Stdio {
     servers: BTreeMap<u32, Probed>,
-    /// How many were left out for their number.
-    refused: u64,
+    /// Those that were left out for their number.
+    refused: BTreeSet<u32>,
     reaper: Reaper,
     errors: Vec<ProbeError>,
 }
@@ -79,44 +82,75 @@ impl Stdio {
 
     pub(super) fn detach(&mut self, ebpf: &mut Ebpf) {
         std::mem::take(&mut self.servers).into_values().for_each(|probed| self.reaper.take_out(probed.links));
-        self.refused = 0;
+        self.refused.clear();
         all_programs().into_iter().for_each(|name| unload(ebpf, name));
         if let Some(map) = ebpf.map(DESCRIPTORS) {
             raw::clear(map);
         }
     }
 
-    /// Puts probes into a server, or notes where one that has them has its ends by now.
-    pub(super) fn add(&mut self, server: StdioServer, ebpf: &mut Ebpf) {
+    /// Puts probes into a server, or notes where one that has them has its ends by now. Says whether they are in it.
+    pub(super) fn add(&mut self, server: &StdioServer, ebpf: &mut Ebpf) -> bool {
         let pid = server.pid;
-        if self.servers.len() >= MAX_SERVERS && !self.servers.contains_key(&pid) {
-            self.refused += 1;
-            return;
+        let is_known = self.servers.contains_key(&pid);
+        if self.servers.len() >= MAX_SERVERS && !is_known {
+            self.refused.insert(pid);
+            return false;
         }
-        if let Err(error) = note_descriptors(pid, &server.descriptors, ebpf) {
-            return self.errors.push(error);
-        }
-        if self.servers.contains_key(&pid) {
-            return;
-        }
-        match probe(pid, &server.libraries, ebpf) {
-            Ok(probed) => drop(self.servers.insert(pid, probed)),
-            // It may have ended meanwhile.
+        self.refused.remove(&pid);
+        let result = note_descriptors(pid, &server.descriptors, ebpf)
+            .and_then(|()| if is_known { Ok(None) } else { self.probe(pid, &server.libraries, ebpf).map(Some) });
+        match result {
+            Ok(probed) => {
+                self.servers.extend(probed.map(|probed| (pid, probed)));
+                true
+            }
             Err(error) => {
+                // It may have ended meanwhile.
                 if std::path::Path::new(&format!("/proc/{pid}")).exists() {
                     self.errors.push(error);
                 }
-                self.errors.extend(note_descriptors(pid, &[], ebpf).err());
+                self.servers.remove(&pid).into_iter().for_each(|probed| self.reaper.take_out(probed.links));
+                self.errors.extend(forget(pid, ebpf).err());
+                false
             }
         }
     }
 
     /// The process has ended, or speaks something else.
     pub(super) fn remove(&mut self, pid: u32, ebpf: &mut Ebpf) {
+        self.refused.remove(&pid);
         if let Some(probed) = self.servers.remove(&pid) {
             self.reaper.take_out(probed.links);
-            self.errors.extend(note_descriptors(pid, &[], ebpf).err());
+            self.errors.extend(forget(pid, ebpf).err());
         }
+    }
+
+    fn probe(&mut self, pid: u32, libraries: &[StdioLibrary], ebpf: &mut Ebpf) -> Result<Probed, ProbeError> {
+        let scope = UProbeScope::OneProcess(NonZeroU32::new(pid).ok_or(ProbeError("no process".into()))?);
+        let mut probed = Probed { links: Links::new(), library: Label::default() };
+        let mut problem = ProbeError("no C library to probe".into());
+        for StdioLibrary { file, path, functions } in libraries {
+            let place = format!("/proc/self/fd/{}", file.as_raw_fd());
+            for (name, function) in PROGRAMS {
+                // A library for threads has not all of them.
+                let Some((_, offset)) = functions.iter().find(|(known, _)| *known == function) else { continue };
+                let program = load(name, ebpf)?;
+                match program.attach(*offset, &place, scope).and_then(|id| program.take_link(id)) {
+                    Ok(link) => {
+                        probed.links.push((name, link));
+                        probed.library = path.clone();
+                    }
+                    Err(error) => problem = ProbeError::new(&format!("{name} in {path}"), &error),
+                }
+            }
+        }
+        let has = |name: &&str| probed.links.iter().any(|(linked, _)| linked == name);
+        if NEEDED.iter().all(has) {
+            return Ok(probed);
+        }
+        self.reaper.take_out(probed.links);
+        Err(problem)
     }
 
     pub(super) fn take_errors(&mut self) -> Vec<ProbeError> {
@@ -135,8 +169,9 @@ impl Stdio {
             // What stands at the beginning of these functions differs from build to build.
             present(Group::Tools, name, place.clone(), Some(Trap { kind, stepped: true }), ebpf)
         }));
-        if self.refused > 0 {
-            let why = format!("{} more look like MCP servers, and at most {MAX_SERVERS} are probed", self.refused);
+        if !self.refused.is_empty() {
+            let count = self.refused.len();
+            let why = format!("{count} more look like MCP servers, and at most {MAX_SERVERS} are probed");
             list.push(absent(Group::Tools, why, false));
         }
     }
@@ -158,25 +193,11 @@ fn note_descriptors(pid: u32, descriptors: &[(u32, u8)], ebpf: &mut Ebpf) -> Res
     Ok(())
 }
 
-fn probe(pid: u32, libraries: &[(File, Label)], ebpf: &mut Ebpf) -> Result<Probed, ProbeError> {
-    let scope = UProbeScope::OneProcess(NonZeroU32::new(pid).ok_or(ProbeError("no process".into()))?);
-    let mut links = Links::new();
-    let mut library = Label::default();
-    let mut problem = ProbeError("nothing to probe".into());
-    for (file, path) in libraries {
-        let place = format!("/proc/self/fd/{}", file.as_raw_fd());
-        for (name, function) in PROGRAMS {
-            let program = load(name, ebpf)?;
-            match program.attach(function, &place, scope).and_then(|id| program.take_link(id)) {
-                Ok(link) => {
-                    links.push((name, link));
-                    library = path.clone();
-                }
-                // A library for threads has not all of them.
-                Err(error) => problem = ProbeError::new(&format!("{name} in {path}"), &error),
-            }
-        }
+/// Forgets a process's descriptors, and the stream that was made of them: its number may be another's soon.
+fn forget(pid: u32, ebpf: &mut Ebpf) -> Result<(), ProbeError> {
+    note_descriptors(pid, &[], ebpf)?;
+    if let Some(map) = ebpf.map(FLOWS) {
+        raw::remove(map, &[STDIO_HANDLE, u64::from(pid)]);
     }
-    let has = |name: &&str| links.iter().any(|(linked, _)| linked == name);
-    if NEEDED.iter().all(has) { Ok(Probed { links, library }) } else { Err(problem) }
+    Ok(())
 }
