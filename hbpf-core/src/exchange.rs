@@ -188,6 +188,10 @@ pub struct Usage {
     pub billed_input: Option<u64>,
     /// Generated tokens that are paid for, likewise.
     pub billed_output: Option<u64>,
+    /// Prompt tokens that were sound, where they are told apart.
+    pub audio_input: Option<u64>,
+    /// Generated tokens that are sound, likewise.
+    pub audio_output: Option<u64>,
     /// Images that were made.
     pub images: Option<u64>,
     /// Milliseconds of sound that were listened to.

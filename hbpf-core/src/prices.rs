@@ -22,6 +22,9 @@ pub const TIERS: [(ServiceTier, &str); 4] = [
     (ServiceTier::Priority, "priority"),
 ];
 
+/// What stands behind a model's name in the row with the prices of tokens that are sound.
+pub const AUDIO: &str = "audio";
+
 /// What is paid for otherwise than by tokens, by the word that stands behind a model's name in a table. Prices are of one.
 pub const UNITS: [&str; 3] = ["image", "second", "search"];
 
@@ -80,6 +83,18 @@ impl Price {
     /// Of one thing of a kind, whatever that is.
     pub fn flat(price: f64) -> Self {
         Self { input: price, output: 0.0, cache_read: None, cache_write: None, cache_write_long: None, long: None }
+    }
+
+    /// The same where those that are sound have prices of their own. What of them came from a cache is not told apart, so that these count as
+    /// new.
+    fn of_both(&self, of_sound: Option<&Self>, usage: &Usage) -> Option<f64> {
+        let sum = self.of(usage)?;
+        let Some(of_sound) = of_sound else { return Some(sum) };
+        let fresh = usage.input.unwrap_or(0).saturating_sub(usage.cached_input.unwrap_or(0));
+        let heard = usage.audio_input.unwrap_or(0).min(fresh) as f64;
+        let spoken = usage.audio_output.unwrap_or(0).min(usage.output.unwrap_or(0)) as f64;
+        let dearer = heard * (of_sound.input - self.input) + spoken * (of_sound.output - self.output);
+        Some(sum + dearer / MILLION)
     }
 
     /// What so many tokens cost; `None` where it is not known how many there were.
@@ -254,7 +269,8 @@ impl Prices {
         let price = models.clone().find_map(|model| self.price(provider, model.as_str(), tier));
         // Of an answer that was not waited for, what had come of it is paid.
         let output = usage.output.or(Some(exchange.estimated_output).filter(|tokens| *tokens > 0));
-        let by_tokens = price.and_then(|price| price.of(&Usage { output, ..*usage }));
+        let of_sound = models.clone().find_map(|model| self.row(provider, model.as_str(), AUDIO));
+        let by_tokens = price.and_then(|price| price.of_both(of_sound, &Usage { output, ..*usage }));
         let by_units = || models.clone().find_map(|model| self.of_units(provider, model.as_str(), usage));
         by_tokens.or_else(by_units).map(|usd| Cost { usd, is_estimate: true })
     }
@@ -267,17 +283,18 @@ impl Prices {
             (second, usage.audio_milliseconds.map(|milliseconds| milliseconds as f64 / 1000.0)),
             (search, usage.searches.map(|searches| searches as f64)),
         ];
-        let model = model.to_ascii_lowercase();
-        let cost = |(unit, count): (&str, Option<f64>)| {
-            let sellers = || sellers(provider, &model).into_iter().flatten();
-            let row = |table: &Self, seller: &str| {
-                names(&model)
-                    .find_map(|name| table.models.get(&format!("{seller}\t{name} {unit}")).map(|row| row.input))
-            };
-            let price = sellers().find_map(|seller| self.tables().find_map(|table| row(table, seller)))?;
-            Some(count? * price)
-        };
+        let cost = |(unit, count): (&str, Option<f64>)| Some(count? * self.row(provider, model, unit)?.input);
         counts.into_iter().filter_map(cost).reduce(|sum, cost| sum + cost)
+    }
+
+    /// A model's row with that word behind its name.
+    fn row(&self, provider: &str, model: &str, word: &str) -> Option<&Price> {
+        let model = model.to_ascii_lowercase();
+        let mut sellers = sellers(provider, &model).into_iter().flatten();
+        let own = |table: &'_ Self, seller: &str| {
+            names(&model).map(|name| format!("{seller}\t{name} {word}")).find(|key| table.models.contains_key(key))
+        };
+        sellers.find_map(|seller| self.tables().find_map(|table| table.models.get(&own(table, seller)?)))
     }
 }
 
@@ -304,11 +321,12 @@ fn parse_line(line: &str) -> Result<(String, Price), String> {
     let is_gpu = provider.eq_ignore_ascii_case(GPU);
     if let Some((_, word)) = model.split_once(' ').filter(|_| !is_gpu)
         && !is_of_unit(model)
+        && !word.eq_ignore_ascii_case(AUDIO)
         && !TIERS.iter().any(|(_, tier)| tier.eq_ignore_ascii_case(word))
     {
-        let words = TIERS.map(|(_, word)| word).into_iter().chain(UNITS).collect::<Vec<_>>().join(", ");
+        let words = TIERS.map(|(_, word)| word).into_iter().chain([AUDIO]).chain(UNITS).collect::<Vec<_>>().join(", ");
         return Err(format!(
-            "{word:?} is neither a tier nor a unit: behind a model and a space there is one of {words}"
+            "{word:?} is no tier, no unit and not audio: behind a model and a space there is one of {words}"
         ));
     }
     let number = |index: usize, name: &str| match rest[index] {
@@ -468,6 +486,20 @@ mod tests {
     }
 
     #[test]
+    fn sound_has_prices_of_its_own() {
+        let table = Prices::parse("x\tm\t1\t2\nx\tm audio\t10\t20").unwrap();
+        let price = table.price("x", "m", ServiceTier::Standard).unwrap();
+        let sound = table.row("x", "M-2026-01-01", AUDIO);
+        let usage = Usage { audio_input: Some(40), audio_output: Some(30), ..usage(100, 50, 0, 0) };
+        assert_eq!(price.of_both(sound, &usage), Some((60.0 + 400.0 + 40.0 + 600.0) / MILLION));
+        assert_eq!(price.of_both(None, &usage), price.of(&usage), "as text where nothing else is known");
+        // More than there is in all is a mistake, and what came from a cache was cheaper.
+        let odd = Usage { audio_input: Some(900), cached_input: Some(90), ..usage };
+        assert_eq!(price.of_both(sound, &odd), Some((90.0 + 100.0 + 40.0 + 600.0) / MILLION));
+        assert!(Prices::built_in().row("openai", "gpt-audio", AUDIO).is_some());
+    }
+
+    #[test]
     fn images_seconds_and_searches_have_prices_of_their_own() {
         let table =
             Prices::parse("x\tm image\t0.04\nx\tm second\t0.001\nx\tm search\t0.002\nx\tboth image\t1\nx\tboth\t1\t2")
@@ -608,7 +640,7 @@ mod tests {
             ("x\tm\t1\t1\t\t\t\t9", "line 1: the price of input of long prompts is missing"),
             (
                 "x\tm slow\t1\t1",
-                "line 1: \"slow\" is neither a tier nor a unit: behind a model and a space there is one of batch, fast, flex, priority, image, second, search",
+                "line 1: \"slow\" is no tier, no unit and not audio: behind a model and a space there is one of batch, fast, flex, priority, audio, image, second, search",
             ),
             ("x\tm\t1\t1\t1\t1\t1\t1\t1\t1\t1\t1", "line 1: a provider, a model and at most nine numbers are expected"),
         ] {

@@ -33,6 +33,8 @@ const DIGITS: f64 = 1e9;
 /// one.
 const INPUT: &str = "input_cost_per_token";
 const OUTPUT: &str = "output_cost_per_token";
+const AUDIO_INPUT: &str = "input_cost_per_audio_token";
+const AUDIO_OUTPUT: &str = "output_cost_per_audio_token";
 const READ: &str = "cache_read_input_token_cost";
 const WRITE: &str = "cache_creation_input_token_cost";
 
@@ -234,13 +236,17 @@ impl<'a> Entry<'a> {
         // There regions and kinds of deployments stand before names, which nothing on the wire tells.
         let is_elsewhere = model.contains('/') && (provider == "aws.bedrock" || provider.starts_with("azure."));
         let is_text = !NOT_TEXT.contains(&fields.get("mode").and_then(Value::as_str).unwrap_or_default());
+        // These say how many tokens were sound.
+        let tells = provider == "openai" || provider.starts_with("azure.");
+        let has_sound = tells && entry.cost(AUDIO_INPUT, "", "").is_some();
         // What it generates may be paid otherwise than as text.
         let differs =
             |kind: &str| entry.cost(kind, "", "").is_some_and(|cost| Some(cost) != entry.cost(OUTPUT, "", ""));
-        let generates_text = !differs("output_cost_per_audio_token") && !differs("output_cost_per_image_token");
+        let generates_text = !differs(AUDIO_OUTPUT) && !differs("output_cost_per_image_token");
         let (input, output) = (entry.cost(INPUT, "", "")?, entry.cost(OUTPUT, "", "").unwrap_or(0.0));
         // Where all is 0 nothing is known: nobody gives it away.
-        (is_text && generates_text && !is_elsewhere && input + output > 0.0).then_some(entry)
+        let is_known = is_text && generates_text || has_sound;
+        (is_known && !is_elsewhere && input + output > 0.0).then_some(entry)
     }
 
     /// A price per million tokens: of what, for how long or of how long prompts, in which tier.
@@ -255,6 +261,13 @@ impl<'a> Entry<'a> {
         let mut prices: Vec<_> =
             TIERS.iter().filter_map(|(theirs, ours)| Some((*ours, self.price(theirs, standard.as_ref())?))).collect();
         let fast = self.fields.get("provider_specific_entry").and_then(|entry| entry.get("fast")?.as_f64());
+        let heard = self.cost(AUDIO_INPUT, "", "");
+        if let (Some(standard), Some(heard)) =
+            (&standard, heard.filter(|heard| Some(*heard) != self.cost(INPUT, "", "")))
+        {
+            let spoken = self.cost(AUDIO_OUTPUT, "", "").unwrap_or(standard.output);
+            prices.push((" audio", Price { output: spoken, ..Price::flat(heard) }));
+        }
         if let (Some(standard), Some(fast)) = (&standard, fast.filter(|fast| *fast > 0.0)) {
             prices.push((" fast", times(standard, fast)));
         }

@@ -1,4 +1,4 @@
-//! `hbpf trace` and `hbpf check`, as scripts use them.
+//! `hbpf trace`, `hbpf check` and `hbpf record`, as scripts use them.
 
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
@@ -106,6 +106,50 @@ fn where_one_group_has_failed_nothing_is_said_to_be_well() {
 }
 
 /// Some twenty seconds: requests hang that were sent when the probes were in place, and have hung for a while.
+/// What was recorded until somebody stopped it is what was seen, and is shown without privileges.
+#[test]
+fn a_recording_has_what_was_seen() {
+    let Some(_host) = host() else { return };
+    let Some(python) = python() else { return };
+    let server = Server::start(&["--ttft", "20", "--rate", "400"]);
+    let mut client = client(&server, &python, CALLS);
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = directory.path().join("recording.hbpf");
+    let hbpf = &programs().hbpf;
+    let mut recorder =
+        Command::new(hbpf).args(["record", "--interval", "500ms", "-o"]).arg(&file).spawn().expect("hbpf starts");
+    let lines = || {
+        let output = Command::new(hbpf).args(["top", "--batch", "--replay"]).arg(&file).output().expect("hbpf starts");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    // It can be read while it is written.
+    let wait_for = |text: &str| {
+        for _ in 0..100 {
+            if lines().contains(text) {
+                return;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(200));
+        }
+        panic!("{text} is not in {}", lines());
+    };
+    wait_for("llm-plain on");
+    client.run();
+    wait_for(" demo-429err ");
+    // SAFETY: a signal to a process of this test.
+    unsafe { nix::libc::kill(recorder.id() as i32, nix::libc::SIGINT) };
+    assert!(recorder.wait().expect("it is our child").success());
+    let truth = server.truth(CALLS as usize);
+    let last = lines();
+    let frames = last.matches("llm-plain on").count();
+    assert!(frames > 2, "{last}");
+    assert!(last.contains(&format!("{} failed", truth.failed)), "{last}");
+    // Cut off anywhere, it is what it was before.
+    let bytes = std::fs::read(&file).expect("it is ours");
+    std::fs::write(&file, &bytes[..bytes.len() * 2 / 3]).expect("it is ours");
+    let frames_before = lines().matches("llm-plain on").count();
+    assert!((1..frames).contains(&frames_before), "{frames_before} of {frames}");
+}
+
 #[test]
 fn a_server_that_hangs_is_slow() {
     if !full() {

@@ -100,6 +100,8 @@ pub(super) fn totals(counts: &Counts) -> Usage {
         cache_creation_input: counts.get(Count::CacheWrite),
         cache_creation_long: counts.get(Count::CacheWriteLong),
         reasoning: counts.get(Count::Reasoning),
+        audio_input: counts.get(Count::AudioInput),
+        audio_output: counts.get(Count::AudioOutput),
         images: counts.get(Count::Images),
         audio_milliseconds: counts.get(Count::AudioMilliseconds),
         ..Usage::default()
@@ -311,6 +313,8 @@ pub(super) enum Count {
     TimingsCached,
     TimingsPrompt,
     TimingsOutput,
+    AudioInput,
+    AudioOutput,
     Images,
     AudioMilliseconds,
     Searches,

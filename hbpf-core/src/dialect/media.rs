@@ -17,6 +17,7 @@ static RESPONSE: LazyLock<PathSet<Slot>> = LazyLock::new(|| {
         ("model", Want::Scalar, Slot::Model),
         ("usage.input_tokens", Want::Scalar, Slot::Count(Count::Input)),
         ("usage.output_tokens", Want::Scalar, Slot::Count(Count::Output)),
+        ("usage.input_token_details.audio_tokens", Want::Scalar, Slot::Count(Count::AudioInput)),
         // Mistral.
         ("usage.prompt_tokens", Want::Scalar, Slot::Count(Count::Input)),
         ("usage.completion_tokens", Want::Scalar, Slot::Count(Count::Output)),

@@ -10,7 +10,7 @@ use crate::json::{PathSet, Want};
 type Path = (&'static str, Want, Slot);
 
 /// What all three APIs answer with, errors included.
-const COMMON: [Path; 41] = [
+const COMMON: [Path; 43] = [
     ("id", Want::Scalar, Slot::ResponseId),
     ("model", Want::Scalar, Slot::Model),
     ("usage.prompt_tokens", Want::Scalar, Slot::Count(Count::Input)),
@@ -21,6 +21,8 @@ const COMMON: [Path; 41] = [
     ("usage.prompt_tokens_details.created_cache_tokens", Want::Scalar, Slot::Count(Count::CacheWrite)),
     ("usage.created_cache_tokens", Want::Scalar, Slot::Count(Count::CacheWrite)),
     ("usage.completion_tokens_details.reasoning_tokens", Want::Scalar, Slot::Count(Count::Reasoning)),
+    ("usage.prompt_tokens_details.audio_tokens", Want::Scalar, Slot::Count(Count::AudioInput)),
+    ("usage.completion_tokens_details.audio_tokens", Want::Scalar, Slot::Count(Count::AudioOutput)),
     ("usage.reasoning_tokens", Want::Scalar, Slot::Count(Count::Reasoning)),
     ("usage.prompt_cache_hit_tokens", Want::Scalar, Slot::Count(Count::CacheHit)),
     ("usage.prompt_cache_miss_tokens", Want::Scalar, Slot::Count(Count::CacheMiss)),
@@ -159,6 +161,8 @@ pub(super) fn usage(counts: &Counts) -> Usage {
         cache_creation_input: get(Count::CacheWrite),
         cache_creation_long: get(Count::CacheWriteLong),
         reasoning: get(Count::Reasoning),
+        audio_input: get(Count::AudioInput),
+        audio_output: get(Count::AudioOutput),
         ..Usage::default()
     }
 }

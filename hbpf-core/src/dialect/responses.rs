@@ -66,6 +66,8 @@ static RESPONSE: LazyLock<PathSet<Slot>> = LazyLock::new(|| {
         ("response.error.code", Want::Scalar, Slot::ErrorCode),
         // Realtime.
         ("response.usage.input_token_details.cached_tokens", Want::Scalar, Slot::Count(Count::CacheRead)),
+        ("response.usage.input_token_details.audio_tokens", Want::Scalar, Slot::Count(Count::AudioInput)),
+        ("response.usage.output_token_details.audio_tokens", Want::Scalar, Slot::Count(Count::AudioOutput)),
         ("response.status_details.reason", Want::Scalar, Slot::FinishReason),
         ("response.status_details.error.type", Want::Scalar, Slot::ErrorType),
         ("response.status_details.error.code", Want::Scalar, Slot::ErrorCode),

@@ -162,3 +162,13 @@ fn what_is_not_paid_by_tokens_is_counted() {
     let ranking = usage(Dialect::CohereChat, r#"{"results":[],"meta":{"billed_units":{"search_units":2}}}"#);
     assert_eq!((ranking.searches, ranking.input), (Some(2), None));
 }
+
+#[test]
+fn tokens_that_are_sound_are_told_apart() {
+    let chat = r#"{"model":"m","usage":{"prompt_tokens":9,"completion_tokens":7,"prompt_tokens_details":{"audio_tokens":4},"completion_tokens_details":{"audio_tokens":3}}}"#;
+    let usage = read(Dialect::OpenaiChat, chat).usage;
+    assert_eq!((usage.audio_input, usage.audio_output), (Some(4), Some(3)));
+    let transcript = r#"{"text":"CANARY","usage":{"type":"tokens","input_tokens":9,"output_tokens":7,"input_token_details":{"audio_tokens":9}}}"#;
+    let usage = read(Dialect::OpenaiAudio, transcript).usage;
+    assert_eq!((usage.input, usage.audio_input, usage.audio_output), (Some(9), Some(9), None));
+}
