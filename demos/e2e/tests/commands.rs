@@ -7,6 +7,8 @@ use std::process::Command;
 use hbpf_core::exchange::{Phase, Role};
 use hbpf_core::snapshot::Request;
 use hbpf_e2e::{Client, Server, Tracer, full, host, programs, python, script, tool};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 /// Half of them fail.
 fn client(server: &Server, python: &Path, calls: u64) -> Client {
@@ -135,8 +137,7 @@ fn a_recording_has_what_was_seen() {
     wait_for("llm-plain on");
     client.run();
     wait_for(" demo-429err ");
-    // SAFETY: a signal to a process of this test.
-    unsafe { nix::libc::kill(recorder.id() as i32, nix::libc::SIGINT) };
+    kill(Pid::from_raw(i32::try_from(recorder.id()).unwrap()), Signal::SIGTERM).expect("it is ours");
     assert!(recorder.wait().expect("it is our child").success());
     let truth = server.truth(CALLS as usize);
     let last = lines();
