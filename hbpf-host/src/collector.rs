@@ -29,7 +29,7 @@ use crate::engines::Engines;
 use crate::facts::Facts;
 use crate::governor::{Budget, Governor, Observation, Share, Step};
 use crate::privsep::{HelperClient, SocketError};
-use crate::protocol::{Group, Limits, Others, Refusal, Reply, Request, Status};
+use crate::protocol::{Group, Lifecycle, Limits, Others, Refusal, Reply, Request, Status};
 use crate::ring::{Batch, Bell, EventRing};
 use records::Records;
 use sink::EngineSink;
@@ -340,17 +340,9 @@ impl Worker {
                     Some(Err(error)) => self.note_error("bell", error.to_string()),
                     None => self.note_error("bell", "the helper sent no descriptor"),
                 },
-                Reply::Lifecycle { kind, pid, timestamp_ns, comm } => {
-                    if kind == lifecycle::EXEC {
-                        // Its memory is gone, and what it had to say over TLS with it.
-                        self.drain_ring();
-                        self.engine.process_executed(Pid(pid), Nanos(timestamp_ns), &mut self.sink);
-                        if let Some(engines) = &mut self.engines {
-                            engines.executed(now(), pid);
-                        }
-                    }
-                    if kind == lifecycle::EXIT {
-                        self.process_ended(pid, comm, Nanos(timestamp_ns))?;
+                Reply::Lifecycle(events) => {
+                    for event in events {
+                        self.lifecycle(event)?;
                     }
                 }
                 Reply::Owners(owners) => {
@@ -409,6 +401,22 @@ impl Worker {
                     self.take_status(*status)?;
                 }
             }
+        }
+        Ok(())
+    }
+
+    fn lifecycle(&mut self, event: Lifecycle) -> Result<(), CollectError> {
+        let Lifecycle { kind, pid, timestamp_ns, comm } = event;
+        if kind == lifecycle::EXEC {
+            // Its memory is gone, and what it had to say over TLS with it.
+            self.drain_ring();
+            self.engine.process_executed(Pid(pid), Nanos(timestamp_ns), &mut self.sink);
+            if let Some(engines) = &mut self.engines {
+                engines.executed(now(), pid);
+            }
+        }
+        if kind == lifecycle::EXIT {
+            self.process_ended(pid, comm, Nanos(timestamp_ns))?;
         }
         Ok(())
     }

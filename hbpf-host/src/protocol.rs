@@ -9,7 +9,7 @@ use hbpf_core::aggregate::WorkloadFacts;
 use hbpf_core::inference::{EngineKind, Place};
 use hbpf_core::label::{Label, Text};
 use hbpf_core::snapshot::{Cgroup, Container, Gpu, Host, HottestThread, TlsVisibility};
-use hbpf_ebpf::{action, source};
+use hbpf_ebpf::{LifecycleEvent, action, source};
 use serde::{Deserialize, Serialize};
 
 /// Longest message in either direction.
@@ -195,6 +195,28 @@ pub struct Question {
     pub place: Place,
 }
 
+/// A process executed a program, or ended.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Lifecycle {
+    /// `hbpf_ebpf::lifecycle`.
+    pub kind: u32,
+    /// Process.
+    pub pid: u32,
+    /// Monotonic nanoseconds.
+    pub timestamp_ns: u64,
+    /// Name at that moment.
+    pub comm: Label,
+}
+
+impl Lifecycle {
+    /// As the kernel tells it.
+    pub(crate) fn of(event: &LifecycleEvent) -> Self {
+        let LifecycleEvent { kind, pid, timestamp_ns, comm } = *event;
+        let length = comm.iter().position(|byte| *byte == 0).unwrap_or(comm.len());
+        Self { kind, pid, timestamp_ns, comm: Label::from_bytes(&comm[..length]) }
+    }
+}
+
 /// From the helper to the unprivileged side.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Reply {
@@ -205,17 +227,8 @@ pub enum Reply {
     },
     /// The `BELL` ring's descriptor comes with this message.
     Bell,
-    /// A process executed a program or ended.
-    Lifecycle {
-        /// `hbpf_ebpf::lifecycle`.
-        kind: u32,
-        /// Process.
-        pid: u32,
-        /// Monotonic nanoseconds.
-        timestamp_ns: u64,
-        /// Name at that moment.
-        comm: Label,
-    },
+    /// Processes that executed a program or ended, in that order.
+    Lifecycle(Vec<Lifecycle>),
     /// What is known of processes; also sent unasked for those that execute a program or load a TLS library.
     Processes(Vec<ProcessInfo>),
     /// The machine.

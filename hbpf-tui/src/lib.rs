@@ -18,7 +18,6 @@ mod live;
 mod prices;
 mod probes;
 mod recording;
-mod replay;
 mod rows;
 mod sets;
 mod summary;

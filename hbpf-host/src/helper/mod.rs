@@ -14,7 +14,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use hbpf_core::label::{Label, Text};
+use hbpf_core::label::Text;
 use hbpf_ebpf::{LifecycleEvent, lifecycle};
 use nix::errno::Errno;
 use nix::libc;
@@ -29,7 +29,7 @@ use crate::privsep::{self, SplitOptions};
 use crate::probes::{ProbeError, Probes};
 use crate::process::{Samples, Table, self_cpu_seconds};
 use crate::protocol::{
-    Counted, Event, Group, MAX_PROCESSES, MAX_VERDICTS, Others, ProcessInfo, Reply, Request, Status,
+    Counted, Event, Group, Lifecycle, MAX_PROCESSES, MAX_VERDICTS, Others, ProcessInfo, Reply, Request, Status,
 };
 use crate::socket::{Socket, SocketError};
 use ask::Asker;
@@ -57,6 +57,10 @@ const SCANS_AT_ATTACH: usize = 10;
 
 /// Starts and ends of processes handled before requests are looked at again.
 const LIFECYCLE_BATCH: usize = 64;
+
+/// How long they are left to gather. Where a thousand programs a second begin, to wake up for each would take a part of a core that
+/// is missed; and most of them end before they could be looked at.
+const LIFECYCLE_GATHERS: Duration = Duration::from_millis(2);
 
 /// Requests handled before starts and ends of processes are looked at again.
 const REQUEST_BATCH: usize = 64;
@@ -138,6 +142,8 @@ struct Helper<'a> {
     device_names: Names,
     rescans: Rescans,
     endings: Endings,
+    /// Until when starts and ends of processes are left to gather.
+    next_lifecycle: Instant,
     next_scan: Instant,
     last_scan: Instant,
     scan_interval: Duration,
@@ -160,6 +166,7 @@ impl<'a> Helper<'a> {
             device_names: Names::new(devices::PROC.into()),
             rescans: Rescans::default(),
             endings: Endings::default(),
+            next_lifecycle: Instant::now(),
             next_scan: Instant::now(),
             last_scan: Instant::now(),
             scan_interval: SCAN_INTERVAL,
@@ -179,7 +186,7 @@ impl<'a> Helper<'a> {
                     return;
                 }
             }
-            self.handle_lifecycle();
+            self.handle_lifecycle(Instant::now());
             for problem in self.gpus.receive() {
                 self.outbox.error("gpu", &problem);
             }
@@ -194,7 +201,8 @@ impl<'a> Helper<'a> {
     fn wait(&mut self) {
         let now = Instant::now();
         let scans = self.next_scan.min(self.next_server_scan);
-        let wakes = [Some(scans), self.rescans.next(), self.endings.next()];
+        let gathering = (self.next_lifecycle > now).then_some(self.next_lifecycle);
+        let wakes = [Some(scans), self.rescans.next(), self.endings.next(), gathering];
         let wake = wakes.into_iter().flatten().min().unwrap_or(now);
         // Rounded up: a millisecond too early would make us turn in circles until it has passed.
         let left = wake.saturating_duration_since(now) + Duration::from_millis(1);
@@ -203,7 +211,7 @@ impl<'a> Helper<'a> {
         wanted.set(PollFlags::POLLIN, !self.outbox.is_full());
         wanted.set(PollFlags::POLLOUT, self.outbox.wants_write());
         let mut ready = vec![PollFd::new(self.outbox.as_fd(), wanted)];
-        let lifecycle = self.probes.lifecycle_fd().filter(|_| !self.outbox.is_full());
+        let lifecycle = self.probes.lifecycle_fd().filter(|_| !self.outbox.is_full() && gathering.is_none());
         ready.extend(lifecycle.map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
         ready.extend(self.libraries.news_fd().map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
         ready.extend(self.gpus.fd().map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
@@ -468,18 +476,33 @@ impl<'a> Helper<'a> {
         }
     }
 
-    fn handle_lifecycle(&mut self) {
+    fn handle_lifecycle(&mut self, now: Instant) {
         // While the other side does not read, they wait in their ring.
-        let events = if self.outbox.is_full() { Vec::new() } else { self.probes.read_lifecycle(LIFECYCLE_BATCH) };
-        let mut started = Vec::new();
-        for event in events {
-            let uncertain = event.kind == lifecycle::EXIT && !self.probes.ends_are_certain();
-            let event =
-                if uncertain { self.endings.first_thread(event, Instant::now(), Path::new(PROC)) } else { Some(event) };
-            if let Some(event) = event {
-                self.handle_event(&event, &mut started);
-            }
+        if now < self.next_lifecycle || self.outbox.is_full() {
+            return;
         }
+        let mut events = self.probes.read_lifecycle(LIFECYCLE_BATCH);
+        // A whole batch leaves more behind it.
+        if (1..LIFECYCLE_BATCH).contains(&events.len()) {
+            self.next_lifecycle = now + LIFECYCLE_GATHERS;
+        }
+        if !self.probes.ends_are_certain() {
+            let of_process = |event: LifecycleEvent| match event.kind {
+                lifecycle::EXIT => self.endings.first_thread(event, now, Path::new(PROC)),
+                _ => Some(event),
+            };
+            events = events.into_iter().filter_map(of_process).collect();
+        }
+        self.handle_events(&events);
+    }
+
+    fn handle_events(&mut self, events: &[LifecycleEvent]) {
+        let told = events.iter().filter(|event| event.kind != lifecycle::FORK).map(Lifecycle::of).collect::<Vec<_>>();
+        if !told.is_empty() {
+            self.outbox.send(Reply::Lifecycle(told));
+        }
+        let mut started = Vec::new();
+        events.iter().for_each(|event| self.handle_event(event, &mut started));
         let found = started.into_iter().filter_map(|pid| {
             let info = self.processes.describe_started(pid)?;
             Some(self.with_visibility(info))
@@ -489,15 +512,10 @@ impl<'a> Helper<'a> {
     }
 
     fn handle_event(&mut self, event: &LifecycleEvent, started: &mut Vec<u32>) {
-        let LifecycleEvent { kind, pid, timestamp_ns, comm } = *event;
-        if kind == lifecycle::FORK {
+        let pid = event.pid;
+        match event.kind {
             // Who it is comes with the next scan, which looks at new processes first.
-            self.next_scan = self.next_scan.min(self.last_scan + FORK_SCAN_INTERVAL);
-            return;
-        }
-        let length = comm.iter().position(|byte| *byte == 0).unwrap_or(comm.len());
-        self.outbox.send(Reply::Lifecycle { kind, pid, timestamp_ns, comm: Label::from_bytes(&comm[..length]) });
-        match kind {
+            lifecycle::FORK => self.next_scan = self.next_scan.min(self.last_scan + FORK_SCAN_INTERVAL),
             lifecycle::EXEC => {
                 self.processes.note_exec(pid);
                 self.forget_server(pid);
@@ -530,9 +548,8 @@ impl<'a> Helper<'a> {
         // A probe in a file that has been written over does harm.
         let news = self.libraries.take_news();
         self.apply(news);
-        for event in self.endings.due(now, Path::new(PROC)) {
-            self.handle_event(&event, &mut Vec::new());
-        }
+        let ended = self.endings.due(now, Path::new(PROC));
+        self.handle_events(&ended);
         // Without uprobes there is no hurry to find libraries; attaching scans them all.
         let (tls, tools) = (self.probes.is_on(Group::LlmTls), self.probes.is_on(Group::Tools));
         let due = self.rescans.due(now);

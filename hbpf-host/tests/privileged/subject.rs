@@ -209,7 +209,11 @@ impl Subject {
                         say(&format!("process {} {:?} {}", process.pid, process.tls, process.command));
                     }
                 }
-                Reply::Lifecycle { kind, pid, comm, .. } => say(&format!("lifecycle {kind} {pid} {comm}")),
+                Reply::Lifecycle(list) => {
+                    for event in list {
+                        say(&format!("lifecycle {} {} {}", event.kind, event.pid, event.comm));
+                    }
+                }
                 Reply::Samples(list) => say(&format!("samples {}", list.len())),
                 Reply::Details(list) => say(&format!("details {}", list.len())),
                 Reply::Counted(list) => {

@@ -43,7 +43,7 @@ pub(crate) fn run(arguments: &RecordArgs) -> Result<ExitCode> {
         let _ = sender.send(update);
     })?;
     let frames = arguments.duration.map(|whole| whole.div_duration_f64(arguments.interval).ceil().max(1.0) as u64);
-    let mut writer = Writer::new(file);
+    let mut writer = Writer::new(file).context("cannot write")?;
     let mut written = 0_u64;
     let ended = each_frame(&updates, arguments.interval, frames, |snapshot| {
         writer.push(snapshot).context("cannot write")?;

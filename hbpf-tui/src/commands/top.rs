@@ -1,27 +1,26 @@
 //! `hbpf top`: the live view, plain frames, or a recording.
 
 use std::fs::File;
-use std::io::BufRead;
 use std::process::ExitCode;
 use std::sync::{Arc, mpsc};
 use std::thread;
-use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use hbpf_core::prices::Prices;
+use hbpf_core::snapshot::Snapshot;
 use hbpf_host::collector::Options;
 use hbpf_host::privsep::{self, SplitOptions};
+use hbpf_host::protocol::Group;
 
 use super::{each_frame, print};
 use crate::cli::Top;
-use crate::feed::Update;
+use crate::feed::{Control, Update};
 use crate::live;
 use crate::prices;
-use crate::recording;
-use crate::replay::{self, Recording};
+use crate::recording::{END, Keep, Lines, Timeline};
 use crate::rows::ProcessColumn;
 use crate::text::{self, Style};
-use crate::ui::{self, Source};
+use crate::ui::{self, Sink, Source};
 
 pub(crate) fn run(arguments: &Top) -> Result<ExitCode> {
     if !arguments.batch && !ui::is_terminal() {
@@ -34,7 +33,7 @@ pub(crate) fn run(arguments: &Top) -> Result<ExitCode> {
 /// What delivers the frames, ready to be started. All that needs privileges or files is done.
 enum Start<'a> {
     Live(live::Session, Arc<Prices>, &'a Top),
-    Recording(Box<dyn BufRead + Send>),
+    Recording(File),
 }
 
 fn source(arguments: &Top) -> Result<Start<'_>> {
@@ -58,63 +57,88 @@ fn source(arguments: &Top) -> Result<Start<'_>> {
             };
             // A recording is from outside as well.
             privsep::confine().context("cannot start")?;
-            let lines = recording::lines(file).with_context(|| format!("cannot read {}", path.display()))?;
-            Ok(Start::Recording(lines))
+            Ok(Start::Recording(file))
         }
     }
 }
 
-impl Start<'_> {
-    fn start(self, mut deliver: impl FnMut(Update) + Send + 'static) -> Result<Box<dyn crate::feed::Control>> {
-        match self {
-            Self::Live(session, prices, arguments) => {
-                let options = Options {
-                    groups: arguments.probes.chosen(),
-                    window: arguments.window,
-                    interval: Some(arguments.interval),
-                    max_overhead: arguments.bounds.max_overhead.0,
-                    max_bytes_per_second: arguments.bounds.max_bytes_per_second,
-                    engines: !arguments.sources.no_engines,
-                    prices,
-                };
-                session.start(options, deliver)
-            }
-            Self::Recording(input) => {
-                let name = "replay".to_owned();
-                thread::Builder::new().name(name).spawn(move || replay::play(input, thread::sleep, &mut deliver))?;
-                Ok(Box::new(Recording))
-            }
-        }
+fn options(arguments: &Top, prices: Arc<Prices>) -> Options {
+    Options {
+        groups: arguments.probes.chosen(),
+        window: arguments.window,
+        interval: Some(arguments.interval),
+        max_overhead: arguments.bounds.max_overhead.0,
+        max_bytes_per_second: arguments.bounds.max_bytes_per_second,
+        engines: !arguments.sources.no_engines,
+        prices,
     }
 }
 
 fn show(start: Start<'_>) -> Result<ExitCode> {
-    let source = if matches!(start, Start::Live(..)) { Source::Live } else { Source::Replay };
-    let ended = ui::run(source.clone(), |sink| start.start(move |update| sink.deliver(update)))?;
-    match ended {
-        Some(why) if source == Source::Live => bail!("collection has ended: {why}"),
-        _ => Ok(ExitCode::SUCCESS),
-    }
+    let ended = match start {
+        Start::Live(session, prices, arguments) => {
+            let timeline = Timeline::new(Keep::WATCHED)?;
+            let options = options(arguments, prices);
+            ui::run(Source::Live, timeline, |sink| session.start(options, move |update| sink.deliver(update)))?
+                .map(|why| bail!("collection has ended: {why}"))
+        }
+        Start::Recording(file) => {
+            let (timeline, rest) = Timeline::open(file).context("cannot read the recording")?;
+            ui::run(Source::Replay, timeline, |sink| read(rest, sink))?.map(|_| Ok(()))
+        }
+    };
+    ended.transpose().map(|_: Option<()>| ExitCode::SUCCESS)
+}
+
+/// Reads what is left of a recording, on a thread of its own.
+fn read(mut rest: Lines, sink: Sink) -> Result<Box<dyn Control>> {
+    let read = move || {
+        let ended = loop {
+            match rest.next() {
+                Ok(Some(snapshot)) => sink.deliver(Update::Snapshot(Arc::new(snapshot))),
+                Ok(None) => break END.to_owned(),
+                Err(error) => break format!("{error:#}"),
+            }
+        };
+        sink.deliver(Update::Ended(ended));
+    };
+    thread::Builder::new().name("reader".to_owned()).spawn(read)?;
+    Ok(Box::new(Recorded))
+}
+
+/// Control of a recording: there is nothing to control.
+struct Recorded;
+
+impl Control for Recorded {
+    fn set_group(&self, _: Group, _: bool) {}
+
+    fn take_now(&self) {}
 }
 
 fn batch(start: Start<'_>, count: Option<u64>) -> Result<ExitCode> {
-    let is_recording = matches!(start, Start::Recording(_));
-    // A recording is shown as it is.
-    let interval = match start {
-        Start::Live(_, _, arguments) => arguments.interval,
-        Start::Recording(_) => Duration::ZERO,
-    };
-    let (sender, updates) = mpsc::channel();
-    // Control is kept: dropping it would end the collection.
-    let _control = start.start(move |update| {
-        // After the last frame nobody listens.
-        let _ = sender.send(update);
-    })?;
     let style = Style { width: text::terminal_width(), sort: ProcessColumn::OutputRate };
-    let result = each_frame(&updates, interval, count, |snapshot| print(&(text::render(snapshot, style) + "\n")));
-    match result {
-        // A recording has an end; to reach it is what was asked for.
-        Err(error) if is_recording && error.to_string().ends_with(replay::END) => Ok(ExitCode::SUCCESS),
-        result => result.map(|()| ExitCode::SUCCESS),
+    let show = |snapshot: &Snapshot| print(&(text::render(snapshot, style) + "\n"));
+    match start {
+        Start::Live(session, prices, arguments) => {
+            let (sender, updates) = mpsc::channel();
+            // Control is kept: dropping it would end the collection.
+            let _control = session.start(options(arguments, prices), move |update| {
+                // After the last frame nobody listens.
+                let _ = sender.send(update);
+            })?;
+            each_frame(&updates, arguments.interval, count, |snapshot| show(snapshot))?;
+        }
+        // Who reads plain frames wants them all, not at their pace.
+        Start::Recording(file) => {
+            let mut lines = Lines::new(file).context("cannot read the recording")?;
+            let mut left = count.unwrap_or(u64::MAX);
+            while left > 0
+                && let Some(snapshot) = lines.next()?
+            {
+                show(&snapshot)?;
+                left -= 1;
+            }
+        }
     }
+    Ok(ExitCode::SUCCESS)
 }

@@ -6,7 +6,7 @@ use ratatui::layout::Rect;
 use unicode_width::UnicodeWidthStr;
 
 use super::paint::{Painter, Piece, width};
-use super::state::{Overlay, Page, State, Typing};
+use super::state::{Overlay, Page, State, Typed, Typing};
 use super::theme::Theme;
 use super::{detail, header, layout, overlay, tables, totals};
 use crate::table::Tone;
@@ -68,6 +68,10 @@ fn footer(painter: &mut Painter<'_>, area: Rect, state: &State) {
     if let Some(typing) = &state.typing {
         return typed(painter, area, typing);
     }
+    if let Some(notice) = state.notice {
+        let piece = painter.piece(format!(" {notice}"), Tone::Warn);
+        return painter.pieces(area, &[piece]);
+    }
     let keys: &[(&str, &str)] = match (&state.overlay, &state.page) {
         (Some(Overlay::Help | Overlay::Problems), _) => &[("Esc", "close"), ("Up Down", "scroll"), ("q", "quit")],
         (None, Page::Main) => &[
@@ -128,8 +132,13 @@ fn footer(painter: &mut Painter<'_>, area: Rect, state: &State) {
 
 /// A filter while it is typed, its end first where there is no room for all, and what is wrong with it.
 fn typed(painter: &mut Painter<'_>, area: Rect, typing: &Typing) {
+    let (sign, hint) = match typing.what {
+        Typed::Filter { .. } => ('/', "a word, model:qwen, ttft>500ms, status:5xx, !pid:41"),
+        Typed::Time => ('@', "14:05, -5m, +30s, 50%, a date and time; times are UTC"),
+    };
     let hint = match &typing.error {
         Some(error) => (format!("  {}", error.what), Tone::Bad),
+        None if typing.text.is_empty() => (format!("  {hint}"), Tone::Dim),
         None => ("  Enter keeps it, Esc does not".to_owned(), Tone::Dim),
     };
     // Half of the line is for what is wrong.
@@ -143,7 +152,7 @@ fn typed(painter: &mut Painter<'_>, area: Rect, typing: &Typing) {
     }
     let hidden = typing.text.chars().count() - shown.chars().count();
     let wrong = typing.error.as_ref().and_then(|error| error.at.checked_sub(hidden));
-    let mut pieces = vec![Piece { text: " /".to_owned(), style: painter.theme.key() }];
+    let mut pieces = vec![Piece { text: format!(" {sign}"), style: painter.theme.key() }];
     pieces.extend(shown.chars().enumerate().map(|(at, c)| {
         let tone = if Some(at) == wrong { Tone::Bad } else { Tone::Strong };
         painter.piece(c, tone)

@@ -6,7 +6,8 @@ use ratatui::layout::Rect;
 use unicode_width::UnicodeWidthStr;
 
 use super::paint::{Painter, Piece};
-use super::state::{Source, State};
+use super::state::State;
+use super::time::Source;
 use super::{chart, layout, paint};
 use crate::format::{self, known};
 use crate::gpus::Summary;
@@ -38,7 +39,7 @@ pub(crate) fn height(state: &State) -> u16 {
         let problem = problem_lines(snapshot, state.size).map_or(0, |(lines, _)| lines.len());
         u16::from(lost) + problem as u16 + u16::from(!snapshot.gpus.is_empty())
     });
-    FIXED_LINES + u16::from(state.ended.is_some()) + of_snapshot
+    FIXED_LINES + u16::from(ended(state).is_some()) + of_snapshot
 }
 
 pub(crate) fn draw(painter: &mut Painter<'_>, area: Rect, state: &State) {
@@ -72,8 +73,12 @@ pub(crate) fn draw(painter: &mut Painter<'_>, area: Rect, state: &State) {
 
 /// Why nothing more will come, if so.
 pub(crate) fn ended(state: &State) -> Option<(String, Tone)> {
+    if let Some(trouble) = &state.time.trouble {
+        return Some((trouble.clone(), Tone::Bad));
+    }
     let why = state.ended.as_ref()?;
     Some(match state.source {
+        Source::Replay if state.time.newer() > 0 => return None,
         Source::Replay => (why.clone(), Tone::Warn),
         Source::Live => (format!("collection has ended: {why}"), Tone::Bad),
     })
@@ -83,11 +88,11 @@ fn identity(painter: &mut Painter<'_>, area: Rect, state: &State) {
     let snapshot = state.snapshot();
     let ago = |word: &str, age: f64| format!("{word} {} ago", format::chosen_seconds(age.round()));
     let ended = || state.ended_seconds().map_or_else(|| "ENDED".to_owned(), |age| ago("ENDED", age));
-    let (mode, tone) = match (state.paused_seconds(), &state.source) {
+    let (mode, tone) = match (state.frozen_seconds(), state.source) {
         (None, _) if state.is_over() => (ended(), Tone::Bad),
-        (Some(age), _) if state.is_over() => (format!("{}, {}", ended(), ago("PAUSED", age)), Tone::Bad),
-        (Some(age), _) => (ago("PAUSED", age), Tone::Warn),
-        (None, Source::Replay) => ("REPLAY".to_owned(), Tone::Accent),
+        (Some(age), _) if state.is_over() => (format!("{}, {}", ended(), ago("FROZEN", age)), Tone::Bad),
+        (Some(age), _) => (ago("FROZEN", age), Tone::Warn),
+        (None, Source::Replay) => replay(state),
         (None, Source::Live) => ("LIVE".to_owned(), Tone::Good),
     };
     let mode = Piece { text: format!(" {mode} "), style: painter.theme.mode(tone) };
@@ -104,7 +109,26 @@ fn identity(painter: &mut Painter<'_>, area: Rect, state: &State) {
             vec![painter.piece(observed, Tone::Dim), painter.piece(time, Tone::Plain)]
         }
     };
+    if state.frozen_seconds().is_some() {
+        left.push(painter.piece(format!("  {} newer", format::count(state.time.newer())), Tone::Dim));
+    }
     painter.both_ends(area, &left, &right);
+}
+
+/// How fast a recording plays, and how far it has come.
+fn replay(state: &State) -> (String, Tone) {
+    let speed = match state.time.speed() {
+        // Nothing is left to be played.
+        Some(_) if state.ended.is_some() && state.time.newer() == 0 => "END".to_owned(),
+        Some(speed) => format!("REPLAY {speed}x"),
+        None => "REPLAY paused".to_owned(),
+    };
+    let (Some(snapshot), Some((first, last))) = (state.snapshot(), state.time.extent()) else {
+        return (speed, Tone::Accent);
+    };
+    let [at, whole] = [snapshot.captured_at, last].map(|time| time.duration_since(first).as_secs_f64().max(0.0));
+    let [at, whole] = [at, whole].map(|seconds| format::chosen_seconds(seconds.round()));
+    (format!("{speed}  {at} of {whole}"), Tone::Accent)
 }
 
 fn probes(painter: &mut Painter<'_>, area: Rect, state: &State, capture: Option<&Capture>) {

@@ -1,8 +1,13 @@
 //! Keys to actions.
 
 use crossterm::event::{Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
+use jiff::SignedDuration;
 
 use super::state::{Action, Motion, Overlay};
+use super::time::Jump;
+
+/// A long step through time.
+const A_MINUTE: SignedDuration = SignedDuration::from_mins(1);
 
 /// What an event of the terminal asks for. `is_typing`: keys are text.
 pub(crate) fn action(event: &Event, is_typing: bool) -> Option<Action> {
@@ -57,6 +62,16 @@ fn of_key(key: &KeyEvent) -> Option<Action> {
         KeyCode::Tab | KeyCode::BackTab => Action::SwitchFocus,
         KeyCode::Enter => Action::Open,
         KeyCode::Char('/') => Action::Filter,
+        KeyCode::Char('[') => Action::Jump(Jump::Frames(-1)),
+        KeyCode::Char(']') => Action::Jump(Jump::Frames(1)),
+        KeyCode::Char('{') => Action::Jump(Jump::By(-A_MINUTE)),
+        KeyCode::Char('}') => Action::Jump(Jump::By(A_MINUTE)),
+        KeyCode::Char('n') => Action::Jump(Jump::Event { on: true }),
+        KeyCode::Char('N') => Action::Jump(Jump::Event { on: false }),
+        KeyCode::Char('l') => Action::Jump(Jump::Live),
+        KeyCode::Char('@') => Action::AskTime,
+        KeyCode::Char('+' | '=') => Action::Speed(1),
+        KeyCode::Char('-') => Action::Speed(-1),
         KeyCode::Esc | KeyCode::Backspace => Action::Back,
         KeyCode::Char('>' | '.') | KeyCode::Right => Action::SortRight,
         KeyCode::Char('<' | ',') | KeyCode::Left => Action::SortLeft,

@@ -4,7 +4,6 @@ mod chart;
 mod detail;
 mod draw;
 mod header;
-mod history;
 mod input;
 mod job;
 mod layout;
@@ -14,15 +13,19 @@ mod state;
 mod tables;
 mod terminal;
 mod theme;
+mod time;
 mod totals;
+mod when;
 
 #[cfg(test)]
 mod tests;
 
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use crossterm::event;
@@ -31,11 +34,12 @@ use signal_hook::consts::{SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use self::job::JobControl;
-pub(crate) use self::state::Source;
 use self::state::{Action, Effect, State};
 use self::terminal::Screen;
 use self::theme::{Environment, Theme};
+pub(crate) use self::time::Source;
 use crate::feed::{Control, Update};
+use crate::recording::Timeline;
 
 /// How often the view says anew how long ago the collection ended: no frame does.
 const AGE_PACE: Duration = Duration::from_secs(1);
@@ -43,7 +47,10 @@ const AGE_PACE: Duration = Duration::from_secs(1);
 /// Everything that can wake the view.
 enum Event {
     Terminal(event::Event),
-    Update(Update),
+    /// There are new frames.
+    News,
+    /// Nothing more will come, and why.
+    Ended(String),
     /// A signal asks us to stop for a while.
     Suspend,
     /// We were stopped, and go on.
@@ -61,32 +68,58 @@ enum Next {
     Leave,
 }
 
-/// Hands snapshots to the view.
+/// Takes snapshots in and tells the view, which may be slow: however many come meanwhile, it is told once.
 #[derive(Clone)]
-pub(crate) struct Sink(Sender<Event>);
+pub(crate) struct Sink {
+    timeline: Arc<Mutex<Timeline>>,
+    events: Sender<Event>,
+    is_told: Arc<AtomicBool>,
+}
 
 impl Sink {
-    /// Passes an update on. After the view is gone there is nobody to tell.
+    /// Takes an update in. After the view is gone there is nobody to tell.
     pub(crate) fn deliver(&self, update: Update) {
-        let _ = self.0.send(Event::Update(update));
+        let taken = match update {
+            Update::Snapshot(snapshot) => {
+                self.timeline.lock().unwrap_or_else(PoisonError::into_inner).push(snapshot).map_err(|e| e.to_string())
+            }
+            Update::Ended(why) => Err(why),
+        };
+        let event = match taken {
+            Ok(()) if self.is_told.swap(true, Ordering::SeqCst) => return,
+            Ok(()) => Event::News,
+            Err(why) => Event::Ended(why),
+        };
+        let _ = self.events.send(event);
     }
 }
 
 /// Runs the view until the user leaves. `start` is called behind the first frame, so that nothing it does delays it.
 /// Returns why the source ended, if it did before the user left.
-pub(crate) fn run(source: Source, start: impl FnOnce(Sink) -> Result<Box<dyn Control>>) -> Result<Option<String>> {
+pub(crate) fn run(
+    source: Source,
+    timeline: Timeline,
+    start: impl FnOnce(Sink) -> Result<Box<dyn Control>>,
+) -> Result<Option<String>> {
+    let timeline = Arc::new(Mutex::new(timeline));
     let theme = Theme::new(&Environment::read(|name| std::env::var(name).ok()));
     let (sender, events) = mpsc::channel();
     let suspend = sender.clone();
     let job = JobControl::take(move || suspend.send(Event::Suspend).is_ok())?;
     listen_to_signals(sender.clone())?;
     let mut screen = Screen::take().context("cannot take over the terminal")?;
-    let mut state = State::new(source, screen.size().context("cannot tell the terminal's size")?);
+    let size = screen.size().context("cannot tell the terminal's size")?;
+    let mut state = State::new(source, Arc::clone(&timeline), size);
     screen.draw(|frame| draw::frame(frame, &state, &theme))?;
-    let control = start(Sink(sender.clone()))?;
+    let sink = Sink { timeline, events: sender.clone(), is_told: Arc::default() };
+    let control = start(sink.clone())?;
     listen_to_terminal(sender);
+    let mut clock = Instant::now();
     let drawn = loop {
-        let ready = match next(&events, &mut state, control.as_ref()) {
+        let next = next(&events, &mut state, control.as_ref(), &sink.is_told);
+        let now = Instant::now();
+        state.apply(Action::Elapsed(now - std::mem::replace(&mut clock, now)));
+        let ready = match next {
             Next::Draw => Ok(()),
             Next::TakeAgain => take_again(&mut screen, &mut state),
             Next::Suspend => suspended(&mut screen, &mut state, &job),
@@ -119,12 +152,20 @@ fn take_again(screen: &mut Screen, state: &mut State) -> io::Result<()> {
 }
 
 /// Waits for the next event and takes all that are there, up to one that is about the screen.
-fn next(events: &Receiver<Event>, state: &mut State, control: &dyn Control) -> Next {
-    let mut waiting = if state.is_over() { events.recv_timeout(AGE_PACE).ok() } else { events.recv().ok() };
+fn next(events: &Receiver<Event>, state: &mut State, control: &dyn Control, is_told: &AtomicBool) -> Next {
+    let age = state.is_over().then_some(AGE_PACE);
+    let mut waiting = match state.time.due().into_iter().chain(age).min() {
+        Some(timeout) => events.recv_timeout(timeout).ok(),
+        None => events.recv().ok(),
+    };
     while let Some(event) = waiting {
         let action = match event {
             Event::Terminal(event) => input::action(&event, state.is_typing()),
-            Event::Update(update) => Some(Action::Update(update)),
+            Event::News => {
+                is_told.store(false, Ordering::SeqCst);
+                Some(Action::News)
+            }
+            Event::Ended(why) => Some(Action::Ended(why)),
             Event::Suspend => Some(Action::Suspend),
             Event::Continued => return Next::TakeAgain,
             Event::Leave => Some(Action::Quit),

@@ -5,13 +5,14 @@ use ratatui::layout::Rect;
 use ratatui::widgets::{Clear, Widget};
 
 use super::paint::{Painter, Piece};
-use super::state::{Overlay, Source, State};
+use super::state::{Overlay, State};
+use super::time::Source;
 use super::{header, layout};
 use crate::summary;
 use crate::table::{self, Align, Tone};
 
 /// Keys and what they do; an empty key continues the line above or explains.
-const HELP: [(&str, &str); 68] = [
+const HELP: [(&str, &str); 73] = [
     ("Up Down PgUp PgDn", "move the selection (also k j); Home follows the top row"),
     ("Enter", "details of the selected process or request"),
     ("Esc", "back"),
@@ -33,7 +34,12 @@ const HELP: [(&str, &str); 68] = [
     ("1 2 3 4 5 6", "switch a group of probes on or off: model traffic over TLS"),
     ("", "and plain, tools, disks, connections, uses of GPU devices"),
     ("p", "probes, and what each costs"),
-    ("Space", "freeze the view; collection goes on"),
+    ("Space", "freeze the view, collection goes on; stop and play a replay"),
+    ("[ ] { }", "a frame back or on, a minute back or on"),
+    ("n N", "on, or back, to where something failed or was found"),
+    ("@", "to a time"),
+    ("l", "live again; to the end of a replay"),
+    ("+ -", "a replay faster or slower"),
     ("e", "problems and findings in full"),
     ("? h F1", "this help"),
     ("Ctrl-Z", "suspend; the shell's fg brings it back"),

@@ -1,6 +1,7 @@
 //! All that the view depends on, and the one function that changes it.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use hbpf_core::exchange::Role;
 use hbpf_core::label::Label;
@@ -9,21 +10,13 @@ use hbpf_host::protocol::Group;
 use jiff::Timestamp;
 
 use super::draw;
-use super::history::History;
 use super::layout::{self, MainAreas};
-use crate::feed::Update;
+use super::time::{History, Jump, Jumped, Source, Time};
+use super::when;
 use crate::filter::{Filter, FilterError};
+use crate::recording::Timeline;
 use crate::rows::{self, Identity, Picked, ProcessColumn, ProcessRow, Span};
 use crate::summary::{self, GroupState};
-
-/// Where the snapshots come from.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Source {
-    /// This machine, now.
-    Live,
-    /// A recording.
-    Replay,
-}
 
 /// What fills the screen below the header.
 #[derive(Clone, Debug, PartialEq)]
@@ -73,19 +66,29 @@ pub(crate) enum Motion {
 /// What can happen.
 #[derive(Clone, Debug)]
 pub(crate) enum Action {
-    Update(Update),
+    /// There are new frames.
+    News,
+    /// Nothing more will come, and why.
+    Ended(String),
+    /// Time has passed while a recording plays.
+    Elapsed(Duration),
     /// What time it is, once nothing newer comes that would tell.
     Clock(Timestamp),
     Resize(u16, u16),
     Quit,
     Suspend,
     TogglePause,
+    Jump(Jump),
+    /// Plays faster or slower, by a power of two.
+    Speed(i32),
     /// By place in [`Group::ALL`].
     ToggleGroup(usize),
     Move(Motion),
     SwitchFocus,
     /// Rows are to be picked: what is typed from now on says which.
     Filter,
+    /// A time is to be typed, to be jumped to.
+    AskTime,
     Typed(char),
     Pasted(String),
     Erase,
@@ -117,13 +120,6 @@ pub(crate) enum Effect {
     /// Give the terminal back and stop until told to go on.
     Suspend,
     SetGroup(Group, bool),
-}
-
-/// A snapshot and what went before.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Frame {
-    pub(crate) snapshot: Option<Arc<Snapshot>>,
-    pub(crate) history: History,
 }
 
 /// A selection that follows its row, and the first row shown.
@@ -183,10 +179,9 @@ impl<K: Clone + PartialEq> Cursor<K> {
 pub(crate) struct State {
     pub(crate) size: (u16, u16),
     pub(crate) source: Source,
+    pub(crate) time: Time,
     /// The newest frame.
-    newest: Frame,
-    /// The frame that stands while paused.
-    frozen: Option<Frame>,
+    newest: Option<Arc<Snapshot>>,
     /// Why nothing more will come.
     pub(crate) ended: Option<String>,
     /// When that was first looked at, and when last.
@@ -212,16 +207,28 @@ pub(crate) struct State {
     /// By place in [`Focus`]: which rows are shown of a table.
     filters: [Option<Filter>; 2],
     pub(crate) typing: Option<Typing>,
+    /// What is said of the last key, until the next.
+    pub(crate) notice: Option<&'static str>,
 }
 
-/// A filter while it is typed. What of it can be read holds already.
+/// What is typed.
 #[derive(Clone, Debug)]
 pub(crate) struct Typing {
     pub(crate) text: String,
     pub(crate) error: Option<FilterError>,
-    before: Option<Filter>,
-    /// The selections.
-    cursors: (Cursor<Identity>, Cursor<Label>),
+    pub(crate) what: Typed,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) enum Typed {
+    /// Which rows are shown. What of it can be read holds already.
+    Filter {
+        before: Option<Filter>,
+        /// The selections.
+        cursors: (Cursor<Identity>, Cursor<Label>),
+    },
+    /// A time to jump to.
+    Time,
 }
 
 /// Most characters that are typed.
@@ -233,12 +240,12 @@ fn add(text: &mut String, typed: impl Iterator<Item = char>) {
 }
 
 impl State {
-    pub(crate) fn new(source: Source, size: (u16, u16)) -> Self {
+    pub(crate) fn new(source: Source, timeline: Arc<Mutex<Timeline>>, size: (u16, u16)) -> Self {
         Self {
             size,
             source,
-            newest: Frame::default(),
-            frozen: None,
+            time: Time::new(source, timeline),
+            newest: None,
             ended: None,
             since_end: None,
             wanted: [None; Group::ALL.len()],
@@ -256,6 +263,7 @@ impl State {
             requests: Cursor::default(),
             filters: [None, None],
             typing: None,
+            notice: None,
         }
     }
 
@@ -274,44 +282,55 @@ impl State {
             let before = self.filter(self.focus).cloned();
             let text = before.as_ref().map(Filter::to_string).unwrap_or_default();
             let cursors = (self.processes.clone(), self.requests.clone());
-            self.typing = Some(Typing { text, error: None, before, cursors });
+            self.typing = Some(Typing { text, error: None, what: Typed::Filter { before, cursors } });
         }
     }
 
     fn edit(&mut self, change: impl FnOnce(&mut String)) {
         let Some(typing) = &mut self.typing else { return };
         change(&mut typing.text);
+        typing.error = None;
+        if matches!(typing.what, Typed::Time) {
+            return;
+        }
         let fields = match self.focus {
             Focus::Processes => rows::PROCESS_FIELDS,
             Focus::Requests => rows::REQUEST_FIELDS,
         };
         match Filter::parse(&typing.text, fields) {
-            Ok(filter) => {
-                typing.error = None;
-                self.filters[self.focus as usize] = filter;
-            }
+            Ok(filter) => self.filters[self.focus as usize] = filter,
             Err(error) => typing.error = Some(error),
         }
     }
 
     /// What cannot be read stays to be mended.
     fn accept(&mut self) {
-        self.typing.take_if(|typing| typing.error.is_none());
+        let Some(typing) = self.typing.take_if(|typing| typing.error.is_none()) else { return };
+        if let (Typed::Time, Some(extent)) = (&typing.what, self.time.extent()) {
+            match when::parse(&typing.text, extent) {
+                Ok(jump) => self.jump(jump),
+                Err(what) => self.typing = Some(Typing { error: Some(FilterError { at: 0, what }), ..typing }),
+            }
+        }
+    }
+
+    fn jump(&mut self, jump: Jump) {
+        self.notice = match self.time.jump(jump) {
+            Jumped::Yes => None,
+            Jumped::Nowhere => Some("nothing failed or was found there"),
+        };
     }
 
     /// Takes back what was typed, or, where nothing is, the filter.
-    fn give_up_filter(&mut self) {
-        let Some(Typing { before, cursors, .. }) = self.typing.take() else {
-            self.filters[self.focus as usize] = None;
-            return;
-        };
-        self.filters[self.focus as usize] = before;
-        (self.processes, self.requests) = cursors;
-    }
-
-    /// What is shown: the newest frame, or the one at which the view was paused.
-    pub(crate) fn frame(&self) -> &Frame {
-        self.frozen.as_ref().unwrap_or(&self.newest)
+    fn give_up(&mut self) {
+        match self.typing.take().map(|typing| typing.what) {
+            None => self.filters[self.focus as usize] = None,
+            Some(Typed::Filter { before, cursors }) => {
+                self.filters[self.focus as usize] = before;
+                (self.processes, self.requests) = cursors;
+            }
+            Some(Typed::Time) => {}
+        }
     }
 
     /// Whether the collection has ended: its probes are gone.
@@ -319,8 +338,13 @@ impl State {
         self.source == Source::Live && self.ended.is_some()
     }
 
+    /// What charts are drawn from.
+    pub(crate) fn history(&self) -> History<'_> {
+        self.time.history()
+    }
+
     pub(crate) fn snapshot(&self) -> Option<&Snapshot> {
-        self.frame().snapshot.as_deref()
+        self.time.snapshot()
     }
 
     /// How long ago the collection ended.
@@ -328,12 +352,13 @@ impl State {
         self.since_end.map(|(end, now)| seconds_between(end, now))
     }
 
-    /// How old the frame is at which the view was paused; None while it is the newest that comes.
-    pub(crate) fn paused_seconds(&self) -> Option<f64> {
-        let frozen = self.frozen.as_ref()?;
-        let (Some(shown), Some(newest)) = (&frozen.snapshot, &self.newest.snapshot) else { return Some(0.0) };
-        // The newest frame is of now, until there are no more of them: then it is all that a pause could keep.
-        if self.is_over() && Arc::ptr_eq(shown, newest) {
+    /// How old the frame is at which the view was frozen; None while it is the newest that comes.
+    pub(crate) fn frozen_seconds(&self) -> Option<f64> {
+        let (Some(shown), Some(newest), true) = (self.snapshot(), &self.newest, self.time.is_frozen()) else {
+            return None;
+        };
+        // The newest frame is of now, until there are no more of them: then it is all that could be frozen.
+        if self.is_over() && shown.captured_at == newest.captured_at {
             return None;
         }
         let now = self.since_end.map_or(newest.captured_at, |(_, now)| now);
@@ -362,16 +387,20 @@ impl State {
     /// Changes the state; what is to be done elsewhere is returned.
     pub(crate) fn apply(&mut self, action: Action) -> Effect {
         let mut effect = Effect::None;
+        if !matches!(action, Action::News | Action::Elapsed(_) | Action::Clock(_)) {
+            self.notice = None;
+        }
         match action {
-            Action::Update(Update::Snapshot(snapshot)) => self.take(snapshot),
-            Action::Update(Update::Ended(why)) => self.ended = Some(why),
+            Action::News => self.take_news(),
+            Action::Ended(why) => self.ended = Some(why),
+            Action::Elapsed(time) => self.time.elapsed(time),
             Action::Clock(now) => self.since_end = Some((self.since_end.map_or(now, |(end, _)| end), now)),
             Action::Resize(width, height) => self.size = (width, height),
             Action::Quit => return Effect::Quit,
             Action::Suspend => return Effect::Suspend,
-            Action::TogglePause => {
-                self.frozen = if self.frozen.is_some() { None } else { Some(self.newest.clone()) };
-            }
+            Action::TogglePause => self.time.toggle(),
+            Action::Jump(jump) => self.jump(jump),
+            Action::Speed(by) => self.time.change_speed(by),
             Action::ToggleGroup(index) => effect = self.toggle_group(index),
             Action::Move(motion) => self.move_selection(motion),
             Action::SwitchFocus => {
@@ -381,6 +410,7 @@ impl State {
                 };
             }
             Action::Filter => self.begin_typing(),
+            Action::AskTime => self.typing = Some(Typing { text: String::new(), error: None, what: Typed::Time }),
             Action::Typed(typed) => self.edit(|text| add(text, std::iter::once(typed))),
             Action::Pasted(pasted) => self.edit(|text| add(text, pasted.chars())),
             Action::Erase => self.edit(|text| {
@@ -389,10 +419,10 @@ impl State {
             Action::EraseAll => self.edit(String::clear),
             Action::Open if self.is_typing() => self.accept(),
             Action::Open => self.open(),
-            Action::Back if self.is_typing() => self.give_up_filter(),
+            Action::Back if self.is_typing() => self.give_up(),
             Action::Back => {
                 if self.overlay.take().is_none() && std::mem::replace(&mut self.page, Page::Main) == Page::Main {
-                    self.give_up_filter();
+                    self.give_up();
                 }
                 self.scroll = 0;
             }
@@ -429,7 +459,9 @@ impl State {
         self.scroll = 0;
     }
 
-    fn take(&mut self, snapshot: Arc<Snapshot>) {
+    fn take_news(&mut self) {
+        let newest = self.time.timeline().newest();
+        let Some(snapshot) = newest else { return };
         for (group, wanted) in Group::ALL.into_iter().zip(&mut self.wanted) {
             // A failed attempt has been answered as well.
             let settled = match summary::group_state(&snapshot.capture, group) {
@@ -442,8 +474,7 @@ impl State {
                 *wanted = None;
             }
         }
-        self.newest.history.push(&snapshot);
-        self.newest.snapshot = Some(snapshot);
+        self.newest = Some(snapshot);
     }
 
     fn toggle_group(&mut self, index: usize) -> Effect {
@@ -452,7 +483,7 @@ impl State {
             return Effect::None;
         }
         // Toggled is the newest state, also while an older one is shown.
-        let capture = self.newest.snapshot.as_deref().map(|snapshot| summary::group_state(&snapshot.capture, group));
+        let capture = self.newest.as_deref().map(|snapshot| summary::group_state(&snapshot.capture, group));
         let is_on = matches!(capture, Some(GroupState::On { .. } | GroupState::Partial { .. }));
         let on = !self.wanted[index].unwrap_or(is_on);
         self.wanted[index] = Some(on);
@@ -543,6 +574,7 @@ impl State {
 
     /// Brings what follows from the rest up to date: order of rows, places of the selections.
     fn settle(&mut self) {
+        self.time.look();
         self.order = match self.snapshot() {
             None => Vec::new(),
             Some(snapshot) => {

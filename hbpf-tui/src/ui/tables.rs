@@ -14,6 +14,7 @@ use crate::format;
 use crate::gpus;
 use crate::inout;
 use crate::probes;
+use crate::recording::engine_key;
 use crate::rows::{ProcessColumn, ProcessRow, RequestColumn, Span};
 use crate::sets;
 use crate::summary;
@@ -326,7 +327,7 @@ fn gpu_history(painter: &mut Painter<'_>, area: Rect, state: &State, snapshot: &
     const NAME: usize = 12;
     let width = usize::from(area.width).saturating_sub(NAME + 1);
     for (line, gpu) in (0..area.height).zip(&snapshot.gpus) {
-        let values = state.frame().history.gpu(gpu.index, width);
+        let values = state.history().gpu(gpu.index, width);
         // In percent, so that a GPU that does little does not look busy.
         let bars = chart::bars_up_to(&values, 100.0, 1, &painter.theme.symbols.bars);
         let name = format!("GPU {} util", gpu.index);
@@ -347,7 +348,7 @@ pub(crate) fn engines(painter: &mut Painter<'_>, area: Rect, state: &State) {
     let Some(snapshot) = state.snapshot() else { return };
     let bars = painter.theme.symbols.bars;
     let trend = |engine: &Engine, replica: Option<&EngineReplica>| {
-        let values = state.frame().history.engine(engine, replica, engines::TREND);
+        let values = state.history().engine(&engine_key(engine, replica), engines::TREND);
         let bars = chart::bars(&values, 1, &bars).remove(0);
         // The latest stands at the right.
         format!("{bars:>width$}", width = engines::TREND)

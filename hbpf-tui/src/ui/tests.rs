@@ -1,7 +1,8 @@
 //! Screens as they are drawn, and the state behind them.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
+use crossterm::event::KeyCode;
 use hbpf_core::snapshot::Snapshot;
 use hbpf_host::protocol::Group;
 use ratatui::Terminal;
@@ -10,22 +11,28 @@ use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
 use ratatui::style::{Color, Modifier};
 
-use super::draw;
-use super::state::{Action, Effect, Focus, Motion, Overlay, Page, Source, State};
+use super::state::{Action, Effect, Focus, Motion, Overlay, Page, State};
 use super::theme::{Environment, Theme};
-use crate::feed::Update;
+use super::time::{Jump, Source};
+use super::{draw, input};
 use crate::fixture;
+use crate::recording::{Keep, Timeline};
 use crate::rows::ProcessColumn;
 
 const UTF8: Environment = Environment { no_color: false, utf8: true };
 
+fn fresh(source: Source, size: (u16, u16)) -> State {
+    State::new(source, Arc::new(Mutex::new(Timeline::new(Keep::WATCHED).unwrap())), size)
+}
+
 fn update(state: &mut State, snapshot: Snapshot) {
-    state.apply(Action::Update(Update::Snapshot(Arc::new(snapshot))));
+    state.time.timeline().push(Arc::new(snapshot)).unwrap();
+    state.apply(Action::News);
 }
 
 /// A view that has watched load rise and fall for a while.
 fn watched(size: (u16, u16)) -> State {
-    let mut state = State::new(Source::Live, size);
+    let mut state = fresh(Source::Live, size);
     let rich = fixture::rich();
     for i in 0..90_u32 {
         let mut snapshot = rich.clone();
@@ -42,7 +49,7 @@ fn watched(size: (u16, u16)) -> State {
 }
 
 fn with(size: (u16, u16), snapshot: Snapshot) -> State {
-    let mut state = State::new(Source::Live, size);
+    let mut state = fresh(Source::Live, size);
     update(&mut state, snapshot);
     state
 }
@@ -93,7 +100,7 @@ fn models_page() {
 #[test]
 fn disks_connections_and_devices_page() {
     for size in SIZES {
-        let mut state = State::new(Source::Live, size);
+        let mut state = fresh(Source::Live, size);
         update(&mut state, fixture::counted());
         state.apply(Action::ToggleInOut);
         insta::assert_snapshot!(format!("inout_{}x{}", size.0, size.1), screen(&state));
@@ -107,7 +114,7 @@ fn disks_connections_and_devices_page() {
 
 #[test]
 fn a_process_page_says_what_was_counted_of_it() {
-    let mut state = State::new(Source::Live, (120, 40));
+    let mut state = fresh(Source::Live, (120, 40));
     update(&mut state, fixture::counted());
     while selected_pid(&state) != 1291 {
         state.apply(Action::Move(Motion::Down));
@@ -148,7 +155,7 @@ fn gpus_page() {
         let mut state = with(size, snapshot.clone());
         for percent in [5.0, 50.0, 100.0] {
             snapshot.gpus[0].utilization_percent = Some(percent);
-            state.apply(Action::Update(Update::Snapshot(Arc::new(snapshot.clone()))));
+            update(&mut state, snapshot.clone());
         }
         insta::assert_snapshot!(format!("main_with_gpus_{}x{}", size.0, size.1), screen(&state));
         state.apply(Action::ToggleGpus);
@@ -206,7 +213,7 @@ fn engines_page() {
         let mut state = with(size, snapshot.clone());
         for running in [2.0, 9.0, 17.0] {
             snapshot.engines[0].requests_running = Some(running);
-            state.apply(Action::Update(Update::Snapshot(Arc::new(snapshot.clone()))));
+            update(&mut state, snapshot.clone());
         }
         insta::assert_snapshot!(format!("main_with_engines_{}x{}", size.0, size.1), screen(&state));
         state.apply(Action::ToggleEngines);
@@ -346,15 +353,15 @@ fn what_was_given_up_for_the_budget_stands_in_the_header() {
         1,
         2.5,
     )];
-    let mut state = State::new(Source::Live, (120, 40));
-    state.apply(Action::Update(Update::Snapshot(Arc::new(snapshot))));
+    let mut state = fresh(Source::Live, (120, 40));
+    update(&mut state, snapshot);
     let screen = screen(&state);
     assert!(screen.contains("! llm-tls was switched off, for the overhead stayed above"), "{screen}");
 }
 
 #[test]
 fn before_the_first_sample() {
-    insta::assert_snapshot!(screen(&State::new(Source::Live, (80, 24))));
+    insta::assert_snapshot!(screen(&fresh(Source::Live, (80, 24))));
 }
 
 #[test]
@@ -429,7 +436,7 @@ fn no_size_panics() {
     let full = Snapshot { engines: fixture::engines(), gpus: fixture::gpus(), ..fixture::counted() };
     for snapshot in [Some(full), Some(fixture::unprivileged()), None] {
         for actions in actions {
-            let mut state = State::new(Source::Live, (80, 24));
+            let mut state = fresh(Source::Live, (80, 24));
             if let Some(snapshot) = &snapshot {
                 update(&mut state, snapshot.clone());
             }
@@ -540,13 +547,13 @@ fn pausing_freezes_the_view_while_collection_goes_on() {
     state.apply(Action::TogglePause);
     let body = |screen: &str| screen.split_once('\n').expect("lines").1.to_owned();
     let before = screen(&state);
-    assert!(before.contains("PAUSED 0s ago"), "{before}");
+    assert!(before.contains("FROZEN 0s ago"), "{before}");
     let mut later = fixture::rich();
     later.captured_at += jiff::SignedDuration::from_secs(75);
     later.totals.tokens_per_second.output = Some(7.0);
     update(&mut state, later);
     let after = screen(&state);
-    assert!(after.contains("PAUSED 1m15s ago"), "{after}");
+    assert!(after.contains("FROZEN 1m15s ago"), "{after}");
     assert_eq!(body(&after), body(&before));
     state.apply(Action::TogglePause);
     let live = screen(&state);
@@ -569,7 +576,7 @@ fn probe_groups_are_toggled_from_what_they_are_now() {
     assert!(screen(&state).contains("1○llm-tls off"));
     assert_eq!(state.apply(Action::ToggleGroup(0)), Effect::SetGroup(Group::LlmTls, true));
 
-    let mut replay = State::new(Source::Replay, (80, 24));
+    let mut replay = fresh(Source::Replay, (80, 24));
     update(&mut replay, fixture::rich());
     assert_eq!(replay.apply(Action::ToggleGroup(0)), Effect::None, "a recording has no probes");
 }
@@ -631,7 +638,7 @@ fn a_proxy_shows_each_role_apart() {
 #[test]
 fn an_end_of_the_collection_is_said_and_the_last_view_stays() {
     let mut state = watched((80, 24));
-    state.apply(Action::Update(Update::Ended("the helper is gone".to_owned())));
+    state.apply(Action::Ended("the helper is gone".to_owned()));
     let screen = screen(&state);
     assert!(screen.contains("ENDED") && screen.contains("collection has ended: the helper is gone"), "{screen}");
     assert!(screen.contains("llm-tls gone") && !screen.contains("llm-tls on"), "{screen}");
@@ -643,7 +650,7 @@ fn after_the_end_of_the_collection_the_view_says_how_old_it_is_paused_or_not() {
     let last = fixture::rich();
     let end = last.captured_at;
     let at = |seconds| Action::Clock(end + jiff::SignedDuration::from_secs(seconds));
-    let ended = || Action::Update(Update::Ended("the helper is gone".to_owned()));
+    let ended = || Action::Ended("the helper is gone".to_owned());
     let head = |state: &State| screen(state).lines().next().unwrap_or_default().to_owned();
     let mut state = with((120, 24), last.clone());
     for action in [ended(), at(1), at(50)] {
@@ -651,7 +658,7 @@ fn after_the_end_of_the_collection_the_view_says_how_old_it_is_paused_or_not() {
     }
     assert!(head(&state).contains(" ENDED 49s ago "), "{}", head(&state));
     state.apply(Action::TogglePause);
-    assert!(head(&state).contains(" ENDED 49s ago ") && !head(&state).contains("PAUSED"), "{}", head(&state));
+    assert!(head(&state).contains(" ENDED 49s ago ") && !head(&state).contains("FROZEN"), "{}", head(&state));
 
     let mut early = last.clone();
     early.captured_at -= jiff::SignedDuration::from_secs(20);
@@ -661,7 +668,7 @@ fn after_the_end_of_the_collection_the_view_says_how_old_it_is_paused_or_not() {
     for action in [ended(), at(1), at(50)] {
         state.apply(action);
     }
-    assert!(head(&state).contains(" ENDED 49s ago, PAUSED 1m10s ago "), "{}", head(&state));
+    assert!(head(&state).contains(" ENDED 49s ago, FROZEN 1m10s ago "), "{}", head(&state));
 }
 
 #[test]
@@ -669,16 +676,16 @@ fn the_problems_say_why_the_collection_ended() {
     let why = "the privileged helper has gone: the other process has ended";
     let words = |state: &State| screen(state).split_whitespace().collect::<Vec<_>>().join(" ");
     // It may come before the first snapshot.
-    for mut state in [State::new(Source::Live, (80, 24)), with((80, 24), fixture::unprivileged())] {
+    for mut state in [fresh(Source::Live, (80, 24)), with((80, 24), fixture::unprivileged())] {
         state.apply(Action::Show(Overlay::Problems));
-        state.apply(Action::Update(Update::Ended(why.to_owned())));
+        state.apply(Action::Ended(why.to_owned()));
         // To its end, also where the header has no room for it.
         state.apply(Action::Resize(40, 24));
         assert!(words(&state).contains(&format!("problem collection has ended: {why}")), "{}", screen(&state));
     }
-    let mut replay = State::new(Source::Replay, (80, 24));
+    let mut replay = fresh(Source::Replay, (80, 24));
     replay.apply(Action::Show(Overlay::Problems));
-    replay.apply(Action::Update(Update::Ended("end of the recording".to_owned())));
+    replay.apply(Action::Ended("end of the recording".to_owned()));
     assert!(words(&replay).contains("replay end of the recording"), "{}", screen(&replay));
 }
 
@@ -702,4 +709,148 @@ fn idle_processes_can_be_hidden() {
     state.apply(Action::ToggleIdle);
     let screen = screen(&state);
     assert!(!screen.contains("postgres") && screen.contains("hidden)"), "{screen}");
+}
+
+/// A frame a second, of which the one in the middle has a failed request more.
+fn minute() -> Vec<Snapshot> {
+    let frame = |second: i64| {
+        let mut snapshot = fixture::rich();
+        snapshot.captured_at += jiff::SignedDuration::from_secs(second);
+        snapshot.totals.failed_total += u64::from(second >= 30);
+        snapshot.totals.requests_total = second as u64;
+        snapshot
+    };
+    (0..=60).map(frame).collect()
+}
+
+/// Which second is shown.
+fn second(state: &State) -> u64 {
+    state.snapshot().unwrap().totals.requests_total
+}
+
+fn head(state: &State) -> String {
+    screen(state).lines().next().unwrap_or_default().to_owned()
+}
+
+#[test]
+fn one_can_look_back_while_it_goes_on() {
+    let mut state = fresh(Source::Live, (120, 40));
+    let mut frames = minute().into_iter();
+    frames.by_ref().take(50).for_each(|frame| update(&mut state, frame));
+    state.apply(Action::Jump(Jump::Frames(-1)));
+    assert_eq!(second(&state), 48);
+    assert!(head(&state).contains("FROZEN 1s ago") && head(&state).contains("1 newer"), "{}", head(&state));
+    frames.for_each(|frame| update(&mut state, frame));
+    assert!(second(&state) == 48 && head(&state).contains("12 newer"), "{}", head(&state));
+    state.apply(Action::Jump(Jump::By(jiff::SignedDuration::from_secs(-10))));
+    assert_eq!(second(&state), 38);
+    state.apply(Action::Jump(Jump::Event { on: false }));
+    assert_eq!(second(&state), 30, "a request failed");
+    // Charts end where one looks.
+    assert_eq!(state.history().samples(100).len(), 31);
+    for on in [true, false] {
+        state.apply(Action::Jump(Jump::Event { on }));
+        assert!(
+            second(&state) == 30 && screen(&state).contains("nothing failed or was found there"),
+            "{}",
+            screen(&state)
+        );
+    }
+    state.apply(Action::AskTime);
+    let typed = |state: &mut State, text: &str| state.apply(Action::Pasted(text.to_owned()));
+    typed(&mut state, "19:30:7");
+    state.apply(Action::Open);
+    assert!(state.is_typing() && screen(&state).contains("no time: 14:05"), "{}", screen(&state));
+    state.apply(Action::EraseAll);
+    typed(&mut state, "19:30:07");
+    state.apply(Action::Open);
+    assert_eq!((second(&state), state.is_typing()), (7, false));
+    for (jump, to) in [(Jump::Frames(-100), 0), (Jump::Frames(1), 1), (Jump::Part(0.5), 30), (Jump::Frames(100), 60)] {
+        state.apply(Action::Jump(jump));
+        assert_eq!(second(&state), to, "{jump:?}");
+    }
+    assert!(head(&state).contains("FROZEN"));
+    state.apply(Action::Jump(Jump::Live));
+    assert!(head(&state).contains("LIVE") && second(&state) == 60);
+}
+
+#[test]
+fn a_recording_is_played() {
+    use std::time::Duration;
+
+    let mut state = fresh(Source::Replay, (120, 40));
+    assert_eq!(state.time.due(), None);
+    let mut frames = minute();
+    // A hole of an hour.
+    frames[10..].iter_mut().for_each(|frame| frame.captured_at += jiff::SignedDuration::from_hours(1));
+    frames.into_iter().for_each(|frame| update(&mut state, frame));
+    state.apply(Action::Ended("end of the recording".to_owned()));
+    assert!(second(&state) == 0 && head(&state).contains("REPLAY 1x  0s of 1h01m"), "{}", head(&state));
+    assert!(!screen(&state).contains("end of the recording"), "{}", screen(&state));
+    assert_eq!(state.time.due(), Some(Duration::from_secs(1)));
+    let pass = |state: &mut State, ms| state.apply(Action::Elapsed(Duration::from_millis(ms)));
+    for (ms, at) in [(900, 0), (200, 1), (900, 2), (7000, 9), (4900, 9), (200, 10)] {
+        pass(&mut state, ms);
+        assert_eq!(second(&state), at, "the hole is played in five seconds");
+    }
+    state.apply(Action::Speed(1));
+    pass(&mut state, 1000);
+    assert!(second(&state) == 12 && head(&state).contains("REPLAY 2x"), "{}", head(&state));
+    state.apply(Action::Speed(-2));
+    pass(&mut state, 2000);
+    assert!(second(&state) == 13 && head(&state).contains("REPLAY 0.5x"), "{}", head(&state));
+    state.apply(Action::TogglePause);
+    pass(&mut state, 5000);
+    assert!(second(&state) == 13 && head(&state).contains("REPLAY paused"), "{}", head(&state));
+    state.apply(Action::TogglePause);
+    state.apply(Action::Jump(Jump::Frames(1)));
+    assert!(second(&state) == 14 && head(&state).contains("REPLAY paused"), "who steps wants to look");
+    state.apply(Action::TogglePause);
+    pass(&mut state, 1_000_000);
+    assert_eq!((second(&state), state.time.due()), (60, None));
+    assert!(head(&state).contains("END") && screen(&state).contains("end of the recording"), "{}", screen(&state));
+    state.apply(Action::TogglePause);
+    assert!(second(&state) == 0 && state.time.due().is_some(), "from its end it plays anew");
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(8))]
+
+    /// Whatever keys come, while whatever else happens: no panic, and the way back to the main page is never lost.
+    #[test]
+    fn no_keys_lead_into_a_dead_end(keys in proptest::collection::vec(0..160_u8, 0..90), width in 1..100_u16, height in 1..30_u16) {
+        let mut frames = minute().into_iter();
+        let mut state = fresh(Source::Live, (width, height));
+        for key in keys {
+            let code = match key {
+                0..=127 if !(key as char).is_control() => KeyCode::Char(key as char),
+                128 => KeyCode::Up,
+                129 => KeyCode::Down,
+                130 => KeyCode::Left,
+                131 => KeyCode::Right,
+                132 => KeyCode::PageUp,
+                133 => KeyCode::PageDown,
+                134 => KeyCode::Home,
+                135 => KeyCode::End,
+                136 => KeyCode::Tab,
+                137 => KeyCode::Esc,
+                138 => KeyCode::Backspace,
+                139..=149 => KeyCode::Enter,
+                _ => {
+                    frames.next().into_iter().for_each(|frame| update(&mut state, frame));
+                    continue;
+                }
+            };
+            let event = crossterm::event::Event::Key(code.into());
+            input::action(&event, state.is_typing()).map(|action| state.apply(action));
+            if key % 4 == 0 {
+                screen(&state);
+            }
+        }
+        screen(&state);
+        for _ in 0..4 {
+            state.apply(Action::Back);
+        }
+        assert!(state.page == Page::Main && state.overlay.is_none() && !state.is_typing());
+    }
 }

@@ -4,11 +4,11 @@ use hbpf_core::snapshot::LlmStats;
 use ratatui::layout::Rect;
 
 use super::chart;
-use super::history::Point;
 use super::layout;
 use super::paint::Painter;
 use super::state::State;
 use crate::format::{self, estimated, known};
+use crate::recording::Sample;
 use crate::rows;
 use crate::summary;
 use crate::table::{Cell, Tone};
@@ -31,7 +31,7 @@ struct Line {
     value: String,
     /// The last of these go first when width runs out.
     facts: Vec<(&'static str, Cell)>,
-    history: fn(&Point) -> Option<f64>,
+    history: fn(&Sample) -> Option<f64>,
     scale: fn(f64) -> String,
 }
 
@@ -55,7 +55,7 @@ pub(crate) fn draw(painter: &mut Painter<'_>, area: Rect, state: &State) {
         let value = format!("{:>VALUE$}", line.value);
         painter.text(first, NAME, &value, painter.theme.tone(Tone::Strong));
         if spark >= MIN_SPARK {
-            let values = state.frame().history.last(spark, line.history);
+            let values = state.history().last(spark, line.history);
             let bars = chart::bars(&values, usize::from(height), &painter.theme.symbols.bars);
             // The newest is at the right edge, where the eye expects now.
             let x = NAME + VALUE + 2 + spark - values.len();
@@ -114,7 +114,7 @@ fn lines(totals: &LlmStats, known_at_all: bool) -> [Line; 4] {
                 ("abandon", warn(totals.abandoned_total)),
                 ("retries", warn(totals.retries_total)),
             ],
-            history: |point| point.requests_per_second,
+            history: |sample| sample.requests_per_second,
             scale: format::rate,
         },
         Line {
@@ -130,7 +130,7 @@ fn lines(totals: &LlmStats, known_at_all: bool) -> [Line; 4] {
                 ("reason.", if_known(totals.tokens.reasoning)),
                 ("stalls", warn(totals.stalls_total)),
             ],
-            history: |point| point.output_per_second,
+            history: |sample| sample.output,
             scale: format::rate,
         },
         Line {
@@ -143,7 +143,7 @@ fn lines(totals: &LlmStats, known_at_all: bool) -> [Line; 4] {
                 ("cost $", Cell::number(rows::cost(totals))),
                 ("no usage", warn(totals.requests_without_usage)),
             ],
-            history: |point| point.input_per_second,
+            history: |sample| sample.input,
             scale: format::rate,
         },
         Line {
@@ -156,7 +156,7 @@ fn lines(totals: &LlmStats, known_at_all: bool) -> [Line; 4] {
                 ("req p50", seconds(whole.map(|d| d.p50))),
                 ("req p99", seconds(whole.map(|d| d.p99))),
             ],
-            history: |point| point.first_token_p50,
+            history: |sample| sample.ttft_p50,
             scale: format::seconds,
         },
     ]
