@@ -51,9 +51,13 @@ pub(super) fn run(context: &Context) -> Result<Outcome> {
     Ok(Outcome::Done(section))
 }
 
+/// How many times as long as other measurements need hbpf takes to come to rest.
+const LATER: f64 = 4.0;
+
 fn hbpf_percent(context: &Context) -> Result<f64> {
     let hbpf = Hbpf::start()?;
-    thread::sleep(Duration::from_secs_f64(context.effort.settling));
+    // What is prepared for later comes when nobody waits for anything any more, half a minute from here.
+    thread::sleep(Duration::from_secs_f64(context.effort.settling * LATER));
     let (started, before) = (Instant::now(), hbpf.usage()?);
     thread::sleep(Duration::from_secs_f64(context.effort.seconds * MEASUREMENTS));
     let used = hbpf.usage()?.cpu_seconds - before.cpu_seconds;
