@@ -13,6 +13,9 @@ use hbpf_host::protocol::Group;
 use crate::condition::Condition;
 use crate::format;
 
+/// Least size at which a recording goes on in a new file.
+const MIN_ROTATED: u64 = 64_000;
+
 /// Shorter than this and the looking costs more than it shows.
 const MIN_INTERVAL: Duration = Duration::from_millis(100);
 /// Longer than this is a mistake of units.
@@ -106,6 +109,7 @@ pub(crate) enum Command {
             so that a file that is cut off has all of them up to the cut. `hbpf top --replay FILE` shows it in the live view; \
             `zstd -dc FILE` gives the snapshots as JSON, one a line.\n\nNeeds root to see model traffic.",
         after_long_help = "Examples:\n  sudo hbpf record -o incident.hbpf --for 10m\n  sudo hbpf record -o night.hbpf --interval 10s\n  \
+            sudo hbpf record -o always.hbpf --rotate 500M\n  sudo hbpf record -o alarm.hbpf --last 15m     and on the alarm: sudo pkill -USR1 -f 'hbpf record'\n  \
             hbpf top --replay incident.hbpf\n  zstd -dc incident.hbpf | jq .totals.tokens\n\n\
             Exit codes:\n  0  it was recorded until its end, or until it was stopped by a signal\n  \
             1  nothing could be collected, or the file cannot be written; standard error says why\n  2  bad usage"
@@ -234,6 +238,14 @@ pub(crate) struct RecordArgs {
     /// How long; without, until interrupted
     #[arg(long = "for", value_name = "DURATION", value_parser = recorded, allow_hyphen_values = true)]
     pub(crate) duration: Option<Duration>,
+    /// Once FILE is this large, what it has goes to FILE.1, in place of what was there, and it begins anew: there are never more
+    /// than the two (100M, 1G, 512Ki; at least 64k)
+    #[arg(long, value_name = "BYTES", value_parser = rotated, allow_hyphen_values = true)]
+    pub(crate) rotate: Option<u64>,
+    /// Keep the last minutes in memory, and write them when it ends or is sent SIGUSR1, again at each: a flight recorder, to be
+    /// left running for the alarm that comes
+    #[arg(long, value_name = "DURATION", value_parser = recorded, conflicts_with = "rotate", allow_hyphen_values = true)]
+    pub(crate) last: Option<Duration>,
     /// Time between snapshots, e.g. 500ms or 2s (bare numbers are seconds; at least 100ms)
     #[arg(short = 'd', long, value_name = "DURATION", default_value = "1s", value_parser = interval, allow_hyphen_values = true)]
     pub(crate) interval: Duration,
@@ -524,6 +536,11 @@ pub(crate) fn interval(text: &str) -> Result<Duration, String> {
 
 fn recorded(text: &str) -> Result<Duration, String> {
     duration(text, MIN_INTERVAL, MAX_RECORDED)
+}
+
+fn rotated(text: &str) -> Result<u64, String> {
+    let bytes = parse_size::parse_size(text.trim()).map_err(|_| "write bytes as 100M, 1G, 512Ki or 1e9")?;
+    if bytes < MIN_ROTATED { Err("at least 64k: a snapshot or two take as much".to_owned()) } else { Ok(bytes) }
 }
 
 fn window(text: &str) -> Result<Duration, String> {

@@ -99,7 +99,15 @@ pub(crate) fn main(socket: OwnedFd, gpus: Option<GpuReader>, options: &SplitOpti
 pub(crate) fn detach_from_terminal() {
     let _ = nix::unistd::setsid();
     let ignore = SigAction::new(SigHandler::SigIgn, SaFlags::empty(), SigSet::empty());
-    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT, Signal::SIGTSTP, Signal::SIGPIPE] {
+    for signal in [
+        Signal::SIGINT,
+        Signal::SIGTERM,
+        Signal::SIGHUP,
+        Signal::SIGQUIT,
+        Signal::SIGUSR1,
+        Signal::SIGTSTP,
+        Signal::SIGPIPE,
+    ] {
         // SAFETY: ignoring a signal runs no code of ours.
         let _ = unsafe { sigaction(signal, &ignore) };
     }

@@ -163,6 +163,7 @@ const COMMON: &[i64] = &[
     libc::SYS_write,
     libc::SYS_writev,
     libc::SYS_lseek,
+    libc::SYS_ftruncate,
     libc::SYS_close,
     libc::SYS_fstat,
     libc::SYS_dup,

@@ -51,7 +51,7 @@ pub fn create_output(path: &Path) -> Result<File, OutputError> {
 
 fn create(path: &Path) -> Result<File, OutputError> {
     let mut options = OpenOptions::new();
-    options.write(true).create_new(true).mode(MODE).custom_flags(libc::O_NOFOLLOW | libc::O_NOCTTY);
+    options.read(true).write(true).create_new(true).mode(MODE).custom_flags(libc::O_NOFOLLOW | libc::O_NOCTTY);
     options.open(path).map_err(|error| match error.kind() {
         io::ErrorKind::AlreadyExists => OutputError::Exists(path.to_owned()),
         _ => OutputError::Refused { path: path.to_owned(), error },

@@ -67,6 +67,10 @@ impl<W: Write> Writer<W> {
         Ok(Self { output, block: Block::new()?, written: 0 })
     }
 
+    pub(crate) fn get_ref(&self) -> &W {
+        &self.output
+    }
+
     /// Adds a snapshot. When this returns, it is in the file.
     pub(crate) fn push(&mut self, snapshot: &Snapshot) -> io::Result<()> {
         self.block.push(snapshot)?;

@@ -12,6 +12,7 @@ use super::chart::{self, Histogram};
 use super::layout;
 use super::paint::{self, Painter, Piece};
 use super::state::State;
+use super::waterfall;
 use crate::engines;
 use crate::format::{self, UNKNOWN, estimated, known};
 use crate::rows::{self, Identity, ProcessRow, Span};
@@ -94,7 +95,8 @@ pub(crate) fn process_scroll(area: Rect, state: &State, wanted: &Identity) -> us
 /// How far the page of a request can be scrolled.
 pub(crate) fn request_scroll(area: Rect, state: &State, wanted: &str) -> usize {
     let request = state.request(wanted);
-    let lines = request.map_or(0, |request| whole_request(request).len());
+    let lines =
+        request.map_or(0, |request| waterfall::height(request, usize::from(area.width)) + whole_request(request).len());
     lines.saturating_sub(usize::from(area.height.saturating_sub(1)))
 }
 
@@ -471,16 +473,21 @@ pub(crate) fn request(painter: &mut Painter<'_>, area: Rect, state: &State, want
         return;
     };
     painter.rule(layout::line(area, 0), &format!("Request {}", request.id), "", true);
-    let facts = whole_request(request);
+    let lines = request_lines(painter, request, usize::from(area.width));
     let height = usize::from(area.height.saturating_sub(1));
-    let top = state.scroll.min(facts.len().saturating_sub(height));
-    for (line, (name, value, tone)) in (1_u16..).zip(facts.iter().skip(top).take(height)) {
-        let pieces = [
-            painter.piece(format!(" {name:<20}"), Tone::Dim),
-            Piece { text: value.clone(), style: painter.theme.tone(*tone) },
-        ];
-        painter.pieces(layout::line(area, line), &pieces);
+    let top = state.scroll.min(lines.len().saturating_sub(height));
+    for (line, pieces) in (1_u16..).zip(lines.iter().skip(top).take(height)) {
+        painter.pieces(layout::line(area, line), pieces);
     }
+}
+
+/// Where its time went, and all that is known of it.
+fn request_lines(painter: &Painter<'_>, request: &Request, width: usize) -> Vec<Vec<Piece>> {
+    let mut lines = waterfall::lines(painter, request, width);
+    lines.extend(whole_request(request).into_iter().map(|(name, value, tone)| {
+        vec![painter.piece(format!(" {name:<20}"), Tone::Dim), Piece { text: value, style: painter.theme.tone(tone) }]
+    }));
+    lines
 }
 
 fn whole_request(request: &Request) -> Vec<Fact> {
