@@ -14,7 +14,7 @@ use crate::condition::Condition;
 use crate::format;
 
 /// Least size at which a recording goes on in a new file.
-const MIN_ROTATED: u64 = 64_000;
+const MIN_ROTATED: u64 = 16_000;
 
 /// Shorter than this and the looking costs more than it shows.
 const MIN_INTERVAL: Duration = Duration::from_millis(100);
@@ -239,7 +239,7 @@ pub(crate) struct RecordArgs {
     #[arg(long = "for", value_name = "DURATION", value_parser = recorded, allow_hyphen_values = true)]
     pub(crate) duration: Option<Duration>,
     /// Once FILE is this large, what it has goes to FILE.1, in place of what was there, and it begins anew: there are never more
-    /// than the two (100M, 1G, 512Ki; at least 64k)
+    /// than the two (100M, 1G, 512Ki; at least 16k)
     #[arg(long, value_name = "BYTES", value_parser = rotated, allow_hyphen_values = true)]
     pub(crate) rotate: Option<u64>,
     /// Keep the last minutes in memory, and write them when it ends or is sent SIGUSR1, again at each: a flight recorder, to be
@@ -540,7 +540,7 @@ fn recorded(text: &str) -> Result<Duration, String> {
 
 fn rotated(text: &str) -> Result<u64, String> {
     let bytes = parse_size::parse_size(text.trim()).map_err(|_| "write bytes as 100M, 1G, 512Ki or 1e9")?;
-    if bytes < MIN_ROTATED { Err("at least 64k: a snapshot or two take as much".to_owned()) } else { Ok(bytes) }
+    if bytes < MIN_ROTATED { Err("at least 16k: a snapshot or two take as much".to_owned()) } else { Ok(bytes) }
 }
 
 fn window(text: &str) -> Result<Duration, String> {

@@ -1,8 +1,11 @@
 //! `hbpf trace`, `hbpf check` and `hbpf record`, as scripts use them.
 
+use std::fs;
 use std::os::unix::process::CommandExt as _;
-use std::path::Path;
-use std::process::Command;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
+use std::thread;
+use std::time::Duration;
 
 use hbpf_core::exchange::{Phase, Role};
 use hbpf_core::snapshot::Request;
@@ -107,7 +110,67 @@ fn where_one_group_has_failed_nothing_is_said_to_be_well() {
     assert_eq!(check(&["failed>100000", "failed>0"]), Some(1), "those that were seen have failed");
 }
 
-/// Some twenty seconds: requests hang that were sent when the probes were in place, and have hung for a while.
+/// `hbpf record` into a file of its own.
+struct Recorder {
+    child: Child,
+    file: PathBuf,
+    _directory: tempfile::TempDir,
+}
+
+impl Recorder {
+    fn start(arguments: &[&str]) -> Self {
+        let directory = tempfile::tempdir().expect("a directory");
+        let file = directory.path().join("recording.hbpf");
+        let mut command = Command::new(&programs().hbpf);
+        command.arg("record").args(arguments).arg("-o").arg(&file);
+        Self { child: command.spawn().expect("hbpf starts"), file, _directory: directory }
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(i32::try_from(self.child.id()).unwrap()), signal).expect("it is ours");
+    }
+
+    /// Ends it as one does who stops it.
+    fn stop(&mut self) {
+        self.signal(Signal::SIGTERM);
+        assert!(self.child.wait().expect("it is our child").success());
+    }
+
+    /// The frames that are in the file by now, as text.
+    fn shown(&self) -> String {
+        let output =
+            Command::new(&programs().hbpf).args(["top", "--batch", "--replay"]).arg(&self.file).output().unwrap();
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    /// Waits for a text in the file, which can be read while it is written.
+    fn wait_for(&self, text: &str) {
+        wait_until(&format!("{text} in the file"), || self.shown().contains(text));
+    }
+}
+
+impl Drop for Recorder {
+    fn drop(&mut self) {
+        // It may have ended.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn wait_until(what: &str, is_so: impl Fn() -> bool) {
+    for _ in 0..100 {
+        if is_so() {
+            return;
+        }
+        thread::sleep(Duration::from_millis(200));
+    }
+    panic!("in vain: {what}");
+}
+
+fn frames(shown: &str) -> usize {
+    shown.matches("llm-plain ").count()
+}
+
 /// What was recorded until somebody stopped it is what was seen, and is shown without privileges.
 #[test]
 fn a_recording_has_what_was_seen() {
@@ -115,42 +178,57 @@ fn a_recording_has_what_was_seen() {
     let Some(python) = python() else { return };
     let server = Server::start(&["--ttft", "20", "--rate", "400"]);
     let mut client = client(&server, &python, CALLS);
-    let directory = tempfile::tempdir().expect("a directory");
-    let file = directory.path().join("recording.hbpf");
-    let hbpf = &programs().hbpf;
-    let mut recorder =
-        Command::new(hbpf).args(["record", "--interval", "500ms", "-o"]).arg(&file).spawn().expect("hbpf starts");
-    let lines = || {
-        let output = Command::new(hbpf).args(["top", "--batch", "--replay"]).arg(&file).output().expect("hbpf starts");
-        String::from_utf8_lossy(&output.stdout).into_owned()
-    };
-    // It can be read while it is written.
-    let wait_for = |text: &str| {
-        for _ in 0..100 {
-            if lines().contains(text) {
-                return;
-            }
-            std::thread::sleep(std::time::Duration::from_millis(200));
-        }
-        panic!("{text} is not in {}", lines());
-    };
-    wait_for("llm-plain on");
+    let mut recorder = Recorder::start(&["--interval", "500ms"]);
+    recorder.wait_for("llm-plain on");
     client.run();
-    wait_for(" demo-429err ");
-    kill(Pid::from_raw(i32::try_from(recorder.id()).unwrap()), Signal::SIGTERM).expect("it is ours");
-    assert!(recorder.wait().expect("it is our child").success());
     let truth = server.truth(CALLS as usize);
-    let last = lines();
-    let frames = last.matches("llm-plain on").count();
-    assert!(frames > 2, "{last}");
-    assert!(last.contains(&format!("{} failed", truth.failed)), "{last}");
+    recorder.wait_for(&format!("done {}  failed {} ", truth.requests - truth.failed, truth.failed));
+    recorder.stop();
+    let shown = recorder.shown();
+    assert!(frames(&shown) > 2 && shown.contains(" demo-429err "), "{shown}");
     // Cut off anywhere, it is what it was before.
-    let bytes = std::fs::read(&file).expect("it is ours");
-    std::fs::write(&file, &bytes[..bytes.len() * 2 / 3]).expect("it is ours");
-    let frames_before = lines().matches("llm-plain on").count();
-    assert!((1..frames).contains(&frames_before), "{frames_before} of {frames}");
+    let bytes = fs::read(&recorder.file).expect("it is ours");
+    fs::write(&recorder.file, &bytes[..bytes.len() * 2 / 3]).expect("it is ours");
+    let before = frames(&recorder.shown());
+    assert!((1..frames(&shown)).contains(&before), "{before} of {}", frames(&shown));
 }
 
+/// The minutes before an alarm are there when it comes, once and again, and when the recorder ends.
+#[test]
+fn a_flight_recorder_writes_when_it_is_asked() {
+    let Some(_host) = host() else { return };
+    let mut recorder = Recorder::start(&["--interval", "200ms", "--last", "2s"]);
+    // Before it is ready, it ignores the signal or ends; its file is there from the start.
+    wait_until("the file is made", || recorder.file.exists());
+    thread::sleep(Duration::from_secs(5));
+    assert_eq!(fs::metadata(&recorder.file).unwrap().len(), 0);
+    recorder.signal(Signal::SIGUSR1);
+    recorder.wait_for("llm-plain on");
+    let first = frames(&recorder.shown());
+    recorder.signal(Signal::SIGUSR1);
+    wait_until("what came since is there", || frames(&recorder.shown()) > first);
+    recorder.stop();
+    assert!(frames(&recorder.shown()) > first);
+}
+
+/// However long it runs, there are two files, and each can be read.
+#[test]
+fn a_recording_that_is_full_goes_on_anew() {
+    const LIMIT: u64 = 16_000;
+    let Some(_host) = host() else { return };
+    let mut recorder = Recorder::start(&["--interval", "100ms", "--rotate", "16k"]);
+    let full = recorder.file.with_extension("hbpf.1");
+    wait_until("the first file is full", || fs::metadata(&full).is_ok_and(|file| file.len() >= LIMIT));
+    // Of what is in the file now, none was there before.
+    recorder.wait_for("llm-plain on");
+    recorder.stop();
+    assert!(frames(&recorder.shown()) > 0);
+    recorder.file = full;
+    assert!(frames(&recorder.shown()) > 0);
+    assert_eq!(fs::read_dir(recorder.file.parent().unwrap()).unwrap().count(), 2);
+}
+
+/// Some twenty seconds: requests hang that were sent when the probes were in place, and have hung for a while.
 #[test]
 fn a_server_that_hangs_is_slow() {
     if !full() {

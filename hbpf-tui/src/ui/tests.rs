@@ -613,7 +613,7 @@ fn the_keys_of_pages_work_from_everywhere() {
     for (from, _) in &pages {
         for (to, page) in &pages {
             for overlay in [Overlay::Help, Overlay::Problems] {
-                let mut state = watched((80, 24));
+                let mut state = with((80, 24), fixture::rich());
                 state.apply(from.clone());
                 state.apply(Action::Show(overlay));
                 state.apply(to.clone());
