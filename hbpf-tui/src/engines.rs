@@ -6,6 +6,7 @@ use hbpf_core::label::Label;
 use hbpf_core::snapshot::{Engine, EngineLatency, EngineModel, EngineReplica, Process, Snapshot};
 
 use crate::format::{self, UNKNOWN, known};
+use crate::list::{Key, List, Row};
 use crate::table::{self, Align, Cell, Column, Tone};
 
 /// A cache that is so full holds requests up, or soon will.
@@ -38,7 +39,7 @@ type Part = (Column, bool, fn(Line<'_>) -> Cell);
 
 /// What tells rows apart stays longer than what can be read in a process's details as well: the pid longest, for servers in
 /// containers may all listen at one and the same address, each of its own network.
-const PARTS: [Part; 20] = {
+const PARTS: [Part; 21] = {
     use Align::{Left, Right};
     use Line::{Replica, Whole};
     [
@@ -46,18 +47,20 @@ const PARTS: [Part; 20] = {
             Whole(engine) => Cell::new(engine.kind.as_str(), Tone::Strong),
             Replica(replica) => Cell::new(format!("  {}", replica.label), Tone::Dim),
         }),
-        (Column::fixed("PID", Right, 7, 97), true, |line| whole(line, |engine| Some(engine.pid.to_string()))),
-        (Column::flexible(ENDPOINT, 14, 24, 89), true, |line| match line {
-            Whole(engine) => Cell::new(engine.endpoint.as_str(), Tone::Plain),
-            Replica(_) => Cell::default(),
+        (Column::fixed("PID", Right, 7, 97), true, |line| {
+            whole(line, |engine| Cell::number(Some(engine.pid), |pid| pid.to_string()))
         }),
-        (Column::flexible("MODEL", 12, 36, 90), true, |line| match line {
-            Whole(engine) => Cell::new(models(engine), Tone::Accent),
-            Replica(_) => Cell::default(),
+        (Column::flexible(ENDPOINT, 14, 24, 89), true, |line| {
+            whole(line, |engine| Cell::new(engine.endpoint.as_str(), Tone::Plain))
         }),
+        // Where there is no room for whole endpoints, and all are on this machine's own addresses, their ports have to do.
+        (Column::flexible(PORT, 6, 6, 89).extra(), true, |line| {
+            whole(line, |engine| Cell::name(local_port(engine).map(|port| format!(":{port}")), Tone::Plain))
+        }),
+        (Column::flexible("MODEL", 12, 36, 90), true, |line| whole(line, models)),
         (Column::fixed("RUN", Right, 5, 99), true, |line| match line {
-            Whole(engine) => Cell::number(running(engine)),
-            Replica(replica) => number(replica.requests_running.map(count)),
+            Whole(engine) => Cell::written(engine.requests_running, running(engine)),
+            Replica(replica) => Cell::number(replica.requests_running, count),
         }),
         (Column::fixed("WAIT", Right, 4, 98), true, |line| {
             alarming(either(line, |engine| engine.requests_waiting, |replica| replica.requests_waiting))
@@ -68,101 +71,91 @@ const PARTS: [Part; 20] = {
         (Column::fixed("KV%", Right, 5, 96), false, |line| {
             cache(either(line, |engine| engine.kv_cache_percent, |replica| replica.kv_cache_percent))
         }),
-        (Column::fixed("HIT%", Right, 5, 86), false, |line| number(hits(line).map(format::percent))),
+        (Column::fixed("HIT%", Right, 5, 86), false, |line| Cell::number(hits(line), format::percent)),
         (Column::fixed("PREEMPT", Right, 7, 80), false, |line| {
             let preempted = either(line, |engine| engine.preemptions_total, |replica| replica.preemptions_total);
             alarming(preempted.map(|times| times as f64))
         }),
         (Column::fixed("REQ/S", Right, 5, 70), false, |line| {
-            number(either(line, |it| it.requests_per_second, |it| it.requests_per_second).map(format::rate))
+            Cell::number(either(line, |it| it.requests_per_second, |it| it.requests_per_second), format::rate)
         }),
         (Column::fixed("REQ%", Right, 5, 45), false, |line| match line {
             Whole(_) => Cell::default(),
-            Replica(replica) => number(replica.requests_share_percent.map(format::percent)),
+            Replica(replica) => Cell::number(replica.requests_share_percent, format::percent),
         }),
         (Column::fixed("IN/S", Right, 6, 78), false, |line| {
-            number(either(line, |it| it.input_tokens_per_second, |it| it.input_tokens_per_second).map(format::rate))
+            Cell::number(either(line, |it| it.input_tokens_per_second, |it| it.input_tokens_per_second), format::rate)
         }),
         (Column::fixed("OUT/S", Right, 6, 95), true, |line| {
-            number(either(line, |it| it.output_tokens_per_second, |it| it.output_tokens_per_second).map(format::rate))
+            Cell::number(either(line, |it| it.output_tokens_per_second, |it| it.output_tokens_per_second), format::rate)
         }),
-        (Column::fixed("TTFT95", Right, 6, 88), false, |line| match line {
+        (Column::fixed("TTFT95", Right, 6, 88).seconds().called("ttft"), false, |line| match line {
             Whole(engine) => p95(&engine.time_to_first_token_seconds),
             Replica(replica) => p95(&replica.time_to_first_token_seconds),
         }),
-        (Column::fixed("TPOT95", Right, 6, 84), false, |line| match line {
+        (Column::fixed("TPOT95", Right, 6, 84).seconds(), false, |line| match line {
             Whole(engine) => p95(&engine.time_per_output_token_seconds),
             Replica(replica) => p95(&replica.time_per_output_token_seconds),
         }),
-        (Column::fixed("E2E95", Right, 6, 58), false, |line| match line {
-            Whole(engine) => p95(&engine.request_seconds),
-            Replica(_) => Cell::default(),
+        (Column::fixed("E2E95", Right, 6, 58).seconds(), false, |line| {
+            whole(line, |engine| p95(&engine.request_seconds))
         }),
-        (Column::fixed("QUE95", Right, 6, 62), false, |line| match line {
-            Whole(engine) => p95(&engine.queue_seconds),
-            Replica(_) => Cell::default(),
+        (Column::fixed("QUE95", Right, 6, 62).seconds(), false, |line| {
+            whole(line, |engine| p95(&engine.queue_seconds))
         }),
-        (Column::fixed("TRUST", Right, 6, 92), false, |line| match line {
-            Whole(engine) => trust(engine),
-            Replica(_) => Cell::default(),
-        }),
-        (Column::flexible("STATE", 11, 44, 94), true, |line| match line {
-            Whole(engine) => state(engine),
-            Replica(_) => Cell::default(),
-        }),
+        (Column::fixed("TRUST", Right, 6, 92), false, |line| whole(line, trust)),
+        (Column::flexible("STATE", 11, 44, 94), true, |line| whole(line, state)),
     ]
 };
 
 const ENDPOINT: &str = "ENDPOINT";
 
-/// Where there is no room for whole endpoints, and all are on this machine's own addresses, their ports have to do.
-const PORT: Column = Column::flexible("PORT", 6, 6, 89);
+const PORT: &str = "PORT";
 
 /// The running requests of a server, or of one of its replicas, lately, as bars.
 pub(crate) type Trend<'a> = dyn Fn(&Engine, Option<&EngineReplica>) -> String + 'a;
 
-/// Servers with their replicas below them: columns and rows, for a screen of this width if it is known. Of what no server
-/// here tells there is no column.
-pub(crate) fn table(
-    engines: &[Engine],
-    width: Option<usize>,
-    trend: Option<&Trend<'_>>,
-) -> (Vec<Column>, Vec<Vec<Cell>>) {
-    let mut lines: Vec<(&Engine, Option<&EngineReplica>)> = Vec::new();
-    for engine in engines {
-        lines.push((engine, None));
-        lines.extend(engine.replicas.iter().map(|replica| (engine, Some(replica))));
+/// Servers with their replicas below them, for a screen of this width if it is known. Of what no server here tells there is no
+/// column.
+pub(crate) fn list(engines: &[Engine], width: Option<usize>, trend: Option<&Trend<'_>>) -> List {
+    let mut columns: Vec<Column> = PARTS.iter().map(|(column, ..)| *column).collect();
+    // Before the last one, which is as wide as there is room.
+    let trend_at = columns.len() - 1;
+    if trend.is_some() {
+        columns.insert(trend_at, Column::fixed("RUN LATELY", Align::Left, TREND, 48));
     }
-    let cells = |(engine, replica): &(&Engine, Option<&EngineReplica>)| {
+    let row = |engine: &Engine, replica: Option<&EngineReplica>| {
         let line = replica.map_or(Line::Whole(engine), Line::Replica);
-        PARTS.iter().map(|(.., cell)| cell(line)).collect::<Vec<_>>()
+        let mut cells: Vec<Cell> = PARTS.iter().map(|(.., cell)| cell(line)).collect();
+        if let Some(trend) = trend {
+            cells.insert(trend_at, Cell::new(trend(engine, replica), Tone::Plain));
+        }
+        let label = replica.map(|replica| replica.label.as_str());
+        let key = Key::Row(format!("{} {} {label:?}", engine.pid, engine.endpoint));
+        let opens = Some(Key::Process((engine.pid, engine.start_time)));
+        Row { opens, is_part: replica.is_some(), ..Row::new(key, cells) }
     };
-    let mut rows: Vec<Vec<Cell>> = lines.iter().map(cells).collect();
-    let is_told =
-        |index: &usize| PARTS[*index].1 || rows.iter().any(|row| !matches!(row[*index].text.as_str(), "" | UNKNOWN));
-    let told: Vec<usize> = (0..PARTS.len()).filter(is_told).collect();
-    let mut columns: Vec<Column> = told.iter().map(|index| PARTS[*index].0).collect();
-    rows.iter_mut().for_each(|row| *row = told.iter().map(|index| std::mem::take(&mut row[*index])).collect());
-    if let Some(trend) = trend {
-        // Before the last one, which is as wide as there is room.
-        let at = columns.len() - 1;
-        columns.insert(at, Column::fixed("RUN LATELY", Align::Left, TREND, 48));
-        for (row, (engine, replica)) in rows.iter_mut().zip(&lines) {
-            row.insert(at, Cell::new(trend(engine, *replica), Tone::Plain));
+    let rows: Vec<Row> = engines
+        .iter()
+        .flat_map(|engine| {
+            let replicas = engine.replicas.iter().map(Some);
+            std::iter::once(None).chain(replicas).map(|replica| row(engine, replica)).collect::<Vec<_>>()
+        })
+        .collect();
+    for (index, column) in columns.iter_mut().enumerate() {
+        let is_always = PARTS.iter().any(|(part, is_always, _)| part.title == column.title && *is_always);
+        let is_told = || rows.iter().any(|row| !matches!(row.cells[index].text.as_str(), "" | UNKNOWN));
+        *column = column.if_any(is_always || is_told());
+    }
+    let mut list = List { columns, rows };
+    if let (Some(width), Some(endpoint), Some(port)) = (width, list.column(ENDPOINT), list.column(PORT)) {
+        let shown = table::fit(&list.columns, &table::usual(&list.columns), width);
+        let has_room = shown.iter().any(|placed| placed.index == endpoint);
+        if !has_room && engines.iter().all(|engine| local_port(engine).is_some()) {
+            (list.columns[endpoint].is_extra, list.columns[port].is_extra) = (true, false);
         }
     }
-    if let (Some(width), Some(at)) = (width, columns.iter().position(|column| column.title == ENDPOINT)) {
-        let has_room = table::fit(&columns, width).iter().any(|placed| placed.index == at);
-        let ports: Option<Vec<u16>> = engines.iter().map(local_port).collect();
-        if let (false, Some(ports)) = (has_room, ports) {
-            columns[at] = PORT;
-            let of_servers = rows.iter_mut().zip(&lines).filter(|(_, (_, replica))| replica.is_none());
-            for ((row, _), port) in of_servers.zip(ports) {
-                row[at].text = format!(":{port}");
-            }
-        }
-    }
-    (columns, rows)
+    list
 }
 
 /// The port of a server that listens at the loopback or at every address.
@@ -178,15 +171,12 @@ fn either<T>(line: Line<'_>, of: fn(&Engine) -> Option<T>, of_replica: fn(&Engin
     }
 }
 
-fn whole(line: Line<'_>, of: fn(&Engine) -> Option<String>) -> Cell {
+/// What is said of a server only as a whole.
+fn whole(line: Line<'_>, of: fn(&Engine) -> Cell) -> Cell {
     match line {
-        Line::Whole(engine) => number(of(engine)),
+        Line::Whole(engine) => of(engine),
         Line::Replica(_) => Cell::default(),
     }
-}
-
-fn number(text: Option<String>) -> Cell {
-    Cell::number(text.unwrap_or_else(|| UNKNOWN.to_owned()))
 }
 
 fn count(value: f64) -> String {
@@ -195,17 +185,12 @@ fn count(value: f64) -> String {
 
 /// What is better at none.
 fn alarming(value: Option<f64>) -> Cell {
-    match value {
-        Some(value) if value > 0.0 => Cell::new(count(value), Tone::Warn),
-        value => number(value.map(count)),
-    }
+    Cell::alarming(value, count, Tone::Warn)
 }
 
 fn cache(percent: Option<f64>) -> Cell {
-    match percent {
-        Some(percent) if percent >= FULL_CACHE => Cell::new(format::percent(percent), Tone::Warn),
-        percent => number(percent.map(format::percent)),
-    }
+    let cell = Cell::number(percent, format::percent);
+    if percent.is_some_and(|percent| percent >= FULL_CACHE) { cell.with_tone(Tone::Warn) } else { cell }
 }
 
 /// Lately, or else since the server started.
@@ -215,7 +200,7 @@ fn hits(line: Line<'_>) -> Option<f64> {
 }
 
 fn p95(times: &Option<EngineLatency>) -> Cell {
-    number(times.as_ref().and_then(|times| times.p95).map(format::seconds))
+    Cell::number(times.as_ref().and_then(|times| times.p95), format::seconds)
 }
 
 /// Requests that run, of as many as there are places for.
@@ -227,21 +212,20 @@ fn running(engine: &Engine) -> String {
 }
 
 /// Its model, and how many others.
-fn models(engine: &Engine) -> String {
-    match &engine.models[..] {
-        [] => UNKNOWN.to_owned(),
-        [model] => model.to_string(),
-        [model, others @ ..] => format!("{model} +{}", others.len()),
-    }
+fn models(engine: &Engine) -> Cell {
+    let name = match &engine.models[..] {
+        [] => None,
+        [model] => Some(model.to_string()),
+        [model, others @ ..] => Some(format!("{model} +{}", others.len())),
+    };
+    Cell::name(name, Tone::Accent)
 }
 
 /// How far the two counts agree; it only reads as all where they are equal.
 fn trust(engine: &Engine) -> Cell {
-    let text = |percent: f64| format!("{}%", (percent * 10.0).floor() / 10.0);
-    match engine.agreement_percent {
-        Some(percent) if percent < DOUBTFUL => Cell::new(text(percent), Tone::Warn),
-        percent => number(percent.map(text)),
-    }
+    let percent = engine.agreement_percent;
+    let cell = Cell::number(percent, |percent| format!("{}%", (percent * 10.0).floor() / 10.0));
+    if percent.is_some_and(|percent| percent < DOUBTFUL) { cell.with_tone(Tone::Warn) } else { cell }
 }
 
 /// What keeps its numbers, or itself, from their best.
@@ -256,34 +240,34 @@ fn state(engine: &Engine) -> Cell {
     }
 }
 
-/// Columns of the table of loaded models.
-pub(crate) fn model_columns() -> [Column; 7] {
+/// Models that servers have loaded, with what they take.
+pub(crate) fn loaded_models(engines: &[Engine]) -> List {
     use Align::{Left, Right};
-    [
+    let columns = vec![
         Column::fixed("ENGINE", Left, 9, 90),
         Column::fixed("PID", Right, 7, 60),
         Column::flexible("MODEL", 16, 48, 100),
-        Column::fixed("MEM", Right, 6, 99),
-        Column::fixed("GPUMEM", Right, 6, 98),
+        Column::fixed("MEM", Right, 6, 99).bytes(),
+        Column::fixed("GPUMEM", Right, 6, 98).bytes(),
         Column::fixed("CONTEXT", Right, 7, 70),
         Column::fixed("KEPT UNTIL", Left, 20, 50),
-    ]
-}
-
-/// Models that servers have loaded, with what they take.
-pub(crate) fn model_rows(engines: &[Engine]) -> Vec<Vec<Cell>> {
+    ];
     let row = |engine: &Engine, model: &EngineModel| {
-        vec![
+        let until = model.expires_at.map(|time| time.strftime("%Y-%m-%d %H:%M:%S").to_string());
+        let cells = vec![
             Cell::new(engine.kind.as_str(), Tone::Plain),
-            Cell::new(engine.pid.to_string(), Tone::Plain),
+            Cell::number(Some(engine.pid), |pid| pid.to_string()),
             Cell::new(model.name.as_str(), Tone::Accent),
-            number(model.memory_bytes.map(format::bytes)),
-            number(model.gpu_memory_bytes.map(format::bytes)),
-            number(model.context_tokens.map(format::short_count)),
-            Cell::new(known(model.expires_at, |time| time.strftime("%Y-%m-%d %H:%M:%S").to_string()), Tone::Dim),
-        ]
+            Cell::number(model.memory_bytes, format::bytes),
+            Cell::number(model.gpu_memory_bytes, format::bytes),
+            Cell::number(model.context_tokens, format::short_count),
+            Cell::name(until, Tone::Dim),
+        ];
+        let opens = Some(Key::Process((engine.pid, engine.start_time)));
+        Row { opens, ..Row::new(Key::Row(format!("{} {}", engine.pid, model.name)), cells) }
     };
-    engines.iter().flat_map(|engine| engine.loaded_models.iter().map(move |model| row(engine, model))).collect()
+    let rows = engines.iter().flat_map(|engine| engine.loaded_models.iter().map(move |model| row(engine, model)));
+    List { columns, rows: rows.collect() }
 }
 
 /// The server that a process is, if it is one that tells.
@@ -295,15 +279,18 @@ pub(crate) fn of<'a>(snapshot: &'a Snapshot, process: &Process) -> Option<&'a En
     snapshot.engines.iter().find(is_it)
 }
 
-/// Requests that run and that wait, in short.
-pub(crate) fn queue(engines: &[&Engine]) -> String {
+/// Requests that run and that wait, in short; ranked by how many these are together.
+pub(crate) fn queue(engines: &[&Engine]) -> Cell {
     let sum = |of: fn(&Engine) -> Option<f64>| engines.iter().filter_map(|engine| of(engine)).reduce(|a, b| a + b);
-    match (sum(|engine| engine.requests_running), sum(|engine| engine.requests_waiting)) {
+    let (running, waiting) = (sum(|engine| engine.requests_running), sum(|engine| engine.requests_waiting));
+    let text = match (running, waiting) {
         (Some(running), Some(waiting)) => format!("{}+{}", count(running), count(waiting)),
         (Some(running), None) => count(running),
         (None, Some(waiting)) => format!("{UNKNOWN}+{}", count(waiting)),
         (None, None) => UNKNOWN.to_owned(),
-    }
+    };
+    let all = running.into_iter().chain(waiting).reduce(|a, b| a + b);
+    Cell::written(all, text)
 }
 
 /// The fullest cache.
@@ -350,25 +337,25 @@ mod tests {
     use crate::fixture;
 
     fn titles(engines: &[Engine]) -> Vec<&'static str> {
-        table(engines, None, None).0.iter().map(|column| column.title).collect()
+        list(engines, None, None).columns.iter().filter(|column| !column.is_extra).map(|column| column.title).collect()
     }
 
     #[test]
     fn of_what_no_server_tells_there_is_no_column() {
         let all = fixture::engines();
         let [vllm, ollama, ..] = &all[..] else { panic!() };
-        assert_eq!(titles(std::slice::from_ref(vllm)).len(), PARTS.len());
+        assert_eq!(titles(std::slice::from_ref(vllm)).len(), PARTS.len() - 1, "all but the port alone");
         assert_eq!(
             titles(std::slice::from_ref(ollama)),
             ["ENGINE", "PID", "ENDPOINT", "MODEL", "RUN", "WAIT", "OUT/S", "STATE"]
         );
         let trend = |_: &Engine, _: Option<&EngineReplica>| "x".to_owned();
-        let (columns, rows) = table(&all, None, Some(&trend));
+        let List { columns, rows } = list(&all, None, Some(&trend));
         assert_eq!(columns.len(), PARTS.len() + 1);
-        assert!(rows.iter().all(|row| row.len() == columns.len()));
+        assert!(rows.iter().all(|row| row.cells.len() == columns.len()));
         let replicas: usize = all.iter().map(|engine| engine.replicas.len()).sum();
         assert_eq!((rows.len(), replicas), (all.len() + 2, 2));
-        assert!(table(&[], None, None).1.is_empty());
+        assert!(list(&[], None, None).rows.is_empty());
     }
 
     #[test]
@@ -380,10 +367,7 @@ mod tests {
             replicas: Vec::new(),
             ..one.clone()
         };
-        let shown = |engines: &[Engine]| {
-            let (columns, rows) = table(engines, Some(80), None);
-            table::plain(&columns, &rows, Some(80))
-        };
+        let shown = |engines: &[Engine]| table::plain(&list(engines, Some(80), None), Some(80));
         let mut engines: Vec<Engine> = (8000..8020).map(server).collect();
         let lines = shown(&engines);
         assert!(lines[0].contains("PID") && lines[1].contains(" 8000 :8000 "), "{lines:#?}");
@@ -414,9 +398,9 @@ mod tests {
     #[test]
     fn places_that_are_taken_stand_beside_all() {
         let mut engine = Engine { requests_running: Some(1.0), ..Engine::default() };
-        assert_eq!((running(&engine), queue(&[&engine])), ("1".to_owned(), "1".to_owned()));
+        assert_eq!((running(&engine), queue(&[&engine]).text), ("1".to_owned(), "1".to_owned()));
         (engine.slots_total, engine.requests_waiting) = (Some(4), Some(2.0));
-        assert_eq!((running(&engine), queue(&[&engine, &engine])), ("1/4".to_owned(), "2+4".to_owned()));
-        assert_eq!((running(&Engine::default()), queue(&[])), ("-".to_owned(), "-".to_owned()));
+        assert_eq!((running(&engine), queue(&[&engine, &engine]).text), ("1/4".to_owned(), "2+4".to_owned()));
+        assert_eq!((running(&Engine::default()), queue(&[]).text), ("-".to_owned(), "-".to_owned()));
     }
 }

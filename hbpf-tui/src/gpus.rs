@@ -1,9 +1,11 @@
 //! What the tables show of GPUs and of who uses them.
 
 use hbpf_core::label::Label;
-use hbpf_core::snapshot::{Gpu, GpuInstance, Snapshot};
+use hbpf_core::snapshot::{Gpu, GpuInstance, GpuProcess, Snapshot};
 
 use crate::format::{self, UNKNOWN, known};
+use crate::list::{Key, List, Row};
+use crate::rows;
 use crate::table::{Align, Cell, Column, Tone};
 
 /// From this temperature on a GPU is near where it slows itself down.
@@ -12,45 +14,42 @@ const HOT_CELSIUS: f64 = 85.0;
 /// What it says of clocks that are low because there is nothing to do.
 const IDLE: &str = "gpu_idle";
 
-/// Columns of the GPU table.
-pub(crate) fn columns() -> [Column; 13] {
+/// A row for each GPU, and below it one for each of its parts.
+pub(crate) fn list(gpus: &[Gpu]) -> List {
     use Align::Right;
-    [
+    let columns = vec![
         Column::fixed("GPU", Right, 3, 100),
         Column::flexible("NAME", 10, 30, 60),
         Column::fixed("UTIL%", Right, 5, 99),
-        Column::fixed("MEM", Right, 11, 95),
+        Column::fixed("MEM", Right, 11, 95).bytes(),
         Column::fixed("WATT", Right, 7, 90),
         Column::fixed("TEMP", Right, 4, 80),
         Column::fixed("MHZ", Right, 4, 50),
         Column::fixed("MBW%", Right, 5, 40),
-        Column::fixed("PCIERX", Right, 6, 45),
-        Column::fixed("PCIETX", Right, 6, 44),
+        Column::fixed("PCIERX", Right, 6, 45).bytes(),
+        Column::fixed("PCIETX", Right, 6, 44).bytes(),
         Column::fixed("ECC", Right, 4, 55),
         Column::fixed("XID", Right, 4, 56),
         Column::flexible("STATE", 14, 44, 70),
-    ]
-}
-
-/// A row for each GPU, and below it one for each of its parts.
-pub(crate) fn rows(gpus: &[Gpu]) -> Vec<Vec<Cell>> {
+    ];
     let of = |gpu: &Gpu| {
-        let parts: Vec<Vec<Cell>> = gpu.instances.iter().map(part_cells).collect();
-        std::iter::once(cells(gpu)).chain(parts)
+        let whole = Row::new(Key::Row(gpu.index.to_string()), cells(gpu));
+        let parts: Vec<Row> = gpu.instances.iter().map(|part| part_row(gpu, part)).collect();
+        std::iter::once(whole).chain(parts)
     };
-    gpus.iter().flat_map(of).collect()
+    List { columns, rows: gpus.iter().flat_map(of).collect() }
 }
 
 /// What a part of a GPU (MIG) has of its own.
-fn part_cells(part: &GpuInstance) -> Vec<Cell> {
-    let mut row = cells(&Gpu {
+fn part_row(gpu: &Gpu, part: &GpuInstance) -> Row {
+    let mut cells = cells(&Gpu {
         memory_used_bytes: part.memory_used_bytes,
         memory_total_bytes: part.memory_total_bytes,
         ..Gpu::default()
     });
-    row[0] = Cell::new("", Tone::Dim);
-    row[1] = Cell::new(format!("part {} {}", part.id, part.profile), Tone::Dim);
-    row
+    cells[0] = Cell::default();
+    cells[1] = Cell::new(format!("part {} {}", part.id, part.profile), Tone::Dim);
+    Row { is_part: true, ..Row::new(Key::Row(format!("{} {}", gpu.index, part.id)), cells) }
 }
 
 /// A GPU's row.
@@ -60,27 +59,24 @@ fn cells(gpu: &Gpu) -> Vec<Cell> {
         (value, whole) => format!("{}/{}", known(value, |text| text), known(whole, |text| text)),
     };
     let watts = |watts: f64| format!("{watts:.0}");
-    let alarming = |count: Option<u64>| match count {
-        Some(count) if count > 0 => Cell::new(format::short_count(count), Tone::Bad),
-        count => Cell::number(known(count, format::short_count)),
-    };
+    let memory = of(gpu.memory_used_bytes.map(format::bytes), gpu.memory_total_bytes.map(format::bytes));
+    let temperature = Cell::number(gpu.temperature_celsius, |celsius| format!("{celsius:.0}C"));
+    let is_hot = gpu.temperature_celsius.is_some_and(|celsius| celsius >= HOT_CELSIUS);
+    let rate = |rate: f64| format::bytes(rate as u64);
     let (state, tone) = state(gpu);
     vec![
-        Cell::new(gpu.index.to_string(), Tone::Plain),
+        Cell::number(Some(gpu.index), |index| index.to_string()).with_tone(Tone::Plain),
         Cell::new(gpu.name.trim_start_matches("NVIDIA "), Tone::Strong),
-        Cell::number(known(gpu.utilization_percent, format::percent)),
-        Cell::number(of(gpu.memory_used_bytes.map(format::bytes), gpu.memory_total_bytes.map(format::bytes))),
-        Cell::number(of(gpu.power_watts.map(watts), gpu.power_limit_watts.map(watts))),
-        match gpu.temperature_celsius {
-            Some(celsius) if celsius >= HOT_CELSIUS => Cell::new(format!("{celsius:.0}C"), Tone::Warn),
-            celsius => Cell::number(known(celsius, |celsius| format!("{celsius:.0}C"))),
-        },
-        Cell::number(known(gpu.sm_clock_mhz, |mhz| mhz.to_string())),
-        Cell::number(known(gpu.memory_utilization_percent, format::percent)),
-        Cell::number(known(gpu.pcie_rx_bytes_per_second, |rate| format::bytes(rate as u64))),
-        Cell::number(known(gpu.pcie_tx_bytes_per_second, |rate| format::bytes(rate as u64))),
-        alarming(gpu.ecc_uncorrected_total),
-        alarming(gpu.xid_errors_total),
+        Cell::number(gpu.utilization_percent, format::percent),
+        Cell::written(gpu.memory_used_bytes, memory),
+        Cell::written(gpu.power_watts, of(gpu.power_watts.map(watts), gpu.power_limit_watts.map(watts))),
+        if is_hot { temperature.with_tone(Tone::Warn) } else { temperature },
+        Cell::number(gpu.sm_clock_mhz, |mhz| mhz.to_string()),
+        Cell::number(gpu.memory_utilization_percent, format::percent),
+        Cell::number(gpu.pcie_rx_bytes_per_second, rate),
+        Cell::number(gpu.pcie_tx_bytes_per_second, rate),
+        Cell::alarming(gpu.ecc_uncorrected_total, format::short_count, Tone::Bad),
+        Cell::alarming(gpu.xid_errors_total, format::short_count, Tone::Bad),
         Cell::new(state, tone),
     ]
 }
@@ -98,37 +94,37 @@ pub(crate) fn state(gpu: &Gpu) -> (String, Tone) {
     }
 }
 
-/// Columns of the table of those who use GPUs.
-pub(crate) fn user_columns() -> [Column; 8] {
+/// All that use a GPU, part by part of each.
+pub(crate) fn users(snapshot: &Snapshot) -> List {
     use Align::Right;
-    [
+    let columns = vec![
         Column::fixed("GPU", Right, 3, 100),
-        Column::fixed("PART", Right, 4, 50),
+        Column::fixed("PART", Right, 4, 50).names(),
         Column::fixed("PID", Right, 7, 99),
         Column::flexible("USER", 8, 10, 40),
         Column::flexible("COMMAND", 12, 60, 98),
         Column::fixed("SM%", Right, 5, 97),
-        Column::fixed("GPUMEM", Right, 6, 96),
+        Column::fixed("GPUMEM", Right, 6, 96).bytes(),
         Column::fixed("CPU%", Right, 5, 90),
-    ]
-}
-
-/// Rows of all that use a GPU, part by part of each.
-pub(crate) fn users(snapshot: &Snapshot) -> Vec<Vec<Cell>> {
-    let row = |gpu: &Gpu, user: &hbpf_core::snapshot::GpuProcess| {
+    ];
+    let row = |gpu: &Gpu, user: &GpuProcess| {
         let process = snapshot.processes.iter().find(|process| process.pid == user.pid && !process.exited);
-        vec![
-            Cell::new(gpu.index.to_string(), Tone::Plain),
-            Cell::number(known(user.instance.as_ref(), Label::to_string)),
-            Cell::new(user.pid.to_string(), Tone::Plain),
-            Cell::new(process.map_or_else(|| UNKNOWN.to_owned(), crate::rows::user_text), Tone::Dim),
-            Cell::new(known(process, |process| process.command.to_string()), Tone::Strong),
-            Cell::number(known(user.sm_percent, format::percent)),
-            Cell::number(known(user.memory_bytes, format::bytes)),
-            Cell::number(known(process.and_then(|process| process.cpu_percent), format::percent)),
-        ]
+        let part = user.instance.as_ref().map(Label::as_str);
+        let cells = vec![
+            Cell::number(Some(gpu.index), |index| index.to_string()).with_tone(Tone::Plain),
+            Cell::name(part, Tone::Plain),
+            Cell::number(Some(user.pid), |pid| pid.to_string()),
+            Cell::name(process.map(rows::user_text), Tone::Dim),
+            Cell::name(process.map(|process| process.command.as_str()), Tone::Strong),
+            Cell::number(user.sm_percent, format::percent),
+            Cell::number(user.memory_bytes, format::bytes),
+            Cell::number(process.and_then(|process| process.cpu_percent), format::percent),
+        ];
+        let opens = process.map(|process| Key::Process(rows::identity(process)));
+        Row { opens, ..Row::new(Key::Row(format!("{} {part:?} {}", gpu.index, user.pid)), cells) }
     };
-    snapshot.gpus.iter().flat_map(|gpu| gpu.processes.iter().map(move |user| row(gpu, user))).collect()
+    let rows = snapshot.gpus.iter().flat_map(|gpu| gpu.processes.iter().map(move |user| row(gpu, user))).collect();
+    List { columns, rows }
 }
 
 /// All GPUs of a machine in one line.

@@ -2,7 +2,8 @@
 
 use hbpf_core::snapshot::{DeviceUse, Disk, DiskDevice, Distribution, Network, Process, Snapshot};
 
-use crate::format::{self, UNKNOWN};
+use crate::format;
+use crate::list::{Key, List, Row};
 use crate::rows;
 use crate::table::{Align, Cell, Column, Tone};
 
@@ -20,27 +21,39 @@ type Part = (Kind, Column, fn(&Process) -> Cell);
 
 /// Where width runs out tails go before medians, and both before the counts that they are to be judged by.
 const PARTS: [Part; 17] = {
-    use Align::{Left, Right};
+    use Align::Right;
     use Kind::{Device, Disk, Network, Process};
     [
-        (Process, Column::fixed("PID", Right, 7, 100), |process| Cell::number(process.pid.to_string())),
+        (Process, Column::fixed("PID", Right, 7, 100), |process| {
+            Cell::number(Some(process.pid), |pid| pid.to_string())
+        }),
         (Process, Column::flexible("PROGRAM", 10, 40, 99), rows::command),
-        (Process, Column::fixed("READ/s", Right, 6, 95), |process| {
-            disk(process, |disk| rate(disk.read_bytes_per_second))
+        (Process, Column::fixed("READ/s", Right, 6, 95).bytes(), |process| {
+            disk_rate(process, |disk| disk.read_bytes_per_second)
         }),
-        (Process, Column::fixed("WRIT/s", Right, 6, 94), |process| {
-            disk(process, |disk| rate(disk.write_bytes_per_second))
+        (Process, Column::fixed("WRIT/s", Right, 6, 94).bytes(), |process| {
+            disk_rate(process, |disk| disk.write_bytes_per_second)
         }),
-        (Disk, Column::flexible("DISK", 6, 16, 60), |process| Cell::new(disks(process), Tone::Dim)),
-        (Disk, Column::fixed("REQS", Right, 6, 93), |process| latency(disk_latency(process), |all| count(all.count))),
-        (Disk, Column::fixed("DISK50", Right, 6, 88), |process| latency(disk_latency(process), |all| seconds(all.p50))),
-        (Disk, Column::fixed("DISK99", Right, 6, 86), |process| latency(disk_latency(process), |all| seconds(all.p99))),
+        (Disk, Column::flexible("DISK", 6, 16, 60), |process| Cell::new(disk_names(process), Tone::Dim)),
+        (Disk, Column::fixed("REQS", Right, 6, 93), |process| {
+            Cell::number(disk_latency(process).map(|all| all.count), count)
+        }),
+        (Disk, Column::fixed("DISK50", Right, 6, 88).seconds(), |process| {
+            seconds(disk_latency(process).map(|all| all.p50))
+        }),
+        (Disk, Column::fixed("DISK99", Right, 6, 86).seconds(), |process| {
+            seconds(disk_latency(process).map(|all| all.p99))
+        }),
         (Network, Column::fixed("CONNS", Right, 5, 92), |process| {
             let connected = process.network.as_ref().map(|_| connects(process).map_or(0, |all| all.count));
-            number(connected.map(count))
+            Cell::number(connected, count)
         }),
-        (Network, Column::fixed("CONN50", Right, 6, 87), |process| latency(connects(process), |all| seconds(all.p50))),
-        (Network, Column::fixed("CONN99", Right, 6, 85), |process| latency(connects(process), |all| seconds(all.p99))),
+        (Network, Column::fixed("CONN50", Right, 6, 87).seconds(), |process| {
+            seconds(connects(process).map(|all| all.p50))
+        }),
+        (Network, Column::fixed("CONN99", Right, 6, 85).seconds(), |process| {
+            seconds(connects(process).map(|all| all.p99))
+        }),
         (Network, Column::fixed("FAIL", Right, 4, 91), |process| {
             trouble(process, |net| Some(net.connects_failed_total))
         }),
@@ -48,53 +61,56 @@ const PARTS: [Part; 17] = {
         (Network, Column::fixed("RST", Right, 4, 89), |process| trouble(process, |net| net.resets_total)),
         (Device, Column::fixed("OPEN", Right, 4, 84), |process| devices(process, |device| device.open.map(u64::from))),
         (Device, Column::fixed("OPENS", Right, 5, 83), |process| devices(process, |device| Some(device.opens_total))),
-        (Device, Column { align: Left, ..Column::flexible("DEVICES", 10, 40, 65) }, device_names),
+        (Device, Column::flexible("DEVICES", 10, 40, 65), device_names),
     ]
 };
 
-/// Processes that use disks, connect or have accelerators' devices, the busiest first: columns and rows.
-pub(crate) fn table(snapshot: &Snapshot) -> (Vec<Column>, Vec<Vec<Cell>>) {
+/// Processes that use disks, connect or have accelerators' devices, the busiest first.
+pub(crate) fn list(snapshot: &Snapshot) -> List {
     let mut shown: Vec<&Process> = snapshot.processes.iter().filter(|process| !kinds(process).is_empty()).collect();
     shown.sort_by(|a, b| bytes_per_second(b).total_cmp(&bytes_per_second(a)).then(events(b).cmp(&events(a))));
     let seen: Vec<Kind> = shown.iter().flat_map(|process| kinds(process)).chain([Kind::Process]).collect();
-    let parts: Vec<&Part> = PARTS.iter().filter(|(kind, ..)| seen.contains(kind)).collect();
-    let rows = shown.iter().map(|process| parts.iter().map(|(_, _, cell)| cell(process)).collect()).collect();
-    (parts.iter().map(|(_, column, _)| *column).collect(), rows)
-}
-
-/// Columns of [`disk_rows`]; they give way in the same order.
-pub(crate) fn disk_columns() -> [Column; 9] {
-    use Align::{Left, Right};
-    [
-        Column { align: Left, ..Column::flexible("DISK", 8, 24, 100) },
-        Column::fixed("READS", Right, 6, 99),
-        Column::fixed("READ", Right, 6, 93),
-        Column::fixed("READ50", Right, 6, 97),
-        Column::fixed("READ99", Right, 6, 95),
-        Column::fixed("WRITES", Right, 6, 98),
-        Column::fixed("WRITE", Right, 6, 92),
-        Column::fixed("WRIT50", Right, 6, 96),
-        Column::fixed("WRIT99", Right, 6, 94),
-    ]
+    let row = |process: &&Process| {
+        let cells = PARTS.iter().map(|(_, _, cell)| cell(process)).collect();
+        Row { also: process.pid.to_string(), ..Row::new(Key::Process(rows::identity(process)), cells) }
+    };
+    List {
+        columns: PARTS.iter().map(|(kind, column, _)| column.if_any(seen.contains(kind))).collect(),
+        rows: shown.iter().map(row).collect(),
+    }
 }
 
 /// Each disk, all processes together.
-pub(crate) fn disk_rows(snapshot: &Snapshot) -> Vec<Vec<Cell>> {
+pub(crate) fn disks(snapshot: &Snapshot) -> List {
+    use Align::Right;
+    // They give way in the same order.
+    let columns = vec![
+        Column::flexible("DISK", 8, 24, 100),
+        Column::fixed("READS", Right, 6, 99),
+        Column::fixed("READ", Right, 6, 93).bytes(),
+        Column::fixed("READ50", Right, 6, 97).seconds(),
+        Column::fixed("READ99", Right, 6, 95).seconds(),
+        Column::fixed("WRITES", Right, 6, 98),
+        Column::fixed("WRITE", Right, 6, 92).bytes(),
+        Column::fixed("WRIT50", Right, 6, 96).seconds(),
+        Column::fixed("WRIT99", Right, 6, 94).seconds(),
+    ];
     let row = |disk: &DiskDevice| {
         let (reads, writes) = (disk.read_latency_seconds.as_ref(), disk.write_latency_seconds.as_ref());
-        vec![
+        let cells = vec![
             Cell::new(disk.device.as_str(), Tone::Strong),
-            Cell::number(count(disk.reads_total)),
-            Cell::number(format::bytes(disk.read_bytes_total)),
-            latency(reads, |all| seconds(all.p50)),
-            latency(reads, |all| seconds(all.p99)),
-            Cell::number(count(disk.writes_total)),
-            Cell::number(format::bytes(disk.written_bytes_total)),
-            latency(writes, |all| seconds(all.p50)),
-            latency(writes, |all| seconds(all.p99)),
-        ]
+            Cell::number(Some(disk.reads_total), count),
+            Cell::number(Some(disk.read_bytes_total), format::bytes),
+            seconds(reads.map(|all| all.p50)),
+            seconds(reads.map(|all| all.p99)),
+            Cell::number(Some(disk.writes_total), count),
+            Cell::number(Some(disk.written_bytes_total), format::bytes),
+            seconds(writes.map(|all| all.p50)),
+            seconds(writes.map(|all| all.p99)),
+        ];
+        Row::new(Key::Row(disk.device.to_string()), cells)
     };
-    snapshot.host.disks.iter().map(row).collect()
+    List { columns, rows: snapshot.host.disks.iter().map(row).collect() }
 }
 
 /// What is told of a process beside itself.
@@ -126,16 +142,8 @@ fn events(process: &Process) -> u64 {
     timed.chain(opened).chain(network.map(counted)).fold(0, u64::saturating_add)
 }
 
-fn number(text: Option<String>) -> Cell {
-    Cell::number(text.unwrap_or_else(|| UNKNOWN.to_owned()))
-}
-
-fn disk(process: &Process, of: fn(&Disk) -> Option<String>) -> Cell {
-    number(process.disk.as_ref().and_then(of))
-}
-
-fn rate(bytes_per_second: Option<f64>) -> Option<String> {
-    bytes_per_second.map(|rate| format::bytes(rate as u64))
+fn disk_rate(process: &Process, of: fn(&Disk) -> Option<f64>) -> Cell {
+    Cell::number(process.disk.as_ref().and_then(of), |rate| format::bytes(rate as u64))
 }
 
 fn disk_latency(process: &Process) -> Option<&Distribution> {
@@ -146,35 +154,28 @@ fn connects(process: &Process) -> Option<&Distribution> {
     process.network.as_ref()?.connect_seconds.as_ref()
 }
 
-fn latency(all: Option<&Distribution>, of: fn(&Distribution) -> String) -> Cell {
-    number(all.map(of))
-}
-
 fn count(value: u64) -> String {
     format::short_count(value)
 }
 
-fn seconds(value: f64) -> String {
-    format::seconds(value)
+fn seconds(value: Option<f64>) -> Cell {
+    Cell::number(value, format::seconds)
 }
 
-fn disks(process: &Process) -> String {
+fn disk_names(process: &Process) -> String {
     let names = process.disk.iter().flat_map(|disk| &disk.devices).map(|disk| disk.device.as_str());
     names.collect::<Vec<_>>().join(" ")
 }
 
 /// What is better at none.
 fn trouble(process: &Process, of: fn(&Network) -> Option<u64>) -> Cell {
-    match process.network.as_ref().and_then(of) {
-        Some(times) if times > 0 => Cell::new(count(times), Tone::Warn),
-        times => number(times.map(count)),
-    }
+    Cell::alarming(process.network.as_ref().and_then(of), count, Tone::Warn)
 }
 
 /// The sum over a process's devices; unknown where it is of one of them.
 fn devices(process: &Process, of: fn(&DeviceUse) -> Option<u64>) -> Cell {
     let sum = || process.devices.iter().map(of).sum::<Option<u64>>();
-    number((!process.devices.is_empty()).then(sum).flatten().map(count))
+    Cell::number((!process.devices.is_empty()).then(sum).flatten(), count)
 }
 
 fn device_names(process: &Process) -> Cell {
@@ -186,9 +187,10 @@ fn device_names(process: &Process) -> Cell {
 mod tests {
     use super::*;
     use crate::fixture;
+    use crate::format::UNKNOWN;
 
     fn titles(snapshot: &Snapshot) -> Vec<&'static str> {
-        table(snapshot).0.iter().map(|column| column.title).collect()
+        list(snapshot).columns.iter().filter(|column| !column.is_extra).map(|column| column.title).collect()
     }
 
     #[test]
@@ -198,15 +200,15 @@ mod tests {
         snapshot.processes[0].network = Some(Network::default());
         assert_eq!(titles(&snapshot).len(), 10);
         let snapshot = fixture::counted();
-        let (columns, rows) = table(&snapshot);
-        assert_eq!(columns.len(), PARTS.len());
-        assert!(!rows.is_empty() && rows.iter().all(|row| row.len() == columns.len()));
+        assert_eq!(titles(&snapshot).len(), PARTS.len());
+        let List { columns, rows } = list(&snapshot);
+        assert!(!rows.is_empty() && rows.iter().all(|row| row.cells.len() == columns.len()));
     }
 
     #[test]
     fn the_busiest_stand_first_and_the_rest_is_not_listed() {
-        let (_, rows) = table(&fixture::counted());
-        let pids: Vec<&str> = rows.iter().map(|row| row[0].text.as_str()).collect();
+        let list = list(&fixture::counted());
+        let pids: Vec<&str> = list.rows.iter().map(|row| row.cells[0].text.as_str()).collect();
         assert_eq!(pids, ["1291", "901", "41822"]);
     }
 

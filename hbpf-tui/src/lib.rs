@@ -14,6 +14,7 @@ mod format;
 pub mod fuzzing;
 mod gpus;
 mod inout;
+mod list;
 mod live;
 mod prices;
 mod probes;

@@ -3,6 +3,7 @@
 use hbpf_core::snapshot::{Capture, GroupCost, OverheadLevel, Probe, ProbeState};
 
 use crate::format::{self, known};
+use crate::list::{Key, List, Row};
 use crate::table::{Align, Cell, Column, Tone};
 
 /// What observing costs as a whole, and what was given up for it.
@@ -22,29 +23,26 @@ pub(crate) fn title(capture: &Capture) -> String {
     format!("Cost {cost} of all CPUs{budget}{given_up}")
 }
 
-/// Columns of [`costs`].
-pub(crate) fn cost_columns() -> Vec<Column> {
-    use Align::Right;
-    vec![
+/// What each group costs, and hbpf's own processes; 100 % is one core. When the collection is over its probes are gone.
+pub(crate) fn costs(capture: &Capture, is_over: bool) -> List {
+    use Align::{Left, Right};
+    let columns = vec![
         Column::flexible("WHAT", 10, 16, 100),
-        Column { align: Align::Left, ..Column::fixed("STATE", Align::Left, 8, 80) },
+        Column::fixed("STATE", Left, 8, 80),
         Column::fixed("CPU%", Right, 6, 90),
         Column::fixed("TRAPS%", Right, 7, 85),
-        Column::fixed("MEMORY", Right, 7, 70),
-    ]
-}
-
-/// What each group costs, and hbpf's own processes; 100 % is one core. When the collection is over its probes are gone.
-pub(crate) fn costs(capture: &Capture, is_over: bool) -> Vec<Vec<Cell>> {
-    let percent = |value: Option<f64>| Cell::number(known(value, format::percent));
+        Column::fixed("MEMORY", Right, 7, 70).bytes(),
+    ];
+    let percent = |value: Option<f64>| Cell::number(value, format::percent);
     let group = |cost: &GroupCost| {
-        vec![
+        let cells = vec![
             Cell::new(cost.group.as_str(), Tone::Accent),
             state_cell(cost.state, is_over),
             percent(cost.kernel_cpu_percent),
-            Cell::number(known(cost.trap_cpu_percent_estimated, traps)),
+            Cell::number(cost.trap_cpu_percent_estimated, traps),
             Cell::default(),
-        ]
+        ];
+        Row::new(Key::Row(cost.group.to_string()), cells)
     };
     let own = &capture.self_cost;
     let processes = vec![
@@ -52,9 +50,10 @@ pub(crate) fn costs(capture: &Capture, is_over: bool) -> Vec<Vec<Cell>> {
         Cell::default(),
         percent(own.cpu_percent),
         Cell::default(),
-        Cell::number(known(own.resident_bytes, format::bytes)),
+        Cell::number(own.resident_bytes, format::bytes),
     ];
-    capture.groups.iter().map(group).chain([processes]).collect()
+    let processes = Row::new(Key::Row("hbpf itself".to_owned()), processes);
+    List { columns, rows: capture.groups.iter().map(group).chain([processes]).collect() }
 }
 
 /// An estimate is marked; that there are no traps is none.
@@ -71,40 +70,42 @@ fn state_cell(state: ProbeState, is_over: bool) -> Cell {
     }
 }
 
-/// Columns of [`place_cells`].
-pub(crate) fn place_columns() -> Vec<Column> {
-    use Align::Right;
-    vec![
-        Column::fixed("GROUP", Align::Left, 9, 80),
+/// Each program at each of its places. Its numbers are those of all its places.
+pub(crate) fn places(capture: &Capture, is_over: bool) -> List {
+    use Align::{Left, Right};
+    let columns = vec![
+        Column::fixed("GROUP", Left, 9, 80),
         Column::flexible("PROGRAM", 14, 20, 100),
-        Column::fixed("STATE", Align::Left, 6, 90),
+        Column::fixed("STATE", Left, 6, 90),
         Column::fixed("RUNS", Right, 6, 85),
-        Column::fixed("PER RUN", Right, 7, 75),
-        Column::fixed("TIME", Right, 7, 70),
-        Column::fixed("TRAPS", Right, 7, 65),
+        Column::fixed("PER RUN", Right, 7, 75).seconds(),
+        Column::fixed("TIME", Right, 7, 70).seconds(),
+        Column::fixed("TRAPS", Right, 7, 65).seconds(),
         Column::flexible("WHERE", 12, 60, 95),
-    ]
+    ];
+    List { columns, rows: capture.probes.iter().map(|probe| place_row(probe, is_over)).collect() }
 }
 
-/// A program at a place. Its numbers are those of all its places.
-pub(crate) fn place_cells(probe: &Probe, is_over: bool) -> Vec<Cell> {
-    let per_run = probe.run_seconds_total.zip(probe.runs_total.filter(|runs| *runs > 0));
+fn place_row(probe: &Probe, is_over: bool) -> Row {
+    let runs = probe.runs_total.filter(|runs| *runs > 0);
+    let per_run = probe.run_seconds_total.zip(runs).map(|(seconds, runs)| seconds / runs as f64);
     let place = match &probe.reason {
         Some(reason) if probe.attached_to.is_empty() => Cell::new(reason.as_str(), Tone::Dim),
         Some(reason) => Cell::new(format!("{}: {reason}", probe.attached_to), Tone::Warn),
         None => Cell::new(probe.attached_to.as_str(), Tone::Plain),
     };
     let traps = |seconds: f64| format::estimated(format::seconds(seconds), seconds > 0.0);
-    vec![
+    let cells = vec![
         Cell::new(probe.group.as_str(), Tone::Plain),
         Cell::new(probe.program.as_str(), Tone::Accent),
         state_cell(probe.state, is_over),
-        Cell::number(known(probe.runs_total, format::count)),
-        Cell::number(known(per_run, |(seconds, runs)| format!("{:.0}ns", seconds * 1e9 / runs as f64))),
-        Cell::number(known(probe.run_seconds_total, format::seconds)),
-        Cell::number(known(probe.trap_seconds_estimated, traps)),
+        Cell::number(probe.runs_total, format::count),
+        Cell::number(per_run, |seconds| format!("{:.0}ns", seconds * 1e9)),
+        Cell::number(probe.run_seconds_total, format::seconds),
+        Cell::number(probe.trap_seconds_estimated, traps),
         place,
-    ]
+    ];
+    Row::new(Key::Row(format!("{} {}", probe.program, probe.attached_to)), cells)
 }
 
 #[cfg(test)]
@@ -112,24 +113,24 @@ mod tests {
     use super::*;
     use crate::fixture;
 
-    fn texts(cells: &[Cell]) -> Vec<&str> {
-        cells.iter().map(|cell| cell.text.as_str()).collect()
+    fn texts(row: &Row) -> Vec<&str> {
+        row.cells.iter().map(|cell| cell.text.as_str()).collect()
     }
 
     #[test]
     fn estimates_are_marked_and_what_is_unknown_is_no_number() {
         let mut capture = fixture::rich().capture;
-        let rows = costs(&capture, false);
+        let rows = costs(&capture, false).rows;
         assert_eq!(texts(&rows[0]), ["llm-tls", "on", "0.2", "~1.1", ""]);
         assert_eq!(texts(&rows[1]), ["llm-plain", "on", "0.1", "0.0", ""]);
         assert_eq!(texts(&rows[2]), ["tools", "on", "0.0", "0.0", ""]);
         assert_eq!(texts(&rows[3]), ["hbpf itself", "", "1.2", "", "38.0M"]);
-        assert_eq!(texts(&costs(&capture, true)[0])[1], "gone");
+        assert_eq!(texts(&costs(&capture, true).rows[0])[1], "gone");
         capture.groups[0].trap_cpu_percent_estimated = None;
-        assert_eq!(costs(&capture, false)[0][3].text, "-");
+        assert_eq!(costs(&capture, false).rows[0].cells[3].text, "-");
         let probe = Probe { runs_total: Some(0), trap_seconds_estimated: None, ..capture.probes[0].clone() };
         assert_eq!(
-            texts(&place_cells(&probe, false))[3..7],
+            texts(&place_row(&probe, false))[3..7],
             ["0", "-", "310ms", "-"],
             "nothing has run, nothing per run"
         );

@@ -1,22 +1,17 @@
 //! What the tables show of processes and requests: columns, cells and sort keys, for the terminal and for plain text.
 
-use std::cmp::Ordering;
-
 use hbpf_core::exchange::{Phase, Role};
 use hbpf_core::label::Label;
 use hbpf_core::snapshot::{
     Distribution, EncryptedTraffic, Engine, Hop, Latency, LlmStats, Process, Request, Snapshot, TlsVisibility,
     TokensSource, Visibility,
 };
-use jiff::Timestamp;
 
 use crate::engines;
-use crate::filter::{self, Field, Kind, Value, field, headed};
 use crate::format::{self, UNKNOWN, estimated, known};
-use crate::table::{Align, Cell, Column, Tone};
-
-/// A pid alone is reused; with its start it names one process.
-pub(crate) type Identity = (u32, Option<Timestamp>);
+use crate::list::{Identity, Key, List, Row};
+use crate::summary;
+use crate::table::{Align, Amount, Cell, Column, Tone};
 
 /// Identity of a process.
 pub(crate) fn identity(process: &Process) -> Identity {
@@ -52,8 +47,6 @@ impl Span {
 /// One process with the statistics of the role in which it is busier.
 #[derive(Clone, Copy)]
 pub(crate) struct ProcessRow<'a> {
-    /// Place in the snapshot's list.
-    pub(crate) index: usize,
     pub(crate) process: &'a Process,
     /// The role whose numbers stand in the row. Those of both roles are never added: a proxy would count double.
     pub(crate) role: Option<Role>,
@@ -75,14 +68,14 @@ impl<'a> ProcessRow<'a> {
                 models.entry(pid).or_default().push(request);
             }
         }
-        let row = |(index, process): (usize, &'a Process)| {
+        let row = |process: &'a Process| {
             let role = busier_role(process);
             let model = models.get(&process.pid).and_then(|requests| latest_model(process, requests));
             let stats = role.and_then(|role| stats(process, role));
             let unread = unread(snapshot, process).next();
-            Self { index, process, role, stats, engine: engines::of(snapshot, process), model, unread }
+            Self { process, role, stats, engine: engines::of(snapshot, process), model, unread }
         };
-        snapshot.processes.iter().enumerate().map(row).collect()
+        snapshot.processes.iter().map(row).collect()
     }
 
     /// Whether any model traffic of it was seen.
@@ -193,13 +186,6 @@ pub(crate) enum ProcessColumn {
     Tls,
 }
 
-/// What a row is sorted by. Unknown comes last whichever way the order runs.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) enum SortKey {
-    Number(Option<f64>),
-    Text(String),
-}
-
 impl ProcessColumn {
     pub(crate) const ALL: [Self; 23] = [
         Self::Pid,
@@ -227,11 +213,6 @@ impl ProcessColumn {
         Self::Tls,
     ];
 
-    /// Layout of all columns.
-    pub(crate) fn columns() -> [Column; 23] {
-        Self::ALL.map(Self::column)
-    }
-
     pub(crate) fn column(self) -> Column {
         use Align::{Left, Right};
         match self {
@@ -241,22 +222,22 @@ impl ProcessColumn {
             Self::Role => Column::fixed("ROLE", Left, 4, 60),
             Self::Model => Column::flexible("MODEL", 12, 36, 80),
             Self::RequestRate => Column::fixed("REQ/S", Right, 5, 85),
-            Self::InFlight => Column::fixed("FLY", Right, 4, 75),
+            Self::InFlight => Column::fixed("FLY", Right, 4, 75).called("inflight"),
             Self::OutputRate => Column::fixed("TOK/S", Right, 6, 98),
             Self::InputTotal => Column::fixed("TOK IN", Right, 6, 50),
             Self::OutputTotal => Column::fixed("TOKOUT", Right, 6, 70),
             Self::Cost => Column::fixed("COST $", Right, 6, 72),
             Self::CostRate => Column::fixed("$/H", Right, 5, 68),
-            Self::FirstToken => Column::fixed("TTFT50", Right, 6, 90),
-            Self::InterToken => Column::fixed("ITL50", Right, 6, 40),
-            Self::InterTokenTail => Column::fixed("ITL99", Right, 6, 38),
-            Self::Errors => Column::fixed("ERR", Right, 4, 88),
+            Self::FirstToken => Column::fixed("TTFT50", Right, 6, 90).seconds().called("ttft"),
+            Self::InterToken => Column::fixed("ITL50", Right, 6, 40).seconds().called("itl"),
+            Self::InterTokenTail => Column::fixed("ITL99", Right, 6, 38).seconds(),
+            Self::Errors => Column::fixed("ERR", Right, 4, 88).called("errors"),
             Self::Queue => Column::fixed("RUN+W", Right, 6, 76),
             Self::Cache => Column::fixed("KV%", Right, 5, 74),
             Self::Cpu => Column::fixed("CPU%", Right, 5, 78),
-            Self::Memory => Column::fixed("MEM", Right, 5, 45),
+            Self::Memory => Column::fixed("MEM", Right, 5, 45).bytes(),
             Self::Gpu => Column::fixed("GPU%", Right, 5, 77),
-            Self::GpuMemory => Column::fixed("GPUMEM", Right, 6, 46),
+            Self::GpuMemory => Column::fixed("GPUMEM", Right, 6, 46).bytes(),
             Self::Tls => Column::flexible("TLS", 8, 8, 28),
         }
     }
@@ -283,66 +264,28 @@ impl ProcessColumn {
         matches!(self, Self::Cost | Self::CostRate)
     }
 
-    /// The columns that say something of such a snapshot, as places in [`Self::ALL`]. Where no traffic can be seen, or there
-    /// is no GPU, no server or no price, theirs would only take room from the others.
-    pub(crate) fn of(snapshot: Option<&Snapshot>, blind: bool) -> Vec<usize> {
-        let has_gpus = snapshot.is_some_and(|snapshot| !snapshot.gpus.is_empty());
-        let has_engines = snapshot.is_some_and(|snapshot| !snapshot.engines.is_empty());
-        let has_costs = snapshot.is_some_and(|snapshot| snapshot.totals.cost_usd.is_some());
+    /// Layout of all columns for such a snapshot. Where no traffic can be seen, or there is no GPU, no server or no price, theirs
+    /// would only take room from the others.
+    fn columns_of(snapshot: &Snapshot) -> Vec<Column> {
+        let has_gpus = !snapshot.gpus.is_empty();
+        let has_engines = !snapshot.engines.is_empty();
+        let has_costs = snapshot.totals.cost_usd.is_some();
+        let blind = summary::is_blind(snapshot);
         let says_something = |column: Self| {
             (!blind || column.is_of_machine())
                 && (has_gpus || !column.is_of_gpus())
                 && (has_engines || !column.is_of_engines())
                 && (has_costs || !column.is_of_costs())
         };
-        (0..Self::ALL.len()).filter(|index| says_something(Self::ALL[*index])).collect()
-    }
-
-    /// Numbers are wanted from the largest down, names from A on.
-    pub(crate) fn descends_by_default(self) -> bool {
-        !matches!(self, Self::Pid | Self::User | Self::Command | Self::Role | Self::Model | Self::Tls)
-    }
-
-    pub(crate) fn key(self, row: &ProcessRow<'_>, span: Span) -> SortKey {
-        let stats = row.stats;
-        let text = |label: Option<&Label>| SortKey::Text(label.map(Label::to_string).unwrap_or_default());
-        let of_stats = |value: fn(&LlmStats) -> Option<f64>| SortKey::Number(stats.and_then(value));
-        match self {
-            Self::Pid => SortKey::Number(Some(f64::from(row.process.pid))),
-            Self::User => text(row.process.user.as_ref()),
-            Self::Command => text(Some(&row.process.command)),
-            Self::Role => SortKey::Text(row.role_text().to_owned()),
-            Self::Model => text(row.model.map(|(model, _)| model)),
-            Self::RequestRate => of_stats(|s| s.requests_per_second),
-            Self::InFlight => of_stats(|s| s.requests_in_flight.map(|n| n as f64)),
-            Self::OutputRate => of_stats(|s| s.tokens_per_second.output),
-            Self::InputTotal => of_stats(|s| s.tokens.input.map(|n| n as f64)),
-            Self::OutputTotal => of_stats(|s| s.tokens.output.map(|n| n as f64)),
-            Self::Cost => of_stats(|s| s.cost_usd),
-            Self::CostRate => of_stats(|s| s.cost_usd_per_hour),
-            Self::FirstToken => SortKey::Number(row.latency(span, first_token, |d| d.p50)),
-            Self::InterToken => SortKey::Number(row.latency(span, inter_token, |d| d.p50)),
-            Self::InterTokenTail => SortKey::Number(row.latency(span, inter_token, |d| d.p99)),
-            Self::Errors => of_stats(|s| Some(s.failed_total as f64)),
-            Self::Queue => SortKey::Number(
-                row.engine
-                    .and_then(|engine| Some(engine.requests_running? + engine.requests_waiting.unwrap_or_default())),
-            ),
-            Self::Cache => SortKey::Number(row.engine.and_then(|engine| engine.kv_cache_percent)),
-            Self::Cpu => SortKey::Number(row.process.cpu_percent),
-            Self::Memory => SortKey::Number(row.process.resident_bytes.map(|n| n as f64)),
-            Self::Gpu => SortKey::Number(gpu_percent(row.process)),
-            Self::GpuMemory => SortKey::Number(gpu_memory(row.process).map(|n| n as f64)),
-            Self::Tls => SortKey::Text(tls_text(&row.process.visibility).to_owned()),
-        }
+        Self::ALL.map(|column| column.column().if_any(says_something(column))).to_vec()
     }
 
     pub(crate) fn cell(self, row: &ProcessRow<'_>, span: Span) -> Cell {
         let process = row.process;
         let stats = row.stats;
-        let number = |text: Option<String>| Cell::number(text.unwrap_or_else(|| UNKNOWN.to_owned()));
+        let seconds = |value: Option<f64>| Cell::number(value, format::seconds);
         match self {
-            Self::Pid => Cell::new(process.pid.to_string(), Tone::Plain),
+            Self::Pid => Cell::number(Some(process.pid), |pid| pid.to_string()),
             Self::User => Cell::new(user_text(process), Tone::Dim),
             Self::Command => command(process),
             Self::Role => Cell::new(row.role_text(), Tone::Dim),
@@ -350,87 +293,46 @@ impl ProcessColumn {
                 let tone = if row.model.is_some() { Tone::Accent } else { Tone::Dim };
                 Cell::new(row.model_text(), tone)
             }
-            Self::RequestRate => number(stats.and_then(|s| s.requests_per_second).map(format::rate)),
-            Self::InFlight => number(stats.and_then(|s| s.requests_in_flight).map(format::short_count)),
-            Self::OutputRate => number(stats.map(output_rate)),
-            Self::InputTotal => number(stats.map(input_total)),
-            Self::OutputTotal => number(stats.map(output_total)),
-            Self::Cost => number(stats.map(cost)),
-            Self::CostRate => number(stats.map(cost_rate)),
-            Self::FirstToken => number(row.latency(span, first_token, |d| d.p50).map(format::seconds)),
-            Self::InterToken => number(row.latency(span, inter_token, |d| d.p50).map(format::seconds)),
-            Self::InterTokenTail => number(row.latency(span, inter_token, |d| d.p99).map(format::seconds)),
-            Self::Errors => match stats.map(|s| s.failed_total) {
-                Some(errors) if errors > 0 => Cell::new(format::short_count(errors), Tone::Bad),
-                errors => number(errors.map(format::short_count)),
-            },
-            Self::Queue => Cell::number(engines::queue(row.engine.as_slice())),
+            Self::RequestRate => Cell::number(stats.and_then(|s| s.requests_per_second), format::rate),
+            Self::InFlight => Cell::number(stats.and_then(|s| s.requests_in_flight), format::short_count),
+            Self::OutputRate => output_rate(stats),
+            Self::InputTotal => input_total(stats),
+            Self::OutputTotal => output_total(stats),
+            Self::Cost => cost(stats),
+            Self::CostRate => cost_rate(stats),
+            Self::FirstToken => seconds(row.latency(span, first_token, |d| d.p50)),
+            Self::InterToken => seconds(row.latency(span, inter_token, |d| d.p50)),
+            Self::InterTokenTail => seconds(row.latency(span, inter_token, |d| d.p99)),
+            Self::Errors => Cell::alarming(stats.map(|s| s.failed_total), format::short_count, Tone::Bad),
+            Self::Queue => engines::queue(row.engine.as_slice()),
             Self::Cache => engines::fullest(row.engine.as_slice()),
-            Self::Cpu => number(process.cpu_percent.map(format::percent)),
-            Self::Memory => number(process.resident_bytes.map(format::bytes)),
-            Self::Gpu => number(gpu_percent(process).map(format::percent)),
-            Self::GpuMemory => number(gpu_memory(process).map(format::bytes)),
+            Self::Cpu => Cell::number(process.cpu_percent, format::percent),
+            Self::Memory => Cell::number(process.resident_bytes, format::bytes),
+            Self::Gpu => Cell::number(gpu_percent(process), format::percent),
+            Self::GpuMemory => Cell::number(gpu_memory(process), format::bytes),
             Self::Tls => Cell::new(tls_text(&process.visibility), tls_tone(process.visibility.tls)),
         }
     }
 }
 
-/// Orders rows: processes with model traffic first, then by the column, then by pid so that equals do not jump about.
-pub(crate) fn sort(rows: &mut [ProcessRow<'_>], column: ProcessColumn, descending: bool, span: Span) {
-    rows.sort_by_cached_key(|row| Ranked {
-        without_traffic: !row.matters(),
-        key: column.key(row, span),
-        descending,
-        // Without traffic most columns are unknown: the busiest first.
-        cpu: if row.matters() { 0.0 } else { row.process.cpu_percent.unwrap_or(0.0) },
-        identity: identity(row.process),
+/// The processes of a snapshot: those that talk to models, serve them or use a GPU first, the others by what they use of the CPU.
+pub(crate) fn processes(snapshot: &Snapshot, span: Span) -> List {
+    let mut all = ProcessRow::all(snapshot);
+    all.sort_by(|one, other| {
+        let cpu = |row: &ProcessRow<'_>| if row.matters() { 0.0 } else { row.process.cpu_percent.unwrap_or(0.0) };
+        one.matters().cmp(&other.matters()).reverse().then_with(|| {
+            cpu(other).total_cmp(&cpu(one)).then_with(|| identity(one.process).cmp(&identity(other.process)))
+        })
     });
-}
-
-struct Ranked {
-    without_traffic: bool,
-    key: SortKey,
-    descending: bool,
-    cpu: f64,
-    identity: Identity,
-}
-
-impl Ord for Ranked {
-    fn cmp(&self, other: &Self) -> Ordering {
-        self.without_traffic
-            .cmp(&other.without_traffic)
-            .then_with(|| self.key.compare(&other.key, self.descending))
-            .then_with(|| other.cpu.total_cmp(&self.cpu))
-            .then_with(|| self.identity.cmp(&other.identity))
-    }
-}
-
-impl PartialOrd for Ranked {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl PartialEq for Ranked {
-    fn eq(&self, other: &Self) -> bool {
-        self.cmp(other) == Ordering::Equal
-    }
-}
-
-impl Eq for Ranked {}
-
-impl SortKey {
-    fn compare(&self, other: &Self, descending: bool) -> Ordering {
-        let run = |order: Ordering| if descending { order.reverse() } else { order };
-        match (self, other) {
-            (Self::Number(Some(a)), Self::Number(Some(b))) => run(a.total_cmp(b)),
-            (Self::Number(a), Self::Number(b)) => b.is_some().cmp(&a.is_some()),
-            (Self::Text(a), Self::Text(b)) => a.is_empty().cmp(&b.is_empty()).then_with(|| run(a.cmp(b))),
-            // One column yields one kind of key.
-            (Self::Number(_), Self::Text(_)) => Ordering::Less,
-            (Self::Text(_), Self::Number(_)) => Ordering::Greater,
-        }
-    }
+    let row = |row: &ProcessRow<'_>| {
+        let process = row.process;
+        let cells = ProcessColumn::ALL.map(|column| column.cell(row, span)).to_vec();
+        let also = [&process.pid.to_string(), known(process.workload.as_ref(), Label::to_string).as_str()].join(" ");
+        let list_row = Row { also, stands_back: !row.matters(), ..Row::new(Key::Process(identity(process)), cells) };
+        // What has no model traffic is dim.
+        if row.has_traffic() { list_row } else { list_row.faded() }
+    };
+    List { columns: ProcessColumn::columns_of(snapshot), rows: all.iter().map(row).collect() }
 }
 
 /// Columns of the request table.
@@ -448,10 +350,17 @@ pub(crate) enum RequestColumn {
     Endpoint,
     Status,
     Error,
+    Provider,
+    InputTokens,
+    Cost,
+    Gap,
+    Stalls,
+    RequestId,
+    Trace,
 }
 
 impl RequestColumn {
-    pub(crate) const ALL: [Self; 12] = [
+    pub(crate) const ALL: [Self; 19] = [
         Self::Phase,
         Self::Age,
         Self::SinceToken,
@@ -464,201 +373,95 @@ impl RequestColumn {
         Self::Endpoint,
         Self::Status,
         Self::Error,
+        Self::Provider,
+        Self::InputTokens,
+        Self::Cost,
+        Self::Gap,
+        Self::Stalls,
+        Self::RequestId,
+        Self::Trace,
     ];
-
-    /// Layout of all columns.
-    pub(crate) fn columns() -> [Column; 12] {
-        Self::ALL.map(Self::column)
-    }
 
     pub(crate) fn column(self) -> Column {
         use Align::{Left, Right};
         match self {
             Self::Phase => Column::fixed("PHASE", Left, 9, 100),
-            Self::Age => Column::fixed("AGE", Right, 6, 99),
-            Self::SinceToken => Column::fixed("IDLE", Right, 6, 95),
+            Self::Age => Column::fixed("AGE", Right, 6, 99).seconds(),
+            Self::SinceToken => Column::fixed("IDLE", Right, 6, 95).seconds(),
             Self::Tokens => Column::fixed("TOKOUT", Right, 6, 90),
-            Self::FirstToken => Column::fixed("TTFT", Right, 6, 70),
+            Self::FirstToken => Column::fixed("TTFT", Right, 6, 70).seconds(),
             Self::Model => Column::flexible("MODEL", 12, 36, 85),
             Self::Pid => Column::fixed("PID", Right, 7, 80),
             Self::Command => Column::flexible("COMMAND", 10, 40, 75),
             Self::Role => Column::fixed("ROLE", Left, 4, 50),
             Self::Endpoint => Column::flexible("ENDPOINT", 14, 40, 55),
-            Self::Status => Column::fixed("HTTP", Right, 4, 82),
-            Self::Error => Column::flexible("END", 10, 30, 60),
+            Self::Status => Column::fixed("HTTP", Right, 4, 82).status().called("status"),
+            Self::Error => Column::flexible("END", 10, 30, 60).called("error"),
+            Self::Provider => Column::flexible("PROVIDER", 8, 16, 45).extra(),
+            Self::InputTokens => Column::fixed("TOK IN", Right, 6, 44).extra(),
+            Self::Cost => Column::fixed("COST $", Right, 6, 43).extra(),
+            Self::Gap => Column::fixed("GAP", Right, 6, 42).seconds().extra(),
+            Self::Stalls => Column::fixed("STALLS", Right, 6, 41).extra(),
+            Self::RequestId => Column::flexible("REQUEST ID", 12, 40, 40).extra(),
+            Self::Trace => Column::flexible("TRACE", 12, 32, 39).extra(),
         }
     }
 
     pub(crate) fn cell(self, request: &Request) -> Cell {
+        let seconds = |value: Option<f64>| Cell::number(value, format::seconds);
+        let label = |label: Option<&Label>, tone| Cell::name(label.map(Label::as_str), tone);
         match self {
             Self::Phase => {
                 let (text, tone) = phase(request.phase);
                 Cell::new(text, tone)
             }
-            Self::Age => Cell::number(format::seconds(request.age_seconds)),
+            Self::Age => seconds(Some(request.age_seconds)),
             Self::SinceToken => {
                 let idle = request.time_since_last_token_seconds;
                 let stalled = idle.is_some_and(|s| s > hbpf_core::exchange::Exchange::STALL.as_secs_f64());
-                let text = known(idle, format::seconds);
-                if stalled { Cell::new(text, Tone::Warn) } else { Cell::number(text) }
+                if stalled { seconds(idle).with_tone(Tone::Warn) } else { seconds(idle) }
             }
             Self::Tokens => {
                 let text = known(request.tokens.output, format::count);
-                Cell::number(estimated(text, request.tokens_source == TokensSource::Estimated))
+                let is_estimate = request.tokens_source == TokensSource::Estimated;
+                Cell::written(request.tokens.output, estimated(text, is_estimate))
             }
-            Self::FirstToken => Cell::number(known(request.time_to_first_token_seconds, format::seconds)),
-            Self::Model => {
-                let tone = if request.model.is_some() { Tone::Accent } else { Tone::Dim };
-                Cell::new(known(request.model.as_ref(), Label::to_string), tone)
-            }
-            Self::Pid => Cell::number(known(request.pid, |pid| pid.to_string())),
+            Self::FirstToken => seconds(request.time_to_first_token_seconds),
+            Self::Model => label(request.model.as_ref().or(request.response_model.as_ref()), Tone::Accent),
+            Self::Pid => Cell::number(request.pid, |pid| pid.to_string()),
             Self::Command => Cell::new(request.command.as_str(), Tone::Plain),
             Self::Role => Cell::new(leg_text(request), Tone::Dim),
             Self::Endpoint => Cell::new(request.endpoint.as_str(), Tone::Dim),
-            Self::Status => match request.status {
-                Some(status @ 400..) => Cell::new(status.to_string(), Tone::Bad),
-                status => Cell::number(known(status, |status| status.to_string())),
-            },
+            Self::Status => {
+                let cell = Cell::number(request.status, |status| status.to_string());
+                if request.status.is_some_and(|status| status >= 400) { cell.with_tone(Tone::Bad) } else { cell }
+            }
             Self::Error => match (&request.error_type, &request.finish_reason) {
                 (Some(error), _) => Cell::new(error.as_str(), Tone::Bad),
-                (None, Some(reason)) => Cell::new(reason.as_str(), Tone::Dim),
-                (None, None) => Cell::new(UNKNOWN, Tone::Dim),
+                (None, reason) => label(reason.as_ref(), Tone::Dim),
             },
+            Self::Provider => Cell::new(request.provider.as_str(), Tone::Plain),
+            Self::InputTokens => Cell::number(request.tokens.input, format::count),
+            Self::Cost => Cell::written(request.cost_usd, cost_of(request)),
+            Self::Gap => seconds(request.longest_gap_seconds),
+            Self::Stalls => Cell::alarming(Some(request.stalls), |times| times.to_string(), Tone::Warn),
+            Self::RequestId => label(request.request_id.as_ref(), Tone::Dim),
+            Self::Trace => label(request.trace_id.as_ref(), Tone::Dim),
         }
-    }
-
-    /// The whole row.
-    pub(crate) fn cells(request: &Request) -> Vec<Cell> {
-        Self::ALL.map(|column| column.cell(request)).to_vec()
     }
 }
 
-/// What processes can be picked by.
-pub(crate) const PROCESS_FIELDS: &[Field] = &[
-    field("pid", Kind::Number),
-    field("user", Kind::Text),
-    field("command", Kind::Text),
-    field("role", Kind::Text),
-    field("model", Kind::Text),
-    field("req/s", Kind::Number),
-    headed("inflight", "fly", Kind::Number),
-    field("tok/s", Kind::Number),
-    headed("tokin", "tok in", Kind::Number),
-    field("tokout", Kind::Number),
-    headed("cost", "cost $", Kind::Number),
-    headed("ttft", "ttft50", Kind::Seconds),
-    headed("itl", "itl50", Kind::Seconds),
-    headed("errors", "err", Kind::Number),
-    headed("cpu", "cpu%", Kind::Number),
-    field("mem", Kind::Bytes),
-    headed("gpu", "gpu%", Kind::Number),
-    field("tls", Kind::Text),
-];
-
-/// A row of a process, with the span over which its latencies are shown.
-pub(crate) struct Picked<'a>(pub(crate) &'a ProcessRow<'a>, pub(crate) Span);
-
-impl filter::Row for Picked<'_> {
-    fn value(&self, field: &str) -> Value<'_> {
-        let column = match field {
-            "pid" => ProcessColumn::Pid,
-            "user" => ProcessColumn::User,
-            "command" => ProcessColumn::Command,
-            "role" => ProcessColumn::Role,
-            "model" => ProcessColumn::Model,
-            "req/s" => ProcessColumn::RequestRate,
-            "inflight" => ProcessColumn::InFlight,
-            "tok/s" => ProcessColumn::OutputRate,
-            "tokin" => ProcessColumn::InputTotal,
-            "tokout" => ProcessColumn::OutputTotal,
-            "cost" => ProcessColumn::Cost,
-            "ttft" => ProcessColumn::FirstToken,
-            "itl" => ProcessColumn::InterToken,
-            "errors" => ProcessColumn::Errors,
-            "cpu" => ProcessColumn::Cpu,
-            "mem" => ProcessColumn::Memory,
-            "gpu" => ProcessColumn::Gpu,
-            "tls" => ProcessColumn::Tls,
-            _ => return Value::Unknown,
-        };
-        match column.key(self.0, self.1) {
-            SortKey::Number(number) => Value::number(number),
-            SortKey::Text(text) => Value::Text(text.into()),
-        }
-    }
-
-    fn has_text(&self, text: &str) -> bool {
-        let row = self.0;
-        let names = [Some(&row.process.command), row.process.user.as_ref(), row.process.workload.as_ref()];
-        let has = |name: &str| name.to_lowercase().contains(text);
-        names.into_iter().flatten().any(|name| has(name)) || has(&row.model_text()) || has(&row.process.pid.to_string())
-    }
-}
-
-/// What requests can be picked by.
-pub(crate) const REQUEST_FIELDS: &[Field] = &[
-    field("pid", Kind::Number),
-    field("command", Kind::Text),
-    field("role", Kind::Text),
-    field("phase", Kind::Text),
-    field("model", Kind::Text),
-    field("provider", Kind::Text),
-    field("endpoint", Kind::Text),
-    headed("status", "http", Kind::Status),
-    headed("error", "end", Kind::Text),
-    field("ttft", Kind::Seconds),
-    field("age", Kind::Seconds),
-    field("idle", Kind::Seconds),
-    field("gap", Kind::Seconds),
-    field("stalls", Kind::Number),
-    field("tokin", Kind::Number),
-    field("tokout", Kind::Number),
-    field("cost", Kind::Number),
-    field("trace", Kind::Text),
-];
-
-impl filter::Row for Request {
-    fn value(&self, field: &str) -> Value<'_> {
-        let label =
-            |label: Option<&'_ Label>| label.map_or(Value::Unknown, |label| Value::Text(label.to_string().into()));
-        let count = |count: Option<u64>| Value::number(count.map(|count| count as f64));
-        match field {
-            "pid" => count(self.pid.map(u64::from)),
-            "command" => Value::text(&self.command),
-            "role" => Value::text(leg_text(self)),
-            "phase" => Value::text(phase(self.phase).0),
-            "model" => label(self.model.as_ref().or(self.response_model.as_ref())),
-            "provider" => Value::text(&self.provider),
-            "endpoint" => Value::text(&self.endpoint),
-            "status" => count(self.status.map(u64::from)),
-            "error" => label(self.error_type.as_ref().or(self.finish_reason.as_ref())),
-            "ttft" => Value::number(self.time_to_first_token_seconds),
-            "age" => Value::Number(self.age_seconds),
-            "idle" => Value::number(self.time_since_last_token_seconds),
-            "gap" => Value::number(self.longest_gap_seconds),
-            "stalls" => count(Some(self.stalls.into())),
-            "tokin" => count(self.tokens.input),
-            "tokout" => count(self.tokens.output),
-            "cost" => Value::number(self.cost_usd),
-            "trace" => label(self.trace_id.as_ref()),
-            _ => Value::Unknown,
-        }
-    }
-
-    fn has_text(&self, text: &str) -> bool {
-        let names = [
-            Some(&self.command),
-            Some(&self.provider),
-            Some(&self.endpoint),
-            self.model.as_ref(),
-            self.response_model.as_ref(),
-            self.error_type.as_ref(),
-            self.request_id.as_ref(),
-            self.trace_id.as_ref(),
-        ];
-        let has = |name: &str| name.to_lowercase().contains(text);
-        names.into_iter().flatten().any(|name| has(name)) || has(phase(self.phase).0)
-    }
+/// Requests as a list.
+pub(crate) fn requests<'a>(requests: impl Iterator<Item = &'a Request>) -> List {
+    let row = |request: &Request| {
+        let cells = RequestColumn::ALL.map(|column| column.cell(request)).to_vec();
+        let pid = request.pid.map(|pid| pid.to_string());
+        let answered_by = request.response_model.as_ref().map(Label::to_string);
+        let also = [pid, answered_by].into_iter().flatten().collect::<Vec<_>>().join(" ");
+        let row = Row { also, ..Row::new(Key::Request(request.id.clone()), cells) };
+        if request.phase.is_final() { row.faded() } else { row }
+    };
+    List { columns: RequestColumn::ALL.map(RequestColumn::column).to_vec(), rows: requests.map(row).collect() }
 }
 
 /// A phase's name and tone.
@@ -743,44 +546,49 @@ pub(crate) fn tls_tone(tls: TlsVisibility) -> Tone {
 }
 
 /// Output tokens per second, marked where any of it is estimated.
-pub(crate) fn output_rate(stats: &LlmStats) -> String {
-    let rate = &stats.tokens_per_second;
-    estimated(known(rate.output, format::rate), rate.estimated_share.is_some_and(|share| share > 0.0))
+pub(crate) fn output_rate(stats: Option<&LlmStats>) -> Cell {
+    let rate = stats.map(|stats| &stats.tokens_per_second);
+    let is_estimate = rate.and_then(|rate| rate.estimated_share).is_some_and(|share| share > 0.0);
+    marked(rate.and_then(|rate| rate.output), is_estimate, format::rate)
 }
 
 /// Prompt tokens of ended exchanges, marked where any of it is estimated.
-pub(crate) fn input_total(stats: &LlmStats) -> String {
-    estimated(known(stats.tokens.input, format::count), stats.tokens_estimated.input > 0)
+pub(crate) fn input_total(stats: Option<&LlmStats>) -> Cell {
+    let is_estimate = stats.is_some_and(|stats| stats.tokens_estimated.input > 0);
+    marked(stats.and_then(|stats| stats.tokens.input), is_estimate, format::count)
+}
+
+/// Output tokens of ended exchanges, marked where any of it is estimated.
+pub(crate) fn output_total(stats: Option<&LlmStats>) -> Cell {
+    let is_estimate = stats.is_some_and(|stats| stats.tokens_estimated.output > 0);
+    marked(stats.and_then(|stats| stats.tokens.output), is_estimate, format::count)
+}
+
+/// What was spent. A list price is an estimate.
+pub(crate) fn cost(stats: Option<&LlmStats>) -> Cell {
+    let is_estimate = stats.is_some_and(|stats| stats.cost_is_estimate);
+    marked(stats.and_then(|stats| stats.cost_usd), is_estimate, format::dollars)
+}
+
+/// What is spent in an hour at this pace.
+pub(crate) fn cost_rate(stats: Option<&LlmStats>) -> Cell {
+    let is_estimate = stats.is_some_and(|stats| stats.cost_is_estimate);
+    marked(stats.and_then(|stats| stats.cost_usd_per_hour), is_estimate, format::dollars)
+}
+
+fn marked<T: Amount>(value: Option<T>, is_estimate: bool, text: impl FnOnce(T) -> String) -> Cell {
+    Cell::written(value, estimated(known(value, text), is_estimate))
 }
 
 /// What one exchange has cost.
 pub(crate) fn cost_of(request: &Request) -> String {
-    money(request.cost_usd, request.cost_is_estimate)
-}
-
-/// What was spent. A list price is an estimate.
-pub(crate) fn cost(stats: &LlmStats) -> String {
-    money(stats.cost_usd, stats.cost_is_estimate)
-}
-
-/// What is spent in an hour at this pace.
-pub(crate) fn cost_rate(stats: &LlmStats) -> String {
-    money(stats.cost_usd_per_hour, stats.cost_is_estimate)
-}
-
-fn money(usd: Option<f64>, is_estimate: bool) -> String {
-    known(usd, |usd| estimated(format::dollars(usd), is_estimate))
+    estimated(known(request.cost_usd, format::dollars), request.cost_is_estimate)
 }
 
 /// The part of the prompt tokens that came from caches, of those whose servers count that among others.
 pub(crate) fn cached_share(stats: &LlmStats) -> Option<f64> {
     let (cached, input) = (stats.tokens.cached_input?, stats.tokens.input.filter(|input| *input > 0)?);
     Some(cached as f64 / input as f64)
-}
-
-/// Output tokens of ended exchanges, marked where any of it is estimated.
-pub(crate) fn output_total(stats: &LlmStats) -> String {
-    estimated(known(stats.tokens.output, format::count), stats.tokens_estimated.output > 0)
 }
 
 /// Time to first token.

@@ -6,6 +6,7 @@ use hbpf_core::snapshot::{EndpointStats, LlmStats, Model, Request, Snapshot, Too
 use jiff::Timestamp;
 
 use crate::format::{self, UNKNOWN, known};
+use crate::list::{Key, List, Row};
 use crate::rows;
 use crate::table::{Align, Cell, Column, Tone};
 
@@ -15,74 +16,111 @@ fn stats_columns() -> [Column; 11] {
     [
         Column::fixed("REQUESTS", Right, 8, 60),
         Column::fixed("REQ/S", Right, 5, 70),
-        Column::fixed("FLY", Right, 4, 40),
-        Column::fixed("ERR", Right, 4, 80),
+        Column::fixed("FLY", Right, 4, 40).called("inflight"),
+        Column::fixed("ERR", Right, 4, 80).called("errors"),
         Column::fixed("TOK/S", Right, 6, 90),
         Column::fixed("TOK IN", Right, 6, 50),
         Column::fixed("CACHE", Right, 5, 48),
         Column::fixed("TOKOUT", Right, 6, 55),
         Column::fixed("COST $", Right, 6, 58),
         Column::fixed("$/H", Right, 5, 54),
-        Column::fixed("TTFT50", Right, 6, 75),
+        Column::fixed("TTFT50", Right, 6, 75).seconds().called("ttft"),
     ]
 }
 
 fn stats_cells(stats: &LlmStats) -> [Cell; 11] {
     [
-        format::count(stats.requests_total),
-        known(stats.requests_per_second, format::rate),
-        known(stats.requests_in_flight, format::short_count),
-        format::short_count(stats.failed_total),
-        rows::output_rate(stats),
-        rows::input_total(stats),
-        known(rows::cached_share(stats), format::share),
-        rows::output_total(stats),
-        rows::cost(stats),
-        rows::cost_rate(stats),
-        known(rows::first_token(&stats.latency.since_start).map(|d| d.p50), format::seconds),
+        Cell::number(Some(stats.requests_total), format::count),
+        Cell::number(stats.requests_per_second, format::rate),
+        Cell::number(stats.requests_in_flight, format::short_count),
+        Cell::number(Some(stats.failed_total), format::short_count),
+        rows::output_rate(Some(stats)),
+        rows::input_total(Some(stats)),
+        share(rows::cached_share(stats)),
+        rows::output_total(Some(stats)),
+        rows::cost(Some(stats)),
+        rows::cost_rate(Some(stats)),
+        Cell::number(rows::first_token(&stats.latency.since_start).map(|d| d.p50), format::seconds),
     ]
-    .map(Cell::number)
 }
 
-/// Columns of the model table.
-pub(crate) fn model_columns() -> Vec<Column> {
+/// A part of a whole, ranked in percent.
+fn share(share: Option<f64>) -> Cell {
+    Cell::written(share.map(|share| share * 100.0), known(share, format::share))
+}
+
+/// What is known of each model.
+pub(crate) fn models(snapshot: &Snapshot) -> List {
     let names = [Column::flexible("PROVIDER", 10, 20, 65), Column::flexible("MODEL", 20, 48, 100)];
-    names.into_iter().chain(stats_columns()).collect()
+    let row = |model: &Model| {
+        let name = Cell::name(model.model.as_ref().map(Label::as_str), Tone::Accent);
+        let names = [Cell::new(model.provider.as_str(), Tone::Plain), name];
+        let cells = names.into_iter().chain(stats_cells(&model.stats)).collect();
+        Row::new(Key::Model(model.provider.clone(), model.model.clone()), cells)
+    };
+    List {
+        columns: names.into_iter().chain(stats_columns()).collect(),
+        rows: snapshot.models.iter().map(row).collect(),
+    }
 }
 
-/// A model's row.
-pub(crate) fn model_cells(model: &Model) -> Vec<Cell> {
-    let name = known(model.model.as_ref(), Label::to_string);
-    let names = [Cell::new(model.provider.as_str(), Tone::Plain), Cell::new(name, Tone::Accent)];
-    names.into_iter().chain(stats_cells(&model.stats)).collect()
-}
-
-/// Columns of the endpoint table. What tells its rows apart is there in 80 columns.
-pub(crate) fn endpoint_columns() -> Vec<Column> {
+/// What is known of each endpoint. What tells its rows apart is there in 80 columns.
+pub(crate) fn endpoints(snapshot: &Snapshot) -> List {
     let names = [
         Column::flexible("ENDPOINT", 22, 48, 100),
         Column::flexible("API", 10, 16, 95),
         Column::fixed("PROTO", Align::Left, 5, 94),
         Column::fixed("LEFT", Align::Right, 6, 20),
     ];
-    names.into_iter().chain(stats_columns()).collect()
+    List {
+        columns: names.into_iter().chain(stats_columns()).collect(),
+        rows: snapshot.endpoints.iter().map(endpoint_row).collect(),
+    }
 }
 
-/// An endpoint's row.
-pub(crate) fn endpoint_cells(endpoint: &EndpointStats) -> Vec<Cell> {
+fn endpoint_row(endpoint: &EndpointStats) -> Row {
     let names = [
         Cell::new(endpoint_name(endpoint), Tone::Strong),
         Cell::new(api_text(endpoint.api), Tone::Plain),
         Cell::new(protocol_text(endpoint.protocol, endpoint.tls), Tone::Plain),
-        Cell::number(left(endpoint)),
+        left(endpoint),
     ];
-    names.into_iter().chain(stats_cells(&endpoint.stats)).collect()
+    Row::new(endpoint_key(endpoint), names.into_iter().chain(stats_cells(&endpoint.stats)).collect())
 }
 
-/// Columns of the table of errors.
-pub(crate) fn error_columns() -> Vec<Column> {
+/// What tells an endpoint from others.
+pub(crate) fn endpoint_key(endpoint: &EndpointStats) -> Key {
+    let protocol = protocol_text(endpoint.protocol, endpoint.tls);
+    Key::Endpoint(format!("{} {} {protocol}", endpoint_name(endpoint), api_text(endpoint.api)))
+}
+
+/// Whether a request is one of a process, model, endpoint or workload.
+pub(crate) fn is_of(snapshot: &Snapshot, request: &Request, key: &Key) -> bool {
+    match key {
+        Key::Process((pid, start)) => {
+            // Where the start is not known on either side, the pid has to do.
+            let is_same = request.start_time.is_none() || start.is_none() || request.start_time == *start;
+            request.pid == Some(*pid) && is_same
+        }
+        Key::Request(id) => request.id == *id,
+        Key::Model(provider, model) => request.provider == *provider && request.model == *model,
+        Key::Endpoint(_) => snapshot.endpoints.iter().any(|endpoint| {
+            endpoint_key(endpoint) == *key
+                && request.endpoint.as_str() == endpoint_name(endpoint)
+                && request.api == endpoint.api
+        }),
+        Key::Workload(name) => {
+            let workload = snapshot.workloads.iter().find(|workload| workload.name == *name);
+            workload.is_some_and(|workload| request.pid.is_some_and(|pid| workload.pids.contains(&pid)))
+        }
+        Key::Row(_) => false,
+    }
+}
+
+/// What went wrong at which endpoint, the most frequent first.
+pub(crate) fn errors(snapshot: &Snapshot) -> List {
     use Align::{Left, Right};
-    vec![
+    let columns = vec![
         Column::flexible("ERROR", 18, 36, 100),
         Column::flexible("ENDPOINT", 22, 48, 95),
         Column::flexible("API", 10, 16, 40),
@@ -90,12 +128,8 @@ pub(crate) fn error_columns() -> Vec<Column> {
         Column::fixed("COUNT", Right, 6, 98),
         Column::fixed("SHARE", Right, 5, 90),
         Column::fixed("LEFT", Right, 6, 60),
-        Column::fixed("RETRY", Right, 6, 70),
-    ]
-}
-
-/// What went wrong at which endpoint, the most frequent first.
-pub(crate) fn error_rows(snapshot: &Snapshot) -> Vec<Vec<Cell>> {
+        Column::fixed("RETRY", Right, 6, 70).seconds(),
+    ];
     let of_endpoint = |endpoint: &'_ EndpointStats| {
         let errors = endpoint.stats.error_types.iter().map(|(error, count)| (error.clone(), *count));
         errors.collect::<Vec<_>>()
@@ -107,124 +141,124 @@ pub(crate) fn error_rows(snapshot: &Snapshot) -> Vec<Vec<Cell>> {
         .collect();
     all.sort_by(|(one, of_one, _), (other, of_other, _)| other.cmp(one).then_with(|| of_one.cmp(of_other)));
     let now = snapshot.captured_at;
-    all.into_iter().map(|(count, error, endpoint)| error_cells(&error, count, endpoint, now)).collect()
+    List {
+        columns,
+        rows: all.into_iter().map(|(count, error, endpoint)| error_row(&error, count, endpoint, now)).collect(),
+    }
 }
 
-fn error_cells(error: &str, count: u64, endpoint: &EndpointStats, now: Timestamp) -> Vec<Cell> {
+fn error_row(error: &str, count: u64, endpoint: &EndpointStats, now: Timestamp) -> Row {
     // A client that leaves is nobody's error, and may be a sign of one.
     let tone = if error.starts_with("client_") { Tone::Warn } else { Tone::Bad };
     let stats = &endpoint.stats;
     let ended = stats.completed_total + stats.failed_total + stats.abandoned_total;
-    let share = count as f64 / ended.max(count) as f64;
     // What is left of what was told.
     let retry = endpoint.rate_limit.as_ref().and_then(|limit| {
         let passed = now.duration_since(limit.observed_at).as_secs_f64();
         limit.retry_after_seconds.map(|seconds| seconds - passed).filter(|left| *left > 0.0)
     });
-    vec![
+    let cells = vec![
         Cell::new(error, tone),
         Cell::new(endpoint_name(endpoint), Tone::Strong),
         Cell::new(api_text(endpoint.api), Tone::Plain),
         Cell::new(protocol_text(endpoint.protocol, endpoint.tls), Tone::Plain),
-        Cell::number(format::short_count(count)),
-        Cell::number(format::share(share)),
-        Cell::number(left(endpoint)),
-        Cell::number(known(retry, format::seconds)),
-    ]
+        Cell::number(Some(count), format::short_count),
+        share(Some(count as f64 / ended.max(count) as f64)),
+        left(endpoint),
+        Cell::number(retry, format::seconds),
+    ];
+    let key = endpoint_key(endpoint);
+    Row { opens: Some(key.clone()), ..Row::new(Key::Row(format!("{error} {key:?}")), cells) }
 }
 
-/// Columns of the table of requests that did not end well.
-pub(crate) fn failed_columns() -> Vec<Column> {
+/// The latest requests that did not end well: those that are kept for it, or, in recordings that have none, among the recent ones.
+pub(crate) fn failed(snapshot: &Snapshot) -> List {
     use Align::{Left, Right};
-    vec![
-        Column::fixed("ENDED", Right, 6, 100),
+    let columns = vec![
+        Column::fixed("ENDED", Right, 6, 100).seconds(),
         Column::flexible("ERROR", 16, 30, 99),
-        Column::fixed("HTTP", Right, 4, 98),
+        Column::fixed("HTTP", Right, 4, 98).status().called("status"),
         Column::flexible("MODEL", 12, 36, 90),
         Column::flexible("ENDPOINT", 14, 40, 80),
         Column::fixed("PID", Right, 7, 85),
         Column::flexible("COMMAND", 8, 40, 70),
-        Column::fixed("TOOK", Right, 6, 75),
+        Column::fixed("TOOK", Right, 6, 75).seconds(),
         Column::fixed("TOKOUT", Right, 6, 40),
         Column::fixed("TRY", Right, 3, 45),
         Column::flexible("REQUEST ID", 12, 36, 30),
         Column::fixed("ROLE", Left, 4, 20),
-    ]
-}
-
-/// The latest requests that did not end well: those that are kept for it, or, in recordings that have none, among the recent ones.
-pub(crate) fn failed_rows(snapshot: &Snapshot) -> Vec<Vec<Cell>> {
+    ];
     let requests = &snapshot.requests;
     let did_not_end_well = |request: &&Request| matches!(request.phase, Phase::Failed | Phase::Abandoned);
-    let recent = requests.recent.iter().filter(did_not_end_well);
-    if requests.failed.is_empty() {
-        return recent.map(|request| failed_cells(request, snapshot.captured_at)).collect();
-    }
-    requests.failed.iter().map(|request| failed_cells(request, snapshot.captured_at)).collect()
+    let row = |request: &Request| failed_row(request, snapshot.captured_at);
+    let rows = match requests.failed.is_empty() {
+        true => requests.recent.iter().filter(did_not_end_well).map(row).collect(),
+        false => requests.failed.iter().map(row).collect(),
+    };
+    List { columns, rows }
 }
 
-fn failed_cells(request: &Request, now: Timestamp) -> Vec<Cell> {
+fn failed_row(request: &Request, now: Timestamp) -> Row {
     let ago = now.duration_since(request.started_at).as_secs_f64() - request.age_seconds;
     let tone = if request.phase == Phase::Failed { Tone::Bad } else { Tone::Warn };
     let error = request.error_type.as_ref().map_or_else(|| rows::phase(request.phase).0.to_owned(), Label::to_string);
-    let label = |label: Option<&Label>| known(label, Label::to_string);
-    let attempt = request.attempt.map(|attempt| attempt + 1);
-    vec![
-        Cell::number(format::seconds(ago.max(0.0))),
+    let cells = vec![
+        Cell::number(Some(ago.max(0.0)), format::seconds),
         Cell::new(error, tone),
-        Cell::number(known(request.status, |status| status.to_string())),
-        Cell::new(label(request.model.as_ref()), Tone::Accent),
+        Cell::number(request.status, |status| status.to_string()),
+        Cell::name(request.model.as_ref().map(Label::as_str), Tone::Accent),
         Cell::new(request.endpoint.as_str(), Tone::Plain),
-        Cell::number(known(request.pid, |pid| pid.to_string())),
+        Cell::number(request.pid, |pid| pid.to_string()),
         Cell::new(request.command.as_str(), Tone::Plain),
-        Cell::number(format::seconds(request.age_seconds)),
-        Cell::number(known(request.tokens.output, format::count)),
-        Cell::number(known(attempt, |attempt| attempt.to_string())),
-        Cell::new(label(request.request_id.as_ref()), Tone::Dim),
+        Cell::number(Some(request.age_seconds), format::seconds),
+        Cell::number(request.tokens.output, format::count),
+        Cell::number(request.attempt.map(|attempt| attempt + 1), |attempt| attempt.to_string()),
+        Cell::name(request.request_id.as_ref().map(Label::as_str), Tone::Dim),
         Cell::new(rows::role_text(request.role), Tone::Dim),
-    ]
+    ];
+    Row::new(Key::Request(request.id.clone()), cells)
 }
 
-/// Columns of the table of tools.
-pub(crate) fn tool_columns() -> Vec<Column> {
+/// What is asked of MCP servers.
+pub(crate) fn tools(snapshot: &Snapshot) -> List {
     use Align::{Left, Right};
-    vec![
+    let columns = vec![
         Column::flexible("SERVER", 12, 40, 90),
         Column::fixed("METHOD", Left, 16, 70),
         Column::flexible("TOOL", 16, 48, 100),
         Column::fixed("CALLS", Right, 7, 95),
-        Column::fixed("ERR", Right, 5, 94),
-        Column::fixed("P50", Right, 6, 85),
-        Column::fixed("P99", Right, 6, 84),
-        Column::fixed("MAX", Right, 6, 60),
-    ]
+        Column::fixed("ERR", Right, 5, 94).called("errors"),
+        Column::fixed("P50", Right, 6, 85).seconds(),
+        Column::fixed("P99", Right, 6, 84).seconds(),
+        Column::fixed("MAX", Right, 6, 60).seconds(),
+    ];
+    List { columns, rows: snapshot.tools.iter().map(tool_row).collect() }
 }
 
-/// A tool's row.
-pub(crate) fn tool_cells(tool: &Tool) -> Vec<Cell> {
+fn tool_row(tool: &Tool) -> Row {
     let times = tool.duration_seconds.as_ref();
-    let seconds = |value: Option<f64>| Cell::number(known(value, format::seconds));
-    let errors = format::short_count(tool.errors_total);
-    vec![
+    let name = tool.tool.as_ref().map(Label::as_str);
+    let cells = vec![
         Cell::new(tool.server.as_str(), Tone::Plain),
         Cell::new(tool.method.as_str(), Tone::Dim),
-        Cell::new(known(tool.tool.as_ref(), Label::to_string), Tone::Accent),
-        Cell::number(format::count(tool.calls_total)),
-        if tool.errors_total > 0 { Cell::new(errors, Tone::Bad) } else { Cell::number(errors) },
-        seconds(times.map(|times| times.p50)),
-        seconds(times.map(|times| times.p99)),
-        seconds(times.map(|times| times.max)),
-    ]
+        Cell::name(name, Tone::Accent),
+        Cell::number(Some(tool.calls_total), format::count),
+        Cell::alarming(Some(tool.errors_total), format::short_count, Tone::Bad),
+        Cell::number(times.map(|times| times.p50), format::seconds),
+        Cell::number(times.map(|times| times.p99), format::seconds),
+        Cell::number(times.map(|times| times.max), format::seconds),
+    ];
+    Row::new(Key::Row(format!("{} {} {name:?}", tool.server, tool.method)), cells)
 }
 
-/// What the quota leaves: tokens, or requests where nothing is said of these, or a share.
-fn left(endpoint: &EndpointStats) -> String {
-    let Some(limit) = &endpoint.rate_limit else { return UNKNOWN.to_owned() };
+/// What the quota leaves: tokens, or requests where nothing is said of these, or a share. It is ranked by that number.
+fn left(endpoint: &EndpointStats) -> Cell {
+    let limit = endpoint.rate_limit.as_ref();
+    let Some(limit) = limit else { return Cell::number(None::<u64>, format::count) };
     match (limit.remaining_tokens, limit.remaining_requests, limit.remaining_fraction) {
-        (Some(tokens), _, _) => format::count(tokens),
-        (None, Some(requests), _) => format::short_count(requests) + "r",
-        (None, None, Some(fraction)) => format!("{:.0}%", fraction * 100.0),
-        (None, None, None) => UNKNOWN.to_owned(),
+        (Some(tokens), _, _) => Cell::number(Some(tokens), format::count),
+        (None, Some(requests), _) => Cell::number(Some(requests), |n| format::short_count(n) + "r"),
+        (None, None, fraction) => Cell::number(fraction.map(|part| part * 100.0), |percent| format!("{percent:.0}%")),
     }
 }
 
@@ -304,8 +338,8 @@ mod tests {
 
     #[test]
     fn no_two_endpoints_look_the_same_in_80_columns() {
-        let rows: Vec<_> = alike().iter().map(endpoint_cells).collect();
-        let mut lines = table::plain(&endpoint_columns(), &rows, Some(80));
+        let endpoints = endpoints(&Snapshot { endpoints: alike(), ..fixture::rich() });
+        let mut lines = table::plain(&endpoints, Some(80));
         assert!(lines.iter().all(|line| line.len() <= 80), "{lines:#?}");
         let all = lines.len();
         lines.sort();

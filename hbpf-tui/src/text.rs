@@ -9,11 +9,12 @@ use crate::engines;
 use crate::format::{self, UNKNOWN, known};
 use crate::gpus;
 use crate::inout;
+use crate::list::List;
 use crate::probes;
-use crate::rows::{self, ProcessColumn, ProcessRow, RequestColumn, Span};
+use crate::rows::{self, Span};
 use crate::sets;
 use crate::summary::{self, GroupState};
-use crate::table::{self, Cell, Column};
+use crate::table;
 use crate::workloads;
 
 /// Most processes without model traffic that are listed: those that use most CPU.
@@ -22,14 +23,8 @@ const IDLE_PROCESSES: usize = 10;
 /// Width of the names at the beginning of lines.
 const NAME: usize = 10;
 
-/// How a snapshot is written.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Style {
-    /// Columns to keep to; None writes every column in full.
-    pub(crate) width: Option<usize>,
-    /// What processes are sorted by.
-    pub(crate) sort: ProcessColumn,
-}
+/// The column that processes are sorted by.
+const SORTED_BY: &str = "TOK/S";
 
 /// Columns of the terminal that standard output is; None where it is none, and nothing needs to be cut.
 pub(crate) fn terminal_width() -> Option<usize> {
@@ -40,36 +35,29 @@ pub(crate) fn terminal_width() -> Option<usize> {
     crossterm::terminal::size().ok().map(|(width, _)| usize::from(width)).filter(|width| *width > 0)
 }
 
-/// The snapshot as lines, ending with a line break.
-pub(crate) fn render(snapshot: &Snapshot, style: Style) -> String {
+/// The snapshot as lines, ending with a line break. `width`: columns to keep to; None writes every column in full.
+pub(crate) fn render(snapshot: &Snapshot, width: Option<usize>) -> String {
     let mut out = String::new();
-    head(&mut out, snapshot, style.width);
-    processes(&mut out, snapshot, style);
-    let (columns, workloads) = workloads::table(snapshot);
-    section(&mut out, "Workloads", &columns, workloads, style.width);
-    section(&mut out, "GPUs", &gpus::columns(), gpus::rows(&snapshot.gpus), style.width);
-    section(&mut out, "Processes on GPUs", &gpus::user_columns(), gpus::users(snapshot), style.width);
-    let (columns, servers) = engines::table(&snapshot.engines, style.width, None);
-    section(&mut out, "Inference servers", &columns, servers, style.width);
-    let loaded = engines::model_rows(&snapshot.engines);
-    section(&mut out, "Loaded models", &engines::model_columns(), loaded, style.width);
-    section(&mut out, "Disks", &inout::disk_columns(), inout::disk_rows(snapshot), style.width);
-    let (columns, users) = inout::table(snapshot);
-    section(&mut out, "Disks, connections and devices", &columns, users, style.width);
-    models(&mut out, snapshot, style.width);
-    endpoints(&mut out, snapshot, style.width);
-    let tools = snapshot.tools.iter().map(sets::tool_cells).collect();
-    section(&mut out, "Tools", &sets::tool_columns(), tools, style.width);
+    head(&mut out, snapshot, width);
+    processes(&mut out, snapshot, width);
+    section(&mut out, "Workloads", &workloads::list(snapshot), width);
+    section(&mut out, "GPUs", &gpus::list(&snapshot.gpus), width);
+    section(&mut out, "Processes on GPUs", &gpus::users(snapshot), width);
+    section(&mut out, "Inference servers", &engines::list(&snapshot.engines, width, None), width);
+    section(&mut out, "Loaded models", &engines::loaded_models(&snapshot.engines), width);
+    section(&mut out, "Disks", &inout::disks(snapshot), width);
+    section(&mut out, "Disks, connections and devices", &inout::list(snapshot), width);
+    section(&mut out, "Models", &sets::models(snapshot), width);
+    section(&mut out, "Endpoints", &sets::endpoints(snapshot), width);
+    section(&mut out, "Tools", &sets::tools(snapshot), width);
     let requests = &snapshot.requests;
-    let rows = |requests: &[hbpf_core::snapshot::Request]| requests.iter().map(RequestColumn::cells).collect();
     let more = if requests.in_flight_omitted > 0 {
         format!(" ({} more not listed)", requests.in_flight_omitted)
     } else {
         String::new()
     };
-    let columns = RequestColumn::columns();
-    section(&mut out, &format!("Requests in flight{more}"), &columns, rows(&requests.in_flight), style.width);
-    section(&mut out, "Recent requests", &columns, rows(&requests.recent), style.width);
+    section(&mut out, &format!("Requests in flight{more}"), &rows::requests(requests.in_flight.iter()), width);
+    section(&mut out, "Recent requests", &rows::requests(requests.recent.iter()), width);
     out
 }
 
@@ -199,10 +187,10 @@ fn token_counts(totals: &LlmStats) -> Vec<String> {
     let part =
         |name: &str, value: Option<u64>| value.map_or_else(String::new, |v| format!("{name} {}", format::count(v)));
     vec![
-        format!("out {}/s", rows::output_rate(totals)),
+        format!("out {}/s", rows::output_rate(Some(totals)).text),
         format!("in {}/s", known(totals.tokens_per_second.input, format::rate)),
-        format!("total out {}", rows::output_total(totals)),
-        format!("total in {}", rows::input_total(totals)),
+        format!("total out {}", rows::output_total(Some(totals)).text),
+        format!("total in {}", rows::input_total(Some(totals)).text),
         part("cached", tokens.cached_input),
         part("reasoning", tokens.reasoning),
         part("in progress ~", totals.tokens_in_progress.output.filter(|n| *n > 0)).replace("~ ", "~"),
@@ -230,40 +218,30 @@ fn latencies(name: &str, latency: &Latency) -> Vec<String> {
     ]
 }
 
-fn section(out: &mut String, title: &str, columns: &[Column], rows: Vec<Vec<Cell>>, width: Option<usize>) {
-    if rows.is_empty() {
+fn section(out: &mut String, title: &str, list: &List, width: Option<usize>) {
+    if list.rows.is_empty() {
         return;
     }
     let _ = write!(out, "\n{title}\n");
-    for line in table::plain(columns, &rows, width) {
+    for line in table::plain(list, width) {
         out.push_str(&line);
         out.push('\n');
     }
 }
 
-fn processes(out: &mut String, snapshot: &Snapshot, style: Style) {
-    let mut all = ProcessRow::all(snapshot);
-    rows::sort(&mut all, style.sort, style.sort.descends_by_default(), Span::SinceStart);
-    let busy = all.iter().filter(|row| row.matters()).count();
-    let shown = all.len().min(busy + IDLE_PROCESSES);
-    let title = match all.len() - shown {
+fn processes(out: &mut String, snapshot: &Snapshot, width: Option<usize>) {
+    let mut list = rows::processes(snapshot, Span::SinceStart);
+    if let Some(column) = list.column(SORTED_BY) {
+        list.sort(column, true);
+    }
+    let busy = list.rows.iter().filter(|row| !row.stands_back).count();
+    let shown = list.rows.len().min(busy + IDLE_PROCESSES);
+    let title = match list.rows.len() - shown {
         0 => "Processes".to_owned(),
         rest => format!("Processes ({rest} without model traffic not listed)"),
     };
-    let wanted = ProcessColumn::of(Some(snapshot), false);
-    let columns: Vec<Column> = wanted.iter().map(|index| ProcessColumn::ALL[*index].column()).collect();
-    let cells = |row| wanted.iter().map(|index| ProcessColumn::ALL[*index].cell(row, Span::SinceStart)).collect();
-    section(out, &title, &columns, all[..shown].iter().map(cells).collect(), style.width);
-}
-
-fn models(out: &mut String, snapshot: &Snapshot, width: Option<usize>) {
-    let cells = snapshot.models.iter().map(sets::model_cells).collect();
-    section(out, "Models", &sets::model_columns(), cells, width);
-}
-
-fn endpoints(out: &mut String, snapshot: &Snapshot, width: Option<usize>) {
-    let cells = snapshot.endpoints.iter().map(sets::endpoint_cells).collect();
-    section(out, "Endpoints", &sets::endpoint_columns(), cells, width);
+    list.rows.truncate(shown);
+    section(out, &title, &list, width);
 }
 
 #[cfg(test)]
@@ -271,16 +249,14 @@ mod tests {
     use super::*;
     use crate::fixture;
 
-    const FULL: Style = Style { width: None, sort: ProcessColumn::OutputRate };
-
     #[test]
     fn rich() {
-        insta::assert_snapshot!(render(&fixture::rich(), FULL));
+        insta::assert_snapshot!(render(&fixture::rich(), None));
     }
 
     #[test]
     fn rich_in_80_columns() {
-        let text = render(&fixture::rich(), Style { width: Some(80), ..FULL });
+        let text = render(&fixture::rich(), Some(80));
         let tables = text.split_once("\n\n").expect("a head and tables").1;
         assert!(tables.lines().all(|line| line.chars().count() <= 80), "{tables}");
         insta::assert_snapshot!(tables);
@@ -289,7 +265,7 @@ mod tests {
     #[test]
     fn inference_servers() {
         let snapshot = Snapshot { engines: fixture::engines(), ..fixture::rich() };
-        let text = render(&snapshot, FULL);
+        let text = render(&snapshot, None);
         let (_, tables) = text.split_once("\nInference servers\n").expect("a table");
         insta::assert_snapshot!(tables.split("\nModels\n").next().unwrap_or_default());
     }
@@ -298,7 +274,7 @@ mod tests {
     fn findings_are_broken_between_words_where_the_width_is_known() {
         let snapshot = Snapshot { findings: fixture::findings(), ..fixture::rich() };
         let found = |width| -> Vec<String> {
-            let text = render(&snapshot, Style { width, ..FULL });
+            let text = render(&snapshot, width);
             let lines = text.lines().skip_while(|line| !line.starts_with("finding"));
             lines.take_while(|line| !line.is_empty()).map(str::to_owned).collect()
         };
@@ -308,16 +284,16 @@ mod tests {
 
     #[test]
     fn unprivileged() {
-        insta::assert_snapshot!(render(&fixture::unprivileged(), FULL));
+        insta::assert_snapshot!(render(&fixture::unprivileged(), None));
     }
 
     #[test]
     fn what_is_unknown_is_not_shown_as_zero() {
         let mut snapshot = fixture::empty();
-        assert!(render(&snapshot, FULL).contains("requests  unknown: no probes are on"));
+        assert!(render(&snapshot, None).contains("requests  unknown: no probes are on"));
         snapshot.capture = fixture::rich().capture;
         snapshot.capture.self_cost = Default::default();
-        let text = render(&snapshot, FULL);
+        let text = render(&snapshot, None);
         assert!(text.contains("host      cpu -  "), "{text}");
         assert!(text.contains("requests  -/s  in flight -"), "{text}");
         assert!(text.contains("tokens    out -/s  in -/s  total out -  total in -\n"), "{text}");

@@ -17,9 +17,8 @@ use crate::cli::{Format, MAX_WINDOW, MIN_WINDOW, SnapshotArgs};
 use crate::feed::{Control, Update};
 use crate::live;
 use crate::prices;
-use crate::rows::ProcessColumn;
 use crate::summary::{self, GroupState};
-use crate::text::{self, Style};
+use crate::text;
 
 /// What rates of a stream are over, unless its frames are farther apart.
 const STREAM_WINDOW: Duration = Duration::from_secs(5);
@@ -176,7 +175,7 @@ fn written(snapshot: &Snapshot, format: Format, is_stream: bool, width: Option<u
         (Format::Json, true) => serde_json::to_string(snapshot)? + "\n",
         (Format::Json, false) => serde_json::to_string_pretty(snapshot)? + "\n",
         (Format::Text, is_stream) => {
-            let text = text::render(snapshot, Style { width, sort: ProcessColumn::OutputRate });
+            let text = text::render(snapshot, width);
             if is_stream { text + "\n" } else { text }
         }
     })

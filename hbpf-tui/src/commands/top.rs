@@ -18,8 +18,7 @@ use crate::feed::{Control, Update};
 use crate::live;
 use crate::prices;
 use crate::recording::{END, Keep, Lines, Timeline};
-use crate::rows::ProcessColumn;
-use crate::text::{self, Style};
+use crate::text;
 use crate::ui::{self, Sink, Source};
 
 pub(crate) fn run(arguments: &Top) -> Result<ExitCode> {
@@ -116,8 +115,8 @@ impl Control for Recorded {
 }
 
 fn batch(start: Start<'_>, count: Option<u64>) -> Result<ExitCode> {
-    let style = Style { width: text::terminal_width(), sort: ProcessColumn::OutputRate };
-    let show = |snapshot: &Snapshot| print(&(text::render(snapshot, style) + "\n"));
+    let width = text::terminal_width();
+    let show = |snapshot: &Snapshot| print(&(text::render(snapshot, width) + "\n"));
     match start {
         Start::Live(session, prices, arguments) => {
             let (sender, updates) = mpsc::channel();

@@ -16,10 +16,9 @@ use super::print;
 use super::watch::Watch;
 use crate::cli::{End, MIN_WINDOW, Sources, TraceArgs};
 use crate::feed::Update;
-use crate::format::{self, known};
 use crate::live;
 use crate::prices;
-use crate::rows::{self, RequestColumn};
+use crate::rows::RequestColumn;
 use crate::table::{self, Align, Cell, Column, Placed, Tone};
 use crate::text;
 
@@ -175,13 +174,14 @@ impl Lines {
         let time = if width.is_some() { "00:00:00.000" } else { "0000-00-00T00:00:00.000Z" };
         let mut columns = vec![Column::fixed("ENDED", Align::Left, time.len(), 99)];
         columns.extend(BEFORE.map(|column| match column.column() {
-            column if column.title == "AGE" => Column { title: "TOTAL", ..column },
+            column if column.title == "AGE" => column.titled("TOTAL"),
             column => column,
         }));
         columns.push(Column::fixed("TOK IN", Align::Right, 6, 65));
         columns.extend(BEHIND.map(RequestColumn::column));
         columns.push(Column::fixed("COST $", Align::Right, 7, 52));
-        let placed = table::fit(&columns, width.unwrap_or(LOG_WIDTH));
+        let all: Vec<usize> = (0..columns.len()).collect();
+        let placed = table::fit(&columns, &all, width.unwrap_or(LOG_WIDTH));
         Self { columns, placed, is_log: width.is_none() }
     }
 
@@ -192,9 +192,9 @@ impl Lines {
     fn line(&self, request: &Request) -> String {
         let mut cells = vec![Cell::new(self.when(request), Tone::Plain)];
         cells.extend(BEFORE.map(|column| column.cell(request)));
-        cells.push(Cell::number(known(request.tokens.input, format::count)));
+        cells.push(RequestColumn::InputTokens.cell(request));
         cells.extend(BEHIND.map(|column| column.cell(request)));
-        cells.push(Cell::number(rows::cost_of(request)));
+        cells.push(RequestColumn::Cost.cell(request));
         self.laid_out(&|index| cells[index].clone())
     }
 

@@ -3,20 +3,24 @@
 use hbpf_core::exchange::Role;
 use hbpf_core::label::Label;
 use hbpf_core::snapshot::{
-    DeviceUse, DiskDevice, Distribution, EncryptedTraffic, Hop, LlmStats, Network, Process, ProcessGpu, Request,
-    TokensSource,
+    DeviceUse, DiskDevice, Distribution, EncryptedTraffic, EndpointStats, Hop, LlmStats, Model, Network, Process,
+    ProcessGpu, Request, TokensSource, Workload,
 };
 use ratatui::layout::Rect;
 
 use super::chart::{self, Histogram};
-use super::layout;
+use super::layout::{self, Areas};
 use super::paint::{self, Painter, Piece};
 use super::state::State;
+use super::views;
 use super::waterfall;
 use crate::engines;
 use crate::format::{self, UNKNOWN, estimated, known};
-use crate::rows::{self, Identity, ProcessRow, Span};
+use crate::list::Key;
+use crate::rows::{self, ProcessRow, Span};
+use crate::sets;
 use crate::table::Tone;
+use crate::workloads;
 
 /// Between two histograms.
 const HISTOGRAM_GAP: u16 = 2;
@@ -30,66 +34,96 @@ const MIN_CUT_VALUE: usize = 8;
 /// A named value.
 type Fact = (&'static str, String, Tone);
 
-pub(crate) fn process(painter: &mut Painter<'_>, area: Rect, state: &State, wanted: &Identity) {
-    let rows = state.snapshot().map(ProcessRow::all).unwrap_or_default();
-    let Some(row) = rows.iter().find(|row| rows::identity(row.process) == *wanted) else {
-        painter.rule(layout::line(area, 0), &format!("Process {}", wanted.0), "", true);
-        let style = painter.theme.tone(Tone::Dim);
-        painter.text(layout::line(area, 1), 1, "it has ended and its numbers have expired; Esc goes back", style);
-        return;
-    };
-    let process = row.process;
-    let role = state.shown_role(row);
-    let stats = role.and_then(|role| rows::stats(process, role));
-    let lines = process_facts(row, stats, state);
-    let areas = layout::detail(area, lines.len() as u16);
-    painter.rule(
-        layout::line(areas.facts, 0),
-        &title(process, role),
-        &notes(process, role, state.span, painter.theme.symbols.separator),
-        true,
-    );
-    for (index, facts) in (1_u16..).zip(&lines) {
-        fact_line(painter, layout::line(areas.facts, index), facts);
-    }
-    match stats {
-        Some(stats) => histograms(painter, areas.histograms, stats, state.span),
-        None => {
-            let style = painter.theme.tone(Tone::Dim);
-            let text = match row.unread {
+/// What the page of one process, model, endpoint or workload says above its requests.
+struct Subject<'a> {
+    title: String,
+    notes: String,
+    facts: Vec<Vec<Fact>>,
+    stats: Option<&'a LlmStats>,
+    /// What there is to say where there are none.
+    without: &'static str,
+}
+
+fn subject<'a>(state: &'a State, key: &Key) -> Option<Subject<'a>> {
+    let snapshot = state.snapshot()?;
+    match key {
+        Key::Process(identity) => {
+            let rows = ProcessRow::all(snapshot);
+            let row = rows.iter().find(|row| rows::identity(row.process) == *identity)?;
+            let role = state.shown_role(row);
+            let stats = role.and_then(|role| rows::stats(row.process, role));
+            let without = match row.unread {
                 Some(_) => {
                     "what it says of models cannot be read; its connections are above, and in the snapshot under `encrypted`"
                 }
                 None => "no model traffic of this process was seen",
             };
-            painter.text(layout::line(areas.histograms, 0), 1, text, style);
+            let (title, notes) = (title(row.process, role), notes(row.process, role, state.span));
+            Some(Subject { title, notes, facts: process_facts(row, stats, state), stats, without })
+        }
+        Key::Model(..) | Key::Endpoint(_) => {
+            let (title, stats) = match key {
+                Key::Model(provider, name) => {
+                    let is_it = |model: &&Model| model.provider == *provider && model.model == *name;
+                    let model = snapshot.models.iter().find(is_it)?;
+                    (format!("{} at {provider}", known(name.as_ref(), Label::to_string)), &model.stats)
+                }
+                _ => {
+                    let is_it = |endpoint: &&EndpointStats| sets::endpoint_key(endpoint) == *key;
+                    let endpoint = snapshot.endpoints.iter().find(is_it)?;
+                    (format!("Endpoint {}", views::key_name(key)), &endpoint.stats)
+                }
+            };
+            let (notes, facts) = (span_text(state.span).to_owned(), stats_facts(stats));
+            Some(Subject { title, notes, facts, stats: Some(stats), without: "" })
+        }
+        Key::Workload(name) => {
+            let workload = snapshot.workloads.iter().find(|workload| workload.name == *name)?;
+            let side = workloads::shown_side(workload);
+            let mut facts = vec![workload_facts(workload)];
+            facts.extend(side.iter().flat_map(|(_, stats)| stats_facts(stats)));
+            let role = side.map(|(role, _)| format!(" {role}")).unwrap_or_default();
+            let notes = side.map_or(String::new(), |_| span_text(state.span).to_owned());
+            let stats = side.map(|(_, stats)| stats);
+            let without = "no model traffic of its processes was seen";
+            Some(Subject { title: format!("Workload {name}{role}"), notes, facts, stats, without })
+        }
+        Key::Request(_) | Key::Row(_) => None,
+    }
+}
+
+/// Lines of facts on the page of one process, model or the like.
+pub(crate) fn facts_height(state: &State, key: &Key) -> u16 {
+    subject(state, key).map_or(0, |subject| subject.facts.len() as u16)
+}
+
+/// What is above the requests of one process, model or the like.
+pub(crate) fn draw(painter: &mut Painter<'_>, areas: &Areas, state: &State, key: &Key) {
+    let Some(subject) = subject(state, key) else {
+        painter.rule(layout::line(areas.top, 0), &state.trail().join(painter.theme.symbols.into), "", true);
+        let style = painter.theme.tone(Tone::Dim);
+        painter.text(layout::line(areas.middle, 0), 1, "it is gone and its numbers have expired; Esc goes back", style);
+        return;
+    };
+    painter.rule(layout::line(areas.top, 0), &titled(painter, state, &subject.title), &subject.notes, false);
+    for (index, facts) in (1_u16..).zip(&subject.facts) {
+        fact_line(painter, layout::line(areas.top, index), facts);
+    }
+    match subject.stats {
+        Some(stats) => histograms(painter, areas.middle, stats, state.span),
+        None => {
+            let style = painter.theme.tone(Tone::Dim);
+            painter.text(layout::line(areas.middle, 0), 1, subject.without, style);
         }
     }
-    let requests = requests_of(state, process);
-    painter.rule(layout::line(areas.requests, 0), &format!("Its requests {}", requests.len()), "", false);
-    let height = usize::from(areas.requests.height.saturating_sub(2));
-    let top = state.scroll.min(requests.len().saturating_sub(height));
-    super::tables::request_rows(painter, areas.requests, &requests, top, None);
 }
 
-fn requests_of<'a>(state: &'a State, process: &Process) -> Vec<&'a Request> {
-    let own = |request: &&Request| {
-        request.pid == Some(process.pid)
-            && (request.start_time.is_none()
-                || process.start_time.is_none()
-                || request.start_time == process.start_time)
-    };
-    state.all_requests().filter(own).collect()
-}
-
-/// How far the page of a process can be scrolled.
-pub(crate) fn process_scroll(area: Rect, state: &State, wanted: &Identity) -> usize {
-    let rows = state.snapshot().map(ProcessRow::all).unwrap_or_default();
-    let Some(row) = rows.iter().find(|row| rows::identity(row.process) == *wanted) else { return 0 };
-    let stats = state.shown_role(row).and_then(|role| rows::stats(row.process, role));
-    let areas = layout::detail(area, process_facts(row, stats, state).len() as u16);
-    let height = usize::from(areas.requests.height.saturating_sub(2));
-    requests_of(state, row.process).len().saturating_sub(height)
+/// A title behind the pages that led to it.
+fn titled(painter: &Painter<'_>, state: &State, title: &str) -> String {
+    let mut trail = state.trail();
+    trail.pop();
+    trail.push(title.to_owned());
+    trail.join(painter.theme.symbols.into)
 }
 
 /// How far the page of a request can be scrolled.
@@ -121,18 +155,47 @@ fn title(process: &Process, role: Option<Role>) -> String {
     format!("{} {}{}{role}", process.pid, process.command, rows::ended_mark(process))
 }
 
-fn notes(process: &Process, role: Option<Role>, span: Span, separator: &str) -> String {
-    let span = match span {
-        Span::Window => "latency over the window",
-        Span::SinceStart => "latency since start",
-    };
+fn notes(process: &Process, role: Option<Role>, span: Span) -> String {
+    let span = span_text(span);
     match role {
         None => String::new(),
-        Some(_) if process.as_client.is_some() && process.as_server.is_some() => {
-            format!("{span}{separator}s: other role")
-        }
+        Some(_) if process.as_client.is_some() && process.as_server.is_some() => format!("{span}, s: other role"),
         Some(_) => span.to_owned(),
     }
+}
+
+fn span_text(span: Span) -> &'static str {
+    match span {
+        Span::Window => "latency over the window",
+        Span::SinceStart => "latency since start",
+    }
+}
+
+/// What a set of exchanges has in numbers.
+fn stats_facts(stats: &LlmStats) -> Vec<Vec<Fact>> {
+    let mut lines = vec![request_facts(stats), token_facts(stats)];
+    let errors = stats.error_types.iter().filter(|(_, n)| **n > 0);
+    let errors: Vec<String> = errors.map(|(name, n)| format!("{name} {}", format::count(*n))).collect();
+    let statuses: Vec<String> = stats.status.iter().map(|(s, n)| format!("{s}: {}", format::count(*n))).collect();
+    if !statuses.is_empty() || !errors.is_empty() {
+        let tone = if errors.is_empty() { Tone::Dim } else { Tone::Bad };
+        let errors = if errors.is_empty() { "none".to_owned() } else { errors.join(", ") };
+        lines.push(vec![("http", statuses.join("  "), Tone::Plain), ("errors", errors, tone)]);
+    }
+    lines
+}
+
+/// The machine behind a workload.
+fn workload_facts(workload: &Workload) -> Vec<Fact> {
+    let pids: Vec<String> = workload.pids.iter().map(u32::to_string).collect();
+    let percent = |value| known(value, |percent| format::percent(percent) + "%");
+    vec![
+        ("cpu", percent(workload.cpu_percent), Tone::Plain),
+        ("memory", known(workload.resident_bytes, format::bytes), Tone::Plain),
+        ("gpu", percent(workload.gpu_percent), Tone::Plain),
+        ("gpu memory", known(workload.gpu_memory_bytes, format::bytes), Tone::Plain),
+        ("pids", pids.join(" "), Tone::Plain),
+    ]
 }
 
 fn process_facts(row: &ProcessRow<'_>, stats: Option<&LlmStats>, state: &State) -> Vec<Vec<Fact>> {
@@ -174,18 +237,7 @@ fn process_facts(row: &ProcessRow<'_>, stats: Option<&LlmStats>, state: &State) 
     }
     let unread = state.snapshot().into_iter().flat_map(|snapshot| rows::unread(snapshot, process));
     lines.extend(unread.take(MAX_UNREAD_FACTS).map(unread_facts));
-    if let Some(stats) = stats {
-        lines.push(request_facts(stats));
-        lines.push(token_facts(stats));
-        let errors = stats.error_types.iter().filter(|(_, n)| **n > 0);
-        let errors: Vec<String> = errors.map(|(name, n)| format!("{name} {}", format::count(*n))).collect();
-        let statuses: Vec<String> = stats.status.iter().map(|(s, n)| format!("{s}: {}", format::count(*n))).collect();
-        if !statuses.is_empty() || !errors.is_empty() {
-            let tone = if errors.is_empty() { Tone::Dim } else { Tone::Bad };
-            let errors = if errors.is_empty() { "none".to_owned() } else { errors.join(", ") };
-            lines.push(vec![plain("http", statuses.join("  ")), ("errors", errors, tone)]);
-        }
-    }
+    lines.extend(stats.into_iter().flat_map(stats_facts));
     lines
 }
 
@@ -341,10 +393,10 @@ fn token_facts(stats: &LlmStats) -> Vec<Fact> {
     let count = |value| known(value, format::count);
     let tokens = &stats.tokens;
     let progress = stats.tokens_in_progress.output;
-    let output = format!("{} at {}/s", rows::output_total(stats), rows::output_rate(stats));
+    let output = format!("{} at {}/s", rows::output_total(Some(stats)).text, rows::output_rate(Some(stats)).text);
     vec![
         ("tokens out", output, Tone::Plain),
-        ("in", rows::input_total(stats), Tone::Plain),
+        ("in", rows::input_total(Some(stats)).text, Tone::Plain),
         ("cached", count(tokens.cached_input), Tone::Plain),
         ("running", estimated(count(progress), progress.is_some_and(|tokens| tokens > 0)), Tone::Plain),
         ("reasoning", count(tokens.reasoning), Tone::Plain),
@@ -472,7 +524,8 @@ pub(crate) fn request(painter: &mut Painter<'_>, area: Rect, state: &State, want
         painter.text(layout::line(area, 1), 1, "it has ended and is no longer listed; Esc goes back", style);
         return;
     };
-    painter.rule(layout::line(area, 0), &format!("Request {}", request.id), "", true);
+    let title = titled(painter, state, &format!("Request {}", request.id));
+    painter.rule(layout::line(area, 0), &title, "", true);
     let lines = request_lines(painter, request, usize::from(area.width));
     let height = usize::from(area.height.saturating_sub(1));
     let top = state.scroll.min(lines.len().saturating_sub(height));

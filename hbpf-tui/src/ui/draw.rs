@@ -6,9 +6,11 @@ use ratatui::layout::Rect;
 use unicode_width::UnicodeWidthStr;
 
 use super::paint::{Painter, Piece, width};
-use super::state::{Overlay, Page, State, Typed, Typing};
+use super::state::{Overlay, State, Typed, Typing};
 use super::theme::Theme;
+use super::views::Page;
 use super::{detail, header, layout, overlay, tables, totals};
+use crate::list::Key;
 use crate::table::Tone;
 
 /// One frame.
@@ -17,24 +19,9 @@ pub(crate) fn draw(buffer: &mut Buffer, state: &State, theme: &Theme) {
     let size = (painter.buffer.area.width, painter.buffer.area.height);
     let areas = layout::page(size, header::height(state));
     header::draw(&mut painter, areas.header, state);
-    match (&state.overlay, &state.page) {
-        (Some(overlay), _) => overlay::draw(&mut painter, areas.body, state, *overlay),
-        (None, Page::Main) => {
-            let main = layout::main(areas.body, state.focus);
-            totals::draw(&mut painter, main.totals, state);
-            tables::processes(&mut painter, main.processes, state);
-            tables::requests(&mut painter, main.requests, state);
-        }
-        (None, Page::Models) => tables::models(&mut painter, areas.body, state),
-        (None, Page::Workloads) => tables::workloads(&mut painter, areas.body, state),
-        (None, Page::Engines) => tables::engines(&mut painter, areas.body, state),
-        (None, Page::Errors) => tables::errors(&mut painter, areas.body, state),
-        (None, Page::Tools) => tables::tools(&mut painter, areas.body, state),
-        (None, Page::InOut) => tables::inout(&mut painter, areas.body, state),
-        (None, Page::Gpus) => tables::gpus(&mut painter, areas.body, state),
-        (None, Page::Probes) => tables::probes(&mut painter, areas.body, state),
-        (None, Page::Process(identity)) => detail::process(&mut painter, areas.body, state, identity),
-        (None, Page::Request(id)) => detail::request(&mut painter, areas.body, state, id),
+    match &state.overlay {
+        Some(overlay) => overlay::draw(&mut painter, areas.body, state, *overlay),
+        None => page(&mut painter, areas.body, state),
     }
     // Whoever types sees what.
     let footer_area = match (state.is_typing(), areas.footer.height) {
@@ -44,22 +31,27 @@ pub(crate) fn draw(buffer: &mut Buffer, state: &State, theme: &Theme) {
     footer(&mut painter, footer_area, state);
 }
 
-/// How far what is shown can be scrolled.
+fn page(painter: &mut Painter<'_>, body: Rect, state: &State) {
+    let areas = layout::areas(body, state);
+    match &state.page {
+        Page::Main => totals::draw(painter, areas.top, state),
+        Page::Gpus => tables::gpu_histories(painter, areas.middle, state),
+        Page::Of(Key::Request(id)) => detail::request(painter, areas.top, state, id),
+        Page::Of(key) => detail::draw(painter, &areas, state, key),
+        _ => {}
+    }
+    for (area, shown) in areas.lists.iter().zip(&state.shown) {
+        tables::list(painter, *area, state, shown);
+    }
+}
+
+/// How far what is shown can be scrolled, apart from lists.
 pub(crate) fn scroll_limit(state: &State) -> usize {
     let area = layout::page(state.size, header::height(state)).body;
     match (&state.overlay, &state.page) {
         (Some(overlay), _) => overlay::scroll(area, state, *overlay),
-        (None, Page::Main) => 0,
-        (None, Page::Models) => tables::models_scroll(area, state),
-        (None, Page::Workloads) => tables::workloads_scroll(area, state),
-        (None, Page::Engines) => tables::engines_scroll(area, state),
-        (None, Page::Errors) => tables::errors_scroll(area, state),
-        (None, Page::Tools) => tables::tools_scroll(area, state),
-        (None, Page::InOut) => tables::inout_scroll(area, state),
-        (None, Page::Gpus) => tables::gpus_scroll(area, state),
-        (None, Page::Probes) => tables::probes_scroll(area, state),
-        (None, Page::Process(identity)) => detail::process_scroll(area, state, identity),
-        (None, Page::Request(id)) => detail::request_scroll(area, state, id),
+        (None, Page::Of(Key::Request(id))) => detail::request_scroll(area, state, id),
+        (None, _) => 0,
     }
 }
 
@@ -88,7 +80,7 @@ fn footer(painter: &mut Painter<'_>, area: Rect, state: &State) {
             ("i", "inference"),
             ("c", "tools"),
             ("d", "disks, net"),
-            ("Space", "pause"),
+            ("Space", "freeze"),
             ("w", "window"),
             ("r", "reverse"),
             ("a", "idle"),
@@ -96,28 +88,49 @@ fn footer(painter: &mut Painter<'_>, area: Rect, state: &State) {
             ("1-6", "switch"),
             ("e", "problems"),
         ],
-        (None, Page::Process(_)) => &[
+        (None, Page::Of(Key::Request(_))) => {
+            &[("?", "help"), ("q", "quit"), ("Esc", "back"), ("Up Down", "scroll"), ("Space", "freeze")]
+        }
+        (None, Page::Of(_)) => &[
             ("?", "help"),
             ("q", "quit"),
             ("Esc", "back"),
+            ("Enter", "details"),
             ("w", "window or since start"),
             ("s", "other role"),
-            ("Space", "pause"),
-            ("Up Down", "scroll"),
+            ("< >", "sort"),
+            ("/", "filter"),
+            ("Space", "freeze"),
         ],
-        (None, Page::Probes | Page::InOut) => {
-            &[("?", "help"), ("q", "quit"), ("Esc", "back"), ("1-6", "switch a group"), ("Up Down", "scroll")]
-        }
-        (
-            None,
-            Page::Models | Page::Workloads | Page::Gpus | Page::Engines | Page::Errors | Page::Tools | Page::Request(_),
-        ) => &[("?", "help"), ("q", "quit"), ("Esc", "back"), ("Up Down", "scroll")],
+        (None, Page::Probes | Page::InOut) => &[
+            ("?", "help"),
+            ("q", "quit"),
+            ("Esc", "back"),
+            ("1-6", "switch a group"),
+            ("Tab", "focus"),
+            ("< >", "sort"),
+            ("/", "filter"),
+        ],
+        (None, _) => &[
+            ("?", "help"),
+            ("q", "quit"),
+            ("Esc", "back"),
+            ("Enter", "details"),
+            ("Tab", "focus"),
+            ("< >", "sort"),
+            ("/", "filter"),
+        ],
     };
     let has = |some: fn(&Snapshot) -> bool| state.snapshot().is_some_and(some);
-    let has_engines = has(|snapshot| !snapshot.engines.is_empty());
-    let has_tools = has(|snapshot| !snapshot.tools.is_empty());
+    let makes_sense = |key: &str| match key {
+        "i" => has(|snapshot| !snapshot.engines.is_empty()),
+        "c" => has(|snapshot| !snapshot.tools.is_empty()),
+        "Tab" => state.shown.len() > 1,
+        "Enter" => state.focused().is_some_and(|shown| shown.list.rows.iter().any(|row| row.opens.is_some())),
+        _ => true,
+    };
     let mut pieces = vec![painter.piece(" ", Tone::Plain)];
-    for (key, text) in keys.iter().filter(|(key, _)| (has_engines || *key != "i") && (has_tools || *key != "c")) {
+    for (key, text) in keys.iter().filter(|(key, _)| makes_sense(key)) {
         let next = [
             Piece { text: (*key).to_owned(), style: painter.theme.key() },
             painter.piece(format!(" {text}  "), Tone::Plain),

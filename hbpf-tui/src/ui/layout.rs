@@ -2,9 +2,10 @@
 
 use ratatui::layout::Rect;
 
-use super::state::Focus;
-use crate::rows::ProcessColumn;
-use crate::table::{self, Column, Placed};
+use super::detail;
+use super::state::State;
+use super::views::Page;
+use crate::list::Key;
 
 /// Lines of the page before that stay in view when paging.
 pub(crate) const PAGE_OVERLAP: usize = 2;
@@ -17,6 +18,8 @@ const TOTALS: u16 = 5;
 const TALL_TOTALS: u16 = 9;
 /// From this height of the body on, the totals may be tall.
 const TALL_BODY: u16 = 40;
+/// More GPUs than this have no line of history each: their processes need the room.
+const MAX_HISTORIES: usize = 8;
 /// Both tables with three rows each.
 const BOTH_TABLES: u16 = 2 * (TABLE_HEAD + 3);
 
@@ -39,116 +42,99 @@ pub(crate) fn page((width, height): (u16, u16), header: u16) -> PageAreas {
     PageAreas { header, body, footer: rest }
 }
 
-/// The parts of the main page; empty where there is no room.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct MainAreas {
-    pub(crate) totals: Rect,
-    pub(crate) processes: Rect,
-    pub(crate) requests: Rect,
+/// Where everything stands on a page; empty where there is no room.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Areas {
+    /// Above all lists: totals, facts.
+    pub(crate) top: Rect,
+    /// Between them and the lists: histograms, what GPUs did lately.
+    pub(crate) middle: Rect,
+    pub(crate) lists: Vec<Rect>,
 }
 
-impl MainAreas {
-    pub(crate) fn process_rows(&self) -> usize {
-        usize::from(self.processes.height.saturating_sub(TABLE_HEAD))
+impl Areas {
+    /// Rows that a list has room for.
+    pub(crate) fn rows(&self, list: usize) -> usize {
+        self.lists.get(list).map_or(0, |area| usize::from(area.height.saturating_sub(TABLE_HEAD)))
     }
-
-    pub(crate) fn request_rows(&self) -> usize {
-        usize::from(self.requests.height.saturating_sub(TABLE_HEAD))
-    }
 }
 
-/// Parts of the main page. Where there is room for one table, it is the one with the focus.
-pub(crate) fn main(body: Rect, focus: Focus) -> MainAreas {
-    let mut rest = body;
-    let totals = match body.height {
-        TALL_BODY.. => TALL_TOTALS,
-        height if height >= TOTALS + TABLE_HEAD + 3 => TOTALS,
-        _ => 0,
-    };
-    let totals = split_top(&mut rest, totals);
-    let requests = match focus {
-        _ if rest.height >= BOTH_TABLES => rest.height * 2 / 5,
-        Focus::Processes => 0,
-        Focus::Requests => rest.height,
-    };
-    let processes = rest.height - requests;
-    let processes = split_top(&mut rest, processes);
-    MainAreas { totals, processes, requests: rest }
-}
-
-/// The parts of a process's page.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct DetailAreas {
-    pub(crate) facts: Rect,
-    pub(crate) histograms: Rect,
-    pub(crate) requests: Rect,
-}
-
-/// Parts of a process's page with this many lines of facts.
-pub(crate) fn detail(body: Rect, facts: u16) -> DetailAreas {
-    let mut rest = body;
-    let facts = split_top(&mut rest, facts.saturating_add(1));
-    // Half of what is left, neither so low that no shape shows nor so high that it says no more.
-    let histograms = (rest.height / 2).clamp(8, 16);
-    let histograms = split_top(&mut rest, histograms);
-    DetailAreas { facts, histograms, requests: rest }
-}
-
-/// Two tables below each other.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Stack {
-    areas: [Rect; 2],
-    /// Rows that each has no room for.
-    hidden: [usize; 2],
-    /// There is no room for a row of both: the lower one stands in the upper one's place once that is scrolled through.
-    is_one_at_a_time: bool,
-}
-
-impl Stack {
-    /// Tables of so many rows, or one alone: each gets what it needs, or half.
-    pub(crate) fn new(area: Rect, upper: usize, lower: Option<usize>) -> Self {
-        let needed = |rows: usize| u16::try_from(rows).unwrap_or(u16::MAX).saturating_add(TABLE_HEAD);
-        let rows = [upper, lower.unwrap_or(0)];
-        let is_one_at_a_time = rows[1] > 0 && area.height < 2 * (TABLE_HEAD + 1);
-        let areas = match lower {
-            None => [area, Rect { height: 0, ..area }],
-            Some(_) if is_one_at_a_time => [area; 2],
-            Some(lower) => {
-                let free = area.height.saturating_sub(needed(lower));
-                // A blank line between them only where nothing is left out for it.
-                let height = needed(upper).saturating_add(u16::from(needed(upper) < free));
-                let mut rest = area;
-                [split_top(&mut rest, height.min(free.max(area.height / 2))), rest]
+/// Where everything stands on the state's page.
+pub(crate) fn areas(body: Rect, state: &State) -> Areas {
+    match &state.page {
+        Page::Main => main(body, state.focused_place()),
+        Page::Of(Key::Request(_) | Key::Row(_)) => Areas { top: body, ..Areas::default() },
+        Page::Of(key) => of_one(body, detail::facts_height(state, key)),
+        page => {
+            let rows: Vec<usize> = state.shown.iter().map(|shown| shown.list.rows.len().max(1)).collect();
+            let mut areas = Areas { lists: stack(body, &rows, state.focused_place()), ..Areas::default() };
+            if *page == Page::Gpus {
+                areas.middle = gpu_histories(&mut areas.lists, &rows, state);
             }
-        };
-        let hidden = [0, 1].map(|i| rows[i].saturating_sub(usize::from(areas[i].height.saturating_sub(TABLE_HEAD))));
-        Self { areas, hidden, is_one_at_a_time }
-    }
-
-    /// How far it can be scrolled.
-    pub(crate) fn limit(&self) -> usize {
-        self.hidden[0] + self.hidden[1] + usize::from(self.is_one_at_a_time)
-    }
-
-    /// Where each table stands, and its first row there. The upper one is scrolled through before the lower one: what is
-    /// seen whole stays where it is.
-    pub(crate) fn at(&self, scroll: usize) -> [(Rect, usize); 2] {
-        let [upper, lower] = self.areas;
-        let beyond = scroll.saturating_sub(self.hidden[0]);
-        let none = |area: Rect| (Rect { height: 0, ..area }, 0);
-        match (self.is_one_at_a_time, beyond) {
-            (true, 0) => [(upper, scroll), none(lower)],
-            (true, beyond) => [none(upper), (lower, beyond - 1)],
-            (false, beyond) => [(upper, scroll - beyond), (lower, beyond)],
+            areas
         }
     }
 }
 
-/// Those of the process columns that a screen of this width has room for, both as places in [`ProcessColumn::ALL`].
-pub(crate) fn process_columns(width: usize, wanted: &[usize]) -> Vec<Placed> {
-    let columns: Vec<Column> = wanted.iter().map(|&index| ProcessColumn::ALL[index].column()).collect();
-    let placed = table::fit(&columns, width).into_iter();
-    placed.map(|place| Placed { index: wanted[place.index], ..place }).collect()
+/// Parts of the main page. Where there is room for one list, it is the one that has the keys.
+fn main(body: Rect, focus: usize) -> Areas {
+    let mut rest = body;
+    let top = match body.height {
+        TALL_BODY.. => TALL_TOTALS,
+        height if height >= TOTALS + TABLE_HEAD + 3 => TOTALS,
+        _ => 0,
+    };
+    let top = split_top(&mut rest, top);
+    let requests = match focus {
+        _ if rest.height >= BOTH_TABLES => rest.height * 2 / 5,
+        0 => 0,
+        _ => rest.height,
+    };
+    let processes = rest.height - requests;
+    let processes = split_top(&mut rest, processes);
+    Areas { top, lists: vec![processes, rest], ..Areas::default() }
+}
+
+/// Parts of the page of one process, model or the like, with so many lines of facts.
+fn of_one(body: Rect, facts: u16) -> Areas {
+    let mut rest = body;
+    let top = split_top(&mut rest, facts.saturating_add(1));
+    // Half of what is left, neither so low that no shape shows nor so high that it says no more.
+    let histograms = (rest.height / 2).clamp(8, 16);
+    let middle = split_top(&mut rest, histograms);
+    Areas { top, middle, lists: vec![rest] }
+}
+
+/// Lists of so many rows below each other: each gets what it needs, or half. Where there is no room for a row of each, the one
+/// that has the keys gets all of it.
+fn stack(area: Rect, rows: &[usize], focus: usize) -> Vec<Rect> {
+    let needed = |rows: usize| u16::try_from(rows).unwrap_or(u16::MAX).saturating_add(TABLE_HEAD);
+    let none = Rect { height: 0, ..area };
+    match rows {
+        [] => Vec::new(),
+        [_] => vec![area],
+        [..] if area.height < 2 * (TABLE_HEAD + 1) => {
+            (0..rows.len()).map(|list| if list == focus { area } else { none }).collect()
+        }
+        [upper, lower, ..] => {
+            let free = area.height.saturating_sub(needed(*lower));
+            // A blank line between them only where nothing is left out for it.
+            let height = needed(*upper).saturating_add(u16::from(needed(*upper) < free));
+            let mut rest = area;
+            vec![split_top(&mut rest, height.min(free.max(area.height / 2))), rest]
+        }
+    }
+}
+
+/// Lines for what each GPU did lately, of what both lists leave; a blank one follows.
+fn gpu_histories(lists: &mut [Rect], rows: &[usize], state: &State) -> Rect {
+    let histories = state.snapshot().map_or(0, |snapshot| snapshot.gpus.len());
+    let ([_, lower], [_, users]) = (lists, rows) else { return Rect::default() };
+    let spare = usize::from(lower.height).saturating_sub(users + 3);
+    if !(1..=MAX_HISTORIES).contains(&histories) || histories >= spare {
+        return Rect::default();
+    }
+    split_top(lower, histories as u16 + 1)
 }
 
 /// Cuts up to `height` lines off the top of an area.
@@ -175,45 +161,43 @@ mod tests {
             for header in 0..6 {
                 let page = page((10, height), header);
                 assert_eq!(page.header.height + page.body.height + page.footer.height, height);
-                let main = main(page.body, Focus::Requests);
-                assert_eq!(main.totals.height + main.processes.height + main.requests.height, page.body.height);
-                assert_eq!(main.requests.bottom(), page.body.bottom());
-                let detail = detail(page.body, 4);
-                assert_eq!(detail.requests.bottom(), page.body.bottom());
+                let main = main(page.body, 1);
+                let all = main.top.height + main.lists.iter().map(|area| area.height).sum::<u16>();
+                assert_eq!(all, page.body.height);
+                assert_eq!(main.lists[1].bottom(), page.body.bottom());
+                assert_eq!(of_one(page.body, 4).lists[0].bottom(), page.body.bottom());
             }
         }
     }
 
     #[test]
-    fn of_two_tables_every_row_can_be_reached_and_what_fits_stays() {
+    fn of_two_lists_each_has_a_row_or_the_one_with_the_keys_has_all() {
         for height in 3..40 {
-            for (upper, lower) in [(8, 8), (8, 3), (2, 30), (0, 5), (5, 0), (40, 1)] {
-                let stack = Stack::new(Rect::new(0, 0, 10, height), upper, Some(lower));
-                let rows = |area: Rect| usize::from(area.height.saturating_sub(TABLE_HEAD));
-                let mut seen = [0, 0];
-                for scroll in 0..=stack.limit() {
-                    let shown = stack.at(scroll);
-                    for (i, count) in [upper, lower].into_iter().enumerate() {
-                        let (area, top) = shown[i];
-                        assert!(area.height == 0 || rows(area) < count || top == 0, "{height} {upper} {lower}");
-                        seen[i] = seen[i].max((top + rows(area)).min(count));
-                    }
-                    assert!(shown[0].0.height + shown[1].0.height <= height);
+            for rows in [[8, 8], [8, 3], [2, 30], [1, 5], [5, 1], [40, 1]] {
+                for focus in [0, 1] {
+                    let area = Rect::new(0, 0, 10, height);
+                    let lists = stack(area, &rows, focus);
+                    assert_eq!(lists.iter().map(|area| area.height).sum::<u16>(), height);
+                    let of = |list: usize| lists[list].height.saturating_sub(TABLE_HEAD);
+                    assert!(of(focus) > 0 && (of(1 - focus) > 0 || of(focus) == height - TABLE_HEAD), "{lists:?}");
+                    let is_whole = usize::from(of(0)) >= rows[0] && usize::from(of(1)) >= rows[1];
+                    let fits = rows[0] + rows[1] + 2 * usize::from(TABLE_HEAD) <= usize::from(height);
+                    assert!(is_whole || !fits, "{height} {rows:?}: {lists:?}");
                 }
-                assert_eq!(seen, [upper, lower], "{height}");
             }
         }
     }
 
     #[test]
     fn a_blank_line_is_worth_less_than_a_row() {
-        let heights = |height| Stack::new(Rect::new(0, 0, 10, height), 3, Some(2)).at(0).map(|(area, _)| area.height);
-        assert_eq!([heights(9), heights(10)], [[5, 4], [6, 4]]);
+        let heights = |height| stack(Rect::new(0, 0, 10, height), &[3, 2], 0).iter().map(|area| area.height).collect();
+        let both: [Vec<u16>; 2] = [heights(9), heights(10)];
+        assert_eq!(both, [[5, 4], [6, 4]]);
     }
 
     #[test]
     fn the_usual_terminal_shows_all_panels() {
-        let main = main(page((80, 24), 3).body, Focus::Processes);
-        assert!(main.totals.height == TOTALS && main.process_rows() >= 6 && main.request_rows() >= 3, "{main:?}");
+        let main = main(page((80, 24), 3).body, 0);
+        assert!(main.top.height == TOTALS && main.rows(0) >= 6 && main.rows(1) >= 3, "{main:?}");
     }
 }

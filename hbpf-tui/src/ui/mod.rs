@@ -15,6 +15,7 @@ mod terminal;
 mod theme;
 mod time;
 mod totals;
+mod views;
 mod waterfall;
 mod when;
 

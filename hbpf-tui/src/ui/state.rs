@@ -4,52 +4,25 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use hbpf_core::exchange::Role;
-use hbpf_core::label::Label;
 use hbpf_core::snapshot::{Request, Snapshot};
 use hbpf_host::protocol::Group;
 use jiff::Timestamp;
 
 use super::draw;
-use super::layout::{self, MainAreas};
+use super::layout::{self, Areas};
 use super::time::{History, Jump, Jumped, Source, Time};
+use super::views::{self, ListId, Look, Page, Shown};
 use super::when;
 use crate::filter::{Filter, FilterError};
 use crate::recording::Timeline;
-use crate::rows::{self, Identity, Picked, ProcessColumn, ProcessRow, Span};
+use crate::rows::{self, ProcessRow, Span};
 use crate::summary::{self, GroupState};
-
-/// What fills the screen below the header.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) enum Page {
-    Main,
-    Models,
-    Workloads,
-    Gpus,
-    /// Inference servers, in their own words.
-    Engines,
-    /// What went wrong.
-    Errors,
-    /// Calls of tools.
-    Tools,
-    /// Disks, connections and accelerators' devices.
-    InOut,
-    Probes,
-    Process(Identity),
-    Request(Label),
-}
 
 /// What lies over the page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Overlay {
     Help,
     Problems,
-}
-
-/// Which table has the keys.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Focus {
-    Processes,
-    Requests,
 }
 
 /// A move of the selection.
@@ -189,23 +162,22 @@ pub(crate) struct State {
     /// Group switches whose effect no snapshot has shown yet.
     pub(crate) wanted: [Option<bool>; Group::ALL.len()],
     pub(crate) page: Page,
+    /// The pages that led here, each with its list that had the keys.
+    behind: Vec<(Page, usize)>,
     pub(crate) overlay: Option<Overlay>,
-    /// First line shown of what is longer than the screen: overlays and the lists of a page.
+    /// First line shown of what is longer than the screen, and no list.
     pub(crate) scroll: usize,
-    pub(crate) focus: Focus,
-    pub(crate) sort: ProcessColumn,
-    pub(crate) descending: bool,
+    /// Which of the page's lists has the keys.
+    focus: usize,
+    /// By place in [`ListId::ALL`].
+    looks: [Look; ListId::ALL.len()],
+    /// The page's lists.
+    pub(crate) shown: Vec<Shown>,
     /// Whether processes without model traffic are listed.
     pub(crate) show_idle: bool,
     pub(crate) span: Span,
     /// In the detail of a process with both roles: show the other one.
     pub(crate) other_role: bool,
-    /// The shown processes: indices into the snapshot's, in order.
-    pub(crate) order: Vec<usize>,
-    pub(crate) processes: Cursor<Identity>,
-    pub(crate) requests: Cursor<Label>,
-    /// By place in [`Focus`]: which rows are shown of a table.
-    filters: [Option<Filter>; 2],
     pub(crate) typing: Option<Typing>,
     /// What is said of the last key, until the next.
     pub(crate) notice: Option<&'static str>,
@@ -223,9 +195,9 @@ pub(crate) struct Typing {
 pub(crate) enum Typed {
     /// Which rows are shown. What of it can be read holds already.
     Filter {
-        before: Option<Filter>,
-        /// The selections.
-        cursors: (Cursor<Identity>, Cursor<Label>),
+        list: ListId,
+        /// How the list was looked at.
+        before: Box<Look>,
     },
     /// A time to jump to.
     Time,
@@ -241,7 +213,7 @@ fn add(text: &mut String, typed: impl Iterator<Item = char>) {
 
 impl State {
     pub(crate) fn new(source: Source, timeline: Arc<Mutex<Timeline>>, size: (u16, u16)) -> Self {
-        Self {
+        let mut state = Self {
             size,
             source,
             time: Time::new(source, timeline),
@@ -250,26 +222,42 @@ impl State {
             since_end: None,
             wanted: [None; Group::ALL.len()],
             page: Page::Main,
+            behind: Vec::new(),
             overlay: None,
             scroll: 0,
-            focus: Focus::Processes,
-            sort: ProcessColumn::OutputRate,
-            descending: ProcessColumn::OutputRate.descends_by_default(),
+            focus: 0,
+            looks: ListId::ALL.map(|id| {
+                let sort = (id == ListId::Processes).then_some(("TOK/S", true));
+                Look { sort, ..Look::default() }
+            }),
+            shown: Vec::new(),
             show_idle: true,
             span: Span::default(),
             other_role: false,
-            order: Vec::new(),
-            processes: Cursor::default(),
-            requests: Cursor::default(),
-            filters: [None, None],
             typing: None,
             notice: None,
-        }
+        };
+        state.settle();
+        state
     }
 
-    /// What the rows of a table are picked by.
-    pub(crate) fn filter(&self, of: Focus) -> Option<&Filter> {
-        self.filters[of as usize].as_ref()
+    /// How a list is looked at.
+    pub(crate) fn look(&self, id: ListId) -> &Look {
+        &self.looks[id as usize]
+    }
+
+    fn look_mut(&mut self, id: ListId) -> &mut Look {
+        &mut self.looks[id as usize]
+    }
+
+    /// The list that has the keys.
+    pub(crate) fn focused(&self) -> Option<&Shown> {
+        self.shown.get(self.focus).or(self.shown.last())
+    }
+
+    /// Whether that is this one.
+    pub(crate) fn has_focus(&self, id: ListId) -> bool {
+        self.focused().is_some_and(|shown| shown.id == id)
     }
 
     /// Whether keys are text.
@@ -278,27 +266,20 @@ impl State {
     }
 
     fn begin_typing(&mut self) {
-        if self.overlay.is_none() && self.page == Page::Main {
-            let before = self.filter(self.focus).cloned();
-            let text = before.as_ref().map(Filter::to_string).unwrap_or_default();
-            let cursors = (self.processes.clone(), self.requests.clone());
-            self.typing = Some(Typing { text, error: None, what: Typed::Filter { before, cursors } });
-        }
+        let Some(list) = self.focused().map(|shown| shown.id).filter(|_| self.overlay.is_none()) else { return };
+        let before = Box::new(self.look(list).clone());
+        let text = before.filter.as_ref().map(Filter::to_string).unwrap_or_default();
+        self.typing = Some(Typing { text, error: None, what: Typed::Filter { list, before } });
     }
 
     fn edit(&mut self, change: impl FnOnce(&mut String)) {
         let Some(typing) = &mut self.typing else { return };
         change(&mut typing.text);
         typing.error = None;
-        if matches!(typing.what, Typed::Time) {
-            return;
-        }
-        let fields = match self.focus {
-            Focus::Processes => rows::PROCESS_FIELDS,
-            Focus::Requests => rows::REQUEST_FIELDS,
-        };
-        match Filter::parse(&typing.text, fields) {
-            Ok(filter) => self.filters[self.focus as usize] = filter,
+        let Typed::Filter { list, .. } = typing.what else { return };
+        let fields = self.shown.iter().find(|shown| shown.id == list).map(|shown| shown.list.fields());
+        match Filter::parse(&typing.text, &fields.unwrap_or_default()) {
+            Ok(filter) => self.looks[list as usize].filter = filter,
             Err(error) => typing.error = Some(error),
         }
     }
@@ -321,16 +302,27 @@ impl State {
         };
     }
 
-    /// Takes back what was typed, or, where nothing is, the filter.
+    /// Takes back what was typed.
     fn give_up(&mut self) {
-        match self.typing.take().map(|typing| typing.what) {
-            None => self.filters[self.focus as usize] = None,
-            Some(Typed::Filter { before, cursors }) => {
-                self.filters[self.focus as usize] = before;
-                (self.processes, self.requests) = cursors;
-            }
-            Some(Typed::Time) => {}
+        if let Some(Typed::Filter { list, before }) = self.typing.take().map(|typing| typing.what) {
+            *self.look_mut(list) = *before;
         }
+    }
+
+    /// Goes to where one came from: from an overlay to what lies under it, from some rows of a list to all, from a page to the one
+    /// that led to it.
+    fn back(&mut self) {
+        self.scroll = 0;
+        if self.overlay.take().is_some() {
+            return;
+        }
+        if let Some(id) = self.focused().map(|shown| shown.id)
+            && self.look_mut(id).filter.take().is_some()
+        {
+            return;
+        }
+        (self.page, self.focus) =
+            self.behind.pop().unwrap_or((Page::Main, if self.page == Page::Main { self.focus } else { 0 }));
     }
 
     /// Whether the collection has ended: its probes are gone.
@@ -377,11 +369,10 @@ impl State {
         self.all_requests().chain(failed).find(|request| request.id == id)
     }
 
-    /// Those that the filter picks, in the order of their table.
-    pub(crate) fn requests(&self) -> impl Iterator<Item = &Request> {
-        let all = self.all_requests();
-        let filter = self.filter(Focus::Requests);
-        all.filter(move |request| filter.is_none_or(|filter| filter.picks(*request)))
+    /// The pages that led here and this one, by their names, without the one that all begins with.
+    pub(crate) fn trail(&self) -> Vec<String> {
+        let behind = self.behind.iter().map(|(page, _)| page);
+        behind.chain([&self.page]).filter(|page| **page != Page::Main).map(Page::name).collect()
     }
 
     /// Changes the state; what is to be done elsewhere is returned.
@@ -403,12 +394,7 @@ impl State {
             Action::Speed(by) => self.time.change_speed(by),
             Action::ToggleGroup(index) => effect = self.toggle_group(index),
             Action::Move(motion) => self.move_selection(motion),
-            Action::SwitchFocus => {
-                self.focus = match self.focus {
-                    Focus::Processes => Focus::Requests,
-                    Focus::Requests => Focus::Processes,
-                };
-            }
+            Action::SwitchFocus => self.focus = usize::from(self.focus == 0 && self.page.lists().len() > 1),
             Action::Filter => self.begin_typing(),
             Action::AskTime => self.typing = Some(Typing { text: String::new(), error: None, what: Typed::Time }),
             Action::Typed(typed) => self.edit(|text| add(text, std::iter::once(typed))),
@@ -420,18 +406,10 @@ impl State {
             Action::Open if self.is_typing() => self.accept(),
             Action::Open => self.open(),
             Action::Back if self.is_typing() => self.give_up(),
-            Action::Back => {
-                if self.overlay.take().is_none() && std::mem::replace(&mut self.page, Page::Main) == Page::Main {
-                    self.give_up();
-                }
-                self.scroll = 0;
-            }
-            Action::SortRight => self.sort_by(1),
-            Action::SortLeft => self.sort_by(ProcessColumn::ALL.len() - 1),
-            Action::SortInvert => {
-                let (column, descending) = self.order_by();
-                (self.sort, self.descending) = (column, !descending);
-            }
+            Action::Back => self.back(),
+            Action::SortRight => self.sort_by(true),
+            Action::SortLeft => self.sort_by(false),
+            Action::SortInvert => self.invert(),
             Action::ToggleSpan => self.span = self.span.other(),
             Action::ToggleRole => self.other_role = !self.other_role,
             Action::ToggleIdle => self.show_idle = !self.show_idle,
@@ -455,7 +433,10 @@ impl State {
     fn toggle_page(&mut self, page: Page) {
         // What lies under an overlay is not seen, so that nobody asks to leave it.
         let is_seen = self.overlay.take().is_none();
-        self.page = if is_seen && self.page == page { Page::Main } else { page };
+        let is_left = is_seen && self.page == page;
+        let first = self.behind.first().map_or(self.focus, |(_, focus)| *focus);
+        self.behind = if is_left { Vec::new() } else { vec![(Page::Main, first)] };
+        (self.page, self.focus) = if is_left { (Page::Main, first) } else { (page, 0) };
         self.scroll = 0;
     }
 
@@ -491,7 +472,8 @@ impl State {
     }
 
     fn move_selection(&mut self, motion: Motion) {
-        if self.overlay.is_some() || self.page != Page::Main {
+        let focused = self.focused().map(|shown| (shown.id, shown.keys()));
+        let Some((id, keys)) = focused.filter(|_| self.overlay.is_none()) else {
             let page = usize::from(self.size.1).saturating_sub(layout::PAGE_OVERLAP).max(1);
             self.scroll = match motion {
                 Motion::Up => self.scroll.saturating_sub(1),
@@ -502,98 +484,71 @@ impl State {
                 Motion::End => usize::MAX,
             };
             return;
-        }
-        let areas = self.main_areas();
-        match self.focus {
-            Focus::Processes => {
-                let keys = self.process_keys();
-                self.processes.move_by(motion, &keys, areas.process_rows());
-            }
-            Focus::Requests => {
-                let keys = self.request_keys();
-                self.requests.move_by(motion, &keys, areas.request_rows());
-            }
-        }
+        };
+        let height = self.areas().rows(self.shown.iter().position(|shown| shown.id == id).unwrap_or(0));
+        self.look_mut(id).cursor.move_by(motion, &keys, height);
     }
 
+    /// Goes to what the selected row leads to.
     fn open(&mut self) {
-        if self.overlay.is_some() || self.page != Page::Main {
+        if self.overlay.is_some() {
             return;
         }
-        let page = match self.focus {
-            Focus::Processes => self.process_keys().get(self.processes.row).copied().map(Page::Process),
-            Focus::Requests => self.request_keys().get(self.requests.row).cloned().map(Page::Request),
+        let Some(shown) = self.focused() else { return };
+        let row = shown.list.rows.get(self.look(shown.id).cursor.row);
+        let Some(key) = row.and_then(|row| row.opens.clone()) else { return };
+        self.behind.push((std::mem::replace(&mut self.page, Page::Of(key)), self.focus));
+        self.focus = 0;
+        self.scroll = 0;
+        self.other_role = false;
+        self.looks[ListId::Its as usize] = Look::default();
+    }
+
+    /// Moves the order to the next column that is shown, around the end.
+    fn sort_by(&mut self, is_right: bool) {
+        let width = self.size.0;
+        let Some(shown) = self.focused() else { return };
+        let placed: Vec<usize> = shown.placed(width).iter().map(|placed| placed.index).collect();
+        let at = shown.sorted.and_then(|(sorted, _)| placed.iter().position(|index| *index == sorted));
+        let next = match (at, is_right) {
+            (None, true) => 0,
+            (None, false) => placed.len().saturating_sub(1),
+            (Some(at), true) => (at + 1) % placed.len(),
+            (Some(at), false) => at.checked_sub(1).unwrap_or(placed.len() - 1),
         };
-        if let Some(page) = page {
-            self.page = page;
-            self.scroll = 0;
-            self.other_role = false;
-        }
+        let Some(column) = placed.get(next).map(|index| shown.list.columns[*index]) else { return };
+        let id = shown.id;
+        self.look_mut(id).sort = Some((column.title, views::descends(&column)));
     }
 
-    /// Moves the sort column by `steps` to the right, around the end, among the columns that are shown.
-    fn sort_by(&mut self, steps: usize) {
-        let shown =
-            layout::process_columns(usize::from(self.size.0), &ProcessColumn::of(self.snapshot(), self.is_blind()));
-        let shown: Vec<ProcessColumn> = shown.iter().map(|placed| ProcessColumn::ALL[placed.index]).collect();
-        let position = shown.iter().position(|column| *column == self.order_by().0).unwrap_or(0);
-        // Backwards is forwards all but one way around.
-        let steps = if steps == 1 { 1 } else { shown.len().saturating_sub(1) };
-        if let Some(column) = shown.get((position + steps) % shown.len().max(1)) {
-            self.sort = *column;
-            self.descending = column.descends_by_default();
-        }
+    fn invert(&mut self) {
+        let Some(shown) = self.focused() else { return };
+        let Some((column, descending)) = shown.sorted else { return };
+        let (id, title) = (shown.id, shown.list.columns[column].title);
+        self.look_mut(id).sort = Some((title, !descending));
     }
 
-    pub(crate) fn is_blind(&self) -> bool {
-        self.snapshot().is_some_and(summary::is_blind)
+    /// Where everything stands on the page.
+    pub(crate) fn areas(&self) -> Areas {
+        let body = layout::page(self.size, super::header::height(self)).body;
+        layout::areas(body, self)
     }
 
-    /// The column that orders the processes, and whether from the largest down. By traffic that cannot be seen nothing
-    /// can be ordered.
-    pub(crate) fn order_by(&self) -> (ProcessColumn, bool) {
-        if self.is_blind() && !self.sort.is_of_machine() {
-            (ProcessColumn::Cpu, true)
-        } else {
-            (self.sort, self.descending)
-        }
-    }
-
-    pub(crate) fn main_areas(&self) -> MainAreas {
-        layout::main(layout::page(self.size, super::header::height(self)).body, self.focus)
-    }
-
-    fn process_keys(&self) -> Vec<Identity> {
-        let Some(snapshot) = self.snapshot() else { return Vec::new() };
-        self.order.iter().filter_map(|&i| snapshot.processes.get(i)).map(rows::identity).collect()
-    }
-
-    fn request_keys(&self) -> Vec<Label> {
-        self.requests().map(|request| request.id.clone()).collect()
+    /// The place of the list that has the keys among those of the page.
+    pub(crate) fn focused_place(&self) -> usize {
+        self.focus.min(self.shown.len().saturating_sub(1))
     }
 
     /// Brings what follows from the rest up to date: order of rows, places of the selections.
     fn settle(&mut self) {
         self.time.look();
-        self.order = match self.snapshot() {
-            None => Vec::new(),
-            Some(snapshot) => {
-                let mut all = ProcessRow::all(snapshot);
-                all.retain(|row| self.show_idle || row.matters());
-                if let Some(filter) = self.filter(Focus::Processes) {
-                    all.retain(|row| filter.picks(&Picked(row, self.span)));
-                }
-                let (column, descending) = self.order_by();
-                rows::sort(&mut all, column, descending, self.span);
-                all.iter().map(|row| row.index).collect()
-            }
-        };
+        self.shown = views::of_page(self);
         self.scroll = self.scroll.min(draw::scroll_limit(self));
-        let areas = self.main_areas();
-        let keys = self.process_keys();
-        self.processes.settle(&keys, areas.process_rows());
-        let keys = self.request_keys();
-        self.requests.settle(&keys, areas.request_rows());
+        let areas = self.areas();
+        for place in 0..self.shown.len() {
+            let (id, keys) = (self.shown[place].id, self.shown[place].keys());
+            self.look_mut(id).cursor.settle(&keys, areas.rows(place));
+        }
     }
 
     /// The role shown of a process: the busier, or the other where the user asked for it.

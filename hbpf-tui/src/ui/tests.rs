@@ -11,13 +11,14 @@ use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
 use ratatui::style::{Color, Modifier};
 
-use super::state::{Action, Effect, Focus, Motion, Overlay, Page, State};
+use super::state::{Action, Effect, Motion, Overlay, State};
 use super::theme::{Environment, Theme};
 use super::time::{Jump, Source};
+use super::views::{ListId, Page};
 use super::{draw, input};
 use crate::fixture;
+use crate::list::{Key, List};
 use crate::recording::{Keep, Timeline};
-use crate::rows::ProcessColumn;
 
 const UTF8: Environment = Environment { no_color: false, utf8: true };
 
@@ -186,7 +187,9 @@ fn more_gpus_than_fit_are_counted_and_scrolled_before_their_processes() {
     insta::assert_snapshot!(screen(&state));
     let lower = |state: &State| screen(state).split_once("Processes on GPUs").expect("a table").1.to_owned();
     let before = lower(&state);
-    state.apply(Action::Move(Motion::Down));
+    for _ in 0..6 {
+        state.apply(Action::Move(Motion::Down));
+    }
     assert_eq!(lower(&state), before);
     assert!(screen(&state).contains("2-7 of 8"), "{}", screen(&state));
     state.apply(Action::Move(Motion::End));
@@ -200,6 +203,7 @@ fn low_and_narrow_screens_have_rows_before_all_else() {
         let mut state = with(size, snapshot.clone());
         state.apply(Action::ToggleInOut);
         insta::assert_snapshot!(format!("inout_{}x{}", size.0, size.1), screen(&state));
+        state.apply(Action::SwitchFocus);
         state.apply(Action::Move(Motion::End));
         assert!(screen(&state).contains("nvme0n1"), "{}", screen(&state));
     }
@@ -227,6 +231,15 @@ fn engines_page() {
     }
 }
 
+/// The rows of a list that are shown.
+fn list(state: &State, id: ListId) -> &List {
+    &state.shown.iter().find(|shown| shown.id == id).expect("a list of the page").list
+}
+
+fn count(state: &State) -> usize {
+    list(state, ListId::Processes).rows.len()
+}
+
 fn type_text(state: &mut State, text: &str) {
     state.apply(Action::Filter);
     for typed in text.chars() {
@@ -237,40 +250,41 @@ fn type_text(state: &mut State, text: &str) {
 #[test]
 fn rows_are_picked_while_one_types() {
     let mut state = watched((80, 24));
-    let all = state.order.len();
+    let all = count(&state);
     type_text(&mut state, "model:qwen");
     insta::assert_snapshot!("filter_typed", screen(&state));
-    assert_eq!(state.order.len(), 1);
+    assert_eq!(count(&state), 1);
     state.apply(Action::Open);
-    assert!(!state.is_typing() && state.order.len() == 1 && state.page == Page::Main);
+    assert!(!state.is_typing() && count(&state) == 1 && state.page == Page::Main);
     // What cannot be read is told, and waits to be mended.
     type_text(&mut state, " modle:x");
     assert!(screen(&state).contains("there is no field \"modle\"; is it model?"), "{}", screen(&state));
     state.apply(Action::Open);
     assert!(state.is_typing());
     state.apply(Action::Back);
-    assert!(!state.is_typing() && state.order.len() == 1, "what held before holds");
+    assert!(!state.is_typing() && count(&state) == 1, "what held before holds");
     state.apply(Action::Back);
-    assert_eq!(state.order.len(), all, "and is taken away");
+    assert_eq!(count(&state), all, "and is taken away");
     type_text(&mut state, "nobody");
-    assert!(screen(&state).contains("no row that is shown fits"));
+    assert!(screen(&state).contains("no row fits the filter"));
     state.apply(Action::EraseAll);
-    assert_eq!(state.order.len(), all);
+    assert_eq!(count(&state), all);
 }
 
 #[test]
 fn each_table_has_its_own_filter() {
     let mut state = watched((120, 40));
-    let all = state.requests().count();
+    let rows = |state: &State| list(state, ListId::Requests).rows.len();
+    let all = rows(&state);
     state.apply(Action::SwitchFocus);
     type_text(&mut state, "phase:streaming");
     state.apply(Action::Open);
-    assert!(state.requests().count() < all && state.requests().count() > 0);
+    assert!((1..all).contains(&rows(&state)));
     let shown = screen(&state);
     assert!(shown.contains("/phase:streaming") && shown.contains("postgres"), "{shown}");
     // Another snapshot changes nothing of that.
     update(&mut state, fixture::rich());
-    assert!(state.requests().all(|request| request.phase == hbpf_core::exchange::Phase::Streaming));
+    assert!(list(&state, ListId::Requests).rows.iter().all(|row| row.cells[0].text == "streaming"));
 }
 
 #[test]
@@ -483,9 +497,17 @@ fn styles_say_what_matters() {
     assert!(cell_of(&plain, "1291").modifier.contains(Modifier::REVERSED), "selection shows without colours");
 }
 
+fn pid(key: &Key) -> u32 {
+    let Key::Process((pid, _)) = key else { panic!("{key:?} is no process") };
+    *pid
+}
+
+fn row(state: &State) -> usize {
+    state.look(ListId::Processes).cursor.row
+}
+
 fn selected_pid(state: &State) -> u32 {
-    let index = state.order[state.processes.row];
-    state.snapshot().unwrap().processes[index].pid
+    pid(&list(state, ListId::Processes).rows[row(state)].key)
 }
 
 #[test]
@@ -498,7 +520,7 @@ fn the_selection_follows_its_process_not_its_row() {
     snapshot.processes[0].as_client.as_mut().unwrap().tokens_per_second.output = Some(99_999.0);
     snapshot.processes.reverse();
     update(&mut state, snapshot.clone());
-    assert_eq!((selected_pid(&state), state.processes.row), (41_822, 0));
+    assert_eq!((selected_pid(&state), row(&state)), (41_822, 0));
     // The pid is taken by another process: that is not the one selected.
     let process = snapshot.processes.iter_mut().find(|process| process.pid == 41_822).unwrap();
     process.start_time = None;
@@ -513,31 +535,31 @@ fn unsorted_until_moved_the_selection_stays_on_top() {
     let mut snapshot = fixture::rich();
     snapshot.processes[0].as_client.as_mut().unwrap().tokens_per_second.output = Some(99_999.0);
     update(&mut state, snapshot);
-    assert_eq!((selected_pid(&state), state.processes.row), (41_822, 0));
+    assert_eq!((selected_pid(&state), row(&state)), (41_822, 0));
 }
 
 #[test]
 fn sorting_moves_through_the_shown_columns_and_keeps_the_unknown_last() {
     let mut state = watched((200, 60));
-    let pids = |state: &State| -> Vec<u32> {
-        state.order.iter().map(|&index| state.snapshot().unwrap().processes[index].pid).collect()
-    };
+    let pids =
+        |state: &State| -> Vec<u32> { list(state, ListId::Processes).rows.iter().map(|row| pid(&row.key)).collect() };
     assert_eq!(pids(&state), [1291, 41_822, 3310, 52_007, 61_100, 901, 1]);
     state.apply(Action::SortInvert);
     assert_eq!(pids(&state)[..4], [52_007, 3310, 41_822, 1291], "no traffic stays below whichever way");
-    while state.sort != ProcessColumn::Cpu {
+    let sorted = |state: &State| state.look(ListId::Processes).sort.map(|(title, _)| title).unwrap_or_default();
+    while sorted(&state) != "CPU%" {
         state.apply(Action::SortRight);
     }
     assert_eq!(pids(&state), [1291, 41_822, 3310, 61_100, 52_007, 901, 1]);
     state.apply(Action::SortInvert);
     assert_eq!(pids(&state), [61_100, 3310, 41_822, 1291, 52_007, 1, 901], "the one without a number last");
     state.apply(Action::SortLeft);
-    assert_eq!(state.sort, ProcessColumn::Errors);
+    assert_eq!(sorted(&state), "ERR");
 
     let mut narrow = watched((80, 24));
-    for _ in 0..ProcessColumn::ALL.len() {
+    for _ in 0..list(&narrow, ListId::Processes).columns.len() {
         narrow.apply(Action::SortRight);
-        assert!(screen(&narrow).contains(narrow.sort.column().title), "{:?}", narrow.sort);
+        assert!(screen(&narrow).contains(sorted(&narrow)), "{}", sorted(&narrow));
     }
 }
 
@@ -585,18 +607,18 @@ fn probe_groups_are_toggled_from_what_they_are_now() {
 fn pages_open_and_close() {
     let mut state = watched((80, 24));
     state.apply(Action::Open);
-    assert!(matches!(state.page, Page::Process((1291, Some(_)))));
+    assert!(matches!(state.page, Page::Of(Key::Process((1291, Some(_))))));
     state.apply(Action::Show(Overlay::Help));
     state.apply(Action::Back);
-    assert!(matches!(state.page, Page::Process(_)), "the overlay closes first");
+    assert!(matches!(state.page, Page::Of(_)), "the overlay closes first");
     let mut gone = fixture::rich();
     gone.processes.retain(|process| process.pid != 1291);
     update(&mut state, gone);
-    assert!(screen(&state).contains("it has ended and its numbers have expired"));
+    assert!(screen(&state).contains("it is gone and its numbers have expired"));
     state.apply(Action::Back);
     assert_eq!(state.page, Page::Main);
     state.apply(Action::SwitchFocus);
-    assert_eq!(state.focus, Focus::Requests);
+    assert!(state.has_focus(ListId::Requests));
 }
 
 #[test]

@@ -39,13 +39,15 @@ pub(crate) struct Symbols {
     pub(crate) descending: char,
     pub(crate) ellipsis: char,
     pub(crate) separator: &'static str,
+    /// Between a page and one that it led to.
+    pub(crate) into: &'static str,
     /// Stands before a sum of which a part is not known.
     pub(crate) at_least: &'static str,
     /// Whether text may hold more than ASCII.
     pub(crate) unicode: bool,
 }
 
-const UNICODE: Symbols = Symbols {
+pub(crate) const UNICODE: Symbols = Symbols {
     rule: '─',
     bars: [' ', '▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'],
     meter: ['■', '·'],
@@ -55,6 +57,7 @@ const UNICODE: Symbols = Symbols {
     descending: '▼',
     ellipsis: '…',
     separator: " · ",
+    into: " › ",
     at_least: "≥",
     unicode: true,
 };
@@ -70,6 +73,7 @@ const ASCII: Symbols = Symbols {
     descending: 'v',
     ellipsis: '+',
     separator: " | ",
+    into: " > ",
     at_least: ">=",
     unicode: false,
 };
@@ -139,12 +143,17 @@ impl Theme {
         self.style(Some(Color::Blue), Modifier::empty())
     }
 
-    /// The text as this terminal can show it.
+    /// The text as this terminal can show it; bars are still bars.
     pub(crate) fn text<'a>(&self, text: &'a str) -> std::borrow::Cow<'a, str> {
         if self.symbols.unicode || text.is_ascii() {
             return text.into();
         }
-        text.chars().map(|c| if c.is_ascii() { c } else { '?' }).collect::<String>().into()
+        let ascii = |c: char| match UNICODE.bars.iter().position(|bar| *bar == c) {
+            _ if c.is_ascii() => c,
+            Some(height) => self.symbols.bars[height],
+            None => '?',
+        };
+        text.chars().map(ascii).collect::<String>().into()
     }
 }
 
@@ -180,12 +189,13 @@ mod tests {
     #[test]
     fn an_ascii_terminal_gets_ascii() {
         let theme = Theme::new(&Environment::default());
-        assert_eq!(theme.text("modèle 模型"), "mod?le ??");
+        assert_eq!(theme.text("modèle 模型 ▁█"), "mod?le ?? .#");
         let s = &theme.symbols;
         let all = [s.rule, s.on, s.off, s.ascending, s.descending, s.ellipsis];
         assert!(
             all.iter().chain(&s.bars).chain(&s.meter).all(char::is_ascii)
                 && s.separator.is_ascii()
+                && s.into.is_ascii()
                 && s.at_least.is_ascii()
         );
     }

@@ -88,14 +88,13 @@ fn facts_shown(width: usize) -> usize {
 }
 
 fn lines(totals: &LlmStats, known_at_all: bool) -> [Line; 4] {
-    let count = |value: u64| {
-        if known_at_all { Cell::number(format::count(value)) } else { Cell::number(format::UNKNOWN.to_owned()) }
-    };
-    let bad = |value: u64| if value > 0 { Cell::new(format::count(value), Tone::Bad) } else { count(value) };
-    let warn = |value: u64| if value > 0 { Cell::new(format::count(value), Tone::Warn) } else { count(value) };
+    let seen = |value: u64| known_at_all.then_some(value);
+    let count = |value: u64| Cell::number(seen(value), format::count);
+    let bad = |value: u64| Cell::alarming(seen(value), format::count, Tone::Bad);
+    let warn = |value: u64| Cell::alarming(seen(value), format::count, Tone::Warn);
     let per_second = |value: Option<f64>| known(value, |rate| format::rate(rate) + "/s");
-    let if_known = |value: Option<u64>| Cell::number(known(value, format::count));
-    let seconds = |value: Option<f64>| Cell::number(known(value, format::seconds));
+    let if_known = |value: Option<u64>| Cell::number(value, format::count);
+    let seconds = |value: Option<f64>| Cell::number(value, format::seconds);
     let rate = &totals.tokens_per_second;
     let window = &totals.latency.window;
     let (first, inter, whole) = (rows::first_token(window), rows::inter_token(window), rows::duration(window));
@@ -121,12 +120,9 @@ fn lines(totals: &LlmStats, known_at_all: bool) -> [Line; 4] {
             name: "tokens out",
             value: estimated(per_second(rate.output), rate.estimated_share.is_some_and(|share| share > 0.0)),
             facts: vec![
-                ("total", Cell::number(rows::output_total(totals))),
-                (
-                    "running",
-                    Cell::number(estimated(if_known(progress).text, progress.is_some_and(|tokens| tokens > 0))),
-                ),
-                ("est.", Cell::number(known(rate.estimated_share, format::share))),
+                ("total", rows::output_total(Some(totals))),
+                ("running", Cell::number(progress, |tokens| estimated(format::count(tokens), tokens > 0))),
+                ("est.", Cell::number(rate.estimated_share, format::share)),
                 ("reason.", if_known(totals.tokens.reasoning)),
                 ("stalls", warn(totals.stalls_total)),
             ],
@@ -137,10 +133,10 @@ fn lines(totals: &LlmStats, known_at_all: bool) -> [Line; 4] {
             name: "tokens in",
             value: per_second(rate.input),
             facts: vec![
-                ("total", Cell::number(rows::input_total(totals))),
-                ("cached", Cell::number(known(rows::cached_share(totals), format::share))),
-                ("$/h", Cell::number(rows::cost_rate(totals))),
-                ("cost $", Cell::number(rows::cost(totals))),
+                ("total", rows::input_total(Some(totals))),
+                ("cached", Cell::number(rows::cached_share(totals), format::share)),
+                ("$/h", rows::cost_rate(Some(totals))),
+                ("cost $", rows::cost(Some(totals))),
                 ("no usage", warn(totals.requests_without_usage)),
             ],
             history: |sample| sample.input,

@@ -1,0 +1,160 @@
+//! Lists: rows of cells that can be sorted by any column, picked, and told apart by what they are of.
+
+use std::borrow::Cow;
+use std::fmt::Write as _;
+
+use hbpf_core::label::Label;
+use jiff::Timestamp;
+
+use crate::filter::{self, Field, Filter, Value};
+use crate::table::{Cell, Column, Rank, Tone};
+
+/// A pid alone is reused; with its start it names one process.
+pub(crate) type Identity = (u32, Option<Timestamp>);
+
+/// What a row is of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Key {
+    Process(Identity),
+    /// Its id.
+    Request(Label),
+    /// Who serves it, and its name.
+    Model(Label, Option<Label>),
+    /// As it is named in its row, with API and protocol.
+    Endpoint(String),
+    Workload(Label),
+    /// What there is no more of than its row, and what tells that from others.
+    Row(String),
+}
+
+/// A row.
+#[derive(Clone, Debug)]
+pub(crate) struct Row {
+    pub(crate) key: Key,
+    /// What it leads to, if to anything.
+    pub(crate) opens: Option<Key>,
+    /// One for each of the list's columns.
+    pub(crate) cells: Vec<Cell>,
+    /// What it can be found by beside what its cells say.
+    pub(crate) also: String,
+    /// It comes behind those that do not, whatever the order.
+    pub(crate) stands_back: bool,
+    /// It belongs to the row before, and goes where that goes.
+    pub(crate) is_part: bool,
+}
+
+impl Row {
+    /// A row that leads to what it is of.
+    pub(crate) fn new(key: Key, cells: Vec<Cell>) -> Self {
+        let opens = (!matches!(key, Key::Row(_))).then(|| key.clone());
+        Self { key, opens, cells, also: String::new(), stands_back: false, is_part: false }
+    }
+
+    /// The same with nothing in it that catches the eye but what is wrong.
+    pub(crate) fn faded(mut self) -> Self {
+        for cell in &mut self.cells {
+            if !matches!(cell.tone, Tone::Bad | Tone::Warn) {
+                cell.tone = Tone::Dim;
+            }
+        }
+        self
+    }
+}
+
+/// Rows under their columns.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct List {
+    pub(crate) columns: Vec<Column>,
+    pub(crate) rows: Vec<Row>,
+}
+
+impl List {
+    /// What its rows can be picked by.
+    pub(crate) fn fields(&self) -> Vec<Field> {
+        let field =
+            |column: &Column| Field { name: column.field(), heading: column.title.to_lowercase(), kind: column.kind };
+        self.columns.iter().map(field).collect()
+    }
+
+    /// Where a column stands.
+    pub(crate) fn column(&self, title: &str) -> Option<usize> {
+        self.columns.iter().position(|column| column.title == title)
+    }
+
+    /// Sorts by a column; rows of which it says the same stay as they were.
+    pub(crate) fn sort(&mut self, column: usize, descending: bool) {
+        let mut groups: Vec<Vec<Row>> = Vec::new();
+        for row in self.rows.drain(..) {
+            match groups.last_mut() {
+                Some(group) if row.is_part => group.push(row),
+                _ => groups.push(vec![row]),
+            }
+        }
+        groups.sort_by(|one, other| {
+            let (one, other) = (&one[0], &other[0]);
+            one.stands_back.cmp(&other.stands_back).then_with(|| {
+                match (one.cells.get(column), other.cells.get(column)) {
+                    (Some(one), Some(other)) => one.compare(other, descending),
+                    _ => std::cmp::Ordering::Equal,
+                }
+            })
+        });
+        self.rows = groups.into_iter().flatten().collect();
+    }
+
+    /// Keeps the rows that fit.
+    pub(crate) fn pick(&mut self, filter: &Filter) {
+        let fields: Vec<String> = self.columns.iter().map(Column::field).collect();
+        self.rows.retain(|row| filter.picks(&Picked { fields: &fields, row }));
+    }
+
+    /// The columns' cells of all rows as comma-separated values, numbers in full: seconds, bytes, dollars, fractions of hundred.
+    pub(crate) fn to_csv(&self, columns: &[usize]) -> String {
+        let mut out = String::new();
+        let mut line = |fields: &mut dyn Iterator<Item = Cow<'_, str>>| {
+            let fields: Vec<String> = fields.map(|field| quoted(&field)).collect();
+            let _ = writeln!(out, "{}", fields.join(","));
+        };
+        line(&mut columns.iter().map(|index| self.columns[*index].title.into()));
+        for row in &self.rows {
+            line(&mut columns.iter().filter_map(|index| row.cells.get(*index)).map(|cell| match cell.rank {
+                Rank::Text => cell.text.as_str().into(),
+                Rank::Number(None) => "".into(),
+                Rank::Number(Some(number)) => number.to_string().into(),
+            }));
+        }
+        out
+    }
+}
+
+/// As RFC 4180 has it, and nothing that a spreadsheet would compute.
+fn quoted(field: &str) -> String {
+    let is_formula = field.starts_with(['=', '+', '@', '\t'])
+        || (field.starts_with('-') && field.parse::<f64>().is_err() && field.len() > 1);
+    let field = if is_formula { format!("'{field}") } else { field.to_owned() };
+    if field.contains(['"', ',', '\n', '\r']) { format!("\"{}\"", field.replace('"', "\"\"")) } else { field }
+}
+
+/// A row under the names of its columns.
+struct Picked<'a> {
+    fields: &'a [String],
+    row: &'a Row,
+}
+
+impl filter::Row for Picked<'_> {
+    fn value(&self, field: &str) -> Value<'_> {
+        let cell = self.fields.iter().position(|name| name == field).and_then(|index| self.row.cells.get(index));
+        match cell {
+            None => Value::Unknown,
+            Some(cell) => match cell.rank {
+                Rank::Text => Value::text(&cell.text),
+                Rank::Number(number) => Value::number(number),
+            },
+        }
+    }
+
+    fn has_text(&self, text: &str) -> bool {
+        let names = self.row.cells.iter().filter(|cell| cell.rank == Rank::Text).map(|cell| cell.text.as_str());
+        names.chain([self.row.also.as_str()]).any(|name| name.to_lowercase().contains(text))
+    }
+}
