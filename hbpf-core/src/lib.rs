@@ -28,6 +28,7 @@ pub mod label;
 pub mod prices;
 pub mod protobuf;
 pub mod reassembly;
+pub mod rules;
 pub mod sealed;
 pub mod snapshot;
 pub mod time;

@@ -16,6 +16,7 @@ use hbpf_core::engine::Engine;
 use hbpf_core::findings;
 use hbpf_core::label::{Label, Text};
 use hbpf_core::prices::Prices;
+use hbpf_core::rules::Rules;
 use hbpf_core::snapshot::{CollectionError, Overhead, Snapshot};
 use hbpf_core::time::{Nanos, WallClock};
 use hbpf_ebpf::{lifecycle, source};
@@ -174,6 +175,7 @@ struct Worker {
     /// With the time when each was last told.
     errors: Vec<(CollectionError, Nanos)>,
     governor: Governor,
+    rules: Rules,
     next_status: Nanos,
     switches: Switches,
     commands: Receiver<Command>,
@@ -213,6 +215,7 @@ impl Worker {
             sink: EngineSink::new(Aggregator::new(config, now)),
             engines: None,
             errors: Vec::new(),
+            rules: Rules::default(),
             governor: Governor::new(Budget {
                 percent: options.max_overhead,
                 bytes_per_second: options.max_bytes_per_second,
@@ -683,6 +686,7 @@ impl Worker {
         snapshot.capture.lost.map_full += self.sink.sealed.refused();
         snapshot.encrypted = self.sink.sealed.frame(now, &clock, &mut snapshot.processes);
         snapshot.findings.extend(findings::unread(&snapshot.encrypted, &snapshot.processes));
+        self.rules.look(&mut snapshot);
         (self.deliver)(Update::Snapshot(Arc::new(snapshot)));
     }
 

@@ -7,6 +7,7 @@ mod config;
 mod engines;
 mod feed;
 mod filter;
+mod findings;
 #[cfg(test)]
 mod fixture;
 mod format;

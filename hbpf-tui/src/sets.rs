@@ -5,7 +5,7 @@ use hbpf_core::label::Label;
 use hbpf_core::snapshot::{EndpointStats, LlmStats, Model, Request, Snapshot, Tool};
 use jiff::Timestamp;
 
-use crate::format::{self, UNKNOWN, known};
+use crate::format::{self, known};
 use crate::list::{Key, List, Row};
 use crate::rows;
 use crate::table::{Align, Cell, Column, Tone};
@@ -80,7 +80,7 @@ pub(crate) fn endpoints(snapshot: &Snapshot) -> List {
 
 fn endpoint_row(endpoint: &EndpointStats) -> Row {
     let names = [
-        Cell::new(endpoint_name(endpoint), Tone::Strong),
+        Cell::new(endpoint.name().as_str(), Tone::Strong),
         Cell::new(api_text(endpoint.api), Tone::Plain),
         Cell::new(protocol_text(endpoint.protocol, endpoint.tls), Tone::Plain),
         left(endpoint),
@@ -91,7 +91,7 @@ fn endpoint_row(endpoint: &EndpointStats) -> Row {
 /// What tells an endpoint from others.
 pub(crate) fn endpoint_key(endpoint: &EndpointStats) -> Key {
     let protocol = protocol_text(endpoint.protocol, endpoint.tls);
-    Key::Endpoint(format!("{} {} {protocol}", endpoint_name(endpoint), api_text(endpoint.api)))
+    Key::Endpoint(format!("{} {} {protocol}", endpoint.name(), api_text(endpoint.api)))
 }
 
 /// Whether a request is one of a process, model, endpoint or workload.
@@ -105,9 +105,7 @@ pub(crate) fn is_of(snapshot: &Snapshot, request: &Request, key: &Key) -> bool {
         Key::Request(id) => request.id == *id,
         Key::Model(provider, model) => request.provider == *provider && request.model == *model,
         Key::Endpoint(_) => snapshot.endpoints.iter().any(|endpoint| {
-            endpoint_key(endpoint) == *key
-                && request.endpoint.as_str() == endpoint_name(endpoint)
-                && request.api == endpoint.api
+            endpoint_key(endpoint) == *key && request.endpoint == endpoint.name() && request.api == endpoint.api
         }),
         Key::Workload(name) => {
             let workload = snapshot.workloads.iter().find(|workload| workload.name == *name);
@@ -159,7 +157,7 @@ fn error_row(error: &str, count: u64, endpoint: &EndpointStats, now: Timestamp) 
     });
     let cells = vec![
         Cell::new(error, tone),
-        Cell::new(endpoint_name(endpoint), Tone::Strong),
+        Cell::new(endpoint.name().as_str(), Tone::Strong),
         Cell::new(api_text(endpoint.api), Tone::Plain),
         Cell::new(protocol_text(endpoint.protocol, endpoint.tls), Tone::Plain),
         Cell::number(Some(count), format::short_count),
@@ -292,19 +290,6 @@ fn protocol_text(protocol: Protocol, tls: bool) -> &'static str {
         (Protocol::Grpc, false) => "grpc",
         (Protocol::Grpc, true) => "grpcs",
         (Protocol::Stdio, _) => "stdio",
-    }
-}
-
-/// Host, or address where no name is known, with the port.
-fn endpoint_name(endpoint: &EndpointStats) -> String {
-    let address = endpoint.address.map(|address| match address {
-        std::net::IpAddr::V4(address) => address.to_string(),
-        std::net::IpAddr::V6(address) => format!("[{address}]"),
-    });
-    let name = endpoint.host.as_ref().map(Label::to_string).or(address).unwrap_or_else(|| UNKNOWN.to_owned());
-    match endpoint.port {
-        Some(port) => format!("{name}:{port}"),
-        None => name,
     }
 }
 

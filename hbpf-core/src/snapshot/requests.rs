@@ -42,6 +42,21 @@ pub struct EndpointStats {
     pub rate_limit: Option<EndpointRateLimit>,
 }
 
+impl EndpointStats {
+    /// Host, or address where no name is known, with the port; `-` stands for what is not known.
+    pub fn name(&self) -> Label {
+        let address = self.address.map(|address| match address {
+            IpAddr::V4(address) => address.to_string(),
+            IpAddr::V6(address) => format!("[{address}]"),
+        });
+        let name = self.host.as_ref().map(Label::to_string).or(address).unwrap_or_else(|| "-".to_owned());
+        match self.port {
+            Some(port) => Label::new(&format!("{name}:{port}")),
+            None => Label::new(&name),
+        }
+    }
+}
+
 /// The latest quota headers of an endpoint.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct EndpointRateLimit {

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use hbpf_core::snapshot::{Lost, LostRecords, Probe, ProbeState, Snapshot};
+use hbpf_core::snapshot::{Finding, Lost, LostRecords, Probe, ProbeState, Snapshot};
 use hbpf_host::protocol::Group;
 
 use crate::summary::{self, GroupState};
@@ -73,11 +73,11 @@ impl Watch {
                 lines.push(line);
             }
         }
-        let findings =
-            snapshot.findings.iter().map(|finding| format!("{}; {}", summary::finding(finding), finding.advice));
         // What has gone meanwhile and comes again is told again.
-        let before = std::mem::replace(&mut self.findings, findings.collect());
-        lines.extend(self.findings.iter().filter(|line| !before.contains(line)).cloned());
+        let before = std::mem::replace(&mut self.findings, snapshot.findings.iter().map(step).collect());
+        let is_new = |finding: &&Finding| !before.contains(&step(finding));
+        let told = |finding: &Finding| format!("{}; {}", summary::finding(finding), finding.advice);
+        lines.extend(snapshot.findings.iter().filter(is_new).map(told));
         self.lost = snapshot.capture.lost.clone();
         // Without reports processes may lack their names, which changes no number of an exchange.
         self.has_missed |= Lost { reports: 0, ..self.lost.clone() } != Lost::default();
@@ -194,6 +194,13 @@ impl Told {
     }
 }
 
+/// What of a finding is worth another line when it changes: of what is counted in it each frame has other numbers.
+fn step(finding: &Finding) -> String {
+    let limits = finding.evidence.iter().filter(|(name, _)| name.ends_with("_limit"));
+    let limits = limits.map(|(_, limit)| limit.to_string()).collect::<String>();
+    format!("{} {} {:?} {limits}", finding.id, finding.subject, finding.severity)
+}
+
 #[cfg(test)]
 mod tests {
     use hbpf_core::snapshot::CollectionError;
@@ -264,7 +271,9 @@ mod tests {
         // It is reckoned from another clock for each snapshot.
         snapshot.findings[0].since = snapshot.captured_at;
         assert!(watch.look(&snapshot).is_empty(), "it goes on");
-        snapshot.findings[0].title = "at most 32768 bytes a second are copied".into();
+        snapshot.findings[0].title = "at most 32768 bytes a second are copied (2.3 % of all CPUs)".into();
+        assert!(watch.look(&snapshot).is_empty(), "and its numbers change");
+        snapshot.findings[0].evidence.insert("bytes_per_second_limit".into(), 32_768.0);
         assert_eq!(watch.look(&snapshot).len(), 1, "another step");
         let gone = snapshot.findings.pop().unwrap();
         assert!(watch.look(&snapshot).is_empty());

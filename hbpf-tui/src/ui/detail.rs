@@ -15,11 +15,12 @@ use super::state::State;
 use super::views;
 use super::waterfall;
 use crate::engines;
+use crate::findings;
 use crate::format::{self, UNKNOWN, estimated, known};
 use crate::list::Key;
 use crate::rows::{self, ProcessRow, Span};
 use crate::sets;
-use crate::table::Tone;
+use crate::table::{self, Tone};
 use crate::workloads;
 
 /// Between two histograms.
@@ -115,6 +116,23 @@ pub(crate) fn draw(painter: &mut Painter<'_>, areas: &Areas, state: &State, key:
             let style = painter.theme.tone(Tone::Dim);
             painter.text(layout::line(areas.middle, 0), 1, subject.without, style);
         }
+    }
+}
+
+/// The selected finding in full, with what to do and the numbers behind it.
+pub(crate) fn advice(painter: &mut Painter<'_>, area: Rect, state: &State) {
+    let row = state.focused().and_then(|shown| shown.list.rows.get(state.look(shown.id).cursor.row));
+    let Some(row) = row else { return };
+    let width = usize::from(area.width).saturating_sub(2).max(1);
+    let text = row.cells.iter().max_by_key(|cell| cell.text.len()).map(|cell| (cell.text.as_str(), Tone::Strong));
+    let (advice, numbers) = state.snapshot().and_then(|snapshot| findings::advice(snapshot, row)).unwrap_or_default();
+    let parts = text.into_iter().chain([(advice.as_str(), Tone::Plain), (numbers.as_str(), Tone::Dim)]);
+    let parts = parts.filter(|(text, _)| !text.is_empty());
+    let lines = parts.flat_map(|(text, tone)| table::wrap(text, width).into_iter().map(move |line| (line, tone)));
+    painter.rule(layout::line(area, 0), "What to do", "", false);
+    for (line, (text, tone)) in (1_u16..area.height).zip(lines) {
+        let style = painter.theme.tone(tone);
+        painter.text(layout::line(area, line), 1, &text, style);
     }
 }
 

@@ -36,6 +36,7 @@ fn page(painter: &mut Painter<'_>, body: Rect, state: &State) {
     match &state.page {
         Page::Main => totals::draw(painter, areas.top, state),
         Page::Gpus => tables::gpu_histories(painter, areas.middle, state),
+        Page::Findings => detail::advice(painter, areas.middle, state),
         Page::Of(Key::Request(id)) => detail::request(painter, areas.top, state, id),
         Page::Of(key) => detail::draw(painter, &areas, state, key),
         _ => {}
@@ -49,7 +50,7 @@ fn page(painter: &mut Painter<'_>, body: Rect, state: &State) {
 pub(crate) fn scroll_limit(state: &State) -> usize {
     let area = layout::page(state.size, header::height(state)).body;
     match (&state.overlay, &state.page) {
-        (Some(overlay), _) => overlay::scroll(area, state, *overlay),
+        (Some(overlay), _) => overlay::scroll(area, *overlay),
         (None, Page::Of(Key::Request(id))) => detail::request_scroll(area, state, id),
         (None, _) => 0,
     }
@@ -65,7 +66,7 @@ fn footer(painter: &mut Painter<'_>, area: Rect, state: &State) {
         return painter.pieces(area, &[piece]);
     }
     let keys: &[(&str, &str)] = match (&state.overlay, &state.page) {
-        (Some(Overlay::Help | Overlay::Problems), _) => &[("Esc", "close"), ("Up Down", "scroll"), ("q", "quit")],
+        (Some(Overlay::Help), _) => &[("Esc", "close"), ("Up Down", "scroll"), ("q", "quit")],
         (None, Page::Main) => &[
             ("?", "help"),
             ("q", "quit"),
@@ -86,7 +87,7 @@ fn footer(painter: &mut Painter<'_>, area: Rect, state: &State) {
             ("a", "idle"),
             ("p", "probes"),
             ("1-6", "switch"),
-            ("e", "problems"),
+            ("e", "findings"),
         ],
         (None, Page::Of(Key::Request(_))) => {
             &[("?", "help"), ("q", "quit"), ("Esc", "back"), ("Up Down", "scroll"), ("Space", "freeze")]

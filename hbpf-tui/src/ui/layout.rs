@@ -20,6 +20,8 @@ const TALL_TOTALS: u16 = 9;
 const TALL_BODY: u16 = 40;
 /// More GPUs than this have no line of history each: their processes need the room.
 const MAX_HISTORIES: usize = 8;
+/// Lines for what is said of one row that it may take from the others.
+const ADVICE: u16 = 12;
 /// Both tables with three rows each.
 const BOTH_TABLES: u16 = 2 * (TABLE_HEAD + 3);
 
@@ -68,8 +70,10 @@ pub(crate) fn areas(body: Rect, state: &State) -> Areas {
         page => {
             let rows: Vec<usize> = state.shown.iter().map(|shown| shown.list.rows.len().max(1)).collect();
             let mut areas = Areas { lists: stack(body, &rows, state.focused_place()), ..Areas::default() };
-            if *page == Page::Gpus {
-                areas.middle = gpu_histories(&mut areas.lists, &rows, state);
+            match page {
+                Page::Gpus => areas.middle = gpu_histories(&mut areas.lists, &rows, state),
+                Page::Findings => areas.middle = advice(&mut areas.lists, &rows),
+                _ => {}
             }
             areas
         }
@@ -124,6 +128,15 @@ fn stack(area: Rect, rows: &[usize], focus: usize) -> Vec<Rect> {
             vec![split_top(&mut rest, height.min(free.max(area.height / 2))), rest]
         }
     }
+}
+
+/// Below the only list, of so many rows: what there is to say of the row that is selected.
+fn advice(lists: &mut [Rect], rows: &[usize]) -> Rect {
+    let ([list], [rows]) = (lists, rows) else { return Rect::default() };
+    let needed = u16::try_from(*rows).unwrap_or(u16::MAX).saturating_add(TABLE_HEAD + 1);
+    let mut rest = *list;
+    *list = split_top(&mut rest, needed.min(list.height - (list.height * 2 / 5).min(ADVICE)));
+    rest
 }
 
 /// Lines for what each GPU did lately, of what both lists leave; a blank one follows.

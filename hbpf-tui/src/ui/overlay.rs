@@ -1,15 +1,12 @@
 //! What is shown over a page: the keys, and the problems in full.
 
-use hbpf_core::snapshot::{Finding, Severity};
 use ratatui::layout::Rect;
 use ratatui::widgets::{Clear, Widget};
 
+use super::layout;
 use super::paint::{Painter, Piece};
 use super::state::{Overlay, State};
-use super::time::Source;
-use super::{header, layout};
-use crate::summary;
-use crate::table::{self, Align, Tone};
+use crate::table::Tone;
 
 /// Keys and what they do; an empty key continues the line above or explains.
 const HELP: [(&str, &str); 73] = [
@@ -40,7 +37,7 @@ const HELP: [(&str, &str); 73] = [
     ("@", "to a time"),
     ("l", "live again; to the end of a replay"),
     ("+ -", "a replay faster or slower"),
-    ("e", "problems and findings in full"),
+    ("e", "findings and problems, each with what to do"),
     ("? h F1", "this help"),
     ("Ctrl-Z", "suspend; the shell's fg brings it back"),
     ("q F10 Ctrl-C", "quit"),
@@ -91,7 +88,6 @@ const HELP: [(&str, &str); 73] = [
 pub(crate) fn draw(painter: &mut Painter<'_>, area: Rect, state: &State, overlay: Overlay) {
     let (title, lines) = match overlay {
         Overlay::Help => ("Keys and columns", help(painter)),
-        Overlay::Problems => ("Problems and findings", problems(painter, state)),
     };
     Clear.render(area.intersection(painter.buffer.area), painter.buffer);
     painter.rule(layout::line(area, 0), title, "Esc closes", true);
@@ -111,72 +107,11 @@ fn help(painter: &Painter<'_>) -> Vec<Vec<Piece>> {
 }
 
 /// How far an overlay can be scrolled.
-pub(crate) fn scroll(area: Rect, state: &State, overlay: Overlay) -> usize {
+pub(crate) fn scroll(area: Rect, overlay: Overlay) -> usize {
     let lines = match overlay {
         Overlay::Help => HELP.len(),
-        Overlay::Problems => problem_lines(state).len(),
     };
     lines.saturating_sub(usize::from(area.height.saturating_sub(1)))
-}
-
-fn problems(painter: &Painter<'_>, state: &State) -> Vec<Vec<Piece>> {
-    let line = |line: ProblemLine| {
-        vec![painter.piece(format!(" {}", line.label), line.tone), painter.piece(line.text, line.tone)]
-    };
-    problem_lines(state).into_iter().map(line).collect()
-}
-
-/// A line of the problems.
-struct ProblemLine {
-    /// What it is, in front of its first line; padded.
-    label: String,
-    text: String,
-    tone: Tone,
-}
-
-/// Width of the labels, with a gap behind.
-const LABEL: usize = 10;
-
-/// Narrower than this and the text needs the labels' room.
-const LABELLED: usize = 40;
-
-/// Why nothing more will come, then findings as in the header, then what could not be collected: each with its kind in
-/// front, indented below that, and apart from the next.
-fn problem_lines(state: &State) -> Vec<ProblemLine> {
-    let source = if state.source == Source::Live { "problem" } else { "replay" };
-    let ended = header::ended(state).map(|(text, tone)| vec![(source, tone, text)]);
-    let finding = |finding: &Finding| {
-        let (label, tone) = match finding.severity {
-            Severity::Info => ("info", Tone::Accent),
-            Severity::Warning => ("warning", Tone::Warn),
-            Severity::Critical => ("critical", Tone::Bad),
-        };
-        vec![(label, tone, summary::finding(finding)), ("advice", Tone::Plain, finding.advice.to_string())]
-    };
-    let problem = |text: String| vec![("problem", Tone::Warn, text)];
-    let mut all = Vec::from_iter(ended);
-    if let Some(snapshot) = state.snapshot() {
-        all.extend(snapshot.findings.iter().map(finding));
-        all.extend(summary::problems(snapshot).into_iter().map(problem));
-    }
-    if all.is_empty() && state.snapshot().is_some() {
-        all.push(vec![("", Tone::Dim, "none".to_owned())]);
-    }
-    let width = usize::from(state.size.0);
-    let indent = if width >= LABELLED { LABEL } else { 0 };
-    let room = width.saturating_sub(indent + 2).max(1);
-    let mut lines = Vec::new();
-    for texts in all {
-        if !lines.is_empty() {
-            lines.push(ProblemLine { label: String::new(), text: String::new(), tone: Tone::Plain });
-        }
-        for (label, tone, text) in texts {
-            for (label, text) in std::iter::once(label).chain(std::iter::repeat("")).zip(table::wrap(&text, room)) {
-                lines.push(ProblemLine { label: table::fill(label, indent, Align::Left, ' '), text, tone });
-            }
-        }
-    }
-    lines
 }
 
 #[cfg(test)]

@@ -22,7 +22,6 @@ use crate::summary::{self, GroupState};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Overlay {
     Help,
-    Problems,
 }
 
 /// A move of the selection.
@@ -82,6 +81,7 @@ pub(crate) enum Action {
     ToggleTools,
     ToggleInOut,
     ToggleProbes,
+    ToggleFindings,
     Show(Overlay),
 }
 
@@ -421,6 +421,7 @@ impl State {
             Action::ToggleInOut => self.toggle_page(Page::InOut),
             Action::ToggleGpus => self.toggle_page(Page::Gpus),
             Action::ToggleProbes => self.toggle_page(Page::Probes),
+            Action::ToggleFindings => self.toggle_page(Page::Findings),
             Action::Show(overlay) => {
                 self.overlay = if self.overlay == Some(overlay) { None } else { Some(overlay) };
                 self.scroll = 0;

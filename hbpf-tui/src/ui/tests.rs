@@ -398,7 +398,7 @@ fn request_page_help_and_problems() {
     state.apply(Action::Show(Overlay::Help));
     insta::assert_snapshot!("help", screen(&state));
     let mut state = with((80, 24), fixture::unprivileged());
-    state.apply(Action::Show(Overlay::Problems));
+    state.apply(Action::ToggleFindings);
     insta::assert_snapshot!("problems", screen(&state));
 }
 
@@ -408,14 +408,18 @@ fn findings_can_be_read_on_a_small_screen() {
     let words = |screen: &str| screen.split_whitespace().collect::<Vec<_>>().join(" ");
     let main = screen(&state);
     assert!(words(&main).contains("tokens of some answers are a lower bound"), "the first, to its end: {main}");
-    state.apply(Action::Show(Overlay::Problems));
+    state.apply(Action::ToggleFindings);
     insta::assert_snapshot!("findings", screen(&state));
-    // All words of all of them, whatever the width.
+    // All words of what is selected, whatever the width.
     for width in [20, 39, 40, 80, 200] {
         state.apply(Action::Resize(width, 100));
-        let shown = words(&screen(&state));
-        for finding in fixture::findings() {
-            assert!(shown.contains(finding.advice.as_str()), "{width}: {shown}");
+        state.apply(Action::Move(Motion::Home));
+        for _ in 0..4 {
+            let selected = state.focused().unwrap().list.rows[state.look(ListId::Findings).cursor.row].clone();
+            let (advice, _) = crate::findings::advice(state.snapshot().unwrap(), &selected).expect("a finding");
+            let shown = words(&screen(&state));
+            assert!(shown.contains(&advice) && shown.contains(&selected.cells[2].text), "{width}: {shown}");
+            state.apply(Action::Move(Motion::Down));
         }
     }
 }
@@ -443,7 +447,7 @@ fn no_size_panics() {
         &[Action::Open, Action::Move(Motion::End)],
         &[Action::SwitchFocus, Action::Open],
         &[Action::Show(Overlay::Help), Action::Move(Motion::End)],
-        &[Action::Show(Overlay::Problems), Action::TogglePause],
+        &[Action::ToggleFindings, Action::TogglePause],
     ];
     let sizes = || (1..=40).flat_map(|width| (1..=20).map(move |height| (width, height)));
     let theme = Theme::new(&UTF8);
@@ -631,16 +635,15 @@ fn the_keys_of_pages_work_from_everywhere() {
         (Action::ToggleTools, Page::Tools),
         (Action::ToggleInOut, Page::InOut),
         (Action::ToggleProbes, Page::Probes),
+        (Action::ToggleFindings, Page::Findings),
     ];
     for (from, _) in &pages {
         for (to, page) in &pages {
-            for overlay in [Overlay::Help, Overlay::Problems] {
-                let mut state = with((80, 24), fixture::rich());
-                state.apply(from.clone());
-                state.apply(Action::Show(overlay));
-                state.apply(to.clone());
-                assert_eq!((&state.page, state.overlay), (page, None));
-            }
+            let mut state = with((80, 24), fixture::rich());
+            state.apply(from.clone());
+            state.apply(Action::Show(Overlay::Help));
+            state.apply(to.clone());
+            assert_eq!((&state.page, state.overlay), (page, None));
         }
     }
 }
@@ -699,16 +702,16 @@ fn the_problems_say_why_the_collection_ended() {
     let words = |state: &State| screen(state).split_whitespace().collect::<Vec<_>>().join(" ");
     // It may come before the first snapshot.
     for mut state in [fresh(Source::Live, (80, 24)), with((80, 24), fixture::unprivileged())] {
-        state.apply(Action::Show(Overlay::Problems));
+        state.apply(Action::ToggleFindings);
         state.apply(Action::Ended(why.to_owned()));
         // To its end, also where the header has no room for it.
         state.apply(Action::Resize(40, 24));
-        assert!(words(&state).contains(&format!("problem collection has ended: {why}")), "{}", screen(&state));
+        assert!(words(&state).contains(&format!("collection has ended: {why}")), "{}", screen(&state));
     }
     let mut replay = fresh(Source::Replay, (80, 24));
-    replay.apply(Action::Show(Overlay::Problems));
+    replay.apply(Action::ToggleFindings);
     replay.apply(Action::Ended("end of the recording".to_owned()));
-    assert!(words(&replay).contains("replay end of the recording"), "{}", screen(&replay));
+    assert!(words(&replay).contains("end of the recording"), "{}", screen(&replay));
 }
 
 #[test]

@@ -4,10 +4,12 @@ use hbpf_core::snapshot::{Engine, EngineReplica, Request, Snapshot};
 use hbpf_host::protocol::Group;
 
 use super::chart;
+use super::header;
 use super::state::{Cursor, State};
 use super::theme::UNICODE;
 use crate::engines;
 use crate::filter::{Filter, Kind};
+use crate::findings;
 use crate::format;
 use crate::gpus;
 use crate::inout;
@@ -42,6 +44,8 @@ const NO_TOOL: &str = "no MCP server was asked for anything yet";
 const NO_ERROR: &str = "no request has failed, and no client has given one up";
 /// Where something has, at no endpoint.
 const NO_ENDPOINT: &str = "of which endpoints these were is not known";
+/// Where nothing deserves attention.
+const NOTHING_FOUND: &str = "nothing was found, and there are no problems";
 /// What an empty list of workloads says.
 const NO_WORKLOAD: &str = "nothing has talked to a model or used a GPU yet";
 /// What a list says of which a filter leaves nothing.
@@ -68,12 +72,13 @@ pub(crate) enum ListId {
     Disks,
     Costs,
     Places,
+    Findings,
     /// The requests of what a page is of.
     Its,
 }
 
 impl ListId {
-    pub(crate) const ALL: [Self; 17] = [
+    pub(crate) const ALL: [Self; 18] = [
         Self::Processes,
         Self::Requests,
         Self::Models,
@@ -90,6 +95,7 @@ impl ListId {
         Self::Disks,
         Self::Costs,
         Self::Places,
+        Self::Findings,
         Self::Its,
     ];
 
@@ -112,6 +118,7 @@ impl ListId {
             Self::Disks => "Disks",
             Self::Costs => "Cost",
             Self::Places => "Probes",
+            Self::Findings => "Findings and problems",
             Self::Its => "Its requests",
         }
     }
@@ -138,6 +145,8 @@ pub(crate) enum Page {
     /// Disks, connections and accelerators' devices.
     InOut,
     Probes,
+    /// What deserves attention.
+    Findings,
     /// One process, request, model, endpoint or workload.
     Of(Key),
 }
@@ -155,6 +164,7 @@ impl Page {
             Self::Tools => &[ListId::Tools],
             Self::InOut => &[ListId::InOut, ListId::Disks],
             Self::Probes => &[ListId::Costs, ListId::Places],
+            Self::Findings => &[ListId::Findings],
             Self::Of(Key::Request(_) | Key::Row(_)) => &[],
             Self::Of(_) => &[ListId::Its],
         }
@@ -172,6 +182,7 @@ impl Page {
             Self::Tools => "Tools".to_owned(),
             Self::InOut => "Disks, net".to_owned(),
             Self::Probes => "Probes".to_owned(),
+            Self::Findings => "Findings".to_owned(),
             Self::Of(key) => key_name(key),
         }
     }
@@ -216,9 +227,13 @@ pub(crate) struct Shown {
 }
 
 impl Shown {
-    /// One of which nothing has come yet.
-    fn waiting(id: ListId) -> Self {
-        let (list, wanted, title) = (List::default(), Vec::new(), id.name().to_owned());
+    /// One before there is a first frame.
+    fn waiting(id: ListId, state: &State) -> Self {
+        let list = match id {
+            ListId::Findings => findings::list(None, header::ended(state)),
+            _ => List::default(),
+        };
+        let (wanted, title) = (table::usual(&list.columns), id.name().to_owned());
         Self { id, title, notes: None, empty: WAITING, list, wanted, sorted: None }
     }
 
@@ -240,7 +255,7 @@ pub(crate) fn descends(column: &Column) -> bool {
 /// The lists of the page that is looked at.
 pub(crate) fn of_page(state: &State) -> Vec<Shown> {
     let Some(snapshot) = state.snapshot() else {
-        return state.page.lists().iter().map(|id| Shown::waiting(*id)).collect();
+        return state.page.lists().iter().map(|id| Shown::waiting(*id, state)).collect();
     };
     let shown = state.page.lists().iter().map(|id| of(*id, state, snapshot));
     shown
@@ -308,6 +323,7 @@ fn list(id: ListId, state: &State, snapshot: &Snapshot) -> List {
         ListId::Disks => inout::disks(snapshot),
         ListId::Costs => probes::costs(&snapshot.capture, state.is_over()),
         ListId::Places => probes::places(&snapshot.capture, state.is_over()),
+        ListId::Findings => findings::list(Some(snapshot), header::ended(state)),
         ListId::Its => rows::requests(its_requests(state, snapshot)),
     }
 }
@@ -414,6 +430,7 @@ fn empty(id: ListId, state: &State, snapshot: &Snapshot) -> &'static str {
         ListId::InOut => NO_USE,
         ListId::Errors if snapshot.totals.failed_total + snapshot.totals.abandoned_total == 0 => NO_ERROR,
         ListId::Errors => NO_ENDPOINT,
+        ListId::Findings => NOTHING_FOUND,
         ListId::Costs | ListId::Places | ListId::Disks | ListId::LoadedModels | ListId::Failed | ListId::Its => "",
     }
 }

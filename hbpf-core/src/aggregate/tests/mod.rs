@@ -5,6 +5,7 @@ mod properties;
 mod relays;
 mod retries;
 mod rows;
+mod rules;
 mod tools;
 mod workloads;
 
