@@ -66,6 +66,9 @@ fn footer(painter: &mut Painter<'_>, area: Rect, state: &State) {
         return painter.pieces(area, &[piece]);
     }
     let keys: &[(&str, &str)] = match (&state.overlay, &state.page) {
+        (Some(Overlay::Columns), _) => {
+            &[("Space", "show or not"), ("< >", "move"), ("r", "as they were"), ("Enter", "close"), ("q", "quit")]
+        }
         (Some(Overlay::Help), _) => &[("Esc", "close"), ("Up Down", "scroll"), ("q", "quit")],
         (None, Page::Main) => &[
             ("?", "help"),
@@ -74,6 +77,7 @@ fn footer(painter: &mut Painter<'_>, area: Rect, state: &State) {
             ("Tab", "focus"),
             ("< >", "sort"),
             ("/", "filter"),
+            ("o", "columns"),
             ("t", "workloads"),
             ("m", "models"),
             ("f", "failures"),
@@ -127,7 +131,9 @@ fn footer(painter: &mut Painter<'_>, area: Rect, state: &State) {
         "i" => has(|snapshot| !snapshot.engines.is_empty()),
         "c" => has(|snapshot| !snapshot.tools.is_empty()),
         "Tab" => state.shown.len() > 1,
-        "Enter" => state.focused().is_some_and(|shown| shown.list.rows.iter().any(|row| row.opens.is_some())),
+        "Enter" if state.overlay.is_none() => {
+            state.focused().is_some_and(|shown| shown.list.rows.iter().any(|row| row.opens.is_some()))
+        }
         _ => true,
     };
     let mut pieces = vec![painter.piece(" ", Tone::Plain)];

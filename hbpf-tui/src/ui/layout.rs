@@ -10,6 +10,9 @@ use crate::list::Key;
 /// Lines of the page before that stay in view when paging.
 pub(crate) const PAGE_OVERLAP: usize = 2;
 
+/// Lines that are paged through where columns are chosen.
+pub(crate) const CHOICE_PAGE: usize = 10;
+
 /// Title and column names of a table.
 const TABLE_HEAD: u16 = 2;
 /// Title and four lines.

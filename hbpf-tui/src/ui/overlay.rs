@@ -9,15 +9,17 @@ use super::state::{Overlay, State};
 use crate::table::Tone;
 
 /// Keys and what they do; an empty key continues the line above or explains.
-const HELP: [(&str, &str); 73] = [
+const HELP: [(&str, &str); 75] = [
     ("Up Down PgUp PgDn", "move the selection (also k j); Home follows the top row"),
-    ("Enter", "details of the selected process or request"),
+    ("Enter", "details of what is selected: a process, request, model,"),
+    ("", "endpoint, workload, or what a finding is about"),
     ("Esc", "back"),
-    ("Tab", "switch between processes and requests"),
+    ("Tab", "switch between the two lists of a page"),
     ("< >", "sort by the column to the left or right"),
     ("r", "reverse the order"),
-    ("/", "only rows of the table with the focus that fit: text, or"),
+    ("/", "only rows of the list with the focus that fit: text, or"),
     ("", "model:qwen ttft>500ms !pid:41; requests by status:5xx, too"),
+    ("o", "which columns are shown, and in what order"),
     ("a", "show or hide processes without model traffic"),
     ("w", "latencies over the window or since the start"),
     ("s", "in a process's details: its other role"),
@@ -86,16 +88,35 @@ const HELP: [(&str, &str); 73] = [
 ];
 
 pub(crate) fn draw(painter: &mut Painter<'_>, area: Rect, state: &State, overlay: Overlay) {
-    let (title, lines) = match overlay {
-        Overlay::Help => ("Keys and columns", help(painter)),
+    let height = usize::from(area.height.saturating_sub(1));
+    let (title, lines, top) = match overlay {
+        Overlay::Help => ("Keys and columns".to_owned(), help(painter), state.scroll),
+        Overlay::Columns => {
+            let name = state.focused().map_or("", |shown| shown.id.name());
+            // The selected one in the middle, as far as there are others below.
+            (format!("Columns of {name}"), columns(painter, state), state.chosen.saturating_sub(height / 2))
+        }
     };
     Clear.render(area.intersection(painter.buffer.area), painter.buffer);
-    painter.rule(layout::line(area, 0), title, "Esc closes", true);
-    let height = usize::from(area.height.saturating_sub(1));
-    let top = state.scroll.min(lines.len().saturating_sub(height));
+    painter.rule(layout::line(area, 0), &title, "Esc closes", true);
+    let top = top.min(lines.len().saturating_sub(height));
     for (line, pieces) in (1_u16..).zip(lines.iter().skip(top).take(height)) {
         painter.pieces(layout::line(area, line), pieces);
     }
+}
+
+/// All columns of a list, those that are shown first and in their order, with what they are called in a filter.
+fn columns(painter: &Painter<'_>, state: &State) -> Vec<Vec<Piece>> {
+    let Some(shown) = state.focused() else { return Vec::new() };
+    let (titles, count) = state.choice();
+    let line = |(at, title): (usize, &&str)| {
+        let field = shown.list.column(title).map(|index| shown.list.columns[index].field()).unwrap_or_default();
+        let mark = if at < count { "[x]" } else { "[ ]" };
+        let text = format!(" {mark} {title:<12} ");
+        let style = if at == state.chosen { painter.theme.selected() } else { painter.theme.tone(Tone::Plain) };
+        vec![Piece { text, style }, painter.piece(format!("  /{field}"), Tone::Dim)]
+    };
+    titles.iter().enumerate().map(line).collect()
 }
 
 fn help(painter: &Painter<'_>) -> Vec<Vec<Piece>> {
@@ -110,6 +131,7 @@ fn help(painter: &Painter<'_>) -> Vec<Vec<Piece>> {
 pub(crate) fn scroll(area: Rect, overlay: Overlay) -> usize {
     let lines = match overlay {
         Overlay::Help => HELP.len(),
+        Overlay::Columns => 0,
     };
     lines.saturating_sub(usize::from(area.height.saturating_sub(1)))
 }

@@ -22,6 +22,8 @@ use crate::summary::{self, GroupState};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Overlay {
     Help,
+    /// Which columns the list with the keys shows, and in what order.
+    Columns,
 }
 
 /// A move of the selection.
@@ -169,6 +171,8 @@ pub(crate) struct State {
     pub(crate) scroll: usize,
     /// Which of the page's lists has the keys.
     focus: usize,
+    /// The column that is selected where columns are chosen.
+    pub(crate) chosen: usize,
     /// By place in [`ListId::ALL`].
     looks: [Look; ListId::ALL.len()],
     /// The page's lists.
@@ -226,6 +230,7 @@ impl State {
             overlay: None,
             scroll: 0,
             focus: 0,
+            chosen: 0,
             looks: ListId::ALL.map(|id| {
                 let sort = (id == ListId::Processes).then_some(("TOK/S", true));
                 Look { sort, ..Look::default() }
@@ -381,6 +386,16 @@ impl State {
         if !matches!(action, Action::News | Action::Elapsed(_) | Action::Clock(_)) {
             self.notice = None;
         }
+        let action = match self.overlay {
+            Some(Overlay::Columns) => match self.choose(action) {
+                Some(action) => action,
+                None => {
+                    self.settle();
+                    return Effect::None;
+                }
+            },
+            _ => action,
+        };
         match action {
             Action::News => self.take_news(),
             Action::Ended(why) => self.ended = Some(why),
@@ -422,13 +437,62 @@ impl State {
             Action::ToggleGpus => self.toggle_page(Page::Gpus),
             Action::ToggleProbes => self.toggle_page(Page::Probes),
             Action::ToggleFindings => self.toggle_page(Page::Findings),
+            Action::Show(Overlay::Columns) if self.focused().is_none() => {}
             Action::Show(overlay) => {
+                self.chosen = 0;
                 self.overlay = if self.overlay == Some(overlay) { None } else { Some(overlay) };
                 self.scroll = 0;
             }
         }
         self.settle();
         effect
+    }
+
+    /// The columns of the list that has the keys, those that are shown first, and how many these are.
+    pub(crate) fn choice(&self) -> (Vec<&'static str>, usize) {
+        let Some(shown) = self.focused() else { return (Vec::new(), 0) };
+        let title = |index: usize| shown.list.columns[index].title;
+        let others = (0..shown.list.columns.len()).filter(|index| !shown.wanted.contains(index));
+        (shown.wanted.iter().copied().chain(others).map(title).collect(), shown.wanted.len())
+    }
+
+    /// Takes the keys while columns are chosen; gives back what is none of that.
+    fn choose(&mut self, action: Action) -> Option<Action> {
+        let (mut titles, shown) = self.choice();
+        let at = self.chosen.min(titles.len().saturating_sub(1));
+        let is_shown = at < shown;
+        let (to, now_shown) = match action {
+            Action::TogglePause if is_shown && shown > 1 => (shown - 1, shown - 1),
+            Action::TogglePause if !is_shown && !titles.is_empty() => (shown, shown + 1),
+            Action::SortLeft if is_shown && at > 0 => (at - 1, shown),
+            Action::SortRight if at + 1 < shown => (at + 1, shown),
+            Action::TogglePause | Action::SortLeft | Action::SortRight => return None,
+            Action::SortInvert => {
+                let id = self.focused()?.id;
+                self.look_mut(id).columns = None;
+                return None;
+            }
+            Action::Move(motion) => {
+                let mut cursor = Cursor { row: at, ..Cursor::default() };
+                cursor.move_by(motion, &titles, layout::CHOICE_PAGE);
+                self.chosen = cursor.row;
+                return None;
+            }
+            Action::Open => {
+                self.overlay = None;
+                return None;
+            }
+            other => return Some(other),
+        };
+        let title = titles.remove(at);
+        titles.insert(to, title);
+        titles.truncate(now_shown);
+        let id = self.focused()?.id;
+        self.look_mut(id).columns = Some(titles);
+        if matches!(action, Action::SortLeft | Action::SortRight) {
+            self.chosen = to;
+        }
+        None
     }
 
     fn toggle_page(&mut self, page: Page) {

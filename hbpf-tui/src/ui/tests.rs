@@ -879,3 +879,102 @@ proptest::proptest! {
         assert!(state.page == Page::Main && state.overlay.is_none() && !state.is_typing());
     }
 }
+
+/// The line of column names of a page's first list.
+fn titles(state: &State) -> String {
+    let shown = &state.shown[0];
+    let columns = shown.placed(state.size.0).into_iter().map(|placed| shown.list.columns[placed.index].title);
+    columns.collect::<Vec<_>>().join(" ")
+}
+
+#[test]
+fn columns_are_chosen_and_ordered() {
+    let mut state = watched((120, 40));
+    let usual = titles(&state);
+    state.apply(Action::Show(Overlay::Columns));
+    insta::assert_snapshot!("columns", screen(&state));
+    // The user goes, and the command before the pid.
+    state.apply(Action::Move(Motion::Down));
+    state.apply(Action::TogglePause);
+    state.apply(Action::SortLeft);
+    state.apply(Action::Open);
+    assert!(titles(&state).starts_with("COMMAND PID ROLE"), "{}", titles(&state));
+    assert!(!state.time.is_frozen(), "the space bar was for the column");
+    // Another page has its own.
+    state.apply(Action::ToggleModels);
+    assert!(titles(&state).starts_with("PROVIDER MODEL"));
+    state.apply(Action::Back);
+    state.apply(Action::Show(Overlay::Columns));
+    // However often one takes away, something stays.
+    for _ in 0..100 {
+        state.apply(Action::Move(Motion::Home));
+        state.apply(Action::TogglePause);
+    }
+    assert_eq!(state.choice().1, 1);
+    state.apply(Action::SortInvert);
+    state.apply(Action::Back);
+    assert_eq!(titles(&state), usual);
+}
+
+#[test]
+fn rows_lead_to_what_they_are_of_and_back() {
+    let mut state = watched((80, 24));
+    state.apply(Action::ToggleModels);
+    state.apply(Action::SwitchFocus);
+    state.apply(Action::Open);
+    let endpoint = screen(&state);
+    assert!(endpoint.contains("Models › Endpoint "), "{endpoint}");
+    insta::assert_snapshot!("endpoint", endpoint);
+    state.apply(Action::Open);
+    assert!(matches!(state.page, Page::Of(Key::Request(_))), "{}", screen(&state));
+    state.apply(Action::Back);
+    assert_eq!(screen(&state), endpoint);
+    state.apply(Action::Back);
+    assert!(state.page == Page::Models && state.has_focus(ListId::Endpoints));
+    state.apply(Action::Back);
+    assert_eq!(state.page, Page::Main);
+}
+
+#[test]
+fn every_list_can_be_sorted_and_filtered() {
+    let pages = [
+        Action::ToggleModels,
+        Action::ToggleWorkloads,
+        Action::ToggleGpus,
+        Action::ToggleEngines,
+        Action::ToggleErrors,
+        Action::ToggleTools,
+        Action::ToggleInOut,
+        Action::ToggleProbes,
+        Action::ToggleFindings,
+    ];
+    let full = Snapshot { engines: fixture::engines(), gpus: fixture::gpus(), ..fixture::counted() };
+    let full = Snapshot { findings: fixture::findings(), ..full };
+    for page in pages {
+        for is_lower in [false, true] {
+            let mut state = with((200, 60), full.clone());
+            state.apply(page.clone());
+            if is_lower {
+                state.apply(Action::SwitchFocus);
+            }
+            let shown = state.focused().expect("a list").clone();
+            for column in shown.list.columns.iter().filter(|column| !column.is_extra) {
+                state.apply(Action::SortRight);
+                let now = state.focused().expect("a list");
+                assert_eq!(now.list.rows.len(), shown.list.rows.len());
+                let (sorted, _) = now.sorted.expect("a column");
+                assert_eq!(now.list.columns[sorted].title, column.title);
+            }
+            for field in shown.list.fields() {
+                let value = match field.kind {
+                    crate::filter::Kind::Text => ":nothing-of-that-name",
+                    _ => ">1e15",
+                };
+                type_text(&mut state, &format!("{}{value}", field.name));
+                assert!(state.typing.as_ref().is_some_and(|typing| typing.error.is_none()), "{}", screen(&state));
+                assert!(state.focused().is_some_and(|shown| shown.list.rows.is_empty()), "{}", field.name);
+                state.apply(Action::Back);
+            }
+        }
+    }
+}

@@ -100,7 +100,7 @@ impl ListId {
     ];
 
     /// What it is called, also before there is anything in it.
-    fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Processes => "Processes",
             Self::Requests => "Requests",
