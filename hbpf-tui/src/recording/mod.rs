@@ -14,7 +14,7 @@ mod timeline;
 
 pub(crate) use file::Writer;
 pub(crate) use lines::{END, Lines};
-pub(crate) use sample::{EngineKey, Sample, engine_key};
+pub(crate) use sample::{EngineKey, Sample, engine_key, row_begins};
 pub(crate) use timeline::{Keep, Timeline};
 
 #[cfg(test)]

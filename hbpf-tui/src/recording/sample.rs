@@ -115,7 +115,6 @@ pub(crate) fn row_of(seconds: f64) -> i32 {
 }
 
 /// Where a row begins, in seconds.
-#[cfg(test)]
 pub(crate) fn row_begins(row: i32) -> f64 {
     (f64::from(row) / PER_DOUBLING).exp2()
 }

@@ -9,7 +9,7 @@ use super::paint::{Painter, Piece, width};
 use super::state::{Overlay, State, Typed, Typing};
 use super::theme::Theme;
 use super::views::Page;
-use super::{detail, header, layout, overlay, tables, totals};
+use super::{charts, detail, header, layout, overlay, tables, totals};
 use crate::list::Key;
 use crate::table::Tone;
 
@@ -36,6 +36,7 @@ fn page(painter: &mut Painter<'_>, body: Rect, state: &State) {
     match &state.page {
         Page::Main => totals::draw(painter, areas.top, state),
         Page::Gpus => tables::gpu_histories(painter, areas.middle, state),
+        Page::Charts => charts::draw(painter, areas.top, state),
         Page::Findings => detail::advice(painter, areas.middle, state),
         Page::Of(Key::Request(id)) => detail::request(painter, areas.top, state, id),
         Page::Of(key) => detail::draw(painter, &areas, state, key),
@@ -78,6 +79,7 @@ fn footer(painter: &mut Painter<'_>, area: Rect, state: &State) {
             ("< >", "sort"),
             ("/", "filter"),
             ("o", "columns"),
+            ("v", "over time"),
             ("t", "workloads"),
             ("m", "models"),
             ("f", "failures"),
@@ -93,6 +95,9 @@ fn footer(painter: &mut Painter<'_>, area: Rect, state: &State) {
             ("1-6", "switch"),
             ("e", "findings"),
         ],
+        (None, Page::Charts) => {
+            &[("?", "help"), ("q", "quit"), ("Esc", "back"), ("w", "more or less time"), ("Space", "freeze")]
+        }
         (None, Page::Of(Key::Request(_))) => {
             &[("?", "help"), ("q", "quit"), ("Esc", "back"), ("Up Down", "scroll"), ("Space", "freeze")]
         }
@@ -130,6 +135,7 @@ fn footer(painter: &mut Painter<'_>, area: Rect, state: &State) {
     let makes_sense = |key: &str| match key {
         "i" => has(|snapshot| !snapshot.engines.is_empty()),
         "c" => has(|snapshot| !snapshot.tools.is_empty()),
+        "s" => matches!(state.page, Page::Of(Key::Process(_))),
         "Tab" => state.shown.len() > 1,
         "Enter" if state.overlay.is_none() => {
             state.focused().is_some_and(|shown| shown.list.rows.iter().any(|row| row.opens.is_some()))

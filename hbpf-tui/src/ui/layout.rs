@@ -68,7 +68,7 @@ impl Areas {
 pub(crate) fn areas(body: Rect, state: &State) -> Areas {
     match &state.page {
         Page::Main => main(body, state.focused_place()),
-        Page::Of(Key::Request(_) | Key::Row(_)) => Areas { top: body, ..Areas::default() },
+        Page::Charts | Page::Of(Key::Request(_) | Key::Row(_)) => Areas { top: body, ..Areas::default() },
         Page::Of(key) => of_one(body, detail::facts_height(state, key)),
         page => {
             let rows: Vec<usize> = state.shown.iter().map(|shown| shown.list.rows.len().max(1)).collect();

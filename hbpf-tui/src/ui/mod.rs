@@ -1,6 +1,7 @@
 //! The terminal UI: events in, state changed in one place, frames drawn when something has changed.
 
 mod chart;
+mod charts;
 mod detail;
 mod draw;
 mod header;

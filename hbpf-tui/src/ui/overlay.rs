@@ -9,7 +9,7 @@ use super::state::{Overlay, State};
 use crate::table::Tone;
 
 /// Keys and what they do; an empty key continues the line above or explains.
-const HELP: [(&str, &str); 75] = [
+const HELP: [(&str, &str); 76] = [
     ("Up Down PgUp PgDn", "move the selection (also k j); Home follows the top row"),
     ("Enter", "details of what is selected: a process, request, model,"),
     ("", "endpoint, workload, or what a finding is about"),
@@ -21,6 +21,7 @@ const HELP: [(&str, &str); 75] = [
     ("", "model:qwen ttft>500ms !pid:41; requests by status:5xx, too"),
     ("o", "which columns are shown, and in what order"),
     ("a", "show or hide processes without model traffic"),
+    ("v", "over time: tokens, requests, failures, waiting times, load"),
     ("w", "latencies over the window or since the start"),
     ("s", "in a process's details: its other role"),
     ("t", "workloads: pods, containers, units, trees of processes"),

@@ -8,6 +8,7 @@ use hbpf_core::snapshot::{Request, Snapshot};
 use hbpf_host::protocol::Group;
 use jiff::Timestamp;
 
+use super::charts::Reach;
 use super::draw;
 use super::layout::{self, Areas};
 use super::time::{History, Jump, Jumped, Source, Time};
@@ -84,6 +85,7 @@ pub(crate) enum Action {
     ToggleInOut,
     ToggleProbes,
     ToggleFindings,
+    ToggleCharts,
     Show(Overlay),
 }
 
@@ -180,6 +182,8 @@ pub(crate) struct State {
     /// Whether processes without model traffic are listed.
     pub(crate) show_idle: bool,
     pub(crate) span: Span,
+    /// How much time charts show.
+    pub(crate) reach: Reach,
     /// In the detail of a process with both roles: show the other one.
     pub(crate) other_role: bool,
     pub(crate) typing: Option<Typing>,
@@ -238,6 +242,7 @@ impl State {
             shown: Vec::new(),
             show_idle: true,
             span: Span::default(),
+            reach: Reach::default(),
             other_role: false,
             typing: None,
             notice: None,
@@ -425,6 +430,7 @@ impl State {
             Action::SortRight => self.sort_by(true),
             Action::SortLeft => self.sort_by(false),
             Action::SortInvert => self.invert(),
+            Action::ToggleSpan if self.page == Page::Charts => self.reach = self.reach.next(),
             Action::ToggleSpan => self.span = self.span.other(),
             Action::ToggleRole => self.other_role = !self.other_role,
             Action::ToggleIdle => self.show_idle = !self.show_idle,
@@ -436,6 +442,7 @@ impl State {
             Action::ToggleInOut => self.toggle_page(Page::InOut),
             Action::ToggleGpus => self.toggle_page(Page::Gpus),
             Action::ToggleProbes => self.toggle_page(Page::Probes),
+            Action::ToggleCharts => self.toggle_page(Page::Charts),
             Action::ToggleFindings => self.toggle_page(Page::Findings),
             Action::Show(Overlay::Columns) if self.focused().is_none() => {}
             Action::Show(overlay) => {

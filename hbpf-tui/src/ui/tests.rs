@@ -434,20 +434,24 @@ fn ascii_terminals_get_ascii() {
 
 #[test]
 fn no_size_panics() {
-    let actions: [&[Action]; 13] = [
+    let actions: [&[Action]; 17] = [
         &[Action::ToggleTools, Action::Move(Motion::End)],
         &[Action::ToggleEngines, Action::Move(Motion::End)],
         &[Action::ToggleInOut, Action::Move(Motion::End)],
         &[Action::ToggleProbes, Action::Move(Motion::End)],
         &[Action::ToggleModels, Action::Move(Motion::End)],
         &[Action::ToggleWorkloads, Action::Move(Motion::End)],
+        &[Action::ToggleCharts, Action::ToggleSpan],
+        &[Action::ToggleFindings, Action::Move(Motion::End)],
+        &[Action::ToggleModels, Action::Open, Action::Open],
+        &[Action::Show(Overlay::Columns), Action::Move(Motion::End)],
         &[Action::ToggleGpus, Action::Move(Motion::End)],
         &[],
         &[Action::SwitchFocus, Action::Move(Motion::End)],
         &[Action::Open, Action::Move(Motion::End)],
         &[Action::SwitchFocus, Action::Open],
         &[Action::Show(Overlay::Help), Action::Move(Motion::End)],
-        &[Action::ToggleFindings, Action::TogglePause],
+        &[Action::TogglePause],
     ];
     let sizes = || (1..=40).flat_map(|width| (1..=20).map(move |height| (width, height)));
     let theme = Theme::new(&UTF8);
@@ -976,5 +980,27 @@ fn every_list_can_be_sorted_and_filtered() {
                 state.apply(Action::Back);
             }
         }
+    }
+}
+
+#[test]
+fn what_was_over_time() {
+    for size in SIZES {
+        let mut state = fresh(Source::Live, size);
+        let rich = Snapshot { gpus: fixture::gpus(), ..fixture::rich() };
+        for i in 0..140_u32 {
+            let mut snapshot = rich.clone();
+            snapshot.captured_at += jiff::SignedDuration::from_secs(if i < 70 { i.into() } else { (i + 30).into() });
+            let swing = 0.6 + 0.4 * (f64::from(i) * 0.21).sin();
+            let totals = &mut snapshot.totals;
+            totals.tokens_per_second.output = Some(800.0 * swing);
+            totals.requests_in_flight = Some(u64::from(i % 13));
+            totals.failed_total += u64::from(i / 50);
+            let times = (1..60).map(|n| f64::from(n) * 0.01 * swing * swing).collect();
+            totals.latency.window.time_to_first_token_seconds = fixture::distribution(times);
+            update(&mut state, snapshot);
+        }
+        state.apply(Action::ToggleCharts);
+        insta::assert_snapshot!(format!("charts_{}x{}", size.0, size.1), screen(&state));
     }
 }

@@ -30,6 +30,8 @@ pub(crate) struct Symbols {
     pub(crate) rule: char,
     /// Bars of rising height, from nothing to full.
     pub(crate) bars: [char; 9],
+    /// Shades of a heat map, from nothing to full.
+    pub(crate) shades: [char; 5],
     /// The used and the free part of a meter.
     pub(crate) meter: [char; 2],
     /// Marks of what is on and of what is not.
@@ -50,6 +52,7 @@ pub(crate) struct Symbols {
 pub(crate) const UNICODE: Symbols = Symbols {
     rule: '─',
     bars: [' ', '▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'],
+    shades: [' ', '░', '▒', '▓', '█'],
     meter: ['■', '·'],
     on: '●',
     off: '○',
@@ -66,6 +69,7 @@ const ASCII: Symbols = Symbols {
     rule: '-',
     // Two heights in a cell are all that ASCII can show.
     bars: [' ', '.', '.', ':', ':', '|', '|', '#', '#'],
+    shades: [' ', '.', ':', '*', '#'],
     meter: ['#', '.'],
     on: '+',
     off: '-',
@@ -193,7 +197,7 @@ mod tests {
         let s = &theme.symbols;
         let all = [s.rule, s.on, s.off, s.ascending, s.descending, s.ellipsis];
         assert!(
-            all.iter().chain(&s.bars).chain(&s.meter).all(char::is_ascii)
+            all.iter().chain(&s.bars).chain(&s.shades).chain(&s.meter).all(char::is_ascii)
                 && s.separator.is_ascii()
                 && s.into.is_ascii()
                 && s.at_least.is_ascii()

@@ -134,6 +134,16 @@ impl Time {
         History(self.shown.as_ref().map_or(&[], |shown| &shown.samples))
     }
 
+    /// The samples of the shown frame and of those before it, so far back or all there are.
+    pub(crate) fn samples(&self, time: Option<Duration>) -> Vec<Arc<Sample>> {
+        let Some(shown) = &self.shown else { return Vec::new() };
+        let timeline = self.timeline();
+        let from = time.and_then(|time| shown.snapshot.captured_at.checked_sub(time).ok());
+        let first = from.map_or(timeline.range().start, |from| timeline.at(from));
+        timeline
+            .samples_to(shown.number, usize::try_from((shown.number + 1).saturating_sub(first)).unwrap_or(usize::MAX))
+    }
+
     /// Whether an earlier frame stands while newer ones come.
     pub(crate) fn is_frozen(&self) -> bool {
         self.source == Source::Live && self.at.is_some()

@@ -147,6 +147,8 @@ pub(crate) enum Page {
     Probes,
     /// What deserves attention.
     Findings,
+    /// What was over time.
+    Charts,
     /// One process, request, model, endpoint or workload.
     Of(Key),
 }
@@ -165,6 +167,7 @@ impl Page {
             Self::InOut => &[ListId::InOut, ListId::Disks],
             Self::Probes => &[ListId::Costs, ListId::Places],
             Self::Findings => &[ListId::Findings],
+            Self::Charts => &[],
             Self::Of(Key::Request(_) | Key::Row(_)) => &[],
             Self::Of(_) => &[ListId::Its],
         }
@@ -183,6 +186,7 @@ impl Page {
             Self::InOut => "Disks, net".to_owned(),
             Self::Probes => "Probes".to_owned(),
             Self::Findings => "Findings".to_owned(),
+            Self::Charts => "Over time".to_owned(),
             Self::Of(key) => key_name(key),
         }
     }
