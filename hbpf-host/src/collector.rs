@@ -586,9 +586,11 @@ impl Worker {
 
     fn flush_requests(&mut self) -> Result<(), CollectError> {
         let sink = &mut self.sink;
+        self.helper.judge(&sink.verdicts);
+        sink.verdicts.clear();
         if self.helper.keeps_up() {
-            if !sink.verdicts.is_empty() {
-                self.helper.send(Request::Verdicts(std::mem::take(&mut sink.verdicts)))?;
+            if !sink.servers.is_empty() {
+                self.helper.send(Request::Servers(std::mem::take(&mut sink.servers)))?;
             }
             for path in std::mem::take(&mut sink.learned) {
                 self.helper.send(Request::Learn(path))?;
@@ -739,7 +741,8 @@ mod tests {
         let (ours, theirs) = socket::pair().unwrap();
         // Stands for the helper.
         let process = std::process::Command::new("true").spawn().unwrap();
-        let helper = HelperClient::new(ours, nix::unistd::Pid::from_raw(process.id().cast_signed()));
+        let (lane, _) = socket::pair().unwrap();
+        let helper = HelperClient::new(ours, lane, nix::unistd::Pid::from_raw(process.id().cast_signed()));
         let options = Options {
             groups: Vec::new(),
             window: Duration::from_secs(5),

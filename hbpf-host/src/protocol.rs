@@ -9,7 +9,7 @@ use hbpf_core::aggregate::WorkloadFacts;
 use hbpf_core::inference::{EngineKind, Place};
 use hbpf_core::label::{Label, Text};
 use hbpf_core::snapshot::{Cgroup, Container, Gpu, Host, HottestThread, TlsVisibility};
-use hbpf_ebpf::{LifecycleEvent, action, source};
+use hbpf_ebpf::LifecycleEvent;
 use serde::{Deserialize, Serialize};
 
 /// Longest message in either direction.
@@ -83,8 +83,9 @@ pub enum Request {
     Attach(Vec<Group>),
     /// Detach these groups. Answered likewise.
     Detach(Vec<Group>),
-    /// Judgements of client messages, at most [`MAX_VERDICTS`].
-    Verdicts(Vec<FlowVerdict>),
+    /// Processes, at most [`MAX_VERDICTS`], and whether they serve tools on standard input and output. (Judgements of connections
+    /// go over a socket of their own, as lists of no more.)
+    Servers(Vec<(u32, bool)>),
     /// A request-target (path without query) at which a model answered: capture it from its first byte from now on.
     Learn(String),
     /// Take a sample: [`Reply::Host`], [`Reply::Samples`], [`Reply::Details`], [`Reply::Gpu`], [`Reply::Counted`],
@@ -138,7 +139,7 @@ pub struct Limits {
 pub struct FlowVerdict {
     /// `hbpf_ebpf::source`.
     pub source: u8,
-    /// Process, for TLS and standard input and output.
+    /// Process, for TLS.
     pub pid: u32,
     /// Connection object or socket cookie.
     pub handle: u64,
@@ -148,14 +149,6 @@ pub struct FlowVerdict {
     pub message: u32,
     /// `hbpf_ebpf::action`.
     pub action: u32,
-}
-
-impl FlowVerdict {
-    /// Whether it says that a process's standard input and output are, or are not, those of an MCP server; `None` where it is about
-    /// something else.
-    pub(crate) fn of_server(&self) -> Option<bool> {
-        (self.source == source::STDIO).then_some(self.action != action::OPAQUE)
-    }
 }
 
 /// A socket whose owner is asked for.

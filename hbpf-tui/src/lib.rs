@@ -18,6 +18,7 @@ mod inout;
 mod list;
 mod live;
 mod prices;
+mod privacy;
 mod probes;
 mod recording;
 mod rows;

@@ -158,3 +158,45 @@ impl filter::Row for Picked<'_> {
         names.chain([self.row.also.as_str()]).any(|name| name.to_lowercase().contains(text))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::table::Align;
+
+    fn list() -> List {
+        let row = |name: &str, number: Option<f64>| {
+            let cells = vec![Cell::new(name, Tone::Plain), Cell::number(number, |number| format!("{number:.0}"))];
+            Row::new(Key::Row(name.to_owned()), cells)
+        };
+        let part = |name| Row { is_part: true, ..row(name, None) };
+        let last = Row { stands_back: true, ..row("last", Some(99.0)) };
+        let rows = vec![row("a", Some(1.25)), part("a.0"), row("b", None), row("c", Some(3.0)), last];
+        let columns = vec![Column::flexible("NAME", 4, 9, 9), Column::fixed("COST $", Align::Right, 6, 8)];
+        List { columns, rows }
+    }
+
+    fn names(list: &List) -> Vec<&str> {
+        list.rows.iter().map(|row| row.cells[0].text.as_str()).collect()
+    }
+
+    #[test]
+    fn parts_stay_with_what_they_are_of_and_the_unknown_comes_last() {
+        let mut list = list();
+        list.sort(1, true);
+        assert_eq!(names(&list), ["c", "a", "a.0", "b", "last"]);
+        list.sort(1, false);
+        assert_eq!(names(&list), ["a", "a.0", "c", "b", "last"]);
+        list.sort(0, true);
+        assert_eq!(names(&list), ["c", "b", "a", "a.0", "last"]);
+    }
+
+    #[test]
+    fn csv_has_numbers_in_full_and_nothing_that_a_spreadsheet_would_compute() {
+        let mut list = list();
+        list.rows.truncate(1);
+        assert_eq!(list.to_csv(&[1, 0]), "COST $,NAME\n1.25,a\n");
+        let quoted: Vec<String> = ["a,b", "say \"x\"", "=1+1", "-5", "-x", "@x", "-", "two\nlines"].map(quoted).into();
+        assert_eq!(quoted, ["\"a,b\"", "\"say \"\"x\"\"\"", "'=1+1", "-5", "'-x", "'@x", "-", "\"two\nlines\""]);
+    }
+}

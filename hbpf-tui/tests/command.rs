@@ -3,10 +3,13 @@
 use std::fs::File;
 use std::io::{BufReader, Read, Write};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::Path;
 use std::process::{Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::pty::{Winsize, openpty};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::termios::{SetArg, Termios, tcgetattr, tcsetattr};
@@ -127,13 +130,22 @@ struct Session {
 
 impl Session {
     fn start() -> Self {
+        Self::start_in(Path::new("."))
+    }
+
+    /// The same in another directory.
+    fn start_in(directory: &Path) -> Self {
         let size = Winsize { ws_row: 24, ws_col: 80, ws_xpixel: 0, ws_ypixel: 0 };
         let pty = openpty(Some(&size), None).expect("a pseudo terminal");
+        for end in [&pty.master, &pty.slave] {
+            // Not for those that other tests start meanwhile: their end would be waited for.
+            fcntl(end, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).expect("it is ours");
+        }
         let before = tcgetattr(&pty.slave).expect("its modes");
         let end = || Stdio::from(pty.slave.try_clone().expect("a descriptor"));
         let mut command = hbpf(&["top", "--replay", RECORDING]);
         // A process group of its own, as a shell with job control gives: without, the kernel may not let it be stopped.
-        command.stdin(end()).stdout(end()).stderr(end()).process_group(0);
+        command.stdin(end()).stdout(end()).stderr(end()).process_group(0).current_dir(directory);
         let child = command.spawn().expect("hbpf runs");
         let keyboard = File::from(pty.master.try_clone().expect("a descriptor"));
         let screen = BufReader::new(File::from(pty.master));
@@ -242,7 +254,7 @@ fn what_others_did_to_the_terminal_meanwhile_is_undone() {
 }
 
 /// Takes a snapshot without probes into a file.
-fn snapshot_to(path: &std::path::Path, as_sudo_user: Option<&str>) -> Output {
+fn snapshot_to(path: &Path, as_sudo_user: Option<&str>) -> Output {
     let path = path.to_str().expect("UTF-8");
     let mut command = hbpf(&["snapshot", "--json", "--duration", "100ms", "--no-tls", "--no-plain", "-o", path]);
     command.env_remove("SUDO_UID").env_remove("SUDO_GID");
@@ -254,9 +266,9 @@ fn snapshot_to(path: &std::path::Path, as_sudo_user: Option<&str>) -> Output {
 
 #[test]
 fn a_snapshot_to_a_dash_goes_to_standard_output() {
-    let output = snapshot_to(std::path::Path::new("-"), None);
+    let output = snapshot_to(Path::new("-"), None);
     assert!(output.status.success(), "{}", text(&output.stderr));
-    assert!(text(&output.stdout).starts_with('{') && !std::path::Path::new("-").exists());
+    assert!(text(&output.stdout).starts_with('{') && !Path::new("-").exists());
 }
 
 #[test]
@@ -306,6 +318,35 @@ fn under_sudo_a_file_is_the_users_and_where_the_user_may_write() {
     assert_eq!(output.status.code(), Some(1));
     assert!(text(&output.stderr).contains("Permission denied"), "{}", text(&output.stderr));
     assert!(!roots.join("out").exists());
+}
+
+/// What is seen is handed on as files, which the view itself, confined as it is, could not make.
+#[test]
+fn what_is_seen_is_handed_on() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let mut session = Session::start_in(directory.path());
+    for (keys, ends_with, begins_with) in [
+        ("x\r", "snapshot.json", "{\n  \"schema\": \"hbpf.snapshot/1\""),
+        ("xj\r", "processes.csv", "PID,"),
+        ("xjj\r", "screen.txt", " hbpf "),
+        ("xjjj\r", "screen.svg", "<svg "),
+    ] {
+        session.keyboard.write_all(keys.as_bytes()).expect("a keyboard");
+        session.read_until("written: ");
+        let files = std::fs::read_dir(directory.path()).expect("it is ours").flatten();
+        let file = files.map(|file| file.path()).find(|path| path.to_string_lossy().ends_with(ends_with));
+        let file = file.unwrap_or_else(|| panic!("{ends_with} is not there"));
+        assert_eq!(file.metadata().expect("it is ours").mode() & 0o777, 0o600, "for its owner alone");
+        let content = std::fs::read_to_string(&file).expect("text");
+        assert!(content.starts_with(begins_with), "{}", &content[..content.len().min(200)]);
+    }
+    // Nothing is written over.
+    session.keyboard.write_all(b"x\r").expect("a keyboard");
+    session.read_until("writes over nothing");
+    session.keyboard.write_all(b"xG\r").expect("a keyboard");
+    session.read_until("\u{1b}]52;c;");
+    session.keyboard.write_all(b"q").expect("a keyboard");
+    assert_eq!(session.ended().code(), Some(0));
 }
 
 /// Whoever replays as root is not root while the recording is read.

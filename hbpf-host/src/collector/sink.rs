@@ -15,8 +15,8 @@ use crate::decode;
 
 use crate::protocol::{FlowVerdict, MAX_LEARNED_TARGETS, MAX_TARGET_BYTES, SocketQuery};
 
-/// Verdicts kept while the helper is busy: as many as the kernel side holds.
-const MAX_VERDICTS_WAITING: usize = 16_384;
+/// Judgements of processes kept while the helper is busy: it looks at fewer.
+const MAX_SERVERS_WAITING: usize = 1024;
 
 /// What the engine reports to.
 pub(super) struct EngineSink {
@@ -25,7 +25,10 @@ pub(super) struct EngineSink {
     pub(super) traffic: Traffic,
     /// TLS connections as sockets show them.
     pub(super) sealed: Sealed,
+    /// Of connections.
     pub(super) verdicts: Vec<FlowVerdict>,
+    /// Processes, and whether they serve tools on standard input and output.
+    pub(super) servers: Vec<(u32, bool)>,
     pub(super) learned: Vec<String>,
     /// Everything that was ever learned: the helper remembers it, too.
     told: HashSet<String>,
@@ -41,6 +44,7 @@ impl EngineSink {
             traffic: Traffic::default(),
             sealed: Sealed::default(),
             verdicts: Vec::new(),
+            servers: Vec::new(),
             learned: Vec::new(),
             told: HashSet::new(),
             owners: Vec::new(),
@@ -69,16 +73,18 @@ impl Observer for EngineSink {
 
     fn verdict(&mut self, verdict: Verdict) {
         let Verdict { connection, message, action } = verdict;
-        if self.verdicts.len() >= MAX_VERDICTS_WAITING {
-            // By the time that the helper takes any, these are over.
-            self.verdicts.clear();
-        }
+        let source = match connection.source {
+            Source::Tls => source::TLS,
+            Source::Tcp => source::TCP,
+            Source::Stdio => {
+                if self.servers.len() < MAX_SERVERS_WAITING {
+                    self.servers.push((connection.pid, action != Action::Opaque));
+                }
+                return;
+            }
+        };
         self.verdicts.push(FlowVerdict {
-            source: match connection.source {
-                Source::Tls => source::TLS,
-                Source::Tcp => source::TCP,
-                Source::Stdio => source::STDIO,
-            },
+            source,
             pid: connection.pid,
             handle: connection.handle,
             generation: connection.generation,

@@ -5,6 +5,7 @@
 
 mod ask;
 mod endings;
+mod judge;
 mod outbox;
 mod rescan;
 
@@ -67,10 +68,10 @@ const REQUEST_BATCH: usize = 64;
 
 /// Runs the helper until the other side has gone.
 ///
-/// `gpus` is the process that reads GPUs.
-pub(crate) fn main(socket: OwnedFd, gpus: Option<GpuReader>, options: &SplitOptions) -> ! {
+/// `lane` is the socket for verdicts, `gpus` the process that reads GPUs.
+pub(crate) fn main(socket: OwnedFd, lane: OwnedFd, gpus: Option<GpuReader>, options: &SplitOptions) -> ! {
     detach_from_terminal();
-    close_others(&std::iter::once(&socket).chain(gpus.as_ref().map(|reader| &reader.socket)).collect::<Vec<_>>());
+    close_others(&[&socket, &lane].into_iter().chain(gpus.as_ref().map(|reader| &reader.socket)).collect::<Vec<_>>());
     raise_descriptor_limit();
     let mut outbox = Outbox::new(Socket::new(socket));
     if let Err(error) = privsep::hold_helper(options) {
@@ -86,7 +87,13 @@ pub(crate) fn main(socket: OwnedFd, gpus: Option<GpuReader>, options: &SplitOpti
             *place = location.to_string();
         }
     }));
-    let ended = catch_unwind(AssertUnwindSafe(|| Helper::new(&mut outbox, gpus).run()));
+    let ended = catch_unwind(AssertUnwindSafe(|| {
+        let mut helper = Helper::new(&mut outbox, gpus);
+        if let Err(error) = judge::start(lane, helper.probes.verdicts()) {
+            helper.outbox.error("helper", &format!("starting a thread: {error}"));
+        }
+        helper.run();
+    }));
     if ended.is_err() {
         let place = place.lock().map(|place| place.clone()).unwrap_or_default();
         outbox.error("helper", &format!("the helper process failed at {place}; please report it"));
@@ -258,15 +265,14 @@ impl<'a> Helper<'a> {
                 self.switches += 1;
                 self.send_status();
             }
-            Request::Verdicts(verdicts) => {
-                for verdict in verdicts.iter().take(MAX_VERDICTS) {
-                    match verdict.of_server() {
-                        Some(true) => self.stdio.prove(verdict.pid),
-                        Some(false) => self.stdio.refute(verdict.pid),
-                        None => {}
+            Request::Servers(judged) => {
+                for (pid, is_server) in judged.into_iter().take(MAX_VERDICTS) {
+                    if is_server {
+                        self.stdio.prove(pid);
+                    } else {
+                        self.stdio.refute(pid);
+                        self.probes.refute_server(pid);
                     }
-                    let result = self.probes.verdict(verdict);
-                    self.report(result);
                 }
             }
             Request::Learn(path) => {
@@ -556,6 +562,8 @@ impl<'a> Helper<'a> {
         // A probe in a file that has been written over does harm.
         let news = self.libraries.take_news();
         self.apply(news);
+        let failed = self.probes.take_verdict_error().map_or(Ok(()), Err);
+        self.report(failed);
         let ended = self.endings.due(now, Path::new(PROC));
         self.handle_events(&ended);
         // Without uprobes there is no hurry to find libraries; attaching scans them all.

@@ -8,7 +8,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
 
-use crate::protocol::{MAX_PROCESSES, MAX_VERDICTS, Reply, Request};
+use crate::protocol::{FlowVerdict, MAX_PROCESSES, MAX_VERDICTS, Reply, Request};
 use crate::socket::{Socket, SocketError};
 
 /// Requests that may wait for a helper that does not read. It answers within milliseconds: this many mean that it hangs.
@@ -24,25 +24,27 @@ const END_TIMEOUT: Duration = Duration::from_secs(5);
 pub struct HelperClient {
     /// `None` only while dropping.
     socket: Option<Socket>,
+    /// For verdicts, which the helper carries out while it is busy with other things.
+    lane: Socket,
     helper: Pid,
     /// To wait for the helper's end with a time limit; `None` on kernels before 5.3.
     pidfd: Option<OwnedFd>,
 }
 
 impl HelperClient {
-    pub(crate) fn new(socket: OwnedFd, helper: Pid) -> Self {
+    pub(crate) fn new(socket: OwnedFd, lane: OwnedFd, helper: Pid) -> Self {
         // SAFETY: the call takes two integers and returns a new descriptor or an error.
         let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, helper.as_raw(), 0) };
         // SAFETY: a descriptor that is not negative has just been made for us.
         let pidfd = i32::try_from(fd).ok().filter(|fd| *fd >= 0).map(|fd| unsafe { OwnedFd::from_raw_fd(fd) });
-        Self { socket: Some(Socket::new(socket)), helper, pidfd }
+        Self { socket: Some(Socket::new(socket)), lane: Socket::new(lane), helper, pidfd }
     }
 
     /// Sends a request without blocking. Lists beyond the protocol's limits are sent as several requests, except that
     /// [`Request::Sample`] names at most [`MAX_PROCESSES`] processes: the rest is left out.
     pub fn send(&mut self, request: Request) -> Result<(), SocketError> {
         match request {
-            Request::Verdicts(list) => self.send_parts(&list, MAX_VERDICTS, Request::Verdicts),
+            Request::Servers(list) => self.send_parts(&list, MAX_VERDICTS, Request::Servers),
             Request::Describe(list) => self.send_parts(&list, MAX_PROCESSES, Request::Describe),
             Request::FindOwners(list) => self.send_parts(&list, MAX_PROCESSES, Request::FindOwners),
             Request::Sample { sequence, mut closely, others } => {
@@ -50,6 +52,16 @@ impl HelperClient {
                 self.send_one(&Request::Sample { sequence, closely, others })
             }
             other => self.send_one(&other),
+        }
+    }
+
+    /// Sends judgements of connections, which do not wait for requests that were sent before. Where the helper does not take them
+    /// they are dropped, for what they are about is over by then; what is not captured for it is counted where it is missed.
+    pub fn judge(&mut self, verdicts: &[FlowVerdict]) {
+        for part in verdicts.chunks(MAX_VERDICTS) {
+            if self.lane.backlog() >= MAX_BACKLOG || self.lane.send(&part, None).is_err() {
+                return;
+            }
         }
     }
 

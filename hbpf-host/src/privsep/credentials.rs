@@ -45,9 +45,23 @@ pub struct DropError {
 
 /// Gives up everything: user, groups, capabilities, and the chance to get any of them back.
 pub(super) fn give_up(account: Option<Account>) -> Result<(), DropError> {
-    let failed = |step: &'static str| move |error: Errno| DropError { step, error: error.into() };
     capabilities::empty_bounding_set();
     stop_being_root(account)?;
+    keep_nothing()
+}
+
+/// Gives up all that the user who has started hbpf does not have: under sudo that is who has called it, and without it who it is
+/// already, root included, but without its capabilities.
+pub(super) fn be_the_user() -> Result<(), DropError> {
+    capabilities::empty_bounding_set();
+    if let Some(account) = Account::of_sudo() {
+        stop_being_root(Some(account))?;
+    }
+    keep_nothing()
+}
+
+fn keep_nothing() -> Result<(), DropError> {
+    let failed = |step: &'static str| move |error: Errno| DropError { step, error: error.into() };
     capabilities::keep_none().map_err(failed("capabilities"))?;
     prctl::set_no_new_privs().map_err(failed("no_new_privs"))?;
     hide_memory()?;

@@ -7,6 +7,7 @@ mod credentials;
 mod filter;
 mod guard;
 mod output;
+mod scribe;
 
 use std::io;
 use std::path::PathBuf;
@@ -24,6 +25,7 @@ use credentials::Keeper;
 pub use credentials::{Account, DropError};
 pub use filter::ConfineError;
 pub use output::{OutputError, create_output};
+pub use scribe::Scribe;
 
 use crate::gpu::GpuReader;
 use crate::protocol::Group;
@@ -61,17 +63,17 @@ pub enum SplitError {
 pub fn split(options: &SplitOptions) -> Result<HelperClient, SplitError> {
     require_one_thread()?;
     let gpus = fork_gpu_reader(options)?;
-    let (ours, theirs) = socket::pair()?;
+    let ((ours, theirs), (our_lane, their_lane)) = (socket::pair()?, socket::pair()?);
     // SAFETY: this is the only thread, so the child's memory is as consistent as ours.
     match unsafe { fork() }.map_err(io::Error::from)? {
         ForkResult::Child => {
-            drop(ours);
-            helper::main(theirs, gpus, options)
+            drop((ours, our_lane));
+            helper::main(theirs, their_lane, gpus, options)
         }
         ForkResult::Parent { child } => {
-            drop((theirs, gpus));
+            drop((theirs, their_lane, gpus));
             take_precedence();
-            let client = HelperClient::new(ours, child);
+            let client = HelperClient::new(ours, our_lane, child);
             credentials::give_up(options.account)?;
             Ok(client)
         }

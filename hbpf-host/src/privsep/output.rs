@@ -49,7 +49,8 @@ pub fn create_output(path: &Path) -> Result<File, OutputError> {
     }
 }
 
-fn create(path: &Path) -> Result<File, OutputError> {
+/// The same with this process's own rights.
+pub(super) fn create(path: &Path) -> Result<File, OutputError> {
     let mut options = OpenOptions::new();
     options.read(true).write(true).create_new(true).mode(MODE).custom_flags(libc::O_NOFOLLOW | libc::O_NOCTTY);
     options.open(path).map_err(|error| match error.kind() {

@@ -15,6 +15,7 @@ mod stdio;
 mod tls;
 mod tracefs;
 mod trap;
+mod verdicts;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;
@@ -26,19 +27,18 @@ use aya::sys::{Stats, enable_stats};
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 use hbpf_core::label::Label;
 use hbpf_ebpf::{
-    EVENTS_RING_BYTES, LifecycleEvent, SOCKET_OWNED_AT, TASK_TGID_AT, Tally, TallyKey, action, counter, limit, source,
-    target,
+    EVENTS_RING_BYTES, LifecycleEvent, SOCKET_OWNED_AT, TASK_TGID_AT, Tally, TallyKey, counter, limit, target,
 };
 
 use crate::btf::Places;
 use crate::discover::{Library, LibraryId, StdioServer};
 use crate::privsep;
 use crate::protocol::{
-    FlowVerdict, Group, Limits, MAX_LEARNED_TARGETS, MAX_TARGET_BYTES, MAX_TLS_USERS, ProbeStatus, TlsUser, Trap,
-    TrapCost,
+    Group, Limits, MAX_LEARNED_TARGETS, MAX_TARGET_BYTES, MAX_TLS_USERS, ProbeStatus, TlsUser, Trap, TrapCost,
 };
 use stdio::Stdio;
 use tls::Tls;
+pub(crate) use verdicts::Verdicts;
 
 /// Longest text of an error that is handed on: a verifier's log has thousands of lines.
 const MAX_ERROR_CHARS: usize = 300;
@@ -84,6 +84,7 @@ pub(crate) struct Probes {
     loaded: Option<Loaded>,
     tls: Tls,
     stdio: Stdio,
+    verdicts: Verdicts,
     states: BTreeMap<Group, State>,
     /// Hashes of learned request-targets; they outlive the maps.
     learned: BTreeSet<u64>,
@@ -100,7 +101,6 @@ struct Loaded {
     ebpf: Ebpf,
     places: Places,
     lifecycle: RingBuf<MapData>,
-    verdicts: HashMap<MapData, Key, Value>,
     targets: HashMap<MapData, u64, u8>,
     counters: PerCpuArray<MapData, u64>,
     limits: Array<MapData, u64>,
@@ -119,6 +119,7 @@ impl Probes {
             loaded: None,
             tls: Tls::default(),
             stdio: Stdio::default(),
+            verdicts: Verdicts::default(),
             states,
             learned,
             cgroup: None,
@@ -239,6 +240,7 @@ impl Probes {
         }
         if !self.any_on() {
             self.loaded = None;
+            self.verdicts.set_map(None);
         }
     }
 
@@ -252,13 +254,13 @@ impl Probes {
         for hash in builtin.chain(self.learned.iter().copied()) {
             targets.insert(hash, 1, 0).map_err(|error| ProbeError::new("map TARGETS", &error))?;
         }
+        self.verdicts.set_map(Some(typed(&mut ebpf, "VERDICTS")?));
         let mut limits = typed(&mut ebpf, "LIMITS")?;
         write_limits(&mut limits, self.limits)?;
         let loaded = Loaded {
             places,
             limits,
             lifecycle: typed(&mut ebpf, "LIFECYCLE")?,
-            verdicts: typed(&mut ebpf, "VERDICTS")?,
             targets,
             counters: typed(&mut ebpf, "COUNTERS")?,
             ends_are_certain: false,
@@ -333,29 +335,21 @@ impl Probes {
         users
     }
 
-    /// Tells the kernel a judgement.
-    pub(crate) fn verdict(&mut self, verdict: &FlowVerdict) -> Result<(), ProbeError> {
-        // Nothing is loaded when the groups were switched off while the verdict travelled.
-        let Some(loaded) = &mut self.loaded else { return Ok(()) };
-        if !is_known(verdict) {
-            return Ok(());
+    /// Takes the probes out of a process whose standard input and output speak something else.
+    pub(crate) fn refute_server(&mut self, pid: u32) {
+        if let Some(loaded) = &mut self.loaded {
+            self.stdio.remove(pid, &mut loaded.ebpf);
         }
-        if verdict.source == source::STDIO {
-            // There is nothing that the kernel would have to know: it looks, or it does not.
-            if verdict.of_server() == Some(false) {
-                self.stdio.remove(verdict.pid, &mut loaded.ebpf);
-            }
-            return Ok(());
-        }
-        let pid = if verdict.source == source::TLS { verdict.pid } else { 0 };
-        let key = Key(hbpf_ebpf::FlowKey {
-            handle: verdict.handle,
-            generation: verdict.generation,
-            pid,
-            source: verdict.source.into(),
-        });
-        let value = Value(hbpf_ebpf::Verdict { message: verdict.message, action: verdict.action });
-        loaded.verdicts.insert(key, value, 0).map_err(|error| ProbeError::new("map VERDICTS", &error))
+    }
+
+    /// Where verdicts are carried out.
+    pub(crate) fn verdicts(&self) -> Verdicts {
+        self.verdicts.clone()
+    }
+
+    /// What went wrong with one of them.
+    pub(crate) fn take_verdict_error(&mut self) -> Option<ProbeError> {
+        self.verdicts.take_error()
     }
 
     /// Captures messages to this request-target from their first byte from now on.
@@ -495,14 +489,6 @@ fn write_limits(map: &mut Array<MapData, u64>, limits: Limits) -> Result<(), Pro
 }
 
 /// Whether the kernel's programs know what to do with a judgement.
-fn is_known(verdict: &FlowVerdict) -> bool {
-    matches!(verdict.source, source::TLS | source::TCP | source::STDIO)
-        && matches!(
-            verdict.action,
-            action::IGNORE | action::CAPTURE | action::THIN_RESPONSE | action::OPAQUE | action::STREAM
-        )
-}
-
 fn absent(group: Group, why: String, failed: bool) -> ProbeStatus {
     let program = match group {
         Group::LlmTls => "ssl_*",
@@ -634,20 +620,6 @@ fn one_line(error: &dyn Error) -> String {
         None => line,
     }
 }
-
-#[derive(Clone, Copy)]
-#[repr(transparent)]
-struct Key(hbpf_ebpf::FlowKey);
-
-// SAFETY: two `u64` and two `u32` without padding.
-unsafe impl aya::Pod for Key {}
-
-#[derive(Clone, Copy)]
-#[repr(transparent)]
-struct Value(hbpf_ebpf::Verdict);
-
-// SAFETY: two `u32` without padding.
-unsafe impl aya::Pod for Value {}
 
 /// Calls and model messages of a process.
 #[derive(Clone, Copy)]

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use hbpf_core::prices::Prices;
 use hbpf_core::snapshot::Snapshot;
 use hbpf_host::collector::Options;
-use hbpf_host::privsep::{self, SplitOptions};
+use hbpf_host::privsep::{self, Scribe, SplitOptions};
 use hbpf_host::protocol::Group;
 
 use super::{each_frame, print};
@@ -25,14 +25,21 @@ pub(crate) fn run(arguments: &Top) -> Result<ExitCode> {
     if !arguments.batch && !ui::is_terminal() {
         bail!("standard output is no terminal; `hbpf top --batch` prints plain frames");
     }
+    let scribe = scribe(arguments)?;
     let start = source(arguments)?;
-    if arguments.batch { batch(start, arguments.count) } else { show(start) }
+    if arguments.batch { batch(start, arguments.count) } else { show(start, scribe) }
 }
 
 /// What delivers the frames, ready to be started. All that needs privileges or files is done.
 enum Start<'a> {
     Live(live::Session, Arc<Prices>, &'a Top),
     Recording(File),
+}
+
+/// Makes files for the live view, which plain frames have no need of. Before privileges go, and any thread starts.
+fn scribe(arguments: &Top) -> Result<Option<Scribe>> {
+    let scribe = (!arguments.batch).then(Scribe::start).transpose();
+    scribe.context("cannot start")
 }
 
 fn source(arguments: &Top) -> Result<Start<'_>> {
@@ -73,17 +80,17 @@ fn options(arguments: &Top, prices: Arc<Prices>) -> Options {
     }
 }
 
-fn show(start: Start<'_>) -> Result<ExitCode> {
+fn show(start: Start<'_>, scribe: Option<Scribe>) -> Result<ExitCode> {
     let ended = match start {
         Start::Live(session, prices, arguments) => {
             let timeline = Timeline::new(Keep::WATCHED)?;
             let options = options(arguments, prices);
-            ui::run(Source::Live, timeline, |sink| session.start(options, move |update| sink.deliver(update)))?
+            ui::run(Source::Live, timeline, scribe, |sink| session.start(options, move |update| sink.deliver(update)))?
                 .map(|why| bail!("collection has ended: {why}"))
         }
         Start::Recording(file) => {
             let (timeline, rest) = Timeline::open(file).context("cannot read the recording")?;
-            ui::run(Source::Replay, timeline, |sink| read(rest, sink))?.map(|_| Ok(()))
+            ui::run(Source::Replay, timeline, scribe, |sink| read(rest, sink))?.map(|_| Ok(()))
         }
     };
     ended.transpose().map(|_: Option<()>| ExitCode::SUCCESS)

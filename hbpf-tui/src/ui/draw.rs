@@ -31,6 +31,15 @@ pub(crate) fn draw(buffer: &mut Buffer, state: &State, theme: &Theme) {
     footer(&mut painter, footer_area, state);
 }
 
+/// Header and page, with nothing over them and no keys below.
+pub(crate) fn page_alone(buffer: &mut Buffer, state: &State, theme: &Theme) {
+    let mut painter = Painter { buffer, theme };
+    let size = (painter.buffer.area.width, painter.buffer.area.height);
+    let areas = layout::page(size, header::height(state));
+    header::draw(&mut painter, areas.header, state);
+    page(&mut painter, areas.body, state);
+}
+
 fn page(painter: &mut Painter<'_>, body: Rect, state: &State) {
     let areas = layout::areas(body, state);
     match &state.page {
@@ -62,7 +71,7 @@ fn footer(painter: &mut Painter<'_>, area: Rect, state: &State) {
     if let Some(typing) = &state.typing {
         return typed(painter, area, typing);
     }
-    if let Some(notice) = state.notice {
+    if let Some(notice) = &state.notice {
         let piece = painter.piece(format!(" {notice}"), Tone::Warn);
         return painter.pieces(area, &[piece]);
     }
@@ -70,6 +79,7 @@ fn footer(painter: &mut Painter<'_>, area: Rect, state: &State) {
         (Some(Overlay::Columns), _) => {
             &[("Space", "show or not"), ("< >", "move"), ("r", "as they were"), ("Enter", "close"), ("q", "quit")]
         }
+        (Some(Overlay::Save), _) => &[("Enter", "do it"), ("Up Down", "choose"), ("P", "privacy"), ("Esc", "close")],
         (Some(Overlay::Help), _) => &[("Esc", "close"), ("Up Down", "scroll"), ("q", "quit")],
         (None, Page::Main) => &[
             ("?", "help"),
@@ -94,6 +104,7 @@ fn footer(painter: &mut Painter<'_>, area: Rect, state: &State) {
             ("p", "probes"),
             ("1-6", "switch"),
             ("e", "findings"),
+            ("x", "hand on"),
         ],
         (None, Page::Charts) => {
             &[("?", "help"), ("q", "quit"), ("Esc", "back"), ("w", "more or less time"), ("Space", "freeze")]

@@ -53,6 +53,8 @@ fn of_key(key: &KeyEvent) -> Option<Action> {
         KeyCode::Char(digit @ '1'..='9') => Action::ToggleGroup(digit as usize - '1' as usize),
         KeyCode::Char('?' | 'h') | KeyCode::F(1) => Action::Show(Overlay::Help),
         KeyCode::Char('v') => Action::ToggleCharts,
+        KeyCode::Char('x') => Action::Show(Overlay::Save),
+        KeyCode::Char('P') => Action::TogglePrivacy,
         KeyCode::Char('o') => Action::Show(Overlay::Columns),
         KeyCode::Char('e') => Action::ToggleFindings,
         KeyCode::Up | KeyCode::Char('k') => Action::Move(Motion::Up),

@@ -10,6 +10,7 @@ mod job;
 mod layout;
 mod overlay;
 mod paint;
+mod save;
 mod state;
 mod tables;
 mod terminal;
@@ -31,12 +32,15 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use crossterm::event;
+use crossterm::clipboard::CopyToClipboard;
+use crossterm::{event, execute};
+use hbpf_host::privsep::Scribe;
 use jiff::Timestamp;
 use signal_hook::consts::{SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use self::job::JobControl;
+use self::save::{Document, Outlet};
 use self::state::{Action, Effect, State};
 use self::terminal::Screen;
 use self::theme::{Environment, Theme};
@@ -102,6 +106,7 @@ impl Sink {
 pub(crate) fn run(
     source: Source,
     timeline: Timeline,
+    scribe: Option<Scribe>,
     start: impl FnOnce(Sink) -> Result<Box<dyn Control>>,
 ) -> Result<Option<String>> {
     let timeline = Arc::new(Mutex::new(timeline));
@@ -117,9 +122,12 @@ pub(crate) fn run(
     let sink = Sink { timeline, events: sender.clone(), is_told: Arc::default() };
     let control = start(sink.clone())?;
     listen_to_terminal(sender);
+    let mut outlet = Hands { scribe };
     let mut clock = Instant::now();
     let drawn = loop {
-        let next = next(&events, &mut state, control.as_ref(), &sink.is_told);
+        let next = next(&events, &mut state, control.as_ref(), &sink.is_told, &mut |state, document| {
+            save::hand_on(document, state, &theme, &mut outlet)
+        });
         let now = Instant::now();
         state.apply(Action::Elapsed(now - std::mem::replace(&mut clock, now)));
         let ready = match next {
@@ -140,6 +148,24 @@ pub(crate) fn run(
     Ok(state.ended)
 }
 
+/// Where what is handed on goes.
+struct Hands {
+    /// None: no file can be made.
+    scribe: Option<Scribe>,
+}
+
+impl Outlet for Hands {
+    fn file(&mut self, name: &str, content: &[u8]) -> Result<String, String> {
+        let scribe = self.scribe.as_mut().ok_or_else(|| "no file can be made here".to_owned())?;
+        scribe.write(name, content)?;
+        Ok(format!("{}/{name}", scribe.directory().trim_end_matches('/')))
+    }
+
+    fn clipboard(&mut self, text: &str) -> Result<(), String> {
+        execute!(io::stdout(), CopyToClipboard::to_clipboard_from(text)).map_err(|error| error.to_string())
+    }
+}
+
 /// Leaves the terminal to others until we go on.
 fn suspended(screen: &mut Screen, state: &mut State, job: &JobControl) -> io::Result<()> {
     screen.lend();
@@ -155,7 +181,13 @@ fn take_again(screen: &mut Screen, state: &mut State) -> io::Result<()> {
 }
 
 /// Waits for the next event and takes all that are there, up to one that is about the screen.
-fn next(events: &Receiver<Event>, state: &mut State, control: &dyn Control, is_told: &AtomicBool) -> Next {
+fn next(
+    events: &Receiver<Event>,
+    state: &mut State,
+    control: &dyn Control,
+    is_told: &AtomicBool,
+    hand_on: &mut dyn FnMut(&State, Document) -> String,
+) -> Next {
     let age = state.is_over().then_some(AGE_PACE);
     let mut waiting = match state.time.due().into_iter().chain(age).min() {
         Some(timeout) => events.recv_timeout(timeout).ok(),
@@ -177,6 +209,10 @@ fn next(events: &Receiver<Event>, state: &mut State, control: &dyn Control, is_t
             Some(Effect::Quit) => return Next::Leave,
             Some(Effect::Suspend) => return Next::Suspend,
             Some(Effect::SetGroup(group, on)) => control.set_group(group, on),
+            Some(Effect::Save(document)) => {
+                let said = hand_on(state, document);
+                state.apply(Action::Said(said));
+            }
             Some(Effect::None) | None => {}
         }
         waiting = events.try_recv().ok();

@@ -5,11 +5,12 @@ use ratatui::widgets::{Clear, Widget};
 
 use super::layout;
 use super::paint::{Painter, Piece};
+use super::save::Document;
 use super::state::{Overlay, State};
 use crate::table::Tone;
 
 /// Keys and what they do; an empty key continues the line above or explains.
-const HELP: [(&str, &str); 76] = [
+const HELP: [(&str, &str); 78] = [
     ("Up Down PgUp PgDn", "move the selection (also k j); Home follows the top row"),
     ("Enter", "details of what is selected: a process, request, model,"),
     ("", "endpoint, workload, or what a finding is about"),
@@ -40,6 +41,8 @@ const HELP: [(&str, &str); 76] = [
     ("@", "to a time"),
     ("l", "live again; to the end of a replay"),
     ("+ -", "a replay faster or slower"),
+    ("x", "hand on: snapshot, list, screen as files; the row copied"),
+    ("P", "names of hosts, users and command lines made up, or real"),
     ("e", "findings and problems, each with what to do"),
     ("? h F1", "this help"),
     ("Ctrl-Z", "suspend; the shell's fg brings it back"),
@@ -92,6 +95,7 @@ pub(crate) fn draw(painter: &mut Painter<'_>, area: Rect, state: &State, overlay
     let height = usize::from(area.height.saturating_sub(1));
     let (title, lines, top) = match overlay {
         Overlay::Help => ("Keys and columns".to_owned(), help(painter), state.scroll),
+        Overlay::Save => ("Hand on".to_owned(), documents(painter, state), 0),
         Overlay::Columns => {
             let name = state.focused().map_or("", |shown| shown.id.name());
             // The selected one in the middle, as far as there are others below.
@@ -104,6 +108,20 @@ pub(crate) fn draw(painter: &mut Painter<'_>, area: Rect, state: &State, overlay
     for (line, pieces) in (1_u16..).zip(lines.iter().skip(top).take(height)) {
         painter.pieces(layout::line(area, line), pieces);
     }
+}
+
+/// What can be handed on.
+fn documents(painter: &Painter<'_>, state: &State) -> Vec<Vec<Piece>> {
+    let line = |(at, document): (usize, &Document)| {
+        let style = if at == state.chosen { painter.theme.selected() } else { painter.theme.tone(Tone::Plain) };
+        vec![Piece { text: format!(" {:<40} ", document.name()), style }]
+    };
+    let privacy = match state.privacy {
+        Some(_) => " Hosts, users, workloads and command lines have made-up names (P).",
+        None => " Names of hosts, users and command lines are in it; P has them made up.",
+    };
+    let hint = vec![painter.piece(privacy, Tone::Dim)];
+    Document::ALL.iter().enumerate().map(line).chain([Vec::new(), hint]).collect()
 }
 
 /// All columns of a list, those that are shown first and in their order, with what they are called in a filter.
@@ -132,7 +150,7 @@ fn help(painter: &Painter<'_>) -> Vec<Vec<Piece>> {
 pub(crate) fn scroll(area: Rect, overlay: Overlay) -> usize {
     let lines = match overlay {
         Overlay::Help => HELP.len(),
-        Overlay::Columns => 0,
+        Overlay::Columns | Overlay::Save => 0,
     };
     lines.saturating_sub(usize::from(area.height.saturating_sub(1)))
 }

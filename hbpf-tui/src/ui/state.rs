@@ -11,10 +11,12 @@ use jiff::Timestamp;
 use super::charts::Reach;
 use super::draw;
 use super::layout::{self, Areas};
+use super::save::Document;
 use super::time::{History, Jump, Jumped, Source, Time};
 use super::views::{self, ListId, Look, Page, Shown};
 use super::when;
 use crate::filter::{Filter, FilterError};
+use crate::privacy::Privacy;
 use crate::recording::Timeline;
 use crate::rows::{self, ProcessRow, Span};
 use crate::summary::{self, GroupState};
@@ -25,6 +27,8 @@ pub(crate) enum Overlay {
     Help,
     /// Which columns the list with the keys shows, and in what order.
     Columns,
+    /// What is to be handed on.
+    Save,
 }
 
 /// A move of the selection.
@@ -87,6 +91,10 @@ pub(crate) enum Action {
     ToggleFindings,
     ToggleCharts,
     Show(Overlay),
+    /// Names of hosts, users and the like are made up, or real again.
+    TogglePrivacy,
+    /// What the user is to be told.
+    Said(String),
 }
 
 /// What is to be done outside of the state.
@@ -97,6 +105,7 @@ pub(crate) enum Effect {
     /// Give the terminal back and stop until told to go on.
     Suspend,
     SetGroup(Group, bool),
+    Save(Document),
 }
 
 /// A selection that follows its row, and the first row shown.
@@ -188,7 +197,11 @@ pub(crate) struct State {
     pub(crate) other_role: bool,
     pub(crate) typing: Option<Typing>,
     /// What is said of the last key, until the next.
-    pub(crate) notice: Option<&'static str>,
+    pub(crate) notice: Option<String>,
+    /// Makes up names, while they are made up.
+    pub(crate) privacy: Option<Privacy>,
+    /// The shown frame with made-up names.
+    masked: Option<(Timestamp, Arc<Snapshot>)>,
 }
 
 /// What is typed.
@@ -213,6 +226,13 @@ pub(crate) enum Typed {
 
 /// Most characters that are typed.
 const MAX_TYPED: usize = 200;
+
+/// Where a choice goes among so many.
+fn moved(at: usize, motion: Motion, count: usize) -> usize {
+    let mut cursor = Cursor { row: at, ..Cursor::default() };
+    cursor.move_by(motion, &(0..count).collect::<Vec<_>>(), layout::CHOICE_PAGE);
+    cursor.row
+}
 
 fn add(text: &mut String, typed: impl Iterator<Item = char>) {
     let room = MAX_TYPED.saturating_sub(text.chars().count());
@@ -246,6 +266,8 @@ impl State {
             other_role: false,
             typing: None,
             notice: None,
+            privacy: None,
+            masked: None,
         };
         state.settle();
         state
@@ -308,7 +330,7 @@ impl State {
     fn jump(&mut self, jump: Jump) {
         self.notice = match self.time.jump(jump) {
             Jumped::Yes => None,
-            Jumped::Nowhere => Some("nothing failed or was found there"),
+            Jumped::Nowhere => Some("nothing failed or was found there".to_owned()),
         };
     }
 
@@ -346,7 +368,21 @@ impl State {
     }
 
     pub(crate) fn snapshot(&self) -> Option<&Snapshot> {
-        self.time.snapshot()
+        match &self.masked {
+            Some((_, masked)) => Some(masked),
+            None => self.time.snapshot(),
+        }
+    }
+
+    /// Has names made up as long as that is wanted.
+    fn mask(&mut self) {
+        let (Some(privacy), Some(snapshot)) = (&self.privacy, self.time.snapshot()) else {
+            self.masked = None;
+            return;
+        };
+        if self.masked.as_ref().is_none_or(|(of, _)| *of != snapshot.captured_at) {
+            self.masked = Some((snapshot.captured_at, Arc::new(privacy.mask(snapshot))));
+        }
     }
 
     /// How long ago the collection ended.
@@ -392,6 +428,17 @@ impl State {
             self.notice = None;
         }
         let action = match self.overlay {
+            Some(Overlay::Save) => match action {
+                Action::Move(motion) => {
+                    self.chosen = moved(self.chosen, motion, Document::ALL.len());
+                    return Effect::None;
+                }
+                Action::Open => {
+                    self.overlay = None;
+                    return Document::ALL.get(self.chosen).map_or(Effect::None, |document| Effect::Save(*document));
+                }
+                other => other,
+            },
             Some(Overlay::Columns) => match self.choose(action) {
                 Some(action) => action,
                 None => {
@@ -444,6 +491,11 @@ impl State {
             Action::ToggleProbes => self.toggle_page(Page::Probes),
             Action::ToggleCharts => self.toggle_page(Page::Charts),
             Action::ToggleFindings => self.toggle_page(Page::Findings),
+            Action::TogglePrivacy => {
+                self.privacy = if self.privacy.is_some() { None } else { Some(Privacy::default()) };
+                self.masked = None;
+            }
+            Action::Said(text) => self.notice = Some(text),
             Action::Show(Overlay::Columns) if self.focused().is_none() => {}
             Action::Show(overlay) => {
                 self.chosen = 0;
@@ -480,9 +532,7 @@ impl State {
                 return None;
             }
             Action::Move(motion) => {
-                let mut cursor = Cursor { row: at, ..Cursor::default() };
-                cursor.move_by(motion, &titles, layout::CHOICE_PAGE);
-                self.chosen = cursor.row;
+                self.chosen = moved(at, motion, titles.len());
                 return None;
             }
             Action::Open => {
@@ -614,6 +664,7 @@ impl State {
     /// Brings what follows from the rest up to date: order of rows, places of the selections.
     fn settle(&mut self) {
         self.time.look();
+        self.mask();
         self.shown = views::of_page(self);
         self.scroll = self.scroll.min(draw::scroll_limit(self));
         let areas = self.areas();

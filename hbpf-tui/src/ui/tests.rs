@@ -20,7 +20,7 @@ use crate::fixture;
 use crate::list::{Key, List};
 use crate::recording::{Keep, Timeline};
 
-const UTF8: Environment = Environment { no_color: false, utf8: true };
+pub(super) const UTF8: Environment = Environment { no_color: false, utf8: true };
 
 fn fresh(source: Source, size: (u16, u16)) -> State {
     State::new(source, Arc::new(Mutex::new(Timeline::new(Keep::WATCHED).unwrap())), size)
@@ -32,7 +32,7 @@ fn update(state: &mut State, snapshot: Snapshot) {
 }
 
 /// A view that has watched load rise and fall for a while.
-fn watched(size: (u16, u16)) -> State {
+pub(super) fn watched(size: (u16, u16)) -> State {
     let mut state = fresh(Source::Live, size);
     let rich = fixture::rich();
     for i in 0..90_u32 {
