@@ -57,11 +57,14 @@ impl Reach {
     }
 }
 
+/// What is taken from a frame and the one before.
+type Number = dyn Fn(&Sample, Option<&Sample>) -> Option<f64>;
+
 /// A number of each frame.
 struct Line {
     name: String,
     /// Of a frame, and of the one before.
-    of: Box<dyn Fn(&Sample, Option<&Sample>) -> Option<f64>>,
+    of: Box<Number>,
     /// How those of one column are put together.
     merged: fn(f64, f64) -> f64,
     /// What the bars are scaled to; None: the largest.

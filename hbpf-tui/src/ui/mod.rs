@@ -36,7 +36,7 @@ use crossterm::clipboard::CopyToClipboard;
 use crossterm::{event, execute};
 use hbpf_host::privsep::Scribe;
 use jiff::Timestamp;
-use signal_hook::consts::{SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM};
+use signal_hook::consts::{SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGWINCH};
 use signal_hook::iterator::Signals;
 
 use self::job::JobControl;
@@ -224,11 +224,19 @@ fn next(
 }
 
 fn listen_to_signals(sender: Sender<Event>) -> Result<()> {
-    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGCONT]).context("cannot listen to signals")?;
+    let mut signals =
+        Signals::new([SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGCONT, SIGWINCH]).context("cannot listen to signals")?;
     thread::Builder::new().name("signals".to_owned()).spawn(move || {
         for signal in signals.forever() {
-            // Also after SIGSTOP, of which nobody is told.
-            let event = if signal == SIGCONT { Event::Continued } else { Event::Leave };
+            let event = match signal {
+                // Also after SIGSTOP, of which nobody is told.
+                SIGCONT => Event::Continued,
+                SIGWINCH => match crossterm::terminal::size() {
+                    Ok((width, height)) => Event::Terminal(event::Event::Resize(width, height)),
+                    Err(_) => continue,
+                },
+                _ => Event::Leave,
+            };
             if sender.send(event).is_err() {
                 break;
             }
@@ -241,7 +249,7 @@ fn listen_to_signals(sender: Sender<Event>) -> Result<()> {
 fn listen_to_terminal(sender: Sender<Event>) {
     thread::spawn(move || {
         loop {
-            let event = event::read().map_or(Event::Leave, Event::Terminal);
+            let event = terminal::next_event().map_or(Event::Leave, Event::Terminal);
             let last = matches!(event, Event::Leave);
             if sender.send(event).is_err() || last {
                 break;

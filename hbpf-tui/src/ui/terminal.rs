@@ -1,11 +1,42 @@
 //! Takes the terminal over and gives it back, whatever happens.
 
 use std::io::{self, Stdout, Write};
+use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
+use crossterm::event::Event;
 use crossterm::{cursor, event, execute, terminal};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use ratatui::Terminal;
 use ratatui::backend::CrosstermBackend;
+
+/// Waits for an event of the terminal.
+///
+/// # Errors
+///
+/// If the terminal is gone. (crossterm itself would read its end for ever.)
+pub(crate) fn next_event() -> io::Result<Event> {
+    let stdin = io::stdin();
+    let mut is_quiet = false;
+    loop {
+        let mut terminal = [PollFd::new(stdin.as_fd(), PollFlags::POLLIN)];
+        match poll(&mut terminal, if is_quiet { PollTimeout::NONE } else { PollTimeout::ZERO }) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let gone = PollFlags::POLLHUP | PollFlags::POLLERR | PollFlags::POLLNVAL;
+        if terminal[0].revents().is_some_and(|events| events.intersects(gone)) {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        // It may have read more than it has given.
+        if event::poll(Duration::ZERO)? {
+            return event::read();
+        }
+        is_quiet = true;
+    }
+}
 
 /// Whether the terminal is in our hands: giving it back twice would undo what the shell has set since.
 static TAKEN: AtomicBool = AtomicBool::new(false);
