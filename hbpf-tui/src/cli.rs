@@ -64,7 +64,9 @@ impl Cli {
             Some(Command::Record(arguments)) => ("record", &arguments.probes),
             Some(Command::Trace(arguments)) => ("trace", &arguments.probes),
             Some(Command::Check(arguments)) => ("check", &arguments.probes),
-            Some(Command::Doctor(_) | Command::Prices(_)) | None => return Ok(self),
+            Some(Command::Doctor(_) | Command::Prices(_) | Command::Report(_) | Command::Diff(_)) | None => {
+                return Ok(self);
+            }
         };
         let Some((option, group)) = probes.contradiction() else { return Ok(self) };
         let text = format!("the argument '{option}' cannot be used with '--groups {}'", group.name());
@@ -115,6 +117,22 @@ pub(crate) enum Command {
             1  nothing could be collected, or the file cannot be written; standard error says why\n  2  bad usage"
     )]
     Record(RecordArgs),
+    /// Write a recording as a page for a ticket: HTML with charts, or Markdown
+    #[command(
+        long_about = "Writes what happened in a recording, or in a part of it, as one page: rates, times, failures, costs, findings, \
+            models, endpoints, processes, and in HTML charts over time. The page loads nothing from anywhere.",
+        after_long_help = "Examples:\n  hbpf report incident.hbpf -o incident.html\n  hbpf report incident.hbpf --from 14:05 --to 14:20 > incident.md\n\n\
+            Exit codes:\n  0  it was written\n  1  the recording cannot be read, or the file cannot be made\n  2  bad usage"
+    )]
+    Report(ReportArgs),
+    /// Compare two recordings, or before and after a time in one
+    #[command(
+        long_about = "Compares rates, failures, costs and times of two recordings, or of one before and after a time: of all exchanges, and \
+            of models and endpoints what is different; what has changed most first. Times are told apart by some ten percent.",
+        after_long_help = "Examples:\n  hbpf diff before.hbpf after.hbpf\n  hbpf diff today.hbpf --at 14:05          before and after a deployment\n  \
+            hbpf diff before.hbpf after.hbpf --json\n\nExit codes:\n  0  they were compared\n  1  a recording cannot be read\n  2  bad usage"
+    )]
+    Diff(DiffArgs),
     /// A line for each exchange with a model that ends, like a server's access log
     #[command(
         long_about = "Prints a line for each exchange with a model when it has ended: whose it was, with which model, what came of it, how \
@@ -228,6 +246,60 @@ pub(crate) struct Top {
         "nvml_library", "no_engines",
     ])]
     pub(crate) replay: Option<PathBuf>,
+}
+
+/// How a report is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ReportFormat {
+    /// One page with its charts in it, that loads nothing
+    Html,
+    /// Tables alone
+    Md,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ReportArgs {
+    /// The recording
+    #[arg(value_name = "FILE")]
+    pub(crate) recording: PathBuf,
+    /// Into a new file, which is never written over; without, to standard output
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
+    /// Without, HTML into a file, unless that ends in .md, and Markdown to standard output
+    #[arg(long, value_enum)]
+    format: Option<ReportFormat>,
+    /// From this time on: 14:05 (UTC), a date and time, -10m from the end, or 50%
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
+    pub(crate) from: Option<String>,
+    /// Up to this time
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
+    pub(crate) to: Option<String>,
+}
+
+impl ReportArgs {
+    pub(crate) fn format(&self) -> ReportFormat {
+        let by_name = match &self.output {
+            Some(path) if path.extension().is_none_or(|extension| extension != "md") => ReportFormat::Html,
+            _ => ReportFormat::Md,
+        };
+        self.format.unwrap_or(by_name)
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DiffArgs {
+    /// The recording of before
+    #[arg(value_name = "BEFORE")]
+    pub(crate) before: PathBuf,
+    /// That of after; without it the first is cut in two, with --at
+    #[arg(value_name = "AFTER", required_unless_present = "at", conflicts_with = "at")]
+    pub(crate) after: Option<PathBuf>,
+    /// Where before ends and after begins: 14:05 (UTC), a date and time, -10m from the end, or 50%
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
+    pub(crate) at: Option<String>,
+    /// As JSON
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Args, Debug)]

@@ -17,6 +17,8 @@ mod gpus;
 mod inout;
 mod list;
 mod live;
+mod over_time;
+mod period;
 mod prices;
 mod privacy;
 mod probes;
@@ -50,6 +52,8 @@ pub fn main() -> ExitCode {
         Some(Command::Top(arguments)) => commands::top::run(&arguments),
         Some(Command::Snapshot(arguments)) => commands::snapshot::run(&arguments),
         Some(Command::Record(arguments)) => commands::record::run(&arguments),
+        Some(Command::Report(arguments)) => commands::report::run(&arguments),
+        Some(Command::Diff(arguments)) => commands::diff::run(&arguments),
         Some(Command::Trace(arguments)) => commands::trace::run(&arguments),
         Some(Command::Check(arguments)) => Ok(commands::check::run(&arguments)),
         Some(Command::Doctor(arguments)) => commands::doctor::run(&arguments),

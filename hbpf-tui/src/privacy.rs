@@ -212,8 +212,9 @@ mod tests {
                     match value {
                         Value::String(text) if PRIVATE.contains(&key.as_str()) => {
                             // What every machine has, and words of the format.
-                            let is_common =
-                                ["127.0.0.1", "0.0.0.0", "localhost", "host", "vllm"].iter().any(|word| text.starts_with(word));
+                            let is_common = ["127.0.0.1", "0.0.0.0", "localhost", "host", "vllm"]
+                                .iter()
+                                .any(|word| text.starts_with(word));
                             found.extend((text.len() > 3 && !is_common).then(|| text.clone()));
                         }
                         value => private(value, found),

@@ -2,24 +2,29 @@
 
 mod backlog;
 pub(crate) mod check;
+pub(crate) mod diff;
 pub(crate) mod doctor;
 mod measured;
 pub(crate) mod prices;
 pub(crate) mod record;
+pub(crate) mod report;
 pub(crate) mod snapshot;
 mod subjects;
 pub(crate) mod top;
 pub(crate) mod trace;
 mod watch;
 
+use std::fs::File;
 use std::io::{self, Write};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use hbpf_core::label::Text;
 use hbpf_core::snapshot::Snapshot;
+use hbpf_host::privsep::{self, SplitOptions};
 use hbpf_host::protocol::Group;
 
 use crate::feed::Update;
@@ -47,6 +52,28 @@ fn each_frame(
         left = left.map(|left| left - 1);
     }
     Ok(())
+}
+
+/// Opens recordings, and gives up every privilege and all that these, which are from outside, could ask for.
+///
+/// To be called before any thread starts.
+fn open_recordings(paths: &[&Path]) -> Result<Vec<File>> {
+    let renounce = || privsep::renounce(&SplitOptions::default()).context("cannot start");
+    let open = || {
+        let open = |path: &&Path| File::open(path).with_context(|| format!("cannot open {}", path.display()));
+        paths.iter().map(open).collect::<Result<Vec<_>>>()
+    };
+    // Root may read every file anyway; who only has capabilities reads with their own rights.
+    let files = if nix::unistd::geteuid().is_root() {
+        let files = open()?;
+        renounce()?;
+        files
+    } else {
+        renounce()?;
+        open()?
+    };
+    privsep::confine().context("cannot start")?;
+    Ok(files)
 }
 
 /// Whether none of these groups of probes can ever be on.

@@ -9,10 +9,10 @@ use anyhow::{Context, Result, bail};
 use hbpf_core::prices::Prices;
 use hbpf_core::snapshot::Snapshot;
 use hbpf_host::collector::Options;
-use hbpf_host::privsep::{self, Scribe, SplitOptions};
+use hbpf_host::privsep::Scribe;
 use hbpf_host::protocol::Group;
 
-use super::{each_frame, print};
+use super::{each_frame, open_recordings, print};
 use crate::cli::Top;
 use crate::feed::{Control, Update};
 use crate::live;
@@ -50,19 +50,7 @@ fn source(arguments: &Top) -> Result<Start<'_>> {
             Ok(Start::Live(live::Session::begin(&arguments.sources)?, prices, arguments))
         }
         Some(path) => {
-            let renounce = || privsep::renounce(&SplitOptions::default()).context("cannot start");
-            let open = || File::open(path).with_context(|| format!("cannot open {}", path.display()));
-            // Root may read every file anyway; who only has capabilities reads with their own rights.
-            let file = if nix::unistd::geteuid().is_root() {
-                let file = open()?;
-                renounce()?;
-                file
-            } else {
-                renounce()?;
-                open()?
-            };
-            // A recording is from outside as well.
-            privsep::confine().context("cannot start")?;
+            let file = open_recordings(&[path])?.pop().context("cannot open it")?;
             Ok(Start::Recording(file))
         }
     }

@@ -258,6 +258,11 @@ fn listen_to_terminal(sender: Sender<Event>) {
     });
 }
 
+/// A time between two as people write it, also back from the second.
+pub(crate) fn moment(text: &str, extent: (Timestamp, Timestamp)) -> Result<Timestamp, String> {
+    when::moment_in(text, extent)
+}
+
 /// Whether the view can be shown at all.
 pub(crate) fn is_terminal() -> bool {
     use std::io::IsTerminal;

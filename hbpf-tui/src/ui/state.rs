@@ -8,7 +8,6 @@ use hbpf_core::snapshot::{Request, Snapshot};
 use hbpf_host::protocol::Group;
 use jiff::Timestamp;
 
-use super::charts::Reach;
 use super::draw;
 use super::layout::{self, Areas};
 use super::save::Document;
@@ -16,6 +15,7 @@ use super::time::{History, Jump, Jumped, Source, Time};
 use super::views::{self, ListId, Look, Page, Shown};
 use super::when;
 use crate::filter::{Filter, FilterError};
+use crate::over_time::Reach;
 use crate::privacy::Privacy;
 use crate::recording::Timeline;
 use crate::rows::{self, ProcessRow, Span};

@@ -22,6 +22,19 @@ pub(crate) fn parse(text: &str, extent: (Timestamp, Timestamp)) -> Result<Jump, 
     jump.ok_or_else(|| NO_TIME.to_owned())
 }
 
+/// The same as a time: what is back or on counts from the last, or the first.
+pub(super) fn moment_in(text: &str, extent: (Timestamp, Timestamp)) -> Result<Timestamp, String> {
+    let (first, last) = extent;
+    let whole = last.duration_since(first);
+    Ok(match parse(text, extent)? {
+        Jump::To(time) => time,
+        Jump::By(time) if time.is_negative() => last.checked_add(time).unwrap_or(first),
+        Jump::By(time) => first.checked_add(time).unwrap_or(last),
+        Jump::Part(part) => first + SignedDuration::from_secs_f64(whole.as_secs_f64() * part),
+        Jump::Frames(_) | Jump::Event { .. } | Jump::Live => last,
+    })
+}
+
 fn moment(text: &str, (first, last): (Timestamp, Timestamp)) -> Option<Timestamp> {
     let utc = |when: DateTime| when.to_zoned(TimeZone::UTC).ok().map(|zoned| zoned.timestamp());
     if let Ok(when) = text.parse::<Timestamp>() {
