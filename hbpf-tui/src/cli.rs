@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
 use hbpf_host::protocol::Group;
 
 use crate::condition::Condition;
@@ -64,9 +65,15 @@ impl Cli {
             Some(Command::Record(arguments)) => ("record", &arguments.probes),
             Some(Command::Trace(arguments)) => ("trace", &arguments.probes),
             Some(Command::Check(arguments)) => ("check", &arguments.probes),
-            Some(Command::Doctor(_) | Command::Prices(_) | Command::Report(_) | Command::Diff(_)) | None => {
-                return Ok(self);
-            }
+            Some(
+                Command::Doctor(_)
+                | Command::Prices(_)
+                | Command::Report(_)
+                | Command::Diff(_)
+                | Command::Completions(_)
+                | Command::Man(_),
+            )
+            | None => return Ok(self),
         };
         let Some((option, group)) = probes.contradiction() else { return Ok(self) };
         let text = format!("the argument '{option}' cannot be used with '--groups {}'", group.name());
@@ -117,7 +124,7 @@ pub(crate) enum Command {
             1  nothing could be collected, or the file cannot be written; standard error says why\n  2  bad usage"
     )]
     Record(RecordArgs),
-    /// Write a recording as a page for a ticket: HTML with charts, or Markdown
+    /// A recording as a page for a ticket: HTML with charts, or Markdown
     #[command(
         long_about = "Writes what happened in a recording, or in a part of it, as one page: rates, times, failures, costs, findings, \
             models, endpoints, processes, and in HTML charts over time. The page loads nothing from anywhere.",
@@ -125,7 +132,7 @@ pub(crate) enum Command {
             Exit codes:\n  0  it was written\n  1  the recording cannot be read, or the file cannot be made\n  2  bad usage"
     )]
     Report(ReportArgs),
-    /// Compare two recordings, or before and after a time in one
+    /// What is different between two recordings, or before and after a time in one
     #[command(
         long_about = "Compares rates, failures, costs and times of two recordings, or of one before and after a time: of all exchanges, and \
             of models and endpoints what is different; what has changed most first. Times are told apart by some ten percent.",
@@ -189,6 +196,15 @@ pub(crate) enum Command {
             1  there is none, or the file is no table; standard error says why\n  2  bad usage"
     )]
     Prices(PricesArgs),
+    /// Completions for a shell, to standard output
+    #[command(
+        after_long_help = "Examples:\n  hbpf completions bash > /etc/bash_completion.d/hbpf\n  hbpf completions zsh > \"${fpath[1]}/_hbpf\"\n  \
+            hbpf completions fish > ~/.config/fish/completions/hbpf.fish"
+    )]
+    Completions(CompletionsArgs),
+    /// Manual pages: one to standard output, or all into a directory
+    #[command(after_long_help = "Examples:\n  hbpf man top | man -l -\n  hbpf man --dir /usr/local/share/man/man1")]
+    Man(ManArgs),
 }
 
 #[derive(Args, Debug)]
@@ -284,6 +300,22 @@ impl ReportArgs {
         };
         self.format.unwrap_or(by_name)
     }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CompletionsArgs {
+    #[arg(value_name = "SHELL", value_enum)]
+    pub(crate) shell: Shell,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ManArgs {
+    /// Of this command; without, of hbpf as a whole
+    #[arg(value_name = "COMMAND", conflicts_with = "dir")]
+    pub(crate) command: Option<String>,
+    /// All of them into this directory, over those that are there
+    #[arg(long, value_name = "DIR")]
+    pub(crate) dir: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

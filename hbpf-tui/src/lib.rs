@@ -54,6 +54,8 @@ pub fn main() -> ExitCode {
         Some(Command::Record(arguments)) => commands::record::run(&arguments),
         Some(Command::Report(arguments)) => commands::report::run(&arguments),
         Some(Command::Diff(arguments)) => commands::diff::run(&arguments),
+        Some(Command::Completions(arguments)) => commands::shell::completions(&arguments),
+        Some(Command::Man(arguments)) => commands::shell::man(&arguments),
         Some(Command::Trace(arguments)) => commands::trace::run(&arguments),
         Some(Command::Check(arguments)) => Ok(commands::check::run(&arguments)),
         Some(Command::Doctor(arguments)) => commands::doctor::run(&arguments),

@@ -8,6 +8,7 @@ mod measured;
 pub(crate) mod prices;
 pub(crate) mod record;
 pub(crate) mod report;
+pub(crate) mod shell;
 pub(crate) mod snapshot;
 mod subjects;
 pub(crate) mod top;
