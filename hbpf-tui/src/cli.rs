@@ -13,6 +13,7 @@ use hbpf_host::protocol::Group;
 
 use crate::condition::Condition;
 use crate::format;
+use crate::ui::Palette;
 
 /// Least size at which a recording goes on in a new file.
 const MIN_ROTATED: u64 = 16_000;
@@ -71,6 +72,7 @@ impl Cli {
                 | Command::Report(_)
                 | Command::Diff(_)
                 | Command::Completions(_)
+                | Command::Config(_)
                 | Command::Man(_),
             )
             | None => return Ok(self),
@@ -202,6 +204,12 @@ pub(crate) enum Command {
             hbpf completions fish > ~/.config/fish/completions/hbpf.fish"
     )]
     Completions(CompletionsArgs),
+    /// The configuration file: where it is, whether it is right, and one to begin with
+    #[command(
+        after_long_help = "Examples:\n  hbpf config init > /etc/hbpf/config.toml\n  hbpf config validate\n  hbpf --config mine.toml config validate\n\n\
+            Exit codes:\n  0  it was done; `validate`: the file is right, or there is none\n  2  the file is wrong; standard error says where"
+    )]
+    Config(ConfigArgs),
     /// Manual pages: one to standard output, or all into a directory
     #[command(after_long_help = "Examples:\n  hbpf man top | man -l -\n  hbpf man --dir /usr/local/share/man/man1")]
     Man(ManArgs),
@@ -255,6 +263,12 @@ pub(crate) struct Top {
     /// With --batch: how many frames; without, until interrupted
     #[arg(short = 'n', long, value_name = "N", requires = "batch", value_parser = count, allow_hyphen_values = true)]
     pub(crate) count: Option<u64>,
+    /// Colours, in place of those of the configuration file
+    #[arg(long, value_enum, value_name = "NAME")]
+    pub(crate) theme: Option<Palette>,
+    /// Only ASCII characters, whatever the locale says
+    #[arg(long)]
+    pub(crate) ascii: bool,
     /// Play a file of snapshots (as `hbpf record` writes it, or `hbpf snapshot --json --interval`) instead of observing; needs
     /// no root
     #[arg(long, value_name = "FILE", conflicts_with_all = [
@@ -306,6 +320,23 @@ impl ReportArgs {
 pub(crate) struct CompletionsArgs {
     #[arg(value_name = "SHELL", value_enum)]
     pub(crate) shell: Shell,
+}
+
+/// What is done with the configuration file.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum ConfigAction {
+    /// One with everything in it that can be set, as comments, to standard output
+    Init,
+    /// Says whether the file is right
+    Validate,
+    /// Says where the file is looked for
+    Path,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ConfigArgs {
+    #[arg(value_enum)]
+    pub(crate) action: ConfigAction,
 }
 
 #[derive(Debug, Args)]

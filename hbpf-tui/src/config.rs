@@ -13,6 +13,8 @@ use hbpf_core::exchange::{Api, Dialect};
 use serde::Deserialize;
 use toml::Spanned;
 
+use crate::ui::Settings;
+
 /// Where the file is looked for unless told otherwise.
 const DEFAULT: &str = "/etc/hbpf/config.toml";
 
@@ -24,6 +26,8 @@ const MAX_BYTES: u64 = 1024 * 1024;
 struct Config {
     #[serde(default)]
     providers: Vec<Spanned<Provider>>,
+    #[serde(default)]
+    view: Settings,
 }
 
 #[derive(Deserialize)]
@@ -85,19 +89,25 @@ struct Response {
     reasoning: Vec<Spanned<String>>,
 }
 
-/// Takes over what the file says: before this process becomes two, since it may be root's alone.
-pub(crate) fn load(path: Option<&Path>) -> Result<()> {
+/// What can be set, as comments.
+pub(crate) const TEMPLATE: &str = include_str!("config.toml");
+
+/// Takes over what the file says: before this process becomes two, since it may be root's alone. What is said of the view is given
+/// back.
+pub(crate) fn load(path: Option<&Path>) -> Result<Settings> {
     let text = match read(path) {
         Ok(text) => text,
         // Nobody has asked for one.
-        Err(error) if path.is_none() && error.kind() == ErrorKind::NotFound => return Ok(()),
+        Err(error) if path.is_none() && error.kind() == ErrorKind::NotFound => return Ok(Settings::default()),
         Err(error) => return Err(anyhow!(error).context(format!("cannot read {}", name(path).display()))),
     };
-    let apis = parse(&text).with_context(|| name(path).display().to_string())?;
-    Ok(install(apis)?)
+    let (apis, settings) = parse(&text).with_context(|| name(path).display().to_string())?;
+    install(apis)?;
+    Ok(settings)
 }
 
-fn name(path: Option<&Path>) -> PathBuf {
+/// Where the file is looked for.
+pub(crate) fn name(path: Option<&Path>) -> PathBuf {
     path.map_or_else(|| DEFAULT.into(), Path::to_owned)
 }
 
@@ -110,14 +120,15 @@ fn read(path: Option<&Path>) -> std::io::Result<String> {
     Ok(text)
 }
 
-fn parse(text: &str) -> Result<Vec<CustomApi>> {
+fn parse(text: &str) -> Result<(Vec<CustomApi>, Settings)> {
     let config: Config = toml::from_str(text).map_err(|error| {
         // The first line says what; its own rendering has several.
         let what = error.message().lines().next().unwrap_or_default().to_owned();
         at(text, error.span(), &what)
     })?;
     ensure!(config.providers.len() <= MAX_CUSTOM, "has more than {MAX_CUSTOM} providers");
-    config.providers.into_iter().map(|provider| api(text, provider)).collect()
+    let apis = config.providers.into_iter().map(|provider| api(text, provider)).collect::<Result<_>>()?;
+    Ok((apis, config.view))
 }
 
 /// What is wrong, and in which line.
@@ -236,12 +247,33 @@ mod tests {
     fn what_the_guide_shows_is_read() {
         let guide = include_str!("../../docs/user-guide.md");
         let example = guide.split("```toml\n").nth(1).and_then(|rest| rest.split("```").next()).expect("an example");
-        let apis = parse(example).unwrap();
+        let (apis, _) = parse(example).unwrap();
         let names: Vec<_> = apis.iter().map(|api| (api.provider.as_str(), api.paths.len(), api.api)).collect();
         assert_eq!(names, [("acme", 1, Api::Chat), ("gateway", 1, Api::Messages), ("lab", 0, Api::Chat)]);
         let CustomBodies::At(places) = &apis[0].bodies else { panic!("{:?}", apis[0]) };
         assert_eq!((places.request_model.as_deref(), places.streams_lines), (Some("engine"), true));
         assert_eq!(apis[1].bodies, CustomBodies::Like(Dialect::AnthropicMessages));
+    }
+
+    #[test]
+    fn what_the_template_offers_can_be_set() {
+        assert_eq!(parse(TEMPLATE).unwrap(), (Vec::new(), Settings::default()));
+        // Without the signs of comments before what is none.
+        let is_setting = |line: &str| {
+            line.starts_with("# [") || line.split_once(" = ").is_some_and(|(key, _)| !key[2..].contains(' '))
+        };
+        let lines = TEMPLATE.lines().map(|line| if is_setting(line) { line.trim_start_matches("# ") } else { line });
+        let (apis, settings) = parse(&lines.collect::<Vec<_>>().join("\n")).unwrap();
+        assert_eq!((apis.len(), settings), (1, Settings::default()), "the defaults");
+    }
+
+    #[test]
+    fn the_view_is_set_and_mistakes_are_told() {
+        let (_, settings) = parse("[view]\ntheme = \"color-blind\"\nhide_idle = true\n").unwrap();
+        assert!(settings.theme == crate::ui::Palette::ColorBlind && settings.hide_idle && !settings.ascii);
+        let wrong = |text: &str| parse(text).unwrap_err().to_string();
+        assert!(wrong("[view]\ntheme = \"pink\"").starts_with("line 2: unknown variant `pink`, expected one of"));
+        assert!(wrong("\n[view]\ncolour = 1").starts_with("line 3: unknown field `colour`"));
     }
 
     #[test]

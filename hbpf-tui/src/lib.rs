@@ -43,18 +43,22 @@ const BAD_USAGE: u8 = 2;
 /// Runs the command with the arguments of this process.
 pub fn main() -> ExitCode {
     let cli = Cli::parse().checked().unwrap_or_else(|error| error.exit());
-    if let Err(error) = config::load(cli.config.as_deref()) {
-        commands::complain(&error);
-        return ExitCode::from(BAD_USAGE);
-    }
+    let settings = match config::load(cli.config.as_deref()) {
+        Ok(settings) => settings,
+        Err(error) => {
+            commands::complain(&error);
+            return ExitCode::from(BAD_USAGE);
+        }
+    };
     let result = match cli.command {
         None => Cli::command().print_help().map(|()| ExitCode::SUCCESS).map_err(Into::into),
-        Some(Command::Top(arguments)) => commands::top::run(&arguments),
+        Some(Command::Top(arguments)) => commands::top::run(&arguments, settings),
         Some(Command::Snapshot(arguments)) => commands::snapshot::run(&arguments),
         Some(Command::Record(arguments)) => commands::record::run(&arguments),
         Some(Command::Report(arguments)) => commands::report::run(&arguments),
         Some(Command::Diff(arguments)) => commands::diff::run(&arguments),
         Some(Command::Completions(arguments)) => commands::shell::completions(&arguments),
+        Some(Command::Config(arguments)) => commands::shell::config(arguments.action, cli.config.as_deref()),
         Some(Command::Man(arguments)) => commands::shell::man(&arguments),
         Some(Command::Trace(arguments)) => commands::trace::run(&arguments),
         Some(Command::Check(arguments)) => Ok(commands::check::run(&arguments)),

@@ -333,6 +333,40 @@ fn the_view_ends_with_its_terminal() {
     }
 }
 
+#[test]
+fn a_terminal_that_cannot_be_drawn_on_is_told_so() {
+    let size = Winsize { ws_row: 24, ws_col: 80, ws_xpixel: 0, ws_ypixel: 0 };
+    let pty = openpty(Some(&size), None).expect("a pseudo terminal");
+    let mut command = hbpf(&["top", "--replay", RECORDING]);
+    command.env("TERM", "dumb").stdin(Stdio::from(pty.slave.try_clone().expect("a descriptor")));
+    command.stdout(Stdio::from(pty.slave)).stderr(Stdio::piped());
+    let output = command.spawn().expect("hbpf runs").wait_with_output().expect("it ends");
+    assert_eq!(output.status.code(), Some(1));
+    let said = text(&output.stderr);
+    assert!(said.contains("TERM is dumb") && said.contains("--batch") && said.lines().count() == 1, "{said}");
+}
+
+#[test]
+fn a_configuration_is_begun_and_judged() {
+    let begun = output(&["config", "init"]);
+    assert!(begun.status.success());
+    let mut file = tempfile::NamedTempFile::new().expect("a file");
+    file.write_all(&begun.stdout).expect("written");
+    let path = file.path().to_str().expect("a path").to_owned();
+    let path = path.as_str();
+    let judged = output(&["--config", path, "config", "validate"]);
+    assert_eq!((judged.status.code(), text(&judged.stdout)), (Some(0), format!("{path} is right\n").as_str()));
+    file.write_all(b"[[providers]]\n").expect("written");
+    let judged = output(&["--config", path, "config", "validate"]);
+    assert_eq!(judged.status.code(), Some(2));
+    assert!(text(&judged.stderr).contains(": line "), "{}", text(&judged.stderr));
+    assert_eq!(
+        text(&output(&["--config", path, "config", "path"]).stdout),
+        "",
+        "a wrong file is told whatever is asked"
+    );
+}
+
 /// What is seen is handed on as files, which the view itself, confined as it is, could not make.
 #[test]
 fn what_is_seen_is_handed_on() {

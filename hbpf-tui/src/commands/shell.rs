@@ -1,13 +1,15 @@
-//! `hbpf completions` and `hbpf man`: what packages install beside the program, made from the program's own options.
+//! `hbpf completions`, `hbpf man` and `hbpf config`: what is installed beside the program.
 
 use std::io::{self, Write};
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use clap::CommandFactory as _;
 
 use super::print;
-use crate::cli::{Cli, CompletionsArgs, ManArgs};
+use crate::cli::{Cli, CompletionsArgs, ConfigAction, ManArgs};
+use crate::config;
 
 /// The program's name.
 const NAME: &str = "hbpf";
@@ -37,6 +39,19 @@ pub(crate) fn man(arguments: &ManArgs) -> Result<ExitCode> {
     let mut text = Vec::new();
     clap_mangen::Man::new(page).render(&mut text)?;
     print(&String::from_utf8_lossy(&text))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The file was read before, and whoever has a wrong one does not come here.
+pub(crate) fn config(action: ConfigAction, path: Option<&Path>) -> Result<ExitCode> {
+    let name = config::name(path);
+    let text = match action {
+        ConfigAction::Init => config::TEMPLATE.to_owned(),
+        ConfigAction::Path => format!("{}\n", name.display()),
+        ConfigAction::Validate if name.exists() => format!("{} is right\n", name.display()),
+        ConfigAction::Validate => format!("there is no {}: all is as it is without\n", name.display()),
+    };
+    print(&text)?;
     Ok(ExitCode::SUCCESS)
 }
 

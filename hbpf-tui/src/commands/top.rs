@@ -19,15 +19,23 @@ use crate::live;
 use crate::prices;
 use crate::recording::{END, Keep, Lines, Timeline};
 use crate::text;
-use crate::ui::{self, Sink, Source};
+use crate::ui::{self, Settings, Sink, Source};
 
-pub(crate) fn run(arguments: &Top) -> Result<ExitCode> {
+pub(crate) fn run(arguments: &Top, settings: Settings) -> Result<ExitCode> {
     if !arguments.batch && !ui::is_terminal() {
         bail!("standard output is no terminal; `hbpf top --batch` prints plain frames");
     }
+    if !arguments.batch && std::env::var("TERM").is_ok_and(|kind| kind == "dumb") {
+        bail!("this terminal cannot be drawn on (TERM is dumb); `hbpf top --batch` prints plain frames");
+    }
     let scribe = scribe(arguments)?;
     let start = source(arguments)?;
-    if arguments.batch { batch(start, arguments.count) } else { show(start, scribe) }
+    if arguments.batch {
+        return batch(start, arguments.count);
+    }
+    let theme = arguments.theme.unwrap_or(settings.theme);
+    let settings = Settings { theme, ascii: arguments.ascii || settings.ascii, ..settings };
+    show(start, scribe, &settings)
 }
 
 /// What delivers the frames, ready to be started. All that needs privileges or files is done.
@@ -68,17 +76,19 @@ fn options(arguments: &Top, prices: Arc<Prices>) -> Options {
     }
 }
 
-fn show(start: Start<'_>, scribe: Option<Scribe>) -> Result<ExitCode> {
+fn show(start: Start<'_>, scribe: Option<Scribe>, settings: &Settings) -> Result<ExitCode> {
     let ended = match start {
         Start::Live(session, prices, arguments) => {
             let timeline = Timeline::new(Keep::WATCHED)?;
             let options = options(arguments, prices);
-            ui::run(Source::Live, timeline, scribe, |sink| session.start(options, move |update| sink.deliver(update)))?
-                .map(|why| bail!("collection has ended: {why}"))
+            ui::run(Source::Live, timeline, scribe, settings, |sink| {
+                session.start(options, move |update| sink.deliver(update))
+            })?
+            .map(|why| bail!("collection has ended: {why}"))
         }
         Start::Recording(file) => {
             let (timeline, rest) = Timeline::open(file).context("cannot read the recording")?;
-            ui::run(Source::Replay, timeline, scribe, |sink| read(rest, sink))?.map(|_| Ok(()))
+            ui::run(Source::Replay, timeline, scribe, settings, |sink| read(rest, sink))?.map(|_| Ok(()))
         }
     };
     ended.transpose().map(|_: Option<()>| ExitCode::SUCCESS)

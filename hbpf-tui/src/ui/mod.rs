@@ -36,6 +36,7 @@ use crossterm::clipboard::CopyToClipboard;
 use crossterm::{event, execute};
 use hbpf_host::privsep::Scribe;
 use jiff::Timestamp;
+use serde::Deserialize;
 use signal_hook::consts::{SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGWINCH};
 use signal_hook::iterator::Signals;
 
@@ -43,6 +44,7 @@ use self::job::JobControl;
 use self::save::{Document, Outlet};
 use self::state::{Action, Effect, State};
 use self::terminal::Screen;
+pub(crate) use self::theme::Palette;
 use self::theme::{Environment, Theme};
 pub(crate) use self::time::Source;
 use crate::feed::{Control, Update};
@@ -107,10 +109,11 @@ pub(crate) fn run(
     source: Source,
     timeline: Timeline,
     scribe: Option<Scribe>,
+    settings: &Settings,
     start: impl FnOnce(Sink) -> Result<Box<dyn Control>>,
 ) -> Result<Option<String>> {
     let timeline = Arc::new(Mutex::new(timeline));
-    let theme = Theme::new(&Environment::read(|name| std::env::var(name).ok()));
+    let theme = Theme::new(&settings.environment(Environment::read(|name| std::env::var(name).ok())));
     let (sender, events) = mpsc::channel();
     let suspend = sender.clone();
     let job = JobControl::take(move || suspend.send(Event::Suspend).is_ok())?;
@@ -118,6 +121,12 @@ pub(crate) fn run(
     let mut screen = Screen::take().context("cannot take over the terminal")?;
     let size = screen.size().context("cannot tell the terminal's size")?;
     let mut state = State::new(source, Arc::clone(&timeline), size);
+    if settings.made_up_names {
+        state.apply(Action::TogglePrivacy);
+    }
+    if settings.hide_idle {
+        state.apply(Action::ToggleIdle);
+    }
     screen.draw(|frame| draw::frame(frame, &state, &theme))?;
     let sink = Sink { timeline, events: sender.clone(), is_told: Arc::default() };
     let control = start(sink.clone())?;
@@ -146,6 +155,26 @@ pub(crate) fn run(
     drop(control);
     drawn?;
     Ok(state.ended)
+}
+
+/// How the user wants the view to begin: from options and the configuration file.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Settings {
+    /// Colours.
+    pub(crate) theme: Palette,
+    /// Only characters that every terminal has, whatever its locale says.
+    pub(crate) ascii: bool,
+    /// Processes without model traffic are not listed.
+    pub(crate) hide_idle: bool,
+    /// Names of hosts, users and command lines are made up.
+    pub(crate) made_up_names: bool,
+}
+
+impl Settings {
+    fn environment(&self, environment: Environment) -> Environment {
+        Environment { palette: self.theme, utf8: environment.utf8 && !self.ascii, ..environment }
+    }
 }
 
 /// Where what is handed on goes.

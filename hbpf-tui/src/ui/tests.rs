@@ -12,7 +12,7 @@ use ratatui::layout::Rect;
 use ratatui::style::{Color, Modifier};
 
 use super::state::{Action, Effect, Motion, Overlay, State};
-use super::theme::{Environment, Theme};
+use super::theme::{Environment, Palette, Theme};
 use super::time::{Jump, Source};
 use super::views::{ListId, Page};
 use super::{draw, input};
@@ -20,7 +20,7 @@ use crate::fixture;
 use crate::list::{Key, List};
 use crate::recording::{Keep, Timeline};
 
-pub(super) const UTF8: Environment = Environment { no_color: false, utf8: true };
+pub(super) const UTF8: Environment = Environment { palette: Palette::Default, no_color: false, utf8: true };
 
 fn fresh(source: Source, size: (u16, u16)) -> State {
     State::new(source, Arc::new(Mutex::new(Timeline::new(Keep::WATCHED).unwrap())), size)
@@ -499,7 +499,7 @@ fn styles_say_what_matters() {
     assert!(cell_of(&colored, "1291").modifier.contains(Modifier::REVERSED), "the top row is selected");
     assert!(cell_of(&colored, "postgres").modifier.contains(Modifier::DIM));
 
-    let plain = terminal(&watched((120, 40)), &Environment { no_color: true, utf8: true });
+    let plain = terminal(&watched((120, 40)), &Environment { no_color: true, ..UTF8 });
     let buffer = plain.backend().buffer();
     assert!(buffer.content.iter().all(|cell| cell.fg == Color::Reset && cell.bg == Color::Reset));
     assert!(cell_of(&plain, "1291").modifier.contains(Modifier::REVERSED), "selection shows without colours");
@@ -1002,5 +1002,24 @@ fn what_was_over_time() {
         }
         state.apply(Action::ToggleCharts);
         insta::assert_snapshot!(format!("charts_{}x{}", size.0, size.1), screen(&state));
+    }
+}
+
+#[test]
+fn no_palette_says_anything_by_colour_alone() {
+    let state = watched((200, 60));
+    let text = |palette| terminal(&state, &Environment { palette, ..UTF8 }).backend().buffer().clone();
+    let symbols = |buffer: &Buffer| buffer.content.iter().map(|cell| cell.symbol().to_owned()).collect::<Vec<_>>();
+    let mono = text(Palette::Mono);
+    assert!(mono.content.iter().all(|cell| cell.fg == Color::Reset));
+    for palette in [Palette::HighContrast, Palette::ColorBlind, Palette::Light, Palette::Soft] {
+        let colored = text(palette);
+        assert_eq!(symbols(&colored), symbols(&mono), "{palette:?}");
+        let mut colors: Vec<Color> =
+            colored.content.iter().map(|cell| cell.fg).filter(|fg| *fg != Color::Reset).collect();
+        colors.sort_by_key(|color| format!("{color:?}"));
+        colors.dedup();
+        assert!(colors.len() >= 4, "{palette:?}: {colors:?}");
+        assert!(colored.content.iter().all(|cell| cell.bg == Color::Reset), "the terminal's own ground");
     }
 }

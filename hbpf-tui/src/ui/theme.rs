@@ -1,12 +1,61 @@
 //! Colours and symbols by role, as far as the terminal and the user want them.
 
+use clap::ValueEnum;
 use ratatui::style::{Color, Modifier, Style};
+use serde::Deserialize;
 
 use crate::table::Tone;
 
-/// What the environment says of the terminal.
+/// Colours by role.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Palette {
+    /// The terminal's own 16 colours
+    #[default]
+    Default,
+    /// The bright ones of the terminal's 16 colours, and nothing dim
+    HighContrast,
+    /// Blue, orange and yellow, which are told apart without red and green; 256 colours
+    ColorBlind,
+    /// Dark colours for a light background; 256 colours
+    Light,
+    /// Soft colours for a dark background; true colour
+    Soft,
+    /// No colours
+    Mono,
+}
+
+/// The colours of a palette.
+struct Colors {
+    good: Color,
+    warn: Color,
+    bad: Color,
+    accent: Color,
+    bar: Color,
+}
+
+impl Palette {
+    /// None where there are none.
+    fn colors(self) -> Option<Colors> {
+        let [good, warn, bad, accent, bar] = match self {
+            Self::Default => [Color::Green, Color::Yellow, Color::Red, Color::Cyan, Color::Blue],
+            Self::HighContrast => {
+                [Color::LightGreen, Color::LightYellow, Color::LightRed, Color::LightCyan, Color::LightBlue]
+            }
+            // As Okabe and Ito have chosen them, in the nearest of 256.
+            Self::ColorBlind => [39, 220, 208, 117, 32].map(Color::Indexed),
+            Self::Light => [28, 130, 160, 24, 26].map(Color::Indexed),
+            Self::Soft => [0x8f_c9_8a, 0xe5_c0_7b, 0xe0_6c_75, 0x7f_c8_d8, 0x6f_9b_d8].map(Color::from_u32),
+            Self::Mono => return None,
+        };
+        Some(Colors { good, warn, bad, accent, bar })
+    }
+}
+
+/// What the environment and the user say of the terminal.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Environment {
+    pub(crate) palette: Palette,
     /// NO_COLOR is set and not empty.
     pub(crate) no_color: bool,
     /// The locale's encoding is UTF-8.
@@ -19,7 +68,8 @@ impl Environment {
         let set = |name: &str| variable(name).filter(|value| !value.is_empty());
         // The order in which the C library looks.
         let locale = ["LC_ALL", "LC_CTYPE", "LANG"].into_iter().find_map(set).unwrap_or_default().to_lowercase();
-        Self { no_color: set("NO_COLOR").is_some(), utf8: locale.contains("utf-8") || locale.contains("utf8") }
+        let palette = Palette::default();
+        Self { palette, no_color: set("NO_COLOR").is_some(), utf8: locale.contains("utf-8") || locale.contains("utf8") }
     }
 }
 
@@ -85,53 +135,54 @@ const ASCII: Symbols = Symbols {
 /// Styles by role.
 #[derive(Clone, Debug)]
 pub(crate) struct Theme {
-    color: bool,
+    palette: Palette,
     pub(crate) symbols: Symbols,
 }
 
 impl Theme {
     pub(crate) fn new(environment: &Environment) -> Self {
-        Self { color: !environment.no_color, symbols: if environment.utf8 { UNICODE } else { ASCII } }
+        // Whoever has set that variable has meant all programs.
+        let palette = if environment.no_color { Palette::Mono } else { environment.palette };
+        Self { palette, symbols: if environment.utf8 { UNICODE } else { ASCII } }
     }
 
     /// Without colours none is set at all: crossterm turns colours under NO_COLOR into resets, which undo reverse video.
-    fn style(&self, color: Option<Color>, modifier: Modifier) -> Style {
+    fn style(&self, color: fn(&Colors) -> Color, modifier: Modifier) -> Style {
         let style = Style::new().add_modifier(modifier);
-        match color {
-            Some(color) if self.color => style.fg(color),
-            _ => style,
-        }
+        self.palette.colors().map_or(style, |colors| style.fg(color(&colors)))
     }
 
     pub(crate) fn tone(&self, tone: Tone) -> Style {
+        let plain = Style::new();
         match tone {
-            Tone::Plain => Style::new(),
-            Tone::Dim => self.style(None, Modifier::DIM),
-            Tone::Strong => self.style(None, Modifier::BOLD),
-            Tone::Good => self.style(Some(Color::Green), Modifier::empty()),
-            Tone::Warn => self.style(Some(Color::Yellow), Modifier::empty()),
-            Tone::Bad => self.style(Some(Color::Red), Modifier::BOLD),
-            Tone::Accent => self.style(Some(Color::Cyan), Modifier::empty()),
+            Tone::Plain => plain,
+            Tone::Dim if self.palette == Palette::HighContrast => plain,
+            Tone::Dim => plain.add_modifier(Modifier::DIM),
+            Tone::Strong => plain.add_modifier(Modifier::BOLD),
+            Tone::Good => self.style(|colors| colors.good, Modifier::empty()),
+            Tone::Warn => self.style(|colors| colors.warn, Modifier::empty()),
+            Tone::Bad => self.style(|colors| colors.bad, Modifier::BOLD),
+            Tone::Accent => self.style(|colors| colors.accent, Modifier::empty()),
         }
     }
 
     /// The title of a panel; the one that has the keys stands out.
     pub(crate) fn title(&self, focused: bool) -> Style {
-        if focused { self.style(Some(Color::Cyan), Modifier::BOLD) } else { self.style(None, Modifier::BOLD) }
+        let bold = Style::new().add_modifier(Modifier::BOLD);
+        if focused { self.style(|colors| colors.accent, Modifier::BOLD) } else { bold }
     }
 
     pub(crate) fn table_head(&self, sorted: bool) -> Style {
-        let modifier = if sorted { Modifier::REVERSED } else { Modifier::UNDERLINED };
-        self.style(None, modifier)
+        Style::new().add_modifier(if sorted { Modifier::REVERSED } else { Modifier::UNDERLINED })
     }
 
     /// The selected row: reverse video alone is visible with any palette, and without one.
     pub(crate) fn selected(&self) -> Style {
-        self.style(None, Modifier::REVERSED)
+        Style::new().add_modifier(Modifier::REVERSED)
     }
 
     pub(crate) fn key(&self) -> Style {
-        self.style(Some(Color::Cyan), Modifier::BOLD)
+        self.style(|colors| colors.accent, Modifier::BOLD)
     }
 
     /// The word that says whether what is shown is live.
@@ -140,11 +191,11 @@ impl Theme {
     }
 
     pub(crate) fn spark(&self) -> Style {
-        self.style(Some(Color::Green), Modifier::empty())
+        self.style(|colors| colors.good, Modifier::empty())
     }
 
     pub(crate) fn bar(&self) -> Style {
-        self.style(Some(Color::Blue), Modifier::empty())
+        self.style(|colors| colors.bar, Modifier::empty())
     }
 
     /// The text as this terminal can show it; bars are still bars.
