@@ -7,7 +7,7 @@ use flate2::write::{DeflateEncoder, GzEncoder, ZlibEncoder};
 use hbpf_core::inference::Place;
 use hbpf_ebpf::{RecordHeader, direction, flags, kind, source};
 use hbpf_fuzz::with_controls;
-use hbpf_host::protocol::{FlowVerdict, Group, Others, Question, Request, Suspect};
+use hbpf_host::protocol::{Group, Others, Question, Request, Suspect};
 
 use super::streams::{ALL, Case, XAI_CHUNKS, XAI_REQUEST, XAI_WHOLE, from_hex};
 
@@ -433,10 +433,9 @@ fn own_binary() -> Vec<Vec<u8>> {
 }
 
 fn protocol() -> Vec<Vec<u8>> {
-    let verdict = FlowVerdict { source: 1, pid: 7, handle: 0x7f00, generation: 1, message: 3, action: 2 };
     let requests = [
         Request::Attach(vec![Group::LlmTls, Group::LlmPlain]),
-        Request::Verdicts(vec![verdict; 3]),
+        Request::Servers(vec![(7, true), (8, false)]),
         Request::Learn("/internal/llm".into()),
         Request::Sample { sequence: 9, closely: vec![1, 2, 3], others: Others::All },
         Request::FindServers(vec![Suspect { pid: 7, serves: true }; 3]),
