@@ -24,7 +24,7 @@ mod when;
 #[cfg(test)]
 mod tests;
 
-use std::io;
+use std::io::{self, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -32,8 +32,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use crossterm::clipboard::CopyToClipboard;
-use crossterm::{event, execute};
+use base64::prelude::{BASE64_STANDARD, Engine as _};
+use crossterm::event;
 use hbpf_host::privsep::Scribe;
 use jiff::Timestamp;
 use serde::Deserialize;
@@ -191,7 +191,10 @@ impl Outlet for Hands {
     }
 
     fn clipboard(&mut self, text: &str) -> Result<(), String> {
-        execute!(io::stdout(), CopyToClipboard::to_clipboard_from(text)).map_err(|error| error.to_string())
+        // OSC 52 of xterm's control sequences: `c` is the clipboard.
+        let sequence = format!("\x1b]52;c;{}\x07", BASE64_STANDARD.encode(text));
+        let mut terminal = io::stdout();
+        terminal.write_all(sequence.as_bytes()).and_then(|()| terminal.flush()).map_err(|error| error.to_string())
     }
 }
 
