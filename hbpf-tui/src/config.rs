@@ -128,6 +128,7 @@ fn parse(text: &str) -> Result<(Vec<CustomApi>, Settings)> {
     })?;
     ensure!(config.providers.len() <= MAX_CUSTOM, "has more than {MAX_CUSTOM} providers");
     let apis = config.providers.into_iter().map(|provider| api(text, provider)).collect::<Result<_>>()?;
+    config.view.keymap().map_err(anyhow::Error::msg)?;
     Ok((apis, config.view))
 }
 
@@ -264,7 +265,10 @@ mod tests {
         };
         let lines = TEMPLATE.lines().map(|line| if is_setting(line) { line.trim_start_matches("# ") } else { line });
         let (apis, settings) = parse(&lines.collect::<Vec<_>>().join("\n")).unwrap();
-        assert_eq!((apis.len(), settings), (1, Settings::default()), "the defaults");
+        assert_eq!(apis.len(), 1);
+        let usual = Settings::default();
+        let of = |settings: &Settings| (settings.theme, settings.ascii, settings.hide_idle, settings.made_up_names);
+        assert_eq!(of(&settings), of(&usual), "the defaults");
     }
 
     #[test]
@@ -274,6 +278,8 @@ mod tests {
         let wrong = |text: &str| parse(text).unwrap_err().to_string();
         assert!(wrong("[view]\ntheme = \"pink\"").starts_with("line 2: unknown variant `pink`, expected one of"));
         assert!(wrong("\n[view]\ncolour = 1").starts_with("line 3: unknown field `colour`"));
+        assert!(wrong("[view.keys]\ncharts = \"q\"").contains("is both charts and quit"));
+        assert!(parse("[view.keys]\ncharts = [\"g\", \"F5\"]\nhome = \"Home\"").is_ok());
     }
 
     #[test]

@@ -21,7 +21,7 @@ use crate::recording::{END, Keep, Lines, Timeline};
 use crate::text;
 use crate::ui::{self, Settings, Sink, Source};
 
-pub(crate) fn run(arguments: &Top, settings: Settings) -> Result<ExitCode> {
+pub(crate) fn run(arguments: &Top, mut settings: Settings) -> Result<ExitCode> {
     if !arguments.batch && !ui::is_terminal() {
         bail!("standard output is no terminal; `hbpf top --batch` prints plain frames");
     }
@@ -33,8 +33,8 @@ pub(crate) fn run(arguments: &Top, settings: Settings) -> Result<ExitCode> {
     if arguments.batch {
         return batch(start, arguments.count);
     }
-    let theme = arguments.theme.unwrap_or(settings.theme);
-    let settings = Settings { theme, ascii: arguments.ascii || settings.ascii, ..settings };
+    settings.theme = arguments.theme.unwrap_or(settings.theme);
+    settings.ascii |= arguments.ascii;
     show(start, scribe, &settings)
 }
 

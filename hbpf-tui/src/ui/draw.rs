@@ -8,6 +8,7 @@ use unicode_width::UnicodeWidthStr;
 use super::paint::{Painter, Piece, width};
 use super::state::{Overlay, State, Typed, Typing};
 use super::theme::Theme;
+use super::time::Source;
 use super::views::Page;
 use super::{charts, detail, header, layout, overlay, tables, totals};
 use crate::list::Key;
@@ -60,7 +61,7 @@ fn page(painter: &mut Painter<'_>, body: Rect, state: &State) {
 pub(crate) fn scroll_limit(state: &State) -> usize {
     let area = layout::page(state.size, header::height(state)).body;
     match (&state.overlay, &state.page) {
-        (Some(overlay), _) => overlay::scroll(area, *overlay),
+        (Some(overlay), _) => overlay::scroll(area, state, *overlay),
         (None, Page::Of(Key::Request(id))) => detail::request_scroll(area, state, id),
         (None, _) => 0,
     }
@@ -75,88 +76,25 @@ fn footer(painter: &mut Painter<'_>, area: Rect, state: &State) {
         let piece = painter.piece(format!(" {notice}"), Tone::Warn);
         return painter.pieces(area, &[piece]);
     }
-    let keys: &[(&str, &str)] = match (&state.overlay, &state.page) {
-        (Some(Overlay::Columns), _) => {
-            &[("Space", "show or not"), ("< >", "move"), ("r", "as they were"), ("Enter", "close"), ("q", "quit")]
-        }
-        (Some(Overlay::Save), _) => &[("Enter", "do it"), ("Up Down", "choose"), ("P", "privacy"), ("Esc", "close")],
-        (Some(Overlay::Help), _) => &[("Esc", "close"), ("Up Down", "scroll"), ("q", "quit")],
-        (None, Page::Main) => &[
-            ("?", "help"),
-            ("q", "quit"),
-            ("Enter", "details"),
-            ("Tab", "focus"),
-            ("< >", "sort"),
-            ("/", "filter"),
-            ("o", "columns"),
-            ("v", "over time"),
-            ("t", "workloads"),
-            ("m", "models"),
-            ("f", "failures"),
-            ("u", "GPUs"),
-            ("i", "inference"),
-            ("c", "tools"),
-            ("d", "disks, net"),
-            ("Space", "freeze"),
-            ("w", "window"),
-            ("r", "reverse"),
-            ("a", "idle"),
-            ("p", "probes"),
-            ("1-6", "switch"),
-            ("e", "findings"),
-            ("x", "hand on"),
-        ],
-        (None, Page::Charts) => {
-            &[("?", "help"), ("q", "quit"), ("Esc", "back"), ("w", "more or less time"), ("Space", "freeze")]
-        }
-        (None, Page::Of(Key::Request(_))) => {
-            &[("?", "help"), ("q", "quit"), ("Esc", "back"), ("Up Down", "scroll"), ("Space", "freeze")]
-        }
-        (None, Page::Of(_)) => &[
-            ("?", "help"),
-            ("q", "quit"),
-            ("Esc", "back"),
-            ("Enter", "details"),
-            ("w", "window or since start"),
-            ("s", "other role"),
-            ("< >", "sort"),
-            ("/", "filter"),
-            ("Space", "freeze"),
-        ],
-        (None, Page::Probes | Page::InOut) => &[
-            ("?", "help"),
-            ("q", "quit"),
-            ("Esc", "back"),
-            ("1-6", "switch a group"),
-            ("Tab", "focus"),
-            ("< >", "sort"),
-            ("/", "filter"),
-        ],
-        (None, _) => &[
-            ("?", "help"),
-            ("q", "quit"),
-            ("Esc", "back"),
-            ("Enter", "details"),
-            ("Tab", "focus"),
-            ("< >", "sort"),
-            ("/", "filter"),
-        ],
-    };
     let has = |some: fn(&Snapshot) -> bool| state.snapshot().is_some_and(some);
-    let makes_sense = |key: &str| match key {
-        "i" => has(|snapshot| !snapshot.engines.is_empty()),
-        "c" => has(|snapshot| !snapshot.tools.is_empty()),
-        "s" => matches!(state.page, Page::Of(Key::Process(_))),
-        "Tab" => state.shown.len() > 1,
-        "Enter" if state.overlay.is_none() => {
+    let makes_sense = |name: &str| match name {
+        "inference" => has(|snapshot| !snapshot.engines.is_empty()),
+        "tools" => has(|snapshot| !snapshot.tools.is_empty()),
+        "role" => matches!(state.page, Page::Of(Key::Process(_))),
+        "focus" => state.shown.len() > 1,
+        "open" if state.overlay.is_none() => {
             state.focused().is_some_and(|shown| shown.list.rows.iter().any(|row| row.opens.is_some()))
         }
         _ => true,
     };
     let mut pieces = vec![painter.piece(" ", Tone::Plain)];
-    for (key, text) in keys.iter().filter(|(key, _)| makes_sense(key)) {
+    for (names, text) in hints(state).into_iter().filter(|(names, _)| names.iter().all(|name| makes_sense(name))) {
+        let keys: Vec<&str> = names.iter().map(|name| key(state, name)).filter(|key| !key.is_empty()).collect();
+        if keys.is_empty() {
+            continue;
+        }
         let next = [
-            Piece { text: (*key).to_owned(), style: painter.theme.key() },
+            Piece { text: keys.join(" "), style: painter.theme.key() },
             painter.piece(format!(" {text}  "), Tone::Plain),
         ];
         if width(&pieces) + width(&next) > usize::from(area.width) + 2 {
@@ -165,6 +103,96 @@ fn footer(painter: &mut Painter<'_>, area: Rect, state: &State) {
         pieces.extend(next);
     }
     painter.pieces(area, &pieces);
+}
+
+/// The key of something that keys can do.
+fn key<'a>(state: &'a State, name: &'a str) -> &'a str {
+    match name {
+        "groups" => "1-6",
+        name => state.keymap.first(name),
+    }
+}
+
+/// What makes sense on the page, the most useful first: the names of one or two bindings, and what they do.
+type Hint = (&'static [&'static str], &'static str);
+
+/// Those that are of use anywhere.
+const ALWAYS: [Hint; 2] = [(&["help"], "help"), (&["quit"], "quit")];
+
+/// The way out of a page.
+const BACK: Hint = (&["back"], "back");
+
+/// Those on a page with lists.
+const OF_LISTS: [Hint; 4] =
+    [(&["open"], "details"), (&["focus"], "focus"), (&["sort-left", "sort-right"], "sort"), (&["filter"], "filter")];
+
+/// Those while an earlier frame is looked at.
+const OF_TIME: [Hint; 5] = [
+    (&["frame-back", "frame-on"], "step"),
+    (&["minute-back", "minute-on"], "minute"),
+    (&["next-event", "previous-event"], "failure, finding"),
+    (&["time"], "time"),
+    (&["live"], "newest"),
+];
+
+fn hints(state: &State) -> Vec<Hint> {
+    let lists = |more: &[Hint]| [&ALWAYS[..], &[BACK], more, &OF_LISTS[..]].concat();
+    let page: Vec<Hint> = match (&state.overlay, &state.page) {
+        (Some(Overlay::Columns), _) => vec![
+            (&["freeze"], "show or not"),
+            (&["sort-left", "sort-right"], "move"),
+            (&["reverse"], "as they were"),
+            (&["open"], "close"),
+            (&["quit"], "quit"),
+        ],
+        (Some(Overlay::Save), _) => {
+            vec![(&["open"], "do it"), (&["up", "down"], "choose"), (&["privacy"], "privacy"), (&["back"], "close")]
+        }
+        (Some(Overlay::Help), _) => vec![(&["back"], "close"), (&["up", "down"], "scroll"), (&["quit"], "quit")],
+        (None, Page::Main) => {
+            const MAIN: [Hint; 21] = [
+                (&["open"], "details"),
+                (&["focus"], "focus"),
+                (&["sort-left", "sort-right"], "sort"),
+                (&["filter"], "filter"),
+                (&["columns"], "columns"),
+                (&["charts"], "over time"),
+                (&["workloads"], "workloads"),
+                (&["models"], "models"),
+                (&["failures"], "failures"),
+                (&["gpus"], "GPUs"),
+                (&["inference"], "inference"),
+                (&["tools"], "tools"),
+                (&["disks"], "disks, net"),
+                (&["freeze"], "freeze"),
+                (&["span"], "window"),
+                (&["reverse"], "reverse"),
+                (&["idle"], "idle"),
+                (&["probes"], "probes"),
+                (&["groups"], "switch"),
+                (&["findings"], "findings"),
+                (&["save"], "hand on"),
+            ];
+            [&ALWAYS[..], &MAIN[..]].concat()
+        }
+        (None, Page::Charts) => {
+            let more: [Hint; 3] = [BACK, (&["span"], "more or less time"), (&["freeze"], "freeze")];
+            [&ALWAYS[..], &more[..]].concat()
+        }
+        (None, Page::Of(Key::Request(_))) => {
+            let more: [Hint; 3] = [BACK, (&["up", "down"], "scroll"), (&["freeze"], "freeze")];
+            [&ALWAYS[..], &more[..]].concat()
+        }
+        (None, Page::Of(_)) => lists(&[(&["span"], "window or since start"), (&["role"], "other role")]),
+        (None, Page::Probes | Page::InOut) => lists(&[(&["groups"], "switch a group")]),
+        (None, _) => lists(&[]),
+    };
+    let looks_back = state.overlay.is_none() && (state.time.is_frozen() || state.source == Source::Replay);
+    if !looks_back {
+        return page;
+    }
+    let rest = page.into_iter().filter(|hint| !ALWAYS.contains(hint)).collect::<Vec<_>>();
+    [&ALWAYS[..], &OF_TIME[..], &rest[..]].concat()
 }
 
 /// A filter while it is typed, its end first where there is no room for all, and what is wrong with it.

@@ -7,6 +7,7 @@ mod draw;
 mod header;
 mod input;
 mod job;
+mod keys;
 mod layout;
 mod overlay;
 mod paint;
@@ -24,6 +25,7 @@ mod when;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
@@ -41,6 +43,7 @@ use signal_hook::consts::{SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGWINCH};
 use signal_hook::iterator::Signals;
 
 use self::job::JobControl;
+use self::keys::{Keymap, Keys};
 use self::save::{Document, Outlet};
 use self::state::{Action, Effect, State};
 use self::terminal::Screen;
@@ -121,6 +124,7 @@ pub(crate) fn run(
     let mut screen = Screen::take().context("cannot take over the terminal")?;
     let size = screen.size().context("cannot tell the terminal's size")?;
     let mut state = State::new(source, Arc::clone(&timeline), size);
+    state.keymap = settings.keymap().map_err(anyhow::Error::msg)?;
     if settings.made_up_names {
         state.apply(Action::TogglePrivacy);
     }
@@ -169,9 +173,20 @@ pub(crate) struct Settings {
     pub(crate) hide_idle: bool,
     /// Names of hosts, users and command lines are made up.
     pub(crate) made_up_names: bool,
+    /// Keys for what they do, in place of the usual ones.
+    keys: BTreeMap<String, Keys>,
 }
 
 impl Settings {
+    /// What keys do.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with those of the user, in one line.
+    pub(crate) fn keymap(&self) -> Result<Keymap, String> {
+        Keymap::new(&self.keys)
+    }
+
     fn environment(&self, environment: Environment) -> Environment {
         Environment { palette: self.theme, utf8: environment.utf8 && !self.ascii, ..environment }
     }
@@ -227,7 +242,7 @@ fn next(
     };
     while let Some(event) = waiting {
         let action = match event {
-            Event::Terminal(event) => input::action(&event, state.is_typing()),
+            Event::Terminal(event) => input::action(&event, state.is_typing(), &state.keymap),
             Event::News => {
                 is_told.store(false, Ordering::SeqCst);
                 Some(Action::News)

@@ -1,53 +1,18 @@
 //! What is shown over a page: the keys, and the problems in full.
 
+use hbpf_host::protocol::Group;
 use ratatui::layout::Rect;
 use ratatui::widgets::{Clear, Widget};
 
+use super::keys::KEYS_WIDTH;
 use super::layout;
 use super::paint::{Painter, Piece};
 use super::save::Document;
 use super::state::{Overlay, State};
 use crate::table::Tone;
 
-/// Keys and what they do; an empty key continues the line above or explains.
-const HELP: [(&str, &str); 78] = [
-    ("Up Down PgUp PgDn", "move the selection (also k j); Home follows the top row"),
-    ("Enter", "details of what is selected: a process, request, model,"),
-    ("", "endpoint, workload, or what a finding is about"),
-    ("Esc", "back"),
-    ("Tab", "switch between the two lists of a page"),
-    ("< >", "sort by the column to the left or right"),
-    ("r", "reverse the order"),
-    ("/", "only rows of the list with the focus that fit: text, or"),
-    ("", "model:qwen ttft>500ms !pid:41; requests by status:5xx, too"),
-    ("o", "which columns are shown, and in what order"),
-    ("a", "show or hide processes without model traffic"),
-    ("v", "over time: tokens, requests, failures, waiting times, load"),
-    ("w", "latencies over the window or since the start"),
-    ("s", "in a process's details: its other role"),
-    ("t", "workloads: pods, containers, units, trees of processes"),
-    ("m", "models and endpoints"),
-    ("f", "failures: which errors where, quotas, the latest requests"),
-    ("u", "GPUs, and the processes on them"),
-    ("i", "inference servers: what vLLM, Ollama and others say"),
-    ("c", "calls of tools: what MCP servers are asked"),
-    ("d", "disks, connections and GPU devices by process"),
-    ("1 2 3 4 5 6", "switch a group of probes on or off: model traffic over TLS"),
-    ("", "and plain, tools, disks, connections, uses of GPU devices"),
-    ("p", "probes, and what each costs"),
-    ("Space", "freeze the view, collection goes on; stop and play a replay"),
-    ("[ ] { }", "a frame back or on, a minute back or on"),
-    ("n N", "on, or back, to where something failed or was found"),
-    ("@", "to a time"),
-    ("l", "live again; to the end of a replay"),
-    ("+ -", "a replay faster or slower"),
-    ("x", "hand on: snapshot, list, screen as files; the row copied"),
-    ("P", "names of hosts, users and command lines made up, or real"),
-    ("e", "findings and problems, each with what to do"),
-    ("? h F1", "this help"),
-    ("Ctrl-Z", "suspend; the shell's fg brings it back"),
-    ("q F10 Ctrl-C", "quit"),
-    ("", ""),
+/// Signs and columns, and what they say; an empty name continues the line above.
+const LEGEND: &[(&str, &str)] = &[
     ("-", "not known: never the same as 0"),
     ("~", "estimated, at least in part"),
     ("≥", "a sum over GPUs some of which do not tell their part"),
@@ -94,7 +59,7 @@ const HELP: [(&str, &str); 78] = [
 pub(crate) fn draw(painter: &mut Painter<'_>, area: Rect, state: &State, overlay: Overlay) {
     let height = usize::from(area.height.saturating_sub(1));
     let (title, lines, top) = match overlay {
-        Overlay::Help => ("Keys and columns".to_owned(), help(painter), state.scroll),
+        Overlay::Help => ("Keys and columns".to_owned(), help(painter, state), state.scroll),
         Overlay::Save => ("Hand on".to_owned(), documents(painter, state), 0),
         Overlay::Columns => {
             let name = state.focused().map_or("", |shown| shown.id.name());
@@ -138,18 +103,26 @@ fn columns(painter: &Painter<'_>, state: &State) -> Vec<Vec<Piece>> {
     titles.iter().enumerate().map(line).collect()
 }
 
-fn help(painter: &Painter<'_>) -> Vec<Vec<Piece>> {
-    let line = |(key, text): &(&str, &str)| {
+fn help(painter: &Painter<'_>, state: &State) -> Vec<Vec<Piece>> {
+    let keys = state.keymap.help(Group::ALL.len());
+    let line = |(key, text): (&str, &str)| {
         let key = key.replace('≥', painter.theme.symbols.at_least);
-        vec![Piece { text: format!(" {key:<19}"), style: painter.theme.key() }, painter.piece(*text, Tone::Plain)]
+        vec![
+            Piece { text: format!(" {key:<KEYS_WIDTH$}"), style: painter.theme.key() },
+            painter.piece(text, Tone::Plain),
+        ]
     };
-    HELP.iter().map(line).collect()
+    keys.iter()
+        .map(|(key, text)| line((key, text)))
+        .chain([Vec::new()])
+        .chain(LEGEND.iter().map(|(key, text)| line((key, text))))
+        .collect()
 }
 
 /// How far an overlay can be scrolled.
-pub(crate) fn scroll(area: Rect, overlay: Overlay) -> usize {
+pub(crate) fn scroll(area: Rect, state: &State, overlay: Overlay) -> usize {
     let lines = match overlay {
-        Overlay::Help => HELP.len(),
+        Overlay::Help => state.keymap.help(Group::ALL.len()).len() + 1 + LEGEND.len(),
         Overlay::Columns | Overlay::Save => 0,
     };
     lines.saturating_sub(usize::from(area.height.saturating_sub(1)))
@@ -157,10 +130,10 @@ pub(crate) fn scroll(area: Rect, overlay: Overlay) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use super::HELP;
+    use super::LEGEND;
 
     #[test]
-    fn the_help_fits_80_columns() {
-        assert!(HELP.iter().all(|(key, text)| key.len() <= 19 && text.len() <= 60), "{HELP:?}");
+    fn the_legend_fits_80_columns() {
+        assert!(LEGEND.iter().all(|(key, text)| key.len() <= 19 && text.len() <= 60), "{LEGEND:?}");
     }
 }

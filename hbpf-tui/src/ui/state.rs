@@ -9,6 +9,7 @@ use hbpf_host::protocol::Group;
 use jiff::Timestamp;
 
 use super::draw;
+use super::keys::Keymap;
 use super::layout::{self, Areas};
 use super::save::Document;
 use super::time::{History, Jump, Jumped, Source, Time};
@@ -164,6 +165,7 @@ impl<K: Clone + PartialEq> Cursor<K> {
 /// The state of the view.
 pub(crate) struct State {
     pub(crate) size: (u16, u16),
+    pub(crate) keymap: Keymap,
     pub(crate) source: Source,
     pub(crate) time: Time,
     /// The newest frame.
@@ -243,6 +245,7 @@ impl State {
     pub(crate) fn new(source: Source, timeline: Arc<Mutex<Timeline>>, size: (u16, u16)) -> Self {
         let mut state = Self {
             size,
+            keymap: Keymap::default(),
             source,
             time: Time::new(source, timeline),
             newest: None,

@@ -871,7 +871,7 @@ proptest::proptest! {
                 }
             };
             let event = crossterm::event::Event::Key(code.into());
-            input::action(&event, state.is_typing()).map(|action| state.apply(action));
+            input::action(&event, state.is_typing(), &state.keymap).map(|action| state.apply(action));
             if key % 4 == 0 {
                 screen(&state);
             }
