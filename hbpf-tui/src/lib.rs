@@ -1,5 +1,6 @@
 //! The `hbpf` command, as a library so that its parsers can be fuzzed.
 
+mod arrange;
 mod cli;
 mod commands;
 mod condition;

@@ -36,7 +36,7 @@ const fn binding(
 }
 
 /// All of them, in the order of the help.
-pub(crate) static BINDINGS: [Binding; 43] = {
+pub(crate) static BINDINGS: [Binding; 44] = {
     use Action as A;
     [
         binding("up", &["Up", "k"], A::Move(Motion::Up), &["move the selection (also k j); Home follows the top row"]),
@@ -70,6 +70,7 @@ pub(crate) static BINDINGS: [Binding; 43] = {
         ),
         binding("columns", &["o"], A::Show(Overlay::Columns), &["which columns are shown, and in what order"]),
         binding("idle", &["a"], A::ToggleIdle, &["show or hide processes without model traffic"]),
+        binding("arrange", &["y"], A::Arrange, &["processes as a tree, by workload, or each for itself"]),
         binding("charts", &["v"], A::ToggleCharts, &["over time: tokens, requests, failures, waiting times, load"]),
         binding("span", &["w"], A::ToggleSpan, &["latencies over the window or since the start"]),
         binding("role", &["s"], A::ToggleRole, &["in a process's details: its other role"]),

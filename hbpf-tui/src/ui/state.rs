@@ -15,6 +15,7 @@ use super::save::Document;
 use super::time::{History, Jump, Jumped, Source, Time};
 use super::views::{self, ListId, Look, Page, Shown};
 use super::when;
+use crate::arrange::Arrangement;
 use crate::filter::{Filter, FilterError};
 use crate::over_time::Reach;
 use crate::privacy::Privacy;
@@ -91,6 +92,7 @@ pub(crate) enum Action {
     ToggleProbes,
     ToggleFindings,
     ToggleCharts,
+    Arrange,
     Show(Overlay),
     /// Names of hosts, users and the like are made up, or real again.
     TogglePrivacy,
@@ -192,6 +194,8 @@ pub(crate) struct State {
     pub(crate) shown: Vec<Shown>,
     /// Whether processes without model traffic are listed.
     pub(crate) show_idle: bool,
+    /// How processes stand in their list.
+    pub(crate) arrangement: Arrangement,
     pub(crate) span: Span,
     /// How much time charts show.
     pub(crate) reach: Reach,
@@ -264,6 +268,7 @@ impl State {
             }),
             shown: Vec::new(),
             show_idle: true,
+            arrangement: Arrangement::default(),
             span: Span::default(),
             reach: Reach::default(),
             other_role: false,
@@ -492,6 +497,7 @@ impl State {
             Action::ToggleInOut => self.toggle_page(Page::InOut),
             Action::ToggleGpus => self.toggle_page(Page::Gpus),
             Action::ToggleProbes => self.toggle_page(Page::Probes),
+            Action::Arrange => self.arrangement = self.arrangement.next(),
             Action::ToggleCharts => self.toggle_page(Page::Charts),
             Action::ToggleFindings => self.toggle_page(Page::Findings),
             Action::TogglePrivacy => {

@@ -7,6 +7,7 @@ use super::chart;
 use super::header;
 use super::state::{Cursor, State};
 use super::theme::UNICODE;
+use crate::arrange::arrange;
 use crate::engines;
 use crate::filter::{Filter, Kind};
 use crate::findings;
@@ -281,12 +282,16 @@ fn of(id: ListId, state: &State, snapshot: &Snapshot) -> Shown {
     if let Some((column, descending)) = sorted {
         list.sort(column, descending);
     }
+    let picked = list.rows.len();
+    if id == ListId::Processes {
+        arrange(&mut list, snapshot, state.arrangement);
+    }
     let chosen = look.columns.as_ref().map(|titles| titles.iter().filter_map(|title| list.column(title)).collect());
     let wanted = chosen.unwrap_or_else(|| table::usual(&list.columns));
     let empty = if all > 0 { NOTHING_PICKED } else { empty(id, state, snapshot) };
     let title = match &look.filter {
         // First, for there may be no room for more.
-        Some(filter) => format!("{} of /{filter}: {title}", list.rows.len()),
+        Some(filter) => format!("{picked} of /{filter}: {title}"),
         None => title,
     };
     Shown { id, title, notes, empty, list, wanted, sorted }
@@ -394,7 +399,9 @@ fn title(id: ListId, state: &State, snapshot: &Snapshot, list: &List) -> (String
                 Span::Window => "latency over the window",
                 Span::SinceStart => "latency since start",
             };
-            return (processes_title(state, snapshot), (!summary::is_blind(snapshot)).then(|| span.to_owned()));
+            let span = (!summary::is_blind(snapshot)).then_some(span);
+            let notes: Vec<&str> = state.arrangement.name().into_iter().chain(span).collect();
+            return (processes_title(state, snapshot), (!notes.is_empty()).then(|| notes.join(", ")));
         }
         ListId::InOut => {
             let off = Group::ALL.iter().enumerate().filter(|(_, group)| {
