@@ -344,6 +344,8 @@ pub struct Exchange {
     pub estimated_output: u64,
     /// Events with generated output.
     pub output_events: u64,
+    /// When that came.
+    pub pace: Pace,
     /// Gaps between output events longer than [`Exchange::STALL`].
     pub stalls: u32,
     /// The longest time between two events with output, or from the last to the end, in seconds; without those between which
@@ -361,6 +363,48 @@ pub struct Exchange {
     pub bytes_seen: u64,
     /// Bytes of it that were lost (not those left out on purpose).
     pub bytes_missed: u64,
+}
+
+/// How many tokens came in each part of the time since the first one. However long a stream is, it has as many parts: they become
+/// twice as long when it outgrows them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pace {
+    /// How often the parts have become longer.
+    doubled: u8,
+    tokens: [u32; Pace::PARTS],
+}
+
+impl Pace {
+    /// Parts of the time.
+    pub const PARTS: usize = 24;
+
+    /// Nanoseconds of the shortest part, as a power of two: an eighth of a second.
+    const SHORTEST: u32 = 27;
+
+    /// Notes tokens that came so long after the first.
+    pub fn add(&mut self, since_first: std::time::Duration, tokens: u64) {
+        let nanoseconds = u64::try_from(since_first.as_nanos()).unwrap_or(u64::MAX);
+        while nanoseconds >> (Self::SHORTEST + u32::from(self.doubled)) >= Self::PARTS as u64 {
+            for part in 0..Self::PARTS {
+                let of = |index: usize| self.tokens.get(index).copied().unwrap_or(0);
+                self.tokens[part] = of(2 * part).saturating_add(of(2 * part + 1));
+            }
+            self.doubled += 1;
+        }
+        let part = &mut self.tokens[(nanoseconds >> (Self::SHORTEST + u32::from(self.doubled))) as usize];
+        *part = part.saturating_add(u32::try_from(tokens).unwrap_or(u32::MAX));
+    }
+
+    /// How long a part is, in seconds.
+    pub fn part_seconds(&self) -> f64 {
+        (1_u64 << (Self::SHORTEST + u32::from(self.doubled))) as f64 / 1e9
+    }
+
+    /// The tokens of each part, up to the last in which there are any.
+    pub fn tokens(&self) -> &[u32] {
+        let count = self.tokens.iter().rposition(|tokens| *tokens > 0).map_or(0, |last| last + 1);
+        &self.tokens[..count]
+    }
 }
 
 impl Exchange {
@@ -433,4 +477,29 @@ pub enum ExchangeEvent {
     },
     /// It has reached its final phase. Usage is final.
     Ended,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_pace_has_every_token_however_long_the_stream_is() {
+        let mut pace = Pace::default();
+        assert!(pace.tokens().is_empty());
+        pace.add(Duration::ZERO, 3);
+        assert_eq!((pace.tokens(), pace.part_seconds()), (&[3][..], 0.134_217_728));
+        pace.add(Duration::from_millis(1000), 4);
+        assert_eq!(pace.tokens(), [3, 0, 0, 0, 0, 0, 0, 4]);
+        for second in 0..7200 {
+            pace.add(Duration::from_secs(second), 1);
+        }
+        assert!(pace.tokens().len() <= Pace::PARTS && pace.part_seconds() * Pace::PARTS as f64 >= 7200.0);
+        assert_eq!(pace.tokens().iter().sum::<u32>(), 7207);
+        pace.add(Duration::MAX, u64::MAX);
+        pace.add(Duration::MAX, u64::MAX);
+        assert_eq!(pace.tokens().iter().copied().max(), Some(u32::MAX), "it has no more room, and no less");
+    }
 }

@@ -29,7 +29,7 @@ pub use process::{
     Cgroup, Container, DeviceUse, Disk, DiskDevice, EncryptedTraffic, HottestThread, Network, Process, TlsVisibility,
     Visibility, Workload, WorkloadKind,
 };
-pub use requests::{EndpointRateLimit, EndpointStats, Hop, Model, Request, Requests, TokensSource, Tool};
+pub use requests::{EndpointRateLimit, EndpointStats, Hop, Model, OutputPace, Request, Requests, TokensSource, Tool};
 pub use stats::{
     Distribution, Latency, LatencyPair, LlmStats, TokenRates, TokenTotals, TokensEstimated, TokensInProgress,
 };

@@ -317,6 +317,10 @@ fn request(sequence: u64, pid: u32, command: &str, model: &str, phase: Phase) ->
         duration_seconds: phase.is_final().then_some(age),
         stalls: u32::from(sequence == 9003),
         longest_gap_seconds: (sequence == 9003).then_some(3.4),
+        output_pace: started.then(|| OutputPace {
+            part_seconds: 0.268_435_456,
+            tokens: (0..16).map(|part| if part % 7 == 5 { 0 } else { 3 + part % 4 }).collect(),
+        }),
         tokens: TokenTotals {
             input: (phase == Phase::Done).then_some(2100),
             output: started.then_some(40 * (sequence % 9) + 17),

@@ -10,7 +10,7 @@ use super::stats::FinalOutput;
 use crate::exchange::{Exchange, ExchangeId, Phase};
 use crate::label::Label;
 use crate::prices::Cost;
-use crate::snapshot::{Hop, Request, Requests, TokenTotals, TokensSource};
+use crate::snapshot::{Hop, OutputPace, Request, Requests, TokenTotals, TokensSource};
 use crate::time::{Nanos, WallClock};
 
 /// Running exchanges in a frame: more than a screen shows, few enough that a frame stays small.
@@ -194,6 +194,10 @@ fn row(exchange: &Exchange, identity: Option<&(Option<Timestamp>, Label)>, now: 
         duration_seconds: exchange.duration_seconds(),
         stalls: exchange.stalls,
         longest_gap_seconds: exchange.longest_gap_seconds,
+        output_pace: (exchange.output_events > 0).then(|| OutputPace {
+            part_seconds: exchange.pace.part_seconds(),
+            tokens: exchange.pace.tokens().to_vec(),
+        }),
         tokens: TokenTotals {
             input: exchange.usage.input,
             output,

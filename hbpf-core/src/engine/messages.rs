@@ -3,7 +3,7 @@
 use crate::body::Coding;
 use crate::chunk::{Action, ConnectionKey, Direction, Origin, Source, Verdict};
 use crate::dialect::{Extent, Interpreter, JUDGE_BYTES, Judgement, Recognised, judge, request_facts};
-use crate::exchange::{Endpoint, Exchange, ExchangeEvent, OutputMissed, Phase, Protocol, RateLimit, Role, Usage};
+use crate::exchange::{Endpoint, Exchange, ExchangeEvent, OutputMissed, Pace, Phase, Protocol, RateLimit, Role, Usage};
 use crate::http1::{HttpSink, RequestHead, ResponseHead, Side};
 use crate::label::Label;
 use crate::time::Nanos;
@@ -440,6 +440,7 @@ impl Sink<'_> {
             usage: Usage::default(),
             estimated_output: 0,
             output_events: 0,
+            pace: Pace::default(),
             stalls: 0,
             longest_gap_seconds: None,
             tier: None,

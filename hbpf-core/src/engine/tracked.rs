@@ -444,7 +444,8 @@ impl Outputs<'_> {
         let gap = exchange.last_token_at.filter(|_| gap_is_known).map(|last| when.since(last));
         let stalled = gap.and_then(|gap| note_gap(exchange, gap));
         exchange.phase = Phase::Streaming;
-        exchange.first_token_at.get_or_insert(when);
+        let first = *exchange.first_token_at.get_or_insert(when);
+        exchange.pace.add(when.since(first), tokens);
         if visible {
             exchange.first_visible_token_at.get_or_insert(when);
         }

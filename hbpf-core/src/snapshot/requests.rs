@@ -93,6 +93,15 @@ pub struct Tool {
     pub duration_seconds: Option<Distribution>,
 }
 
+/// When the output of an exchange came, as far as events tell: estimates, as tokens are while an answer runs.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct OutputPace {
+    /// How long a part of the time is.
+    pub part_seconds: f64,
+    /// Tokens in each part since the first token, at most 24.
+    pub tokens: Vec<u32>,
+}
+
 /// Single exchanges.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Requests {
@@ -187,6 +196,9 @@ pub struct Request {
     pub stalls: u32,
     /// The longest time without output amid a stream, in seconds; null where no two events with output were seen.
     pub longest_gap_seconds: Option<f64>,
+    /// When its output came; null where none was seen.
+    #[serde(default)]
+    pub output_pace: Option<OutputPace>,
     /// So far.
     pub tokens: TokenTotals,
     /// Where the counts come from.

@@ -1,7 +1,8 @@
 //! Where a request's time goes: its stages below each other, along one axis.
 
-use hbpf_core::snapshot::Request;
+use hbpf_core::snapshot::{OutputPace, Request};
 
+use super::chart;
 use super::paint::{Painter, Piece};
 use crate::format;
 use crate::table::Tone;
@@ -74,9 +75,33 @@ fn drawable(request: &Request, width: usize) -> Option<(Vec<Stage>, f64, usize)>
     (bars >= MIN_BARS && whole > 0.0).then_some((stages, whole, bars))
 }
 
+/// When tokens came, as one bar for each cell: the most of the parts that lie in it, from where the axis has its zero.
+fn ticks(pace: &OutputPace, first: f64, whole: f64, bars: usize) -> Vec<Option<f64>> {
+    let mut values: Vec<Option<f64>> = vec![None; bars];
+    let cell = |seconds: f64| (seconds / whole * bars as f64).clamp(0.0, bars as f64);
+    for (part, tokens) in pace.tokens.iter().enumerate().filter(|(_, tokens)| **tokens > 0) {
+        let begin = first + part as f64 * pace.part_seconds;
+        // Where parts are shorter than cells some share one.
+        let from = (cell(begin) as usize).min(bars - 1);
+        let to = (cell(begin + pace.part_seconds).ceil() as usize).clamp(from + 1, bars);
+        for value in &mut values[from..to] {
+            *value = Some(value.unwrap_or(0.0).max(f64::from(*tokens)));
+        }
+    }
+    values
+}
+
+/// Where the first token stands on the axis, and what is known of those behind it.
+fn paced(request: &Request) -> Option<(f64, &OutputPace)> {
+    let pace = request.output_pace.as_ref().filter(|pace| pace.part_seconds > 0.0 && !pace.tokens.is_empty())?;
+    let first = request.time_to_first_token_seconds.filter(|first| first.is_finite() && *first >= 0.0)?;
+    let before: f64 = [request.connect_seconds, request.tls_seconds].into_iter().flatten().filter(|s| *s >= 0.0).sum();
+    Some((before + first, pace))
+}
+
 /// How many lines there are.
 pub(crate) fn height(request: &Request, width: usize) -> usize {
-    drawable(request, width).map_or(0, |(stages, ..)| stages.len() + 1)
+    drawable(request, width).map_or(0, |(stages, ..)| stages.len() + 1 + usize::from(paced(request).is_some()))
 }
 
 /// The lines, with how long each stage took, and a blank one behind.
@@ -96,7 +121,22 @@ pub(crate) fn lines(painter: &Painter<'_>, request: &Request, width: usize) -> V
             painter.piece(format!("{:>TIME$}", format::seconds(stage.end - stage.begin)), Tone::Plain),
         ]
     };
-    stages.iter().map(line).chain([Vec::new()]).collect()
+    let tokens = paced(request).map(|(first, pace)| {
+        let values = ticks(pace, first, whole, bars);
+        let text = chart::bars(&values, 1, &painter.theme.symbols.bars).remove(0);
+        vec![
+            painter.piece(format!(" {:<NAME$}", "tokens"), Tone::Dim),
+            Piece { text, style: painter.theme.spark() },
+            painter.piece(
+                format!(
+                    "{:>TIME$}",
+                    format::estimated(format::count(pace.tokens.iter().map(|n| u64::from(*n)).sum()), true)
+                ),
+                Tone::Plain,
+            ),
+        ]
+    });
+    stages.iter().map(line).chain(tokens).chain([Vec::new()]).collect()
 }
 
 #[cfg(test)]
@@ -139,6 +179,20 @@ mod tests {
         assert_eq!(spans(&request), [("wait", 0.0, 3.0)]);
         request.age_seconds = f64::NAN;
         assert_eq!(spans(&request), [("wait", 0.0, 0.0)]);
+    }
+
+    #[test]
+    fn tokens_stand_where_they_came() {
+        let pace = OutputPace { part_seconds: 1.0, tokens: vec![4, 0, 2] };
+        let drawn = |bars| ticks(&pace, 2.0, 10.0, bars);
+        let mut expected = vec![None; 10];
+        (expected[2], expected[4]) = (Some(4.0), Some(2.0));
+        assert_eq!(drawn(10), expected);
+        assert_eq!(drawn(2), [Some(4.0), None], "the most of those that share a cell");
+        assert_eq!(drawn(20).iter().flatten().count(), 4);
+        // What no recording of ours has.
+        let absurd = OutputPace { part_seconds: f64::MAX, tokens: vec![u32::MAX; 99] };
+        assert_eq!(ticks(&absurd, 1e300, 1e-300, 5).len(), 5);
     }
 
     #[test]

@@ -12,7 +12,7 @@ mod workloads;
 use std::collections::BTreeMap;
 
 use super::*;
-use crate::exchange::{Api, Dialect, Endpoint, OutputMissed, Phase, Protocol, Role, Usage};
+use crate::exchange::{Api, Dialect, Endpoint, OutputMissed, Pace, Phase, Protocol, Role, Usage};
 use crate::snapshot::{LlmStats, TokenRates, TokenTotals};
 
 /// Ten minutes after boot.
@@ -61,6 +61,7 @@ pub(crate) fn exchange(id: u64) -> Exchange {
         usage: Usage::default(),
         estimated_output: 0,
         output_events: 0,
+        pace: Pace::default(),
         stalls: 0,
         longest_gap_seconds: None,
         tier: None,
