@@ -1,6 +1,6 @@
 //! Keys to actions.
 
-use crossterm::event::{Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
+use crossterm::event::{Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers, MouseButton, MouseEvent, MouseEventKind};
 
 use super::keys::Keymap;
 use super::state::{Action, Motion};
@@ -9,6 +9,7 @@ use super::state::{Action, Motion};
 pub(crate) fn action(event: &Event, is_typing: bool, keymap: &Keymap) -> Option<Action> {
     match event {
         Event::Resize(width, height) => Some(Action::Resize(*width, *height)),
+        Event::Mouse(mouse) if !is_typing => of_mouse(mouse),
         // What is pasted is never a command.
         Event::Paste(text) if is_typing => Some(Action::Pasted(text.clone())),
         Event::Key(key) if key.kind != KeyEventKind::Release && is_typing => of_typed_key(key),
@@ -33,4 +34,14 @@ fn of_typed_key(key: &KeyEvent) -> Option<Action> {
         KeyCode::Down => Action::Move(Motion::Down),
         _ => return None,
     })
+}
+
+fn of_mouse(mouse: &MouseEvent) -> Option<Action> {
+    match mouse.kind {
+        MouseEventKind::Down(MouseButton::Left) => Some(Action::Click(mouse.column, mouse.row)),
+        MouseEventKind::Down(MouseButton::Right) => Some(Action::Back),
+        MouseEventKind::ScrollUp => Some(Action::Move(Motion::Up)),
+        MouseEventKind::ScrollDown => Some(Action::Move(Motion::Down)),
+        _ => None,
+    }
 }

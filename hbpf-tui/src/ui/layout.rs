@@ -14,7 +14,7 @@ pub(crate) const PAGE_OVERLAP: usize = 2;
 pub(crate) const CHOICE_PAGE: usize = 10;
 
 /// Title and column names of a table.
-const TABLE_HEAD: u16 = 2;
+pub(crate) const TABLE_HEAD: u16 = 2;
 /// Title and four lines.
 const TOTALS: u16 = 5;
 /// The same with sparklines two cells high.

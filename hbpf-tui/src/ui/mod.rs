@@ -121,7 +121,8 @@ pub(crate) fn run(
     let suspend = sender.clone();
     let job = JobControl::take(move || suspend.send(Event::Suspend).is_ok())?;
     listen_to_signals(sender.clone())?;
-    let mut screen = Screen::take().context("cannot take over the terminal")?;
+    let mut screen = Screen::take(settings.has_mouse(|name| std::env::var_os(name).is_some()))
+        .context("cannot take over the terminal")?;
     let size = screen.size().context("cannot tell the terminal's size")?;
     let mut state = State::new(source, Arc::clone(&timeline), size);
     state.keymap = settings.keymap().map_err(anyhow::Error::msg)?;
@@ -173,11 +174,18 @@ pub(crate) struct Settings {
     pub(crate) hide_idle: bool,
     /// Names of hosts, users and command lines are made up.
     pub(crate) made_up_names: bool,
+    /// Whether clicks are taken; without, only where the view does not run over SSH.
+    mouse: Option<bool>,
     /// Keys for what they do, in place of the usual ones.
     keys: BTreeMap<String, Keys>,
 }
 
 impl Settings {
+    /// Over SSH the terminal's own marking of text is what people miss when it is gone.
+    fn has_mouse(&self, is_set: impl Fn(&str) -> bool) -> bool {
+        self.mouse.unwrap_or_else(|| !["SSH_CONNECTION", "SSH_TTY", "SSH_CLIENT"].into_iter().any(is_set))
+    }
+
     /// What keys do.
     ///
     /// # Errors

@@ -7,6 +7,7 @@ use hbpf_core::exchange::Role;
 use hbpf_core::snapshot::{Request, Snapshot};
 use hbpf_host::protocol::Group;
 use jiff::Timestamp;
+use ratatui::layout::Position;
 
 use super::draw;
 use super::keys::Keymap;
@@ -65,6 +66,8 @@ pub(crate) enum Action {
     /// By place in [`Group::ALL`].
     ToggleGroup(usize),
     Move(Motion),
+    /// Column and row of the screen.
+    Click(u16, u16),
     SwitchFocus,
     /// Rows are to be picked: what is typed from now on says which.
     Filter,
@@ -469,6 +472,7 @@ impl State {
             Action::Speed(by) => self.time.change_speed(by),
             Action::ToggleGroup(index) => effect = self.toggle_group(index),
             Action::Move(motion) => self.move_selection(motion),
+            Action::Click(x, y) => self.click(x, y),
             Action::SwitchFocus => self.focus = usize::from(self.focus == 0 && self.page.lists().len() > 1),
             Action::Filter => self.begin_typing(),
             Action::AskTime => self.typing = Some(Typing { text: String::new(), error: None, what: Typed::Time }),
@@ -618,6 +622,41 @@ impl State {
         };
         let height = self.areas().rows(self.shown.iter().position(|shown| shown.id == id).unwrap_or(0));
         self.look_mut(id).cursor.move_by(motion, &keys, height);
+    }
+
+    /// Selects the row there, or opens it where it is selected already; sorts by the column whose name is there, or inverts the
+    /// order where it is sorted by that already.
+    fn click(&mut self, x: u16, y: u16) {
+        let areas = self.areas();
+        let at = Position::new(x, y);
+        let place = areas.lists.iter().take(self.shown.len()).position(|area| area.contains(at));
+        let Some(place) = place.filter(|_| self.overlay.is_none()) else { return };
+        let (area, shown) = (areas.lists[place], &self.shown[place]);
+        let (id, line) = (shown.id, y - area.y);
+        let was_focused = self.has_focus(id);
+        self.focus = place;
+        let Some(row) = line.checked_sub(layout::TABLE_HEAD) else {
+            let column = shown.placed(area.width).into_iter().find(|placed| {
+                (placed.x..placed.x + placed.width).contains(&usize::from(x - area.x)) && line + 1 == layout::TABLE_HEAD
+            });
+            if let Some(index) = column.map(|placed| placed.index) {
+                let column = shown.list.columns[index];
+                let descending = match shown.sorted {
+                    Some((sorted, descending)) if sorted == index => !descending,
+                    _ => views::descends(&column),
+                };
+                self.look_mut(id).sort = Some((column.title, descending));
+            }
+            return;
+        };
+        let row = self.look(id).cursor.top + usize::from(row);
+        let Some(key) = shown.list.rows.get(row).map(|row| row.key.clone()) else { return };
+        let cursor = &mut self.look_mut(id).cursor;
+        let was_selected = was_focused && cursor.row == row;
+        *cursor = Cursor { selected: Some(key), row, top: cursor.top };
+        if was_selected {
+            self.open();
+        }
     }
 
     /// Goes to what the selected row leads to.

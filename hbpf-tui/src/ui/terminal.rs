@@ -41,6 +41,9 @@ pub(crate) fn next_event() -> io::Result<Event> {
 /// Whether the terminal is in our hands: giving it back twice would undo what the shell has set since.
 static TAKEN: AtomicBool = AtomicBool::new(false);
 
+/// Whether the mouse is asked for.
+static WITH_MOUSE: AtomicBool = AtomicBool::new(false);
+
 /// The terminal, ours until dropped.
 pub(crate) struct Screen {
     terminal: Terminal<CrosstermBackend<Stdout>>,
@@ -49,7 +52,8 @@ pub(crate) struct Screen {
 impl Screen {
     /// Takes the terminal over: raw mode, alternate screen, no cursor. A panic anywhere gives it back before the
     /// message is printed, so that it can be read.
-    pub(crate) fn take() -> io::Result<Self> {
+    pub(crate) fn take(with_mouse: bool) -> io::Result<Self> {
+        WITH_MOUSE.store(with_mouse, Ordering::SeqCst);
         let default_hook = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |info| {
             let was_taken = give_back();
@@ -105,6 +109,9 @@ fn enter() -> io::Result<Terminal<CrosstermBackend<Stdout>>> {
     terminal::enable_raw_mode()?;
     let everything = terminal::Clear(terminal::ClearType::All);
     execute!(io::stdout(), terminal::EnterAlternateScreen, event::EnableBracketedPaste, cursor::Hide, everything)?;
+    if WITH_MOUSE.load(Ordering::SeqCst) {
+        execute!(io::stdout(), event::EnableMouseCapture)?;
+    }
     // A new one, which knows of nothing on the screen; to have the old one forget it asks for the cursor's position, and the
     // answer goes to whoever reads the keys.
     Terminal::new(CrosstermBackend::new(io::stdout()))
@@ -115,6 +122,9 @@ fn give_back() -> bool {
     let was_taken = TAKEN.swap(false, Ordering::SeqCst);
     if was_taken {
         let mut stdout = io::stdout();
+        if WITH_MOUSE.load(Ordering::SeqCst) {
+            let _ = execute!(stdout, event::DisableMouseCapture);
+        }
         let _ = execute!(stdout, event::DisableBracketedPaste, terminal::LeaveAlternateScreen, cursor::Show);
         let _ = terminal::disable_raw_mode();
         let _ = stdout.flush();

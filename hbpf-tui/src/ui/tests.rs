@@ -1023,3 +1023,32 @@ fn no_palette_says_anything_by_colour_alone() {
         assert!(colored.content.iter().all(|cell| cell.bg == Color::Reset), "the terminal's own ground");
     }
 }
+
+#[test]
+fn clicks_select_open_and_sort() {
+    let mut state = watched((120, 40));
+    let lists = state.areas().lists;
+    let click = |state: &mut State, list: usize, x: u16, line: u16| {
+        state.apply(Action::Click(lists[list].x + x, lists[list].y + line));
+    };
+    click(&mut state, 0, 5, 3);
+    assert_eq!((selected_pid(&state), state.page.clone()), (41_822, Page::Main));
+    click(&mut state, 1, 5, 2);
+    assert!(state.has_focus(ListId::Requests) && state.page == Page::Main, "the other list first");
+    click(&mut state, 0, 5, 3);
+    click(&mut state, 0, 5, 3);
+    assert!(matches!(state.page, Page::Of(Key::Process((41_822, _)))));
+    state.apply(Action::Back);
+    // The names of the columns.
+    click(&mut state, 0, 5, 1);
+    assert_eq!(state.look(ListId::Processes).sort, Some(("PID", false)));
+    click(&mut state, 0, 5, 1);
+    assert_eq!(state.look(ListId::Processes).sort, Some(("PID", true)));
+    // Where nothing is.
+    for (x, y) in [(0, 0), (u16::MAX, u16::MAX), (119, 39), (3, lists[0].y)] {
+        state.apply(Action::Click(x, y));
+    }
+    state.apply(Action::Show(Overlay::Help));
+    click(&mut state, 0, 5, 3);
+    assert_eq!(state.overlay, Some(Overlay::Help));
+}
