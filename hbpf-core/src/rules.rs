@@ -89,9 +89,12 @@ impl Rules {
         }
         let before = self.before(&mark);
         let mut found = stalled(snapshot);
-        found.extend(failing(snapshot, &mark, &before));
+        // Of snapshots that are further apart nobody knows what was within a minute.
+        if mark.at - before.at <= 2.0 * WINDOW {
+            found.extend(failing(snapshot, &mark, &before));
+            found.extend(losing(snapshot, &mark.lost, &before.lost));
+        }
         found.extend(self.rising(snapshot));
-        found.extend(losing(snapshot, &mark.lost, &before.lost));
         self.remember_since(&mut found);
         snapshot.findings.append(&mut found);
         if self.marks.back().is_none_or(|last| mark.at - last.at >= STEP) {

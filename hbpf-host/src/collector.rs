@@ -164,6 +164,9 @@ enum CollectError {
     Poll(#[from] nix::Error),
 }
 
+/// How often judgements are sent again for which the socket had no room.
+const JUDGEMENTS_PACE: Duration = Duration::from_millis(10);
+
 struct Worker {
     helper: HelperClient,
     records: Records,
@@ -271,7 +274,9 @@ impl Worker {
         let next_sample = self.next_sample.filter(|_| self.sampling.is_none());
         let next_status = self.is_governed().then_some(self.next_status);
         let engines = self.engines.as_ref().and_then(Engines::due);
-        let until = [ticking.then_some(self.next_tick), self.records.due_at(), next_sample, next_status, engines];
+        let judgements = self.helper.has_judgements_waiting().then(|| now.after(JUDGEMENTS_PACE));
+        let until =
+            [ticking.then_some(self.next_tick), self.records.due_at(), next_sample, next_status, engines, judgements];
         let until = until.into_iter().flatten().min();
         let helper_events =
             if self.helper.wants_write() { PollFlags::POLLIN | PollFlags::POLLOUT } else { PollFlags::POLLIN };

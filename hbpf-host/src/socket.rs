@@ -73,6 +73,11 @@ impl Socket {
         self.waiting.len()
     }
 
+    /// Drops the messages that wait for room.
+    pub(crate) fn forget(&mut self) {
+        self.waiting.clear();
+    }
+
     /// Queues a message and sends as much of the queue as the socket takes.
     pub(crate) fn send<M: Serialize>(&mut self, message: &M, descriptor: Option<OwnedFd>) -> Result<(), SocketError> {
         let bytes = postcard::to_stdvec(message).map_err(|error| SocketError::Malformed(error.to_string()))?;

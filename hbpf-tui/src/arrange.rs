@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
+use hbpf_core::label::Label;
 use hbpf_core::snapshot::{Process, Snapshot};
 
 use crate::list::{Key, List, Row};
@@ -118,7 +119,7 @@ fn by_workload(list: &mut List, snapshot: &Snapshot, command: usize) {
         _ => None,
     };
     // In the order of the first of each.
-    let mut groups: Vec<(Option<hbpf_core::label::Label>, Vec<Row>)> = Vec::new();
+    let mut groups: Vec<(Option<Label>, Vec<Row>)> = Vec::new();
     for row in std::mem::take(&mut list.rows) {
         let of = workload(&row);
         match groups.iter_mut().find(|(known, _)| *known == of) {
@@ -128,14 +129,20 @@ fn by_workload(list: &mut List, snapshot: &Snapshot, command: usize) {
     }
     groups.sort_by_key(|(of, _)| of.is_none());
     for (of, rows) in groups {
-        let name = of.map(|key| {
-            let known = snapshot.workloads.iter().find(|workload| workload.key == key);
-            known.map_or(key, |workload| workload.name.clone())
-        });
-        let title = name.as_ref().map_or("no workload".to_owned(), ToString::to_string);
+        let known = of.as_ref().and_then(|key| snapshot.workloads.iter().find(|workload| workload.key == *key));
+        // Of those without model traffic or a GPU the snapshot has no more than this.
+        let short = |key: &Label| key.split_once('/').map_or(key.as_str(), |(_, name)| name).to_owned();
+        let title = match (&of, known) {
+            (_, Some(workload)) => workload.name.to_string(),
+            (Some(key), None) => short(key),
+            (None, None) => "no workload".to_owned(),
+        };
         let mut cells = vec![Cell::default(); list.columns.len()];
-        cells[command] = Cell::new(title, Tone::Accent);
-        let key = name.map_or_else(|| Key::Row("no workload".to_owned()), Key::Workload);
+        cells[command] = Cell::new(title.as_str(), Tone::Accent);
+        let key = match known {
+            Some(workload) => Key::Workload(workload.key.clone(), workload.name.clone()),
+            None => Key::Row(format!("workload {of:?}")),
+        };
         list.rows.push(Row::new(key, cells));
         list.rows.extend(rows.into_iter().map(|mut row| {
             indent(&mut row.cells[command], 1);

@@ -59,7 +59,7 @@ fn age(finding: &Finding, now: Timestamp) -> f64 {
 }
 
 fn key(finding: &Finding) -> Key {
-    Key::Row(format!("{} {}", finding.id, finding.subject))
+    Key::Row(format!("{} {} {}", finding.id, finding.subject, finding.since))
 }
 
 /// The process, endpoint or model that it is about.

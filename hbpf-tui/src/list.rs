@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
+use std::net::IpAddr;
 
 use hbpf_core::label::Label;
 use jiff::Timestamp;
@@ -20,9 +21,10 @@ pub(crate) enum Key {
     Request(Label),
     /// Who serves it, and its name.
     Model(Label, Option<Label>),
-    /// As it is named in its row, with API and protocol.
-    Endpoint(String),
-    Workload(Label),
+    /// As it is named in its row, with API and protocol, and the address behind that.
+    Endpoint(String, Option<IpAddr>),
+    /// What identifies it, and what people call it.
+    Workload(Label, Label),
     /// What there is no more of than its row, and what tells that from others.
     Row(String),
 }
@@ -83,13 +85,7 @@ impl List {
 
     /// Sorts by a column; rows of which it says the same stay as they were.
     pub(crate) fn sort(&mut self, column: usize, descending: bool) {
-        let mut groups: Vec<Vec<Row>> = Vec::new();
-        for row in self.rows.drain(..) {
-            match groups.last_mut() {
-                Some(group) if row.is_part => group.push(row),
-                _ => groups.push(vec![row]),
-            }
-        }
+        let mut groups = self.take_groups();
         groups.sort_by(|one, other| {
             let (one, other) = (&one[0], &other[0]);
             one.stands_back.cmp(&other.stands_back).then_with(|| {
@@ -102,10 +98,34 @@ impl List {
         self.rows = groups.into_iter().flatten().collect();
     }
 
-    /// Keeps the rows that fit.
+    /// Keeps the rows that fit, with their parts, and what the parts are of that fit.
     pub(crate) fn pick(&mut self, filter: &Filter) {
         let fields: Vec<String> = self.columns.iter().map(Column::field).collect();
-        self.rows.retain(|row| filter.picks(&Picked { fields: &fields, row }));
+        let fits = |row: &Row| filter.picks(&Picked { fields: &fields, row });
+        for group in self.take_groups() {
+            match group.first().is_some_and(fits) {
+                true => self.rows.extend(group),
+                false => {
+                    let mut parts = group.into_iter();
+                    let head = parts.next();
+                    let parts: Vec<Row> = parts.filter(fits).collect();
+                    self.rows.extend(head.filter(|_| !parts.is_empty()));
+                    self.rows.extend(parts);
+                }
+            }
+        }
+    }
+
+    /// Takes the rows out, each with its parts.
+    fn take_groups(&mut self) -> Vec<Vec<Row>> {
+        let mut groups: Vec<Vec<Row>> = Vec::new();
+        for row in self.rows.drain(..) {
+            match groups.last_mut() {
+                Some(group) if row.is_part => group.push(row),
+                _ => groups.push(vec![row]),
+            }
+        }
+        groups
     }
 
     /// The columns' cells of all rows as comma-separated values, numbers in full: seconds, bytes, dollars, fractions of hundred.
@@ -189,6 +209,17 @@ mod tests {
         assert_eq!(names(&list), ["a", "a.0", "c", "b", "last"]);
         list.sort(0, true);
         assert_eq!(names(&list), ["c", "b", "a", "a.0", "last"]);
+    }
+
+    #[test]
+    fn what_a_part_is_of_stays_with_it() {
+        let picked = |text: &str| {
+            let mut list = list();
+            let filter = Filter::parse(text, &list.fields()).unwrap().unwrap();
+            list.pick(&filter);
+            names(&list).join(" ")
+        };
+        assert_eq!([picked("name:a"), picked("a.0"), picked("name:c")], ["a a.0 last", "a a.0", "c"]);
     }
 
     #[test]

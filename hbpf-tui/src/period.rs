@@ -7,9 +7,10 @@ use std::sync::Arc;
 use anyhow::{Context, Result, bail, ensure};
 use hbpf_core::aggregate::exponential;
 use hbpf_core::label::Label;
-use hbpf_core::snapshot::{Distribution, Finding, LlmStats, Request, Snapshot};
+use hbpf_core::snapshot::{Distribution, EndpointStats, Finding, LlmStats, Lost, LostRecords, Request, Snapshot};
 use jiff::{SignedDuration, Timestamp};
 
+use crate::list::Key;
 use crate::recording::{Sample, Timeline};
 use crate::sets;
 
@@ -31,6 +32,9 @@ pub(crate) struct Work {
     pub(crate) stalls: u64,
     pub(crate) input: Option<u64>,
     pub(crate) output: Option<u64>,
+    /// Whether any of the tokens are estimates.
+    pub(crate) input_is_estimate: bool,
+    pub(crate) output_is_estimate: bool,
     pub(crate) cost_usd: Option<f64>,
     pub(crate) cost_is_estimate: bool,
     pub(crate) errors: BTreeMap<Label, u64>,
@@ -68,7 +72,8 @@ impl Times {
                 let count = *count as f64;
                 if below + count >= wanted {
                     let value = low + (high - low) * (wanted - below) / count;
-                    return value.clamp(after.min, after.max);
+                    // A recording may say anything.
+                    return value.max(after.min).min(after.max);
                 }
                 below += count;
             }
@@ -99,6 +104,8 @@ impl Work {
             stalls: count(|stats| stats.stalls_total),
             input: known(|stats| stats.tokens.input),
             output: known(|stats| stats.tokens.output),
+            input_is_estimate: count(|stats| stats.tokens_estimated.input) > 0,
+            output_is_estimate: count(|stats| stats.tokens_estimated.output) > 0,
             cost_usd: after.cost_usd.map(|cost| (cost - before.cost_usd.unwrap_or(0.0)).max(0.0)),
             cost_is_estimate: after.cost_is_estimate,
             errors: errors.collect(),
@@ -110,7 +117,7 @@ impl Work {
 
     /// The part of those that ended that failed, of 100.
     pub(crate) fn failed_percent(&self) -> Option<f64> {
-        let ended = self.completed + self.failed + self.abandoned;
+        let ended = self.completed.saturating_add(self.failed).saturating_add(self.abandoned);
         (ended > 0).then(|| 100.0 * self.failed as f64 / ended as f64)
     }
 }
@@ -122,6 +129,8 @@ pub(crate) struct Period {
     pub(crate) samples: Vec<Arc<Sample>>,
     /// Its last frame.
     pub(crate) last: Arc<Snapshot>,
+    /// What was not seen in it.
+    pub(crate) lost: Lost,
     /// Whether hbpf was started anew meanwhile: then counts are those since then.
     pub(crate) began_anew: bool,
     pub(crate) totals: Work,
@@ -179,14 +188,10 @@ impl Period {
             (model_name(&model.provider, model.model.as_ref()), work)
         });
         let endpoints = after.endpoints.iter().map(|endpoint| {
-            let key = |endpoint: &hbpf_core::snapshot::EndpointStats| {
-                (endpoint.name(), endpoint.api, endpoint.protocol, endpoint.tls)
-            };
-            let old = before.as_ref().and_then(|before| before.endpoints.iter().find(|old| key(old) == key(endpoint)));
-            (
-                format!("{} {}", endpoint.name(), sets::api_text(endpoint.api)),
-                Work::between(old.map(|old| &old.stats), &endpoint.stats),
-            )
+            let key = sets::endpoint_key(endpoint);
+            let is_it = |old: &&EndpointStats| sets::endpoint_key(old) == key;
+            let old = before.as_ref().and_then(|before| before.endpoints.iter().find(is_it));
+            (endpoint_name(&after, endpoint), Work::between(old.map(|old| &old.stats), &endpoint.stats))
         });
         let busiest_first = |sets: &mut Vec<(String, Work)>| {
             sets.retain(|(_, work)| work.requests > 0);
@@ -195,7 +200,11 @@ impl Period {
         let (mut models, mut endpoints): (Vec<_>, Vec<_>) = (models.collect(), endpoints.collect());
         busiest_first(&mut models);
         busiest_first(&mut endpoints);
+        // What was not counted is no time in which nothing happened.
         let began = frame(timeline, first)?.captured_at;
+        let began = if began_anew { began.max(after.observation_started_at) } else { began };
+        let none = Lost::default();
+        let lost = lost_between(before.as_ref().map_or(&none, |before| &before.capture.lost), &after.capture.lost);
         let totals = Work::between(before.as_ref().map(|before| &before.totals), &after.totals);
         let (findings, failed) = listed(timeline, first, last)?;
         Ok(Self {
@@ -203,6 +212,7 @@ impl Period {
             to: after.captured_at,
             samples,
             last: after,
+            lost,
             began_anew,
             totals,
             models,
@@ -210,6 +220,38 @@ impl Period {
             findings,
             failed,
         })
+    }
+}
+
+/// As its row calls it, with its address where others are called so, too.
+fn endpoint_name(snapshot: &Snapshot, endpoint: &EndpointStats) -> String {
+    let name = |endpoint: &EndpointStats| match sets::endpoint_key(endpoint) {
+        Key::Endpoint(name, _) => name,
+        _ => endpoint.name().to_string(),
+    };
+    let own = name(endpoint);
+    let is_alone = snapshot.endpoints.iter().filter(|other| name(other) == own).count() < 2;
+    match endpoint.address.filter(|_| !is_alone) {
+        Some(address) => format!("{own} ({address})"),
+        None => own,
+    }
+}
+
+fn lost_between(before: &Lost, after: &Lost) -> Lost {
+    let grown = |of: fn(&Lost) -> u64| of(after).saturating_sub(of(before));
+    Lost {
+        ring_full: LostRecords {
+            chunks: grown(|lost| lost.ring_full.chunks),
+            bytes: grown(|lost| lost.ring_full.bytes),
+        },
+        read_fault: grown(|lost| lost.read_fault),
+        map_full: grown(|lost| lost.map_full),
+        over_budget: grown(|lost| lost.over_budget),
+        over_budget_bytes: grown(|lost| lost.over_budget_bytes),
+        parse_gap: grown(|lost| lost.parse_gap),
+        missed_runs: grown(|lost| lost.missed_runs),
+        reports: grown(|lost| lost.reports),
+        desync: grown(|lost| lost.desync),
     }
 }
 
@@ -230,15 +272,22 @@ fn listed(timeline: &mut Timeline, first: u64, last: u64) -> Result<(Vec<Finding
         }
         let frame = frame(timeline, number)?;
         for finding in &frame.findings {
-            let is_known = findings.iter().any(|known| (&known.id, &known.subject) == (&finding.id, &finding.subject));
-            if !is_known && findings.len() < MAX_LISTED {
-                findings.push(finding.clone());
+            let same = |known: &Finding| (&known.id, &known.subject) == (&finding.id, &finding.subject);
+            match findings.iter().position(same) {
+                // As it was at its worst.
+                Some(at) if finding.severity > findings[at].severity => findings[at] = finding.clone(),
+                Some(_) => {}
+                None if findings.len() < MAX_LISTED => findings.push(finding.clone()),
+                None => {}
             }
         }
         for request in frame.requests.failed.iter().rev() {
-            let ended = request.started_at + SignedDuration::try_from_secs_f64(request.age_seconds).unwrap_or_default();
+            let age = SignedDuration::try_from_secs_f64(request.age_seconds).unwrap_or_default();
+            let ended = request.started_at.checked_add(age).unwrap_or(request.started_at);
             let is_of_it = ended >= timeline.sample(first).map_or(ended, |sample| sample.at);
-            if is_of_it && !failed.iter().any(|known| known.id == request.id) {
+            if is_of_it
+                && !failed.iter().any(|known| (&known.id, known.started_at) == (&request.id, request.started_at))
+            {
                 failed.push(request.clone());
             }
         }

@@ -91,7 +91,7 @@ fn endpoint_row(endpoint: &EndpointStats) -> Row {
 /// What tells an endpoint from others.
 pub(crate) fn endpoint_key(endpoint: &EndpointStats) -> Key {
     let protocol = protocol_text(endpoint.protocol, endpoint.tls);
-    Key::Endpoint(format!("{} {} {protocol}", endpoint.name(), api_text(endpoint.api)))
+    Key::Endpoint(format!("{} {} {protocol}", endpoint.name(), api_text(endpoint.api)), endpoint.address)
 }
 
 /// Whether a request is one of a process, model, endpoint or workload.
@@ -104,11 +104,11 @@ pub(crate) fn is_of(snapshot: &Snapshot, request: &Request, key: &Key) -> bool {
         }
         Key::Request(id) => request.id == *id,
         Key::Model(provider, model) => request.provider == *provider && request.model == *model,
-        Key::Endpoint(_) => snapshot.endpoints.iter().any(|endpoint| {
+        Key::Endpoint(..) => snapshot.endpoints.iter().any(|endpoint| {
             endpoint_key(endpoint) == *key && request.endpoint == endpoint.name() && request.api == endpoint.api
         }),
-        Key::Workload(name) => {
-            let workload = snapshot.workloads.iter().find(|workload| workload.name == *name);
+        Key::Workload(key, _) => {
+            let workload = snapshot.workloads.iter().find(|workload| workload.key == *key);
             workload.is_some_and(|workload| request.pid.is_some_and(|pid| workload.pids.contains(&pid)))
         }
         Key::Row(_) => false,
@@ -261,7 +261,7 @@ fn left(endpoint: &EndpointStats) -> Cell {
 }
 
 /// The API's name as in a snapshot.
-pub(crate) fn api_text(api: Api) -> &'static str {
+fn api_text(api: Api) -> &'static str {
     match api {
         Api::Chat => "chat",
         Api::TextCompletion => "text_completion",

@@ -38,7 +38,9 @@ pub(crate) fn list(snapshot: &Snapshot) -> List {
         Column::fixed("GPU$/H", Right, 6, 52).if_any(has_prices),
         Column::fixed("$/Mtok", Right, 6, 51).if_any(has_prices),
     ];
-    let row = |workload: &Workload| Row::new(Key::Workload(workload.name.clone()), cells(workload, snapshot));
+    let row = |workload: &Workload| {
+        Row::new(Key::Workload(workload.key.clone(), workload.name.clone()), cells(workload, snapshot))
+    };
     List { columns, rows: snapshot.workloads.iter().map(row).collect() }
 }
 

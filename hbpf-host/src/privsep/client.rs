@@ -58,8 +58,11 @@ impl HelperClient {
     /// Sends judgements of connections, which do not wait for requests that were sent before. Where the helper does not take them
     /// they are dropped, for what they are about is over by then; what is not captured for it is counted where it is missed.
     pub fn judge(&mut self, verdicts: &[FlowVerdict]) {
+        if self.lane.backlog() >= MAX_BACKLOG {
+            self.lane.forget();
+        }
         for part in verdicts.chunks(MAX_VERDICTS) {
-            if self.lane.backlog() >= MAX_BACKLOG || self.lane.send(&part, None).is_err() {
+            if self.lane.send(&part, None).is_err() {
                 return;
             }
         }
@@ -76,8 +79,15 @@ impl HelperClient {
         self.socket().backlog() > 0
     }
 
+    /// Whether judgements wait: [`flush`](Self::flush) is to be called again soon.
+    pub fn has_judgements_waiting(&self) -> bool {
+        self.lane.backlog() > 0
+    }
+
     /// Sends what waits, as far as there is room.
     pub fn flush(&mut self) -> Result<(), SocketError> {
+        // Where the helper's thread for it has gone, the helper's own socket says so.
+        let _ = self.lane.flush();
         self.socket_mut().flush()
     }
 

@@ -25,7 +25,7 @@ use credentials::Keeper;
 pub use credentials::{Account, DropError};
 pub use filter::ConfineError;
 pub use output::{OutputError, create_output};
-pub use scribe::Scribe;
+pub use scribe::{Refusal, Scribe};
 
 use crate::gpu::GpuReader;
 use crate::protocol::Group;

@@ -19,6 +19,21 @@ const MAX_BYTES: u32 = 256 << 20;
 const PREFIX: &str = "hbpf-";
 const MAX_NAME: usize = 120;
 
+/// Why there is no file: what the user is to be told.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// There is one of that name.
+    #[error("{0}")]
+    Exists(String),
+    /// Anything else.
+    #[error("{0}")]
+    Other(String),
+}
+
+/// What an answer begins with that is none of success.
+const EXISTS: u8 = 1;
+const OTHER: u8 = 2;
+
 /// Makes new files in the directory in which hbpf was started, with the user's rights, and nothing else.
 pub struct Scribe {
     socket: UnixStream,
@@ -63,16 +78,21 @@ impl Scribe {
     /// # Errors
     ///
     /// What the user is to be told.
-    pub fn write(&mut self, name: &str, content: &[u8]) -> Result<(), String> {
-        let gone = |error: io::Error| format!("cannot make {name}: {error}");
+    pub fn write(&mut self, name: &str, content: &[u8]) -> Result<(), Refusal> {
+        let gone = |error: io::Error| Refusal::Other(format!("cannot make {name}: {error}"));
         let length = u32::try_from(content.len()).ok().filter(|length| *length <= MAX_BYTES);
-        let length = length.ok_or_else(|| format!("cannot make {name}: it would be too large"))?;
+        let length = length.ok_or_else(|| Refusal::Other(format!("cannot make {name}: it would be too large")))?;
         let head = u32::try_from(name.len()).unwrap_or(u32::MAX);
         for part in [&head.to_le_bytes()[..], name.as_bytes(), &length.to_le_bytes(), content] {
             self.socket.write_all(part).map_err(gone)?;
         }
         let answer = receive(&mut self.socket, MAX_BYTES).map_err(gone)?;
-        if answer.is_empty() { Ok(()) } else { Err(String::from_utf8_lossy(&answer).into_owned()) }
+        let text = |answer: &[u8]| String::from_utf8_lossy(answer).into_owned();
+        match &answer[..] {
+            [] => Ok(()),
+            [EXISTS, rest @ ..] => Err(Refusal::Exists(text(rest))),
+            [_, rest @ ..] => Err(Refusal::Other(text(rest))),
+        }
     }
 }
 
@@ -89,16 +109,25 @@ fn serve(socket: &mut UnixStream) -> io::Result<()> {
     loop {
         let name = receive(socket, MAX_NAME as u32)?;
         let content = receive(socket, MAX_BYTES)?;
-        let answer = make(&name, &content).err().unwrap_or_default();
+        let answer = match make(&name, &content) {
+            Ok(()) => Vec::new(),
+            Err(Refusal::Exists(text)) => [&[EXISTS], text.as_bytes()].concat(),
+            Err(Refusal::Other(text)) => [&[OTHER], text.as_bytes()].concat(),
+        };
         socket.write_all(&(answer.len() as u32).to_le_bytes())?;
-        socket.write_all(answer.as_bytes())?;
+        socket.write_all(&answer)?;
     }
 }
 
-fn make(name: &[u8], content: &[u8]) -> Result<(), String> {
-    let name = std::str::from_utf8(name).ok().filter(|name| is_name(name)).ok_or("that is no name for a file")?;
-    let mut file: File = output::create(name.as_ref()).map_err(|error| error.to_string())?;
-    file.write_all(content).map_err(|error| format!("{name} is there, but not all of it: {error}"))
+fn make(name: &[u8], content: &[u8]) -> Result<(), Refusal> {
+    let nonsense = || Refusal::Other("that is no name for a file".to_owned());
+    let name = std::str::from_utf8(name).ok().filter(|name| is_name(name)).ok_or_else(nonsense)?;
+    let mut file: File = output::create(name.as_ref()).map_err(|error| match error {
+        output::OutputError::Exists(_) => Refusal::Exists(error.to_string()),
+        error => Refusal::Other(error.to_string()),
+    })?;
+    let half = |error| Refusal::Other(format!("{name} is there, but not all of it: {error}"));
+    file.write_all(content).map_err(half)
 }
 
 fn is_name(name: &str) -> bool {
@@ -143,7 +172,7 @@ mod tests {
             }
             String::from_utf8(receive(ours, 1000).unwrap()).unwrap()
         };
-        assert_eq!(ask(&mut ours, "/etc/passwd"), "that is no name for a file");
+        assert_eq!(ask(&mut ours, "/etc/passwd"), "\u{2}that is no name for a file");
         ours.write_all(&u32::MAX.to_le_bytes()).unwrap();
         assert_eq!(served.join().unwrap().unwrap_err().kind(), io::ErrorKind::InvalidData);
     }

@@ -488,7 +488,6 @@ fn write_limits(map: &mut Array<MapData, u64>, limits: Limits) -> Result<(), Pro
     set.map_err(|error| ProbeError::new("map LIMITS", &error))
 }
 
-/// Whether the kernel's programs know what to do with a judgement.
 fn absent(group: Group, why: String, failed: bool) -> ProbeStatus {
     let program = match group {
         Group::LlmTls => "ssl_*",

@@ -13,6 +13,7 @@ use crate::format::{self, UNKNOWN, known};
 use crate::list::{Key, List, Row};
 use crate::period::{self, Period, Times, Work};
 use crate::recording::Timeline;
+use crate::summary;
 use crate::table::{self, Align, Cell, Column, Tone};
 use crate::text;
 use crate::ui;
@@ -124,8 +125,7 @@ fn changes(before: &Period, after: &Period) -> Vec<Change> {
     for of in [|period: &Period| period.models.clone(), |period: &Period| period.endpoints.clone()] {
         let [old, new] = both.map(of);
         let names = new.iter().chain(&old).map(|(name, _)| name);
-        let mut names: Vec<&String> = names.collect();
-        names.dedup();
+        let names: Vec<&String> = names.collect();
         let mut seen = std::collections::BTreeSet::new();
         for name in names.into_iter().filter(|name| seen.insert(*name)).take(MAX_SETS) {
             let find =
@@ -148,6 +148,8 @@ fn of_work(of: &str, both: [(&Period, Option<&Work>); 2]) -> Vec<Change> {
     let change = |measure, get: &dyn Fn(&Period, &Work) -> Option<f64>, text: fn(f64) -> String| {
         // A set that is not there had no requests, of which nothing else is known.
         let pair = both.map(|(period, work)| match work {
+            // None is not the same as none seen.
+            _ if !summary::sees_traffic(&period.last) => None,
             Some(work) => get(period, work),
             None => get(period, &Work::default()).filter(|value| *value == 0.0),
         });

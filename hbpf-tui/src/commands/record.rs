@@ -83,18 +83,17 @@ enum Output {
 impl Output {
     /// To be called while files can still be made.
     fn begin(arguments: &RecordArgs) -> Result<Self> {
+        // First the one that is more likely to be there from before.
+        let older = arguments.rotate.map(|_| privsep::create_output(&before(&arguments.output))).transpose()?;
         let file = privsep::create_output(&arguments.output)?;
         if let Some(time) = arguments.last {
             let keep = Keep { time, ..Keep::STREAM };
             return Ok(Self::Last(Box::new(Timeline::new(keep)?), file));
         }
         let writer = Writer::new(file).context("cannot write")?;
-        Ok(match arguments.rotate {
+        Ok(match arguments.rotate.zip(older) {
             None => Self::File(writer),
-            Some(limit) => {
-                let before = privsep::create_output(&before(&arguments.output))?;
-                Self::Rotated { writer: Some(writer), before, limit, snapshots: [0; 2] }
-            }
+            Some((limit, before)) => Self::Rotated { writer: Some(writer), before, limit, snapshots: [0; 2] },
         })
     }
 
@@ -179,16 +178,15 @@ fn empty(file: &mut File) -> io::Result<()> {
 
 /// A signal that would end us ends the recording instead, and that ends us. `is_kept`: another one asks for what is kept.
 fn listen_to_signals(sender: Sender<Update>, is_asked: Arc<AtomicBool>, is_kept: bool) -> Result<()> {
-    let asks = is_kept.then_some(SIGUSR1);
-    let mut signals =
-        Signals::new([SIGINT, SIGTERM, SIGHUP].into_iter().chain(asks)).context("cannot listen to signals")?;
+    // Without anything kept it asks for nothing, and is not the end either: it may be meant for another recorder.
+    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP, SIGUSR1]).context("cannot listen to signals")?;
     thread::Builder::new().name("signals".to_owned()).spawn(move || {
         for signal in signals.forever() {
             if signal != SIGUSR1 {
                 let _ = sender.send(Update::Ended(STOPPED.to_owned()));
                 break;
             }
-            is_asked.store(true, Ordering::SeqCst);
+            is_asked.store(is_kept, Ordering::SeqCst);
         }
     })?;
     Ok(())

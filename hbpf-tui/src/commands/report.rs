@@ -21,6 +21,9 @@ use crate::summary;
 use crate::table;
 
 pub(crate) fn run(arguments: &ReportArgs) -> Result<ExitCode> {
+    // A file that was made for nothing would stand in the way of the next try.
+    std::fs::metadata(&arguments.recording)
+        .with_context(|| format!("cannot open {}", arguments.recording.display()))?;
     let output = arguments.output.as_deref().map(privsep::create_output).transpose()?;
     let file = open_recordings(&[&arguments.recording])?.pop().context("it is not open")?;
     let mut timeline = period::read(file)?;
@@ -84,9 +87,12 @@ fn about(period: &Period) -> Vec<String> {
     if period.began_anew {
         lines.push("hbpf was started anew in that time: counts are those since then.".to_owned());
     }
-    let lost = summary::losses(&period.last.capture.lost);
+    if !summary::sees_traffic(&period.last) {
+        lines.push("Requests to models were not seen: no probes were on.".to_owned());
+    }
+    let lost = summary::losses(&period.lost);
     if !lost.is_empty() {
-        lines.push(format!("Not all was seen: {}.", lost.join(", ")));
+        lines.push(format!("Not all was seen in that time: {}.", lost.join(", ")));
     }
     lines
 }
@@ -99,6 +105,10 @@ fn totals(period: &Period) -> Table {
     let work = &period.totals;
     let rate = |count: Option<u64>| known(period.rate(count), |rate| format::rate(rate) + "/s");
     let pair = |name: &str, count: Option<u64>| vec![name.to_owned(), known(count, format::count), rate(count)];
+    let marked = |mut row: Vec<String>, is_estimate| {
+        row[1..].iter_mut().for_each(|cell| *cell = format::estimated(std::mem::take(cell), is_estimate));
+        row
+    };
     let cost = work.cost_usd.map(|cost| (cost, cost * 3600.0 / period.seconds()));
     let dollars = |usd: f64| format::estimated(format!("${}", format::dollars(usd)), work.cost_is_estimate);
     let rows = vec![
@@ -108,8 +118,8 @@ fn totals(period: &Period) -> Table {
         pair("given up by clients", Some(work.abandoned)),
         pair("retries", Some(work.retries)),
         pair("stalls", Some(work.stalls)),
-        pair("tokens out", work.output),
-        pair("tokens in", work.input),
+        marked(pair("tokens out", work.output), work.output_is_estimate),
+        marked(pair("tokens in", work.input), work.input_is_estimate),
         vec!["cost".to_owned(), known(cost, |(usd, _)| dollars(usd)), known(cost, |(_, hour)| dollars(hour) + "/h")],
     ];
     Table::new("Totals", &["", "TOTAL", "RATE"], rows)
@@ -137,7 +147,7 @@ fn sets(period: &Period, title: &str, column: &'static str, all: &[(String, Work
             format::count(work.requests),
             format::count(work.failed),
             known(work.failed_percent(), |percent| format::percent(percent) + "%"),
-            known(period.rate(work.output), format::rate),
+            format::estimated(known(period.rate(work.output), format::rate), work.output_is_estimate),
             times(&work.first_token, |times| times.p50),
             times(&work.first_token, |times| times.p99),
             times(&work.duration, |times| times.p99),
@@ -169,9 +179,9 @@ fn tables(period: &Period) -> Vec<Table> {
     let mut failed = (**snapshot).clone();
     failed.requests.failed = period.failed.clone();
     failed.requests.recent.clear();
-    let all = vec![
-        totals(period),
-        latencies(period),
+    let sees = summary::sees_traffic(snapshot);
+    let counted = if sees { vec![totals(period), latencies(period)] } else { Vec::new() };
+    let others = vec![
         findings(period),
         sets(period, "Models", "MODEL", &period.models),
         sets(period, "Endpoints", "ENDPOINT", &period.endpoints),
@@ -181,7 +191,7 @@ fn tables(period: &Period) -> Vec<Table> {
         Table::of_list("GPUs at the end", &crate::gpus::list(&snapshot.gpus)),
         Table::of_list("Inference servers at the end", &crate::engines::list(&snapshot.engines, None, None)),
     ];
-    all.into_iter().filter(|table| !table.rows.is_empty()).collect()
+    counted.into_iter().chain(others).filter(|table| !table.rows.is_empty()).collect()
 }
 
 fn busy_processes(period: &Period) -> List {
@@ -191,8 +201,8 @@ fn busy_processes(period: &Period) -> List {
 }
 
 fn markdown(period: &Period) -> String {
-    let mut out = format!("# {}\n\n{}\n", title(period), about(period).join("\n"));
-    let escaped = |text: &str| text.replace('\\', "\\\\").replace('|', "\\|").replace(['\n', '\r'], " ");
+    let about: Vec<String> = about(period).iter().map(|line| escaped(line)).collect();
+    let mut out = format!("# {}\n\n{}\n", escaped(&title(period)), about.join("\n"));
     for table in tables(period) {
         let _ = write!(out, "\n## {}\n\n| {} |\n|", table.title, table.columns.join(" | "));
         for column in 0..table.columns.len() {
@@ -202,6 +212,25 @@ fn markdown(period: &Period) -> String {
         for row in &table.rows {
             let cells: Vec<String> = row.iter().map(|cell| escaped(cell)).collect();
             let _ = writeln!(out, "| {} |", cells.join(" | "));
+        }
+    }
+    out
+}
+
+/// Names are others' and may be anything: nothing in them is Markdown, or HTML within it.
+fn escaped(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '<' => out.push_str("&lt;"),
+            '>' => out.push_str("&gt;"),
+            '&' => out.push_str("&amp;"),
+            '\\' | '|' | '[' | ']' | '!' | '*' | '_' | '`' | '#' | '~' => {
+                out.push('\\');
+                out.push(c);
+            }
+            c if c.is_control() => out.push(' '),
+            c => out.push(c),
         }
     }
     out

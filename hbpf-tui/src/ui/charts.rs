@@ -80,7 +80,7 @@ fn draw_line(painter: &mut Painter<'_>, area: Rect, x: usize, height: usize, lin
     let dim = painter.theme.tone(Tone::Dim);
     painter.text(layout::line(area, 0), 1, &line.name, painter.theme.tone(Tone::Plain));
     let text = peak.map_or_else(|| format::UNKNOWN.to_owned(), |peak| (line.text)(peak));
-    painter.text(layout::line(area, 0), LABEL - 1 - text.len(), &text, dim);
+    painter.text(layout::line(area, 0), (LABEL - 1).saturating_sub(text.len()), &text, dim);
     let full = line.full.or(peak).unwrap_or_default();
     let bars = chart::bars_up_to(values, full, height, &painter.theme.symbols.bars);
     for (row, text) in (0..area.height).zip(&bars) {

@@ -62,7 +62,7 @@ fn subject<'a>(state: &'a State, key: &Key) -> Option<Subject<'a>> {
             let (title, notes) = (title(row.process, role), notes(row.process, role, state.span));
             Some(Subject { title, notes, facts: process_facts(row, stats, state), stats, without })
         }
-        Key::Model(..) | Key::Endpoint(_) => {
+        Key::Model(..) | Key::Endpoint(..) => {
             let (title, stats) = match key {
                 Key::Model(provider, name) => {
                     let is_it = |model: &&Model| model.provider == *provider && model.model == *name;
@@ -78,8 +78,8 @@ fn subject<'a>(state: &'a State, key: &Key) -> Option<Subject<'a>> {
             let (notes, facts) = (span_text(state.span).to_owned(), stats_facts(stats));
             Some(Subject { title, notes, facts, stats: Some(stats), without: "" })
         }
-        Key::Workload(name) => {
-            let workload = snapshot.workloads.iter().find(|workload| workload.name == *name)?;
+        Key::Workload(key, name) => {
+            let workload = snapshot.workloads.iter().find(|workload| workload.key == *key)?;
             let side = workloads::shown_side(workload);
             let mut facts = vec![workload_facts(workload)];
             facts.extend(side.iter().flat_map(|(_, stats)| stats_facts(stats)));

@@ -36,7 +36,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use base64::prelude::{BASE64_STANDARD, Engine as _};
 use crossterm::event;
-use hbpf_host::privsep::Scribe;
+use hbpf_host::privsep::{Refusal, Scribe};
 use jiff::Timestamp;
 use serde::Deserialize;
 use signal_hook::consts::{SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGWINCH};
@@ -207,8 +207,9 @@ struct Hands {
 }
 
 impl Outlet for Hands {
-    fn file(&mut self, name: &str, content: &[u8]) -> Result<String, String> {
-        let scribe = self.scribe.as_mut().ok_or_else(|| "no file can be made here".to_owned())?;
+    fn file(&mut self, name: &str, content: &[u8]) -> Result<String, Refusal> {
+        let nobody = || Refusal::Other("no file can be made here".to_owned());
+        let scribe = self.scribe.as_mut().ok_or_else(nobody)?;
         scribe.write(name, content)?;
         Ok(format!("{}/{name}", scribe.directory().trim_end_matches('/')))
     }

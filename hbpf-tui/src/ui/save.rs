@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use hbpf_core::snapshot::Snapshot;
+use hbpf_host::privsep::Refusal;
 use jiff::Timestamp;
 use ratatui::buffer::{Buffer, Cell};
 use ratatui::layout::Rect;
@@ -36,24 +37,26 @@ impl Document {
         }
     }
 
-    fn file_name(self, at: Timestamp, list: &str) -> String {
-        let what = match self {
-            Self::Snapshot => "snapshot.json".to_owned(),
-            Self::List => {
-                let list: String = list.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
-                format!("{}.csv", list.to_lowercase())
-            }
-            Self::Text | Self::Row => "screen.txt".to_owned(),
-            Self::Picture => "screen.svg".to_owned(),
+    /// The name of its file, and how that ends.
+    fn file_name(self, at: Timestamp, list: &str) -> (String, &'static str) {
+        let list: String = list.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
+        let (what, end) = match self {
+            Self::Snapshot => ("snapshot".to_owned(), "json"),
+            Self::List => (list.to_lowercase(), "csv"),
+            Self::Text | Self::Row => ("screen".to_owned(), "txt"),
+            Self::Picture => ("screen".to_owned(), "svg"),
         };
-        format!("hbpf-{}-{what}", at.strftime("%Y%m%dT%H%M%SZ"))
+        (format!("hbpf-{}-{what}", at.strftime("%Y%m%dT%H%M%SZ")), end)
     }
 }
+
+/// Files of one kind that are made of one frame.
+const MAX_OF_A_FRAME: usize = 99;
 
 /// Takes what is handed on to where it goes.
 pub(crate) trait Outlet {
     /// Makes a file and says where.
-    fn file(&mut self, name: &str, content: &[u8]) -> Result<String, String>;
+    fn file(&mut self, name: &str, content: &[u8]) -> Result<String, Refusal>;
 
     /// Copies to the terminal's clipboard.
     fn clipboard(&mut self, text: &str) -> Result<(), String>;
@@ -69,14 +72,24 @@ pub(crate) fn hand_on(document: Document, state: &State, theme: &Theme, outlet: 
             .and_then(|text| outlet.clipboard(&text))
             .map(|()| "copied, if this terminal lets programs set its clipboard (OSC 52)".to_owned()),
         (_, Some(snapshot), focused) => {
-            let name = document.file_name(snapshot.captured_at, focused.map_or("", |shown| shown.id.name()));
+            let (name, end) = document.file_name(snapshot.captured_at, focused.map_or("", |shown| shown.id.name()));
             let content = match document {
                 Document::Snapshot => json(snapshot),
                 Document::List => focused.map_or(String::new(), |shown| shown.list.to_csv(&shown.wanted)),
                 Document::Picture => picture(&screen(state, theme)),
                 Document::Text | Document::Row => text(&screen(state, theme)),
             };
-            outlet.file(&name, content.as_bytes()).map(|place| format!("written: {place}"))
+            // Of a frame that stands several may be wanted.
+            let numbered =
+                |number: usize| if number == 1 { format!("{name}.{end}") } else { format!("{name}-{number}.{end}") };
+            let mut made = outlet.file(&numbered(1), content.as_bytes());
+            for number in 2..=MAX_OF_A_FRAME {
+                match made {
+                    Err(Refusal::Exists(_)) => made = outlet.file(&numbered(number), content.as_bytes()),
+                    _ => break,
+                }
+            }
+            made.map(|place| format!("written: {place}")).map_err(|refusal| refusal.to_string())
         }
     };
     done.unwrap_or_else(|error| error)
@@ -154,7 +167,7 @@ fn piece(out: &mut String, (x, y): (usize, usize), cells: usize, style: &Cell, s
             out,
             "<rect x=\"{left:.1}\" y=\"{top:.1}\" width=\"{length:.1}\" height=\"{HEIGHT:.1}\" fill=\"{fill}\"/>"
         );
-        fill = BACKGROUND;
+        fill = BACKGROUND.to_owned();
     }
     let weight = if style.modifier.contains(Modifier::BOLD) { " font-weight=\"bold\"" } else { "" };
     let opacity = if style.modifier.contains(Modifier::DIM) { " opacity=\"0.6\"" } else { "" };
@@ -168,16 +181,24 @@ fn piece(out: &mut String, (x, y): (usize, usize), cells: usize, style: &Cell, s
 }
 
 /// The colours of the theme on a dark ground.
-fn hex(color: Color) -> &'static str {
-    match color {
+fn hex(color: Color) -> String {
+    let name = match color {
         Color::Red | Color::LightRed => "#ff6b6b",
         Color::Green | Color::LightGreen => "#69db7c",
         Color::Yellow | Color::LightYellow => "#ffd43b",
         Color::Blue | Color::LightBlue => "#74a9ff",
         Color::Cyan | Color::LightCyan => "#66d9e8",
         Color::Magenta | Color::LightMagenta => "#da77f2",
+        Color::Rgb(red, green, blue) => return format!("#{red:02x}{green:02x}{blue:02x}"),
+        // The cube of 6 by 6 by 6 colours, of which the palettes have all of theirs.
+        Color::Indexed(index @ 16..=231) => {
+            let part = |step: u8| if step == 0 { 0 } else { 55 + 40 * step };
+            let index = index - 16;
+            return format!("#{:02x}{:02x}{:02x}", part(index / 36), part(index / 6 % 6), part(index % 6));
+        }
         _ => FOREGROUND,
-    }
+    };
+    name.to_owned()
 }
 
 #[cfg(test)]
@@ -194,7 +215,10 @@ mod tests {
     }
 
     impl Outlet for Kept {
-        fn file(&mut self, name: &str, content: &[u8]) -> Result<String, String> {
+        fn file(&mut self, name: &str, content: &[u8]) -> Result<String, Refusal> {
+            if self.files.iter().any(|(known, _)| known == name) {
+                return Err(Refusal::Exists("it is there".to_owned()));
+            }
             self.files.push((name.to_owned(), String::from_utf8(content.to_vec()).unwrap()));
             Ok(format!("/tmp/{name}"))
         }
@@ -223,13 +247,18 @@ mod tests {
         assert!(state.snapshot().is_some_and(|shown| shown.captured_at == again.captured_at));
         assert!(csv.0.ends_with("-processes.csv") && csv.1.starts_with("PID,USER,COMMAND,"), "{}", csv.1);
         assert_eq!(csv.1.lines().count(), 1 + again.processes.len());
-        assert!(text.1.contains("vllm serve") && !text.1.contains("q quit"), "the keys are nobody's business");
+        let text = text.1.clone();
+        assert!(text.contains("vllm serve") && !text.contains("q quit"), "the keys are nobody's business");
         assert!(svg.1.starts_with("<svg ") && svg.1.ends_with("</svg>\n") && svg.1.contains("vllm serve"));
         assert_eq!(svg.1.matches("<text ").count(), svg.1.matches("</text>").count());
-        assert!(kept.copied.unwrap().contains("COMMAND      vllm serve"));
+        assert!(kept.copied.as_ref().unwrap().contains("COMMAND      vllm serve"));
+        // Several of one frame.
+        let mut kept = kept;
+        hand_on(Document::Text, &state, &Theme::new(&UTF8), &mut kept);
+        assert_eq!(kept.files.last().unwrap().0, "hbpf-20261122T193000Z-screen-2.txt");
         // What lies over the page is not handed on.
         state.apply(Action::Show(crate::ui::state::Overlay::Save));
-        assert_eq!(all(&state).files[2].1, text.1);
+        assert_eq!(all(&state).files[2].1, text);
     }
 
     #[test]

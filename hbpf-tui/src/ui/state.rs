@@ -152,7 +152,9 @@ impl<K: Clone + PartialEq> Cursor<K> {
     /// selection where it was.
     fn settle(&mut self, keys: &[K], height: usize) {
         if let Some(selected) = &self.selected {
-            match keys.iter().position(|key| key == selected) {
+            // Where several rows are of the same, it is the one that it was.
+            let same = Some(self.row).filter(|row| keys.get(*row) == Some(selected));
+            match same.or_else(|| keys.iter().position(|key| key == selected)) {
                 Some(row) => self.row = row,
                 None => {
                     self.row = self.row.min(keys.len().saturating_sub(1));
@@ -475,6 +477,7 @@ impl State {
             Action::Click(x, y) => self.click(x, y),
             Action::SwitchFocus => self.focus = usize::from(self.focus == 0 && self.page.lists().len() > 1),
             Action::Filter => self.begin_typing(),
+            Action::AskTime if self.overlay.is_some() => {}
             Action::AskTime => self.typing = Some(Typing { text: String::new(), error: None, what: Typed::Time }),
             Action::Typed(typed) => self.edit(|text| add(text, std::iter::once(typed))),
             Action::Pasted(pasted) => self.edit(|text| add(text, pasted.chars())),
@@ -507,6 +510,13 @@ impl State {
             Action::TogglePrivacy => {
                 self.privacy = if self.privacy.is_some() { None } else { Some(Privacy::default()) };
                 self.masked = None;
+                // What led here, and what rows were picked by, has the other names.
+                (self.page, self.focus) = (Page::Main, 0);
+                self.behind.clear();
+                for look in &mut self.looks {
+                    look.filter = None;
+                    look.cursor = Cursor::default();
+                }
             }
             Action::Said(text) => self.notice = Some(text),
             Action::Show(Overlay::Columns) if self.focused().is_none() => {}
@@ -671,7 +681,10 @@ impl State {
         self.focus = 0;
         self.scroll = 0;
         self.other_role = false;
-        self.looks[ListId::Its as usize] = Look::default();
+        if self.page.lists().contains(&ListId::Its) {
+            let look = self.look_mut(ListId::Its);
+            (look.cursor, look.filter) = (Cursor::default(), None);
+        }
     }
 
     /// Moves the order to the next column that is shown, around the end.

@@ -199,8 +199,8 @@ pub(crate) fn key_name(key: &Key) -> String {
         Key::Process((pid, _)) => pid.to_string(),
         Key::Request(id) => id.to_string(),
         Key::Model(_, model) => format::known(model.as_ref(), ToString::to_string),
-        Key::Endpoint(name) | Key::Row(name) => name.clone(),
-        Key::Workload(name) => name.to_string(),
+        Key::Endpoint(name, _) | Key::Row(name) => name.clone(),
+        Key::Workload(_, name) => name.to_string(),
     }
 }
 
