@@ -1,9 +1,8 @@
 //! Takes out of a snapshot what tells whose machine it is: names of hosts, users, workloads and files, addresses, and command
 //! lines. Each becomes a made-up name, the same wherever it stands, so that rows can still be told apart.
 
-use std::collections::BTreeMap;
-use std::hash::{BuildHasher, RandomState};
-use std::net::{IpAddr, Ipv4Addr};
+use std::collections::{BTreeMap, HashMap};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use hbpf_core::label::{Label, Text};
 use hbpf_core::snapshot::{Process, Request, Snapshot};
@@ -11,23 +10,30 @@ use hbpf_core::snapshot::{Process, Request, Snapshot};
 /// Characters of a program's name that stay.
 const MAX_PROGRAM: usize = 12;
 
-/// Makes up names; another one makes up others.
+/// Names that are remembered. Beyond that all are made up anew.
+const MAX_NAMES: usize = 65_536;
+
+/// Makes up names, each when it is first met.
 #[derive(Clone, Default)]
 pub(crate) struct Privacy {
-    key: RandomState,
+    names: HashMap<String, String>,
+    addresses: HashMap<IpAddr, IpAddr>,
 }
 
 /// What has been replaced in one snapshot, to be found again within sentences.
 struct Masking<'a> {
-    key: &'a RandomState,
+    names: &'a mut Privacy,
     replaced: BTreeMap<String, String>,
 }
 
 impl Privacy {
     /// The snapshot without them.
-    pub(crate) fn mask(&self, snapshot: &Snapshot) -> Snapshot {
+    pub(crate) fn mask(&mut self, snapshot: &Snapshot) -> Snapshot {
+        if self.names.len() + self.addresses.len() > MAX_NAMES {
+            *self = Self::default();
+        }
         let mut masked = snapshot.clone();
-        let mut masking = Masking { key: &self.key, replaced: BTreeMap::new() };
+        let mut masking = Masking { names: self, replaced: BTreeMap::new() };
         masking.label("host", &mut masked.host.hostname);
         masked.processes.iter_mut().for_each(|process| masking.process(process));
         let requests = &mut masked.requests;
@@ -35,7 +41,7 @@ impl Privacy {
         lists.into_iter().flatten().for_each(|request| masking.request(request));
         for endpoint in &mut masked.endpoints {
             let name = endpoint.name();
-            masking.optional("host", &mut endpoint.host);
+            masking.host(&mut endpoint.host);
             masking.address(&mut endpoint.address);
             masking.replaced.insert(name.to_string(), endpoint.name().to_string());
         }
@@ -52,11 +58,12 @@ impl Privacy {
         }
         for traffic in &mut masked.encrypted {
             masking.command(&mut traffic.command);
-            masking.optional("host", &mut traffic.host);
+            masking.host(&mut traffic.host);
             masking.address(&mut traffic.address);
         }
         for tool in &mut masked.tools {
             masking.label("server", &mut tool.server);
+            masking.optional("tool", &mut tool.tool);
         }
         for probe in &mut masked.capture.probes {
             masking.label("file", &mut probe.attached_to);
@@ -79,8 +86,8 @@ impl Masking<'_> {
         if of.is_empty() {
             return String::new();
         }
-        let number = self.key.hash_one(of) & 0xffff;
-        let name = format!("{kind}-{number:04x}");
+        let number = self.names.names.len() + 1;
+        let name = self.names.names.entry(of.to_owned()).or_insert_with(|| format!("{kind}-{number}")).clone();
         self.replaced.insert(of.to_owned(), name.clone());
         name
     }
@@ -103,13 +110,25 @@ impl Masking<'_> {
         *command = Label::new(&self.name(&program, &whole));
     }
 
-    /// One of those that are for documentation (RFC 5737), but for the machine's own.
+    /// Not the machine's own.
     fn address(&mut self, address: &mut Option<IpAddr>) {
         if let Some(real) = address.filter(|address| !address.is_loopback() && !address.is_unspecified()) {
-            let number = self.key.hash_one(real) as u8;
-            let made_up = IpAddr::from(Ipv4Addr::new(192, 0, 2, number));
+            let number = self.names.addresses.len() + 1;
+            let made_up = *self.names.addresses.entry(real).or_insert_with(|| documented(number));
             self.replaced.insert(real.to_string(), made_up.to_string());
             *address = Some(made_up);
+        }
+    }
+
+    /// A host, or an address in its place.
+    fn host(&mut self, host: &mut Option<Label>) {
+        let mut address = host.as_ref().and_then(|host| host.trim_matches(['[', ']']).parse::<IpAddr>().ok());
+        match address {
+            Some(_) => {
+                self.address(&mut address);
+                *host = address.map(|address| Label::new(&written(address)));
+            }
+            None => self.optional("host", host),
         }
     }
 
@@ -124,7 +143,7 @@ impl Masking<'_> {
         let host = match address {
             Some(_) => {
                 self.address(&mut address);
-                address.map(|address| address.to_string()).unwrap_or_default()
+                address.map(written).unwrap_or_default()
             }
             None => self.name("host", host),
         };
@@ -153,6 +172,9 @@ impl Masking<'_> {
             self.label("gpu", &mut gpu.uuid);
         }
         self.optional("file", &mut process.visibility.library);
+        if let Some(thread) = &mut process.hottest_thread {
+            self.label("thread", &mut thread.name);
+        }
         self.sentence(&mut process.visibility.reason);
     }
 
@@ -173,7 +195,31 @@ impl Masking<'_> {
     fn words(&self, text: &str) -> String {
         let mut all: Vec<(&String, &String)> = self.replaced.iter().filter(|(of, _)| of.len() > 2).collect();
         all.sort_by_key(|(of, _)| std::cmp::Reverse(of.len()));
-        all.into_iter().fold(text.to_owned(), |text, (of, name)| text.replace(of.as_str(), name))
+        let text = all.into_iter().fold(text.to_owned(), |text, (of, name)| text.replace(of.as_str(), name));
+        // Files that stand nowhere else.
+        let word = |word: &str| {
+            let is_path = word.trim_start_matches(['`', '"', '(']).starts_with('/') && word.len() > 2;
+            if is_path { "(a file)".to_owned() } else { word.to_owned() }
+        };
+        text.split(' ').map(word).collect::<Vec<_>>().join(" ")
+    }
+}
+
+/// An address as it stands before a port.
+fn written(address: IpAddr) -> String {
+    match address {
+        IpAddr::V4(address) => address.to_string(),
+        IpAddr::V6(address) => format!("[{address}]"),
+    }
+}
+
+/// One of the addresses that are for documentation: of RFC 5737, and when these are used up of RFC 3849.
+fn documented(number: usize) -> IpAddr {
+    const BLOCKS: [[u8; 3]; 3] = [[192, 0, 2], [198, 51, 100], [203, 0, 113]];
+    let (block, host) = ((number - 1) / 254, ((number - 1) % 254 + 1) as u8);
+    match BLOCKS.get(block) {
+        Some([a, b, c]) => Ipv4Addr::new(*a, *b, *c, host).into(),
+        None => Ipv6Addr::from(0x2001_0db8_u128 << 96 | number as u128).into(),
     }
 }
 
@@ -212,7 +258,7 @@ mod tests {
                     match value {
                         Value::String(text) if PRIVATE.contains(&key.as_str()) => {
                             // What every machine has, and words of the format.
-                            let is_common = ["127.0.0.1", "0.0.0.0", "localhost", "host", "vllm"]
+                            let is_common = ["127.0.0.1", "[::1]", "0.0.0.0", "localhost", "host", "vllm"]
                                 .iter()
                                 .any(|word| text.starts_with(word));
                             found.extend((text.len() > 3 && !is_common).then(|| text.clone()));
@@ -224,6 +270,29 @@ mod tests {
             Value::Array(all) => all.iter().for_each(|value| private(value, found)),
             _ => {}
         }
+    }
+
+    #[test]
+    fn no_two_names_and_no_two_addresses_become_one() {
+        let mut privacy = Privacy::default();
+        let mut masking = Masking { names: &mut privacy, replaced: BTreeMap::new() };
+        let mut seen = BTreeSet::new();
+        for number in 0..2000_u32 {
+            let mut address = Some(IpAddr::from(Ipv4Addr::from(0x0a00_0000 + number)));
+            masking.address(&mut address);
+            assert!(
+                seen.insert(address.unwrap().to_string()) && seen.insert(masking.name("host", &number.to_string()))
+            );
+        }
+        let mut host = Some(Label::new("10.0.0.7"));
+        masking.host(&mut host);
+        let mut endpoint = Label::new("10.0.0.7:8000");
+        masking.endpoint(&mut endpoint);
+        assert_eq!(endpoint.as_str(), format!("{}:8000", host.unwrap()), "one and the same");
+        let mut local = Label::new("[::1]:8080");
+        masking.endpoint(&mut local);
+        assert_eq!(local.as_str(), "[::1]:8080");
+        assert_eq!(masking.words("cannot read `/home/alice/x.so`: it is gone"), "cannot read (a file) it is gone");
     }
 
     #[test]

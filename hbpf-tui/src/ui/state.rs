@@ -389,7 +389,7 @@ impl State {
 
     /// Has names made up as long as that is wanted.
     fn mask(&mut self) {
-        let (Some(privacy), Some(snapshot)) = (&self.privacy, self.time.snapshot()) else {
+        let (Some(privacy), Some(snapshot)) = (&mut self.privacy, self.time.snapshot()) else {
             self.masked = None;
             return;
         };
