@@ -377,8 +377,8 @@ pub(crate) struct RecordArgs {
     /// than the two (100M, 1G, 512Ki; at least 16k)
     #[arg(long, value_name = "BYTES", value_parser = rotated, allow_hyphen_values = true)]
     pub(crate) rotate: Option<u64>,
-    /// Keep the last minutes in memory, and write them when it ends or is sent SIGUSR1, again at each: a flight recorder, to be
-    /// left running for the alarm that comes
+    /// Keep the last minutes in memory, 512 MiB at most, and write them when it ends or is sent SIGUSR1, again at each: a flight
+    /// recorder, to be left running for the alarm that comes
     #[arg(long, value_name = "DURATION", value_parser = recorded, conflicts_with = "rotate", allow_hyphen_values = true)]
     pub(crate) last: Option<Duration>,
     /// Time between snapshots, e.g. 500ms or 2s (bare numbers are seconds; at least 100ms)

@@ -63,7 +63,11 @@ pub(crate) fn lines(samples: &[&Sample]) -> Vec<Line> {
         full: None,
         text,
     };
-    let failed = |sample: &Sample, before: Option<&Sample>| Some(sample.failed.saturating_sub(before?.failed) as f64);
+    // Where nothing is seen of requests, nothing is known of those that fail.
+    let failed = |sample: &Sample, before: Option<&Sample>| {
+        sample.in_flight?;
+        Some(sample.failed.saturating_sub(before?.failed) as f64)
+    };
     let mut lines = vec![
         peak("tokens out/s", |sample| sample.output, format::rate),
         peak("tokens in/s", |sample| sample.input, format::rate),
@@ -190,8 +194,9 @@ mod tests {
 
     #[test]
     fn failures_of_a_column_are_summed() {
-        let samples: Vec<Sample> =
-            (0..100).map(|second| Sample { failed: second, ..sample(second as i64, None) }).collect();
+        let samples: Vec<Sample> = (0..100)
+            .map(|second| Sample { failed: second, in_flight: Some(1), ..sample(second as i64, None) })
+            .collect();
         let samples: Vec<&Sample> = samples.iter().collect();
         let axis = Axis::new(&samples, Reach::All, 10).unwrap();
         let failed = lines(&samples).into_iter().find(|line| line.name.starts_with("failed")).unwrap();

@@ -118,7 +118,11 @@ impl Output {
             }
             Self::Last(timeline, file) => {
                 timeline.push(Arc::clone(snapshot))?;
-                if is_asked { write_anew(timeline, file) } else { Ok(()) }
+                if is_asked && let Err(error) = write_anew(timeline, file) {
+                    // It has the minutes still, and there may be room when it is asked again.
+                    eprintln!("hbpf: cannot write what is kept: {error}");
+                }
+                Ok(())
             }
         }
     }

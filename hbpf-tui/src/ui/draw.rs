@@ -191,8 +191,11 @@ fn hints(state: &State) -> Vec<Hint> {
     if !looks_back {
         return page;
     }
-    let rest = page.into_iter().filter(|hint| !ALWAYS.contains(hint)).collect::<Vec<_>>();
-    [&ALWAYS[..], &OF_TIME[..], &rest[..]].concat()
+    // On the way through time one goes into and out of pages as always.
+    let moves = |hint: &Hint| matches!(hint.0, ["open"] | ["back"]);
+    let rest = page.into_iter().filter(|hint| !ALWAYS.contains(hint));
+    let (first, rest): (Vec<Hint>, Vec<Hint>) = rest.partition(moves);
+    [&ALWAYS[..], &first[..], &OF_TIME[..], &rest[..]].concat()
 }
 
 /// A filter while it is typed, its end first where there is no room for all, and what is wrong with it.
