@@ -1,12 +1,15 @@
 //! The parsers of this crate, laid open to the fuzz targets.
 
 use std::fs::File;
-use std::io::Cursor;
+use std::io::{Cursor, Seek, Write};
 use std::time::Duration;
 
 use hbpf_core::snapshot::Snapshot;
+use nix::sys::memfd::{MFdFlags, memfd_create};
 
 use crate::cli;
+use crate::commands::{diff, report};
+use crate::period::{self, Period};
 use crate::recording::{Lines, Timeline};
 
 /// Reads a recording to its end or to its first mistake; gives the frames before that.
@@ -15,15 +18,21 @@ pub fn recording(bytes: &[u8]) -> Vec<Snapshot> {
     std::iter::from_fn(|| lines.next().ok().flatten()).collect()
 }
 
-/// Opens a file as a recording and looks at each of the frames that are there at once, some of which may be damaged; gives how
-/// many can be read.
+/// Opens bytes as a file that is a recording, looks at each of the frames that are there at once, some of which may be damaged, and
+/// makes a report of what can be read; says how long that is.
 ///
 /// # Errors
 ///
-/// If it cannot be opened.
-pub fn timeline(file: File) -> anyhow::Result<usize> {
-    let (mut timeline, _) = Timeline::open(file)?;
-    Ok(timeline.range().filter(|number| timeline.get(*number).is_ok()).count())
+/// If there is nothing to report.
+pub fn report(bytes: &[u8]) -> anyhow::Result<usize> {
+    let mut file = File::from(memfd_create(c"recording", MFdFlags::MFD_CLOEXEC)?);
+    file.write_all(bytes)?;
+    let (mut timeline, _) = Timeline::open(file.try_clone()?)?;
+    let readable = timeline.range().filter(|number| timeline.get(*number).is_ok()).count();
+    anyhow::ensure!(readable > 0 || timeline.range().is_empty(), "all of it is damaged");
+    file.rewind()?;
+    let period = Period::of(&mut period::read(file)?, None, None)?;
+    Ok(report::html(&period).len() + report::markdown(&period).len() + diff::compare(&period, &period).len())
 }
 
 /// Reads a limit as `--max-overhead` and `--max-bytes-per-second` take it; says whether it is one.

@@ -48,6 +48,12 @@ pub(crate) fn run(arguments: &DiffArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// The comparison as text.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn compare(before: &Period, after: &Period) -> String {
+    plain(before, after, &changes(before, after))
+}
+
 /// A time of a recording as people write it.
 pub(super) fn moment(timeline: &Timeline, text: &str) -> Result<Timestamp> {
     let range = timeline.range();

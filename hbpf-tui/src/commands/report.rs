@@ -200,7 +200,7 @@ fn busy_processes(period: &Period) -> List {
     list
 }
 
-fn markdown(period: &Period) -> String {
+pub(crate) fn markdown(period: &Period) -> String {
     let about: Vec<String> = about(period).iter().map(|line| escaped(line)).collect();
     let mut out = format!("# {}\n\n{}\n", escaped(&title(period)), about.join("\n"));
     for table in tables(period) {
@@ -249,7 +249,7 @@ const CHART: (usize, f64, f64) = (430, 860.0, 60.0);
 /// Lines of the heat map, and the height of one.
 const HEAT: (usize, f64) = (14, 10.0);
 
-fn html(period: &Period) -> String {
+pub(crate) fn html(period: &Period) -> String {
     let title = escape(&title(period));
     let mut out = format!(
         "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><meta name=\"viewport\" \
