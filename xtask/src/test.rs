@@ -148,7 +148,7 @@ fn soak(scope: Scope) -> Result<Outcome> {
 }
 
 fn tests(scope: Scope, what: &[&str]) -> Result<Outcome> {
-    let mut test = cargo(&["test", "--quiet"]);
+    let mut test = cargo(&["test", "--quiet", "--no-fail-fast"]);
     test.args(what);
     if scope.ci {
         test.env("HBPF_REQUIRE_BPF", "1");
@@ -163,7 +163,7 @@ fn end_to_end(scope: Scope) -> Result<Outcome> {
     if !setup::python(&root().join("target/venv")).is_file() {
         println!("    without Python SDK clients, as there is no target/venv: `cargo xtask setup` makes it");
     }
-    let mut test = cargo(&["test", "--quiet", "--package", "hbpf-e2e"]);
+    let mut test = cargo(&["test", "--quiet", "--no-fail-fast", "--package", "hbpf-e2e"]);
     if scope.ci {
         test.env("HBPF_REQUIRE_BPF", "1").env("HBPF_REQUIRE_CLIENTS", "1");
     }

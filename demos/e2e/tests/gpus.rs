@@ -263,13 +263,10 @@ fn a_gpu_that_falls_off_the_bus_keeps_its_name_and_comes_back() {
 fn a_call_that_hangs_makes_the_gpus_stale_and_nothing_else() {
     let mut machine = Machine::start("h100");
     machine.until("the GPU is read", |gpus| !gpus.is_empty());
-    machine.change(|profile| profile["gpus"][0]["hang_seconds"] = json!(5));
-    let began = Instant::now();
-    let before = machine.observer.latest.as_ref().unwrap().sequence;
-    let frame = machine.until("it is stale", |gpus| gpus[0].stale_seconds.is_some_and(|age| age > 3.0));
-    let frames = frame.sequence - before;
-    // Five a second, and a busy machine may leave some out. If they waited for the GPU there would be none.
-    assert!(frames >= 3, "{frames} frames in {:?}", began.elapsed());
+    // For longer than anything here waits: if frames waited for the GPU there would be none.
+    machine.change(|profile| profile["gpus"][0]["hang_seconds"] = json!(600));
+    machine.until("it is stale", |gpus| gpus[0].stale_seconds.is_some_and(|age| age > 3.0));
+    let frame = machine.until("it is staler", |gpus| gpus[0].stale_seconds.is_some_and(|age| age > 4.0));
     assert_eq!(frame.gpus[0].power_watts, Some(512.3), "of before");
     assert!(frame.host.cpu_percent.is_some() && !frame.processes.is_empty());
     // It ends in spite of it, at once, and so does the process that hangs.
