@@ -33,7 +33,7 @@ pub(crate) fn list(gpus: &[Gpu]) -> List {
         Column::flexible("STATE", 14, 44, 70),
     ];
     let of = |gpu: &Gpu| {
-        let whole = Row::new(Key::Row(gpu.index.to_string()), cells(gpu));
+        let whole = Row::new(Key::Gpu(gpu.index), cells(gpu));
         let parts: Vec<Row> = gpu.instances.iter().map(|part| part_row(gpu, part)).collect();
         std::iter::once(whole).chain(parts)
     };
@@ -94,8 +94,8 @@ pub(crate) fn state(gpu: &Gpu) -> (String, Tone) {
     }
 }
 
-/// All that use a GPU, part by part of each.
-pub(crate) fn users(snapshot: &Snapshot) -> List {
+/// All that use a GPU, or one of them, part by part of each.
+pub(crate) fn users(snapshot: &Snapshot, index: Option<u32>) -> List {
     use Align::Right;
     let columns = vec![
         Column::fixed("GPU", Right, 3, 100),
@@ -123,7 +123,8 @@ pub(crate) fn users(snapshot: &Snapshot) -> List {
         let opens = process.map(|process| Key::Process(rows::identity(process)));
         Row { opens, ..Row::new(Key::Row(format!("{} {part:?} {}", gpu.index, user.pid)), cells) }
     };
-    let rows = snapshot.gpus.iter().flat_map(|gpu| gpu.processes.iter().map(move |user| row(gpu, user))).collect();
+    let gpus = snapshot.gpus.iter().filter(|gpu| index.is_none_or(|index| gpu.index == index));
+    let rows = gpus.flat_map(|gpu| gpu.processes.iter().map(move |user| row(gpu, user))).collect();
     List { columns, rows }
 }
 

@@ -1,8 +1,10 @@
 //! The `hbpf` command, as a library so that its parsers can be fuzzed.
 
 mod arrange;
+mod change;
 mod cli;
 mod commands;
+mod compare;
 mod condition;
 mod config;
 mod engines;
@@ -30,6 +32,7 @@ mod summary;
 mod table;
 mod text;
 mod ui;
+mod when;
 mod workloads;
 
 use std::io::{self, ErrorKind};

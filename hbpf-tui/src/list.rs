@@ -25,6 +25,8 @@ pub(crate) enum Key {
     Endpoint(String, Option<IpAddr>),
     /// What identifies it, and what people call it.
     Workload(Label, Label),
+    /// By its index.
+    Gpu(u32),
     /// What there is no more of than its row, and what tells that from others.
     Row(String),
 }
@@ -98,6 +100,13 @@ impl List {
         self.rows = groups.into_iter().flatten().collect();
     }
 
+    /// Where the rows stand that fit.
+    pub(crate) fn fitting(&self, filter: &Filter) -> Vec<usize> {
+        let fields: Vec<String> = self.columns.iter().map(Column::field).collect();
+        let fits = |row: &Row| filter.picks(&Picked { fields: &fields, row });
+        self.rows.iter().enumerate().filter(|(_, row)| fits(row)).map(|(at, _)| at).collect()
+    }
+
     /// Keeps the rows that fit, with their parts, and what the parts are of that fit.
     pub(crate) fn pick(&mut self, filter: &Filter) {
         let fields: Vec<String> = self.columns.iter().map(Column::field).collect();
@@ -129,19 +138,36 @@ impl List {
     }
 
     /// The columns' cells of all rows as comma-separated values, numbers in full: seconds, bytes, dollars, fractions of hundred.
+    /// Behind a column in which any number is an estimate, another says which are.
     pub(crate) fn to_csv(&self, columns: &[usize]) -> String {
         let mut out = String::new();
         let mut line = |fields: &mut dyn Iterator<Item = Cow<'_, str>>| {
             let fields: Vec<String> = fields.map(|field| quoted(&field)).collect();
             let _ = writeln!(out, "{}", fields.join(","));
         };
-        line(&mut columns.iter().map(|index| self.columns[*index].title.into()));
+        let is_estimated =
+            |index: &usize| self.rows.iter().any(|row| row.cells.get(*index).is_some_and(Cell::is_estimate));
+        let columns: Vec<(usize, bool)> = columns.iter().map(|index| (*index, is_estimated(index))).collect();
+        line(&mut columns.iter().flat_map(|(index, is_estimated)| {
+            let title = self.columns[*index].title;
+            [Some(title.into()), is_estimated.then(|| format!("{title} IS ESTIMATE").into())].into_iter().flatten()
+        }));
         for row in &self.rows {
-            line(&mut columns.iter().filter_map(|index| row.cells.get(*index)).map(|cell| match cell.rank {
-                Rank::Text => cell.text.as_str().into(),
-                Rank::Number(None) => "".into(),
-                Rank::Number(Some(number)) => number.to_string().into(),
-            }));
+            line(
+                &mut columns
+                    .iter()
+                    .filter_map(|(index, is_estimated)| {
+                        let cell = row.cells.get(*index)?;
+                        let text = match cell.rank {
+                            Rank::Text => cell.text.as_str().into(),
+                            Rank::Number(None) => "".into(),
+                            Rank::Number(Some(number)) => number.to_string().into(),
+                        };
+                        let mark = is_estimated.then(|| if cell.is_estimate() { "yes" } else { "no" }.into());
+                        Some([Some(text), mark].into_iter().flatten())
+                    })
+                    .flatten(),
+            );
         }
         out
     }
@@ -227,6 +253,8 @@ mod tests {
         let mut list = list();
         list.rows.truncate(1);
         assert_eq!(list.to_csv(&[1, 0]), "COST $,NAME\n1.25,a\n");
+        list.rows[0].cells[1].text = "~1.2".to_owned();
+        assert_eq!(list.to_csv(&[1, 0]), "COST $,COST $ IS ESTIMATE,NAME\n1.25,yes,a\n");
         let quoted: Vec<String> = ["a,b", "say \"x\"", "=1+1", "-5", "-x", "@x", "-", "two\nlines"].map(quoted).into();
         assert_eq!(quoted, ["\"a,b\"", "\"say \"\"x\"\"\"", "'=1+1", "-5", "'-x", "'@x", "-", "\"two\nlines\""]);
     }

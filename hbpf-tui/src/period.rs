@@ -1,7 +1,8 @@
 //! What happened between two frames: the counts of the later one without those of the earlier one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -16,6 +17,9 @@ use crate::sets;
 
 /// Findings and failed requests that are kept of a period.
 const MAX_LISTED: usize = 50;
+
+/// Other findings that are counted.
+const MAX_OTHERS: usize = 10_000;
 
 /// Starts of the observation that are further apart are two.
 const SAME_START: SignedDuration = SignedDuration::from_secs(2);
@@ -137,8 +141,17 @@ pub(crate) struct Period {
     /// By name, those with most requests first.
     pub(crate) models: Vec<(String, Work)>,
     pub(crate) endpoints: Vec<(String, Work)>,
+    pub(crate) listed: Listed,
+}
+
+/// What is named of a period one by one.
+#[derive(Default)]
+pub(crate) struct Listed {
     /// The first of each kind and subject.
     pub(crate) findings: Vec<Finding>,
+    /// How many more there were.
+    pub(crate) findings_omitted: u64,
+    /// The latest first.
     pub(crate) failed: Vec<Request>,
 }
 
@@ -206,7 +219,7 @@ impl Period {
         let none = Lost::default();
         let lost = lost_between(before.as_ref().map_or(&none, |before| &before.capture.lost), &after.capture.lost);
         let totals = Work::between(before.as_ref().map(|before| &before.totals), &after.totals);
-        let (findings, failed) = listed(timeline, first, last)?;
+        let listed = listed(timeline, first, last)?;
         Ok(Self {
             from: began,
             to: after.captured_at,
@@ -217,8 +230,7 @@ impl Period {
             totals,
             models,
             endpoints,
-            findings,
-            failed,
+            listed,
         })
     }
 }
@@ -260,9 +272,10 @@ fn frame(timeline: &mut Timeline, number: u64) -> Result<Arc<Snapshot>> {
 }
 
 /// Findings that began in these frames or before, and requests that failed. Frames in which neither is new are not read.
-fn listed(timeline: &mut Timeline, first: u64, last: u64) -> Result<(Vec<Finding>, Vec<Request>)> {
-    let mut findings: Vec<Finding> = Vec::new();
-    let mut failed: Vec<Request> = Vec::new();
+fn listed(timeline: &mut Timeline, first: u64, last: u64) -> Result<Listed> {
+    let Listed { mut findings, mut failed, .. } = Listed::default();
+    // What else was found: a recording may have anything, so that these are bounded as well.
+    let mut others: BTreeSet<u64> = BTreeSet::new();
     for number in first..=last {
         let before = number.checked_sub(1).and_then(|before| timeline.sample(before)).cloned();
         let Some(now) = timeline.sample(number).cloned() else { continue };
@@ -278,6 +291,11 @@ fn listed(timeline: &mut Timeline, first: u64, last: u64) -> Result<(Vec<Finding
                 Some(at) if finding.severity > findings[at].severity => findings[at] = finding.clone(),
                 Some(_) => {}
                 None if findings.len() < MAX_LISTED => findings.push(finding.clone()),
+                None if others.len() < MAX_OTHERS => {
+                    let mut hasher = DefaultHasher::new();
+                    (&finding.id, &finding.subject).hash(&mut hasher);
+                    others.insert(hasher.finish());
+                }
                 None => {}
             }
         }
@@ -295,7 +313,7 @@ fn listed(timeline: &mut Timeline, first: u64, last: u64) -> Result<(Vec<Finding
         failed.drain(..failed.len().saturating_sub(MAX_LISTED));
     }
     failed.reverse();
-    Ok((findings, failed))
+    Ok(Listed { findings, findings_omitted: others.len() as u64, failed })
 }
 
 /// Reads a recording, all of it.

@@ -111,7 +111,7 @@ pub(crate) fn is_of(snapshot: &Snapshot, request: &Request, key: &Key) -> bool {
             let workload = snapshot.workloads.iter().find(|workload| workload.key == *key);
             workload.is_some_and(|workload| request.pid.is_some_and(|pid| workload.pids.contains(&pid)))
         }
-        Key::Row(_) => false,
+        Key::Gpu(_) | Key::Row(_) => false,
     }
 }
 

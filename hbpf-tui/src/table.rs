@@ -5,7 +5,7 @@ use std::cmp::Ordering;
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
 use crate::filter::Kind;
-use crate::format::UNKNOWN;
+use crate::format::{ESTIMATE, UNKNOWN};
 use crate::list::{List, Row};
 
 /// Between two columns.
@@ -95,6 +95,11 @@ impl Cell {
 
     pub(crate) fn with_tone(self, tone: Tone) -> Self {
         Self { tone, ..self }
+    }
+
+    /// Whether its number is marked as an estimate.
+    pub(crate) fn is_estimate(&self) -> bool {
+        matches!(self.rank, Rank::Number(Some(_))) && self.text.starts_with(ESTIMATE)
     }
 
     fn is_blank(&self) -> bool {

@@ -42,7 +42,7 @@ pub(crate) fn render(snapshot: &Snapshot, width: Option<usize>) -> String {
     processes(&mut out, snapshot, width);
     section(&mut out, "Workloads", &workloads::list(snapshot), width);
     section(&mut out, "GPUs", &gpus::list(&snapshot.gpus), width);
-    section(&mut out, "Processes on GPUs", &gpus::users(snapshot), width);
+    section(&mut out, "Processes on GPUs", &gpus::users(snapshot, None), width);
     section(&mut out, "Inference servers", &engines::list(&snapshot.engines, width, None), width);
     section(&mut out, "Loaded models", &engines::loaded_models(&snapshot.engines), width);
     section(&mut out, "Disks", &inout::disks(snapshot), width);

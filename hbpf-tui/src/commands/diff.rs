@@ -5,27 +5,24 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use jiff::Timestamp;
-use serde::Serialize;
 
 use super::{open_recordings, print};
+use crate::change::Change;
 use crate::cli::DiffArgs;
-use crate::format::{self, UNKNOWN, known};
+use crate::format;
 use crate::list::{Key, List, Row};
 use crate::period::{self, Period, Times, Work};
 use crate::recording::Timeline;
 use crate::summary;
 use crate::table::{self, Align, Cell, Column, Tone};
 use crate::text;
-use crate::ui;
+use crate::when;
 
 /// Fewer requests in both and a set's rates and times are accidents.
 const MIN_REQUESTS: u64 = 5;
 
 /// Sets of a kind that are compared.
 const MAX_SETS: usize = 20;
-
-/// Smaller changes are within what comes and goes.
-const MIN_CHANGE: f64 = 0.02;
 
 pub(crate) fn run(arguments: &DiffArgs) -> Result<ExitCode> {
     let paths: Vec<&Path> = std::iter::once(&*arguments.before).chain(arguments.after.as_deref()).collect();
@@ -59,54 +56,7 @@ pub(super) fn moment(timeline: &Timeline, text: &str) -> Result<Timestamp> {
     let range = timeline.range();
     let at = |number| timeline.sample(number).map(|sample| sample.at);
     let extent = at(range.start).zip(range.end.checked_sub(1).and_then(at)).context("there is no snapshot in it")?;
-    ui::moment(text, extent).map_err(anyhow::Error::msg)
-}
-
-/// A number of both periods.
-#[derive(Clone, Debug, Serialize)]
-struct Change {
-    /// What it is of: `all`, or a model or endpoint.
-    of: String,
-    measure: &'static str,
-    before: Option<f64>,
-    after: Option<f64>,
-    /// The second by the first; null where the first is 0 or either is not known.
-    ratio: Option<f64>,
-    #[serde(skip)]
-    text: fn(f64) -> String,
-}
-
-impl Change {
-    fn new(of: &str, measure: &'static str, pair: [Option<f64>; 2], text: fn(f64) -> String) -> Self {
-        let [before, after] = pair.map(|value| value.filter(|value| value.is_finite()));
-        let ratio = before.zip(after).filter(|(before, _)| *before > 0.0).map(|(before, after)| after / before);
-        Self { of: of.to_owned(), measure, before, after, ratio, text }
-    }
-
-    /// How much it has changed: by which power, whichever way.
-    fn size(&self) -> f64 {
-        match (self.before, self.after, self.ratio) {
-            (_, _, Some(ratio)) if ratio > 0.0 => ratio.ln().abs(),
-            // There was none, or there is none any more.
-            (Some(before), Some(after), _) if before != after => f64::MAX,
-            _ => 0.0,
-        }
-    }
-
-    fn is_change(&self) -> bool {
-        self.size() >= MIN_CHANGE
-    }
-
-    fn words(&self) -> String {
-        match (self.before, self.after, self.ratio) {
-            (Some(before), Some(after), None) if after > before => "new".to_owned(),
-            (_, _, Some(ratio)) if !self.is_change() && ratio > 0.0 => "same".to_owned(),
-            (_, _, Some(ratio)) if ratio >= 2.0 => format!("x{ratio:.1}"),
-            (_, _, Some(ratio)) => format!("{:+.0}%", (ratio - 1.0) * 100.0),
-            (Some(_), Some(_), None) => "same".to_owned(),
-            _ => UNKNOWN.to_owned(),
-        }
-    }
+    when::moment(text, extent).map_err(anyhow::Error::msg)
 }
 
 /// All that is compared: of all exchanges in a fixed order, then of models and endpoints what has changed most first.
@@ -163,15 +113,19 @@ fn of_work(of: &str, both: [(&Period, Option<&Work>); 2]) -> Vec<Change> {
     };
     let rate = |period: &Period, count: u64| period.rate(Some(count));
     let time = |times: &Option<Times>, of: fn(&Times) -> f64| times.as_ref().map(of);
+    let is_estimate = |of: fn(&Work) -> bool| both.iter().any(|(_, work)| work.is_some_and(of));
     vec![
         change("requests/s", &|period, work| rate(period, work.requests), format::rate),
         change("failed %", &|_, work| work.failed_percent(), format::percent),
         change("refused/s", &|period, work| rate(period, work.rate_limited), format::rate),
         change("retries/s", &|period, work| rate(period, work.retries), format::rate),
         change("stalls/s", &|period, work| rate(period, work.stalls), format::rate),
-        change("tokens out/s", &|period, work| period.rate(work.output), format::rate),
-        change("tokens in/s", &|period, work| period.rate(work.input), format::rate),
-        change("$/h", &|period, work| work.cost_usd.map(|cost| cost * 3600.0 / period.seconds()), format::dollars),
+        change("tokens out/s", &|period, work| period.rate(work.output), format::rate)
+            .estimated(is_estimate(|work| work.output_is_estimate)),
+        change("tokens in/s", &|period, work| period.rate(work.input), format::rate)
+            .estimated(is_estimate(|work| work.input_is_estimate)),
+        change("$/h", &|period, work| work.cost_usd.map(|cost| cost * 3600.0 / period.seconds()), format::dollars)
+            .estimated(is_estimate(|work| work.cost_is_estimate)),
         change("first token p50", &|_, work| time(&work.first_token, |times| times.p50), format::seconds),
         change("first token p99", &|_, work| time(&work.first_token, |times| times.p99), format::seconds),
         change("inter-token p50", &|_, work| time(&work.inter_token, |times| times.p50), format::seconds),
@@ -197,8 +151,8 @@ fn plain(before: &Period, after: &Period, changes: &[Change]) -> String {
         let cells = vec![
             Cell::new(change.of.as_str(), Tone::Plain),
             Cell::new(change.measure, Tone::Plain),
-            Cell::written(change.before, known(change.before, change.text)),
-            Cell::written(change.after, known(change.after, change.text)),
+            change.cell(change.before),
+            change.cell(change.after),
             Cell::new(change.words(), Tone::Plain),
         ];
         Row::new(Key::Row(format!("{} {}", change.of, change.measure)), cells)
@@ -227,35 +181,4 @@ fn json(before: &Period, after: &Period, changes: &[Change]) -> Result<String> {
     };
     let all = serde_json::json!({ "before": period(before), "after": period(after), "changes": changes });
     Ok(serde_json::to_string_pretty(&all)? + "\n")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn change(before: Option<f64>, after: Option<f64>) -> Change {
-        Change::new("all", "x", [before, after], format::rate)
-    }
-
-    #[test]
-    fn changes_are_told_as_people_tell_them() {
-        let words = |before, after| change(before, after).words();
-        assert_eq!(words(Some(100.0), Some(131.0)), "+31%");
-        assert_eq!(words(Some(100.0), Some(50.0)), "-50%");
-        assert_eq!(words(Some(100.0), Some(350.0)), "x3.5");
-        assert_eq!(words(Some(100.0), Some(0.0)), "-100%");
-        assert_eq!(words(Some(0.0), Some(1.0)), "new");
-        assert_eq!(words(Some(0.0), Some(0.0)), "same");
-        assert_eq!(words(Some(100.0), Some(101.0)), "same");
-        assert_eq!(words(None, Some(1.0)), "-");
-        assert_eq!(words(Some(f64::NAN), Some(1.0)), "-");
-    }
-
-    #[test]
-    fn what_changed_most_is_the_largest_whichever_way() {
-        let size = |before, after| change(Some(before), Some(after)).size();
-        assert!(size(1.0, 4.0) > size(2.0, 1.0) && size(4.0, 1.0) > size(1.0, 2.0));
-        assert!(size(0.0, 1.0) > size(1.0, 1e9) && size(1.0, 0.0) > size(1.0, 1e9));
-        assert_eq!(change(None, Some(5.0)).size(), 0.0);
-    }
 }

@@ -56,12 +56,14 @@ pub(crate) fn run(arguments: &RecordArgs) -> Result<ExitCode> {
         pushed += 1;
         output.push(snapshot, is_asked.swap(false, Ordering::SeqCst)).context("cannot write")
     });
+    let is_short = output.is_short(pushed);
     let (kept, bytes) = output.finish(pushed).context("cannot write")?;
     match ended {
         Err(error) if !error.to_string().ends_with(STOPPED) => return Err(error),
         _ => {}
     }
-    eprintln!("hbpf: {kept} snapshots, {}, in {}", format::bytes(bytes), arguments.output.display());
+    let note = if is_short { "; they reach back less far, as more does not fit into its memory" } else { "" };
+    eprintln!("hbpf: {kept} snapshots, {}, in {}{note}", format::bytes(bytes), arguments.output.display());
     Ok(ExitCode::SUCCESS)
 }
 
@@ -125,6 +127,13 @@ impl Output {
                 Ok(())
             }
         }
+    }
+
+    /// Whether what is kept reaches back less far than was asked for, though there was more: it takes too much memory.
+    fn is_short(&self, pushed: u64) -> bool {
+        let Self::Last(timeline, _) = self else { return false };
+        let range = timeline.range();
+        range.end - range.start < pushed && timeline.is_short()
     }
 
     /// Ends the recording, for which there were so many snapshots; gives how many are in it, and its bytes.

@@ -158,12 +158,22 @@ fn sets(period: &Period, title: &str, column: &'static str, all: &[(String, Work
     Table::new(title, &columns, all.iter().map(row).collect())
 }
 
+/// A title, and that not all are named.
+fn titled(title: &str, omitted: u64) -> String {
+    match omitted {
+        0 => title.to_owned(),
+        more => format!("{title} ({} more are not listed)", format::count(more)),
+    }
+}
+
 fn findings(period: &Period) -> Table {
     let row = |finding: &hbpf_core::snapshot::Finding| {
         let severity = format!("{:?}", finding.severity).to_lowercase();
         vec![format!("{:.0}", finding.since), severity, summary::finding(finding), finding.advice.to_string()]
     };
-    Table::new("Findings", &["SINCE", "SEVERITY", "WHAT", "WHAT TO DO"], period.findings.iter().map(row).collect())
+    let title = titled("Findings", period.listed.findings_omitted);
+    let rows = period.listed.findings.iter().map(row).collect();
+    Table::new(title, &["SINCE", "SEVERITY", "WHAT", "WHAT TO DO"], rows)
 }
 
 fn errors(period: &Period) -> Table {
@@ -177,7 +187,9 @@ fn errors(period: &Period) -> Table {
 fn tables(period: &Period) -> Vec<Table> {
     let snapshot = &period.last;
     let mut failed = (**snapshot).clone();
-    failed.requests.failed = period.failed.clone();
+    let omitted =
+        period.totals.failed.saturating_add(period.totals.abandoned).saturating_sub(period.listed.failed.len() as u64);
+    failed.requests.failed = period.listed.failed.clone();
     failed.requests.recent.clear();
     let sees = summary::sees_traffic(snapshot);
     let counted = if sees { vec![totals(period), latencies(period)] } else { Vec::new() };
@@ -186,7 +198,7 @@ fn tables(period: &Period) -> Vec<Table> {
         sets(period, "Models", "MODEL", &period.models),
         sets(period, "Endpoints", "ENDPOINT", &period.endpoints),
         errors(period),
-        Table::of_list("Requests that failed", &sets::failed(&failed)),
+        Table::of_list(&titled("Requests that failed", omitted), &sets::failed(&failed)),
         Table::of_list("Processes at the end, since hbpf was started", &busy_processes(period)),
         Table::of_list("GPUs at the end", &crate::gpus::list(&snapshot.gpus)),
         Table::of_list("Inference servers at the end", &crate::engines::list(&snapshot.engines, None, None)),

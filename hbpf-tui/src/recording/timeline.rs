@@ -135,6 +135,13 @@ impl Timeline {
         self.samples.len() - self.block.samples().len()
     }
 
+    /// Whether the frames that are there are of less time than was to be kept.
+    pub(crate) fn is_short(&self) -> bool {
+        let ends = self.samples.front().zip(self.samples.back());
+        let time = ends.map(|(first, last)| last.at.duration_since(first.at)).unwrap_or_default();
+        Duration::try_from(time).unwrap_or_default() < self.keep.time
+    }
+
     /// The numbers of the frames that are there.
     pub(crate) fn range(&self) -> Range<u64> {
         self.first..self.first + self.samples.len() as u64

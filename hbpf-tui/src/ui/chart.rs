@@ -46,32 +46,36 @@ const MAX_INDEX: i32 = 1 << 20;
 /// At most so many columns show one bucket.
 const MAX_COLUMNS_PER_BUCKET: usize = 4;
 
+/// The columns of a histogram, in buckets of a scale.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Axis {
+    scale: i32,
+    low: i32,
+    high: i32,
+    count: usize,
+}
+
 impl Histogram {
     /// A distribution's buckets on a logarithmic axis of at most `width` columns; None where it has no usable ones.
     pub(crate) fn new(distribution: &Distribution, width: usize) -> Option<Self> {
-        let buckets = || distribution.buckets.iter().filter(|(_, count)| *count > 0);
+        Self::axis(&[Some(distribution)], width)?.histogram(distribution)
+    }
+
+    /// An axis with room for all of these, of at most `width` columns; None where there is nothing usable, or they are of
+    /// different scales.
+    pub(crate) fn axis(distributions: &[Option<&Distribution>], width: usize) -> Option<Axis> {
+        let all = || distributions.iter().flatten();
+        let scale = all().next()?.scale;
+        let buckets = || all().flat_map(|distribution| &distribution.buckets).filter(|(_, count)| *count > 0);
         let believed = |index: i32| (-MAX_INDEX..=MAX_INDEX).contains(&index);
-        if width == 0 || !(-10..=20).contains(&distribution.scale) || !buckets().all(|(index, _)| believed(*index)) {
+        let is_usable = (-10..=20).contains(&scale) && buckets().all(|(index, _)| believed(*index));
+        if width == 0 || !is_usable || all().any(|distribution| distribution.scale != scale) {
             return None;
         }
         let low = buckets().map(|(index, _)| *index).min()?;
         let high = buckets().map(|(index, _)| *index).max()? + 1;
-        let span = (high - low) as usize;
         // A few buckets stretched over a wide screen would look like more than was measured.
-        let count = width.min(span * MAX_COLUMNS_PER_BUCKET);
-        let mut columns = vec![0.0; count];
-        for (index, values) in buckets() {
-            let from = (index - low) as f64 * count as f64 / span as f64;
-            let to = (index - low + 1) as f64 * count as f64 / span as f64;
-            let mut column = from as usize;
-            while (column as f64) < to && column < count {
-                let overlap = to.min(column as f64 + 1.0) - from.max(column as f64);
-                columns[column] += *values as f64 * (overlap / (to - from)).max(0.0);
-                column += 1;
-            }
-        }
-        let bound = |index: i32| (f64::from(index) * (-f64::from(distribution.scale)).exp2()).exp2();
-        Some(Self { columns, low: bound(low), high: bound(high) })
+        Some(Axis { scale, low, high, count: width.min((high - low) as usize * MAX_COLUMNS_PER_BUCKET) })
     }
 
     /// The column in which a value lies.
@@ -84,9 +88,40 @@ impl Histogram {
         Some(((place.clamp(0.0, 1.0) * self.columns.len() as f64) as usize).min(last))
     }
 
-    /// The axis' values, for [`bars`].
+    /// Its columns, for [`bars`].
     pub(crate) fn values(&self) -> Vec<Option<f64>> {
         self.columns.iter().map(|value| Some(*value)).collect()
+    }
+}
+
+impl Axis {
+    /// A distribution's buckets on it; None where there are none.
+    pub(crate) fn histogram(&self, distribution: &Distribution) -> Option<Histogram> {
+        let span = (self.high - self.low) as usize;
+        let mut columns = vec![0.0; self.count];
+        for (index, values) in distribution.buckets.iter().filter(|(_, count)| *count > 0) {
+            let from = (index - self.low) as f64 * self.count as f64 / span as f64;
+            let to = (index - self.low + 1) as f64 * self.count as f64 / span as f64;
+            let mut column = from as usize;
+            while (column as f64) < to && column < self.count {
+                let overlap = to.min(column as f64 + 1.0) - from.max(column as f64);
+                columns[column] += *values as f64 * (overlap / (to - from)).max(0.0);
+                column += 1;
+            }
+        }
+        let (low, high) = self.bounds();
+        columns.iter().any(|column| *column > 0.0).then_some(Histogram { columns, low, high })
+    }
+
+    /// Where it begins and ends.
+    pub(crate) fn bounds(&self) -> (f64, f64) {
+        let bound = |index: i32| (f64::from(index) * (-f64::from(self.scale)).exp2()).exp2();
+        (bound(self.low), bound(self.high))
+    }
+
+    /// How many columns it has.
+    pub(crate) fn width(&self) -> usize {
+        self.count
     }
 }
 
@@ -134,6 +169,19 @@ mod tests {
             "one bucket stays narrow"
         );
         assert_eq!([0.0, -1.0, f64::NAN].map(|v| histogram.column_of(v)), [None; 3]);
+    }
+
+    #[test]
+    fn two_on_one_axis_have_their_columns_below_each_other() {
+        let (early, late) = (distribution(&[(0, 4)], 0), distribution(&[(2, 2)], 0));
+        let axis = Histogram::axis(&[Some(&early), Some(&late)], 6).unwrap();
+        assert_eq!((axis.bounds(), axis.width()), ((1.0, 8.0), 6));
+        assert_eq!(axis.histogram(&early).unwrap().columns, [2.0, 2.0, 0.0, 0.0, 0.0, 0.0]);
+        assert_eq!(axis.histogram(&late).unwrap().columns, [0.0, 0.0, 0.0, 0.0, 1.0, 1.0]);
+        assert!(axis.histogram(&distribution(&[], 0)).is_none());
+        assert!(Histogram::axis(&[Some(&early), None], 6).is_some());
+        assert!(Histogram::axis(&[Some(&early), Some(&distribution(&[(0, 1)], 3))], 6).is_none(), "other scales");
+        assert!(Histogram::axis(&[None, None], 6).is_none());
     }
 
     #[test]

@@ -42,7 +42,7 @@ pub(crate) fn draw(painter: &mut Painter<'_>, area: Rect, state: &State) {
     painter.rule(
         layout::line(area, 0),
         &format!("Over time, {from} to {} UTC", axis.to.strftime("%H:%M:%S")),
-        reach_text(state.reach),
+        &state.keymap.words(reach_text(state.reach)),
         true,
     );
     let mut below = 1;
@@ -68,10 +68,10 @@ pub(crate) fn draw(painter: &mut Painter<'_>, area: Rect, state: &State) {
 
 fn reach_text(reach: Reach) -> &'static str {
     match reach {
-        Reach::Minute => "w: the last minute",
-        Reach::FiveMinutes => "w: the last 5 minutes",
-        Reach::HalfHour => "w: the last 30 minutes",
-        Reach::All => "w: all there is",
+        Reach::Minute => "{span}: the last minute",
+        Reach::FiveMinutes => "{span}: the last 5 minutes",
+        Reach::HalfHour => "{span}: the last 30 minutes",
+        Reach::All => "{span}: all there is",
     }
 }
 

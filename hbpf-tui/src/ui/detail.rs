@@ -3,7 +3,7 @@
 use hbpf_core::exchange::Role;
 use hbpf_core::label::Label;
 use hbpf_core::snapshot::{
-    DeviceUse, DiskDevice, Distribution, EncryptedTraffic, EndpointStats, Hop, LlmStats, Model, Network, Process,
+    DeviceUse, DiskDevice, Distribution, EncryptedTraffic, EndpointStats, Gpu, Hop, LlmStats, Model, Network, Process,
     ProcessGpu, Request, TokensSource, Workload,
 };
 use ratatui::layout::Rect;
@@ -12,11 +12,13 @@ use super::chart::{self, Histogram};
 use super::layout::{self, Areas};
 use super::paint::{self, Painter, Piece};
 use super::state::State;
+use super::tables;
 use super::views;
 use super::waterfall;
 use crate::engines;
 use crate::findings;
 use crate::format::{self, UNKNOWN, estimated, known};
+use crate::gpus;
 use crate::list::Key;
 use crate::rows::{self, ProcessRow, Span};
 use crate::sets;
@@ -59,7 +61,7 @@ fn subject<'a>(state: &'a State, key: &Key) -> Option<Subject<'a>> {
                 }
                 None => "no model traffic of this process was seen",
             };
-            let (title, notes) = (title(row.process, role), notes(row.process, role, state.span));
+            let (title, notes) = (title(row.process, role), notes(row.process, role, state));
             Some(Subject { title, notes, facts: process_facts(row, stats, state), stats, without })
         }
         Key::Model(..) | Key::Endpoint(..) => {
@@ -89,8 +91,26 @@ fn subject<'a>(state: &'a State, key: &Key) -> Option<Subject<'a>> {
             let without = "no model traffic of its processes was seen";
             Some(Subject { title: format!("Workload {name}{role}"), notes, facts, stats, without })
         }
+        Key::Gpu(index) => {
+            let gpu = snapshot.gpus.iter().find(|gpu| gpu.index == *index)?;
+            let name = gpu.name.trim_start_matches("NVIDIA ");
+            let facts = gpu_detail(gpu);
+            Some(Subject {
+                title: format!("GPU {index} {name}"),
+                notes: String::new(),
+                facts,
+                stats: None,
+                without: "",
+            })
+        }
         Key::Request(_) | Key::Row(_) => None,
     }
+}
+
+/// The name and the numbers of a process, model, endpoint or workload that has had model traffic.
+pub(crate) fn stats<'a>(state: &'a State, key: &Key) -> Option<(String, &'a LlmStats)> {
+    let subject = subject(state, key)?;
+    Some((subject.title, subject.stats?))
 }
 
 /// Lines of facts on the page of one process, model or the like.
@@ -103,12 +123,16 @@ pub(crate) fn draw(painter: &mut Painter<'_>, areas: &Areas, state: &State, key:
     let Some(subject) = subject(state, key) else {
         painter.rule(layout::line(areas.top, 0), &state.trail().join(painter.theme.symbols.into), "", true);
         let style = painter.theme.tone(Tone::Dim);
-        painter.text(layout::line(areas.middle, 0), 1, "it is gone and its numbers have expired; Esc goes back", style);
+        let text = state.keymap.words("it is gone and its numbers have expired; {back} goes back");
+        painter.text(layout::line(areas.middle, 0), 1, &text, style);
         return;
     };
     painter.rule(layout::line(areas.top, 0), &titled(painter, state, &subject.title), &subject.notes, false);
     for (index, facts) in (1_u16..).zip(&subject.facts) {
         fact_line(painter, layout::line(areas.top, index), facts);
+    }
+    if let Key::Gpu(index) = key {
+        return tables::gpu_history(painter, areas.middle, state, *index);
     }
     match subject.stats {
         Some(stats) => histograms(painter, areas.middle, stats, state.span),
@@ -121,8 +145,7 @@ pub(crate) fn draw(painter: &mut Painter<'_>, areas: &Areas, state: &State, key:
 
 /// The selected finding in full, with what to do and the numbers behind it.
 pub(crate) fn advice(painter: &mut Painter<'_>, area: Rect, state: &State) {
-    let row = state.focused().and_then(|shown| shown.list.rows.get(state.look(shown.id).cursor.row));
-    let Some(row) = row else { return };
+    let Some(row) = state.selected_row() else { return };
     let width = usize::from(area.width).saturating_sub(2).max(1);
     let text = row.cells.iter().max_by_key(|cell| cell.text.len()).map(|cell| (cell.text.as_str(), Tone::Strong));
     let (advice, numbers) = state.snapshot().and_then(|snapshot| findings::advice(snapshot, row)).unwrap_or_default();
@@ -173,11 +196,13 @@ fn title(process: &Process, role: Option<Role>) -> String {
     format!("{} {}{}{role}", process.pid, process.command, rows::ended_mark(process))
 }
 
-fn notes(process: &Process, role: Option<Role>, span: Span) -> String {
-    let span = span_text(span);
+fn notes(process: &Process, role: Option<Role>, state: &State) -> String {
+    let span = span_text(state.span);
     match role {
         None => String::new(),
-        Some(_) if process.as_client.is_some() && process.as_server.is_some() => format!("{span}, s: other role"),
+        Some(_) if process.as_client.is_some() && process.as_server.is_some() => {
+            state.keymap.words(&format!("{span}, {{role}}: other role"))
+        }
         Some(_) => span.to_owned(),
     }
 }
@@ -242,7 +267,7 @@ fn process_facts(row: &ProcessRow<'_>, stats: Option<&LlmStats>, state: &State) 
     lines.push(scheduling_facts(process));
     lines.push(memory_facts(process));
     if !process.gpu.is_empty() {
-        lines.push(gpu_facts(process));
+        lines.push(gpu_facts(process, state));
     }
     lines.extend(row.engine.into_iter().flat_map(engines::facts));
     lines.extend(disk_facts(process));
@@ -329,7 +354,7 @@ fn memory_facts(process: &Process) -> Vec<Fact> {
 }
 
 /// What it has of each GPU.
-fn gpu_facts(process: &Process) -> Vec<Fact> {
+fn gpu_facts(process: &Process, state: &State) -> Vec<Fact> {
     let of = |gpu: &ProcessGpu| {
         let part = gpu.instance.as_ref().map(|part| format!("/{part}")).unwrap_or_default();
         let computes = known(gpu.sm_percent, |percent| format::percent(percent) + "%");
@@ -340,10 +365,41 @@ fn gpu_facts(process: &Process) -> Vec<Fact> {
         )
     };
     if process.gpu.len() > MAX_GPU_FACTS {
-        let text = format!("on {} GPUs: u has each of them", process.gpu.len());
+        let text = state.keymap.words(&format!("on {} GPUs: {{gpus}} has each of them", process.gpu.len()));
         return vec![("gpus", text, Tone::Plain)];
     }
     process.gpu.iter().map(of).collect()
+}
+
+/// All that is known of a GPU.
+fn gpu_detail(gpu: &Gpu) -> Vec<Vec<Fact>> {
+    let plain = |name, text: String| (name, text, Tone::Plain);
+    let percent = |value| known(value, |percent| format::percent(percent) + "%");
+    let of = |one: Option<String>, all: Option<String>| match (one, all) {
+        (Some(one), Some(all)) => format!("{one} of {all}"),
+        (one, _) => known(one, |one| one),
+    };
+    let rate = |value: Option<f64>| known(value, |rate| format::bytes(rate as u64) + "/s");
+    let watts = |watts: f64| format!("{watts:.0} W");
+    let alarm = |count: Option<u64>| if count.is_some_and(|count| count > 0) { Tone::Bad } else { Tone::Plain };
+    let (state, tone) = gpus::state(gpu);
+    vec![
+        vec![
+            plain("computes", percent(gpu.utilization_percent)),
+            plain("memory", of(gpu.memory_used_bytes.map(format::bytes), gpu.memory_total_bytes.map(format::bytes))),
+            plain("memory bus", percent(gpu.memory_utilization_percent)),
+            plain("power", of(gpu.power_watts.map(watts), gpu.power_limit_watts.map(watts))),
+        ],
+        vec![
+            plain("temperature", known(gpu.temperature_celsius, |celsius| format!("{celsius:.0}C"))),
+            plain("clock", known(gpu.sm_clock_mhz, |mhz| format!("{mhz} MHz"))),
+            plain("PCIe in", rate(gpu.pcie_rx_bytes_per_second)),
+            plain("out", rate(gpu.pcie_tx_bytes_per_second)),
+            ("ECC errors", known(gpu.ecc_uncorrected_total, format::count), alarm(gpu.ecc_uncorrected_total)),
+            ("XID errors", known(gpu.xid_errors_total, format::count), alarm(gpu.xid_errors_total)),
+        ],
+        vec![("state", state, tone)],
+    ]
 }
 
 /// Its requests to each disk.
@@ -539,7 +595,8 @@ pub(crate) fn request(painter: &mut Painter<'_>, area: Rect, state: &State, want
     let Some(request) = state.request(wanted) else {
         painter.rule(layout::line(area, 0), &format!("Request {wanted}"), "", true);
         let style = painter.theme.tone(Tone::Dim);
-        painter.text(layout::line(area, 1), 1, "it has ended and is no longer listed; Esc goes back", style);
+        let text = state.keymap.words("it has ended and is no longer listed; {back} goes back");
+        painter.text(layout::line(area, 1), 1, &text, style);
         return;
     };
     let title = titled(painter, state, &format!("Request {}", request.id));

@@ -10,7 +10,7 @@ use super::state::{Overlay, State, Typed, Typing};
 use super::theme::Theme;
 use super::time::Source;
 use super::views::Page;
-use super::{charts, detail, header, layout, overlay, tables, totals};
+use super::{charts, compare, detail, header, layout, overlay, tables, totals};
 use crate::list::Key;
 use crate::table::Tone;
 
@@ -48,6 +48,7 @@ fn page(painter: &mut Painter<'_>, body: Rect, state: &State) {
         Page::Gpus => tables::gpu_histories(painter, areas.middle, state),
         Page::Charts => charts::draw(painter, areas.top, state),
         Page::Findings => detail::advice(painter, areas.middle, state),
+        Page::Compared(key) => compare::draw(painter, areas.middle, state, key),
         Page::Of(Key::Request(id)) => detail::request(painter, areas.top, state, id),
         Page::Of(key) => detail::draw(painter, &areas, state, key),
         _ => {}
@@ -148,14 +149,17 @@ fn hints(state: &State) -> Vec<Hint> {
         (Some(Overlay::Save), _) => {
             vec![(&["open"], "do it"), (&["up", "down"], "choose"), (&["privacy"], "privacy"), (&["back"], "close")]
         }
+        // What is typed stands here.
+        (Some(Overlay::Commands), _) => Vec::new(),
         (Some(Overlay::Help), _) => vec![(&["back"], "close"), (&["up", "down"], "scroll"), (&["quit"], "quit")],
         (None, Page::Main) => {
-            const MAIN: [Hint; 21] = [
+            const MAIN: [Hint; 24] = [
                 (&["open"], "details"),
                 (&["focus"], "focus"),
                 (&["sort-left", "sort-right"], "sort"),
                 (&["filter"], "filter"),
                 (&["columns"], "columns"),
+                (&["commands"], "commands"),
                 (&["charts"], "over time"),
                 (&["workloads"], "workloads"),
                 (&["models"], "models"),
@@ -166,6 +170,8 @@ fn hints(state: &State) -> Vec<Hint> {
                 (&["disks"], "disks, net"),
                 (&["freeze"], "freeze"),
                 (&["span"], "window"),
+                (&["search"], "find"),
+                (&["compare"], "compare"),
                 (&["reverse"], "reverse"),
                 (&["idle"], "idle"),
                 (&["probes"], "probes"),
@@ -183,6 +189,8 @@ fn hints(state: &State) -> Vec<Hint> {
             let more: [Hint; 3] = [BACK, (&["up", "down"], "scroll"), (&["freeze"], "freeze")];
             [&ALWAYS[..], &more[..]].concat()
         }
+        (None, Page::Compared(_)) => lists(&[(&["span"], "window or since start"), (&["compare"], "compare no more")]),
+        (None, Page::Of(Key::Gpu(_))) => lists(&[]),
         (None, Page::Of(_)) => lists(&[(&["span"], "window or since start"), (&["role"], "other role")]),
         (None, Page::Probes | Page::InOut) => lists(&[(&["groups"], "switch a group")]),
         (None, _) => lists(&[]),
@@ -200,14 +208,17 @@ fn hints(state: &State) -> Vec<Hint> {
 
 /// A filter while it is typed, its end first where there is no room for all, and what is wrong with it.
 fn typed(painter: &mut Painter<'_>, area: Rect, typing: &Typing) {
-    let (sign, hint) = match typing.what {
-        Typed::Filter { .. } => ('/', "a word, model:qwen, ttft>500ms, status:5xx, !pid:41"),
-        Typed::Time => ('@', "14:05, -5m, +30s, 50%, a date and time; times are UTC"),
+    const ROWS: &str = "a word, model:qwen, ttft>500ms, status:5xx, !pid:41";
+    let (sign, hint, keys) = match typing.what {
+        Typed::Filter { .. } => ("/", ROWS, "Enter keeps it, Esc does not"),
+        Typed::Search { .. } => ("find ", ROWS, "Down, Up: next, before; Enter stays there, Esc goes back"),
+        Typed::Time => ("@", "14:05, -5m, +30s, 50%, a date and time; times are UTC", "Enter goes there"),
+        Typed::Command => (":", "a word of what it does; Down, Up", "Enter does it, Esc does not"),
     };
     let hint = match &typing.error {
         Some(error) => (format!("  {}", error.what), Tone::Bad),
         None if typing.text.is_empty() => (format!("  {hint}"), Tone::Dim),
-        None => ("  Enter keeps it, Esc does not".to_owned(), Tone::Dim),
+        None => (format!("  {keys}"), Tone::Dim),
     };
     // Half of the line is for what is wrong.
     let room = match &typing.error {

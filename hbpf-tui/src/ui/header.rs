@@ -36,7 +36,7 @@ const LOW: u16 = 20;
 pub(crate) fn height(state: &State) -> u16 {
     let of_snapshot = state.snapshot().map_or(0, |snapshot| {
         let lost = !summary::losses(&snapshot.capture.lost).is_empty();
-        let problem = problem_lines(snapshot, state.size).map_or(0, |(lines, _)| lines.len());
+        let problem = problem_lines(snapshot, state).map_or(0, |(lines, _)| lines.len());
         u16::from(lost) + problem as u16 + u16::from(!snapshot.gpus.is_empty())
     });
     FIXED_LINES + u16::from(ended(state).is_some()) + of_snapshot
@@ -67,7 +67,7 @@ pub(crate) fn draw(painter: &mut Painter<'_>, area: Rect, state: &State) {
         }
         let mut rest = area;
         layout::split_top(&mut rest, next);
-        problem(painter, rest, snapshot, state.size);
+        problem(painter, rest, snapshot, state);
     }
 }
 
@@ -295,8 +295,9 @@ fn plain_meter(painter: &Painter<'_>, percent: Option<f64>, cells: usize, tone: 
 
 /// The most important problem, with what mends it, on as many lines as it needs up to [`PROBLEM_LINES`], and behind its
 /// end, where it interrupts nothing, the key that shows the rest.
-fn problem(painter: &mut Painter<'_>, area: Rect, snapshot: &Snapshot, size: (u16, u16)) {
-    let Some((lines, more)) = problem_lines(snapshot, size) else { return };
+fn problem(painter: &mut Painter<'_>, area: Rect, snapshot: &Snapshot, state: &State) {
+    let Some((lines, more)) = problem_lines(snapshot, state) else { return };
+    let key = state.keymap.first("findings");
     let last = lines.len() - 1;
     for (index, line) in lines.iter().enumerate() {
         let mark = if index == 0 { " ! " } else { "   " };
@@ -305,9 +306,9 @@ fn problem(painter: &mut Painter<'_>, area: Rect, snapshot: &Snapshot, size: (u1
             let left = [painter.piece(format!("{mark}{line}"), Tone::Warn)];
             painter.pieces(area, &left);
         } else {
-            let text = table::cut(line, beside(&more, size.0), painter.theme.symbols.ellipsis);
+            let text = table::cut(line, beside(&more, key, state.size.0), painter.theme.symbols.ellipsis);
             let left = [painter.piece(format!("{mark}{text}"), Tone::Warn)];
-            let key = Piece { text: "e".to_owned(), style: painter.theme.key() };
+            let key = Piece { text: key.to_owned(), style: painter.theme.key() };
             let right = [key, painter.piece(more.as_str(), Tone::Dim)];
             painter.both_ends(area, &left, &right);
         }
@@ -318,21 +319,23 @@ fn problem(painter: &mut Painter<'_>, area: Rect, snapshot: &Snapshot, size: (u1
 const MARK: usize = 3;
 
 /// How much of a problem's last line fits beside what is said of the others, with a gap that tells them apart.
-fn beside(more: &str, width: u16) -> usize {
-    const KEY_AND_GAP: usize = 3;
-    usize::from(width).saturating_sub(MARK + KEY_AND_GAP + more.len()).max(1)
+fn beside(more: &str, key: &str, width: u16) -> usize {
+    const GAP: usize = 2;
+    usize::from(width).saturating_sub(MARK + GAP + key.len() + more.len()).max(1)
 }
 
 /// The lines of the most important problem, at least one, and what to say of the others.
-fn problem_lines(snapshot: &Snapshot, (width, height): (u16, u16)) -> Option<(Vec<String>, String)> {
+fn problem_lines(snapshot: &Snapshot, state: &State) -> Option<(Vec<String>, String)> {
     let problems = summary::notices(snapshot);
     let first = problems.first()?;
     let more = match problems.len() - 1 {
         0 => " details ".to_owned(),
         more => format!(" +{more} more "),
     };
+    let (width, height) = state.size;
     let most = if height < LOW { 1 } else { PROBLEM_LINES };
-    let (room, beside) = (usize::from(width).saturating_sub(MARK).max(1), beside(&more, width));
+    let (room, beside) =
+        (usize::from(width).saturating_sub(MARK).max(1), beside(&more, state.keymap.first("findings"), width));
     let fits = |lines: &Vec<String>| {
         lines.len() <= most && lines.last().is_some_and(|last| UnicodeWidthStr::width(last.as_str()) <= beside)
     };

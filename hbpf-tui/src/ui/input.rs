@@ -30,6 +30,8 @@ fn of_typed_key(key: &KeyEvent) -> Option<Action> {
         KeyCode::Backspace => Action::Erase,
         KeyCode::Enter => Action::Open,
         KeyCode::Esc => Action::Back,
+        // As of whoever searches on.
+        KeyCode::F(3) => Action::Move(Motion::Down),
         KeyCode::Up => Action::Move(Motion::Up),
         KeyCode::Down => Action::Move(Motion::Down),
         _ => return None,

@@ -1,8 +1,10 @@
 //! What each key does: one table, from which the keys are read, the help is drawn, and what a user changes is checked.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 
 use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
+use hbpf_host::protocol::Group;
 use jiff::SignedDuration;
 use serde::Deserialize;
 
@@ -36,12 +38,17 @@ const fn binding(
 }
 
 /// All of them, in the order of the help.
-pub(crate) static BINDINGS: [Binding; 44] = {
+pub(crate) static BINDINGS: [Binding; 47] = {
     use Action as A;
     [
-        binding("up", &["Up", "k"], A::Move(Motion::Up), &["move the selection (also k j); Home follows the top row"]),
+        binding("up", &["Up", "k"], A::Move(Motion::Up), &["move the selection"]),
         binding("down", &["Down", "j"], A::Move(Motion::Down), &[]),
-        binding("page-up", &["PgUp"], A::Move(Motion::PageUp), &[]),
+        binding(
+            "page-up",
+            &["PgUp"],
+            A::Move(Motion::PageUp),
+            &["by a page, to an end; the top follows whatever is there"],
+        ),
         binding("page-down", &["PgDn"], A::Move(Motion::PageDown), &[]),
         binding("home", &["Home", "g"], A::Move(Motion::Home), &[]),
         binding("end", &["End", "G"], A::Move(Motion::End), &[]),
@@ -51,7 +58,7 @@ pub(crate) static BINDINGS: [Binding; 44] = {
             A::Open,
             &[
                 "details of what is selected: a process, request, model,",
-                "endpoint, workload, or what a finding is about",
+                "endpoint, workload, GPU, or what a finding is about",
             ],
         ),
         binding("back", &["Esc", "Backspace"], A::Back, &["back"]),
@@ -68,9 +75,11 @@ pub(crate) static BINDINGS: [Binding; 44] = {
                 "model:qwen ttft>500ms !pid:41; requests by status:5xx, too",
             ],
         ),
+        binding("search", &["F3", "b"], A::Search, &["find a row that fits, and hide none; again: the next one"]),
         binding("columns", &["o"], A::Show(Overlay::Columns), &["which columns are shown, and in what order"]),
         binding("idle", &["a"], A::ToggleIdle, &["show or hide processes without model traffic"]),
         binding("arrange", &["y"], A::Arrange, &["processes as a tree, by workload, or each for itself"]),
+        binding("compare", &["M"], A::Compare, &["mark what is selected; on another, or later: compare both"]),
         binding("charts", &["v"], A::ToggleCharts, &["over time: tokens, requests, failures, waiting times, load"]),
         binding("span", &["w"], A::ToggleSpan, &["latencies over the window or since the start"]),
         binding("role", &["s"], A::ToggleRole, &["in a process's details: its other role"]),
@@ -101,11 +110,21 @@ pub(crate) static BINDINGS: [Binding; 44] = {
         binding("slower", &["-"], A::Speed(-1), &[]),
         binding("save", &["x"], A::Show(Overlay::Save), &["hand on: snapshot, list, screen as files; the row copied"]),
         binding("privacy", &["P"], A::TogglePrivacy, &["names of hosts, users and command lines made up, or real"]),
+        binding("commands", &[":"], A::Show(Overlay::Commands), &["all that keys do, found by its name"]),
         binding("help", &["?", "h", "F1"], A::Show(Overlay::Help), &["this help"]),
         binding("suspend", &["Ctrl-Z"], A::Suspend, &["suspend; the shell's fg brings it back"]),
         binding("quit", &["q", "F10", "Ctrl-C"], A::Quit, &["quit"]),
     ]
 };
+
+/// Something that keys do, for those who look for it.
+#[derive(Clone, Debug)]
+pub(crate) struct Command<'a> {
+    pub(crate) name: Cow<'a, str>,
+    pub(crate) keys: String,
+    pub(crate) help: &'a str,
+    pub(crate) action: Action,
+}
 
 /// Keys for something, as the configuration has them.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -195,6 +214,49 @@ impl Keymap {
         self.shown.get(name).and_then(|keys| keys.first()).map_or("", String::as_str)
     }
 
+    /// A text in which names of bindings in braces stand for their first keys.
+    pub(crate) fn words(&self, text: &str) -> String {
+        let mut words = String::new();
+        let mut rest = text;
+        while let Some((before, (name, behind))) =
+            rest.split_once('{').and_then(|(before, rest)| Some((before, rest.split_once('}')?)))
+        {
+            words.push_str(before);
+            words.push_str(match self.first(name) {
+                "" => "(no key)",
+                key => key,
+            });
+            rest = behind;
+        }
+        words + rest
+    }
+
+    /// What a text is about: all that keys do, by name or by what the help says; those whose name begins with it first.
+    pub(crate) fn commands(&self, text: &str) -> Vec<Command<'_>> {
+        let wanted: Vec<String> = text.split_whitespace().map(str::to_lowercase).collect();
+        let mut help = "";
+        let bound = BINDINGS.iter().map(|binding| {
+            // Of those that the same words are about, the first has them.
+            help = binding.help.first().copied().unwrap_or(help);
+            let keys = self.shown.get(binding.name).map(|keys| keys.join(" ")).unwrap_or_default();
+            Command { name: binding.name.into(), keys, help, action: binding.action.clone() }
+        });
+        let groups = Group::ALL.iter().enumerate().map(|(index, group)| Command {
+            name: format!("probes {}", group.name()).into(),
+            keys: (index + 1).to_string(),
+            help: "switch this group of probes on or off",
+            action: Action::ToggleGroup(index),
+        });
+        let fits = |command: &Command<'_>| {
+            wanted.iter().all(|word| command.name.contains(word) || command.help.to_lowercase().contains(word))
+        };
+        let mut found: Vec<Command<'_>> = bound.chain(groups).filter(fits).collect();
+        let begins = |command: &Command<'_>| wanted.first().is_some_and(|word| command.name.starts_with(word.as_str()));
+        let is_named = |command: &Command<'_>| wanted.iter().all(|word| command.name.contains(word.as_str()));
+        found.sort_by_key(|command| (!begins(command), !is_named(command)));
+        found
+    }
+
     /// Keys and what they do, in lines of the help: a line without keys continues the one above.
     pub(crate) fn help(&self, groups: usize) -> Vec<(String, &'static str)> {
         let mut lines: Vec<(String, &'static str)> = Vec::new();
@@ -202,11 +264,16 @@ impl Keymap {
         for group in BINDINGS.chunk_by(|_, next| next.help.is_empty()) {
             let keys = match group {
                 [alone] => self.shown.get(alone.name).map(|keys| keys.join(" ")).unwrap_or_default(),
-                // The first of each, as far as there is room.
-                all => all.iter().map(|binding| self.first(binding.name)).fold(String::new(), |shown, key| {
-                    let longer = format!("{shown} {key}").trim().to_owned();
-                    if longer.chars().count() <= KEYS_WIDTH { longer } else { shown }
-                }),
+                // The first of each, then the second, as far as there is room.
+                all => {
+                    let most = all.iter().filter_map(|binding| self.shown.get(binding.name)).map(Vec::len).max();
+                    let keys = (0..most.unwrap_or(0))
+                        .flat_map(|nth| all.iter().filter_map(move |binding| self.shown.get(binding.name)?.get(nth)));
+                    keys.fold(String::new(), |shown, key| {
+                        let longer = format!("{shown} {key}").trim().to_owned();
+                        if longer.chars().count() <= KEYS_WIDTH { longer } else { shown }
+                    })
+                }
             };
             let names = std::iter::once(keys).chain(std::iter::repeat(String::new()));
             lines.extend(

@@ -25,6 +25,8 @@ const TALL_BODY: u16 = 40;
 const MAX_HISTORIES: usize = 8;
 /// Lines for what is said of one row that it may take from the others.
 const ADVICE: u16 = 12;
+/// Lines for two rows of histograms that they may take from the list of the same numbers.
+const HISTOGRAMS: u16 = 12;
 /// Both tables with three rows each.
 const BOTH_TABLES: u16 = 2 * (TABLE_HEAD + 3);
 
@@ -75,7 +77,8 @@ pub(crate) fn areas(body: Rect, state: &State) -> Areas {
             let mut areas = Areas { lists: stack(body, &rows, state.focused_place()), ..Areas::default() };
             match page {
                 Page::Gpus => areas.middle = gpu_histories(&mut areas.lists, &rows, state),
-                Page::Findings => areas.middle = advice(&mut areas.lists, &rows),
+                Page::Findings => areas.middle = below(&mut areas.lists, &rows, ADVICE),
+                Page::Compared(_) => areas.middle = below(&mut areas.lists, &rows, HISTOGRAMS),
                 _ => {}
             }
             areas
@@ -133,12 +136,12 @@ fn stack(area: Rect, rows: &[usize], focus: usize) -> Vec<Rect> {
     }
 }
 
-/// Below the only list, of so many rows: what there is to say of the row that is selected.
-fn advice(lists: &mut [Rect], rows: &[usize]) -> Rect {
+/// Below the only list, of so many rows: what is said of it, which takes up to so many lines from the list.
+fn below(lists: &mut [Rect], rows: &[usize], most: u16) -> Rect {
     let ([list], [rows]) = (lists, rows) else { return Rect::default() };
     let needed = u16::try_from(*rows).unwrap_or(u16::MAX).saturating_add(TABLE_HEAD + 1);
     let mut rest = *list;
-    *list = split_top(&mut rest, needed.min(list.height - (list.height * 2 / 5).min(ADVICE)));
+    *list = split_top(&mut rest, needed.min(list.height - (list.height * 2 / 5).min(most)));
     rest
 }
 

@@ -2,6 +2,7 @@
 
 mod chart;
 mod charts;
+mod compare;
 mod detail;
 mod draw;
 mod header;
@@ -20,7 +21,6 @@ mod time;
 mod totals;
 mod views;
 mod waterfall;
-mod when;
 
 #[cfg(test)]
 mod tests;
@@ -312,11 +312,6 @@ fn listen_to_terminal(sender: Sender<Event>) {
             }
         }
     });
-}
-
-/// A time between two as people write it, also back from the second.
-pub(crate) fn moment(text: &str, extent: (Timestamp, Timestamp)) -> Result<Timestamp, String> {
-    when::moment_in(text, extent)
 }
 
 /// Whether the view can be shown at all.

@@ -4,7 +4,7 @@ use hbpf_host::protocol::Group;
 use ratatui::layout::Rect;
 use ratatui::widgets::{Clear, Widget};
 
-use super::keys::KEYS_WIDTH;
+use super::keys::{Command, KEYS_WIDTH};
 use super::layout;
 use super::paint::{Painter, Piece};
 use super::save::Document;
@@ -61,6 +61,7 @@ pub(crate) fn draw(painter: &mut Painter<'_>, area: Rect, state: &State, overlay
     let (title, lines, top) = match overlay {
         Overlay::Help => ("Keys and columns".to_owned(), help(painter, state), state.scroll),
         Overlay::Save => ("Hand on".to_owned(), documents(painter, state), 0),
+        Overlay::Commands => ("Commands".to_owned(), commands(painter, state), state.chosen.saturating_sub(height / 2)),
         Overlay::Columns => {
             let name = state.focused().map_or("", |shown| shown.id.name());
             // The selected one in the middle, as far as there are others below.
@@ -68,10 +69,27 @@ pub(crate) fn draw(painter: &mut Painter<'_>, area: Rect, state: &State, overlay
         }
     };
     Clear.render(area.intersection(painter.buffer.area), painter.buffer);
-    painter.rule(layout::line(area, 0), &title, "Esc closes", true);
+    painter.rule(layout::line(area, 0), &title, &state.keymap.words("{back} closes"), true);
     let top = top.min(lines.len().saturating_sub(height));
     for (line, pieces) in (1_u16..).zip(lines.iter().skip(top).take(height)) {
         painter.pieces(layout::line(area, line), pieces);
+    }
+}
+
+/// All that keys do, as far as it was looked for.
+fn commands(painter: &Painter<'_>, state: &State) -> Vec<Vec<Piece>> {
+    let line = |(at, command): (usize, &Command<'_>)| {
+        let style = if at == state.chosen { painter.theme.selected() } else { painter.theme.tone(Tone::Plain) };
+        vec![
+            Piece { text: format!(" {:<16} ", command.name), style },
+            Piece { text: format!(" {:<12} ", command.keys), style: painter.theme.key() },
+            painter.piece(command.help, Tone::Dim),
+        ]
+    };
+    let found = state.commands();
+    match found.is_empty() {
+        true => vec![vec![painter.piece(" nothing is called so, or does that", Tone::Dim)]],
+        false => found.iter().enumerate().map(line).collect(),
     }
 }
 
@@ -81,10 +99,10 @@ fn documents(painter: &Painter<'_>, state: &State) -> Vec<Vec<Piece>> {
         let style = if at == state.chosen { painter.theme.selected() } else { painter.theme.tone(Tone::Plain) };
         vec![Piece { text: format!(" {:<40} ", document.name()), style }]
     };
-    let privacy = match state.privacy {
-        Some(_) => " Hosts, users, workloads and command lines have made-up names (P).",
-        None => " Names of hosts, users and command lines are in it; P has them made up.",
-    };
+    let privacy = state.keymap.words(match state.privacy {
+        Some(_) => " Hosts, users, workloads and command lines have made-up names ({privacy}).",
+        None => " Names of hosts, users and command lines are in it; {privacy} has them made up.",
+    });
     let hint = vec![painter.piece(privacy, Tone::Dim)];
     Document::ALL.iter().enumerate().map(line).chain([Vec::new(), hint]).collect()
 }
@@ -123,7 +141,7 @@ fn help(painter: &Painter<'_>, state: &State) -> Vec<Vec<Piece>> {
 pub(crate) fn scroll(area: Rect, state: &State, overlay: Overlay) -> usize {
     let lines = match overlay {
         Overlay::Help => state.keymap.help(Group::ALL.len()).len() + 1 + LEGEND.len(),
-        Overlay::Columns | Overlay::Save => 0,
+        Overlay::Columns | Overlay::Save | Overlay::Commands => 0,
     };
     lines.saturating_sub(usize::from(area.height.saturating_sub(1)))
 }

@@ -9,20 +9,22 @@ use hbpf_host::protocol::Group;
 use jiff::Timestamp;
 use ratatui::layout::Position;
 
+use super::compare::{self, Marked};
 use super::draw;
-use super::keys::Keymap;
+use super::keys::{Command, Keymap};
 use super::layout::{self, Areas};
 use super::save::Document;
 use super::time::{History, Jump, Jumped, Source, Time};
 use super::views::{self, ListId, Look, Page, Shown};
-use super::when;
 use crate::arrange::Arrangement;
 use crate::filter::{Filter, FilterError};
+use crate::list::{Key, Row};
 use crate::over_time::Reach;
 use crate::privacy::Privacy;
 use crate::recording::Timeline;
 use crate::rows::{self, ProcessRow, Span};
 use crate::summary::{self, GroupState};
+use crate::when::{self, When};
 
 /// What lies over the page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +34,8 @@ pub(crate) enum Overlay {
     Columns,
     /// What is to be handed on.
     Save,
+    /// All that keys do, for those who look for it.
+    Commands,
 }
 
 /// A move of the selection.
@@ -71,8 +75,12 @@ pub(crate) enum Action {
     SwitchFocus,
     /// Rows are to be picked: what is typed from now on says which.
     Filter,
+    /// A row is to be found, and none hidden: what is typed from now on says which.
+    Search,
     /// A time is to be typed, to be jumped to.
     AskTime,
+    /// Marks what is selected, or compares it with what is marked.
+    Compare,
     Typed(char),
     Pasted(String),
     Erase,
@@ -207,6 +215,10 @@ pub(crate) struct State {
     /// In the detail of a process with both roles: show the other one.
     pub(crate) other_role: bool,
     pub(crate) typing: Option<Typing>,
+    /// What was looked for last.
+    sought: String,
+    /// What is compared with.
+    pub(crate) marked: Option<Marked>,
     /// What is said of the last key, until the next.
     pub(crate) notice: Option<String>,
     /// Makes up names, while they are made up.
@@ -231,8 +243,25 @@ pub(crate) enum Typed {
         /// How the list was looked at.
         before: Box<Look>,
     },
+    /// Which row is selected.
+    Search {
+        list: ListId,
+        /// The selection before.
+        before: Box<Cursor<Key>>,
+    },
     /// A time to jump to.
     Time,
+    /// What is looked for among all that keys do.
+    Command,
+}
+
+/// Which of the rows that fit is selected.
+#[derive(Clone, Copy)]
+enum Seek {
+    /// The first from where the search began.
+    FromHere,
+    On,
+    Back,
 }
 
 /// Most characters that are typed.
@@ -278,6 +307,8 @@ impl State {
             reach: Reach::default(),
             other_role: false,
             typing: None,
+            sought: String::new(),
+            marked: None,
             notice: None,
             privacy: None,
             masked: None,
@@ -317,15 +348,66 @@ impl State {
         self.typing = Some(Typing { text, error: None, what: Typed::Filter { list, before } });
     }
 
+    fn begin_search(&mut self) {
+        let Some(list) = self.focused().map(|shown| shown.id).filter(|_| self.overlay.is_none()) else { return };
+        let before = Box::new(self.look(list).cursor.clone());
+        self.typing = Some(Typing { text: self.sought.clone(), error: None, what: Typed::Search { list, before } });
+        self.seek(Seek::FromHere);
+    }
+
     fn edit(&mut self, change: impl FnOnce(&mut String)) {
         let Some(typing) = &mut self.typing else { return };
         change(&mut typing.text);
         typing.error = None;
-        let Typed::Filter { list, .. } = typing.what else { return };
+        match typing.what {
+            Typed::Filter { list, .. } => match self.read_filter(list) {
+                Ok(filter) => self.looks[list as usize].filter = filter,
+                Err(error) => self.complain(error),
+            },
+            Typed::Search { .. } => self.seek(Seek::FromHere),
+            Typed::Command => self.chosen = 0,
+            Typed::Time => {}
+        }
+    }
+
+    /// What is typed, as a filter of a list.
+    fn read_filter(&self, list: ListId) -> Result<Option<Filter>, FilterError> {
         let fields = self.shown.iter().find(|shown| shown.id == list).map(|shown| shown.list.fields());
-        match Filter::parse(&typing.text, &fields.unwrap_or_default()) {
-            Ok(filter) => self.looks[list as usize].filter = filter,
-            Err(error) => typing.error = Some(error),
+        let text = self.typing.as_ref().map_or("", |typing| &typing.text);
+        Filter::parse(text, &fields.unwrap_or_default())
+    }
+
+    /// Says what is wrong with what is typed.
+    fn complain(&mut self, error: FilterError) {
+        if let Some(typing) = &mut self.typing {
+            typing.error = Some(error);
+        }
+    }
+
+    /// Selects the next row that fits what is typed, around the end.
+    fn seek(&mut self, seek: Seek) {
+        let Some(Typing { text, what: Typed::Search { list, before }, .. }) = &self.typing else { return };
+        let (list, begins_at, text) = (*list, before.row, text.clone());
+        self.sought = text;
+        let Some(shown) = self.shown.iter().find(|shown| shown.id == list) else { return };
+        let filter = match self.read_filter(list) {
+            Ok(Some(filter)) => filter,
+            Ok(None) => return,
+            Err(error) => return self.complain(error),
+        };
+        let fits = shown.list.fitting(&filter);
+        let row = self.look(list).cursor.row;
+        let found = match seek {
+            Seek::FromHere => fits.iter().find(|at| **at >= begins_at).or(fits.first()),
+            Seek::On => fits.iter().find(|at| **at > row).or(fits.first()),
+            Seek::Back => fits.iter().rfind(|at| **at < row).or(fits.last()),
+        };
+        match found.map(|row| (*row, shown.list.rows[*row].key.clone())) {
+            Some((row, key)) => {
+                let cursor = &mut self.look_mut(list).cursor;
+                (cursor.row, cursor.selected) = (row, Some(key));
+            }
+            None => self.complain(FilterError { at: 0, what: "no row fits that".to_owned() }),
         }
     }
 
@@ -334,7 +416,9 @@ impl State {
         let Some(typing) = self.typing.take_if(|typing| typing.error.is_none()) else { return };
         if let (Typed::Time, Some(extent)) = (&typing.what, self.time.extent()) {
             match when::parse(&typing.text, extent) {
-                Ok(jump) => self.jump(jump),
+                Ok(When::At(time)) => self.jump(Jump::To(time)),
+                Ok(When::By(time)) => self.jump(Jump::By(time)),
+                Ok(When::Part(part)) => self.jump(Jump::Part(part)),
                 Err(what) => self.typing = Some(Typing { error: Some(FilterError { at: 0, what }), ..typing }),
             }
         }
@@ -349,8 +433,11 @@ impl State {
 
     /// Takes back what was typed.
     fn give_up(&mut self) {
-        if let Some(Typed::Filter { list, before }) = self.typing.take().map(|typing| typing.what) {
-            *self.look_mut(list) = *before;
+        match self.typing.take().map(|typing| typing.what) {
+            Some(Typed::Filter { list, before }) => *self.look_mut(list) = *before,
+            Some(Typed::Search { list, before }) => self.look_mut(list).cursor = *before,
+            Some(Typed::Command) => self.overlay = None,
+            Some(Typed::Time) | None => {}
         }
     }
 
@@ -441,6 +528,19 @@ impl State {
             self.notice = None;
         }
         let action = match self.overlay {
+            Some(Overlay::Commands) => match action {
+                Action::Move(motion) => {
+                    self.chosen = moved(self.chosen, motion, self.commands().len());
+                    return Effect::None;
+                }
+                Action::Open => {
+                    let action = self.commands().get(self.chosen).map(|command| command.action.clone());
+                    let Some(action) = action else { return Effect::None };
+                    self.give_up();
+                    return self.apply(action);
+                }
+                other => other,
+            },
             Some(Overlay::Save) => match action {
                 Action::Move(motion) => {
                     self.chosen = moved(self.chosen, motion, Document::ALL.len());
@@ -473,10 +573,15 @@ impl State {
             Action::Jump(jump) => self.jump(jump),
             Action::Speed(by) => self.time.change_speed(by),
             Action::ToggleGroup(index) => effect = self.toggle_group(index),
+            Action::Move(motion) if self.is_typing() => {
+                self.seek(if motion == Motion::Up { Seek::Back } else { Seek::On })
+            }
             Action::Move(motion) => self.move_selection(motion),
             Action::Click(x, y) => self.click(x, y),
             Action::SwitchFocus => self.focus = usize::from(self.focus == 0 && self.page.lists().len() > 1),
             Action::Filter => self.begin_typing(),
+            Action::Search => self.begin_search(),
+            Action::Compare => self.compare(),
             Action::AskTime if self.overlay.is_some() => {}
             Action::AskTime => self.typing = Some(Typing { text: String::new(), error: None, what: Typed::Time }),
             Action::Typed(typed) => self.edit(|text| add(text, std::iter::once(typed))),
@@ -510,6 +615,7 @@ impl State {
             Action::TogglePrivacy => {
                 self.privacy = if self.privacy.is_some() { None } else { Some(Privacy::default()) };
                 self.masked = None;
+                self.marked = None;
                 // What led here, and what rows were picked by, has the other names.
                 (self.page, self.focus) = (Page::Main, 0);
                 self.behind.clear();
@@ -524,10 +630,46 @@ impl State {
                 self.chosen = 0;
                 self.overlay = if self.overlay == Some(overlay) { None } else { Some(overlay) };
                 self.scroll = 0;
+                if self.overlay == Some(Overlay::Commands) {
+                    self.typing = Some(Typing { text: String::new(), error: None, what: Typed::Command });
+                }
             }
         }
         self.settle();
         effect
+    }
+
+    /// What is looked for among all that keys do.
+    pub(crate) fn commands(&self) -> Vec<Command<'_>> {
+        self.keymap.commands(self.typing.as_ref().map_or("", |typing| &typing.text))
+    }
+
+    /// The row that is selected of the list that has the keys.
+    pub(crate) fn selected_row(&self) -> Option<&Row> {
+        let shown = self.focused()?;
+        shown.list.rows.get(self.look(shown.id).cursor.row)
+    }
+
+    /// Marks what is selected, or goes to where it stands beside what is marked.
+    fn compare(&mut self) {
+        if self.overlay.is_some() {
+            return;
+        }
+        if matches!(self.page, Page::Compared(_)) {
+            self.marked = None;
+            return self.back();
+        }
+        let Some(other) = compare::candidate(self) else {
+            self.notice = Some("select what has had model traffic: a process, model, endpoint or workload".to_owned());
+            return;
+        };
+        match &self.marked {
+            Some(marked) if !marked.is_same(&other) => self.go_to(Page::Compared(other.key)),
+            _ => {
+                self.notice = Some(other.said(self.keymap.first("compare")));
+                self.marked = Some(other);
+            }
+        }
     }
 
     /// The columns of the list that has the keys, those that are shown first, and how many these are.
@@ -674,10 +816,13 @@ impl State {
         if self.overlay.is_some() {
             return;
         }
-        let Some(shown) = self.focused() else { return };
-        let row = shown.list.rows.get(self.look(shown.id).cursor.row);
-        let Some(key) = row.and_then(|row| row.opens.clone()) else { return };
-        self.behind.push((std::mem::replace(&mut self.page, Page::Of(key)), self.focus));
+        let Some(key) = self.selected_row().and_then(|row| row.opens.clone()) else { return };
+        self.go_to(Page::Of(key));
+    }
+
+    /// Goes to a page from which one comes back to this one.
+    fn go_to(&mut self, page: Page) {
+        self.behind.push((std::mem::replace(&mut self.page, page), self.focus));
         self.focus = 0;
         self.scroll = 0;
         self.other_role = false;

@@ -22,7 +22,7 @@ pub(crate) fn list(painter: &mut Painter<'_>, area: Rect, state: &State, shown: 
     head(painter, layout::line(area, 1), columns, &placed, shown.sorted.map(|(column, _)| column));
     if rows.is_empty() {
         let style = painter.theme.tone(Tone::Dim);
-        painter.text(layout::line(area, 2), 1, shown.empty, style);
+        painter.text(layout::line(area, 2), 1, &shown.empty, style);
     }
     for (line, (position, row)) in (2_u16..).zip(rows.iter().enumerate().skip(cursor.top).take(height)) {
         let style = (focused && position == cursor.row).then(|| painter.theme.selected());
@@ -43,6 +43,18 @@ fn notes(painter: &Painter<'_>, shown: &Shown, top: usize, height: usize) -> Str
     let part = (rows > height && height > 0).then(|| format!("{}-{} of {rows}", top + 1, top + height));
     let notes = [order, shown.notes.clone(), part];
     notes.into_iter().flatten().collect::<Vec<_>>().join(symbols.separator)
+}
+
+/// One GPU's utilization lately, below each other.
+pub(crate) fn gpu_history(painter: &mut Painter<'_>, area: Rect, state: &State, index: u32) {
+    painter.rule(layout::line(area, 0), "Computes, up to 100 %", "", false);
+    let width = usize::from(area.width).saturating_sub(2);
+    let values = state.history().gpu(index, width);
+    let height = usize::from(area.height.saturating_sub(2));
+    let bars = chart::bars_up_to(&values, 100.0, height, &painter.theme.symbols.bars);
+    for (line, row) in (1_u16..).zip(&bars) {
+        painter.text(layout::line(area, line), 1 + width - values.len(), row, painter.theme.spark());
+    }
 }
 
 /// A line for each GPU's utilization lately.

@@ -877,7 +877,8 @@ proptest::proptest! {
             }
         }
         screen(&state);
-        for _ in 0..4 {
+        // Out of what is typed, an overlay, a filter, and pages that led to each other.
+        for _ in 0..8 {
             state.apply(Action::Back);
         }
         assert!(state.page == Page::Main && state.overlay.is_none() && !state.is_typing());
@@ -1051,4 +1052,156 @@ fn clicks_select_open_and_sort() {
     state.apply(Action::Show(Overlay::Help));
     click(&mut state, 0, 5, 3);
     assert_eq!(state.overlay, Some(Overlay::Help));
+}
+
+#[test]
+fn a_row_is_found_and_none_is_hidden() {
+    let mut state = watched((120, 40));
+    let all = count(&state);
+    state.apply(Action::Move(Motion::Down));
+    let before = selected_pid(&state);
+    let press = |state: &mut State, code: KeyCode| {
+        let event = crossterm::event::Event::Key(code.into());
+        let action = input::action(&event, state.is_typing(), &state.keymap).expect("a key that does something");
+        state.apply(action);
+    };
+    press(&mut state, KeyCode::F(3));
+    for typed in "pid>3000".chars() {
+        press(&mut state, KeyCode::Char(typed));
+    }
+    let first = selected_pid(&state);
+    assert!(first > 3000 && count(&state) == all, "{}", screen(&state));
+    insta::assert_snapshot!("search", screen(&state));
+    press(&mut state, KeyCode::F(3));
+    let second = selected_pid(&state);
+    assert!(second > 3000 && second != first);
+    press(&mut state, KeyCode::Up);
+    assert_eq!(selected_pid(&state), first);
+    press(&mut state, KeyCode::Esc);
+    assert_eq!(selected_pid(&state), before, "as it was");
+    // What was sought is sought again.
+    press(&mut state, KeyCode::F(3));
+    assert_eq!(selected_pid(&state), first);
+    press(&mut state, KeyCode::Enter);
+    assert!(!state.is_typing() && selected_pid(&state) == first);
+    press(&mut state, KeyCode::Char('b'));
+    press(&mut state, KeyCode::Char('x'));
+    assert!(screen(&state).lines().last().unwrap().contains("find pid>3000x"), "{}", screen(&state));
+    assert!(state.typing.as_ref().is_some_and(|typing| typing.error.is_some()), "that is no number");
+}
+
+#[test]
+fn what_keys_do_is_found_by_its_name() {
+    let mut state = watched((80, 24));
+    let type_in = |state: &mut State, text: &str| {
+        state.apply(Action::Show(Overlay::Commands));
+        text.chars().for_each(|typed| {
+            state.apply(Action::Typed(typed));
+        });
+    };
+    type_in(&mut state, "fre");
+    insta::assert_snapshot!("commands", screen(&state));
+    state.apply(Action::Open);
+    assert!(state.time.is_frozen() && state.overlay.is_none() && !state.is_typing());
+    type_in(&mut state, "mod");
+    assert_eq!(state.commands()[0].name, "models");
+    state.apply(Action::Open);
+    assert_eq!(state.page, Page::Models);
+    // Probes, of which there are many.
+    type_in(&mut state, "probes net");
+    assert_eq!(state.apply(Action::Open), Effect::SetGroup(Group::Net, true));
+    type_in(&mut state, "no such thing");
+    assert!(screen(&state).contains("nothing is called so"));
+    state.apply(Action::Open);
+    assert!(state.is_typing(), "it is still asked for");
+    state.apply(Action::Back);
+    assert!(!state.is_typing() && state.overlay.is_none() && state.page == Page::Models);
+    // All of them lead somewhere and back.
+    for number in 0..state.keymap.commands("").len() {
+        let mut state = watched((80, 24));
+        state.apply(Action::Show(Overlay::Commands));
+        (0..number).for_each(|_| {
+            state.apply(Action::Move(Motion::Down));
+        });
+        state.apply(Action::Open);
+        screen(&state);
+        for _ in 0..3 {
+            state.apply(Action::Back);
+        }
+        assert!(state.page == Page::Main && state.overlay.is_none(), "{number}");
+    }
+}
+
+#[test]
+fn two_models_are_compared_and_one_with_itself_at_another_time() {
+    for size in SIZES {
+        let mut state = watched(size);
+        state.apply(Action::ToggleModels);
+        state.apply(Action::Compare);
+        assert!(screen(&state).contains("A is "), "{}", screen(&state));
+        state.apply(Action::Move(Motion::Down));
+        state.apply(Action::Compare);
+        insta::assert_snapshot!(format!("compared_{}x{}", size.0, size.1), screen(&state));
+        state.apply(Action::Back);
+        assert_eq!(state.page, Page::Models);
+    }
+    let mut state = watched((120, 40));
+    state.apply(Action::Compare);
+    state.apply(Action::Compare);
+    assert_eq!(state.page, Page::Main, "there is nothing else yet");
+    let mut later = fixture::rich();
+    later.captured_at += jiff::SignedDuration::from_secs(90);
+    for process in &mut later.processes {
+        for stats in process.as_client.iter_mut().chain(&mut process.as_server) {
+            stats.requests_per_second = Some(1000.0);
+        }
+    }
+    update(&mut state, later);
+    state.apply(Action::Compare);
+    let shown = screen(&state);
+    assert!(matches!(state.page, Page::Compared(_)) && shown.contains(" at 19:30:00 | B "), "{shown}");
+    let rate = shown.lines().find(|line| line.starts_with("requests/s")).expect("a row of the rate");
+    assert!(rate.contains("1000") || rate.contains("1.00k"), "{rate}");
+    // Without its numbers nothing is left of it.
+    update(&mut state, fixture::empty());
+    assert!(screen(&state).contains("one of the two is gone"), "{}", screen(&state));
+    state.apply(Action::Compare);
+    assert!(state.marked.is_none() && state.page == Page::Main);
+}
+
+#[test]
+fn gpu_page() {
+    for size in SIZES {
+        let mut state = with(size, many_gpus());
+        for percent in [5.0, 50.0, 100.0, 75.0] {
+            let mut snapshot = many_gpus();
+            snapshot.gpus[0].utilization_percent = Some(percent);
+            update(&mut state, snapshot);
+        }
+        state.apply(Action::ToggleGpus);
+        state.apply(Action::Open);
+        assert_eq!(state.page, Page::Of(Key::Gpu(0)));
+        assert!(list(&state, ListId::GpuUsers).rows.iter().all(|row| row.cells[0].text == "0"));
+        insta::assert_snapshot!(format!("gpu_{}x{}", size.0, size.1), screen(&state));
+        state.apply(Action::Back);
+        assert_eq!(state.page, Page::Gpus);
+    }
+}
+
+#[test]
+fn texts_name_the_keys_that_the_user_has() {
+    let bound: super::Settings =
+        toml::from_str("keys = { filter = \"F4\", back = \"Ctrl-G\", findings = \"F6\", span = \"F7\" }").unwrap();
+    let mut state = with((120, 40), Snapshot { findings: fixture::findings(), ..fixture::rich() });
+    state.keymap = bound.keymap().unwrap();
+    assert!(screen(&state).contains("F6 +"), "{}", screen(&state));
+    type_text(&mut state, "nobody");
+    state.apply(Action::Open);
+    assert!(
+        screen(&state).contains("no row fits the filter: F4 changes it, Ctrl-G takes it away"),
+        "{}",
+        screen(&state)
+    );
+    state.apply(Action::ToggleCharts);
+    assert!(screen(&state).contains("F7: the last 5 minutes"), "{}", screen(&state));
 }

@@ -4,6 +4,7 @@ use hbpf_core::snapshot::{Engine, EngineReplica, Request, Snapshot};
 use hbpf_host::protocol::Group;
 
 use super::chart;
+use super::compare;
 use super::header;
 use super::state::{Cursor, State};
 use super::theme::UNICODE;
@@ -23,6 +24,8 @@ use crate::summary;
 use crate::table::{self, Column, Placed};
 use crate::workloads;
 
+/// Where what is compared is not there.
+const NOT_COMPARED: &str = "one of the two is gone, and its numbers with it";
 /// What every list says before there is a first frame.
 const WAITING: &str = "waiting for the first sample";
 /// What an empty list of requests says.
@@ -30,7 +33,7 @@ const NOTHING_YET: &str = "no requests to models seen yet";
 /// What an empty list of processes says.
 const NO_SAMPLE: &str = "no processes sampled yet";
 /// The same while those without model traffic are hidden.
-const NO_PROCESS: &str = "no process has talked to a model yet; a shows the others";
+const NO_PROCESS: &str = "no process has talked to a model yet; {idle} shows the others";
 /// What an empty list of GPUs says.
 const NO_GPU: &str = "no GPU is read: there is no driver, or `hbpf doctor` says what is missing";
 /// What an empty list of those who use GPUs says.
@@ -50,7 +53,7 @@ const NOTHING_FOUND: &str = "nothing was found, and there are no problems";
 /// What an empty list of workloads says.
 const NO_WORKLOAD: &str = "nothing has talked to a model or used a GPU yet";
 /// What a list says of which a filter leaves nothing.
-const NOTHING_PICKED: &str = "no row fits the filter: / changes it, Esc takes it away";
+const NOTHING_PICKED: &str = "no row fits the filter: {filter} changes it, {back} takes it away";
 /// What an empty list of requests says where none can be seen.
 const NOTHING_SEEN: &str = "requests to models are not seen: no probes are on";
 
@@ -74,12 +77,14 @@ pub(crate) enum ListId {
     Costs,
     Places,
     Findings,
+    /// What is compared.
+    Comparison,
     /// The requests of what a page is of.
     Its,
 }
 
 impl ListId {
-    pub(crate) const ALL: [Self; 18] = [
+    pub(crate) const ALL: [Self; 19] = [
         Self::Processes,
         Self::Requests,
         Self::Models,
@@ -97,6 +102,7 @@ impl ListId {
         Self::Costs,
         Self::Places,
         Self::Findings,
+        Self::Comparison,
         Self::Its,
     ];
 
@@ -120,6 +126,7 @@ impl ListId {
             Self::Costs => "Cost",
             Self::Places => "Probes",
             Self::Findings => "Findings and problems",
+            Self::Comparison => "Comparison",
             Self::Its => "Its requests",
         }
     }
@@ -150,8 +157,10 @@ pub(crate) enum Page {
     Findings,
     /// What was over time.
     Charts,
-    /// One process, request, model, endpoint or workload.
+    /// One process, request, model, endpoint, workload or GPU.
     Of(Key),
+    /// What is marked, and beside it this.
+    Compared(Key),
 }
 
 impl Page {
@@ -169,7 +178,9 @@ impl Page {
             Self::Probes => &[ListId::Costs, ListId::Places],
             Self::Findings => &[ListId::Findings],
             Self::Charts => &[],
+            Self::Compared(_) => &[ListId::Comparison],
             Self::Of(Key::Request(_) | Key::Row(_)) => &[],
+            Self::Of(Key::Gpu(_)) => &[ListId::GpuUsers],
             Self::Of(_) => &[ListId::Its],
         }
     }
@@ -189,6 +200,7 @@ impl Page {
             Self::Findings => "Findings".to_owned(),
             Self::Charts => "Over time".to_owned(),
             Self::Of(key) => key_name(key),
+            Self::Compared(_) => "Comparison".to_owned(),
         }
     }
 }
@@ -201,6 +213,7 @@ pub(crate) fn key_name(key: &Key) -> String {
         Key::Model(_, model) => format::known(model.as_ref(), ToString::to_string),
         Key::Endpoint(name, _) | Key::Row(name) => name.clone(),
         Key::Workload(_, name) => name.to_string(),
+        Key::Gpu(index) => format!("GPU {index}"),
     }
 }
 
@@ -223,7 +236,7 @@ pub(crate) struct Shown {
     /// What is said beside the title.
     pub(crate) notes: Option<String>,
     /// What it says when there is nothing in it.
-    pub(crate) empty: &'static str,
+    pub(crate) empty: String,
     pub(crate) list: List,
     /// The columns that are wanted, by their places.
     pub(crate) wanted: Vec<usize>,
@@ -239,7 +252,7 @@ impl Shown {
             _ => List::default(),
         };
         let (wanted, title) = (table::usual(&list.columns), id.name().to_owned());
-        Self { id, title, notes: None, empty: WAITING, list, wanted, sorted: None }
+        Self { id, title, notes: None, empty: WAITING.to_owned(), list, wanted, sorted: None }
     }
 
     /// Those of the wanted columns that there is room for.
@@ -288,7 +301,7 @@ fn of(id: ListId, state: &State, snapshot: &Snapshot) -> Shown {
     }
     let chosen = look.columns.as_ref().map(|titles| titles.iter().filter_map(|title| list.column(title)).collect());
     let wanted = chosen.unwrap_or_else(|| table::usual(&list.columns));
-    let empty = if all > 0 { NOTHING_PICKED } else { empty(id, state, snapshot) };
+    let empty = state.keymap.words(if all > 0 { NOTHING_PICKED } else { empty(id, state, snapshot) });
     let title = match &look.filter {
         // First, for there may be no room for more.
         Some(filter) => format!("{picked} of /{filter}: {title}"),
@@ -322,7 +335,13 @@ fn list(id: ListId, state: &State, snapshot: &Snapshot) -> List {
         ListId::Endpoints => sets::endpoints(snapshot),
         ListId::Workloads => workloads::list(snapshot),
         ListId::Gpus => gpus::list(&snapshot.gpus),
-        ListId::GpuUsers => gpus::users(snapshot),
+        ListId::GpuUsers => {
+            let of = match state.page {
+                Page::Of(Key::Gpu(index)) => Some(index),
+                _ => None,
+            };
+            gpus::users(snapshot, of)
+        }
         ListId::Engines => engines(state, snapshot),
         ListId::LoadedModels => engines::loaded_models(&snapshot.engines),
         ListId::Errors => sets::errors(snapshot),
@@ -333,6 +352,7 @@ fn list(id: ListId, state: &State, snapshot: &Snapshot) -> List {
         ListId::Costs => probes::costs(&snapshot.capture, state.is_over()),
         ListId::Places => probes::places(&snapshot.capture, state.is_over()),
         ListId::Findings => findings::list(Some(snapshot), header::ended(state)),
+        ListId::Comparison => compare::list(state),
         ListId::Its => rows::requests(its_requests(state, snapshot)),
     }
 }
@@ -347,7 +367,11 @@ fn its_requests<'a>(state: &'a State, snapshot: &'a Snapshot) -> impl Iterator<I
 }
 
 fn engines(state: &State, snapshot: &Snapshot) -> List {
+    // What was is under its real name.
+    let real = state.time.snapshot().map_or(&snapshot.engines, |snapshot| &snapshot.engines);
     let trend = |engine: &Engine, replica: Option<&EngineReplica>| {
+        let place = snapshot.engines.iter().position(|other| std::ptr::eq(other, engine));
+        let engine = place.and_then(|place| real.get(place)).unwrap_or(engine);
         let values = state.history().engine(&engine_key(engine, replica), engines::TREND);
         let bars = chart::bars(&values, 1, &UNICODE.bars).remove(0);
         // The latest stands at the right.
@@ -421,6 +445,7 @@ fn title(id: ListId, state: &State, snapshot: &Snapshot, list: &List) -> (String
         }
         ListId::Errors => id.name().to_owned(),
         ListId::Costs => probes::title(&snapshot.capture),
+        ListId::Comparison => compare::title(state),
         _ => format!("{} {rows}", id.name()),
     };
     (title, None)
@@ -441,6 +466,7 @@ fn empty(id: ListId, state: &State, snapshot: &Snapshot) -> &'static str {
         ListId::InOut => NO_USE,
         ListId::Errors if snapshot.totals.failed_total + snapshot.totals.abandoned_total == 0 => NO_ERROR,
         ListId::Errors => NO_ENDPOINT,
+        ListId::Comparison => NOT_COMPARED,
         ListId::Findings => NOTHING_FOUND,
         ListId::Costs | ListId::Places | ListId::Disks | ListId::LoadedModels | ListId::Failed | ListId::Its => "",
     }
