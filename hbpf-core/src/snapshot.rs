@@ -38,7 +38,8 @@ pub use stats::{
 pub const SCHEMA: &str = "hbpf.snapshot/1";
 
 /// One frame of the model: everything the views, recordings and exporters are made from.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+/// The default has nothing in it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Snapshot {
     /// Always [`SCHEMA`].
     pub schema: Label,

@@ -128,7 +128,7 @@ fn parse(text: &str) -> Result<(Vec<CustomApi>, Settings)> {
     })?;
     ensure!(config.providers.len() <= MAX_CUSTOM, "has more than {MAX_CUSTOM} providers");
     let apis = config.providers.into_iter().map(|provider| api(text, provider)).collect::<Result<_>>()?;
-    config.view.keymap().map_err(anyhow::Error::msg)?;
+    config.view.check()?;
     Ok((apis, config.view))
 }
 

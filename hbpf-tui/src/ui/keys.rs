@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, HashMap};
 use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 use hbpf_host::protocol::Group;
 use jiff::SignedDuration;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::state::{Action, Motion, Overlay};
 use super::time::Jump;
@@ -127,7 +127,7 @@ pub(crate) struct Command<'a> {
 }
 
 /// Keys for something, as the configuration has them.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub(crate) enum Keys {
     One(String),

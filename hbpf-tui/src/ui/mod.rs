@@ -13,6 +13,7 @@ mod layout;
 mod overlay;
 mod paint;
 mod save;
+mod settings;
 mod state;
 mod tables;
 mod terminal;
@@ -25,7 +26,6 @@ mod waterfall;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
@@ -38,13 +38,12 @@ use base64::prelude::{BASE64_STANDARD, Engine as _};
 use crossterm::event;
 use hbpf_host::privsep::{Refusal, Scribe};
 use jiff::Timestamp;
-use serde::Deserialize;
 use signal_hook::consts::{SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGWINCH};
 use signal_hook::iterator::Signals;
 
 use self::job::JobControl;
-use self::keys::{Keymap, Keys};
 use self::save::{Document, Outlet};
+pub(crate) use self::settings::Settings;
 use self::state::{Action, Effect, State};
 use self::terminal::Screen;
 pub(crate) use self::theme::Palette;
@@ -125,7 +124,7 @@ pub(crate) fn run(
         .context("cannot take over the terminal")?;
     let size = screen.size().context("cannot tell the terminal's size")?;
     let mut state = State::new(source, Arc::clone(&timeline), size);
-    state.keymap = settings.keymap().map_err(anyhow::Error::msg)?;
+    settings.apply(&mut state).map_err(anyhow::Error::msg)?;
     if settings.made_up_names {
         state.apply(Action::TogglePrivacy);
     }
@@ -160,44 +159,6 @@ pub(crate) fn run(
     drop(control);
     drawn?;
     Ok(state.ended)
-}
-
-/// How the user wants the view to begin: from options and the configuration file.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub(crate) struct Settings {
-    /// Colours.
-    pub(crate) theme: Palette,
-    /// Only characters that every terminal has, whatever its locale says.
-    pub(crate) ascii: bool,
-    /// Processes without model traffic are not listed.
-    pub(crate) hide_idle: bool,
-    /// Names of hosts, users and command lines are made up.
-    pub(crate) made_up_names: bool,
-    /// Whether clicks are taken; without, only where the view does not run over SSH.
-    mouse: Option<bool>,
-    /// Keys for what they do, in place of the usual ones.
-    keys: BTreeMap<String, Keys>,
-}
-
-impl Settings {
-    /// Over SSH the terminal's own marking of text is what people miss when it is gone.
-    fn has_mouse(&self, is_set: impl Fn(&str) -> bool) -> bool {
-        self.mouse.unwrap_or_else(|| !["SSH_CONNECTION", "SSH_TTY", "SSH_CLIENT"].into_iter().any(is_set))
-    }
-
-    /// What keys do.
-    ///
-    /// # Errors
-    ///
-    /// What is wrong with those of the user, in one line.
-    pub(crate) fn keymap(&self) -> Result<Keymap, String> {
-        Keymap::new(&self.keys)
-    }
-
-    fn environment(&self, environment: Environment) -> Environment {
-        Environment { palette: self.theme, utf8: environment.utf8 && !self.ascii, ..environment }
-    }
 }
 
 /// Where what is handed on goes.

@@ -10,6 +10,7 @@ use ratatui::layout::Rect;
 use ratatui::style::{Color, Modifier};
 
 use super::draw;
+use super::settings::Settings;
 use super::state::State;
 use super::theme::Theme;
 
@@ -21,10 +22,13 @@ pub(crate) enum Document {
     Text,
     Picture,
     Row,
+    /// How the view is looked at.
+    Settings,
 }
 
 impl Document {
-    pub(crate) const ALL: [Self; 5] = [Self::Snapshot, Self::List, Self::Text, Self::Picture, Self::Row];
+    pub(crate) const ALL: [Self; 6] =
+        [Self::Snapshot, Self::List, Self::Text, Self::Picture, Self::Row, Self::Settings];
 
     /// What is asked for when it is chosen.
     pub(crate) fn name(self) -> &'static str {
@@ -34,6 +38,7 @@ impl Document {
             Self::Text => "screen, as text",
             Self::Picture => "screen, as SVG",
             Self::Row => "selected row, to the clipboard",
+            Self::Settings => "columns, orders, settings, as TOML",
         }
     }
 
@@ -45,6 +50,7 @@ impl Document {
             Self::List => (list.to_lowercase(), "csv"),
             Self::Text | Self::Row => ("screen".to_owned(), "txt"),
             Self::Picture => ("screen".to_owned(), "svg"),
+            Self::Settings => ("view".to_owned(), "toml"),
         };
         (format!("hbpf-{}-{what}", at.strftime("%Y%m%dT%H%M%SZ")), end)
     }
@@ -76,6 +82,7 @@ pub(crate) fn hand_on(document: Document, state: &State, theme: &Theme, outlet: 
             let content = match document {
                 Document::Snapshot => json(snapshot),
                 Document::List => focused.map_or(String::new(), |shown| shown.list.to_csv(&shown.wanted)),
+                Document::Settings => Settings::of(state).to_toml(),
                 Document::Picture => picture(&screen(state, theme)),
                 Document::Text | Document::Row => text(&screen(state, theme)),
             };
@@ -241,7 +248,7 @@ mod tests {
     fn each_document_says_what_is_seen() {
         let mut state = watched((120, 40));
         let kept = all(&state);
-        let [json, csv, text, svg] = &kept.files[..] else { panic!("{:?}", kept.files.len()) };
+        let [json, csv, text, svg, toml] = &kept.files[..] else { panic!("{:?}", kept.files.len()) };
         assert_eq!(json.0, "hbpf-20261122T193000Z-snapshot.json");
         let again: Snapshot = serde_json::from_str(&json.1).unwrap();
         assert!(state.snapshot().is_some_and(|shown| shown.captured_at == again.captured_at));
@@ -251,6 +258,7 @@ mod tests {
         assert!(text.contains("vllm serve") && !text.contains("q quit"), "the keys are nobody's business");
         assert!(svg.1.starts_with("<svg ") && svg.1.ends_with("</svg>\n") && svg.1.contains("vllm serve"));
         assert_eq!(svg.1.matches("<text ").count(), svg.1.matches("</text>").count());
+        assert!(toml.0.ends_with("-view.toml") && toml.1.contains("[view]\n"), "{}", toml.1);
         assert!(kept.copied.as_ref().unwrap().contains("COMMAND      vllm serve"));
         // Several of one frame.
         let mut kept = kept;

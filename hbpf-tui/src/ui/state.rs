@@ -14,6 +14,7 @@ use super::draw;
 use super::keys::{Command, Keymap};
 use super::layout::{self, Areas};
 use super::save::Document;
+use super::settings::Settings;
 use super::time::{History, Jump, Jumped, Source, Time};
 use super::views::{self, ListId, Look, Page, Shown};
 use crate::arrange::Arrangement;
@@ -181,6 +182,8 @@ impl<K: Clone + PartialEq> Cursor<K> {
 pub(crate) struct State {
     pub(crate) size: (u16, u16),
     pub(crate) keymap: Keymap,
+    /// How it began.
+    pub(super) settings: Settings,
     pub(crate) source: Source,
     pub(crate) time: Time,
     /// The newest frame.
@@ -284,6 +287,7 @@ impl State {
         let mut state = Self {
             size,
             keymap: Keymap::default(),
+            settings: Settings::default(),
             source,
             time: Time::new(source, timeline),
             newest: None,
@@ -296,10 +300,7 @@ impl State {
             scroll: 0,
             focus: 0,
             chosen: 0,
-            looks: ListId::ALL.map(|id| {
-                let sort = (id == ListId::Processes).then_some(("TOK/S", true));
-                Look { sort, ..Look::default() }
-            }),
+            looks: ListId::ALL.map(Look::usual),
             shown: Vec::new(),
             show_idle: true,
             arrangement: Arrangement::default(),
@@ -322,7 +323,7 @@ impl State {
         &self.looks[id as usize]
     }
 
-    fn look_mut(&mut self, id: ListId) -> &mut Look {
+    pub(super) fn look_mut(&mut self, id: ListId) -> &mut Look {
         &mut self.looks[id as usize]
     }
 

@@ -1193,7 +1193,7 @@ fn texts_name_the_keys_that_the_user_has() {
     let bound: super::Settings =
         toml::from_str("keys = { filter = \"F4\", back = \"Ctrl-G\", findings = \"F6\", span = \"F7\" }").unwrap();
     let mut state = with((120, 40), Snapshot { findings: fixture::findings(), ..fixture::rich() });
-    state.keymap = bound.keymap().unwrap();
+    bound.apply(&mut state).unwrap();
     assert!(screen(&state).contains("F6 +"), "{}", screen(&state));
     type_text(&mut state, "nobody");
     state.apply(Action::Open);

@@ -131,6 +131,12 @@ impl ListId {
         }
     }
 
+    /// What it is called in the configuration.
+    pub(super) fn field(self) -> String {
+        let words = self.name().split(|c: char| !c.is_ascii_alphanumeric()).filter(|word| !word.is_empty());
+        words.collect::<Vec<_>>().join("-").to_lowercase()
+    }
+
     /// Whether there is always room for it, also when there is nothing in it.
     fn is_kept_empty(self) -> bool {
         !matches!(self, Self::Failed | Self::LoadedModels | Self::Disks)
@@ -228,6 +234,14 @@ pub(crate) struct Look {
     pub(crate) columns: Option<Vec<&'static str>>,
 }
 
+impl Look {
+    /// How a list is looked at to begin with.
+    pub(super) fn usual(id: ListId) -> Self {
+        let sort = (id == ListId::Processes).then_some(("TOK/S", true));
+        Self { sort, ..Self::default() }
+    }
+}
+
 /// A list as it is shown: what is picked of it, in its order.
 #[derive(Clone, Debug)]
 pub(crate) struct Shown {
@@ -321,6 +335,11 @@ fn sorted(id: ListId, look: &Look, list: &List) -> Option<(usize, bool)> {
         true => None,
         false => Some((column, descending)),
     }
+}
+
+/// All columns of a list.
+pub(super) fn columns(id: ListId, state: &State, snapshot: &Snapshot) -> Vec<Column> {
+    list(id, state, snapshot).columns
 }
 
 fn list(id: ListId, state: &State, snapshot: &Snapshot) -> List {
