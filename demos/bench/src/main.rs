@@ -12,6 +12,7 @@ mod soak;
 mod subject;
 mod tool;
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -36,6 +37,9 @@ enum Command {
     /// hbpf's two processes alone, for the other commands
     #[command(hide = true)]
     Subject,
+    /// A process that reads answers of a model, for the other commands
+    #[command(hide = true)]
+    Stream { address: SocketAddr },
 }
 
 #[derive(Args)]
@@ -82,6 +86,7 @@ fn main() -> Result<ExitCode> {
         Command::Bench(arguments) => bench(&arguments),
         Command::Soak(arguments) => soak::run(&arguments),
         Command::Subject => subject::main().map(|()| ExitCode::SUCCESS),
+        Command::Stream { address } => benches::stream(address).map(|()| ExitCode::SUCCESS),
     }
 }
 

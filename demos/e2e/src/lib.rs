@@ -13,6 +13,7 @@ mod observer;
 mod packet;
 mod programs;
 mod server;
+mod terminal;
 mod tracer;
 mod truth;
 
@@ -27,6 +28,7 @@ pub use programs::{
     use_programs_in,
 };
 pub use server::Server;
+pub use terminal::{Terminal, Tmux, without_sequences};
 pub use tracer::Tracer;
 pub use truth::{Entry, Outcome, Sums, exact_or_marked, percentile};
 

@@ -2,22 +2,14 @@
 //! command, and names that would control a terminal arrive harmless in all of them. Looked for on raw bytes.
 
 use std::ffi::OsString;
-use std::fs::File;
-use std::io::{Read, Write};
-use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::{Receiver, channel};
-use std::time::Instant;
+use std::process::Command;
 
 use hbpf_core::label::Label;
 use hbpf_core::snapshot::Request;
-use hbpf_e2e::{Client, DEADLINE, Observer, Server, full, host, programs, python, script};
-use nix::pty::{Winsize, openpty};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::{Pid, ttyname};
+use hbpf_e2e::{Client, Observer, Server, Terminal, full, host, programs, python, script, without_sequences};
 
 /// Stands in every canary, also in those on command lines.
 const CANARY: &str = "CANARY";
@@ -38,7 +30,7 @@ const NAMES: [(&str, Name); 3] = [
 ];
 
 /// Keys that lead through every view, one after the other.
-const KEYS: &str = "\r?\u{1b}e\u{1b}m\tj\r\u{1b}m\u{1b}\tkawr><rss\r\u{1b}";
+const KEYS: &str = "\r?\u{1b}e\u{1b}m\tj\r\u{1b}m\u{1b}\tkawr><rss\r\u{1b}v\u{1b}t\u{1b}f\u{1b}c\u{1b}d\u{1b}p\u{1b}yMjM\u{1b}:\u{1b}o\u{1b}";
 
 #[test]
 fn what_is_private_or_hostile_comes_out_of_no_command() {
@@ -156,124 +148,32 @@ fn contains(bytes: &[u8], part: &[u8]) -> bool {
 
 /// The live view, in terminals of several sizes, with every view opened.
 fn watch_terminal() {
-    let mut terminal = Terminal::start(50, 200);
+    let mut top = Command::new(&programs().hbpf);
+    top.args(["top", "--interval", "200ms"]).env("TERM", "xterm-256color").env("LANG", "C.UTF-8");
+    let mut terminal = Terminal::start(&mut top, (50, 200));
     terminal.until_drawn(HARMLESS);
     let sizes = [(50, 200), (10, 30), (24, 80), (2, 5), (50, 160)];
-    for (rows, columns) in sizes.into_iter().take(if full() { sizes.len() } else { 2 }) {
-        terminal.resize(rows, columns);
+    for size in sizes.into_iter().take(if full() { sizes.len() } else { 2 }) {
+        terminal.resize(size);
+        terminal.step();
         for key in KEYS.chars() {
-            terminal.press(key);
+            terminal.press(&key.to_string());
+            terminal.step();
         }
     }
+    leave(terminal);
+}
+
+/// Leaves, and looks at every byte that came.
+fn leave(mut terminal: Terminal) {
+    terminal.press("q");
     terminal.finish();
-}
-
-/// `hbpf top` in a terminal.
-struct Terminal {
-    keyboard: File,
-    /// To ask for and set its size.
-    slave: Option<OwnedFd>,
-    child: Child,
-    output: Receiver<Vec<u8>>,
-    raw: Vec<u8>,
-}
-
-impl Terminal {
-    fn start(rows: u16, columns: u16) -> Self {
-        let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
-        let pty = openpty(&size, None).expect("a pseudo-terminal");
-        let end = || Stdio::from(pty.slave.try_clone().expect("a descriptor"));
-        let child = Command::new(&programs().hbpf)
-            .args(["top", "--interval", "200ms"])
-            .env("TERM", "xterm-256color")
-            .env("LANG", "C.UTF-8")
-            .stdin(end())
-            .stdout(end())
-            .stderr(end())
-            .spawn()
-            .expect("hbpf starts");
-        let keyboard = File::from(pty.master);
-        let mut reader = keyboard.try_clone().expect("a descriptor");
-        let (sender, output) = channel();
-        std::thread::spawn(move || {
-            let mut buffer = [0; 65536];
-            while let Ok(length @ 1..) = reader.read(&mut buffer) {
-                if sender.send(buffer[..length].to_vec()).is_err() {
-                    break;
-                }
-            }
-        });
-        Self { keyboard, slave: Some(pty.slave), child, output, raw: Vec::new() }
+    // A resized view is drawn whole, so that no name is drawn in pieces only.
+    assert!(!without_sequences(&terminal.raw).contains(CANARY), "a canary was drawn");
+    // Titles, clipboard and links; bells; and what the names began with.
+    for sequence in [&b"\x1b]"[..], b"\x07", b"\x1b[31337m", b"\x1bP", b"\x1b_", b"\x1b^"] {
+        assert!(!contains(&terminal.raw, sequence), "{sequence:?} went to the terminal");
     }
-
-    /// Takes what is drawn next.
-    fn step(&mut self) {
-        let bytes = self.output.recv_timeout(DEADLINE).expect("it goes on drawing");
-        self.raw.extend(&bytes);
-    }
-
-    fn until_drawn(&mut self, text: &str) {
-        let give_up = Instant::now() + DEADLINE;
-        while !without_sequences(&self.raw).contains(text) {
-            assert!(Instant::now() < give_up, "{text:?} was not drawn in time");
-            self.step();
-        }
-    }
-
-    fn press(&mut self, key: char) {
-        self.keyboard.write_all(key.to_string().as_bytes()).expect("it reads keys");
-        self.step();
-    }
-
-    fn resize(&mut self, rows: u16, columns: u16) {
-        let name = ttyname(self.slave.as_ref().expect("open until the end")).expect("a terminal has a name");
-        let (rows, columns) = (rows.to_string(), columns.to_string());
-        let status = Command::new("stty").arg("-F").arg(name).args(["rows", &rows, "cols", &columns]).status();
-        assert!(status.expect("stty runs").success());
-        // It is nobody's controlling terminal, so that the kernel tells nobody.
-        kill(Pid::from_raw(self.child.id().cast_signed()), Signal::SIGWINCH).expect("it runs");
-        self.step();
-    }
-
-    /// Leaves, and looks at every byte that came.
-    fn finish(&mut self) {
-        self.keyboard.write_all(b"q").expect("it reads keys");
-        // The last end of the terminal that is not hbpf's.
-        self.slave = None;
-        self.child.wait().expect("it ends");
-        while let Ok(bytes) = self.output.recv_timeout(DEADLINE) {
-            self.raw.extend(&bytes);
-        }
-        // A resized view is drawn whole, so that no name is drawn in pieces only.
-        assert!(!without_sequences(&self.raw).contains(CANARY), "a canary was drawn");
-        // Titles, clipboard and links; bells; and what the names began with.
-        for sequence in [&b"\x1b]"[..], b"\x07", b"\x1b[31337m", b"\x1bP", b"\x1b_", b"\x1b^"] {
-            assert!(!contains(&self.raw, sequence), "{sequence:?} went to the terminal");
-        }
-        let text = String::from_utf8(std::mem::take(&mut self.raw)).expect("it draws in UTF-8");
-        assert_eq!(text.chars().find(|c| HIDDEN.contains(c)), None);
-    }
-}
-
-impl Drop for Terminal {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            let _ = self.child.kill();
-        }
-    }
-}
-
-/// What was drawn, without the sequences that move the cursor and set colours.
-fn without_sequences(bytes: &[u8]) -> String {
-    let mut text = Vec::with_capacity(bytes.len());
-    let mut rest = bytes.iter();
-    while let Some(byte) = rest.next() {
-        if *byte != 0x1b {
-            text.push(*byte);
-        } else if rest.next() == Some(&b'[') {
-            // Up to the letter that ends it.
-            rest.by_ref().find(|byte| (0x40..=0x7e).contains(*byte));
-        }
-    }
-    String::from_utf8_lossy(&text).into_owned()
+    let text = String::from_utf8(std::mem::take(&mut terminal.raw)).expect("it draws in UTF-8");
+    assert_eq!(text.chars().find(|c| HIDDEN.contains(c)), None);
 }

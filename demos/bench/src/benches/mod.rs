@@ -9,8 +9,12 @@ mod load;
 mod nginx;
 mod pipe;
 mod programs;
+mod recording;
 mod requests;
 mod tls;
+mod view;
+
+pub(crate) use self::view::stream;
 
 use std::path::PathBuf;
 
@@ -46,6 +50,10 @@ pub(crate) enum Bench {
     Collection,
     /// How long attaching takes, and how much of it is the verifier
     Attach,
+    /// The live view beside htop, btop and bottom: CPU, bytes to the terminal, memory, first frame
+    View,
+    /// Recordings of an hour: bytes, opening, looking through
+    Recording,
 }
 
 /// What all benches need.
@@ -79,6 +87,8 @@ impl Bench {
         Self::Discovery,
         Self::Collection,
         Self::Attach,
+        Self::View,
+        Self::Recording,
     ];
 
     /// What it measures, in a line.
@@ -101,6 +111,8 @@ impl Bench {
             Self::Discovery => "discovery",
             Self::Collection => "collection",
             Self::Attach => "attach",
+            Self::View => "view",
+            Self::Recording => "recording",
         }
     }
 
@@ -118,6 +130,8 @@ impl Bench {
             Self::Discovery => "Looking for libraries",
             Self::Collection => "Processes and GPUs",
             Self::Attach => "Attaching",
+            Self::View => "The live view",
+            Self::Recording => "Recordings",
         }
     }
 
@@ -135,6 +149,8 @@ impl Bench {
             Self::Discovery => discovery::run(context),
             Self::Collection => collection::run(context),
             Self::Attach => attach::run(context),
+            Self::View => view::run(context),
+            Self::Recording => recording::run(context),
         }
     }
 }
