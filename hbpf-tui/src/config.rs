@@ -103,6 +103,7 @@ pub(crate) fn load(path: Option<&Path>) -> Result<Settings> {
     };
     let (apis, settings) = parse(&text).with_context(|| name(path).display().to_string())?;
     install(apis)?;
+    settings.units.install();
     Ok(settings)
 }
 

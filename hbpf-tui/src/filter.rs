@@ -6,6 +6,8 @@
 use std::borrow::Cow;
 use std::fmt;
 
+use crate::format;
+
 /// Longest filter: nobody types more, and a file may have anything.
 const MAX_CHARS: usize = 512;
 
@@ -28,7 +30,7 @@ pub(crate) enum Kind {
     Text,
     /// Counts, rates, money.
     Number,
-    /// Memory: `k`, `M` and `G` are powers of 1024.
+    /// Memory: `k`, `M` and `G` are powers of 1024, or of 1000 where sizes are shown so.
     Bytes,
     /// Times.
     Seconds,
@@ -313,7 +315,7 @@ fn test(field: &Field, sign: &str, value: &str) -> Option<Test> {
         Kind::Seconds => {
             plain(value).or_else(|| humantime::parse_duration(value).ok().map(|time| time.as_secs_f64()))?
         }
-        Kind::Bytes => scaled(value, 1024.0)?,
+        Kind::Bytes => scaled(value, format::bytes_base())?,
         Kind::Text | Kind::Number | Kind::Status => scaled(value.strip_suffix('%').unwrap_or(value), 1000.0)?,
     };
     Some(match sign {

@@ -1,6 +1,9 @@
 //! Numbers as people read them in a table: short, of bounded width, with the unknown as [`UNKNOWN`].
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
 
 /// What stands where nothing is known. Never 0: that would be a claim.
 pub(crate) const UNKNOWN: &str = "-";
@@ -65,9 +68,56 @@ pub(crate) fn dollars(value: f64) -> String {
     }
 }
 
-/// Bytes in powers of 1024: `512B`, `38.1M`.
+/// What sizes are counted in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Units {
+    /// Powers of 1024, as in htop: K, M, G.
+    #[default]
+    Binary,
+    /// Powers of 1000: k, M, G.
+    Si,
+}
+
+/// Whether the user has asked for [`Units::Si`].
+static IS_SI: AtomicBool = AtomicBool::new(false);
+
+impl Units {
+    /// Has all sizes be written and read so.
+    pub(crate) fn install(self) {
+        IS_SI.store(self == Self::Si, Ordering::Relaxed);
+    }
+
+    /// As the user has asked.
+    fn chosen() -> Self {
+        if IS_SI.load(Ordering::Relaxed) { Self::Si } else { Self::Binary }
+    }
+
+    fn base(self) -> f64 {
+        match self {
+            Self::Binary => 1024.0,
+            Self::Si => 1000.0,
+        }
+    }
+
+    /// `512B`, `38.1M`.
+    fn text(self, value: u64) -> String {
+        let names = match self {
+            Self::Binary => ["", "K", "M", "G", "T", "P", "E"],
+            Self::Si => ["", "k", "M", "G", "T", "P", "E"],
+        };
+        if (value as f64) < self.base() { format!("{value}B") } else { scaled(value as f64, self.base(), &names) }
+    }
+}
+
+/// Of what power a size's unit is.
+pub(crate) fn bytes_base() -> f64 {
+    Units::chosen().base()
+}
+
+/// Bytes, in powers of 1024 unless the user has asked for others: `512B`, `38.1M`.
 pub(crate) fn bytes(value: u64) -> String {
-    if value < 1024 { format!("{value}B") } else { scaled(value as f64, 1024.0, &["", "K", "M", "G", "T", "P", "E"]) }
+    Units::chosen().text(value)
 }
 
 /// A percentage without its sign: `0.3`, `12.5`, `340`, `12.8k`; at most five characters below 10^15. A hundred busy cores
@@ -157,6 +207,15 @@ fn scaled(value: f64, base: f64, units: &[&str]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sizes_are_in_the_units_that_were_asked_for() {
+        assert_eq!(
+            [0, 999, 1000, 1_234_567, 42_000_000_000].map(|n| Units::Si.text(n)),
+            ["0B", "999B", "1.00k", "1.23M", "42.0G"]
+        );
+        assert_eq!([1000, 1024, 1_234_567].map(|n| Units::Binary.text(n)), ["1000B", "1.00K", "1.18M"]);
+    }
 
     #[test]
     fn counts_stay_short_at_every_magnitude() {

@@ -12,6 +12,7 @@ use super::state::State;
 use super::theme::{Environment, Palette};
 use super::time::Source;
 use super::views::{self, ListId, Look};
+use crate::format::Units;
 use crate::recording::{Keep, Timeline};
 use crate::table::Column;
 
@@ -23,6 +24,8 @@ pub(crate) struct Settings {
     pub(crate) theme: Palette,
     /// Only characters that every terminal has, whatever its locale says.
     pub(crate) ascii: bool,
+    /// What sizes are counted in.
+    pub(crate) units: Units,
     /// Processes without model traffic are not listed.
     pub(crate) hide_idle: bool,
     /// Names of hosts, users and command lines are made up.
