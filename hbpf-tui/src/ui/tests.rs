@@ -91,11 +91,16 @@ fn process_page() {
 
 #[test]
 fn models_page() {
-    let mut state = watched((80, 24));
-    state.apply(Action::ToggleModels);
-    insta::assert_snapshot!(screen(&state));
-    state.apply(Action::Back);
-    assert_eq!(state.page, Page::Main);
+    for size in SIZES {
+        let mut state = watched(size);
+        state.apply(Action::ToggleModels);
+        insta::assert_snapshot!(format!("models_{}x{}", size.0, size.1), screen(&state));
+        state.apply(Action::Open);
+        insta::assert_snapshot!(format!("model_{}x{}", size.0, size.1), screen(&state));
+        state.apply(Action::Back);
+        state.apply(Action::Back);
+        assert_eq!(state.page, Page::Main);
+    }
 }
 
 #[test]
@@ -303,7 +308,7 @@ fn errors_and_that_there_are_none() {
 
 #[test]
 fn tools_and_that_there_are_none() {
-    for size in [(80, 24), (120, 40)] {
+    for size in SIZES {
         let mut state = with(size, fixture::rich());
         state.apply(Action::ToggleTools);
         insta::assert_snapshot!(format!("tools_{}x{}", size.0, size.1), screen(&state));
@@ -336,11 +341,13 @@ fn without_gpus_the_page_says_so_and_nothing_else_changes() {
 
 #[test]
 fn probes_page() {
-    let mut state = watched((120, 24));
-    state.apply(Action::ToggleProbes);
-    insta::assert_snapshot!(screen(&state));
-    state.apply(Action::Back);
-    assert_eq!(state.page, Page::Main);
+    for size in SIZES {
+        let mut state = watched(size);
+        state.apply(Action::ToggleProbes);
+        insta::assert_snapshot!(format!("probes_{}x{}", size.0, size.1), screen(&state));
+        state.apply(Action::Back);
+        assert_eq!(state.page, Page::Main);
+    }
 }
 
 #[test]
@@ -390,16 +397,22 @@ fn without_privileges() {
 
 #[test]
 fn request_page_help_and_problems() {
-    let mut state = watched((80, 24));
-    state.apply(Action::SwitchFocus);
-    state.apply(Action::Move(Motion::Down));
-    state.apply(Action::Open);
-    insta::assert_snapshot!("request", screen(&state));
-    state.apply(Action::Show(Overlay::Help));
-    insta::assert_snapshot!("help", screen(&state));
-    let mut state = with((80, 24), fixture::unprivileged());
-    state.apply(Action::ToggleFindings);
-    insta::assert_snapshot!("problems", screen(&state));
+    for size in SIZES {
+        let name = |what: &str| format!("{what}_{}x{}", size.0, size.1);
+        let mut state = watched(size);
+        state.apply(Action::SwitchFocus);
+        state.apply(Action::Move(Motion::Down));
+        state.apply(Action::Open);
+        insta::assert_snapshot!(name("request"), screen(&state));
+        state.apply(Action::Show(Overlay::Help));
+        insta::assert_snapshot!(name("help"), screen(&state));
+        let mut state = with(size, fixture::unprivileged());
+        state.apply(Action::ToggleFindings);
+        insta::assert_snapshot!(name("problems"), screen(&state));
+        let mut state = with(size, Snapshot { findings: fixture::findings(), ..fixture::rich() });
+        state.apply(Action::ToggleFindings);
+        insta::assert_snapshot!(name("findings"), screen(&state));
+    }
 }
 
 #[test]
@@ -409,7 +422,6 @@ fn findings_can_be_read_on_a_small_screen() {
     let main = screen(&state);
     assert!(words(&main).contains("tokens of some answers are a lower bound"), "the first, to its end: {main}");
     state.apply(Action::ToggleFindings);
-    insta::assert_snapshot!("findings", screen(&state));
     // All words of what is selected, whatever the width.
     for width in [20, 39, 40, 80, 200] {
         state.apply(Action::Resize(width, 100));
