@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use crate::format::{UNKNOWN, estimated, known};
-use crate::table::Cell;
+use crate::table::{Cell, Rank, Tone};
 
 /// Smaller changes are within what comes and goes.
 const MIN_CHANGE: f64 = 0.02;
@@ -18,8 +18,9 @@ pub(crate) struct Change {
     pub(crate) after: Option<f64>,
     /// The second by the first; null where the first is 0 or either is not known.
     ratio: Option<f64>,
-    /// Whether either is an estimate, at least in part.
-    is_estimate: bool,
+    /// Whether each is an estimate, at least in part.
+    before_is_estimate: bool,
+    after_is_estimate: bool,
     #[serde(skip)]
     pub(crate) text: fn(f64) -> String,
 }
@@ -28,17 +29,33 @@ impl Change {
     pub(crate) fn new(of: &str, measure: &'static str, pair: [Option<f64>; 2], text: fn(f64) -> String) -> Self {
         let [before, after] = pair.map(|value| value.filter(|value| value.is_finite()));
         let ratio = before.zip(after).filter(|(before, _)| *before > 0.0).map(|(before, after)| after / before);
-        Self { of: of.to_owned(), measure, before, after, ratio, is_estimate: false, text }
+        Self {
+            of: of.to_owned(),
+            measure,
+            before,
+            after,
+            ratio,
+            before_is_estimate: false,
+            after_is_estimate: false,
+            text,
+        }
     }
 
-    /// The same of numbers that are estimates, or not.
-    pub(crate) fn estimated(self, is_estimate: bool) -> Self {
-        Self { is_estimate, ..self }
+    /// The same of numbers each of which is an estimate, or not.
+    pub(crate) fn estimated(self, [before_is_estimate, after_is_estimate]: [bool; 2]) -> Self {
+        Self { before_is_estimate, after_is_estimate, ..self }
     }
 
-    /// One of the two numbers.
-    pub(crate) fn cell(&self, value: Option<f64>) -> Cell {
-        Cell::written(value, estimated(known(value, self.text), self.is_estimate))
+    /// Both numbers, and how far apart they are.
+    pub(crate) fn cells(&self) -> [Cell; 3] {
+        let number =
+            |value: Option<f64>, is_estimate| Cell::written(value, estimated(known(value, self.text), is_estimate));
+        let tone = if self.is_change() { Tone::Strong } else { Tone::Dim };
+        [
+            number(self.before, self.before_is_estimate),
+            number(self.after, self.after_is_estimate),
+            Cell { rank: Rank::Number(self.ratio), ..Cell::new(self.words(), tone) },
+        ]
     }
 
     /// How much it has changed: by which power, whichever way.

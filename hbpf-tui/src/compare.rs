@@ -6,17 +6,17 @@ use crate::change::Change;
 use crate::format;
 use crate::list::{Key, List, Row};
 use crate::rows::{self, Span};
-use crate::table::{Align, Cell, Column, Rank, Tone};
+use crate::table::{Align, Cell, Column, Tone};
 
-/// What two sets have in numbers. Rates are over the window, counts since the start.
+/// What two sets have in numbers: over the window, or since the start where they say so or the user has chosen that for times.
 fn changes(both: [&LlmStats; 2], span: Span) -> Vec<Change> {
     let change = |measure, of: &dyn Fn(&LlmStats) -> Option<f64>, text| Change::new("", measure, both.map(of), text);
     let count = |measure, of: fn(&LlmStats) -> u64| change(measure, &|stats| Some(of(stats) as f64), whole);
     let time = |measure, distribution: fn(&LlmStats, Span) -> Option<&Distribution>, of: fn(&Distribution) -> f64| {
         change(measure, &|stats| distribution(stats, span).map(of), format::seconds)
     };
-    let is_estimate = |of: &dyn Fn(&LlmStats) -> bool| both.into_iter().any(of);
-    let rate_is_estimate = |stats: &LlmStats| stats.tokens_per_second.estimated_share.is_some_and(|share| share > 0.0);
+    let rate_is_estimate = both.map(|stats| stats.tokens_per_second.estimated_share.is_some_and(|share| share > 0.0));
+    let cost_is_estimate = both.map(|stats| stats.cost_is_estimate);
     vec![
         time("first token p50", first_token, |times| times.p50),
         time("first token p99", first_token, |times| times.p99),
@@ -26,21 +26,17 @@ fn changes(both: [&LlmStats; 2], span: Span) -> Vec<Change> {
         time("request p99", duration, |times| times.p99),
         change("requests/s", &|stats| stats.requests_per_second, format::rate),
         change("in flight", &|stats| stats.requests_in_flight.map(|count| count as f64), whole),
-        change("tokens out/s", &|stats| stats.tokens_per_second.output, format::rate)
-            .estimated(is_estimate(&rate_is_estimate)),
-        change("tokens in/s", &|stats| stats.tokens_per_second.input, format::rate)
-            .estimated(is_estimate(&rate_is_estimate)),
+        change("tokens out/s", &|stats| stats.tokens_per_second.output, format::rate).estimated(rate_is_estimate),
+        change("tokens in/s", &|stats| stats.tokens_per_second.input, format::rate),
         change("prompt tokens p50", &|stats| span.of(stats).input_tokens.as_ref().map(|all| all.p50), whole),
-        change("cached %", &|stats| rows::cached_share(stats).map(|share| share * 100.0), format::percent),
-        change("failed %", &failed_percent, format::percent),
-        count("refused", |stats| stats.rate_limited_total),
-        count("retries", |stats| stats.retries_total),
-        count("stalls", |stats| stats.stalls_total),
-        count("requests", |stats| stats.requests_total),
-        change("$/h", &|stats| stats.cost_usd_per_hour, format::dollars)
-            .estimated(is_estimate(&|stats| stats.cost_is_estimate)),
-        change("$ per 1000 requests", &cost_of_requests, format::dollars)
-            .estimated(is_estimate(&|stats| stats.cost_is_estimate)),
+        change("$/h", &|stats| stats.cost_usd_per_hour, format::dollars).estimated(cost_is_estimate),
+        count("since start: requests", |stats| stats.requests_total),
+        change("since start: failed %", &failed_percent, format::percent),
+        count("since start: refused", |stats| stats.rate_limited_total),
+        count("since start: retries", |stats| stats.retries_total),
+        count("since start: stalls", |stats| stats.stalls_total),
+        change("since start: cached %", &|stats| rows::cached_share(stats).map(|share| share * 100.0), format::percent),
+        change("since start: $ per 1000", &cost_of_requests, format::dollars).estimated(cost_is_estimate),
     ]
 }
 
@@ -78,20 +74,14 @@ fn cost_of_requests(stats: &LlmStats) -> Option<f64> {
 /// The comparison, in a row for each number.
 pub(crate) fn list(both: Option<[&LlmStats; 2]>, span: Span) -> List {
     let columns = vec![
-        Column::flexible("MEASURE", 14, 24, 100),
+        Column::flexible("MEASURE", 14, 26, 100),
         Column::fixed("A", Align::Right, 10, 99),
         Column::fixed("B", Align::Right, 10, 98),
         Column::fixed("B TO A", Align::Right, 8, 97),
     ];
     let row = |change: Change| {
-        let tone = if change.is_change() { Tone::Strong } else { Tone::Dim };
-        let size = change.before.and(change.after).map(|_| change.size());
-        let cells = vec![
-            Cell::new(change.measure, Tone::Plain),
-            change.cell(change.before),
-            change.cell(change.after),
-            Cell { rank: Rank::Number(size), ..Cell::new(change.words(), tone) },
-        ];
+        let name = Cell::new(change.measure, Tone::Plain);
+        let cells = std::iter::once(name).chain(change.cells()).collect();
         Row::new(Key::Row(change.measure.to_owned()), cells)
     };
     List { columns, rows: both.into_iter().flat_map(|both| changes(both, span)).map(row).collect() }
@@ -101,6 +91,7 @@ pub(crate) fn list(both: Option<[&LlmStats; 2]>, span: Span) -> List {
 mod tests {
     use super::*;
     use crate::fixture;
+    use crate::table::Rank;
 
     #[test]
     fn what_is_not_known_of_either_is_not_compared() {
@@ -114,8 +105,10 @@ mod tests {
             row.cells.iter().map(|cell| cell.text.as_str()).collect::<Vec<_>>()
         };
         assert_eq!(row("requests/s")[3], "x3.0");
-        assert_eq!(row("requests")[3], "same");
+        assert_eq!(row("since start: requests")[3], "same");
         assert_eq!(row("$/h")[2..], ["-", "-"]);
+        let change = list.rows.iter().find(|row| row.cells[0].text == "requests/s").expect("such a row").cells[3].rank;
+        assert_eq!(change, Rank::Number(Some(3.0)), "what is exported, and picked by");
         assert!(super::list(None, Span::Window).rows.is_empty());
     }
 }

@@ -147,9 +147,16 @@ pub fn without_sequences(bytes: &[u8]) -> String {
     while let Some(byte) = rest.next() {
         if *byte != 0x1b {
             text.push(*byte);
-        } else if rest.next() == Some(&b'[') {
+            continue;
+        }
+        match rest.next() {
             // Up to the letter that ends it.
-            rest.by_ref().find(|byte| (0x40..=0x7e).contains(*byte));
+            Some(b'[') => drop(rest.by_ref().find(|byte| (0x40..=0x7e).contains(*byte))),
+            // A title or the like, up to a bell or the escape of what ends it otherwise.
+            Some(b']') => drop(rest.by_ref().find(|byte| matches!(byte, 0x07 | 0x1b))),
+            // A set of characters.
+            Some(b'(' | b')') => drop(rest.next()),
+            _ => {}
         }
     }
     String::from_utf8_lossy(&text).into_owned()

@@ -6,6 +6,7 @@ use std::os::unix::ffi::OsStringExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use hbpf_core::label::Label;
 use hbpf_core::snapshot::Request;
@@ -159,6 +160,10 @@ fn watch_terminal() {
         for key in KEYS.chars() {
             terminal.press(&key.to_string());
             terminal.step();
+            // What follows an escape at once is a key with Alt.
+            if key == '\u{1b}' {
+                terminal.read_for(Duration::from_millis(50));
+            }
         }
     }
     leave(terminal);

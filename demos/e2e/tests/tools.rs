@@ -137,11 +137,16 @@ fn counts_on_standard_input(client: Sdk, server: Sdk) {
     let Some(_host) = host() else { return };
     let Some(mut command) = starter(client, server, false) else { return };
     let mut observer = Observer::start();
+    // For the first time a program of a hundred megabytes is looked through for longer than a server needs to start.
+    let Some([node, _]) = node() else { return };
+    let known = Client::start(Command::new(node).args(["-e", "console.log('{}'); process.stdin.resume()"]));
+    observer.until_library("node");
     observer.until("it is ready for servers", |frame| {
         frame.capture.probes.iter().any(|probe| probe.program == "stdio_read_return")
     });
     let mut client = Client::start(&mut command);
     calls_count(&mut client, &mut observer, "weather");
+    drop(known);
     observer.stop();
 }
 

@@ -113,7 +113,7 @@ fn of_work(of: &str, both: [(&Period, Option<&Work>); 2]) -> Vec<Change> {
     };
     let rate = |period: &Period, count: u64| period.rate(Some(count));
     let time = |times: &Option<Times>, of: fn(&Times) -> f64| times.as_ref().map(of);
-    let is_estimate = |of: fn(&Work) -> bool| both.iter().any(|(_, work)| work.is_some_and(of));
+    let is_estimate = |of: fn(&Work) -> bool| both.map(|(_, work)| work.is_some_and(of));
     vec![
         change("requests/s", &|period, work| rate(period, work.requests), format::rate),
         change("failed %", &|_, work| work.failed_percent(), format::percent),
@@ -148,13 +148,8 @@ fn plain(before: &Period, after: &Period, changes: &[Change]) -> String {
         Column::fixed("CHANGE", Align::Right, 7, 97),
     ];
     let row = |change: &Change| {
-        let cells = vec![
-            Cell::new(change.of.as_str(), Tone::Plain),
-            Cell::new(change.measure, Tone::Plain),
-            change.cell(change.before),
-            change.cell(change.after),
-            Cell::new(change.words(), Tone::Plain),
-        ];
+        let names = [change.of.as_str(), change.measure].map(|name| Cell::new(name, Tone::Plain));
+        let cells = names.into_iter().chain(change.cells()).collect();
         Row::new(Key::Row(format!("{} {}", change.of, change.measure)), cells)
     };
     let list = List {

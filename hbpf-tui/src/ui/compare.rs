@@ -1,11 +1,13 @@
 //! Two selections beside each other: what was marked, and what is compared with it.
 
-use hbpf_core::snapshot::{Distribution, LlmStats, Snapshot};
+use hbpf_core::exchange::Role;
+use hbpf_core::snapshot::{Distribution, Latency, LlmStats};
 use jiff::Timestamp;
 use ratatui::layout::Rect;
 
 use super::chart::{self, Histogram};
 use super::detail;
+use super::keys::Keymap;
 use super::layout;
 use super::paint::Painter;
 use super::state::State;
@@ -22,10 +24,17 @@ pub(crate) const MIN_HEIGHT: u16 = 6;
 /// Between two histograms.
 const GAP: u16 = 2;
 
+/// What can be compared: of a process, the side that was looked at.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Subject {
+    pub(crate) key: Key,
+    pub(crate) role: Option<Role>,
+}
+
 /// What was marked, to be compared with.
 #[derive(Clone, Debug)]
 pub(crate) struct Marked {
-    pub(crate) key: Key,
+    pub(crate) subject: Subject,
     name: String,
     at: Timestamp,
     /// As it was then.
@@ -40,36 +49,39 @@ pub(crate) struct Both<'a> {
 
 /// What can be compared: the subject of the page, or what the selected row leads to.
 pub(crate) fn candidate(state: &State) -> Option<Marked> {
-    let of = |key: Key, snapshot: &Snapshot| {
-        let (name, stats) = detail::stats(state, &key)?;
-        Some(Marked { key, name, at: snapshot.captured_at, stats: stats.clone() })
+    let at = state.snapshot()?.captured_at;
+    let of = |key: &Key| {
+        let subject = Subject { key: key.clone(), role: detail::shown_role(state, key) };
+        let (name, stats) = detail::stats(state, &subject)?;
+        Some(Marked { subject, name, at, stats: stats.clone() })
     };
-    let snapshot = state.snapshot()?;
-    match &state.page {
-        Page::Of(key) => of(key.clone(), snapshot),
-        _ => of(state.selected_row()?.opens.clone()?, snapshot),
-    }
+    let page = match &state.page {
+        Page::Of(key) => of(key),
+        _ => None,
+    };
+    page.or_else(|| of(state.selected_row()?.opens.as_ref()?))
 }
 
 impl Marked {
     /// Whether it is the same thing at the same time.
     pub(crate) fn is_same(&self, other: &Self) -> bool {
-        self.key == other.key && self.at == other.at
+        self.subject == other.subject && self.at == other.at
     }
 
     /// What the user is told of it.
-    pub(crate) fn said(&self, key: &str) -> String {
-        format!("A is {}; {key} on another, or on it at another time, compares", self.name)
+    pub(crate) fn said(&self, keymap: &Keymap) -> String {
+        let how = keymap.words("{compare} on another, or on it at another time, compares");
+        format!("A is {}; {how}", self.name)
     }
 }
 
 /// What was marked and this. A thing that is compared with itself is taken as it was when it was marked; another goes with the time.
-pub(crate) fn both<'a>(state: &'a State, key: &Key) -> Option<Both<'a>> {
+pub(crate) fn both<'a>(state: &'a State, subject: &Subject) -> Option<Both<'a>> {
     let marked = state.marked.as_ref()?;
-    let (name, stats) = detail::stats(state, key)?;
+    let (name, stats) = detail::stats(state, subject)?;
     let time = |at: Timestamp| at.strftime("%H:%M:%S").to_string();
     let now = state.snapshot()?.captured_at;
-    let live = detail::stats(state, &marked.key).filter(|_| marked.key != *key);
+    let live = detail::stats(state, &marked.subject).filter(|_| marked.subject != *subject);
     Some(match live {
         Some((marked_name, marked_stats)) => Both { names: [marked_name, name], stats: [marked_stats, stats] },
         None => Both {
@@ -79,29 +91,29 @@ pub(crate) fn both<'a>(state: &'a State, key: &Key) -> Option<Both<'a>> {
     })
 }
 
+fn of_page(state: &State) -> Option<Both<'_>> {
+    match &state.page {
+        Page::Compared(subject) => both(state, subject),
+        _ => None,
+    }
+}
+
 /// The numbers of both.
 pub(crate) fn list(state: &State) -> List {
-    let both = match &state.page {
-        Page::Compared(key) => both(state, key),
-        _ => None,
-    };
-    compare::list(both.map(|both| both.stats), state.span)
+    compare::list(of_page(state).map(|both| both.stats), state.span)
 }
 
 /// Which is which.
 pub(crate) fn title(state: &State) -> String {
-    let both = match &state.page {
-        Page::Compared(key) => both(state, key),
-        _ => None,
-    };
-    both.map_or_else(|| "Comparison".to_owned(), |Both { names: [a, b], .. }| format!("A {a} | B {b}"))
+    of_page(state).map_or_else(|| "Comparison".to_owned(), |Both { names: [a, b], .. }| format!("A {a} | B {b}"))
 }
 
 /// Waiting times of both, those of one kind on one axis.
-pub(crate) fn draw(painter: &mut Painter<'_>, area: Rect, state: &State, key: &Key) {
-    let Some(both) = both(state, key).filter(|_| area.height >= MIN_HEIGHT) else { return };
-    let of = |get: fn(&hbpf_core::snapshot::Latency) -> Option<&Distribution>| {
-        both.stats.map(|stats| get(state.span.of(stats)))
+pub(crate) fn draw(painter: &mut Painter<'_>, area: Rect, state: &State) {
+    let Some(both) = of_page(state).filter(|_| area.height >= MIN_HEIGHT) else { return };
+    // What says that nothing was measured has nothing to be drawn.
+    let of = |get: fn(&Latency) -> Option<&Distribution>| {
+        both.stats.map(|stats| get(state.span.of(stats)).filter(|all| all.count > 0))
     };
     let panels = [
         ("First token", of(rows::first_token)),
@@ -122,8 +134,10 @@ fn panel(painter: &mut Painter<'_>, area: Rect, title: &str, pair: [Option<&Dist
     // Behind the letter that says whose they are.
     const LETTER: usize = 3;
     let width = usize::from(area.width).saturating_sub(LETTER + 1);
-    let Some(axis) = Histogram::axis(&pair.map(|distribution| distribution.filter(|all| all.count > 0)), width) else {
-        painter.text(layout::line(area, 1), 1, "nothing measured", dim);
+    let Some(axis) = Histogram::axis(&pair, width) else {
+        let is_measured = pair.iter().all(Option::is_some);
+        let text = if is_measured { "measured in other buckets" } else { "nothing measured" };
+        painter.text(layout::line(area, 1), 1, text, dim);
         return;
     };
     let height = area.height.saturating_sub(2) / 2;

@@ -9,11 +9,12 @@ use hbpf_core::snapshot::{
 use ratatui::layout::Rect;
 
 use super::chart::{self, Histogram};
+use super::compare;
 use super::layout::{self, Areas};
 use super::paint::{self, Painter, Piece};
 use super::state::State;
 use super::tables;
-use super::views;
+use super::views::{self, Page};
 use super::waterfall;
 use crate::engines;
 use crate::findings;
@@ -108,9 +109,23 @@ fn subject<'a>(state: &'a State, key: &Key) -> Option<Subject<'a>> {
 }
 
 /// The name and the numbers of a process, model, endpoint or workload that has had model traffic.
-pub(crate) fn stats<'a>(state: &'a State, key: &Key) -> Option<(String, &'a LlmStats)> {
-    let subject = subject(state, key)?;
+pub(crate) fn stats<'a>(state: &'a State, wanted: &compare::Subject) -> Option<(String, &'a LlmStats)> {
+    if let Key::Process(identity) = &wanted.key {
+        let is_it = |process: &&Process| rows::identity(process) == *identity;
+        let process = state.snapshot()?.processes.iter().find(is_it)?;
+        return Some((title(process, wanted.role), rows::stats(process, wanted.role?)?));
+    }
+    let subject = subject(state, &wanted.key)?;
     Some((subject.title, subject.stats?))
+}
+
+/// The role in which a process is shown.
+pub(crate) fn shown_role(state: &State, key: &Key) -> Option<Role> {
+    let Key::Process(identity) = key else { return None };
+    let rows = ProcessRow::all(state.snapshot()?);
+    let row = rows.iter().find(|row| rows::identity(row.process) == *identity)?;
+    // Of another page's row it is the one that stands there.
+    if matches!(&state.page, Page::Of(of) if of == key) { state.shown_role(row) } else { row.role }
 }
 
 /// Lines of facts on the page of one process, model or the like.

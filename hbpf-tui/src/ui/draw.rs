@@ -48,7 +48,7 @@ fn page(painter: &mut Painter<'_>, body: Rect, state: &State) {
         Page::Gpus => tables::gpu_histories(painter, areas.middle, state),
         Page::Charts => charts::draw(painter, areas.top, state),
         Page::Findings => detail::advice(painter, areas.middle, state),
-        Page::Compared(key) => compare::draw(painter, areas.middle, state, key),
+        Page::Compared(_) => compare::draw(painter, areas.middle, state),
         Page::Of(Key::Request(id)) => detail::request(painter, areas.top, state, id),
         Page::Of(key) => detail::draw(painter, &areas, state, key),
         _ => {}

@@ -209,6 +209,13 @@ impl Keymap {
         bound.or_else(of_group)
     }
 
+    /// The digit that switches a group of probes; empty where it does something else.
+    fn group_key(&self, index: usize) -> String {
+        let digit = (index + 1).to_string();
+        let is_taken = digit.chars().any(|c| self.actions.contains_key(&(KeyCode::Char(c), KeyModifiers::NONE)));
+        if is_taken || index >= usize::from(GROUPS) { String::new() } else { digit }
+    }
+
     /// The first key of something, as it is written; empty where it has none.
     pub(crate) fn first(&self, name: &str) -> &str {
         self.shown.get(name).and_then(|keys| keys.first()).map_or("", String::as_str)
@@ -243,7 +250,7 @@ impl Keymap {
         });
         let groups = Group::ALL.iter().enumerate().map(|(index, group)| Command {
             name: format!("probes {}", group.name()).into(),
-            keys: (index + 1).to_string(),
+            keys: self.group_key(index),
             help: "switch this group of probes on or off",
             action: Action::ToggleGroup(index),
         });
@@ -281,7 +288,7 @@ impl Keymap {
             );
             if group.iter().any(|binding| binding.name == "probes") {
                 let digits: Vec<String> =
-                    (1..=groups.min(usize::from(GROUPS))).map(|digit| digit.to_string()).collect();
+                    (0..groups).map(|index| self.group_key(index)).filter(|key| !key.is_empty()).collect();
                 lines.push((digits.join(" "), "switch a group of probes on or off: model traffic over TLS"));
                 lines.push((String::new(), "and plain, tools, disks, connections, uses of GPU devices"));
             }

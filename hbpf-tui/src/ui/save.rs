@@ -71,6 +71,10 @@ pub(crate) trait Outlet {
 /// Hands a document on; says what the user is to be told.
 pub(crate) fn hand_on(document: Document, state: &State, theme: &Theme, outlet: &mut dyn Outlet) -> String {
     let done = match (document, state.snapshot(), state.focused()) {
+        (Document::Settings, _, _) => {
+            let (name, end) = document.file_name(Timestamp::now(), "");
+            file(outlet, &name, end, &Settings::of(state).to_toml())
+        }
         (_, None, _) => Err("there is nothing yet".to_owned()),
         (Document::List | Document::Row, _, None) => Err("there is no list on this page".to_owned()),
         (Document::Row, _, Some(_)) => row(state)
@@ -82,24 +86,26 @@ pub(crate) fn hand_on(document: Document, state: &State, theme: &Theme, outlet: 
             let content = match document {
                 Document::Snapshot => json(snapshot),
                 Document::List => focused.map_or(String::new(), |shown| shown.list.to_csv(&shown.wanted)),
-                Document::Settings => Settings::of(state).to_toml(),
                 Document::Picture => picture(&screen(state, theme)),
-                Document::Text | Document::Row => text(&screen(state, theme)),
+                Document::Text | Document::Row | Document::Settings => text(&screen(state, theme)),
             };
-            // Of a frame that stands several may be wanted.
-            let numbered =
-                |number: usize| if number == 1 { format!("{name}.{end}") } else { format!("{name}-{number}.{end}") };
-            let mut made = outlet.file(&numbered(1), content.as_bytes());
-            for number in 2..=MAX_OF_A_FRAME {
-                match made {
-                    Err(Refusal::Exists(_)) => made = outlet.file(&numbered(number), content.as_bytes()),
-                    _ => break,
-                }
-            }
-            made.map(|place| format!("written: {place}")).map_err(|refusal| refusal.to_string())
+            file(outlet, &name, end, &content)
         }
     };
     done.unwrap_or_else(|error| error)
+}
+
+/// Makes a file; of a frame that stands several may be wanted.
+fn file(outlet: &mut dyn Outlet, name: &str, end: &str, content: &str) -> Result<String, String> {
+    let numbered = |number: usize| if number == 1 { format!("{name}.{end}") } else { format!("{name}-{number}.{end}") };
+    let mut made = outlet.file(&numbered(1), content.as_bytes());
+    for number in 2..=MAX_OF_A_FRAME {
+        match made {
+            Err(Refusal::Exists(_)) => made = outlet.file(&numbered(number), content.as_bytes()),
+            _ => break,
+        }
+    }
+    made.map(|place| format!("written: {place}")).map_err(|refusal| refusal.to_string())
 }
 
 fn json(snapshot: &Snapshot) -> String {

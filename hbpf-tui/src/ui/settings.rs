@@ -158,7 +158,7 @@ impl Settings {
         // All of them can be written so.
         let text = toml::to_string(&File { view: self }).unwrap_or_default();
         format!(
-            "# A view of hbpf as it was left: for `hbpf --config FILE top`, or for the file that `hbpf config path` names.\n{text}"
+            "# A view of hbpf as it was left: for `hbpf --config FILE top`, or in place of [view] in what `hbpf config path` names.\n{text}"
         )
     }
 }
@@ -185,7 +185,7 @@ mod tests {
         left.apply(Action::SortRight);
         let text = Settings::of(&left).to_toml();
         assert!(text.contains("[view.lists.processes]") && text.contains("[view.lists.models]"), "{text}");
-        let settings = text.split_once("[view]").map(|(_, rest)| rest.replace("[view.", "[")).unwrap();
+        let settings = text.split_once("\n[view]").map(|(_, rest)| rest.replace("[view.", "[")).unwrap();
         let mut next = watched((120, 40));
         read(&settings).apply(&mut next).unwrap();
         for id in [ListId::Processes, ListId::Models, ListId::Requests] {

@@ -407,6 +407,9 @@ impl State {
             Some((row, key)) => {
                 let cursor = &mut self.look_mut(list).cursor;
                 (cursor.row, cursor.selected) = (row, Some(key));
+                if let Some(typing) = &mut self.typing {
+                    typing.error = None;
+                }
             }
             None => self.complain(FilterError { at: 0, what: "no row fits that".to_owned() }),
         }
@@ -454,6 +457,11 @@ impl State {
         {
             return;
         }
+        self.leave();
+    }
+
+    /// Goes to the page that led to this one.
+    fn leave(&mut self) {
         (self.page, self.focus) =
             self.behind.pop().unwrap_or((Page::Main, if self.page == Page::Main { self.focus } else { 0 }));
     }
@@ -574,7 +582,7 @@ impl State {
             Action::Jump(jump) => self.jump(jump),
             Action::Speed(by) => self.time.change_speed(by),
             Action::ToggleGroup(index) => effect = self.toggle_group(index),
-            Action::Move(motion) if self.is_typing() => {
+            Action::Move(motion) if matches!(self.typing, Some(Typing { what: Typed::Search { .. }, .. })) => {
                 self.seek(if motion == Motion::Up { Seek::Back } else { Seek::On })
             }
             Action::Move(motion) => self.move_selection(motion),
@@ -617,6 +625,7 @@ impl State {
                 self.privacy = if self.privacy.is_some() { None } else { Some(Privacy::default()) };
                 self.masked = None;
                 self.marked = None;
+                self.sought.clear();
                 // What led here, and what rows were picked by, has the other names.
                 (self.page, self.focus) = (Page::Main, 0);
                 self.behind.clear();
@@ -658,16 +667,16 @@ impl State {
         }
         if matches!(self.page, Page::Compared(_)) {
             self.marked = None;
-            return self.back();
+            return self.leave();
         }
         let Some(other) = compare::candidate(self) else {
             self.notice = Some("select what has had model traffic: a process, model, endpoint or workload".to_owned());
             return;
         };
         match &self.marked {
-            Some(marked) if !marked.is_same(&other) => self.go_to(Page::Compared(other.key)),
+            Some(marked) if !marked.is_same(&other) => self.go_to(Page::Compared(other.subject)),
             _ => {
-                self.notice = Some(other.said(self.keymap.first("compare")));
+                self.notice = Some(other.said(&self.keymap));
                 self.marked = Some(other);
             }
         }
@@ -827,9 +836,12 @@ impl State {
         self.focus = 0;
         self.scroll = 0;
         self.other_role = false;
-        if self.page.lists().contains(&ListId::Its) {
-            let look = self.look_mut(ListId::Its);
-            (look.cursor, look.filter) = (Cursor::default(), None);
+        // Of another thing they were other rows.
+        for id in [ListId::Its, ListId::GpuUsers, ListId::Comparison] {
+            if self.page.lists().contains(&id) {
+                let look = self.look_mut(id);
+                (look.cursor, look.filter) = (Cursor::default(), None);
+            }
         }
     }
 

@@ -1174,11 +1174,60 @@ fn two_models_are_compared_and_one_with_itself_at_another_time() {
     assert!(matches!(state.page, Page::Compared(_)) && shown.contains(" at 19:30:00 | B "), "{shown}");
     let rate = shown.lines().find(|line| line.starts_with("requests/s")).expect("a row of the rate");
     assert!(rate.contains("1000") || rate.contains("1.00k"), "{rate}");
+    // Rows that are picked do not keep anybody on the page.
+    type_text(&mut state, "p50");
+    state.apply(Action::Open);
+    state.apply(Action::Compare);
+    assert!(state.marked.is_none() && state.page == Page::Main);
+    state.apply(Action::Compare);
+    state.apply(Action::Move(Motion::Down));
+    state.apply(Action::Compare);
+    assert!(matches!(state.page, Page::Compared(_)) && list(&state, ListId::Comparison).rows.len() > 10);
     // Without its numbers nothing is left of it.
     update(&mut state, fixture::empty());
     assert!(screen(&state).contains("one of the two is gone"), "{}", screen(&state));
     state.apply(Action::Compare);
     assert!(state.marked.is_none() && state.page == Page::Main);
+}
+
+#[test]
+fn of_a_process_the_side_is_compared_that_was_looked_at() {
+    let mut state = watched((120, 40));
+    // The proxy, whose busier side is that of the server.
+    while selected_pid(&state) != 3310 {
+        state.apply(Action::Move(Motion::Down));
+    }
+    state.apply(Action::Open);
+    let first = screen(&state).contains(" as server");
+    state.apply(Action::ToggleRole);
+    let side = if first { "as client" } else { "as server" };
+    assert!(screen(&state).contains(side), "{}", screen(&state));
+    state.apply(Action::Compare);
+    assert!(screen(&state).contains(side), "{}", screen(&state));
+    let mut later = fixture::rich();
+    later.captured_at += jiff::SignedDuration::from_secs(90);
+    update(&mut state, later);
+    state.apply(Action::Compare);
+    let title = screen(&state).lines().find(|line| line.contains("A 3310")).expect("a title").to_owned();
+    assert_eq!(title.matches(side).count(), 2, "{title}");
+}
+
+#[test]
+fn while_a_filter_is_typed_the_selection_moves_and_names_that_were_sought_are_forgotten_with_the_others() {
+    let mut state = watched((120, 40));
+    type_text(&mut state, "pid>1");
+    let first = selected_pid(&state);
+    state.apply(Action::Move(Motion::Down));
+    assert!(state.is_typing() && selected_pid(&state) != first);
+    state.apply(Action::Back);
+    state.apply(Action::Search);
+    "rag_worker".chars().for_each(|typed| {
+        state.apply(Action::Typed(typed));
+    });
+    state.apply(Action::Back);
+    state.apply(Action::TogglePrivacy);
+    state.apply(Action::Search);
+    assert!(!screen(&state).contains("rag_worker"), "{}", screen(&state));
 }
 
 #[test]

@@ -38,6 +38,8 @@ const NO_PROCESS: &str = "no process has talked to a model yet; {idle} shows the
 const NO_GPU: &str = "no GPU is read: there is no driver, or `hbpf doctor` says what is missing";
 /// What an empty list of those who use GPUs says.
 const NO_GPU_USER: &str = "no process uses a GPU";
+/// The same of one GPU.
+const NO_USER_OF_IT: &str = "no process uses this GPU";
 /// What an empty list of inference servers says.
 const NO_ENGINE: &str = "no inference server on this machine tells of itself";
 /// What an empty list of disks, connections and devices says.
@@ -166,7 +168,7 @@ pub(crate) enum Page {
     /// One process, request, model, endpoint, workload or GPU.
     Of(Key),
     /// What is marked, and beside it this.
-    Compared(Key),
+    Compared(compare::Subject),
 }
 
 impl Page {
@@ -458,6 +460,7 @@ fn title(id: ListId, state: &State, snapshot: &Snapshot, list: &List) -> (String
         ListId::Workloads => format!("Workloads {rows} with model traffic or a GPU"),
         // Their parts have rows as well.
         ListId::Gpus => format!("GPUs {}", snapshot.gpus.len()),
+        ListId::GpuUsers if matches!(state.page, Page::Of(_)) => format!("Processes on it {rows}"),
         ListId::Engines => format!("Inference servers {}", snapshot.engines.len()),
         ListId::Errors if summary::sees_traffic(snapshot) => {
             format!("Errors {} failed, {} given up", totals.failed_total, totals.abandoned_total)
@@ -479,6 +482,7 @@ fn empty(id: ListId, state: &State, snapshot: &Snapshot) -> &'static str {
         ListId::Requests | ListId::Models | ListId::Endpoints => NOTHING_YET,
         ListId::Workloads => NO_WORKLOAD,
         ListId::Gpus => NO_GPU,
+        ListId::GpuUsers if matches!(state.page, Page::Of(_)) => NO_USER_OF_IT,
         ListId::GpuUsers => NO_GPU_USER,
         ListId::Engines => NO_ENGINE,
         ListId::Tools => NO_TOOL,
