@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{Read, Write};
+use std::num::NonZero;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -27,6 +28,8 @@ pub struct Terminal {
     is_held: Arc<(Mutex<bool>, Condvar)>,
     /// What it has written, as far as it was taken.
     pub raw: Vec<u8>,
+    /// What of it is seen.
+    screen: vt100::Parser,
 }
 
 impl Terminal {
@@ -51,7 +54,15 @@ impl Terminal {
                 drop(gate.1.wait_while(held, |held| *held).unwrap_or_else(PoisonError::into_inner));
             }
         });
-        Self { keyboard, slave: Some(pty.slave), child, output, is_held, raw: Vec::new() }
+        Self {
+            keyboard,
+            slave: Some(pty.slave),
+            child,
+            output,
+            is_held,
+            raw: Vec::new(),
+            screen: vt100::Parser::new(at_least_one(rows), at_least_one(columns), 0),
+        }
     }
 
     /// The program's process.
@@ -68,7 +79,17 @@ impl Terminal {
     /// Takes what the program writes next.
     pub fn step(&mut self) {
         let bytes = self.output.recv_timeout(DEADLINE).expect("it goes on drawing");
-        self.raw.extend(&bytes);
+        self.take(&bytes);
+    }
+
+    fn take(&mut self, bytes: &[u8]) {
+        self.raw.extend(bytes);
+        self.screen.process(bytes);
+    }
+
+    /// What stands on the screen.
+    pub fn screen(&self) -> String {
+        self.screen.screen().contents()
     }
 
     /// Takes all that comes for so long; how many bytes that were.
@@ -76,7 +97,7 @@ impl Terminal {
         let (before, end) = (self.raw.len(), Instant::now() + time);
         loop {
             match self.output.recv_timeout(end.saturating_duration_since(Instant::now())) {
-                Ok(bytes) => self.raw.extend(&bytes),
+                Ok(bytes) => self.take(&bytes),
                 Err(RecvTimeoutError::Timeout) => break,
                 // It is gone, and the time passes all the same.
                 Err(RecvTimeoutError::Disconnected) => {
@@ -87,11 +108,11 @@ impl Terminal {
         self.raw.len() - before
     }
 
-    /// Reads until this was drawn in one piece.
-    pub fn until_drawn(&mut self, text: &str) {
+    /// Reads until this stands on the screen.
+    pub fn until_seen(&mut self, text: &str) {
         let give_up = Instant::now() + DEADLINE;
-        while !without_sequences(&self.raw).contains(text) {
-            assert!(Instant::now() < give_up, "{text:?} was not drawn in time");
+        while !self.screen().contains(text) {
+            assert!(Instant::now() < give_up, "{text:?} is not seen in time:\n{}", self.screen());
             self.step();
         }
     }
@@ -102,13 +123,14 @@ impl Terminal {
     }
 
     /// Gives the terminal another size and says so.
-    pub fn resize(&mut self, (rows, columns): (u16, u16)) {
+    pub fn resize(&mut self, size: (u16, u16)) {
         let name = ttyname(self.slave.as_ref().expect("open until the end").as_fd()).expect("a terminal has a name");
-        let (rows, columns) = (rows.to_string(), columns.to_string());
+        let (rows, columns) = (size.0.to_string(), size.1.to_string());
         let status = Command::new("stty").arg("-F").arg(name).args(["rows", &rows, "cols", &columns]).status();
         assert!(status.expect("stty runs").success());
         // It is nobody's controlling terminal, so that the kernel tells nobody.
         kill(Pid::from_raw(self.child.id().cast_signed()), Signal::SIGWINCH).expect("it runs");
+        self.screen.screen_mut().set_size(at_least_one(size.0), at_least_one(size.1));
     }
 
     /// Waits until the program has ended, and takes the rest of what it has written.
@@ -120,7 +142,7 @@ impl Terminal {
         let give_up = Instant::now() + DEADLINE;
         loop {
             match self.output.recv_timeout(Duration::from_millis(100)) {
-                Ok(bytes) => self.raw.extend(&bytes),
+                Ok(bytes) => self.take(&bytes),
                 Err(_) if status.is_some() => break,
                 Err(_) => {}
             }
@@ -138,6 +160,10 @@ impl Drop for Terminal {
         let _ = self.child.wait();
         self.hold(false);
     }
+}
+
+fn at_least_one(cells: u16) -> NonZero<u16> {
+    NonZero::new(cells).unwrap_or(NonZero::<u16>::MIN)
 }
 
 /// What was drawn, without the sequences that move the cursor and set colours.

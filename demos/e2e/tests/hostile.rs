@@ -152,7 +152,7 @@ fn watch_terminal() {
     let mut top = Command::new(&programs().hbpf);
     top.args(["top", "--interval", "200ms"]).env("TERM", "xterm-256color").env("LANG", "C.UTF-8");
     let mut terminal = Terminal::start(&mut top, (50, 200));
-    terminal.until_drawn(HARMLESS);
+    terminal.until_seen(HARMLESS);
     let sizes = [(50, 200), (10, 30), (24, 80), (2, 5), (50, 160)];
     for size in sizes.into_iter().take(if full() { sizes.len() } else { 2 }) {
         terminal.resize(size);

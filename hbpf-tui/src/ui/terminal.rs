@@ -12,6 +12,9 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use ratatui::Terminal;
 use ratatui::backend::CrosstermBackend;
 
+/// As long as crossterm waits for what is there.
+const A_MOMENT: Duration = Duration::from_millis(1);
+
 /// Waits for an event of the terminal.
 ///
 /// # Errors
@@ -30,8 +33,8 @@ pub(crate) fn next_event() -> io::Result<Event> {
         if terminal[0].revents().is_some_and(|events| events.intersects(gone)) {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        // It may have read more than it has given.
-        if event::poll(Duration::ZERO)? {
+        // It may have read more than it has given, and does not look at all where it has no time.
+        if event::poll(A_MOMENT)? {
             return event::read();
         }
         is_quiet = true;

@@ -57,7 +57,7 @@ pub(super) fn run(context: &Context) -> Result<Outcome> {
     for _ in 0..context.effort.rounds {
         let began = Instant::now();
         let mut terminal = replay(&fast);
-        terminal.until_drawn(" of ");
+        terminal.until_seen(" of ");
         opened.push(began.elapsed().as_secs_f64());
         terminal.press(" ");
         terminal.read_for(QUIET);
