@@ -3,6 +3,7 @@
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use hbpf_core::snapshot::{Request, Snapshot};
 use hbpf_e2e::{Client, Observer, host, installed, script, skip};
@@ -23,7 +24,7 @@ impl Server {
         let port = port.trim().parse().expect("it prints its port");
         // It tells the port before it listens there.
         while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
-            std::thread::sleep(std::time::Duration::from_millis(50));
+            std::thread::sleep(Duration::from_millis(50));
         }
         Self(child, port)
     }
@@ -48,7 +49,7 @@ fn exact_counts(arguments: &[&str]) {
         "--count",
         &COUNT.to_string(),
     ]));
-    let frame = calls_count(&mut client, &mut observer, "weather");
+    let frame = calls_count(&mut client, &mut observer, &["weather"]);
     assert!(frame.tools.iter().any(|row| row.method == "tools/list"), "{:?}", frame.tools);
     let port = format!(":{}", server.1);
     let is_there = |request: &Request| request.endpoint.as_str().ends_with(&port);
@@ -57,7 +58,7 @@ fn exact_counts(arguments: &[&str]) {
 }
 
 /// Lets a client make its calls and sees that each counts once.
-fn calls_count(client: &mut Client, observer: &mut Observer, server: &str) -> Snapshot {
+fn calls_count(client: &mut Client, observer: &mut Observer, servers: &[&str]) -> Snapshot {
     assert_eq!(client.run(), json!({"tools": 2, "look_up": COUNT, "fail": 2, "errors": 2}));
     let calls = |frame: &Snapshot, tool: &str| {
         let row = frame.tools.iter().find(|row| row.tool.as_deref() == Some(tool))?.clone();
@@ -67,7 +68,8 @@ fn calls_count(client: &mut Client, observer: &mut Observer, server: &str) -> Sn
         calls(frame, "fail").is_some_and(|row| row.2 == 2) && calls(frame, "look_up").is_some_and(|row| row.2 == COUNT)
     });
     let (name, method, _, errors, times) = calls(&frame, "look_up").unwrap();
-    assert_eq!((name.as_str(), method.as_str(), errors), (server, "tools/call", 0));
+    assert_eq!((method.as_str(), errors), ("tools/call", 0));
+    assert!(servers.contains(&name.as_str()), "{name}");
     // The tool takes 50 ms; and each call counts once, also where it is seen at both its ends.
     let times = times.unwrap();
     assert!(times.count == COUNT && times.min >= 0.045 && times.p50 < 1.0, "{times:?}");
@@ -145,7 +147,13 @@ fn counts_on_standard_input(client: Sdk, server: Sdk) {
         frame.capture.probes.iter().any(|probe| probe.program == "stdio_read_return")
     });
     let mut client = Client::start(&mut command);
-    calls_count(&mut client, &mut observer, "weather");
+    // A helper that is busy may miss who the server says it is, and then has its program's name.
+    std::thread::sleep(Duration::from_secs(1));
+    let names = match server {
+        Sdk::Python => ["weather", "python mcp_server.py"],
+        Sdk::Node => ["weather", "node mcp.mjs serve"],
+    };
+    calls_count(&mut client, &mut observer, &names);
     drop(known);
     observer.stop();
 }
@@ -156,7 +164,7 @@ fn counts_on_standard_input_of_one_that_was_there(client: Sdk, server: Sdk, name
     let Some(mut command) = starter(client, server, true) else { return };
     let mut client = Client::start(&mut command);
     let mut observer = Observer::start();
-    calls_count(&mut client, &mut observer, name);
+    calls_count(&mut client, &mut observer, &[name]);
     observer.stop();
 }
 

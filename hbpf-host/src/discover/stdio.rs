@@ -40,6 +40,9 @@ const MAX_KNOWN: usize = 65_536;
 /// at than it may.
 const MAX_UNPROVEN_CALLS: f64 = 1000.0;
 
+/// Seconds over which that counts: a server in node reads some thousand files before it is asked anything.
+const UNPROVEN_SECONDS: f64 = 10.0;
+
 /// Largest C library; glibc's has 2 MB.
 const MAX_LIBRARY_BYTES: u64 = 32 * 1024 * 1024;
 
@@ -99,7 +102,7 @@ pub(crate) struct StdioServers {
 struct Known {
     start_ticks: u64,
     state: State,
-    /// System calls to read and write, when that was looked at last.
+    /// System calls to read and write, and when that was counted.
     calls: Option<(u64, Instant)>,
 }
 
@@ -203,12 +206,13 @@ impl StdioServers {
                 continue;
             }
             let Some(calls) = system_calls(&files::process(&self.proc_root, *pid)) else { continue };
-            if let Some((before, when)) = known.calls.replace((calls, now)) {
-                let seconds = now.saturating_duration_since(when).as_secs_f64();
-                if calls.saturating_sub(before) as f64 > MAX_UNPROVEN_CALLS * seconds {
-                    known.state = State::Refuted;
-                    busy.push(*pid);
-                }
+            let (before, when) = *known.calls.get_or_insert((calls, now));
+            let seconds = now.saturating_duration_since(when).as_secs_f64();
+            if calls.saturating_sub(before) as f64 > MAX_UNPROVEN_CALLS * seconds.max(UNPROVEN_SECONDS) {
+                known.state = State::Refuted;
+                busy.push(*pid);
+            } else if seconds >= UNPROVEN_SECONDS {
+                known.calls = Some((calls, now));
             }
         }
         busy
@@ -568,5 +572,35 @@ mod tests {
         for other in [&b"/dev/null"[..], b"pipe:[x]", b"pipe:[", b"anon_inode:[eventfd]", b"socket:[1"] {
             assert_eq!(end(other), None);
         }
+    }
+
+    #[test]
+    fn who_reads_and_writes_without_end_is_given_up_and_a_quiet_one_is_not() {
+        let spawn = |program: &str| {
+            let mut command = Command::new(program);
+            command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap()
+        };
+        let mut quiet = spawn("cat");
+        let mut loud = spawn("yes");
+        let mut said = loud.stdout.take().unwrap();
+        let reader = std::thread::spawn(move || std::io::copy(&mut said, &mut std::io::sink()));
+        let mut servers = StdioServers::new("/proc".into());
+        let give_up = Instant::now() + Duration::from_secs(30);
+        for child in [&quiet, &loud] {
+            while servers.look(child.id()).is_none() {
+                assert!(Instant::now() < give_up, "it looks like a server");
+            }
+        }
+        let mut busy = Vec::new();
+        while busy.is_empty() && Instant::now() < give_up {
+            busy = servers.give_up_busy();
+        }
+        let expected = loud.id();
+        for child in [&mut quiet, &mut loud] {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+        reader.join().unwrap().unwrap();
+        assert_eq!(busy, [expected]);
     }
 }
