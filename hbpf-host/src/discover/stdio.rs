@@ -576,17 +576,25 @@ mod tests {
 
     #[test]
     fn who_reads_and_writes_without_end_is_given_up_and_a_quiet_one_is_not() {
+        /// It would not end by itself.
+        struct Killed(Child);
+        impl Drop for Killed {
+            fn drop(&mut self) {
+                let _ = self.0.kill();
+                let _ = self.0.wait();
+            }
+        }
         let spawn = |program: &str| {
             let mut command = Command::new(program);
-            command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap()
+            Killed(command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap())
         };
-        let mut quiet = spawn("cat");
+        let quiet = spawn("cat");
         let mut loud = spawn("yes");
-        let mut said = loud.stdout.take().unwrap();
+        let mut said = loud.0.stdout.take().unwrap();
         let reader = std::thread::spawn(move || std::io::copy(&mut said, &mut std::io::sink()));
         let mut servers = StdioServers::new("/proc".into());
         let give_up = Instant::now() + Duration::from_secs(30);
-        for child in [&quiet, &loud] {
+        for Killed(child) in [&quiet, &loud] {
             while servers.look(child.id()).is_none() {
                 assert!(Instant::now() < give_up, "it looks like a server");
             }
@@ -595,11 +603,8 @@ mod tests {
         while busy.is_empty() && Instant::now() < give_up {
             busy = servers.give_up_busy();
         }
-        let expected = loud.id();
-        for child in [&mut quiet, &mut loud] {
-            child.kill().unwrap();
-            child.wait().unwrap();
-        }
+        let expected = loud.0.id();
+        drop((quiet, loud));
         reader.join().unwrap().unwrap();
         assert_eq!(busy, [expected]);
     }

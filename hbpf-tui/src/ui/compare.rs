@@ -135,8 +135,11 @@ fn panel(painter: &mut Painter<'_>, area: Rect, title: &str, pair: [Option<&Dist
     const LETTER: usize = 3;
     let width = usize::from(area.width).saturating_sub(LETTER + 1);
     let Some(axis) = Histogram::axis(&pair, width) else {
-        let is_measured = pair.iter().all(Option::is_some);
-        let text = if is_measured { "measured in other buckets" } else { "nothing measured" };
+        let text = match pair {
+            [None, None] => "nothing measured",
+            [Some(a), Some(b)] if a.scale != b.scale => "measured in other buckets",
+            _ => "percentiles alone are known",
+        };
         painter.text(layout::line(area, 1), 1, text, dim);
         return;
     };
