@@ -383,6 +383,7 @@ fn what_is_seen_is_handed_on() {
         ("xj\r", "processes.csv", "PID,"),
         ("xjj\r", "screen.txt", " hbpf "),
         ("xjjj\r", "screen.svg", "<svg "),
+        ("xjjjj\r", "view.toml", "# A view of hbpf as it was left"),
     ] {
         keyboard.write_all(keys.as_bytes()).expect("a keyboard");
         let is_there = || {

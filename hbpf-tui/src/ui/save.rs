@@ -21,14 +21,14 @@ pub(crate) enum Document {
     List,
     Text,
     Picture,
-    Row,
     /// How the view is looked at.
     Settings,
+    Row,
 }
 
 impl Document {
     pub(crate) const ALL: [Self; 6] =
-        [Self::Snapshot, Self::List, Self::Text, Self::Picture, Self::Row, Self::Settings];
+        [Self::Snapshot, Self::List, Self::Text, Self::Picture, Self::Settings, Self::Row];
 
     /// What is asked for when it is chosen.
     pub(crate) fn name(self) -> &'static str {
