@@ -19,7 +19,7 @@ use crate::rows;
 use crate::table::Tone;
 
 /// Lines of the histograms below which they say nothing: title, two rows of bars for each, bounds.
-pub(crate) const MIN_HEIGHT: u16 = 6;
+const MIN_HEIGHT: u16 = 6;
 
 /// Between two histograms.
 const GAP: u16 = 2;
@@ -42,9 +42,9 @@ pub(crate) struct Marked {
 }
 
 /// The two that are compared.
-pub(crate) struct Both<'a> {
-    pub(crate) names: [String; 2],
-    pub(crate) stats: [&'a LlmStats; 2],
+struct Both<'a> {
+    names: [String; 2],
+    stats: [&'a LlmStats; 2],
 }
 
 /// What can be compared: the subject of the page, or what the selected row leads to.
@@ -76,7 +76,7 @@ impl Marked {
 }
 
 /// What was marked and this. A thing that is compared with itself is taken as it was when it was marked; another goes with the time.
-pub(crate) fn both<'a>(state: &'a State, subject: &Subject) -> Option<Both<'a>> {
+fn both<'a>(state: &'a State, subject: &Subject) -> Option<Both<'a>> {
     let marked = state.marked.as_ref()?;
     let (name, stats) = detail::stats(state, subject)?;
     let time = |at: Timestamp| at.strftime("%H:%M:%S").to_string();
