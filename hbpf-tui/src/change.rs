@@ -22,7 +22,7 @@ pub(crate) struct Change {
     before_is_estimate: bool,
     after_is_estimate: bool,
     #[serde(skip)]
-    pub(crate) text: fn(f64) -> String,
+    text: fn(f64) -> String,
 }
 
 impl Change {
