@@ -9,6 +9,7 @@ mod gpu;
 mod machine;
 mod process;
 mod requests;
+mod series;
 mod stats;
 #[cfg(test)]
 mod tests;
@@ -29,7 +30,10 @@ pub use process::{
     Cgroup, Container, DeviceUse, Disk, DiskDevice, EncryptedTraffic, HottestThread, Network, Process, TlsVisibility,
     Visibility, Workload, WorkloadKind,
 };
-pub use requests::{EndpointRateLimit, EndpointStats, Hop, Model, OutputPace, Request, Requests, TokensSource, Tool};
+pub use requests::{
+    EndpointRateLimit, EndpointStats, Hop, Model, OutputPace, Request, Requests, TokensSource, Tool, endpoint_name,
+};
+pub use series::{Series, SeriesRole, SeriesTable};
 pub use stats::{
     Distribution, Latency, LatencyPair, LlmStats, TokenRates, TokenTotals, TokensEstimated, TokensInProgress,
 };
@@ -72,6 +76,9 @@ pub struct Snapshot {
     pub encrypted: Vec<EncryptedTraffic>,
     /// MCP calls.
     pub tools: Vec<Tool>,
+    /// Exchanges as metrics systems tell them apart, where that was asked for: by the agent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub series: Option<SeriesTable>,
     /// Exchanges in flight, recent and just finished.
     pub requests: Requests,
     /// GPUs.

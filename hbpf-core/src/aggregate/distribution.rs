@@ -206,7 +206,7 @@ struct Part {
 
 /// One metric of one key.
 #[derive(Debug)]
-struct Recorder {
+pub(super) struct Recorder {
     since_start: Values<u32, u64>,
     window: [Option<Box<Part>>; WINDOW_PARTS as usize],
 }
@@ -255,14 +255,51 @@ impl Recorder {
     }
 }
 
+/// One metric of one key, of all values since the start: percentiles are as exact as the buckets are narrow.
+#[derive(Debug)]
+pub(super) struct BucketRecorder {
+    count: u64,
+    sum: f64,
+    min: f64,
+    max: f64,
+    buckets: Buckets<u64>,
+}
+
+impl BucketRecorder {
+    fn new() -> Self {
+        Self { count: 0, sum: 0.0, min: f64::INFINITY, max: f64::NEG_INFINITY, buckets: Buckets::new() }
+    }
+
+    fn record(&mut self, sample: &Sample) {
+        self.count += sample.times;
+        self.sum += sample.value * sample.times as f64;
+        self.min = self.min.min(sample.value);
+        self.max = self.max.max(sample.value);
+        self.buckets.record(sample.index, sample.times);
+    }
+
+    fn since_start(&self) -> Option<Distribution> {
+        let Self { count, sum, min, max, ref buckets } = *self;
+        let buckets: Vec<_> = buckets.sparse().collect();
+        let [p50, p90, p95, p99] =
+            [0.5, 0.9, 0.95, 0.99].map(|part| exponential::quantile(&buckets, part).unwrap_or(max).clamp(min, max));
+        let mean = sum / count as f64;
+        let scale = exponential::SCALE;
+        (count > 0).then_some(Distribution { count, sum, min, mean, p50, p90, p95, p99, max, scale, buckets })
+    }
+}
+
 /// All distributions of one key.
 ///
 /// Nothing is allocated until a metric has its first value. The bound is [`LatencyRecorder::MAX_BYTES`], 497 KiB, with
 /// all seven metrics spread over their whole range and every part of the window filled; a key that serves ordinary
 /// streams takes about 90 KiB.
 #[derive(Debug)]
-pub(super) struct LatencyRecorder {
-    metrics: [Option<Box<Recorder>>; METRICS],
+pub(super) enum LatencyRecorder {
+    /// Of the window as well.
+    Whole([Option<Box<Recorder>>; METRICS]),
+    /// At most 25 KiB with all seven spread over their whole range, and some 3 KiB for ordinary streams.
+    Buckets([Option<Box<BucketRecorder>>; METRICS]),
 }
 
 impl LatencyRecorder {
@@ -277,22 +314,40 @@ impl LatencyRecorder {
                     + MAX_BUCKETS.next_power_of_two() * size_of::<u32>()));
 
     pub(super) fn new() -> Self {
-        Self { metrics: Default::default() }
+        Self::Whole(Default::default())
+    }
+
+    pub(super) fn of_buckets() -> Self {
+        Self::Buckets(Default::default())
     }
 
     pub(super) fn record(&mut self, parts: &PartClock, when: Nanos, sample: &Sample) {
-        self.metrics[sample.metric as usize]
-            .get_or_insert_with(|| Box::new(Recorder::new()))
-            .record(parts.number(when), sample);
+        let metric = sample.metric as usize;
+        match self {
+            Self::Whole(metrics) => {
+                metrics[metric].get_or_insert_with(|| Box::new(Recorder::new())).record(parts.number(when), sample)
+            }
+            Self::Buckets(metrics) => {
+                metrics[metric].get_or_insert_with(|| Box::new(BucketRecorder::new())).record(sample);
+            }
+        }
     }
 
     /// The frame at `now`.
     pub(super) fn frame(&self, parts: &PartClock, now: Nanos, scratch: &mut Scratch) -> LatencyPair {
         let current = parts.number(now);
-        let recorder = |metric: Metric| self.metrics[metric as usize].as_deref();
-        LatencyPair {
-            window: latency(|metric| recorder(metric)?.window(metric, current, &mut scratch.0)),
-            since_start: latency(|metric| recorder(metric)?.since_start(metric)),
+        match self {
+            Self::Whole(metrics) => {
+                let recorder = |metric: Metric| metrics[metric as usize].as_deref();
+                LatencyPair {
+                    window: latency(|metric| recorder(metric)?.window(metric, current, &mut scratch.0)),
+                    since_start: latency(|metric| recorder(metric)?.since_start(metric)),
+                }
+            }
+            Self::Buckets(metrics) => LatencyPair {
+                window: Latency::default(),
+                since_start: latency(|metric| metrics[metric as usize].as_deref()?.since_start()),
+            },
         }
     }
 
@@ -303,7 +358,13 @@ impl LatencyRecorder {
                 + recorder.since_start.heap_bytes()
                 + parts.map(|part| size_of::<Part>() + part.values.heap_bytes()).sum::<usize>()
         };
-        self.metrics.iter().flatten().map(|metric| recorder(metric)).sum()
+        match self {
+            Self::Whole(metrics) => metrics.iter().flatten().map(|metric| recorder(metric)).sum(),
+            Self::Buckets(metrics) => {
+                let of = |metric: &BucketRecorder| size_of::<BucketRecorder>() + metric.buckets.heap_bytes();
+                metrics.iter().flatten().map(|metric| of(metric)).sum()
+            }
+        }
     }
 }
 

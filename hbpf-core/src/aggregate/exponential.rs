@@ -56,6 +56,22 @@ pub fn subtract(later: &[(i32, u64)], earlier: &[(i32, u64)]) -> Option<Vec<(i32
     Some(rest.into_iter().collect())
 }
 
+/// The value below or at which that part of the values lies, as if those of a bucket lay evenly in it; none of no values.
+pub fn quantile(buckets: &[(i32, u64)], part: f64) -> Option<f64> {
+    let all: f64 = buckets.iter().map(|(_, count)| *count as f64).sum();
+    let wanted = (part * all).ceil().max(1.0);
+    let mut below = 0.0;
+    for &(index, count) in buckets {
+        let count = count as f64;
+        if below + count >= wanted {
+            let (low, high) = bounds(index);
+            return Some(low + (high - low) * (wanted - below) / count);
+        }
+        below += count;
+    }
+    None
+}
+
 /// How wide a bucket's count is: narrow for a part of a window, wide for a whole observation.
 pub(super) trait Width: Copy + Default + Into<u64> {
     /// The sum, held at the most that fits.

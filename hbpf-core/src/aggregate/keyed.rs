@@ -20,6 +20,8 @@ pub(super) trait Key: Clone + Eq + Hash {
     const GROUP: Group;
     /// Rows besides "other". A row takes about 2 KiB without distributions.
     const CAP: usize;
+    /// Whether the totals of a row that is given up go to "other".
+    const IS_ABSORBED: bool = true;
     /// The key that stands for this one beyond the cap.
     fn other(&self) -> Self;
 }
@@ -123,9 +125,12 @@ impl<K: Key, X: Default> Keyed<K, X> {
         true
     }
 
-    /// Gives up a row that is idle: its totals go to "other".
+    /// Gives up a row that is idle: its totals go to "other", unless the table's do not.
     pub(super) fn fold(&mut self, key: &K, pool: &mut Pool, now: Nanos) {
         let given_up = self.rows.remove(key).and_then(|row| pool.remove(row.stats));
+        if !K::IS_ABSORBED {
+            return;
+        }
         let other = self.insert(key.other(), pool, now).stats;
         if let Some(given_up) = given_up {
             pool[other].absorb(&given_up);

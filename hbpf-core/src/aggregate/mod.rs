@@ -34,6 +34,7 @@ mod rates;
 mod relays;
 mod requests;
 mod retries;
+mod series;
 mod stats;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -82,11 +83,14 @@ pub struct AggregatorConfig {
     pub window: Duration,
     /// What tokens cost.
     pub prices: Arc<Prices>,
+    /// Whether series are kept for metrics systems, see [`Snapshot::series`]. They take up to 1 MiB beside what else is kept,
+    /// and 25 MiB if values are spread over all that can be measured.
+    pub series: bool,
 }
 
 impl Default for AggregatorConfig {
     fn default() -> Self {
-        Self { window: Duration::from_secs(5), prices: Arc::clone(Prices::built_in()) }
+        Self { window: Duration::from_secs(5), prices: Arc::clone(Prices::built_in()), series: false }
     }
 }
 
@@ -161,6 +165,8 @@ struct Running {
     totals: Option<StatsId>,
     process: Option<(ProcessId, StatsId)>,
     model: Option<StatsId>,
+    /// Who serves it, once that is known.
+    provider: Option<Label>,
     endpoint: Option<(StatsId, EndpointKey)>,
     workload: Standing,
     headers_timed: bool,
@@ -187,11 +193,7 @@ impl Running {
     fn ids(&self) -> impl Iterator<Item = StatsId> + use<> {
         let process = self.process.map(|(_, stats)| stats);
         let endpoint = self.endpoint.as_ref().map(|(stats, _)| *stats);
-        let workload = match self.workload {
-            Standing::Counted(stats) => Some(stats),
-            Standing::Undecided | Standing::Mirror => None,
-        };
-        [self.totals, process, self.model, endpoint, workload].into_iter().flatten()
+        [self.totals, process, self.model, endpoint].into_iter().flatten().chain(self.workload.ids())
     }
 
     fn hop(&self) -> Option<Hop> {
@@ -200,6 +202,11 @@ impl Running {
             Relay::Backend => Some(Hop::Backend),
             Relay::No => self.is_internal.then_some(Hop::Internal),
         }
+    }
+
+    /// Who serves it, as far as is known.
+    fn provider(&self, exchange: &Exchange) -> Label {
+        self.provider.clone().unwrap_or_else(|| exchange.provider.clone())
     }
 
     /// Does not count it in the totals any longer.
@@ -282,7 +289,7 @@ impl Aggregator {
             processes: Processes::new(),
             models: Keyed::new(),
             endpoints: Keyed::new(),
-            workloads: Workloads::new(),
+            workloads: Workloads::new(config.series),
             relays: Relays::default(),
             retries: Retries::default(),
             tools: Tools::new(),
@@ -445,6 +452,7 @@ impl Aggregator {
             } else {
                 return;
             };
+            running.provider = Some(provider.clone());
             let stats = models.resolve(ModelKey { provider, model: exchange.model.clone() }, pool, when).stats;
             pool.attach(stats, when, exchange);
             running.model = Some(stats);
@@ -541,7 +549,7 @@ impl Aggregator {
         self.processes.reconcile(&facts.processes, &mut self.pool, now);
         self.tools.reconcile(&facts.processes);
         self.pool.begin_frame(facts.watching_since, facts.unwatched);
-        self.workloads.settle(now, &self.processes, &mut self.pool);
+        self.workloads.settle(facts.workloads, now, &self.processes, &mut self.pool);
         let live = self.count_live(live);
         let slots = self.pool.clocks().slots;
         let mut findings = facts.findings;
@@ -559,14 +567,8 @@ impl Aggregator {
             host: facts.host,
             totals: self.pool.frame(self.totals, now),
             requests,
-            workloads: self.workloads.frame(
-                facts.workloads,
-                &processes,
-                &facts.gpus,
-                &mut self.pool,
-                &self.prices,
-                (now, self.window),
-            ),
+            workloads: self.workloads.frame(&processes, &facts.gpus, &mut self.pool, &self.prices, (now, self.window)),
+            series: self.workloads.series_frame(&mut self.pool, now, clock),
             processes,
             models: self.model_rows(now),
             endpoints: self.endpoint_rows(now, clock),

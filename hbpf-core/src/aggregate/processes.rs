@@ -9,7 +9,7 @@ use super::stats::{Group, OTHER, Pool, StatsId};
 use crate::chunk::Pid;
 use crate::exchange::{Exchange, Role};
 use crate::label::Label;
-use crate::snapshot::{Process, Visibility};
+use crate::snapshot::{Container, Process, Visibility};
 use crate::time::Nanos;
 
 /// How long the row of a process that is gone stands after its last exchange.
@@ -210,6 +210,11 @@ impl Processes {
     /// The workload of a row's process, where the host side has told it.
     pub(super) fn workload(&self, id: ProcessId) -> Option<&Label> {
         self.rows.get(&id)?.identity.as_ref()?.workload.as_ref()
+    }
+
+    /// The container of a row's process, likewise.
+    pub(super) fn container(&self, id: ProcessId) -> Option<&Container> {
+        self.rows.get(&id)?.identity.as_ref()?.container.as_ref()
     }
 
     pub(super) fn knows(&self, pid: Pid) -> bool {

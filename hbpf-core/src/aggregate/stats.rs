@@ -35,18 +35,22 @@ pub(super) enum Group {
     Endpoints,
     Workloads,
     Tools,
+    /// Each key has distributions, but of all values since the start alone.
+    Series,
 }
 
 impl Group {
-    const ALL: [Self; 6] = [Self::Totals, Self::Processes, Self::Models, Self::Endpoints, Self::Workloads, Self::Tools];
+    const WHOLE: [Self; 6] =
+        [Self::Totals, Self::Processes, Self::Models, Self::Endpoints, Self::Workloads, Self::Tools];
 
-    /// How many keys of the table may have distributions: 73 in all.
+    /// How many keys of the table may have distributions: 73 in all, and those of series.
     pub(super) const fn max_latency(self) -> usize {
         match self {
             Self::Totals => 1,
             Self::Processes => 24,
             Self::Models | Self::Endpoints => 16,
             Self::Workloads | Self::Tools => 8,
+            Self::Series => usize::MAX,
         }
     }
 }
@@ -351,8 +355,8 @@ impl Pool {
     /// As many keys as may have distributions, each with the most that it can take.
     pub(super) const MAX_DISTRIBUTION_BYTES: usize = {
         let (mut keys, mut group) = (0, 0);
-        while group < Group::ALL.len() {
-            keys += Group::ALL[group].max_latency();
+        while group < Group::WHOLE.len() {
+            keys += Group::WHOLE[group].max_latency();
             group += 1;
         }
         keys * LatencyRecorder::MAX_BYTES
@@ -408,6 +412,10 @@ impl Pool {
     /// called far less often: names that come once would keep those that are busy without.
     fn grant_latency(&mut self, id: StatsId, now: Nanos) {
         let group = self[id].group;
+        if group == Group::Series {
+            self[id].latency = Some(LatencyRecorder::of_buckets());
+            return;
+        }
         let holders = || {
             let all = self.entries.iter().enumerate();
             all.filter_map(|(position, stats)| Some((position, stats.as_deref()?)))

@@ -11,14 +11,15 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::Running;
-use super::keyed::{Key, Keyed};
+use super::keyed::{Key, Keyed, ModelKey};
 use super::processes::{ProcessId, Processes};
+use super::series::Kept;
 use super::stats::{Group, OTHER, Pool, SECONDS_PER_HOUR, StatsId, final_samples};
 use crate::exchange::{Exchange, ExchangeId, Role};
 use crate::label::Label;
 use crate::prices::Prices;
-use crate::snapshot::{Gpu, GpuProcess, LlmStats, Process, Workload, WorkloadKind};
-use crate::time::Nanos;
+use crate::snapshot::{Gpu, GpuProcess, LlmStats, Process, SeriesRole, SeriesTable, Workload, WorkloadKind};
+use crate::time::{Nanos, WallClock};
 
 /// Ended exchanges that wait for word of their processes. At a thousand calls a second that is the second that passes
 /// until the next frame; of more, the oldest count by what is known.
@@ -48,12 +49,22 @@ struct SideKey {
 }
 
 /// How a workload takes part.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Side {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) enum Side {
     Client,
     Server,
     /// As both.
     Within,
+}
+
+impl From<Side> for SeriesRole {
+    fn from(side: Side) -> Self {
+        match side {
+            Side::Client => Self::Client,
+            Side::Server => Self::Server,
+            Side::Within => Self::Internal,
+        }
+    }
 }
 
 impl Key for SideKey {
@@ -71,10 +82,20 @@ pub(super) enum Standing {
     /// Not known yet.
     #[default]
     Undecided,
-    /// Here.
-    Counted(StatsId),
+    /// Here, and in that series, if series are kept.
+    Counted(StatsId, Option<StatsId>),
     /// Nowhere: its other end counts for both.
     Mirror,
+}
+
+impl Standing {
+    pub(super) fn ids(self) -> impl Iterator<Item = StatsId> {
+        let (workload, series) = match self {
+            Self::Counted(workload, series) => (Some(workload), series),
+            Self::Undecided | Self::Mirror => (None, None),
+        };
+        workload.into_iter().chain(series)
+    }
 }
 
 /// An ended exchange that has not been counted yet.
@@ -88,6 +109,7 @@ struct Waiting {
 #[derive(Debug)]
 pub(super) struct Workloads {
     sides: Keyed<SideKey, ()>,
+    series: Option<Kept>,
     waiting: VecDeque<Waiting>,
     /// Names of those that the host side has told of and that are still shown.
     facts: HashMap<Label, WorkloadFacts>,
@@ -96,8 +118,15 @@ pub(super) struct Workloads {
 }
 
 impl Workloads {
-    pub(super) fn new() -> Self {
-        Self { sides: Keyed::new(), waiting: VecDeque::new(), facts: HashMap::new(), used: HashMap::new() }
+    /// With series of a workload, a model and an API each, if so wanted.
+    pub(super) fn new(with_series: bool) -> Self {
+        Self {
+            sides: Keyed::new(),
+            series: with_series.then(Kept::new),
+            waiting: VecDeque::new(),
+            facts: HashMap::new(),
+            used: HashMap::new(),
+        }
     }
 
     /// Says where an exchange counts, if that is known by now.
@@ -111,17 +140,17 @@ impl Workloads {
     ) -> Option<Standing> {
         let own = running.get(&exchange.id)?;
         let other = own.other.and_then(|other| running.get(&other)?.process_id()).or(own.other_process);
-        let workload = Choice::of(own, other, processes)?;
-        Some(self.count(workload, when, exchange, own, pool))
+        let choice = Choice::of(own, other, processes)?;
+        Some(self.count(&choice, when, exchange, own, (processes, pool)))
     }
 
     fn count(
         &mut self,
-        choice: Choice,
+        choice: &Choice,
         when: Nanos,
         exchange: &Exchange,
         running: &Running,
-        pool: &mut Pool,
+        (processes, pool): (&Processes, &mut Pool),
     ) -> Standing {
         let side = match exchange.role {
             _ if choice.is_inner && exchange.is_mirror => return Standing::Mirror,
@@ -129,12 +158,22 @@ impl Workloads {
             Role::Client => Side::Client,
             Role::Server => Side::Server,
         };
-        let stats = self.sides.resolve(SideKey { workload: choice.workload, side }, pool, when).stats;
-        pool.attach_late(stats, when, exchange, &running.flow, u64::from(running.stalls));
-        for sample in running.times(exchange) {
-            pool.record(std::iter::once(stats), when, &sample);
+        let stats = self.sides.resolve(SideKey { workload: choice.workload.clone(), side }, pool, when).stats;
+        let series = self.series.as_mut().map(|series| {
+            let container = running.process_id().and_then(|process| processes.container(process));
+            let model = ModelKey { provider: running.provider(exchange), model: exchange.model.clone() };
+            let facts = self.facts.get(&choice.workload);
+            let workload = (name(&choice.workload, facts), kind(facts), side);
+            series.place(workload, container, model, exchange, pool, when)
+        });
+        let standing = Standing::Counted(stats, series);
+        for stats in standing.ids() {
+            pool.attach_late(stats, when, exchange, &running.flow, u64::from(running.stalls));
         }
-        Standing::Counted(stats)
+        for sample in running.times(exchange) {
+            pool.record(standing.ids(), when, &sample);
+        }
+        standing
     }
 
     /// An exchange has ended of which it is not known yet where it counts.
@@ -149,7 +188,7 @@ impl Workloads {
         if self.waiting.len() >= MAX_WAITING
             && let Some(oldest) = self.waiting.pop_front()
         {
-            self.count_ended(Choice::at_last(&oldest, processes), &oldest, pool);
+            self.count_ended(&Choice::at_last(&oldest, processes), &oldest, (processes, pool));
         }
         self.waiting.push_back(Waiting { ended_at, exchange: exchange.clone(), running });
     }
@@ -162,31 +201,30 @@ impl Workloads {
     }
 
     /// Counts what has ended and of which it is known by now where it counts.
-    pub(super) fn settle(&mut self, now: Nanos, processes: &Processes, pool: &mut Pool) {
+    pub(super) fn settle(&mut self, facts: Vec<WorkloadFacts>, now: Nanos, processes: &Processes, pool: &mut Pool) {
+        self.facts.extend(facts.into_iter().map(|facts| (facts.key.clone(), facts)));
         for waiting in std::mem::take(&mut self.waiting) {
             let known = Choice::of(&waiting.running, waiting.running.other_process, processes);
             let impatient = now.since(waiting.ended_at) >= PATIENCE;
             match known.or_else(|| impatient.then(|| Choice::at_last(&waiting, processes))) {
-                Some(choice) => self.count_ended(choice, &waiting, pool),
+                Some(choice) => self.count_ended(&choice, &waiting, (processes, pool)),
                 None => self.waiting.push_back(waiting),
             }
         }
     }
 
-    fn count_ended(&mut self, choice: Choice, waiting: &Waiting, pool: &mut Pool) {
+    fn count_ended(&mut self, choice: &Choice, waiting: &Waiting, (processes, pool): (&Processes, &mut Pool)) {
         let Waiting { ended_at, exchange, running } = waiting;
-        if let Standing::Counted(stats) = self.count(choice, *ended_at, exchange, running, pool) {
-            for sample in final_samples(exchange) {
-                pool.record(std::iter::once(stats), *ended_at, &sample);
-            }
-            pool.finish(std::iter::once(stats), *ended_at, exchange, &running.flow, running.cost);
+        let standing = self.count(choice, *ended_at, exchange, running, (processes, pool));
+        for sample in final_samples(exchange) {
+            pool.record(standing.ids(), *ended_at, &sample);
         }
+        pool.finish(standing.ids(), *ended_at, exchange, &running.flow, running.cost);
     }
 
     /// Rows of workloads that serve, call or use GPUs, the busiest first.
     pub(super) fn frame(
         &mut self,
-        facts: Vec<WorkloadFacts>,
         processes: &[Process],
         gpus: &[Gpu],
         pool: &mut Pool,
@@ -200,12 +238,15 @@ impl Workloads {
             }
         }
         self.forget(&members, pool, now);
-        self.facts.extend(facts.into_iter().map(|facts| (facts.key.clone(), facts)));
+        if let Some(series) = &mut self.series {
+            let running = members.keys().map(|key| name(key, self.facts.get(*key))).collect();
+            series.forget(&running, pool, now);
+        }
         let mut keys: HashSet<Label> = self.sides.iter().map(|(side, _)| side.workload.clone()).collect();
         keys.extend(
             members.iter().filter(|(_, of)| of.iter().any(|it| !it.gpu.is_empty())).map(|(key, _)| (*key).clone()),
         );
-        self.facts.retain(|key, _| keys.contains(key));
+        self.facts.retain(|key, _| keys.contains(key) || members.contains_key(key));
         self.used.retain(|key, _| keys.contains(key));
         let mut rows: Vec<Workload> = Vec::with_capacity(keys.len());
         for key in keys {
@@ -225,6 +266,11 @@ impl Workloads {
         rows
     }
 
+    /// The series, if they are kept.
+    pub(super) fn series_frame(&self, pool: &mut Pool, now: Nanos, clock: &WallClock) -> Option<SeriesTable> {
+        self.series.as_ref().map(|series| series.frame(pool, now, clock))
+    }
+
     /// Gives up the rows of workloads that have ended for good.
     fn forget(&mut self, members: &HashMap<&Label, Vec<&Process>>, pool: &mut Pool, now: Nanos) {
         let is_gone = |side: &SideKey, stats: StatsId| {
@@ -233,7 +279,9 @@ impl Workloads {
         };
         let gone: Vec<SideKey> =
             self.sides.iter().filter(|(side, row)| is_gone(side, row.stats)).map(|(side, _)| side.clone()).collect();
-        gone.iter().for_each(|side| self.sides.fold(side, pool, now));
+        for side in &gone {
+            self.sides.fold(side, pool, now);
+        }
     }
 }
 
@@ -354,8 +402,8 @@ fn row(
     let served = as_server.as_ref().or(within.as_ref()).or(as_client.as_ref());
     let rate = served.and_then(|stats| stats.tokens_per_second.output).filter(|rate| *rate > 0.0);
     Workload {
-        name: facts.map_or_else(|| Label::new(key.trim_start_matches(BY_NAME)), |facts| facts.name.clone()),
-        kind: facts.map_or(WorkloadKind::Tree, |facts| facts.kind),
+        name: name(&key, facts),
+        kind: kind(facts),
         key,
         pids,
         cpu_percent: cpu.percent,
@@ -375,6 +423,16 @@ fn row(
         as_server,
         within,
     }
+}
+
+/// What a workload is called.
+pub(super) fn name(key: &Label, facts: Option<&WorkloadFacts>) -> Label {
+    facts.map_or_else(|| Label::new(key.trim_start_matches(BY_NAME)), |facts| facts.name.clone())
+}
+
+/// What holds it together.
+pub(super) fn kind(facts: Option<&WorkloadFacts>) -> WorkloadKind {
+    facts.map_or(WorkloadKind::Tree, |facts| facts.kind)
 }
 
 /// The busiest first, and an order that does not change from frame to frame among equals.

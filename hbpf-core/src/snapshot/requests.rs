@@ -45,15 +45,20 @@ pub struct EndpointStats {
 impl EndpointStats {
     /// Host, or address where no name is known, with the port; `-` stands for what is not known.
     pub fn name(&self) -> Label {
-        let address = self.address.map(|address| match address {
-            IpAddr::V4(address) => address.to_string(),
-            IpAddr::V6(address) => format!("[{address}]"),
-        });
-        let name = self.host.as_ref().map(Label::to_string).or(address).unwrap_or_else(|| "-".to_owned());
-        match self.port {
-            Some(port) => Label::new(&format!("{name}:{port}")),
-            None => Label::new(&name),
-        }
+        endpoint_name(self.host.as_ref(), self.address, self.port)
+    }
+}
+
+/// What an endpoint is called: `host:port`, or its address where it was not asked by a name.
+pub fn endpoint_name(host: Option<&Label>, address: Option<IpAddr>, port: Option<u16>) -> Label {
+    let address = address.map(|address| match address {
+        IpAddr::V4(address) => address.to_string(),
+        IpAddr::V6(address) => format!("[{address}]"),
+    });
+    let name = host.map(Label::to_string).or(address).unwrap_or_else(|| "-".to_owned());
+    match port {
+        Some(port) => Label::new(&format!("{name}:{port}")),
+        None => Label::new(&name),
     }
 }
 

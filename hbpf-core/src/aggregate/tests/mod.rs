@@ -6,6 +6,7 @@ mod relays;
 mod retries;
 mod rows;
 mod rules;
+mod series;
 mod tools;
 mod workloads;
 
