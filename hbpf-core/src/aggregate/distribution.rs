@@ -33,9 +33,10 @@ pub(super) enum Metric {
     InterToken,
     OutputTokensPerSecond,
     InputTokens,
+    OutputTokens,
 }
 
-const METRICS: usize = 7;
+const METRICS: usize = 8;
 
 impl Metric {
     /// Histogram steps per unit: percentiles are no finer than one step.
@@ -47,7 +48,7 @@ impl Metric {
             | Self::TimeToFirstVisibleToken
             | Self::InterToken => 1e6,
             Self::OutputTokensPerSecond => 100.0,
-            Self::InputTokens => 1.0,
+            Self::InputTokens | Self::OutputTokens => 1.0,
         }
     }
 }
@@ -291,14 +292,14 @@ impl BucketRecorder {
 
 /// All distributions of one key.
 ///
-/// Nothing is allocated until a metric has its first value. The bound is [`LatencyRecorder::MAX_BYTES`], 497 KiB, with
-/// all seven metrics spread over their whole range and every part of the window filled; a key that serves ordinary
+/// Nothing is allocated until a metric has its first value. The bound is [`LatencyRecorder::MAX_BYTES`], 568 KiB, with
+/// all eight metrics spread over their whole range and every part of the window filled; a key that serves ordinary
 /// streams takes about 90 KiB.
 #[derive(Debug)]
 pub(super) enum LatencyRecorder {
     /// Of the window as well.
     Whole([Option<Box<Recorder>>; METRICS]),
-    /// At most 25 KiB with all seven spread over their whole range, and some 3 KiB for ordinary streams.
+    /// At most 28 KiB with all eight spread over their whole range, and some 3 KiB for ordinary streams.
     Buckets([Option<Box<BucketRecorder>>; METRICS]),
 }
 
@@ -377,6 +378,7 @@ fn latency(mut of: impl FnMut(Metric) -> Option<Distribution>) -> Latency {
         inter_token_seconds: of(Metric::InterToken),
         output_tokens_per_second: of(Metric::OutputTokensPerSecond),
         input_tokens: of(Metric::InputTokens),
+        output_tokens: of(Metric::OutputTokens),
     }
 }
 

@@ -84,7 +84,7 @@ pub struct AggregatorConfig {
     /// What tokens cost.
     pub prices: Arc<Prices>,
     /// Whether series are kept for metrics systems, see [`Snapshot::series`]. They take up to 1 MiB beside what else is kept,
-    /// and 25 MiB if values are spread over all that can be measured.
+    /// and 28 MiB if values are spread over all that can be measured.
     pub series: bool,
 }
 
@@ -267,7 +267,7 @@ impl Running {
 }
 
 impl Aggregator {
-    /// The most memory that distributions can take, whatever is observed: 36 MiB. See [`Self::distribution_bytes`].
+    /// The most memory that distributions can take, whatever is observed: 41 MiB. See [`Self::distribution_bytes`].
     pub const MAX_DISTRIBUTION_BYTES: usize = Pool::MAX_DISTRIBUTION_BYTES;
 
     /// An aggregator whose totals count from `started`.

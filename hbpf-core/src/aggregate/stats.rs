@@ -526,10 +526,12 @@ pub(super) fn final_samples(exchange: &Exchange) -> impl Iterator<Item = Sample>
     let answered = exchange.headers_at.is_some() && exchange.phase != Phase::Abandoned;
     let duration = exchange.duration_seconds().filter(|_| answered);
     let input = exchange.usage.input.map(|tokens| tokens as f64);
+    let output = exchange.output_tokens().map(|tokens| tokens as f64);
     [
         duration.map(|value| Sample::new(Metric::Duration, value, 1)),
         output_tokens_per_second(exchange).map(|value| Sample::new(Metric::OutputTokensPerSecond, value, 1)),
         input.map(|value| Sample::new(Metric::InputTokens, value, 1)),
+        output.map(|value| Sample::new(Metric::OutputTokens, value, 1)),
     ]
     .into_iter()
     .flatten()

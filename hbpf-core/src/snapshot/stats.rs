@@ -126,6 +126,9 @@ pub struct Latency {
     pub output_tokens_per_second: Option<Distribution>,
     /// Prompt tokens per exchange.
     pub input_tokens: Option<Distribution>,
+    /// Output tokens per exchange, reported or estimated.
+    #[serde(default)]
+    pub output_tokens: Option<Distribution>,
 }
 
 /// A set of measured values.
