@@ -75,6 +75,8 @@ pub struct Options {
     pub engines: bool,
     /// What tokens cost.
     pub prices: Arc<Prices>,
+    /// Whether snapshots have series, for metrics systems.
+    pub series: bool,
 }
 
 impl Options {
@@ -209,7 +211,8 @@ impl Worker {
         deliver: Box<dyn FnMut(Update) + Send>,
     ) -> Self {
         let now = now();
-        let config = AggregatorConfig { window: options.window, prices: Arc::clone(&options.prices) };
+        let config =
+            AggregatorConfig { window: options.window, prices: Arc::clone(&options.prices), series: options.series };
         Self {
             facts: Facts::new(helper.helper_pid()),
             helper,
@@ -756,6 +759,7 @@ mod tests {
             max_bytes_per_second: 0,
             engines: false,
             prices: Arc::default(),
+            series: false,
         };
         let (commands, receiver) = mpsc::channel();
         let wake = Arc::new(EventFd::from_flags(EfdFlags::EFD_NONBLOCK).unwrap());

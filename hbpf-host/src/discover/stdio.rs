@@ -161,20 +161,27 @@ impl StdioServers {
         if before == Some(State::Refuted) {
             return None;
         }
-        let ends = self.server_ends(pid, &stat, descriptors);
-        let state = match (&ends, &before) {
-            (Some(ends), Some(State::Proven(_))) => State::Proven(ends.clone()),
-            (Some(ends), _) => State::Found(ends.clone()),
+        let state = match (self.server_ends(pid, &stat, descriptors), &before) {
+            (Some(ends), Some(State::Proven(_))) => State::Proven(ends),
+            (Some(ends), _) => State::Found(ends),
             // Where the parent has ended, the pipes are what they were.
             (None, before) => before.clone().unwrap_or(State::Other),
         };
         let is_news = before.as_ref() != Some(&state);
+        let server = match &state {
+            State::Found(ends) | State::Proven(ends) if is_news => {
+                let libraries = self.libraries(pid);
+                let is_ready = !libraries.is_empty();
+                is_ready.then(|| StdioServer { pid, descriptors: ends.clone(), libraries })
+            }
+            _ => None,
+        };
+        // On a busy machine the loader may not have come to the C library yet: it is found when it has.
+        let state = if is_news && server.is_none() { before.unwrap_or(State::Other) } else { state };
         if self.known.len() < MAX_KNOWN || self.known.contains_key(&pid) {
             self.known.insert(pid, Known { start_ticks: stat.start_ticks, state, calls });
         }
-        let descriptors = ends.filter(|_| is_news)?;
-        let libraries = self.libraries(pid);
-        (!libraries.is_empty()).then_some(StdioServer { pid, descriptors, libraries })
+        server
     }
 
     /// Looks at some of the processes: at those that were found, whether they have moved their ends, and at those that have not
@@ -472,7 +479,10 @@ mod tests {
 
     /// Once the shell has done what stands before `sleep`.
     fn settle(child: &Child) {
-        let asleep = || fs::read_to_string(format!("/proc/{}/comm", child.id())).is_ok_and(|comm| comm == "sleep\n");
+        // By its name alone it may not have been loaded yet.
+        let asleep = || {
+            fs::read_to_string(format!("/proc/{}/stat", child.id())).is_ok_and(|stat| stat.contains("(sleep) S"))
+        };
         for _ in 0..500 {
             if asleep() {
                 return;
@@ -503,6 +513,35 @@ mod tests {
         servers.look(child.id());
         servers.refute(child.id());
         assert!(servers.look(child.id()).is_none());
+        end_it(child);
+    }
+
+    #[test]
+    fn one_that_is_not_loaded_yet_is_found_when_it_is() {
+        use std::os::unix::process::CommandExt;
+
+        use nix::libc;
+
+        let mut command = waits("exec sleep 60");
+        // SAFETY: the call touches no memory. The child stops when it has executed the program, before its loader runs.
+        unsafe {
+            command.pre_exec(|| {
+                libc::ptrace(libc::PTRACE_TRACEME, 0, 0, 0);
+                Ok(())
+            })
+        };
+        let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let pid = child.id().cast_signed();
+        let mut status = 0;
+        // SAFETY: `status` is ours.
+        assert_eq!(unsafe { libc::waitpid(pid, &mut status, 0) }, pid);
+        assert!(libc::WIFSTOPPED(status), "{status}");
+        let mut servers = StdioServers::new("/proc".into());
+        assert!(servers.look(child.id()).is_none(), "it has no C library yet");
+        // SAFETY: the child is stopped and ours to let go.
+        unsafe { libc::ptrace(libc::PTRACE_DETACH, pid, 0, 0) };
+        settle(&child);
+        assert!(servers.look(child.id()).is_some());
         end_it(child);
     }
 

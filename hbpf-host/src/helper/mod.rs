@@ -10,7 +10,7 @@ mod outbox;
 mod rescan;
 
 use std::collections::HashMap;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -71,7 +71,8 @@ const REQUEST_BATCH: usize = 64;
 /// `lane` is the socket for verdicts, `gpus` the process that reads GPUs.
 pub(crate) fn main(socket: OwnedFd, lane: OwnedFd, gpus: Option<GpuReader>, options: &SplitOptions) -> ! {
     detach_from_terminal();
-    close_others(&[&socket, &lane].into_iter().chain(gpus.as_ref().map(|reader| &reader.socket)).collect::<Vec<_>>());
+    let ours = [&socket, &lane].into_iter().chain(gpus.as_ref().map(|reader| &reader.socket));
+    close_others(&ours.map(AsRawFd::as_raw_fd).collect::<Vec<_>>());
     raise_descriptor_limit();
     let mut outbox = Outbox::new(Socket::new(socket));
     if let Err(error) = privsep::hold_helper(options) {
@@ -127,8 +128,7 @@ pub(crate) fn detach_from_terminal() {
 }
 
 /// What the other side has open, such as a file to write to, is none of ours.
-pub(crate) fn close_others(ours: &[&OwnedFd]) {
-    let ours: Vec<i32> = ours.iter().map(|fd| fd.as_raw_fd()).collect();
+pub(crate) fn close_others(ours: &[RawFd]) {
     let open = std::fs::read_dir("/proc/self/fd").into_iter().flatten().flatten();
     let open: Vec<i32> = open.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
     for fd in open.into_iter().filter(|fd| *fd > libc::STDERR_FILENO && !ours.contains(fd)) {

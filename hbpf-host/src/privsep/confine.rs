@@ -8,7 +8,7 @@ use nix::libc;
 use super::filter::{Argument, ConfineError, Filter};
 
 /// The newest Landlock that is asked for. An older kernel gives what it has.
-const LANDLOCK: ABI = ABI::V6;
+pub(super) const LANDLOCK: ABI = ABI::V6;
 
 /// What holds the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,5 +1,6 @@
 //! One process becomes two: a helper that keeps the privileges, and the rest, which gives them up for good.
 
+mod agent;
 mod capabilities;
 mod client;
 mod confine;
@@ -10,12 +11,14 @@ mod output;
 mod scribe;
 
 use std::io;
+use std::os::fd::AsRawFd;
 use std::path::PathBuf;
 
 use nix::libc;
 use nix::unistd::{ForkResult, fork};
 
 pub use crate::socket::SocketError;
+pub use agent::{hold_publisher, start_process};
 #[cfg(test)]
 pub(crate) use capabilities::Capability;
 pub(crate) use capabilities::{Capabilities, Purpose};
@@ -89,7 +92,7 @@ fn fork_gpu_reader(options: &SplitOptions) -> Result<Option<GpuReader>, SplitErr
         ForkResult::Child => {
             drop(ours);
             helper::detach_from_terminal();
-            helper::close_others(&[&theirs]);
+            helper::close_others(&[theirs.as_raw_fd()]);
             if credentials::give_up(options.account).is_ok() {
                 gpu::read_for_ever(theirs, &sources);
             }

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
 use nix::libc;
@@ -56,7 +56,7 @@ impl Scribe {
                 drop(ours);
                 helper::detach_from_terminal();
                 let theirs = OwnedFd::from(theirs);
-                helper::close_others(&[&theirs]);
+                helper::close_others(&[theirs.as_raw_fd()]);
                 if credentials::be_the_user().is_ok() && hold().is_ok() {
                     // Nobody asks any more.
                     let _ = serve(&mut UnixStream::from(theirs));

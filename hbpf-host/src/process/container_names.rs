@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use hbpf_core::label::Label;
@@ -32,6 +32,13 @@ const LOOK_AGAIN: Duration = Duration::from_secs(10);
 
 /// How long a name is believed: containers can be renamed.
 const NAME_HOLDS: Duration = Duration::from_secs(60);
+
+/// Where the host's files are: a container with the host's processes sees them through the first of these.
+pub(super) fn root(proc_root: &Path) -> PathBuf {
+    let root = proc_root.join("1/root");
+    // Without the right to look into other processes there is nothing to be seen.
+    if fs::read_dir(root.join("var")).is_ok() { root } else { PathBuf::from("/") }
+}
 
 /// Names that have been found.
 #[derive(Debug)]

@@ -84,15 +84,16 @@ struct Described {
 impl Table {
     /// Knows nothing yet. `proc_root` is `/proc`, but in tests.
     pub fn new(proc_root: PathBuf) -> Self {
+        let host = container_names::root(&proc_root);
         Self {
             sampler: Sampler::new(proc_root.clone()),
             drm: drm::Clients::new(proc_root.clone()),
             held: held::Holdings::new(proc_root.clone()),
-            proc_root,
-            users: Users::new(PathBuf::from("/etc/passwd")),
+            users: Users::new(host.join("etc/passwd")),
             machine: Machine::default(),
             owners: Owners::default(),
-            container_names: ContainerNames::new(PathBuf::from("/")),
+            container_names: ContainerNames::new(host),
+            proc_root,
             listeners: Listeners::default(),
             described: HashMap::new(),
             starting: Budget::new(STARTING_SHARE, STARTING_BURST),
