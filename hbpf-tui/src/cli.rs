@@ -11,6 +11,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use hbpf_host::protocol::Group;
 
+use crate::agent::Address;
 use crate::condition::Condition;
 use crate::format;
 use crate::ui::Palette;
@@ -66,6 +67,7 @@ impl Cli {
             Some(Command::Record(arguments)) => ("record", &arguments.probes),
             Some(Command::Trace(arguments)) => ("trace", &arguments.probes),
             Some(Command::Check(arguments)) => ("check", &arguments.probes),
+            Some(Command::Agent(arguments)) => ("agent", &arguments.probes),
             Some(
                 Command::Doctor(_)
                 | Command::Prices(_)
@@ -142,6 +144,19 @@ pub(crate) enum Command {
             hbpf diff before.hbpf after.hbpf --json\n\nExit codes:\n  0  they were compared\n  1  a recording cannot be read\n  2  bad usage"
     )]
     Diff(DiffArgs),
+    /// Always on: feeds metrics systems, and answers over HTTP
+    #[command(
+        long_about = "Observes without a view, and answers over HTTP: /metrics for Prometheus, /snapshot (as `hbpf snapshot --json`), \
+            /healthz and /readyz.\n\n\
+            What can be told by an option can be told by the environment (--token-file: HBPF_AGENT_TOKEN_FILE) and under [agent] in \
+            the configuration file (token_file), in this order. SIGHUP reads files again and goes on as before if something is wrong \
+            with them; SIGTERM ends it in order. Under systemd it says when it is ready and that it is alive.\n\nNeeds root.",
+        after_long_help = "Examples:\n  sudo hbpf agent\n  sudo curl --unix-socket /run/hbpf/agent.sock http://localhost/metrics\n  \
+            sudo hbpf agent --metrics-listen 127.0.0.1:9464\n  \
+            sudo hbpf agent --listen :9465 --token-file /etc/hbpf/token --tls-cert cert.pem --tls-key key.pem --host node1.example\n\n\
+            Exit codes:\n  0  it was told to end\n  1  it cannot begin, or the collection ended early; standard error says why\n  2  bad usage"
+    )]
+    Agent(Box<AgentArgs>),
     /// A line for each exchange with a model that ends, like a server's access log
     #[command(
         long_about = "Prints a line for each exchange with a model when it has ended: whose it was, with which model, what came of it, how \
@@ -490,6 +505,61 @@ pub(crate) struct Pricing {
     /// model_prices_and_context_window.json
     #[arg(long, value_name = "FILE")]
     pub(crate) prices: Option<PathBuf>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct AgentArgs {
+    /// Where to answer all of it: unix:/a/path, which its owner alone may open, ADDRESS:PORT or :PORT, which need --token-file; may
+    /// be given more than once
+    #[arg(long, value_name = "ADDRESS", value_parser = Address::parse, default_value = "unix:/run/hbpf/agent.sock",
+        allow_hyphen_values = true)]
+    pub(crate) listen: Vec<Address>,
+    /// Where to answer /metrics, /healthz and /readyz to anybody who can reach it, such as a Prometheus in the same network
+    #[arg(long, value_name = "ADDRESS", value_parser = Address::parse, allow_hyphen_values = true)]
+    pub(crate) metrics_listen: Vec<Address>,
+    /// A file with the token that who asks over TCP has to send, as `Authorization: Bearer TOKEN`
+    #[arg(long, value_name = "FILE")]
+    pub(crate) token_file: Option<PathBuf>,
+    /// A name by which it is asked over TCP, besides its addresses and localhost; may be given more than once
+    #[arg(long = "host", value_name = "NAME", allow_hyphen_values = true)]
+    pub(crate) hosts: Vec<String>,
+    /// Certificates for TLS, in PEM, its own first
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    pub(crate) tls_cert: Option<PathBuf>,
+    /// The private key that goes with it, in PEM
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    pub(crate) tls_key: Option<PathBuf>,
+    /// Answer on other addresses than the loopback without TLS: what encrypts is something in front of it
+    #[arg(long)]
+    pub(crate) insecure: bool,
+    /// An OpenTelemetry collector to send metrics to, such as http://collector:4318; OTEL_EXPORTER_OTLP_ENDPOINT and the other
+    /// variables of OpenTelemetry hold as well
+    #[arg(long, value_name = "URL")]
+    pub(crate) otlp_endpoint: Option<String>,
+    /// How: http/protobuf or grpc
+    #[arg(long, value_name = "PROTOCOL")]
+    pub(crate) otlp_protocol: Option<String>,
+    /// Send a span for each exchange as well, without anything of what was said
+    #[arg(long)]
+    pub(crate) otlp_spans: bool,
+    /// Time between snapshots while nobody asks: each question for numbers has one taken
+    #[arg(short = 'd', long, value_name = "DURATION", default_value = "10s", value_parser = interval, allow_hyphen_values = true)]
+    pub(crate) interval: Duration,
+    /// What rates are over, 1s to 60s
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = window, allow_hyphen_values = true)]
+    pub(crate) window: Duration,
+    /// Probe groups to use
+    #[command(flatten)]
+    pub(crate) probes: Probes,
+    /// What observing may cost
+    #[command(flatten)]
+    pub(crate) bounds: Bounds,
+    /// What is asked besides the kernel
+    #[command(flatten)]
+    pub(crate) sources: Sources,
+    /// What tokens are taken to cost
+    #[command(flatten)]
+    pub(crate) pricing: Pricing,
 }
 
 /// An end of an exchange.

@@ -11,7 +11,7 @@ use hbpf_core::dialect::{
 };
 use hbpf_core::exchange::{Api, Dialect};
 use serde::Deserialize;
-use toml::Spanned;
+use toml::{Spanned, Table};
 
 use crate::ui::Settings;
 
@@ -28,6 +28,10 @@ struct Config {
     providers: Vec<Spanned<Provider>>,
     #[serde(default)]
     view: Settings,
+    /// As options of `hbpf agent`, which reads it.
+    #[serde(default)]
+    #[expect(dead_code, reason = "so that it is no unknown field")]
+    agent: Table,
 }
 
 #[derive(Deserialize)]
@@ -105,6 +109,18 @@ pub(crate) fn load(path: Option<&Path>) -> Result<Settings> {
     install(apis)?;
     settings.units.install();
     Ok(settings)
+}
+
+/// All that the file says, if there is one.
+pub(crate) fn read_table(path: Option<&Path>) -> Result<Table> {
+    match read(path) {
+        Ok(text) => {
+            parse(&text).with_context(|| name(path).display().to_string())?;
+            Ok(text.parse()?)
+        }
+        Err(error) if path.is_none() && error.kind() == ErrorKind::NotFound => Ok(Table::new()),
+        Err(error) => Err(anyhow!(error).context(format!("cannot read {}", name(path).display()))),
+    }
 }
 
 /// Where the file is looked for.

@@ -64,6 +64,7 @@ fn stats(requests: u64, output_rate: f64, first_token: f64) -> LlmStats {
         inter_token_seconds: spread(0.02, count * 10),
         output_tokens_per_second: spread(50.0, count),
         input_tokens: spread(2100.0, count),
+        output_tokens: spread(480.0, count),
     };
     LlmStats {
         requests_total: requests,
@@ -408,6 +409,7 @@ fn host() -> Host {
 
 fn base() -> Snapshot {
     Snapshot {
+        series: None,
         schema: SCHEMA.into(),
         hbpf_version: "0.1.0".into(),
         captured_at: now(),

@@ -1,5 +1,6 @@
 //! The `hbpf` command, as a library so that its parsers can be fuzzed.
 
+mod agent;
 mod arrange;
 mod change;
 mod cli;
@@ -20,6 +21,7 @@ mod gpus;
 mod inout;
 mod list;
 mod live;
+mod metrics;
 mod over_time;
 mod period;
 mod prices;
@@ -47,6 +49,13 @@ const BAD_USAGE: u8 = 2;
 /// Runs the command with the arguments of this process.
 pub fn main() -> ExitCode {
     let cli = Cli::parse().checked().unwrap_or_else(|error| error.exit());
+    if let Some(Command::Agent(_)) = cli.command {
+        // It reads files itself, and again when it is told to.
+        return agent::run(cli.config.as_deref()).unwrap_or_else(|error| {
+            commands::complain(&error);
+            ExitCode::FAILURE
+        });
+    }
     let settings = match config::load(cli.config.as_deref()) {
         Ok(settings) => settings,
         Err(error) => {
@@ -56,6 +65,7 @@ pub fn main() -> ExitCode {
     };
     let result = match cli.command {
         None => Cli::command().print_help().map(|()| ExitCode::SUCCESS).map_err(Into::into),
+        Some(Command::Agent(_)) => Ok(ExitCode::FAILURE),
         Some(Command::Top(arguments)) => commands::top::run(&arguments, settings),
         Some(Command::Snapshot(arguments)) => commands::snapshot::run(&arguments),
         Some(Command::Record(arguments)) => commands::record::run(&arguments),

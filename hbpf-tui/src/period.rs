@@ -68,21 +68,9 @@ impl Times {
             return None;
         }
         let sum = (after.sum - before.sum).max(0.0);
-        let at = |quantile: f64| {
-            let wanted = (quantile * count as f64).ceil().max(1.0);
-            let mut below = 0.0;
-            for (index, count) in &buckets {
-                let (low, high) = exponential::bounds(*index);
-                let count = *count as f64;
-                if below + count >= wanted {
-                    let value = low + (high - low) * (wanted - below) / count;
-                    // A recording may say anything.
-                    return value.max(after.min).min(after.max);
-                }
-                below += count;
-            }
-            after.max
-        };
+        // A recording may say anything.
+        let at =
+            |part: f64| exponential::quantile(&buckets, part).map_or(after.max, |it| it.max(after.min).min(after.max));
         Some(Self { count, mean: sum / count as f64, p50: at(0.5), p90: at(0.9), p99: at(0.99) })
     }
 }

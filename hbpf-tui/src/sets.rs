@@ -261,7 +261,7 @@ fn left(endpoint: &EndpointStats) -> Cell {
 }
 
 /// The API's name as in a snapshot.
-fn api_text(api: Api) -> &'static str {
+pub(crate) fn api_text(api: Api) -> &'static str {
     match api {
         Api::Chat => "chat",
         Api::TextCompletion => "text_completion",

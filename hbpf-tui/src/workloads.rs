@@ -85,7 +85,7 @@ pub(crate) fn shown_side(workload: &Workload) -> Option<(&'static str, &LlmStats
 }
 
 /// What holds it together, in a word.
-fn kind_text(kind: WorkloadKind) -> &'static str {
+pub(crate) fn kind_text(kind: WorkloadKind) -> &'static str {
     match kind {
         WorkloadKind::Pod => "pod",
         WorkloadKind::Container => "container",

@@ -8,7 +8,7 @@ mod boot;
 mod image;
 mod packages;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Result, ensure};
@@ -166,6 +166,11 @@ fn build(architecture: Architecture) -> Result<PathBuf> {
     let programs = directory.join(&target).join("debug");
     ensure!(programs.join("hbpf").is_file(), "cargo left no hbpf in {}", programs.display());
     Ok(programs)
+}
+
+/// Unpacks programs of Debian's into this directory; downloaded if they are not there.
+pub(crate) fn programs(names: &[&str], place: &Path) -> Result<()> {
+    packages::programs(&directory(), names, place)
 }
 
 /// Where everything for the machines lies.

@@ -2,6 +2,7 @@
 
 mod bench;
 mod build_ebpf;
+mod dashboards;
 mod demo;
 mod fuzz;
 mod kernels;
@@ -38,6 +39,8 @@ enum Chore {
     Fuzz(fuzz::Arguments),
     /// Build the eBPF objects and write them with their manifest to hbpf-ebpf/dist.
     BuildEbpf(build_ebpf::Arguments),
+    /// Write Grafana's dashboards anew.
+    Dashboards(dashboards::Arguments),
 }
 
 fn main() -> Result<ExitCode> {
@@ -49,6 +52,7 @@ fn main() -> Result<ExitCode> {
         Chore::Setup(arguments) => setup::run_chore(&arguments)?,
         Chore::Fuzz(arguments) => fuzz::run_chore(&arguments)?,
         Chore::BuildEbpf(arguments) => build_ebpf::run(&arguments)?,
+        Chore::Dashboards(arguments) => dashboards::run(&arguments)?,
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -6,6 +6,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
+use crate::kernels;
 use crate::tools::{cargo, root, run};
 
 /// Clients: the vendors' SDKs.
@@ -19,6 +20,9 @@ const REQUIREMENTS_SDKS: &str = "demos/requirements-sdks.txt";
 const NODE_SDKS: &str = "demos/clients/node";
 /// Clients and servers in many languages.
 const REQUIREMENTS_COVERAGE: &str = "demos/requirements-coverage.txt";
+/// A metrics server and its tools, of the release that hbpf is built on.
+const PROMETHEUS: [&str; 1] = ["prometheus"];
+const PROMETHEUS_SUITE: &str = "bookworm";
 /// A program with its own BoringSSL, which the environment's npm installs.
 const BUN: &str = "bun@1.4.5";
 /// Programs in Rust, which are built with each of these features.
@@ -76,6 +80,9 @@ pub(crate) fn environment(full: bool) -> Result<()> {
         install(&sdks, REQUIREMENTS_SDKS)?;
         node_sdks(&venv)?;
         llama_server(&engines)?;
+        let packages = PROMETHEUS.map(|name| format!("{name}/{PROMETHEUS_SUITE}"));
+        let packages: Vec<&str> = packages.iter().map(String::as_str).collect();
+        kernels::programs(&packages, &root().join("target/prometheus")).context("cannot fetch Prometheus")?;
     }
     println!("clients for the end-to-end tests are in {}", venv.display());
     Ok(())

@@ -38,6 +38,7 @@ pub(crate) fn main() -> Result<()> {
         max_bytes_per_second: 0,
         engines: true,
         prices: Prices::built_in().clone(),
+        series: false,
     };
     let collector = Collector::start(helper, options, |update| match update {
         Update::Snapshot(snapshot) => print(&snapshot),

@@ -5,6 +5,7 @@
 //!
 //! The functions here panic where a test is to fail: they are called by tests and benches only.
 
+mod agent;
 mod client;
 mod namespace;
 mod network;
@@ -17,6 +18,7 @@ mod terminal;
 mod tracer;
 mod truth;
 
+pub use agent::{Agent, curl};
 pub use client::Client;
 pub use namespace::Namespace;
 pub use network::{End, Faults, Network};

@@ -480,9 +480,8 @@ mod tests {
     /// Once the shell has done what stands before `sleep`.
     fn settle(child: &Child) {
         // By its name alone it may not have been loaded yet.
-        let asleep = || {
-            fs::read_to_string(format!("/proc/{}/stat", child.id())).is_ok_and(|stat| stat.contains("(sleep) S"))
-        };
+        let asleep =
+            || fs::read_to_string(format!("/proc/{}/stat", child.id())).is_ok_and(|stat| stat.contains("(sleep) S"));
         for _ in 0..500 {
             if asleep() {
                 return;

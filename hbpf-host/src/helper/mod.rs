@@ -137,6 +137,15 @@ pub(crate) fn close_others(ours: &[RawFd]) {
     }
 }
 
+/// Loading programs takes some 15 MiB for a moment, which the C library would keep for good.
+fn give_back_memory() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: it gives back what is not in use.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
 /// Each probe in a library takes descriptors: the usual soft limit of 1,024 is enough for some forty libraries.
 fn raise_descriptor_limit() {
     // Where it cannot be raised, the library for which there is no descriptor says so.
@@ -355,6 +364,7 @@ impl<'a> Helper<'a> {
         }
         self.switches += 1;
         self.send_status();
+        give_back_memory();
     }
 
     /// Looks for MCP servers among the processes that have not been looked at.
@@ -592,6 +602,7 @@ impl<'a> Helper<'a> {
             if self.scan_interval == longest && !std::mem::replace(&mut self.is_prepared, true) {
                 // Not while the first samples are waited for.
                 self.probes.prepare_for_servers();
+                give_back_memory();
             }
             self.scan_interval = (self.scan_interval * 2).min(longest);
             self.last_scan = now;

@@ -52,6 +52,7 @@ fn checked(arguments: &CheckArgs) -> Result<ExitCode> {
         engines: false,
         // While files can still be opened.
         prices: prices::load(arguments.pricing.prices.as_deref())?,
+        series: false,
     };
     // Nothing else is asked after, so nothing else is looked at.
     let sources = Sources { nvml_library: None, no_engines: true };

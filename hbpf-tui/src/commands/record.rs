@@ -24,7 +24,7 @@ use crate::feed::Update;
 use crate::format;
 use crate::live;
 use crate::prices;
-use crate::recording::{Keep, Timeline, Writer};
+use crate::recording::{Effort, Keep, Timeline, Writer};
 
 /// What ends a recording that has no end of its own.
 const STOPPED: &str = "stopped";
@@ -39,6 +39,7 @@ pub(crate) fn run(arguments: &RecordArgs) -> Result<ExitCode> {
         engines: !arguments.sources.no_engines,
         // While files can still be opened, as below.
         prices: prices::load(arguments.pricing.prices.as_deref())?,
+        series: false,
     };
     let mut output = Output::begin(arguments)?;
     let session = live::Session::begin(&arguments.sources)?;
@@ -89,7 +90,7 @@ impl Output {
         let older = arguments.rotate.map(|_| privsep::create_output(&before(&arguments.output))).transpose()?;
         let file = privsep::create_output(&arguments.output)?;
         if let Some(time) = arguments.last {
-            let keep = Keep { time, ..Keep::STREAM };
+            let keep = Keep { time, effort: Effort::Thorough, ..Keep::STREAM };
             return Ok(Self::Last(Box::new(Timeline::new(keep)?), file));
         }
         let writer = Writer::new(file).context("cannot write")?;

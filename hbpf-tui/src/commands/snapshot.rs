@@ -52,6 +52,7 @@ pub(crate) fn run(arguments: &SnapshotArgs) -> Result<ExitCode> {
         engines: !arguments.sources.no_engines,
         // While files can still be opened, as below.
         prices: prices::load(arguments.pricing.prices.as_deref())?,
+        series: false,
     };
     let file = arguments.output.as_deref().filter(|path| *path != Path::new("-"));
     let mut output = file.map(privsep::create_output).transpose()?;

@@ -73,6 +73,7 @@ fn options(arguments: &Top, prices: Arc<Prices>) -> Options {
         max_bytes_per_second: arguments.bounds.max_bytes_per_second,
         engines: !arguments.sources.no_engines,
         prices,
+        series: false,
     }
 }
 

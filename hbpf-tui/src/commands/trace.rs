@@ -40,6 +40,7 @@ pub(crate) fn run(arguments: &TraceArgs) -> Result<ExitCode> {
         engines: false,
         // While files can still be opened.
         prices: prices::load(arguments.pricing.prices.as_deref())?,
+        series: false,
     };
     let lines = Lines::new(text::terminal_width());
     // Nothing else is told, so nothing else is looked at.

@@ -4,27 +4,53 @@ use std::io::{self, Read, Write};
 use std::ops::Range;
 
 use hbpf_core::snapshot::Snapshot;
+use zstd::DEFAULT_COMPRESSION_LEVEL;
 use zstd::stream::read::Decoder;
 use zstd::stream::write::Encoder;
+use zstd::zstd_safe::{CParameter, Strategy};
 
 use super::lines::{MAX_LINE_BYTES, parse};
 use super::sample::Sample;
 
-/// Most snapshots of a block. What one repeats of the one before takes next to nothing, so a block is long; and to get at its
-/// last one all of it is decompressed, so it is not too long.
-pub(super) const MAX_SNAPSHOTS: usize = 60;
+/// With so many snapshots a block is full. What one repeats of the one before takes next to nothing, so a block is long; and to
+/// get at its last one all of it is decompressed, so it is not too long.
+pub(super) const FULL_SNAPSHOTS: usize = 20;
 
 /// From so many bytes of JSON on a block is full, for the same reason: this much is decompressed in some ten milliseconds.
-const FULL_BYTES: u64 = 16 << 20;
+const FULL_BYTES: u64 = 8 << 20;
 
-/// Most bytes of JSON in a block: full but for one byte, and another snapshot.
-const MAX_BYTES: u64 = FULL_BYTES + MAX_LINE_BYTES;
+/// Most snapshots and bytes of JSON in a block that is read: earlier versions wrote up to 60 snapshots, and one after 16 MiB.
+pub(super) const MAX_SNAPSHOTS: usize = 60;
+const MAX_BYTES: u64 = (16 << 20) + MAX_LINE_BYTES;
 
 /// As far as Zstandard looks back, as a power of two: to the snapshot before, and that may be a large one.
 pub(super) const WINDOW_LOG: u32 = 23;
 
-/// Zstandard's own default, at which a snapshot takes a millisecond or two.
-const LEVEL: i32 = 3;
+/// How much is done for a block to be small.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Effort {
+    /// 3 ns for a byte of JSON.
+    Quick,
+    /// 25 ns for a byte, and half the size. A snapshot differs from the one before in numbers here and there, which cuts it into
+    /// many short matches at the same distance: what pays is to choose among those, not to look for others.
+    Thorough,
+}
+
+impl Effort {
+    fn parameters(self) -> Vec<CParameter> {
+        match self {
+            Self::Quick => vec![CParameter::CompressionLevel(3)],
+            Self::Thorough => vec![
+                CParameter::Strategy(Strategy::ZSTD_btopt),
+                CParameter::HashLog(17),
+                CParameter::ChainLog(17),
+                CParameter::SearchLog(1),
+                CParameter::MinMatch(6),
+                CParameter::TargetLength(256),
+            ],
+        }
+    }
+}
 
 /// A block to which snapshots are added.
 pub(super) struct Block {
@@ -37,8 +63,9 @@ pub(super) struct Block {
 }
 
 impl Block {
-    pub(super) fn new() -> io::Result<Self> {
-        let mut encoder = Encoder::new(Vec::new(), LEVEL)?;
+    pub(super) fn new(effort: Effort) -> io::Result<Self> {
+        let mut encoder = Encoder::new(Vec::new(), DEFAULT_COMPRESSION_LEVEL)?;
+        effort.parameters().into_iter().try_for_each(|parameter| encoder.set_parameter(parameter))?;
         encoder.window_log(WINDOW_LOG)?;
         encoder.include_checksum(true)?;
         Ok(Self { encoder, samples: Vec::new(), size: 0, line: Vec::new() })
@@ -57,7 +84,7 @@ impl Block {
     }
 
     pub(super) fn is_full(&self) -> bool {
-        self.samples.len() >= MAX_SNAPSHOTS || self.size >= FULL_BYTES
+        self.samples.len() >= FULL_SNAPSHOTS || self.size >= FULL_BYTES
     }
 
     /// What is there of it, compressed.

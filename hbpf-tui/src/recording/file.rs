@@ -8,7 +8,7 @@ use std::os::unix::fs::FileExt;
 use hbpf_core::snapshot::Snapshot;
 use zstd::stream::read::Decoder;
 
-use super::block::{Block, MAX_SNAPSHOTS};
+use super::block::{Block, Effort, MAX_SNAPSHOTS};
 use super::lines::ZSTD;
 use super::sample::Sample;
 
@@ -64,7 +64,7 @@ pub(crate) struct Writer<W: Write> {
 
 impl<W: Write> Writer<W> {
     pub(crate) fn new(output: W) -> io::Result<Self> {
-        Ok(Self { output, block: Block::new()?, written: 0 })
+        Ok(Self { output, block: Block::new(Effort::Thorough)?, written: 0 })
     }
 
     pub(crate) fn get_ref(&self) -> &W {
@@ -91,7 +91,7 @@ impl<W: Write> Writer<W> {
     }
 
     fn end_block(&mut self) -> io::Result<()> {
-        let (bytes, samples) = std::mem::replace(&mut self.block, Block::new()?).finish()?;
+        let (bytes, samples) = std::mem::replace(&mut self.block, Block::new(Effort::Thorough)?).finish()?;
         let written = std::mem::take(&mut self.written);
         write_block(&mut self.output, written, &bytes, &samples)
     }

@@ -12,6 +12,7 @@ mod lines;
 mod sample;
 mod timeline;
 
+pub(crate) use block::Effort;
 pub(crate) use file::Writer;
 pub(crate) use lines::{END, Lines};
 pub(crate) use sample::{EngineKey, Sample, engine_key, row_begins};

@@ -9,7 +9,7 @@ use hbpf_core::snapshot::{SCHEMA, Snapshot};
 use jiff::{SignedDuration, Timestamp};
 use proptest::prelude::*;
 
-use super::block::MAX_SNAPSHOTS;
+use super::block::FULL_SNAPSHOTS;
 use super::*;
 use crate::fixture;
 
@@ -84,7 +84,7 @@ fn frames(timeline: &mut Timeline) -> Vec<(u64, Timestamp)> {
 
 #[test]
 fn what_is_written_is_read_from_a_stream_and_frame_by_frame() {
-    let all = snapshots(2 * MAX_SNAPSHOTS + 5);
+    let all = snapshots(2 * FULL_SNAPSHOTS + 5);
     let wanted: Vec<_> = all.iter().map(of).collect();
     let bytes = recorded(&all);
     assert_eq!(stream(&bytes), (wanted.clone(), END.to_owned()));
@@ -105,7 +105,7 @@ fn what_is_written_is_read_from_a_stream_and_frame_by_frame() {
 
 #[test]
 fn samples_stand_in_the_file() {
-    let all = snapshots(MAX_SNAPSHOTS + 1);
+    let all = snapshots(FULL_SNAPSHOTS + 1);
     let (timeline, _) = opened(&recorded(&all));
     let samples = timeline.samples_to(all.len() as u64, all.len());
     // Numbers lose a last bit on their way through JSON.
@@ -117,7 +117,7 @@ fn samples_stand_in_the_file() {
     let third = all[3].captured_at;
     assert_eq!(timeline.at(third), 3);
     assert_eq!(timeline.at(third - SignedDuration::from_millis(1)), 2);
-    assert_eq!((timeline.at(Timestamp::MIN), timeline.at(Timestamp::MAX)), (0, MAX_SNAPSHOTS as u64));
+    assert_eq!((timeline.at(Timestamp::MIN), timeline.at(Timestamp::MAX)), (0, FULL_SNAPSHOTS as u64));
     assert_eq!(
         timeline.samples_to(3, 2).iter().map(|sample| sample.at).collect::<Vec<_>>(),
         [all[2].captured_at, third]
@@ -141,7 +141,7 @@ impl Write for Shared {
 
 #[test]
 fn a_file_that_was_cut_off_opens_up_to_the_cut() {
-    let all = snapshots(MAX_SNAPSHOTS + 4);
+    let all = snapshots(FULL_SNAPSHOTS + 4);
     let output = Shared::default();
     let mut writer = Writer::new(output.clone()).unwrap();
     let mut ends = Vec::new();
@@ -151,14 +151,14 @@ fn a_file_that_was_cut_off_opens_up_to_the_cut() {
     }
     let bytes = output.0.borrow().clone();
     let wanted: Vec<_> = all.iter().map(of).collect();
-    let block = ends[MAX_SNAPSHOTS - 1];
+    let block = ends[FULL_SNAPSHOTS - 1];
     let cuts = (0..bytes.len()).step_by(bytes.len() / 12).chain(block - 9..block + 3).chain([bytes.len()]);
     for cut in cuts.filter(|cut| *cut > 0) {
         let whole = ends.iter().filter(|end| **end <= cut).count();
         let (mut timeline, at_once) = opened(&bytes[..cut]);
         let seen = frames(&mut timeline);
         assert!(seen.len() >= whole && seen == wanted[..seen.len()], "{} of {whole} at {cut}", seen.len());
-        assert_eq!(at_once, if cut >= block { MAX_SNAPSHOTS } else { 0 }, "{cut}");
+        assert_eq!(at_once, if cut >= block { FULL_SNAPSHOTS } else { 0 }, "{cut}");
         assert_eq!(stream(&bytes[..cut]).0, seen);
     }
 }
@@ -183,7 +183,7 @@ fn what_is_no_recording_is_refused_with_its_line() {
 fn of_what_is_watched_the_latest_is_kept() {
     let keep = Keep { time: Duration::from_secs(100), ..Keep::WATCHED };
     let mut timeline = Timeline::new(keep).unwrap();
-    let all = snapshots(4 * MAX_SNAPSHOTS);
+    let all = snapshots(12 * FULL_SNAPSHOTS);
     for (number, snapshot) in all.iter().enumerate() {
         timeline.push(Arc::new(snapshot.clone())).unwrap();
         // Also that of a block that grows.
@@ -193,9 +193,9 @@ fn of_what_is_watched_the_latest_is_kept() {
         assert_eq!(range.end, number as u64 + 1);
         assert!(range.end - range.start >= (number as u64).min(100), "{range:?}");
     }
-    assert_eq!(timeline.range().start, 2 * MAX_SNAPSHOTS as u64);
+    assert_eq!(timeline.range().start, 6 * FULL_SNAPSHOTS as u64);
     assert!(timeline.get(0).unwrap().is_none());
-    let kept: Vec<_> = all[2 * MAX_SNAPSHOTS..].iter().map(of).collect();
+    let kept: Vec<_> = all[6 * FULL_SNAPSHOTS..].iter().map(of).collect();
     assert_eq!(frames(&mut timeline), kept);
     // And can be written as a recording, then and later.
     for more in [0, 1] {
@@ -208,7 +208,7 @@ fn of_what_is_watched_the_latest_is_kept() {
 
     let mut small = Timeline::new(Keep { bytes: 1, ..Keep::STREAM }).unwrap();
     all.iter().for_each(|snapshot| small.push(Arc::new(snapshot.clone())).unwrap());
-    assert!(small.range().end - small.range().start <= 2 * MAX_SNAPSHOTS as u64, "{:?}", small.range());
+    assert!(small.range().end - small.range().start <= 2 * FULL_SNAPSHOTS as u64, "{:?}", small.range());
 }
 
 proptest! {
@@ -217,7 +217,7 @@ proptest! {
     /// Whatever bytes change, nothing panics, and what can be read is what was written.
     #[test]
     fn a_damaged_file_gives_what_is_left(changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4)) {
-        let all = snapshots(MAX_SNAPSHOTS + 2);
+        let all = snapshots(FULL_SNAPSHOTS + 2);
         let mut bytes = recorded(&all);
         for (at, byte) in changes {
             let at = at.index(bytes.len());

@@ -12,7 +12,7 @@ use anyhow::{Context, Result, ensure};
 use hbpf_core::snapshot::Snapshot;
 use jiff::Timestamp;
 
-use super::block::{Block, Opened};
+use super::block::{Block, Effort, Opened};
 use super::file;
 use super::lines::Lines;
 use super::sample::Sample;
@@ -24,14 +24,15 @@ pub(crate) struct Keep {
     pub(crate) time: Duration,
     /// Compressed bytes, at most, but for the newest block.
     pub(crate) bytes: usize,
+    pub(crate) effort: Effort,
 }
 
 impl Keep {
     /// Of what is watched.
-    pub(crate) const WATCHED: Self = Self { time: Duration::from_secs(600), bytes: 64 << 20 };
+    pub(crate) const WATCHED: Self = Self { time: Duration::from_secs(600), bytes: 64 << 20, effort: Effort::Quick };
 
     /// Of a stream, or of a file that cannot be read in parts.
-    pub(crate) const STREAM: Self = Self { time: Duration::MAX, bytes: 512 << 20 };
+    pub(crate) const STREAM: Self = Self { time: Duration::MAX, bytes: 512 << 20, effort: Effort::Quick };
 }
 
 /// The frames of a recording, or the latest ones of what is watched. Each has a number, counted from the first there ever was.
@@ -70,7 +71,7 @@ impl Timeline {
             file: None,
             parts: VecDeque::new(),
             bytes: 0,
-            block: Block::new()?,
+            block: Block::new(keep.effort)?,
             samples: VecDeque::new(),
             first: 0,
             newest: None,
@@ -105,7 +106,7 @@ impl Timeline {
         let grown = self.first + self.in_parts() as u64;
         self.opened.take_if(|(first, _)| *first == grown);
         if self.block.is_full() {
-            let (bytes, samples) = std::mem::replace(&mut self.block, Block::new()?).finish()?;
+            let (bytes, samples) = std::mem::replace(&mut self.block, Block::new(self.keep.effort)?).finish()?;
             self.bytes += bytes.len();
             self.parts.push_back(Part { frames: samples.len(), data: Data::Memory(bytes) });
         }
@@ -222,7 +223,7 @@ impl Timeline {
             }
         }
         if next < samples.len() {
-            let (bytes, of_block) = std::mem::replace(&mut self.block, Block::new()?).finish()?;
+            let (bytes, of_block) = std::mem::replace(&mut self.block, Block::new(self.keep.effort)?).finish()?;
             file::write_block(output, 0, &bytes, &of_block)?;
             self.bytes += bytes.len();
             self.parts.push_back(Part { frames: of_block.len(), data: Data::Memory(bytes) });

@@ -72,6 +72,18 @@ pub(super) fn openssl(directory: &Path, architecture: Architecture) -> Result<Pa
     Ok(place)
 }
 
+/// Unpacks programs into this directory; downloaded if they are not there. `state`: where apt has what it knows.
+pub(super) fn programs(state: &Path, packages: &[&str], place: &Path) -> Result<()> {
+    if place.is_dir() {
+        return Ok(());
+    }
+    let apt = Apt::open(state)?;
+    let packages: Vec<String> = packages.iter().map(|name| (*name).to_owned()).collect();
+    let unpacked = apt.unpack(&packages, &place.with_extension("new"))?;
+    fs::rename(unpacked, place)?;
+    Ok(())
+}
+
 /// The package with the newest kernel of a series, of these.
 fn newest<'a>(
     names: impl Iterator<Item = &'a str>,

@@ -1,0 +1,556 @@
+//! `hbpf agent`: always on, for metrics systems and for people elsewhere.
+//!
+//! Three processes of its own, besides the collector's helper. The first, this one, has read files and opened sockets as root
+//! and looks after the others; it takes signals and nothing else. The collector is what it is in every command. The publisher
+//! speaks with the network, has the latest snapshot, and can neither read files nor see traffic: whoever takes it over has what
+//! it publishes anyway.
+
+mod access;
+mod counters;
+mod listener;
+mod log;
+mod otlp;
+mod publisher;
+mod settings;
+mod wire;
+
+use std::ffi::OsString;
+use std::fs::{self, File, Permissions};
+use std::io::{self, Read, Write};
+use std::net::TcpListener;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::{CommandFactory, Parser};
+use hbpf_core::prices::Prices;
+use hbpf_core::snapshot::Snapshot;
+use hbpf_host::collector::Options;
+use hbpf_host::privsep::{self, SplitOptions};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+use sd_notify::NotifyState;
+use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM};
+use signal_hook::low_level::pipe;
+use tokio_rustls::rustls::ServerConfig;
+use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use toml::Value;
+
+use self::access::{Hosts, Token};
+use self::listener::{Listener, Scope, Socket};
+use self::otlp::Exporter;
+use self::publisher::Plan;
+pub(crate) use self::settings::Address;
+use crate::cli::{AgentArgs, Cli, Command};
+use crate::config;
+use crate::feed::Update;
+use crate::live::Session;
+use crate::prices;
+
+/// How long the others have for their end: what is queued is sent, and probes are taken out.
+const END_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// How long the collector waits for a last snapshot.
+const LAST_SNAPSHOT: Duration = Duration::from_secs(2);
+
+/// How often the collector looks whether it still collects, in milliseconds.
+const WATCH: u16 = 1000;
+
+/// A publisher that ends sooner than this after its beginning is not begun again at once.
+const SHORT_LIFE: Duration = Duration::from_secs(5);
+
+/// Snapshots that wait for the publisher.
+const QUEUE: usize = 4;
+
+/// Largest of the files with tokens, keys and certificates that are read.
+const MAX_FILE: u64 = 1 << 20;
+
+/// What the collector says to the first process.
+const ALIVE: u8 = b'.';
+
+/// Runs until it is told to end.
+pub(crate) fn run(config: Option<&Path>) -> Result<ExitCode> {
+    let mut agent = Agent::begin(config)?;
+    loop {
+        match agent.wait()? {
+            Event::Stop => {
+                _ = sd_notify::notify(&[NotifyState::Stopping]);
+                return agent.end().map(|()| ExitCode::SUCCESS);
+            }
+            Event::Reload => agent.reload(config)?,
+            Event::CollectorEnded => {
+                agent.end()?;
+                return Ok(ExitCode::FAILURE);
+            }
+            Event::PublisherEnded => agent.publish_again()?,
+        }
+    }
+}
+
+/// What the first process has been told, and has opened.
+struct Setup {
+    arguments: AgentArgs,
+    token: Option<Token>,
+    tls: Option<Arc<ServerConfig>>,
+    otlp: otlp::Settings,
+    prices: Arc<Prices>,
+    /// What the file says of providers.
+    apis: String,
+}
+
+impl Setup {
+    /// Reads it all anew.
+    fn read(config: Option<&Path>) -> Result<Self> {
+        let file = config::read_table(config)?;
+        let arguments = arguments(config, file.get("agent"))?;
+        let token = arguments.token_file.as_deref().map(|path| {
+            let text = String::from_utf8(read(path)?).context("is no text")?;
+            Token::parse(&text).map_err(anyhow::Error::msg).with_context(|| path.display().to_string())
+        });
+        let tls = match (&arguments.tls_cert, &arguments.tls_key) {
+            (Some(certificate), Some(key)) => Some(Arc::new(tls(certificate, key)?)),
+            _ => None,
+        };
+        let otlp = otlp::Settings::read(
+            &otlp::Options {
+                endpoint: arguments.otlp_endpoint.clone(),
+                protocol: arguments.otlp_protocol.clone(),
+                spans: arguments.otlp_spans,
+            },
+            |name| std::env::var(name).ok(),
+        )?;
+        let prices = prices::load(arguments.pricing.prices.as_deref())?;
+        let apis = file.get("providers").map(ToString::to_string).unwrap_or_default();
+        let setup = Self { token: token.transpose()?, tls, otlp, prices, apis, arguments };
+        setup.check()?;
+        Ok(setup)
+    }
+
+    fn check(&self) -> Result<()> {
+        for address in &self.arguments.listen {
+            let Address::Tcp(address) = address else { continue };
+            ensure!(
+                self.token.is_some(),
+                "--listen {address} needs --token-file: what runs on this host is nobody else's business"
+            );
+            ensure!(
+                self.tls.is_some() || self.arguments.insecure || address.ip().is_loopback(),
+                "--listen {address} needs --tls-cert and --tls-key, or --insecure: the token would be read on its way"
+            );
+        }
+        Ok(())
+    }
+
+    /// What collecting depends on: if it changes, it begins anew.
+    fn collection(&self) -> String {
+        let AgentArgs { interval, window, probes, bounds, sources, .. } = &self.arguments;
+        format!("{interval:?} {window:?} {probes:?} {bounds:?} {sources:?} {:?} {}", self.prices, self.apis)
+    }
+}
+
+/// The arguments, as the environment and the file complete them.
+fn arguments(config: Option<&Path>, file: Option<&Value>) -> Result<AgentArgs> {
+    let written: Vec<OsString> = std::env::args_os().collect();
+    let matches = Cli::command().get_matches_from(&written);
+    let given = matches.subcommand_matches("agent").context("this is `hbpf agent`")?;
+    let mut command = Cli::command();
+    command.build();
+    let command = command.find_subcommand("agent").context("this is `hbpf agent`")?;
+    let file = file.map(|file| file.as_table().context("agent is a table")).transpose();
+    let all = file.and_then(|file| settings::complete(&written, command, given, file, |name| std::env::var_os(name)));
+    let all = all.with_context(|| config::name(config).display().to_string())?;
+    match Cli::try_parse_from(all).and_then(Cli::checked) {
+        Ok(Cli { command: Some(Command::Agent(arguments)), .. }) => Ok(*arguments),
+        Ok(_) => bail!("this is `hbpf agent`"),
+        Err(error) => bail!("{}", error.to_string().lines().next().unwrap_or_default().trim_start_matches("error: ")),
+    }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
+    file.take(MAX_FILE + 1).read_to_end(&mut bytes).with_context(|| format!("cannot read {}", path.display()))?;
+    ensure!(bytes.len() as u64 <= MAX_FILE, "{} has more than 1 MiB", path.display());
+    Ok(bytes)
+}
+
+fn tls(certificate: &Path, key: &Path) -> Result<ServerConfig> {
+    let chain = CertificateDer::pem_slice_iter(&read(certificate)?).collect::<Result<Vec<_>, _>>();
+    let chain = chain.with_context(|| format!("{}: no certificates in PEM", certificate.display()))?;
+    ensure!(!chain.is_empty(), "{}: no certificates in PEM", certificate.display());
+    let key_of = PrivateKeyDer::from_pem_slice(&read(key)?);
+    let key_of = key_of.with_context(|| format!("{}: no private key in PEM", key.display()))?;
+    let config = ServerConfig::builder().with_no_client_auth().with_single_cert(chain, key_of);
+    config.with_context(|| format!("{} does not go with {}", key.display(), certificate.display()))
+}
+
+/// A socket that listens, for as long as the agent runs.
+struct Bound {
+    address: Address,
+    socket: OwnedFd,
+}
+
+impl Bound {
+    fn bind(address: &Address) -> Result<Self> {
+        let socket = match address {
+            Address::Tcp(tcp) => TcpListener::bind(tcp).with_context(|| format!("cannot listen on {tcp}"))?.into(),
+            Address::Unix(path) => {
+                bind_unix(path).with_context(|| format!("cannot listen on unix:{}", path.display()))?.into()
+            }
+        };
+        Ok(Self { address: address.clone(), socket })
+    }
+
+    fn listener(&self, scope: Scope, tls: Option<Arc<ServerConfig>>) -> Result<Listener> {
+        let socket = self.socket.try_clone().context("cannot start")?;
+        let (socket, tls) = match self.address {
+            Address::Unix(_) => (Socket::Unix(socket.into()), None),
+            Address::Tcp(_) => (Socket::Tcp(socket.into()), tls),
+        };
+        Ok(Listener { socket, scope, tls })
+    }
+}
+
+impl Drop for Bound {
+    fn drop(&mut self) {
+        if let Address::Unix(path) = &self.address {
+            let _ = fs::remove_file(path);
+        }
+    }
+}
+
+/// Only its owner may open it. One that was left behind by an agent that has been killed is replaced; one that is in use is not.
+fn bind_unix(path: &Path) -> io::Result<UnixListener> {
+    if let Some(directory) = path.parent() {
+        fs::create_dir_all(directory)?;
+    }
+    if fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket()) {
+        if UnixStream::connect(path).is_ok() {
+            return Err(io::Error::new(io::ErrorKind::AddrInUse, "another agent listens there"));
+        }
+        fs::remove_file(path)?;
+    }
+    let mask = nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o177));
+    let bound = UnixListener::bind(path);
+    nix::sys::stat::umask(mask);
+    fs::set_permissions(path, Permissions::from_mode(0o600))?;
+    bound
+}
+
+/// The first process.
+struct Agent {
+    setup: Setup,
+    bound: Vec<Bound>,
+    collector: Collector,
+    publisher: Publisher,
+    signals: Signals,
+}
+
+/// A process that collects.
+struct Collector {
+    pid: Option<Pid>,
+    /// It ends when this is closed.
+    control: UnixStream,
+}
+
+/// A process that publishes.
+struct Publisher {
+    pid: Option<Pid>,
+    began: Instant,
+    /// Its end of the socket, for another one after it.
+    socket: OwnedFd,
+}
+
+/// What has happened.
+enum Event {
+    Stop,
+    Reload,
+    CollectorEnded,
+    PublisherEnded,
+}
+
+/// A byte for each signal that came.
+struct Signals {
+    stop: UnixStream,
+    reload: UnixStream,
+    child: UnixStream,
+}
+
+impl Signals {
+    fn listen() -> io::Result<Self> {
+        let on = |signals: &[i32]| {
+            let (ours, theirs) = UnixStream::pair()?;
+            ours.set_nonblocking(true)?;
+            for signal in signals {
+                pipe::register(*signal, theirs.try_clone()?)?;
+            }
+            Ok::<_, io::Error>(ours)
+        };
+        Ok(Self { stop: on(&[SIGTERM, SIGINT])?, reload: on(&[SIGHUP])?, child: on(&[SIGCHLD])? })
+    }
+}
+
+/// Whether anything came since the last time.
+fn drain(mut stream: &UnixStream) -> bool {
+    let mut bytes = [0; 64];
+    let mut any = false;
+    while stream.read(&mut bytes).is_ok_and(|read| read > 0) {
+        any = true;
+    }
+    any
+}
+
+impl Agent {
+    fn begin(config: Option<&Path>) -> Result<Self> {
+        let setup = Setup::read(config)?;
+        let addresses = setup.arguments.listen.iter().chain(&setup.arguments.metrics_listen);
+        let bound = addresses.map(Bound::bind).collect::<Result<Vec<_>>>()?;
+        let signals = Signals::listen().context("cannot take signals")?;
+        let (collector, socket) = collect(&setup, config)?;
+        let publisher = publish(&setup, &bound, socket)?;
+        Ok(Self { setup, bound, collector, publisher, signals })
+    }
+
+    /// Waits for the next thing that needs doing.
+    fn wait(&mut self) -> Result<Event> {
+        loop {
+            let watched = [&self.signals.stop, &self.signals.reload, &self.signals.child, &self.collector.control];
+            let mut polled = watched.map(|stream| PollFd::new(stream.as_fd(), PollFlags::POLLIN));
+            match poll(&mut polled, PollTimeout::NONE) {
+                Ok(_) | Err(Errno::EINTR) => {}
+                Err(error) => return Err(error).context("cannot wait"),
+            }
+            if drain(&self.signals.stop) {
+                return Ok(Event::Stop);
+            }
+            if drain(&self.signals.child) {
+                if has_ended(&mut self.collector.pid) {
+                    return Ok(Event::CollectorEnded);
+                }
+                if has_ended(&mut self.publisher.pid) {
+                    return Ok(Event::PublisherEnded);
+                }
+            }
+            if drain(&self.signals.reload) {
+                return Ok(Event::Reload);
+            }
+            if drain(&self.collector.control) {
+                _ = sd_notify::notify(&[NotifyState::Ready, NotifyState::Watchdog]);
+            }
+        }
+    }
+
+    /// Takes over what files say now; if that is wrong, goes on as before.
+    fn reload(&mut self, config: Option<&Path>) -> Result<()> {
+        let setup = match Setup::read(config) {
+            Ok(setup) => setup,
+            Err(error) => {
+                log::line(&format!("not reloaded, all is as it was: {error:#}"));
+                return Ok(());
+            }
+        };
+        let wanted: Vec<Address> =
+            setup.arguments.listen.iter().chain(&setup.arguments.metrics_listen).cloned().collect();
+        for address in &wanted {
+            if !self.bound.iter().any(|bound| bound.address == *address) {
+                match Bound::bind(address) {
+                    Ok(bound) => self.bound.push(bound),
+                    Err(error) => {
+                        log::line(&format!("not reloaded, all is as it was: {error:#}"));
+                        return Ok(());
+                    }
+                }
+            }
+        }
+        let begins_anew = setup.collection() != self.setup.collection();
+        self.setup = setup;
+        let old = self.publisher.pid.take();
+        if begins_anew {
+            self.end()?;
+            (self.collector, self.publisher.socket) = collect(&self.setup, config)?;
+        } else if let Some(pid) = old {
+            // It has nothing that is not published again.
+            stop(pid);
+        }
+        self.bound.retain(|bound| wanted.contains(&bound.address));
+        self.publish_again()?;
+        log::line(if begins_anew { "reloaded; collecting begins anew" } else { "reloaded" });
+        Ok(())
+    }
+
+    /// Begins another publisher where there is none.
+    fn publish_again(&mut self) -> Result<()> {
+        if self.publisher.began.elapsed() < SHORT_LIFE {
+            thread::sleep(SHORT_LIFE);
+        }
+        let socket = self.publisher.socket.try_clone().context("cannot start")?;
+        self.publisher = publish(&self.setup, &self.bound, socket)?;
+        Ok(())
+    }
+
+    /// Ends the others: the collector first, so that the publisher has all there is.
+    fn end(&mut self) -> Result<()> {
+        let _ = self.collector.control.shutdown(std::net::Shutdown::Both);
+        let deadline = Instant::now() + END_TIMEOUT;
+        let mut are_well = true;
+        for pid in [&mut self.collector.pid, &mut self.publisher.pid] {
+            while pid.is_some() && !has_ended(pid) && Instant::now() < deadline {
+                let mut polled = [PollFd::new(self.signals.child.as_fd(), PollFlags::POLLIN)];
+                let _ = poll(&mut polled, 100_u16);
+                drain(&self.signals.child);
+            }
+            if let Some(pid) = pid.take() {
+                stop(pid);
+                are_well = false;
+            }
+        }
+        ensure!(are_well, "a process of it did not end in time and was killed");
+        Ok(())
+    }
+}
+
+/// Kills one of ours, and takes note of its end.
+fn stop(pid: Pid) {
+    let _ = kill(pid, Signal::SIGKILL);
+    let _ = waitpid(pid, None);
+}
+
+fn has_ended(pid: &mut Option<Pid>) -> bool {
+    let Some(of) = *pid else { return true };
+    let is_running = matches!(waitpid(of, Some(WaitPidFlag::WNOHANG)), Ok(WaitStatus::StillAlive));
+    if !is_running {
+        *pid = None;
+    }
+    !is_running
+}
+
+/// Starts the collector; gives the publisher's end of their socket as well.
+fn collect(setup: &Setup, config: Option<&Path>) -> Result<(Collector, OwnedFd)> {
+    let (ours, theirs) = wire::pair().context("cannot start")?;
+    let (control, its_control) = UnixStream::pair().context("cannot start")?;
+    control.set_nonblocking(true).context("cannot start")?;
+    let keep = [ours.as_raw_fd(), its_control.as_raw_fd()];
+    let pid = privsep::start_process(&keep, || {
+        let prices = Arc::clone(&setup.prices);
+        finish(config::load(config).and_then(|_| collecting(&setup.arguments, prices, &ours, its_control)))
+    });
+    Ok((Collector { pid: Some(pid.context("cannot start")?), control }, theirs))
+}
+
+/// Starts the publisher.
+fn publish(setup: &Setup, bound: &[Bound], socket: OwnedFd) -> Result<Publisher> {
+    let arguments = &setup.arguments;
+    let listener = |bound: &Bound| {
+        let scope = match (&bound.address, &setup.token) {
+            (address, _) if arguments.metrics_listen.contains(address) => Scope::Metrics,
+            (Address::Tcp(address), Some(token)) => {
+                Scope::Guarded(token.clone(), Hosts::new(*address, &arguments.hosts))
+            }
+            _ => Scope::Whole,
+        };
+        bound.listener(scope, setup.tls.clone())
+    };
+    let plan = Plan {
+        listeners: bound.iter().map(listener).collect::<Result<_>>()?,
+        groups: arguments.probes.chosen(),
+        interval: arguments.interval,
+        exporter: Exporter::new(setup.otlp.clone())?,
+    };
+    let its_socket = socket.try_clone().context("cannot start")?;
+    let keep: Vec<RawFd> = plan.listeners.iter().map(Listener::descriptor).chain([its_socket.as_raw_fd()]).collect();
+    let pid = privsep::start_process(&keep, move || {
+        let held = privsep::hold_publisher(&SplitOptions::default()).context("cannot start");
+        finish(held.and_then(|()| publisher::run(its_socket, plan)))
+    });
+    Ok(Publisher { pid: Some(pid.context("cannot start")?), began: Instant::now(), socket })
+}
+
+/// Says what went wrong, if anything did; gives the exit status.
+fn finish(result: Result<()>) -> u8 {
+    match result {
+        Ok(()) => 0,
+        Err(error) => {
+            log::line(&format!("{error:#}"));
+            1
+        }
+    }
+}
+
+/// Collects, and sends snapshots to the publisher, until the first process closes `control`.
+fn collecting(arguments: &AgentArgs, prices: Arc<Prices>, publisher: &OwnedFd, mut control: UnixStream) -> Result<()> {
+    let session = Session::begin(&arguments.sources)?;
+    let options = Options {
+        groups: arguments.probes.chosen(),
+        window: arguments.window,
+        interval: Some(arguments.interval),
+        max_overhead: arguments.bounds.max_overhead.0,
+        max_bytes_per_second: arguments.bounds.max_bytes_per_second,
+        engines: !arguments.sources.no_engines,
+        prices,
+        series: true,
+    };
+    let (ended, has_ended) = mpsc::channel();
+    let (delivered, is_delivered) = mpsc::sync_channel(1);
+    let (frames, queue) = mpsc::sync_channel::<Arc<Snapshot>>(QUEUE);
+    let alive = control.try_clone().context("cannot start")?;
+    let socket = publisher.try_clone().context("cannot start")?;
+    let sending = thread::Builder::new().name("sender".into()).spawn(move || send(&queue, &socket, alive));
+    let sending = sending.context("cannot start")?;
+    let collector = session.start(options, move |update| match update {
+        // A publisher that does not keep up misses some: their numbers say so.
+        Update::Snapshot(snapshot) => {
+            _ = frames.try_send(snapshot);
+            _ = delivered.try_send(());
+        }
+        Update::Ended(why) => _ = ended.send(why),
+    })?;
+    loop {
+        let mut polled =
+            [PollFd::new(publisher.as_fd(), PollFlags::POLLIN), PollFd::new(control.as_fd(), PollFlags::POLLIN)];
+        // Also to see whether the collection has ended.
+        match poll(&mut polled, WATCH) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(error) => return Err(error).context("cannot wait"),
+        }
+        let [asks, ends] = polled.map(|polled| polled.any().unwrap_or(false));
+        if let Ok(why) = has_ended.try_recv() {
+            bail!("collection has ended: {why}");
+        }
+        if ends && control.read(&mut [0]).is_ok_and(|read| read == 0) {
+            break;
+        }
+        if asks && wire::take_asked(publisher) {
+            collector.take_now();
+        }
+    }
+    // What ended since the last snapshot.
+    _ = is_delivered.try_recv();
+    collector.take_now();
+    _ = is_delivered.recv_timeout(LAST_SNAPSHOT);
+    drop(collector);
+    let _ = sending.join();
+    Ok(())
+}
+
+/// Hands snapshots on, and says after each that all is well.
+fn send(queue: &Receiver<Arc<Snapshot>>, publisher: &OwnedFd, mut alive: UnixStream) {
+    for snapshot in queue {
+        let sent = serde_json::to_vec(&*snapshot).map_err(io::Error::from);
+        match sent.and_then(|json| wire::send_snapshot(publisher, &json)) {
+            // At the end nobody listens any more.
+            Ok(()) => _ = alive.write_all(&[ALIVE]),
+            Err(error) => log::line(&format!("the publisher did not take a snapshot: {error}")),
+        }
+    }
+}

@@ -1,0 +1,237 @@
+//! Metrics and spans to an OpenTelemetry collector.
+//!
+//! Metrics are encoded anew each time, so that nothing waits while the collector is away: the next export has all of it. Counts
+//! since the last export are since the last that arrived. Of one that may have arrived or not, they are taken to have: nothing is
+//! told twice, and that something may be missing is counted.
+
+mod encode;
+mod send;
+mod settings;
+mod spans;
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep_until, timeout};
+
+use self::encode::Encoder;
+use self::send::{Failure, Sender};
+pub(super) use self::settings::{Options, Settings};
+use self::spans::Spans;
+use super::listener::Shared;
+use super::publisher::Frame;
+use crate::metrics;
+
+/// After a failure, until it is tried again; doubled each time up to the most.
+const FIRST_RETRY: Duration = Duration::from_secs(1);
+const MAX_RETRY: Duration = Duration::from_secs(30);
+
+/// At the end, for what is left.
+const LAST_EXPORT: Duration = Duration::from_secs(5);
+
+/// How the exports go.
+#[derive(Default)]
+pub(super) struct Progress(RefCell<Vec<(&'static str, Outcome)>>);
+
+/// How those of one signal go.
+#[derive(Clone, Default)]
+pub(super) struct Outcome {
+    pub(super) exported: u64,
+    pub(super) failed: u64,
+    /// Points or spans that the collector refused.
+    pub(super) rejected: u64,
+    /// Exports of which it is not known whether they arrived.
+    pub(super) unconfirmed: u64,
+    /// Spans that had no place in the queue.
+    pub(super) dropped: u64,
+    /// Why the last one failed, if it did.
+    pub(super) problem: Option<String>,
+}
+
+impl Progress {
+    fn note(&self, signal: &'static str, note: impl FnOnce(&mut Outcome)) {
+        let mut outcomes = self.0.borrow_mut();
+        let at = outcomes.iter().position(|(of, _)| *of == signal).unwrap_or_else(|| {
+            outcomes.push((signal, Outcome::default()));
+            outcomes.len() - 1
+        });
+        note(&mut outcomes[at].1);
+    }
+
+    pub(super) fn outcomes(&self) -> Vec<(&'static str, Outcome)> {
+        self.0.borrow().clone()
+    }
+}
+
+const METRICS: &str = "metrics";
+const TRACES: &str = "traces";
+
+/// What is to be done, with connections that are made when they are needed.
+pub(super) struct Exporter {
+    settings: Settings,
+    metrics: Option<Sender>,
+    traces: Option<Sender>,
+}
+
+impl Exporter {
+    /// To be called while files can be read.
+    ///
+    /// # Errors
+    ///
+    /// If certificates cannot be used.
+    pub(super) fn new(settings: Settings) -> anyhow::Result<Self> {
+        let metrics = settings.metrics.as_ref().map(Sender::new).transpose()?;
+        let traces = settings.traces.as_ref().map(Sender::new).transpose()?;
+        Ok(Self { settings, metrics, traces })
+    }
+
+    /// Exports until `ending`, and what is left then.
+    pub(super) async fn run(self, shared: Rc<Shared>, ending: Rc<Notify>) {
+        let Self { settings, metrics, traces } = self;
+        let metrics = async {
+            if let Some(sender) = metrics {
+                export_metrics(&settings, sender, &shared, &ending).await;
+            }
+        };
+        let traces = async {
+            if let Some(sender) = traces {
+                export_spans(&settings, sender, &shared, &ending).await;
+            }
+        };
+        tokio::join!(metrics, traces);
+    }
+}
+
+async fn export_metrics(settings: &Settings, mut sender: Sender, shared: &Shared, ending: &Notify) {
+    let mut encoder = None;
+    let mut retry = FIRST_RETRY;
+    let mut next = Instant::now() + settings.interval;
+    let mut is_ending = false;
+    while !is_ending {
+        tokio::select! {
+            () = sleep_until(next) => {}
+            () = ending.notified() => is_ending = true,
+        }
+        let frame = if is_ending { shared.current.latest() } else { shared.current.fresh().await };
+        let Some(frame) = frame else { continue };
+        let encoder = encoder.get_or_insert_with(|| Encoder::new(settings, &frame.snapshot));
+        let mut families = metrics::collect(&frame.snapshot);
+        shared.collect_own(&frame, &mut families);
+        let encoded = encoder.encode(&frame.snapshot, families);
+        let sent = if is_ending {
+            timeout(LAST_EXPORT, sender.metrics(encoded))
+                .await
+                .unwrap_or_else(|_| Err(Failure::unconfirmed("no time is left")))
+        } else {
+            sender.metrics(encoded).await
+        };
+        next += settings.interval;
+        // Slower than it is wanted: what was missed is not made up for.
+        next = next.max(Instant::now());
+        match sent {
+            Ok(rejected) => {
+                encoder.confirm();
+                retry = FIRST_RETRY;
+                note_sent(shared, METRICS, &rejected);
+            }
+            Err(failure) => {
+                if !failure.is_retried || failure.is_unconfirmed {
+                    // As if it had arrived.
+                    encoder.confirm();
+                } else {
+                    next = next.min(Instant::now() + failure.after.unwrap_or(retry));
+                    retry = (retry * 2).min(MAX_RETRY);
+                }
+                note_failure(shared, METRICS, &failure);
+            }
+        }
+    }
+}
+
+async fn export_spans(settings: &Settings, mut sender: Sender, shared: &Shared, ending: &Notify) {
+    let mut spans = Spans::new(settings);
+    let mut retry = FIRST_RETRY;
+    let mut next = Instant::now() + settings.spans.delay;
+    let mut is_ending = false;
+    let mut frames = shared.current.subscribe();
+    while !is_ending {
+        tokio::select! {
+            () = sleep_until(next), if !spans.is_empty() => {}
+            frame = frames.recv() => {
+                match frame {
+                    Ok(frame) => take(&mut spans, &frame, shared),
+                    Err(tokio::sync::broadcast::error::RecvError::Lagged(missed)) => {
+                        shared.log.say("spans", &format!("{missed} snapshots were missed, and the requests that ended in them"));
+                    }
+                    Err(tokio::sync::broadcast::error::RecvError::Closed) => {}
+                }
+                if !spans.is_full() {
+                    continue;
+                }
+            }
+            () = ending.notified() => is_ending = true,
+        }
+        if is_ending {
+            while let Ok(frame) = frames.try_recv() {
+                take(&mut spans, &frame, shared);
+            }
+        }
+        let deadline = Instant::now() + LAST_EXPORT;
+        while let Some(batch) = spans.batch() {
+            let sent = if is_ending {
+                let left = deadline.saturating_duration_since(Instant::now());
+                timeout(left, sender.spans(batch))
+                    .await
+                    .unwrap_or_else(|_| Err(Failure::unconfirmed("no time is left")))
+            } else {
+                sender.spans(batch).await
+            };
+            match sent {
+                Ok(rejected) => {
+                    spans.confirm();
+                    retry = FIRST_RETRY;
+                    note_sent(shared, TRACES, &rejected);
+                }
+                Err(failure) => {
+                    if !failure.is_retried || failure.is_unconfirmed {
+                        spans.confirm();
+                    }
+                    note_failure(shared, TRACES, &failure);
+                    next = Instant::now() + failure.after.unwrap_or(retry);
+                    retry = (retry * 2).min(MAX_RETRY);
+                    break;
+                }
+            }
+        }
+        next = next.max(Instant::now() + settings.spans.delay);
+    }
+}
+
+fn take(spans: &mut Spans, frame: &Frame, shared: &Shared) {
+    let dropped = spans.take(&frame.snapshot);
+    if dropped > 0 {
+        shared.progress.note(TRACES, |outcome| outcome.dropped += dropped);
+    }
+}
+
+fn note_sent(shared: &Shared, signal: &'static str, rejected: &Option<(u64, String)>) {
+    shared.progress.note(signal, |outcome| {
+        outcome.exported += 1;
+        outcome.problem = None;
+        outcome.rejected += rejected.as_ref().map_or(0, |(count, _)| *count);
+    });
+    if let Some((count, why)) = rejected {
+        shared.log.say("rejected", &format!("the collector refused {count} of the {signal}: {why}"));
+    }
+}
+
+fn note_failure(shared: &Shared, signal: &'static str, failure: &Failure) {
+    shared.progress.note(signal, |outcome| {
+        outcome.failed += 1;
+        outcome.unconfirmed += u64::from(failure.is_unconfirmed);
+        outcome.problem = Some(failure.why.clone());
+    });
+    shared.log.say("export", &format!("{signal} were not exported: {}", failure.why));
+}

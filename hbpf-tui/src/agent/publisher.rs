@@ -1,0 +1,215 @@
+//! The process that speaks with the network: it has the latest snapshot, and nothing else.
+
+use std::cell::{Cell, RefCell};
+use std::fmt::Write as _;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use hbpf_core::snapshot::Snapshot;
+use hbpf_host::protocol::Group;
+use hyper::body::Bytes;
+use tokio::runtime::Builder;
+use tokio::sync::mpsc::{self, Receiver, Sender};
+use tokio::sync::{Notify, broadcast};
+use tokio::task::LocalSet;
+use tokio::time::timeout;
+
+use super::listener::{self, Listener, Shared};
+use super::log::{self, Log};
+use super::otlp::{Exporter, Outcome};
+use super::wire::{self, Pieces, Received};
+use crate::summary::{self, GroupState};
+
+/// Who asks within this time gets the snapshot that is there.
+const FRESH: Duration = Duration::from_millis(500);
+
+/// How long a newer one is waited for.
+const WAIT: Duration = Duration::from_secs(3);
+
+/// Older than so many intervals, and than so much, a snapshot says that collecting has stopped.
+const MISSED_INTERVALS: u32 = 3;
+const STOPPED: Duration = Duration::from_secs(20);
+
+/// Snapshots that wait to be published.
+const QUEUE: usize = 4;
+
+/// What is to be published.
+pub(super) struct Plan {
+    pub(super) listeners: Vec<Listener>,
+    /// Those that shall be in place.
+    pub(super) groups: Vec<Group>,
+    pub(super) interval: Duration,
+    pub(super) exporter: Exporter,
+}
+
+/// A snapshot that came.
+pub(super) struct Frame {
+    pub(super) snapshot: Snapshot,
+    pub(super) json: Bytes,
+    received: Instant,
+}
+
+/// The latest snapshot.
+#[derive(Clone)]
+pub(super) struct Current(Rc<Inner>);
+
+struct Inner {
+    latest: RefCell<Option<Rc<Frame>>>,
+    changed: Notify,
+    socket: OwnedFd,
+    groups: Vec<Group>,
+    patience: Duration,
+    started: Instant,
+    is_ending: Cell<bool>,
+    /// To those who want every snapshot.
+    frames: broadcast::Sender<Rc<Frame>>,
+}
+
+impl Current {
+    pub(super) fn latest(&self) -> Option<Rc<Frame>> {
+        self.0.latest.borrow().clone()
+    }
+
+    /// One that is no older than a moment, if it comes in time; otherwise the latest.
+    pub(super) async fn fresh(&self) -> Option<Rc<Frame>> {
+        let latest = self.latest();
+        if latest.as_ref().is_some_and(|frame| frame.received.elapsed() < FRESH) {
+            return latest;
+        }
+        let changed = self.0.changed.notified();
+        wire::ask(&self.0.socket);
+        let _ = timeout(WAIT, changed).await;
+        self.latest()
+    }
+
+    /// Every snapshot from now on.
+    pub(super) fn subscribe(&self) -> broadcast::Receiver<Rc<Frame>> {
+        self.0.frames.subscribe()
+    }
+
+    /// Whether the agent works, and what it does.
+    pub(super) fn health(&self) -> (bool, String) {
+        let of = &self.0;
+        match self.latest() {
+            _ if of.is_ending.get() => (false, "ending\n".to_owned()),
+            Some(frame) if frame.received.elapsed() < of.patience => (true, "ok\n".to_owned()),
+            Some(frame) => {
+                (false, format!("no snapshot for {}s: collecting has stopped\n", frame.received.elapsed().as_secs()))
+            }
+            None if of.started.elapsed() < of.patience => (true, "starting\n".to_owned()),
+            None => (false, "no snapshot has come\n".to_owned()),
+        }
+    }
+
+    /// Whether it does what it is for, and what it lacks; how exports go is known elsewhere.
+    pub(super) fn readiness(&self, exports: &[(&str, Outcome)]) -> (bool, String) {
+        let (mut is_ready, mut text) = self.health();
+        let Some(frame) = self.latest() else { return (false, text) };
+        text.insert_str(0, "snapshots: ");
+        let capture = &frame.snapshot.capture;
+        for group in &self.0.groups {
+            let state = summary::group_state(capture, *group);
+            let is_on = matches!(state, GroupState::On { .. });
+            let reason = || {
+                let mut of_group = capture.probes.iter().filter(|probe| probe.group.as_str() == group.name());
+                of_group.find_map(|probe| probe.reason.as_ref()).map_or_else(|| "off".to_owned(), ToString::to_string)
+            };
+            let state = if is_on { "on".to_owned() } else { reason() };
+            _ = writeln!(text, "{}: {state}", group.name());
+            is_ready &= is_on;
+        }
+        for (signal, outcome) in exports {
+            let state = outcome.problem.as_deref().unwrap_or("on");
+            is_ready &= outcome.problem.is_none();
+            _ = writeln!(text, "otlp {signal}: {state}");
+        }
+        let running = frame.snapshot.totals.requests_in_flight;
+        let events = match running {
+            Some(0) => "idle".to_owned(),
+            Some(running) => format!("{running} requests in flight"),
+            None => "nothing watches".to_owned(),
+        };
+        _ = writeln!(text, "events: {events}");
+        (is_ready, text)
+    }
+
+    /// Takes what comes, until nothing will.
+    async fn follow(&self, mut frames: Receiver<Frame>) {
+        while let Some(frame) = frames.recv().await {
+            let frame = Rc::new(frame);
+            *self.0.latest.borrow_mut() = Some(Rc::clone(&frame));
+            // Whether anybody wants it.
+            _ = self.0.frames.send(frame);
+            self.0.changed.notify_waiters();
+        }
+    }
+}
+
+/// Takes snapshots from the socket, until it is closed.
+fn receive(socket: &OwnedFd, frames: &Sender<Frame>) -> Result<()> {
+    let mut pieces = Pieces::default();
+    while let Some(received) = pieces.receive(socket).context("cannot take snapshots")? {
+        let Received::Whole(json) = received else { continue };
+        let snapshot = serde_json::from_slice(&json).context("a snapshot could not be read")?;
+        let frame = Frame { snapshot, json: json.into(), received: Instant::now() };
+        if frames.blocking_send(frame).is_err() {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Publishes until no more snapshots come.
+///
+/// # Errors
+///
+/// If it cannot begin.
+pub(super) fn run(socket: OwnedFd, plan: Plan) -> Result<()> {
+    let runtime = Builder::new_current_thread().enable_io().enable_time().build().context("cannot start")?;
+    let (sender, frames) = mpsc::channel(QUEUE);
+    let its_socket = socket.try_clone().context("cannot start")?;
+    let receiving = thread::Builder::new().name("receiver".into()).spawn(move || receive(&its_socket, &sender));
+    let receiving = receiving.context("cannot start")?;
+    let tasks = LocalSet::new();
+    tasks.block_on(&runtime, async {
+        let patience = (plan.interval * MISSED_INTERVALS).max(STOPPED);
+        let current = Current(Rc::new(Inner {
+            latest: RefCell::default(),
+            changed: Notify::new(),
+            socket,
+            groups: plan.groups,
+            patience,
+            started: Instant::now(),
+            is_ending: Cell::default(),
+            frames: broadcast::channel(QUEUE).0,
+        }));
+        let shared = Rc::new(Shared::new(current.clone(), Log::default()));
+        let ending = Rc::new(Notify::new());
+        let serving: Vec<_> = plan
+            .listeners
+            .into_iter()
+            .map(|listener| {
+                let (shared, ending) = (Rc::clone(&shared), Rc::clone(&ending));
+                tokio::task::spawn_local(async move {
+                    if let Err(error) = listener::serve(listener, shared, ending.notified()).await {
+                        log::line(&format!("a listener cannot be used: {error}"));
+                    }
+                })
+            })
+            .collect();
+        let exporting = tokio::task::spawn_local(plan.exporter.run(Rc::clone(&shared), Rc::clone(&ending)));
+        // So that all of them wait for the end before it can come.
+        tokio::task::yield_now().await;
+        current.follow(frames).await;
+        current.0.is_ending.set(true);
+        ending.notify_waiters();
+        for listener in serving {
+            let _ = listener.await;
+        }
+        let _ = exporting.await;
+    });
+    receiving.join().unwrap_or_else(|_| bail!("the thread that takes snapshots has failed"))
+}
