@@ -23,6 +23,7 @@ fn client(server: &Server, python: &Path) -> Client {
     let mut command = Command::new(python);
     command.arg(script("clients/stdlib.py")).args(["--base-url", &server.plain_url(), "--threads", "2"]);
     command.args(["--count", &(CALLS / 2).to_string(), "--model", "demo", "--model", "demo-429err"]);
+    command.env("HBPF_DEMO_PROMPT", "CANARYPROMPT").env("HBPF_DEMO_KEY", "CANARYKEY");
     Client::start(&mut command)
 }
 
@@ -122,7 +123,7 @@ fn a_real_prometheus_has_the_numbers_of_the_snapshot() {
     let Some(_host) = host() else { return };
     let Some(python) = python() else { return };
     let Some(promtool) = prometheus("promtool") else { return };
-    let server = Server::start(&["--ttft", "20", "--rate", "400"]);
+    let server = Server::start(&["--ttft", "20", "--rate", "400", "--word", "CANARYANSWER"]);
     let agent = Agent::start(&[]);
     let Some(classic) = Prometheus::start(&agent, &[]) else { return };
     let Some(native) = Prometheus::start(&agent, &["--enable-feature=native-histograms"]) else { return };

@@ -57,7 +57,7 @@ fn classic_buckets_are_exact() {
         buckets: vec![(-9, 1), (-8, 2), (-1, 3), (0, 3), (90, 1)],
         ..Distribution::default()
     };
-    let below = |exponent| openmetrics::below(&values, exponent);
+    let below = |exponent| below(&values, exponent);
     assert_eq!([-2, -1, 0, 1, 9, 12].map(below), [0, 1, 6, 9, 9, 10]);
 }
 

@@ -5,6 +5,7 @@ use std::ops::Range;
 
 use hbpf_core::snapshot::Snapshot;
 use zstd::DEFAULT_COMPRESSION_LEVEL;
+use zstd::bulk::Decompressor;
 use zstd::stream::read::Decoder;
 use zstd::stream::write::Encoder;
 use zstd::zstd_safe::{CParameter, Strategy};
@@ -14,14 +15,14 @@ use super::sample::Sample;
 
 /// With so many snapshots a block is full. What one repeats of the one before takes next to nothing, so a block is long; and to
 /// get at its last one all of it is decompressed, so it is not too long.
-pub(super) const FULL_SNAPSHOTS: usize = 20;
+pub(super) const FULL_SNAPSHOTS: usize = 60;
 
 /// From so many bytes of JSON on a block is full, for the same reason: this much is decompressed in some ten milliseconds.
-const FULL_BYTES: u64 = 8 << 20;
+const FULL_BYTES: u64 = 12 << 20;
 
-/// Most snapshots and bytes of JSON in a block that is read: earlier versions wrote up to 60 snapshots, and one after 16 MiB.
-pub(super) const MAX_SNAPSHOTS: usize = 60;
-const MAX_BYTES: u64 = (16 << 20) + MAX_LINE_BYTES;
+/// Most bytes of JSON in a block that is read: it was full but for one byte, and another snapshot came. Earlier versions filled
+/// blocks up to 16 MiB.
+const MAX_BYTES: usize = (16 << 20) + MAX_LINE_BYTES as usize;
 
 /// As far as Zstandard looks back, as a power of two: to the snapshot before, and that may be a large one.
 pub(super) const WINDOW_LOG: u32 = 23;
@@ -31,7 +32,7 @@ pub(super) const WINDOW_LOG: u32 = 23;
 pub(crate) enum Effort {
     /// 3 ns for a byte of JSON.
     Quick,
-    /// 25 ns for a byte, and half the size. A snapshot differs from the one before in numbers here and there, which cuts it into
+    /// 40 ns for a byte, and some two thirds of the size. A snapshot differs from the one before in numbers here and there, which cuts it into
     /// many short matches at the same distance: what pays is to choose among those, not to look for others.
     Thorough,
 }
@@ -42,11 +43,11 @@ impl Effort {
             Self::Quick => vec![CParameter::CompressionLevel(3)],
             Self::Thorough => vec![
                 CParameter::Strategy(Strategy::ZSTD_btopt),
-                CParameter::HashLog(17),
-                CParameter::ChainLog(17),
-                CParameter::SearchLog(1),
+                CParameter::HashLog(18),
+                CParameter::ChainLog(18),
+                CParameter::SearchLog(2),
                 CParameter::MinMatch(6),
-                CParameter::TargetLength(256),
+                CParameter::TargetLength(999),
             ],
         }
     }
@@ -102,28 +103,43 @@ impl Block {
     }
 }
 
-/// A block that was decompressed.
+/// A block that was decompressed. To open another one in its place is much faster than anew: its memory is there.
 pub(super) struct Opened {
+    decompressor: Decompressor<'static>,
     text: Vec<u8>,
     lines: Vec<Range<usize>>,
 }
 
 impl Opened {
+    /// With nothing in it.
+    pub(super) fn new() -> io::Result<Self> {
+        // What is not written to is never there.
+        Ok(Self { decompressor: Decompressor::new()?, text: Vec::with_capacity(MAX_BYTES), lines: Vec::new() })
+    }
+
     /// Decompresses a block, or as much of it as there is.
-    pub(super) fn new(block: &[u8]) -> io::Result<Self> {
+    pub(super) fn open(&mut self, block: &[u8]) -> io::Result<()> {
+        self.lines.clear();
+        self.text.clear();
+        if self.decompressor.decompress_to_buffer(block, &mut self.text).is_err() {
+            self.open_part(block)?;
+        }
+        let ends = memchr::memchr_iter(b'\n', &self.text);
+        self.lines.extend(ends.scan(0, |begin, end| Some(std::mem::replace(begin, end + 1)..end)));
+        Ok(())
+    }
+
+    /// One that grows still, or was cut off, or is damaged.
+    fn open_part(&mut self, block: &[u8]) -> io::Result<()> {
         let mut decoder = Decoder::with_buffer(block)?;
         decoder.window_log_max(WINDOW_LOG)?;
-        let mut text = Vec::new();
-        let room = MAX_BYTES + 1;
-        match decoder.take(room).read_to_end(&mut text) {
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {}
-            Err(error) => return Err(error),
-            Ok(read) if read as u64 == room => return Err(io::Error::other("a block of it is too large")),
-            Ok(_) => {}
+        self.text.clear();
+        match decoder.take(MAX_BYTES as u64 + 1).read_to_end(&mut self.text) {
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(()),
+            Err(error) => Err(error),
+            Ok(read) if read > MAX_BYTES => Err(io::Error::other("a block of it is too large")),
+            Ok(_) => Ok(()),
         }
-        let ends = memchr::memchr_iter(b'\n', &text);
-        let lines = ends.scan(0, |begin, end| Some(std::mem::replace(begin, end + 1)..end)).collect();
-        Ok(Self { text, lines })
     }
 
     /// One of its snapshots.

@@ -8,7 +8,7 @@ use std::os::unix::fs::FileExt;
 use hbpf_core::snapshot::Snapshot;
 use zstd::stream::read::Decoder;
 
-use super::block::{Block, Effort, MAX_SNAPSHOTS};
+use super::block::{Block, Effort, FULL_SNAPSHOTS};
 use super::lines::ZSTD;
 use super::sample::Sample;
 
@@ -193,5 +193,5 @@ fn samples(compressed: &[u8]) -> Option<Vec<Sample>> {
     let mut json = Vec::new();
     Decoder::with_buffer(compressed).ok()?.take(MAX_SAMPLES).read_to_end(&mut json).ok()?;
     let samples: Vec<Sample> = serde_json::from_slice(&json).ok()?;
-    (1..=MAX_SNAPSHOTS).contains(&samples.len()).then_some(samples)
+    (1..=FULL_SNAPSHOTS).contains(&samples.len()).then_some(samples)
 }

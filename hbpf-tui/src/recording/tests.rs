@@ -183,7 +183,7 @@ fn what_is_no_recording_is_refused_with_its_line() {
 fn of_what_is_watched_the_latest_is_kept() {
     let keep = Keep { time: Duration::from_secs(100), ..Keep::WATCHED };
     let mut timeline = Timeline::new(keep).unwrap();
-    let all = snapshots(12 * FULL_SNAPSHOTS);
+    let all = snapshots(4 * FULL_SNAPSHOTS);
     for (number, snapshot) in all.iter().enumerate() {
         timeline.push(Arc::new(snapshot.clone())).unwrap();
         // Also that of a block that grows.
@@ -193,9 +193,9 @@ fn of_what_is_watched_the_latest_is_kept() {
         assert_eq!(range.end, number as u64 + 1);
         assert!(range.end - range.start >= (number as u64).min(100), "{range:?}");
     }
-    assert_eq!(timeline.range().start, 6 * FULL_SNAPSHOTS as u64);
+    assert_eq!(timeline.range().start, 2 * FULL_SNAPSHOTS as u64);
     assert!(timeline.get(0).unwrap().is_none());
-    let kept: Vec<_> = all[6 * FULL_SNAPSHOTS..].iter().map(of).collect();
+    let kept: Vec<_> = all[2 * FULL_SNAPSHOTS..].iter().map(of).collect();
     assert_eq!(frames(&mut timeline), kept);
     // And can be written as a recording, then and later.
     for more in [0, 1] {

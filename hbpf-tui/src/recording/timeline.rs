@@ -49,8 +49,9 @@ pub(crate) struct Timeline {
     /// Number of the first frame that is still there.
     first: u64,
     newest: Option<Arc<Snapshot>>,
-    /// The block looked at last, with the number of its first frame.
-    opened: Option<(u64, Opened)>,
+    /// The block looked at last, and the number of its first frame.
+    opened: Opened,
+    opened_first: Option<u64>,
 }
 
 /// A block.
@@ -75,7 +76,8 @@ impl Timeline {
             samples: VecDeque::new(),
             first: 0,
             newest: None,
-            opened: None,
+            opened: Opened::new()?,
+            opened_first: None,
         })
     }
 
@@ -104,7 +106,7 @@ impl Timeline {
         self.newest = Some(snapshot);
         // It has grown.
         let grown = self.first + self.in_parts() as u64;
-        self.opened.take_if(|(first, _)| *first == grown);
+        self.opened_first.take_if(|first| *first == grown);
         if self.block.is_full() {
             let (bytes, samples) = std::mem::replace(&mut self.block, Block::new(self.keep.effort)?).finish()?;
             self.bytes += bytes.len();
@@ -187,7 +189,9 @@ impl Timeline {
             first += if is_before { part.frames as u64 } else { 0 };
             !is_before
         });
-        if self.opened.as_ref().is_none_or(|(opened, _)| *opened != first) {
+        if self.opened_first != Some(first) {
+            // Until it is whole.
+            self.opened_first = None;
             let read;
             let bytes = match part.map(|part| &part.data) {
                 None => self.block.bytes(),
@@ -197,10 +201,10 @@ impl Timeline {
                     &read
                 }
             };
-            self.opened = Some((first, Opened::new(bytes)?));
+            self.opened.open(bytes)?;
+            self.opened_first = Some(first);
         }
-        let (_, opened) = self.opened.as_ref().context("it was just opened")?;
-        let snapshot = opened.snapshot((number - first) as usize);
+        let snapshot = self.opened.snapshot((number - first) as usize);
         snapshot.with_context(|| format!("frame {number} is damaged")).map(|snapshot| Some(Arc::new(snapshot)))
     }
 
