@@ -79,6 +79,13 @@ impl Prometheus {
         rows.iter().map(|row| (row["metric"].clone(), row["value"][1].as_str().unwrap().parse().unwrap())).collect()
     }
 
+    /// How it gets on with what it asks.
+    fn targets(&self) -> String {
+        let mut command = Command::new("curl");
+        command.arg(format!("http://127.0.0.1:{}/api/v1/targets", self.port));
+        String::from_utf8_lossy(&curl(command).1).into_owned()
+    }
+
     /// Its one value.
     fn value(&self, expression: &str) -> Option<f64> {
         self.query(expression).first().map(|(_, value)| *value)
@@ -87,7 +94,8 @@ impl Prometheus {
     fn until(&self, expression: &str, wanted: f64) {
         let give_up = Instant::now() + DEADLINE;
         while self.value(expression) != Some(wanted) {
-            assert!(Instant::now() < give_up, "{expression} is {:?}, not {wanted}", self.value(expression));
+            let about = || (self.value(expression), self.value("up"), self.value("scrape_duration_seconds"));
+            assert!(Instant::now() < give_up, "{expression} is not {wanted}: {:?}, {}", about(), self.targets());
             thread::sleep(Duration::from_millis(250));
         }
     }
@@ -131,18 +139,18 @@ fn a_real_prometheus_has_the_numbers_of_the_snapshot() {
     client.run();
     let truth = server.truth(CALLS as usize);
     for one in [&classic, &native] {
-        one.until(r#"sum(hbpf_llm_requests_ended_total{role="client"})"#, truth.requests as f64);
-        one.until(r#"sum(hbpf_llm_requests_ended_total{role="server"})"#, truth.requests as f64);
-        one.until("hbpf_llm_requests_in_flight{role=\"client\",model=\"demo\"}", 0.0);
-        one.until(r#"sum(hbpf_llm_tokens_total{role="client",type="output"})"#, truth.output as f64);
-        one.until(r#"sum(hbpf_llm_tokens_total{role="client",type="input"})"#, truth.input as f64);
-        one.until(r#"sum(hbpf_llm_rate_limited_total{role="client"})"#, truth.failed as f64);
-        one.until(r#"sum(hbpf_host_llm_requests_total)"#, truth.requests as f64);
+        // Both ends are of the test's tree of processes, and counted once.
+        one.until(r#"sum(hbpf_llm_requests_ended_total{role="internal"})"#, truth.requests as f64);
+        one.until(r#"hbpf_llm_requests_in_flight{role="internal",model="demo"}"#, 0.0);
+        one.until(r#"sum(hbpf_llm_tokens_total{role="internal",type="output"})"#, truth.output as f64);
+        one.until(r#"sum(hbpf_llm_tokens_total{role="internal",type="input"})"#, truth.input as f64);
+        one.until(r#"sum(hbpf_llm_rate_limited_total{role="internal"})"#, truth.failed as f64);
+        one.until("sum(hbpf_host_llm_requests_total)", truth.requests as f64);
     }
-    let row = series(&agent, SeriesRole::Client, "demo");
+    let row = series(&agent, SeriesRole::Internal, "demo");
     let LlmStats { latency, .. } = &row.stats;
     let times = latency.since_start.time_to_first_token_seconds.as_ref().expect("it has streamed");
-    let of = r#"{role="client",model="demo"}"#;
+    let of = r#"{role="internal",model="demo"}"#;
     let ask = |one: &Prometheus, question: &str| one.value(&question.replace("OF", of)).unwrap_or(f64::NAN);
     assert_eq!(ask(&classic, "hbpf_llm_time_to_first_token_seconds_countOF"), times.count as f64);
     assert!(close(ask(&classic, "hbpf_llm_time_to_first_token_seconds_sumOF"), times.sum));
@@ -176,7 +184,7 @@ fn it_ends_in_order_and_reads_its_files_again() {
     let settings = |more: &str| format!("[agent]\ntoken_file = {:?}\n{more}", token.display().to_string());
     fs::write(&config, settings("")).unwrap();
     let mut agent = Agent::start(&["--config", config.to_str().unwrap()]);
-    assert!(loaded_programs() > before);
+    assert!(!loaded_programs().is_subset(&before));
     let ask = |token: &str, host: &str| {
         let mut command = Command::new("curl");
         command.args(["-H", &format!("Authorization: Bearer {token}"), "-H", &format!("Host: {host}")]);
@@ -201,10 +209,10 @@ fn it_ends_in_order_and_reads_its_files_again() {
     agent.until("another one answers", |agent| {
         agent.get("/healthz").0 == 200 && !children(agent.pid()).contains(&publisher)
     });
-    assert_eq!(agent.snapshot().observation_started_at, began);
+    assert_eq!(agent.snapshot().observation_started_at, began, "it has not begun anew");
     let (status, _) = agent.stop();
     assert!(status.success());
-    assert_eq!(loaded_programs(), before);
+    assert!(loaded_programs().is_subset(&before), "programs are left in the kernel");
 
     // The token over TCP, and another one after a reload.
     let mut command = Command::new(&hbpf_e2e::programs().hbpf);

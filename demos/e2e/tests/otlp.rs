@@ -53,12 +53,13 @@ impl Receiver {
         value["stringValue"].as_str()
     }
 
-    /// The sum of a counter's points of clients, over exports.
+    /// The sum of a counter's points of exchanges within the test's tree of processes, over exports.
     fn sum(exports: &[Value], name: &str, more: (&str, &str)) -> f64 {
         let points = exports.iter().flat_map(|export| Self::points(export, name));
         points
             .filter(|point| {
-                Self::attribute(point, "hbpf.role") == Some("client") && Self::attribute(point, more.0) == Some(more.1)
+                Self::attribute(point, "hbpf.role") == Some("internal")
+                    && Self::attribute(point, more.0) == Some(more.1)
             })
             .map(|point| point["asDouble"].as_f64().unwrap_or(0.0))
             .sum()

@@ -137,6 +137,10 @@ impl<K: Key, X: Default> Keyed<K, X> {
         }
     }
 
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = (&K, &mut Row<X>)> {
+        self.rows.iter_mut()
+    }
+
     pub(super) fn iter(&self) -> impl Iterator<Item = (&K, &Row<X>)> {
         self.rows.iter()
     }

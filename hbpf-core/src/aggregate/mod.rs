@@ -45,6 +45,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::Timestamp;
+
 use self::distribution::{Metric, PartClock, Sample};
 use self::keyed::{EndpointKey, Keyed, ModelKey};
 use self::processes::{ProcessId, Processes};
@@ -137,6 +139,8 @@ pub struct Aggregator {
     window: Duration,
     prices: Arc<Prices>,
     sequence: u64,
+    /// The time of day at which it began, by the first frame's clock: later ones say it a little differently.
+    began: Option<Timestamp>,
     pool: Pool,
     totals: StatsId,
     processes: Processes,
@@ -284,6 +288,7 @@ impl Aggregator {
             window,
             prices: config.prices,
             sequence: 0,
+            began: None,
             pool,
             totals,
             processes: Processes::new(),
@@ -560,7 +565,7 @@ impl Aggregator {
             schema: snapshot::SCHEMA.into(),
             hbpf_version: env!("CARGO_PKG_VERSION").into(),
             captured_at: clock.at(now),
-            observation_started_at: slots.started_at(clock),
+            observation_started_at: *self.began.get_or_insert_with(|| slots.started_at(clock)),
             observed_seconds: slots.observed_seconds(now),
             window_seconds: self.window.as_secs_f64(),
             sequence,

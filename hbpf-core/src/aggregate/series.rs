@@ -8,6 +8,8 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
+use jiff::Timestamp;
+
 use super::keyed::{EndpointKey, Key, Keyed, ModelKey};
 use super::stats::{Group, OTHER, Pool, StatsId};
 use super::workloads::Side;
@@ -53,6 +55,8 @@ impl Key for SeriesKey {
 #[derive(Debug, Default)]
 struct Extra {
     since: Option<Nanos>,
+    /// The same as the time of day, by the clock of the first frame that has it: those that follow are to say the same.
+    began: Option<Timestamp>,
     kind: Option<WorkloadKind>,
     container: Option<Container>,
 }
@@ -117,7 +121,11 @@ impl Kept {
         gone.iter().for_each(|key| self.rows.fold(key, pool, now));
     }
 
-    pub(super) fn frame(&self, pool: &mut Pool, now: Nanos, clock: &WallClock) -> SeriesTable {
+    pub(super) fn frame(&mut self, pool: &mut Pool, now: Nanos, clock: &WallClock) -> SeriesTable {
+        for (_, row) in self.rows.iter_mut() {
+            let since = row.extra.since.unwrap_or(now);
+            row.extra.began.get_or_insert_with(|| clock.at(since));
+        }
         let mut rows: Vec<_> = self.rows.iter().collect();
         rows.sort_by_key(|(key, _)| *key);
         let row = |(key, row): (&SeriesKey, &super::keyed::Row<Extra>)| Series {
@@ -129,7 +137,7 @@ impl Kept {
             model: key.model.clone(),
             api: key.api,
             endpoint: key.endpoint.clone(),
-            since: clock.at(row.extra.since.unwrap_or(now)),
+            since: row.extra.began.unwrap_or_else(|| clock.at(now)),
             stats: pool.frame(row.stats, now),
         };
         SeriesTable { rows: rows.into_iter().map(row).collect(), folded_total: self.folded }

@@ -267,8 +267,8 @@ impl Workloads {
     }
 
     /// The series, if they are kept.
-    pub(super) fn series_frame(&self, pool: &mut Pool, now: Nanos, clock: &WallClock) -> Option<SeriesTable> {
-        self.series.as_ref().map(|series| series.frame(pool, now, clock))
+    pub(super) fn series_frame(&mut self, pool: &mut Pool, now: Nanos, clock: &WallClock) -> Option<SeriesTable> {
+        self.series.as_mut().map(|series| series.frame(pool, now, clock))
     }
 
     /// Gives up the rows of workloads that have ended for good.

@@ -237,15 +237,14 @@ async fn connection(
 
 type Answer = Response<Full<Bytes>>;
 
-/// What is said of the outcome in counters.
 async fn answer(request: &Request<Incoming>, shared: &Shared, scope: &Scope) -> Answer {
     let path = request.uri().path();
-    let answer = match admit(request, scope) {
-        Err(refusal) => {
+    let answer = match refuse(request, scope) {
+        Some(refusal) => {
             shared.log.say("refused", &format!("a request was refused: {}", refusal.status()));
             refusal
         }
-        Ok(()) => match path {
+        None => match path {
             "/metrics" => with_metrics(request, shared).await,
             "/healthz" => health(shared.current.health()),
             "/readyz" => health(shared.current.readiness(&shared.progress.outcomes())),
@@ -257,24 +256,25 @@ async fn answer(request: &Request<Incoming>, shared: &Shared, scope: &Scope) -> 
     answer
 }
 
-fn admit(request: &Request<Incoming>, scope: &Scope) -> Result<(), Answer> {
+/// What is said to who may not ask, or not so.
+fn refuse(request: &Request<Incoming>, scope: &Scope) -> Option<Answer> {
     let header = |name: HeaderName| request.headers().get(name).map(HeaderValue::as_bytes);
     if let Scope::Guarded(token, hosts) = scope {
         if !hosts.have(header(HOST)) {
-            return Err(plain(StatusCode::MISDIRECTED_REQUEST, "this agent is not called that; see --host\n"));
+            return Some(plain(StatusCode::MISDIRECTED_REQUEST, "this agent is not called that; see --host\n"));
         }
         if !token.is_in(header(AUTHORIZATION)) {
             let mut refusal = plain(StatusCode::UNAUTHORIZED, "the header Authorization: Bearer TOKEN is needed\n");
             refusal.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
-            return Err(refusal);
+            return Some(refusal);
         }
     }
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         let mut refusal = plain(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD\n");
         refusal.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
-        return Err(refusal);
+        return Some(refusal);
     }
-    Ok(())
+    None
 }
 
 fn plain(status: StatusCode, text: impl Into<Bytes>) -> Answer {

@@ -13,7 +13,7 @@ use hbpf_host::protocol::Group;
 use hyper::body::Bytes;
 use tokio::runtime::Builder;
 use tokio::sync::mpsc::{self, Receiver, Sender};
-use tokio::sync::{Notify, broadcast};
+use tokio::sync::{Notify, broadcast, watch};
 use tokio::task::LocalSet;
 use tokio::time::timeout;
 
@@ -162,6 +162,12 @@ fn receive(socket: &OwnedFd, frames: &Sender<Frame>) -> Result<()> {
     Ok(())
 }
 
+/// Waits for the end, or finds that it has come.
+pub(super) async fn ended(ending: &mut watch::Receiver<bool>) {
+    // Who would say so has gone.
+    _ = ending.wait_for(|is_ending| *is_ending).await;
+}
+
 /// Publishes until no more snapshots come.
 ///
 /// # Errors
@@ -187,25 +193,23 @@ pub(super) fn run(socket: OwnedFd, plan: Plan) -> Result<()> {
             frames: broadcast::channel(QUEUE).0,
         }));
         let shared = Rc::new(Shared::new(current.clone(), Log::default()));
-        let ending = Rc::new(Notify::new());
+        let (end, ending) = watch::channel(false);
         let serving: Vec<_> = plan
             .listeners
             .into_iter()
             .map(|listener| {
-                let (shared, ending) = (Rc::clone(&shared), Rc::clone(&ending));
+                let (shared, mut ending) = (Rc::clone(&shared), ending.clone());
                 tokio::task::spawn_local(async move {
-                    if let Err(error) = listener::serve(listener, shared, ending.notified()).await {
+                    if let Err(error) = listener::serve(listener, shared, ended(&mut ending)).await {
                         log::line(&format!("a listener cannot be used: {error}"));
                     }
                 })
             })
             .collect();
-        let exporting = tokio::task::spawn_local(plan.exporter.run(Rc::clone(&shared), Rc::clone(&ending)));
-        // So that all of them wait for the end before it can come.
-        tokio::task::yield_now().await;
+        let exporting = tokio::task::spawn_local(plan.exporter.run(Rc::clone(&shared), ending));
         current.follow(frames).await;
         current.0.is_ending.set(true);
-        ending.notify_waiters();
+        end.send_replace(true);
         for listener in serving {
             let _ = listener.await;
         }

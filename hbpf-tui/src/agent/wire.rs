@@ -79,7 +79,11 @@ impl Pieces {
     /// The operating system's.
     pub(super) fn receive(&mut self, socket: impl AsFd) -> io::Result<Option<Received>> {
         let mut message = vec![0; PIECE + 1];
-        let length = retry(|| recv(socket.as_fd().as_raw_fd(), &mut message, MsgFlags::empty()))?;
+        let length = match retry(|| recv(socket.as_fd().as_raw_fd(), &mut message, MsgFlags::empty())) {
+            // Closed before it had read what it was asked.
+            Err(Errno::ECONNRESET) => return Ok(None),
+            result => result?,
+        };
         let [kind, piece @ ..] = &message[..length] else { return Ok(None) };
         if kind & FIRST != 0 {
             self.snapshot = Some(Vec::new());

@@ -455,7 +455,9 @@ fn conventions(snapshot: &Snapshot) -> Vec<Instrument> {
     let rows = || snapshot.series.iter().flat_map(|series| &series.rows);
     let mut instruments: Vec<Instrument> = Vec::new();
     for convention in &CONVENTIONS {
-        let is_of = |row: &&Series| (row.role == SeriesRole::Client) == convention.of_client;
+        // What is internal has both ends.
+        let not = if convention.of_client { SeriesRole::Server } else { SeriesRole::Client };
+        let is_of = |row: &&Series| row.role != not;
         let points = rows().filter(is_of).filter_map(|row| {
             let values = (convention.values)(&row.stats.latency.since_start).clone()?;
             let mut attributes = of_operation(row);

@@ -13,7 +13,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Duration;
 
-use tokio::sync::Notify;
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use self::encode::Encoder;
@@ -21,7 +21,7 @@ use self::send::{Failure, Sender};
 pub(super) use self::settings::{Options, Settings};
 use self::spans::Spans;
 use super::listener::Shared;
-use super::publisher::Frame;
+use super::publisher::{Frame, ended};
 use crate::metrics;
 
 /// After a failure, until it is tried again; doubled each time up to the most.
@@ -88,23 +88,23 @@ impl Exporter {
     }
 
     /// Exports until `ending`, and what is left then.
-    pub(super) async fn run(self, shared: Rc<Shared>, ending: Rc<Notify>) {
+    pub(super) async fn run(self, shared: Rc<Shared>, ending: watch::Receiver<bool>) {
         let Self { settings, metrics, traces } = self;
         let metrics = async {
             if let Some(sender) = metrics {
-                export_metrics(&settings, sender, &shared, &ending).await;
+                export_metrics(&settings, sender, &shared, ending.clone()).await;
             }
         };
         let traces = async {
             if let Some(sender) = traces {
-                export_spans(&settings, sender, &shared, &ending).await;
+                export_spans(&settings, sender, &shared, ending.clone()).await;
             }
         };
         tokio::join!(metrics, traces);
     }
 }
 
-async fn export_metrics(settings: &Settings, mut sender: Sender, shared: &Shared, ending: &Notify) {
+async fn export_metrics(settings: &Settings, mut sender: Sender, shared: &Shared, mut ending: watch::Receiver<bool>) {
     let mut encoder = None;
     let mut retry = FIRST_RETRY;
     let mut next = Instant::now() + settings.interval;
@@ -112,7 +112,7 @@ async fn export_metrics(settings: &Settings, mut sender: Sender, shared: &Shared
     while !is_ending {
         tokio::select! {
             () = sleep_until(next) => {}
-            () = ending.notified() => is_ending = true,
+            () = ended(&mut ending) => is_ending = true,
         }
         let frame = if is_ending { shared.current.latest() } else { shared.current.fresh().await };
         let Some(frame) = frame else { continue };
@@ -150,7 +150,7 @@ async fn export_metrics(settings: &Settings, mut sender: Sender, shared: &Shared
     }
 }
 
-async fn export_spans(settings: &Settings, mut sender: Sender, shared: &Shared, ending: &Notify) {
+async fn export_spans(settings: &Settings, mut sender: Sender, shared: &Shared, mut ending: watch::Receiver<bool>) {
     let mut spans = Spans::new(settings);
     let mut retry = FIRST_RETRY;
     let mut next = Instant::now() + settings.spans.delay;
@@ -171,7 +171,7 @@ async fn export_spans(settings: &Settings, mut sender: Sender, shared: &Shared, 
                     continue;
                 }
             }
-            () = ending.notified() => is_ending = true,
+            () = ended(&mut ending) => is_ending = true,
         }
         if is_ending {
             while let Ok(frame) = frames.try_recv() {
