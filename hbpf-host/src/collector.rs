@@ -200,6 +200,7 @@ struct Worker {
 struct Sampling {
     sequence: u64,
     since: Nanos,
+    others: Others,
 }
 
 impl Worker {
@@ -307,6 +308,8 @@ impl Worker {
         loop {
             match self.commands.try_recv() {
                 Ok(Command::SetGroup(group, on)) => self.switches.want(group, on),
+                // One that is under way is of now as well; whoever asks again and again must not keep it from its end.
+                Ok(Command::TakeNow) if self.sampling.as_ref().is_some_and(|it| it.others == Others::All) => {}
                 Ok(Command::TakeNow) => self.request_sample(Others::All, now())?,
                 Ok(Command::Stop) | Err(TryRecvError::Disconnected) => return Ok(true),
                 Err(TryRecvError::Empty) => return Ok(false),
@@ -650,7 +653,7 @@ impl Worker {
         self.sequence += 1;
         let closely = self.facts.choose_closely(self.of_interest().into_iter());
         self.helper.send(Request::Sample { sequence: self.sequence, closely, others })?;
-        self.sampling = Some(Sampling { sequence: self.sequence, since: now });
+        self.sampling = Some(Sampling { sequence: self.sequence, since: now, others });
         Ok(())
     }
 

@@ -89,7 +89,7 @@ const DASHBOARDS: [Dashboard; 6] = [
         description: "All hosts: who talks to which models, how fast, what fails and what it costs.",
         variables: &[INSTANCE, NAMESPACE],
         panels: &[
-            panel("Hosts", Shown::Number, "none", 4, &[("count(hbpf_build_info)", "")]),
+            panel("Hosts", Shown::Number, "none", 4, &[(r#"count(hbpf_build_info{instance=~"$instance"})"#, "")]),
             panel(
                 "Requests in flight",
                 Shown::Number,
@@ -164,7 +164,7 @@ const DASHBOARDS: [Dashboard; 6] = [
                 "none",
                 12,
                 &[(
-                    r#"topk(15, sum by (provider, model) (rate(hbpf_llm_tokens_total{instance=~"$instance",namespace=~"$namespace",role="client",type="output"}[5m])))"#,
+                    r#"topk(15, sum by (provider, model) (rate(hbpf_llm_tokens_total{instance=~"$instance",namespace=~"$namespace",role!="server",type="output"}[5m])))"#,
                     "",
                 )],
             ),
@@ -624,7 +624,7 @@ const DASHBOARDS: [Dashboard; 6] = [
                 ],
             ),
             panel(
-                "hbpf's own CPU and memory",
+                "hbpf's own CPU, cores",
                 Shown::Lines,
                 "none",
                 12,

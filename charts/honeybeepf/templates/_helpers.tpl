@@ -40,6 +40,15 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end }}
 {{- end }}
 
+{{/* Percent-encoded, as OpenTelemetry wants values; $( would be the kubelet's. */}}
+{{- define "honeybeepf.resourceAttributes" -}}
+{{- $of := list "k8s.node.name=$(NODE_NAME)" "host.name=$(NODE_NAME)" "service.instance.id=$(NODE_NAME)" }}
+{{- range $name, $value := .Values.otlp.resourceAttributes }}
+{{- $of = append $of (printf "%s=%s" $name ($value | urlquery | replace "+" "%20")) }}
+{{- end }}
+{{- join "," $of }}
+{{- end }}
+
 {{/* A duration such as 60s in milliseconds, as OpenTelemetry's variables want it. */}}
 {{- define "honeybeepf.milliseconds" -}}
 {{- if hasSuffix "ms" . }}{{ trimSuffix "ms" . }}

@@ -5,7 +5,7 @@ use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use hbpf_e2e::{Agent, Client, DEADLINE, Server, host, installed, python, script, skip};
+use hbpf_e2e::{Agent, Client, DEADLINE, Server, children, host, installed, python, script, skip};
 use serde_json::Value;
 
 const CALLS: u64 = 12;
@@ -204,9 +204,21 @@ fn differences_add_up_whatever_happens_on_the_way() {
     let truth = server.truth(CALLS as usize);
     let name = "hbpf.llm.tokens";
     receiver.until("all output was told", |exports| Receiver::sum(exports, name, OUTPUT) >= truth.output as f64);
-    let port = agent.metrics_port();
+    let mut agent = agent;
+    agent.until("all three are counted", |agent| {
+        let text = agent.get_metrics("text/plain");
+        let is = |what: &str| text.contains(&format!("hbpf_agent_otlp_{what}\n"));
+        is("failures_total{signal=\"metrics\"} 3.0") && is("unconfirmed_total{signal=\"metrics\"} 1.0")
+    });
+    // Another publisher tells what has come since, and not all of it again.
+    let publisher = *children(agent.pid()).last().unwrap();
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(publisher.cast_signed()), nix::sys::signal::Signal::SIGKILL)
+        .unwrap();
+    agent.until("another one answers", |agent| {
+        agent.get("/healthz").0 == 200 && !children(agent.pid()).contains(&publisher)
+    });
     let (status, _) = agent.stop();
-    assert!(status.success() && port > 0);
+    assert!(status.success());
     let exports = receiver.exports();
     assert_eq!(Receiver::sum(&exports, name, OUTPUT), truth.output as f64, "each token once, the last export included");
     let ended: f64 = Receiver::sum(&exports, "hbpf.llm.requests_ended", ("outcome", "completed"));

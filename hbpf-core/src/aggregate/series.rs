@@ -25,6 +25,7 @@ const KEEP_GONE: Duration = Duration::from_secs(600);
 struct SeriesKey {
     /// Its name.
     workload: Label,
+    /// Its name, as it is another container with each start; its id while that is not known.
     container: Option<Label>,
     side: Side,
     provider: Label,
@@ -86,7 +87,7 @@ impl Kept {
         let EndpointKey { host, address, port, api, .. } = EndpointKey::of(exchange);
         let key = SeriesKey {
             workload,
-            container: container.map(|container| container.id.clone()),
+            container: container.map(|it| it.name.clone().unwrap_or_else(|| it.id.clone())),
             side,
             provider: model.provider,
             model: model.model,
@@ -98,13 +99,7 @@ impl Kept {
         row.extra.kind.get_or_insert(kind);
         let stats = row.stats;
         match self.rows.get_mut(&key) {
-            Some(row) => {
-                // Its names may become known later than it does.
-                let is_named = row.extra.container.as_ref().is_some_and(|container| container.name.is_some());
-                if !is_named {
-                    row.extra.container = container.cloned();
-                }
-            }
+            Some(row) => row.extra.container = container.cloned(),
             None => self.folded += 1,
         }
         stats

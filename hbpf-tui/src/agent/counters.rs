@@ -46,13 +46,14 @@ impl Counters {
 }
 
 fn numbers(outcome: &Outcome) -> ExportNumbers {
-    let Outcome { exported, failed, rejected, unconfirmed, dropped, problem } = outcome;
+    let Outcome { exported, failed, rejected, unconfirmed, dropped, missed_snapshots, problem } = outcome;
     ExportNumbers {
         exported: *exported,
         failed: *failed,
         rejected: *rejected,
         unconfirmed: *unconfirmed,
         dropped: *dropped,
+        missed_snapshots: *missed_snapshots,
         is_well: problem.is_none(),
     }
 }

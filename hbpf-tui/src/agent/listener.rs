@@ -23,7 +23,7 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
@@ -33,7 +33,7 @@ use super::access::{Hosts, Token};
 use super::counters::Counters;
 use super::log::Log;
 use super::otlp::Progress;
-use super::publisher::{Current, Frame};
+use super::publisher::{Current, Frame, ended};
 use crate::metrics::{self, Family, Text};
 
 /// Connections at a time, of all listeners together. What is more is closed at once: Prometheus, a person and a probe of
@@ -47,10 +47,10 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// After which a connection ends with the answer that is being given.
-const MAX_AGE: Duration = Duration::from_secs(300);
+const MAX_AGE: Duration = Duration::from_secs(60);
 
-/// For that answer to be taken.
-const LAST_ANSWER: Duration = Duration::from_secs(30);
+/// For that answer to be taken, and for those that are being given at the end.
+const LAST_ANSWER: Duration = Duration::from_secs(5);
 
 /// Bytes of a request's head.
 const MAX_HEAD: usize = 16 * 1024;
@@ -100,12 +100,13 @@ pub(super) struct Shared {
     pub(super) log: Log,
     pub(super) progress: Progress,
     connections: Arc<Semaphore>,
+    ending: watch::Receiver<bool>,
 }
 
 impl Shared {
-    pub(super) fn new(current: Current, log: Log) -> Self {
+    pub(super) fn new(current: Current, log: Log, ending: watch::Receiver<bool>) -> Self {
         let connections = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-        Self { current, counters: Counters::default(), log, progress: Progress::default(), connections }
+        Self { current, counters: Counters::default(), log, progress: Progress::default(), connections, ending }
     }
 
     /// Adds what the agent counts of itself.
@@ -114,16 +115,12 @@ impl Shared {
     }
 }
 
-/// Answers until `ending`; then what is being answered is finished.
+/// Answers until the end; then what is being answered is finished.
 ///
 /// # Errors
 ///
 /// If the listener cannot be used.
-pub(super) async fn serve(
-    listener: Listener,
-    shared: Rc<Shared>,
-    ending: impl Future<Output = ()>,
-) -> std::io::Result<()> {
+pub(super) async fn serve(listener: Listener, shared: Rc<Shared>) -> std::io::Result<()> {
     let Listener { socket, scope, tls } = listener;
     let accepted = match socket {
         Socket::Unix(socket) => {
@@ -135,10 +132,10 @@ pub(super) async fn serve(
             Accepting::Tcp(TcpListener::from_std(socket)?, tls.map(TlsAcceptor::from))
         }
     };
-    let (mut ending, mut running) = (pin!(ending), JoinSet::new());
+    let (mut ending, mut running) = (shared.ending.clone(), JoinSet::new());
     loop {
         tokio::select! {
-            () = &mut ending => break,
+            () = ended(&mut ending) => break,
             Some(_) = running.join_next(), if !running.is_empty() => {}
             result = accepted.accept(&shared, &scope) => match result {
                 Ok(Some(connection)) => _ = running.spawn_local(connection),
@@ -150,7 +147,8 @@ pub(super) async fn serve(
             },
         }
     }
-    let _ = timeout(LAST_ANSWER, async { while running.join_next().await.is_some() {} }).await;
+    // Each of them knows of the end.
+    while running.join_next().await.is_some() {}
     Ok(())
 }
 
@@ -220,14 +218,21 @@ async fn connection(
             .half_close(false)
             .serve_connection(TokioIo::new(stream), service)
     );
-    let ended = tokio::select! {
-        ended = &mut connection => ended,
-        () = sleep(MAX_AGE) => {
+    let mut ending = shared.ending.clone();
+    let over = async {
+        tokio::select! {
+            () = sleep(MAX_AGE) => {}
+            () = ended(&mut ending) => {}
+        }
+    };
+    let result = tokio::select! {
+        result = &mut connection => result,
+        () = over => {
             connection.as_mut().graceful_shutdown();
             timeout(LAST_ANSWER, connection).await.unwrap_or(Ok(()))
         }
     };
-    if let Err(error) = ended
+    if let Err(error) = result
         && !error.is_incomplete_message()
     {
         shared.counters.malformed();
@@ -290,14 +295,14 @@ fn health((is_well, text): (bool, String)) -> Answer {
 
 async fn with_snapshot(request: &Request<Incoming>, shared: &Shared) -> Answer {
     match shared.current.fresh().await {
-        Some(frame) => body(request, "application/json", frame.json.clone()),
+        Some(frame) => body(request, "application/json", &frame, None, frame.json.clone()),
         None => plain(StatusCode::SERVICE_UNAVAILABLE, "there is no snapshot yet\n"),
     }
 }
 
 /// How metrics can be written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Form {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Form {
     Protobuf,
     OpenMetrics,
     Prometheus,
@@ -342,23 +347,32 @@ async fn with_metrics(request: &Request<Incoming>, shared: &Shared) -> Answer {
         return plain(StatusCode::SERVICE_UNAVAILABLE, "there are no numbers yet\n");
     };
     let form = Form::of(request.headers().get(ACCEPT).and_then(|accept| accept.to_str().ok()));
-    let mut families = metrics::collect(&frame.snapshot);
-    shared.collect_own(&frame, &mut families);
-    let bytes = match form {
-        Form::Protobuf => metrics::protobuf(&families),
-        Form::OpenMetrics => metrics::text(&families, Text::OpenMetrics).into_bytes(),
-        Form::Prometheus => metrics::text(&families, Text::Prometheus).into_bytes(),
-    };
-    body(request, form.content_type(), bytes.into())
+    // However many ask, there is one copy of each.
+    let written = frame.written(Some(form), false, || {
+        let mut families = metrics::collect(&frame.snapshot);
+        shared.collect_own(&frame, &mut families);
+        match form {
+            Form::Protobuf => metrics::protobuf(&families),
+            Form::OpenMetrics => metrics::text(&families, Text::OpenMetrics).into_bytes(),
+            Form::Prometheus => metrics::text(&families, Text::Prometheus).into_bytes(),
+        }
+    });
+    body(request, form.content_type(), &frame, Some(form), written)
 }
 
 /// Compressed, if that is understood and worth it.
-fn body(request: &Request<Incoming>, content_type: &'static str, bytes: Bytes) -> Answer {
+fn body(
+    request: &Request<Incoming>,
+    content_type: &'static str,
+    frame: &Frame,
+    form: Option<Form>,
+    bytes: Bytes,
+) -> Answer {
     let accepted = request.headers().get(ACCEPT_ENCODING).and_then(|accepted| accepted.to_str().ok());
     let wants_gzip = accepted.is_some_and(|accepted| accepted.split(',').any(|of| of.trim().starts_with("gzip")));
-    let compressed = (wants_gzip && bytes.len() >= MIN_COMPRESSED).then(|| compress(&bytes)).flatten();
-    let is_compressed = compressed.is_some();
-    let mut answer = Response::new(Full::new(compressed.map_or(bytes, Bytes::from)));
+    let is_compressed = wants_gzip && bytes.len() >= MIN_COMPRESSED;
+    let written = if is_compressed { frame.written(form, true, || compress(&bytes)) } else { bytes };
+    let mut answer = Response::new(Full::new(written));
     let headers = answer.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
@@ -369,10 +383,9 @@ fn body(request: &Request<Incoming>, content_type: &'static str, bytes: Bytes) -
     answer
 }
 
-fn compress(bytes: &[u8]) -> Option<Vec<u8>> {
+fn compress(bytes: &[u8]) -> Vec<u8> {
     let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
-    encoder.write_all(bytes).ok()?;
-    encoder.finish().ok()
+    encoder.write_all(bytes).and_then(|()| encoder.finish()).expect("a vector grows")
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::io::{self, Write as _};
 use std::time::{Duration, Instant};
 
 use hbpf_core::label::Text;
@@ -47,6 +48,6 @@ impl Log {
 
 /// Says it.
 pub(super) fn line(text: &str) {
-    // It may quote what came from outside.
-    eprintln!("hbpf agent: {}", Text::new(text));
+    // It may quote what came from outside. Where nobody reads any more there is nobody to tell.
+    _ = writeln!(io::stderr(), "hbpf agent: {}", Text::new(text));
 }

@@ -15,16 +15,16 @@ mod settings;
 mod wire;
 
 use std::ffi::OsString;
-use std::fs::{self, File, Permissions};
+use std::fs::{self, File};
 use std::io::{self, Read, Write};
-use std::net::TcpListener;
+use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -59,13 +59,20 @@ use crate::live::Session;
 use crate::prices;
 
 /// How long the others have for their end: what is queued is sent, and probes are taken out.
-const END_TIMEOUT: Duration = Duration::from_secs(15);
+const END_TIMEOUT: Duration = Duration::from_secs(12);
+
+/// And when they were killed.
+const KILL_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How long the collector waits for a last snapshot.
 const LAST_SNAPSHOT: Duration = Duration::from_secs(2);
 
 /// How often the collector looks whether it still collects, in milliseconds.
 const WATCH: u16 = 1000;
+
+/// How many intervals without a snapshot, and how much time at least, mean that it does not.
+const MISSED_INTERVALS: u32 = 3;
+const STOPPED: Duration = Duration::from_secs(20);
 
 /// A publisher that ends sooner than this after its beginning is not begun again at once.
 const SHORT_LIFE: Duration = Duration::from_secs(5);
@@ -86,14 +93,19 @@ pub(crate) fn run(config: Option<&Path>) -> Result<ExitCode> {
         match agent.wait()? {
             Event::Stop => {
                 _ = sd_notify::notify(&[NotifyState::Stopping]);
-                return agent.end().map(|()| ExitCode::SUCCESS);
+                return Ok(if agent.end() { ExitCode::SUCCESS } else { ExitCode::FAILURE });
             }
             Event::Reload => agent.reload(config)?,
             Event::CollectorEnded => {
-                agent.end()?;
+                agent.end();
                 return Ok(ExitCode::FAILURE);
             }
-            Event::PublisherEnded => agent.publish_again()?,
+            Event::PublisherEnded => {
+                if agent.publisher.began.elapsed() < SHORT_LIFE {
+                    thread::sleep(SHORT_LIFE);
+                }
+                agent.publish_again(false)?;
+            }
         }
     }
 }
@@ -103,7 +115,7 @@ struct Setup {
     arguments: AgentArgs,
     token: Option<Token>,
     tls: Option<Arc<ServerConfig>>,
-    otlp: otlp::Settings,
+    exporter: Exporter,
     prices: Arc<Prices>,
     /// What the file says of providers.
     apis: String,
@@ -132,7 +144,7 @@ impl Setup {
         )?;
         let prices = prices::load(arguments.pricing.prices.as_deref())?;
         let apis = file.get("providers").map(ToString::to_string).unwrap_or_default();
-        let setup = Self { token: token.transpose()?, tls, otlp, prices, apis, arguments };
+        let setup = Self { token: token.transpose()?, tls, exporter: Exporter::new(otlp)?, prices, apis, arguments };
         setup.check()?;
         Ok(setup)
     }
@@ -204,7 +216,7 @@ struct Bound {
 impl Bound {
     fn bind(address: &Address) -> Result<Self> {
         let socket = match address {
-            Address::Tcp(tcp) => TcpListener::bind(tcp).with_context(|| format!("cannot listen on {tcp}"))?.into(),
+            Address::Tcp(tcp) => bind_tcp(*tcp).with_context(|| format!("cannot listen on {tcp}"))?.into(),
             Address::Unix(path) => {
                 bind_unix(path).with_context(|| format!("cannot listen on unix:{}", path.display()))?.into()
             }
@@ -212,13 +224,26 @@ impl Bound {
         Ok(Self { address: address.clone(), socket })
     }
 
-    fn listener(&self, scope: Scope, tls: Option<Arc<ServerConfig>>) -> Result<Listener> {
+    /// For a publisher, to be asked as the setup says.
+    fn listener(&self, setup: &Setup) -> Result<Listener> {
         let socket = self.socket.try_clone().context("cannot start")?;
-        let (socket, tls) = match self.address {
-            Address::Unix(_) => (Socket::Unix(socket.into()), None),
-            Address::Tcp(_) => (Socket::Tcp(socket.into()), tls),
-        };
-        Ok(Listener { socket, scope, tls })
+        let arguments = &setup.arguments;
+        let for_metrics = arguments.metrics_listen.contains(&self.address);
+        Ok(match &self.address {
+            Address::Unix(_) => {
+                let scope = if for_metrics { Scope::Metrics } else { Scope::Whole };
+                Listener { socket: Socket::Unix(socket.into()), scope, tls: None }
+            }
+            // Whoever scrapes has no certificate of ours to check.
+            Address::Tcp(_) if for_metrics => {
+                Listener { socket: Socket::Tcp(socket.into()), scope: Scope::Metrics, tls: None }
+            }
+            Address::Tcp(address) => {
+                let token = setup.token.clone().context("a listener over TCP needs a token")?;
+                let scope = Scope::Guarded(token, Hosts::new(*address, &arguments.hosts));
+                Listener { socket: Socket::Tcp(socket.into()), scope, tls: setup.tls.clone() }
+            }
+        })
     }
 }
 
@@ -228,6 +253,18 @@ impl Drop for Bound {
             let _ = fs::remove_file(path);
         }
     }
+}
+
+/// All addresses are those of IPv4 alone where there is no IPv6.
+fn bind_tcp(address: SocketAddr) -> io::Result<TcpListener> {
+    TcpListener::bind(address).or_else(|error| match error.raw_os_error().map(Errno::from_raw) {
+        Some(Errno::EAFNOSUPPORT | Errno::EADDRNOTAVAIL)
+            if address == (Ipv6Addr::UNSPECIFIED, address.port()).into() =>
+        {
+            TcpListener::bind((Ipv4Addr::UNSPECIFIED, address.port()))
+        }
+        _ => Err(error),
+    })
 }
 
 /// Only its owner may open it. One that was left behind by an agent that has been killed is replaced; one that is in use is not.
@@ -244,7 +281,6 @@ fn bind_unix(path: &Path) -> io::Result<UnixListener> {
     let mask = nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o177));
     let bound = UnixListener::bind(path);
     nix::sys::stat::umask(mask);
-    fs::set_permissions(path, Permissions::from_mode(0o600))?;
     bound
 }
 
@@ -270,6 +306,8 @@ struct Publisher {
     began: Instant,
     /// Its end of the socket, for another one after it.
     socket: OwnedFd,
+    /// It ends when this is closed.
+    control: UnixStream,
 }
 
 /// What has happened.
@@ -318,7 +356,7 @@ impl Agent {
         let bound = addresses.map(Bound::bind).collect::<Result<Vec<_>>>()?;
         let signals = Signals::listen().context("cannot take signals")?;
         let (collector, socket) = collect(&setup, config)?;
-        let publisher = publish(&setup, &bound, socket)?;
+        let publisher = publish(&setup, &bound, socket, true)?;
         Ok(Self { setup, bound, collector, publisher, signals })
     }
 
@@ -362,68 +400,80 @@ impl Agent {
         };
         let wanted: Vec<Address> =
             setup.arguments.listen.iter().chain(&setup.arguments.metrics_listen).cloned().collect();
-        for address in &wanted {
-            if !self.bound.iter().any(|bound| bound.address == *address) {
-                match Bound::bind(address) {
-                    Ok(bound) => self.bound.push(bound),
-                    Err(error) => {
-                        log::line(&format!("not reloaded, all is as it was: {error:#}"));
-                        return Ok(());
-                    }
-                }
+        let is_there = |address: &&Address| self.bound.iter().any(|bound| bound.address == **address);
+        let more = wanted.iter().filter(|address| !is_there(address)).map(Bound::bind).collect::<Result<Vec<_>>>();
+        match more {
+            Ok(more) => self.bound.extend(more),
+            Err(error) => {
+                log::line(&format!("not reloaded, all is as it was: {error:#}"));
+                return Ok(());
             }
         }
         let begins_anew = setup.collection() != self.setup.collection();
         self.setup = setup;
-        let old = self.publisher.pid.take();
         if begins_anew {
-            self.end()?;
+            self.end_collector();
+        }
+        self.end_publisher();
+        if begins_anew {
             (self.collector, self.publisher.socket) = collect(&self.setup, config)?;
-        } else if let Some(pid) = old {
-            // It has nothing that is not published again.
-            stop(pid);
         }
         self.bound.retain(|bound| wanted.contains(&bound.address));
-        self.publish_again()?;
+        self.publish_again(begins_anew)?;
         log::line(if begins_anew { "reloaded; collecting begins anew" } else { "reloaded" });
         Ok(())
     }
 
     /// Begins another publisher where there is none.
-    fn publish_again(&mut self) -> Result<()> {
-        if self.publisher.began.elapsed() < SHORT_LIFE {
-            thread::sleep(SHORT_LIFE);
-        }
+    fn publish_again(&mut self, is_first: bool) -> Result<()> {
         let socket = self.publisher.socket.try_clone().context("cannot start")?;
-        self.publisher = publish(&self.setup, &self.bound, socket)?;
+        self.publisher = publish(&self.setup, &self.bound, socket, is_first)?;
         Ok(())
     }
 
-    /// Ends the others: the collector first, so that the publisher has all there is.
-    fn end(&mut self) -> Result<()> {
-        let _ = self.collector.control.shutdown(std::net::Shutdown::Both);
-        let deadline = Instant::now() + END_TIMEOUT;
-        let mut are_well = true;
-        for pid in [&mut self.collector.pid, &mut self.publisher.pid] {
-            while pid.is_some() && !has_ended(pid) && Instant::now() < deadline {
-                let mut polled = [PollFd::new(self.signals.child.as_fd(), PollFlags::POLLIN)];
-                let _ = poll(&mut polled, 100_u16);
-                drain(&self.signals.child);
-            }
-            if let Some(pid) = pid.take() {
-                stop(pid);
-                are_well = false;
-            }
-        }
-        ensure!(are_well, "a process of it did not end in time and was killed");
-        Ok(())
+    /// Ends the others: the collector first, so that the publisher has all there is. Whether they ended in time.
+    fn end(&mut self) -> bool {
+        let collector = self.end_collector();
+        let publisher = self.end_publisher();
+        collector && publisher
+    }
+
+    fn end_collector(&mut self) -> bool {
+        end(&self.collector.control, &mut self.collector.pid, &self.signals.child)
+    }
+
+    fn end_publisher(&mut self) -> bool {
+        end(&self.publisher.control, &mut self.publisher.pid, &self.signals.child)
     }
 }
 
-/// Kills one of ours, and takes note of its end.
-fn stop(pid: Pid) {
-    let _ = kill(pid, Signal::SIGKILL);
-    let _ = waitpid(pid, None);
+/// Ends one of ours, by force if it takes too long. Whether it ended in time.
+fn end(control: &UnixStream, pid: &mut Option<Pid>, child: &UnixStream) -> bool {
+    let _ = control.shutdown(Shutdown::Both);
+    if waits_for(pid, child, END_TIMEOUT) {
+        return true;
+    }
+    if let Some(pid) = *pid {
+        log::line("a process of it did not end in time and is killed");
+        // It is another user's: without CAP_KILL it cannot be.
+        let _ = kill(pid, Signal::SIGKILL);
+    }
+    waits_for(pid, child, KILL_TIMEOUT);
+    *pid = None;
+    false
+}
+
+fn waits_for(pid: &mut Option<Pid>, child: &UnixStream, time: Duration) -> bool {
+    let deadline = Instant::now() + time;
+    while !has_ended(pid) {
+        if Instant::now() >= deadline {
+            return false;
+        }
+        let mut polled = [PollFd::new(child.as_fd(), PollFlags::POLLIN)];
+        let _ = poll(&mut polled, 100_u16);
+        drain(child);
+    }
+    true
 }
 
 fn has_ended(pid: &mut Option<Pid>) -> bool {
@@ -448,32 +498,24 @@ fn collect(setup: &Setup, config: Option<&Path>) -> Result<(Collector, OwnedFd)>
     Ok((Collector { pid: Some(pid.context("cannot start")?), control }, theirs))
 }
 
-/// Starts the publisher.
-fn publish(setup: &Setup, bound: &[Bound], socket: OwnedFd) -> Result<Publisher> {
-    let arguments = &setup.arguments;
-    let listener = |bound: &Bound| {
-        let scope = match (&bound.address, &setup.token) {
-            (address, _) if arguments.metrics_listen.contains(address) => Scope::Metrics,
-            (Address::Tcp(address), Some(token)) => {
-                Scope::Guarded(token.clone(), Hosts::new(*address, &arguments.hosts))
-            }
-            _ => Scope::Whole,
-        };
-        bound.listener(scope, setup.tls.clone())
-    };
+/// Starts a publisher; the first for this collector, or one after another.
+fn publish(setup: &Setup, bound: &[Bound], socket: OwnedFd, is_first: bool) -> Result<Publisher> {
     let plan = Plan {
-        listeners: bound.iter().map(listener).collect::<Result<_>>()?,
-        groups: arguments.probes.chosen(),
-        interval: arguments.interval,
-        exporter: Exporter::new(setup.otlp.clone())?,
+        listeners: bound.iter().map(|bound| bound.listener(setup)).collect::<Result<_>>()?,
+        groups: setup.arguments.probes.chosen(),
+        interval: setup.arguments.interval,
+        exporter: setup.exporter.clone(),
+        is_first,
     };
     let its_socket = socket.try_clone().context("cannot start")?;
-    let keep: Vec<RawFd> = plan.listeners.iter().map(Listener::descriptor).chain([its_socket.as_raw_fd()]).collect();
+    let (control, its_control) = UnixStream::pair().context("cannot start")?;
+    let own = [its_socket.as_raw_fd(), its_control.as_raw_fd()];
+    let keep: Vec<RawFd> = plan.listeners.iter().map(Listener::descriptor).chain(own).collect();
     let pid = privsep::start_process(&keep, move || {
         let held = privsep::hold_publisher(&SplitOptions::default()).context("cannot start");
-        finish(held.and_then(|()| publisher::run(its_socket, plan)))
+        finish(held.and_then(|()| publisher::run(its_socket, its_control, plan)))
     });
-    Ok(Publisher { pid: Some(pid.context("cannot start")?), began: Instant::now(), socket })
+    Ok(Publisher { pid: Some(pid.context("cannot start")?), began: Instant::now(), socket, control })
 }
 
 /// Says what went wrong, if anything did; gives the exit status.
@@ -503,9 +545,10 @@ fn collecting(arguments: &AgentArgs, prices: Arc<Prices>, publisher: &OwnedFd, m
     let (ended, has_ended) = mpsc::channel();
     let (delivered, is_delivered) = mpsc::sync_channel(1);
     let (frames, queue) = mpsc::sync_channel::<Arc<Snapshot>>(QUEUE);
-    let alive = control.try_clone().context("cannot start")?;
+    let sent = Arc::new(Mutex::new(None));
     let socket = publisher.try_clone().context("cannot start")?;
-    let sending = thread::Builder::new().name("sender".into()).spawn(move || send(&queue, &socket, alive));
+    let last_sent = Arc::clone(&sent);
+    let sending = thread::Builder::new().name("sender".into()).spawn(move || send(&queue, &socket, &last_sent));
     let sending = sending.context("cannot start")?;
     let collector = session.start(options, move |update| match update {
         // A publisher that does not keep up misses some: their numbers say so.
@@ -530,7 +573,13 @@ fn collecting(arguments: &AgentArgs, prices: Arc<Prices>, publisher: &OwnedFd, m
         if ends && control.read(&mut [0]).is_ok_and(|read| read == 0) {
             break;
         }
-        if asks && wire::take_asked(publisher) {
+        let sent: Option<Instant> = sent.lock().map_or(None, |sent| *sent);
+        if sent.is_some_and(|sent| sent.elapsed() < (arguments.interval * MISSED_INTERVALS).max(STOPPED)) {
+            // The first process need not listen just now.
+            _ = control.write_all(&[ALIVE]);
+        }
+        // The first is taken as soon as there is one.
+        if asks && wire::take_asked(publisher) || sent.is_none() {
             collector.take_now();
         }
     }
@@ -543,13 +592,16 @@ fn collecting(arguments: &AgentArgs, prices: Arc<Prices>, publisher: &OwnedFd, m
     Ok(())
 }
 
-/// Hands snapshots on, and says after each that all is well.
-fn send(queue: &Receiver<Arc<Snapshot>>, publisher: &OwnedFd, mut alive: UnixStream) {
+/// Hands snapshots on, and says when it did.
+fn send(queue: &Receiver<Arc<Snapshot>>, publisher: &OwnedFd, last_sent: &Mutex<Option<Instant>>) {
     for snapshot in queue {
         let sent = serde_json::to_vec(&*snapshot).map_err(io::Error::from);
         match sent.and_then(|json| wire::send_snapshot(publisher, &json)) {
-            // At the end nobody listens any more.
-            Ok(()) => _ = alive.write_all(&[ALIVE]),
+            Ok(()) => {
+                if let Ok(mut sent) = last_sent.lock() {
+                    *sent = Some(Instant::now());
+                }
+            }
             Err(error) => log::line(&format!("the publisher did not take a snapshot: {error}")),
         }
     }

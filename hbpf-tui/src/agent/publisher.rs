@@ -1,13 +1,16 @@
 //! The process that speaks with the network: it has the latest snapshot, and nothing else.
 
 use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
 use std::fmt::Write as _;
+use std::io::Read as _;
 use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use hbpf_core::snapshot::Snapshot;
 use hbpf_host::protocol::Group;
 use hyper::body::Bytes;
@@ -17,7 +20,7 @@ use tokio::sync::{Notify, broadcast, watch};
 use tokio::task::LocalSet;
 use tokio::time::timeout;
 
-use super::listener::{self, Listener, Shared};
+use super::listener::{self, Form, Listener, Shared};
 use super::log::{self, Log};
 use super::otlp::{Exporter, Outcome};
 use super::wire::{self, Pieces, Received};
@@ -43,6 +46,8 @@ pub(super) struct Plan {
     pub(super) groups: Vec<Group>,
     pub(super) interval: Duration,
     pub(super) exporter: Exporter,
+    /// Nobody has published what this collector says before.
+    pub(super) is_first: bool,
 }
 
 /// A snapshot that came.
@@ -50,6 +55,15 @@ pub(super) struct Frame {
     pub(super) snapshot: Snapshot,
     pub(super) json: Bytes,
     received: Instant,
+    /// It as it is answered: the snapshot, or metrics in that form; compressed or not.
+    written: RefCell<HashMap<(Option<Form>, bool), Bytes>>,
+}
+
+impl Frame {
+    /// What was written before, or is now.
+    pub(super) fn written(&self, form: Option<Form>, gzip: bool, write: impl FnOnce() -> Vec<u8>) -> Bytes {
+        self.written.borrow_mut().entry((form, gzip)).or_insert_with(|| write().into()).clone()
+    }
 }
 
 /// The latest snapshot.
@@ -64,6 +78,8 @@ struct Inner {
     patience: Duration,
     started: Instant,
     is_ending: Cell<bool>,
+    /// When a snapshot was asked for that has not come.
+    asked: Cell<Option<Instant>>,
     /// To those who want every snapshot.
     frames: broadcast::Sender<Rc<Frame>>,
 }
@@ -79,8 +95,16 @@ impl Current {
         if latest.as_ref().is_some_and(|frame| frame.received.elapsed() < FRESH) {
             return latest;
         }
+        if self.0.is_ending.get() {
+            return latest;
+        }
         let changed = self.0.changed.notified();
-        wire::ask(&self.0.socket);
+        // Whoever else waits has asked.
+        let is_asked = |asked: Instant| asked.elapsed() < WAIT;
+        if !self.0.asked.get().is_some_and(is_asked) {
+            self.0.asked.set(Some(Instant::now()));
+            wire::ask(&self.0.socket);
+        }
         let _ = timeout(WAIT, changed).await;
         self.latest()
     }
@@ -143,6 +167,7 @@ impl Current {
             *self.0.latest.borrow_mut() = Some(Rc::clone(&frame));
             // Whether anybody wants it.
             _ = self.0.frames.send(frame);
+            self.0.asked.set(None);
             self.0.changed.notify_waiters();
         }
     }
@@ -154,7 +179,7 @@ fn receive(socket: &OwnedFd, frames: &Sender<Frame>) -> Result<()> {
     while let Some(received) = pieces.receive(socket).context("cannot take snapshots")? {
         let Received::Whole(json) = received else { continue };
         let snapshot = serde_json::from_slice(&json).context("a snapshot could not be read")?;
-        let frame = Frame { snapshot, json: json.into(), received: Instant::now() };
+        let frame = Frame { snapshot, json: json.into(), received: Instant::now(), written: RefCell::default() };
         if frames.blocking_send(frame).is_err() {
             break;
         }
@@ -168,17 +193,29 @@ pub(super) async fn ended(ending: &mut watch::Receiver<bool>) {
     _ = ending.wait_for(|is_ending| *is_ending).await;
 }
 
-/// Publishes until no more snapshots come.
+/// Publishes until no more snapshots come, or `control` is closed.
 ///
 /// # Errors
 ///
 /// If it cannot begin.
-pub(super) fn run(socket: OwnedFd, plan: Plan) -> Result<()> {
+pub(super) fn run(socket: OwnedFd, mut control: UnixStream, plan: Plan) -> Result<()> {
     let runtime = Builder::new_current_thread().enable_io().enable_time().build().context("cannot start")?;
     let (sender, frames) = mpsc::channel(QUEUE);
     let its_socket = socket.try_clone().context("cannot start")?;
-    let receiving = thread::Builder::new().name("receiver".into()).spawn(move || receive(&its_socket, &sender));
-    let receiving = receiving.context("cannot start")?;
+    let (end, ending) = watch::channel(false);
+    let receiving = move || {
+        if let Err(error) = receive(&its_socket, &sender) {
+            log::line(&format!("{error:#}"));
+        }
+    };
+    thread::Builder::new().name("receiver".into()).spawn(receiving).context("cannot start")?;
+    let is_told = end.clone();
+    let listening = move || {
+        // Nothing is ever written.
+        _ = control.read(&mut [0]);
+        is_told.send_replace(true);
+    };
+    thread::Builder::new().name("control".into()).spawn(listening).context("cannot start")?;
     let tasks = LocalSet::new();
     tasks.block_on(&runtime, async {
         let patience = (plan.interval * MISSED_INTERVALS).max(STOPPED);
@@ -190,30 +227,35 @@ pub(super) fn run(socket: OwnedFd, plan: Plan) -> Result<()> {
             patience,
             started: Instant::now(),
             is_ending: Cell::default(),
+            asked: Cell::default(),
             frames: broadcast::channel(QUEUE).0,
         }));
-        let shared = Rc::new(Shared::new(current.clone(), Log::default()));
-        let (end, ending) = watch::channel(false);
+        let shared = Rc::new(Shared::new(current.clone(), Log::default(), ending.clone()));
         let serving: Vec<_> = plan
             .listeners
             .into_iter()
             .map(|listener| {
-                let (shared, mut ending) = (Rc::clone(&shared), ending.clone());
+                let shared = Rc::clone(&shared);
                 tokio::task::spawn_local(async move {
-                    if let Err(error) = listener::serve(listener, shared, ended(&mut ending)).await {
+                    if let Err(error) = listener::serve(listener, shared).await {
                         log::line(&format!("a listener cannot be used: {error}"));
                     }
                 })
             })
             .collect();
-        let exporting = tokio::task::spawn_local(plan.exporter.run(Rc::clone(&shared), ending));
-        current.follow(frames).await;
+        let exporting = tokio::task::spawn_local(plan.exporter.run(Rc::clone(&shared), ending.clone(), plan.is_first));
+        let mut told = ending;
+        tokio::select! {
+            () = current.follow(frames) => {}
+            () = ended(&mut told) => {}
+        }
         current.0.is_ending.set(true);
         end.send_replace(true);
         for listener in serving {
             let _ = listener.await;
         }
         let _ = exporting.await;
-    });
-    receiving.join().unwrap_or_else(|_| bail!("the thread that takes snapshots has failed"))
+        Ok(())
+    })
+    // The threads may still wait for what does not come: the process is about to end.
 }

@@ -554,6 +554,7 @@ pub(crate) struct ExportNumbers {
     pub(crate) rejected: u64,
     pub(crate) unconfirmed: u64,
     pub(crate) dropped: u64,
+    pub(crate) missed_snapshots: u64,
     pub(crate) is_well: bool,
 }
 
@@ -572,6 +573,9 @@ pub(super) const EXPORTS: Group<ExportNumbers> = Group {
         }),
         (counter("rejected", "Points or spans that the collector refused."), |it, to| to.count(it.rejected)),
         (counter("dropped", "Spans that had no place in the queue."), |it, to| to.count(it.dropped)),
+        (counter("missed_snapshots", "Snapshots that were missed, with the spans that they had."), |it, to| {
+            to.count(it.missed_snapshots);
+        }),
     ],
 };
 
@@ -638,7 +642,11 @@ pub(crate) fn collect(snapshot: &Snapshot) -> Vec<Family> {
     );
     let engines = snapshot.engines.iter().map(|it| {
         let Place { namespace, pod, workload } = places.of(it.pid);
-        (vec![namespace, pod, workload, Some(it.kind.clone()), Some(it.endpoint.clone())], since, it)
+        (
+            vec![namespace, pod, workload, Some(it.kind.clone()), Some(it.endpoint.clone())],
+            it.start_time.unwrap_or(since),
+            it,
+        )
     });
     ENGINES.collect(engines, &mut families);
     HOST.collect(std::iter::once((Vec::new(), since, &snapshot.host)), &mut families);

@@ -3,13 +3,14 @@
 //! <https://github.com/open-telemetry/semantic-conventions-genai/blob/main/docs/gen-ai/gen-ai-metrics.md>,
 //! <https://opentelemetry.io/docs/specs/otel/metrics/data-model/>
 
-use std::collections::HashMap;
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, HashMap};
 
 use hbpf_core::aggregate::exponential;
 use hbpf_core::exchange::Api;
 use hbpf_core::label::Label;
 use hbpf_core::snapshot::{Distribution, Latency, Series, SeriesRole, Snapshot};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use opentelemetry_proto::tonic::common::v1::any_value::Value as AnyValueOf;
 use opentelemetry_proto::tonic::common::v1::{AnyValue, InstrumentationScope, KeyValue};
 use opentelemetry_proto::tonic::metrics::v1::exponential_histogram_data_point::Buckets;
@@ -26,6 +27,9 @@ use crate::metrics::{self, Family, Kind, Value};
 
 /// What the data are by.
 const SCOPE: &str = "hbpf";
+
+/// How long what was sent of a point that comes no more is remembered.
+const REMEMBERED: SignedDuration = SignedDuration::from_secs(3600);
 
 /// What points are told apart by.
 pub(super) type Attributes = Vec<(&'static str, Label)>;
@@ -81,10 +85,6 @@ impl Encoder {
         }
     }
 
-    pub(super) fn resource(&self) -> Resource {
-        self.resource.clone()
-    }
-
     /// What there is to send. If it is, [`Self::confirm`] is to be called.
     pub(super) fn encode(&mut self, snapshot: &Snapshot, families: Vec<Family>) -> Vec<ResourceMetrics> {
         self.sending.clear();
@@ -100,9 +100,12 @@ impl Encoder {
         }]
     }
 
-    /// What was encoded last has been sent.
+    /// What was encoded last has been sent. What was not among it this time, as a number that could not be read, is remembered for a
+    /// while.
     pub(super) fn confirm(&mut self) {
-        self.sent = std::mem::take(&mut self.sending);
+        let now = self.sending.values().map(|sent| sent.at).max();
+        self.sent.retain(|_, sent| now.is_none_or(|now| now.duration_since(sent.at) < REMEMBERED));
+        self.sent.extend(self.sending.drain());
     }
 
     fn metric(&mut self, instrument: Instrument, at: Timestamp) -> Metric {
@@ -285,13 +288,13 @@ fn attributes(of: &Attributes) -> Vec<KeyValue> {
     of.iter()
         .map(|(key, value)| match value.parse() {
             // By the conventions a number.
-            Ok(port) if *key == PORT => any(key, AnyValueOf::IntValue(port)),
+            Ok(number) if matches!(*key, PORT | STATUS) => any(key, AnyValueOf::IntValue(number)),
             _ => text(key, value),
         })
         .collect()
 }
 
-fn resource(settings: &Settings, snapshot: &Snapshot) -> Resource {
+pub(super) fn resource(settings: &Settings, snapshot: &Snapshot) -> Resource {
     let host = &snapshot.host;
     let arch = match host.arch.as_str() {
         "x86_64" => "amd64",
@@ -300,6 +303,7 @@ fn resource(settings: &Settings, snapshot: &Snapshot) -> Resource {
     };
     let own = [
         ("service.version", env!("CARGO_PKG_VERSION")),
+        ("service.instance.id", host.hostname.as_str()),
         ("host.name", host.hostname.as_str()),
         ("host.arch", arch),
         ("os.type", "linux"),
@@ -317,7 +321,7 @@ fn own(family: Family) -> Instrument {
         ("_seconds", "s"),
         ("_bytes", "By"),
         ("_ratio", "1"),
-        ("_usd", "USD"),
+        ("_usd", "{USD}"),
         ("_watts", "W"),
         ("_joules", "J"),
         ("_celsius", "Cel"),
@@ -339,6 +343,7 @@ fn own(family: Family) -> Instrument {
 }
 
 const PORT: &str = "server.port";
+const STATUS: &str = "http.response.status_code";
 
 fn attribute(name: &'static str, value: &Label) -> Vec<(&'static str, Label)> {
     let key = match name {
@@ -352,7 +357,7 @@ fn attribute(name: &'static str, value: &Label) -> Vec<(&'static str, Label)> {
         "api" => "hbpf.api",
         "endpoint" => return endpoint(value),
         "error_type" => "error.type",
-        "status" => "http.response.status_code",
+        "status" => STATUS,
         other => other,
     };
     vec![(key, value.clone())]
@@ -458,11 +463,27 @@ fn conventions(snapshot: &Snapshot) -> Vec<Instrument> {
         // What is internal has both ends.
         let not = if convention.of_client { SeriesRole::Server } else { SeriesRole::Client };
         let is_of = |row: &&Series| row.role != not;
-        let points = rows().filter(is_of).filter_map(|row| {
-            let values = (convention.values)(&row.stats.latency.since_start).clone()?;
+        // The conventions tell less apart than series do: what has the same attributes is one.
+        let mut sums: BTreeMap<Attributes, (Timestamp, Distribution)> = BTreeMap::new();
+        for row in rows().filter(is_of) {
+            let Some(values) = (convention.values)(&row.stats.latency.since_start) else { continue };
             let mut attributes = of_operation(row);
             attributes.extend(convention.token_type.map(|kind| ("gen_ai.token.type", Label::from(kind))));
-            Some(Measured { attributes, since: row.since, value: Value::Histogram(values) })
+            match sums.entry(attributes) {
+                Entry::Vacant(entry) => _ = entry.insert((row.since, values.clone())),
+                Entry::Occupied(mut entry) => {
+                    let (since, sum) = entry.get_mut();
+                    *since = row.since.min(*since);
+                    (sum.count, sum.sum) = (sum.count + values.count, sum.sum + values.sum);
+                    (sum.min, sum.max) = (sum.min.min(values.min), sum.max.max(values.max));
+                    sum.buckets = exponential::merge(&sum.buckets, &values.buckets);
+                }
+            }
+        }
+        let points = sums.into_iter().map(|(attributes, (since, values))| Measured {
+            attributes,
+            since,
+            value: Value::Histogram(values),
         });
         // The two kinds of tokens are points of one metric.
         match instruments.last_mut().filter(|last| last.name == convention.name) {

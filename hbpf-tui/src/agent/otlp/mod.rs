@@ -13,11 +13,13 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Duration;
 
+use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use self::encode::Encoder;
 use self::send::{Failure, Sender};
+use self::settings::Temporality;
 pub(super) use self::settings::{Options, Settings};
 use self::spans::Spans;
 use super::listener::Shared;
@@ -46,6 +48,8 @@ pub(super) struct Outcome {
     pub(super) unconfirmed: u64,
     /// Spans that had no place in the queue.
     pub(super) dropped: u64,
+    /// Snapshots that did not come, with as many spans as they may have had.
+    pub(super) missed_snapshots: u64,
     /// Why the last one failed, if it did.
     pub(super) problem: Option<String>,
 }
@@ -69,6 +73,7 @@ const METRICS: &str = "metrics";
 const TRACES: &str = "traces";
 
 /// What is to be done, with connections that are made when they are needed.
+#[derive(Clone)]
 pub(super) struct Exporter {
     settings: Settings,
     metrics: Option<Sender>,
@@ -87,12 +92,12 @@ impl Exporter {
         Ok(Self { settings, metrics, traces })
     }
 
-    /// Exports until `ending`, and what is left then.
-    pub(super) async fn run(self, shared: Rc<Shared>, ending: watch::Receiver<bool>) {
+    /// Exports until `ending`, and what is left then. `is_first`: nobody has exported what this collector says before.
+    pub(super) async fn run(self, shared: Rc<Shared>, ending: watch::Receiver<bool>, is_first: bool) {
         let Self { settings, metrics, traces } = self;
         let metrics = async {
             if let Some(sender) = metrics {
-                export_metrics(&settings, sender, &shared, ending.clone()).await;
+                export_metrics(&settings, sender, &shared, ending.clone(), is_first).await;
             }
         };
         let traces = async {
@@ -104,8 +109,18 @@ impl Exporter {
     }
 }
 
-async fn export_metrics(settings: &Settings, mut sender: Sender, shared: &Shared, mut ending: watch::Receiver<bool>) {
+async fn export_metrics(
+    settings: &Settings,
+    mut sender: Sender,
+    shared: &Shared,
+    mut ending: watch::Receiver<bool>,
+    is_first: bool,
+) {
     let mut encoder = None;
+    // What another publisher has told is not told again; what it had not, nobody knows.
+    let mut is_told = !is_first && settings.temporality == Temporality::Delta;
+    // A collector that wants to be left alone is.
+    let mut not_before = Instant::now();
     let mut retry = FIRST_RETRY;
     let mut next = Instant::now() + settings.interval;
     let mut is_ending = false;
@@ -120,6 +135,15 @@ async fn export_metrics(settings: &Settings, mut sender: Sender, shared: &Shared
         let mut families = metrics::collect(&frame.snapshot);
         shared.collect_own(&frame, &mut families);
         let encoded = encoder.encode(&frame.snapshot, families);
+        next = (next + settings.interval).max(Instant::now());
+        if std::mem::take(&mut is_told) {
+            encoder.confirm();
+            shared.progress.note(METRICS, |outcome| outcome.unconfirmed += 1);
+            continue;
+        }
+        if Instant::now() < not_before && !is_ending {
+            continue;
+        }
         let sent = if is_ending {
             timeout(LAST_EXPORT, sender.metrics(encoded))
                 .await
@@ -127,9 +151,6 @@ async fn export_metrics(settings: &Settings, mut sender: Sender, shared: &Shared
         } else {
             sender.metrics(encoded).await
         };
-        next += settings.interval;
-        // Slower than it is wanted: what was missed is not made up for.
-        next = next.max(Instant::now());
         match sent {
             Ok(rejected) => {
                 encoder.confirm();
@@ -137,11 +158,13 @@ async fn export_metrics(settings: &Settings, mut sender: Sender, shared: &Shared
                 note_sent(shared, METRICS, &rejected);
             }
             Err(failure) => {
-                if !failure.is_retried || failure.is_unconfirmed {
+                if failure.is_unconfirmed {
                     // As if it had arrived.
                     encoder.confirm();
-                } else {
-                    next = next.min(Instant::now() + failure.after.unwrap_or(retry));
+                } else if failure.is_retried {
+                    not_before = Instant::now() + failure.after.unwrap_or(retry);
+                    // Sooner than it would be, but no sooner than it may.
+                    next = next.min(not_before);
                     retry = (retry * 2).min(MAX_RETRY);
                 }
                 note_failure(shared, METRICS, &failure);
@@ -154,6 +177,7 @@ async fn export_spans(settings: &Settings, mut sender: Sender, shared: &Shared, 
     let mut spans = Spans::new(settings);
     let mut retry = FIRST_RETRY;
     let mut next = Instant::now() + settings.spans.delay;
+    let mut not_before = Instant::now();
     let mut is_ending = false;
     let mut frames = shared.current.subscribe();
     while !is_ending {
@@ -162,20 +186,22 @@ async fn export_spans(settings: &Settings, mut sender: Sender, shared: &Shared, 
             frame = frames.recv() => {
                 match frame {
                     Ok(frame) => take(&mut spans, &frame, shared),
-                    Err(tokio::sync::broadcast::error::RecvError::Lagged(missed)) => {
-                        shared.log.say("spans", &format!("{missed} snapshots were missed, and the requests that ended in them"));
-                    }
-                    Err(tokio::sync::broadcast::error::RecvError::Closed) => {}
+                    Err(RecvError::Lagged(missed)) => note_missed(shared, missed),
+                    Err(RecvError::Closed) => is_ending = true,
                 }
-                if !spans.is_full() {
+                if !is_ending && (!spans.is_full() || Instant::now() < not_before) {
                     continue;
                 }
             }
             () = ended(&mut ending) => is_ending = true,
         }
         if is_ending {
-            while let Ok(frame) = frames.try_recv() {
-                take(&mut spans, &frame, shared);
+            loop {
+                match frames.try_recv() {
+                    Ok(frame) => take(&mut spans, &frame, shared),
+                    Err(TryRecvError::Lagged(missed)) => note_missed(shared, missed),
+                    Err(TryRecvError::Empty | TryRecvError::Closed) => break,
+                }
             }
         }
         let deadline = Instant::now() + LAST_EXPORT;
@@ -199,17 +225,27 @@ async fn export_spans(settings: &Settings, mut sender: Sender, shared: &Shared, 
                         spans.confirm();
                     }
                     note_failure(shared, TRACES, &failure);
-                    next = Instant::now() + failure.after.unwrap_or(retry);
+                    not_before = Instant::now() + failure.after.unwrap_or(retry);
                     retry = (retry * 2).min(MAX_RETRY);
                     break;
                 }
             }
         }
-        next = next.max(Instant::now() + settings.spans.delay);
+        next = not_before.max(Instant::now() + settings.spans.delay);
     }
 }
 
+/// Requests that ended in snapshots that did not come have no spans: how many, nobody knows.
+fn note_missed(shared: &Shared, snapshots: u64) {
+    shared.progress.note(TRACES, |outcome| outcome.missed_snapshots += snapshots);
+    shared.log.say("spans", &format!("{snapshots} snapshots were missed, and the requests that ended in them"));
+}
+
 fn take(spans: &mut Spans, frame: &Frame, shared: &Shared) {
+    let missed = spans.missed_before(&frame.snapshot);
+    if missed > 0 {
+        note_missed(shared, missed);
+    }
     let dropped = spans.take(&frame.snapshot);
     if dropped > 0 {
         shared.progress.note(TRACES, |outcome| outcome.dropped += dropped);

@@ -40,6 +40,9 @@ const MAX_ANSWER: usize = 64 * 1024;
 /// Longest wait that a collector may ask for.
 const MAX_WAIT: Duration = Duration::from_secs(300);
 
+/// How often a connection is tried, and how long it may take to answer.
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
+
 const AGENT: &str = concat!("hbpf/", env!("CARGO_PKG_VERSION"));
 
 /// Why an export failed.
@@ -64,6 +67,7 @@ impl Failure {
 type Rejected = Option<(u64, String)>;
 
 /// A way to a collector.
+#[derive(Clone)]
 pub(super) struct Sender {
     target: Target,
     headers: HeaderMap,
@@ -76,10 +80,15 @@ pub(super) struct Sender {
 impl Sender {
     /// To be called while files can be read.
     pub(super) fn new(target: &Target) -> Result<Self> {
+        let mut tcp = HttpConnector::new();
+        tcp.enforce_http(false);
+        tcp.set_nodelay(true);
+        // Sooner than the whole: who cannot be reached has surely not got it.
+        tcp.set_connect_timeout(Some(target.timeout / 2));
         let builder = HttpsConnectorBuilder::new().with_tls_config(tls(target)?).https_or_http();
         let connector = match target.protocol {
-            Protocol::Grpc => builder.enable_http2().build(),
-            Protocol::Http => builder.enable_http1().build(),
+            Protocol::Grpc => builder.enable_http2().wrap_connector(tcp),
+            Protocol::Http => builder.enable_http1().wrap_connector(tcp),
         };
         let mut headers = HeaderMap::new();
         for (name, value) in &target.headers {
@@ -132,7 +141,9 @@ impl Sender {
                 is_unconfirmed: false,
                 after: None,
             };
-            let endpoint = endpoint.map_err(failed)?.connect_timeout(self.target.timeout);
+            // A connection that is dead without a word is found out, and made anew.
+            let endpoint =
+                endpoint.map_err(failed)?.http2_keep_alive_interval(KEEP_ALIVE).keep_alive_timeout(KEEP_ALIVE);
             self.channel = Some(endpoint.connect_with_connector_lazy(self.connector.clone()));
         }
         Ok(self.channel.clone().expect("it was just made"))
@@ -215,7 +226,8 @@ fn answer<T>(result: Result<Result<tonic::Response<T>, Status>, tokio::time::err
     }
 }
 
-/// Which are retried: <https://opentelemetry.io/docs/specs/otlp/#failures>
+/// Which are retried: <https://opentelemetry.io/docs/specs/otlp/#failures>. Not that something is exhausted: it may be a message's
+/// length, and the same would come again.
 fn of_status(status: &Status) -> Failure {
     let source = std::error::Error::source(status).map(|source| failure(source, false).why);
     let code = status.code();
@@ -229,7 +241,6 @@ fn of_status(status: &Status) -> Failure {
                 | Code::OutOfRange
                 | Code::Unavailable
                 | Code::DataLoss
-                | Code::ResourceExhausted
         ),
         is_unconfirmed: matches!(code, Code::Cancelled | Code::DeadlineExceeded | Code::Unknown | Code::Internal),
         after: None,

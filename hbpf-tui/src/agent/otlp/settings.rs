@@ -127,7 +127,7 @@ impl Settings {
             if is_off || !wanted {
                 return Ok(None);
             }
-            target(signal, endpoint.as_deref(), protocol.as_deref(), &get).map(Some)
+            target(signal, (endpoint.as_deref(), options.endpoint.is_some()), protocol.as_deref(), &get).map(Some)
         };
         let temporality = match get("OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE").as_deref() {
             None => Temporality::Cumulative,
@@ -167,7 +167,7 @@ impl Settings {
 
 fn target(
     signal: Signal,
-    endpoint: Option<&str>,
+    (endpoint, is_option): (Option<&str>, bool),
     protocol: Option<&str>,
     get: &impl Fn(&str) -> Option<String>,
 ) -> Result<Target> {
@@ -181,7 +181,7 @@ fn target(
         None | Some("http/protobuf") => Protocol::Http,
         Some(other) => bail!("OTEL_EXPORTER_OTLP_PROTOCOL is {other:?}; hbpf has grpc and http/protobuf"),
     };
-    let own = get(&format!("OTEL_EXPORTER_OTLP_{of}_ENDPOINT"));
+    let own = get(&format!("OTEL_EXPORTER_OTLP_{of}_ENDPOINT")).filter(|_| !is_option);
     let text = match (&own, endpoint, protocol) {
         // As it is.
         (Some(own), ..) => own.clone(),
@@ -212,8 +212,15 @@ fn target(
         (None, None) => None,
         _ => bail!("OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE and _CLIENT_KEY belong together"),
     };
-    let timeout = either("TIMEOUT")
-        .map_or(Ok(10_000), |text| text.parse().context("OTEL_EXPORTER_OTLP_TIMEOUT is no number of milliseconds"))?;
+    let timeout = match either("TIMEOUT") {
+        None => 10_000,
+        Some(text) => {
+            let milliseconds = text.parse().ok().filter(|milliseconds| *milliseconds > 0);
+            milliseconds.with_context(|| {
+                format!("OTEL_EXPORTER_OTLP_TIMEOUT is {text:?}, which is no number of milliseconds")
+            })?
+        }
+    };
     Ok(Target {
         protocol,
         uri,

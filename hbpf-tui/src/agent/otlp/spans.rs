@@ -16,14 +16,15 @@ use opentelemetry_proto::tonic::trace::v1::status::StatusCode;
 use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, ScopeSpans, Span, Status};
 use sha2::{Digest, Sha256};
 
-use super::encode::{any, nanoseconds, operation, scope, text};
-use super::settings::{Settings, SpanSettings};
+use super::encode::{any, nanoseconds, operation, resource, scope, text};
+use super::settings::Settings;
 
 /// Spans that wait.
 pub(super) struct Spans {
-    settings: SpanSettings,
-    all: Settings,
+    settings: Settings,
     resource: Option<Resource>,
+    /// Number of the snapshot taken last.
+    sequence: Option<u64>,
     queue: VecDeque<Span>,
     /// How many of the first were given out last.
     given: usize,
@@ -31,13 +32,7 @@ pub(super) struct Spans {
 
 impl Spans {
     pub(super) fn new(settings: &Settings) -> Self {
-        Self {
-            settings: settings.spans.clone(),
-            all: settings.clone(),
-            resource: None,
-            queue: VecDeque::new(),
-            given: 0,
-        }
+        Self { settings: settings.clone(), resource: None, sequence: None, queue: VecDeque::new(), given: 0 }
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -46,19 +41,25 @@ impl Spans {
 
     /// Whether there are enough for an export.
     pub(super) fn is_full(&self) -> bool {
-        self.queue.len() >= self.settings.batch
+        self.queue.len() >= self.settings.spans.batch
+    }
+
+    /// How many snapshots should have come between the one before and this.
+    pub(super) fn missed_before(&self, snapshot: &Snapshot) -> u64 {
+        self.sequence.map_or(0, |last| snapshot.sequence.saturating_sub(last + 1))
     }
 
     /// Takes what has ended since the snapshot before; gives how many had no place.
     pub(super) fn take(&mut self, snapshot: &Snapshot) -> u64 {
-        self.resource.get_or_insert_with(|| super::encode::Encoder::new(&self.all, snapshot).resource());
+        self.resource.get_or_insert_with(|| resource(&self.settings, snapshot));
+        self.sequence = Some(snapshot.sequence);
         let mut dropped = snapshot.requests.finished_omitted;
         for request in &snapshot.requests.finished {
             let ids = Ids::of(request, snapshot);
-            if !ids.is_sampled(self.settings.ratio) {
+            if !ids.is_sampled(self.settings.spans.ratio) {
                 continue;
             }
-            if self.queue.len() >= self.settings.queue {
+            if self.queue.len() >= self.settings.spans.queue {
                 dropped += 1;
                 continue;
             }
@@ -69,7 +70,7 @@ impl Spans {
 
     /// The next to send. If they are, [`Self::confirm`] is to be called.
     pub(super) fn batch(&mut self) -> Option<Vec<ResourceSpans>> {
-        self.given = self.queue.len().min(self.settings.batch);
+        self.given = self.queue.len().min(self.settings.spans.batch);
         if self.given == 0 {
             return None;
         }
@@ -110,11 +111,12 @@ impl Ids {
         Self { trace: told.map_or(trace, u128::to_be_bytes), span }
     }
 
-    /// As all that see the same trace decide, by its last bytes.
+    /// As all that see the same trace decide, by its last seven bytes:
+    /// <https://opentelemetry.io/docs/specs/otel/trace/tracestate-probability-sampling/>
     fn is_sampled(&self, ratio: f64) -> bool {
         let [.., a, b, c, d, e, f, g] = self.trace;
         let number = u64::from_be_bytes([0, a, b, c, d, e, f, g]);
-        (number as f64) < ratio * (1_u64 << 56) as f64
+        number as f64 >= (1.0 - ratio) * (1_u64 << 56) as f64
     }
 }
 
