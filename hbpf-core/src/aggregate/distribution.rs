@@ -283,7 +283,7 @@ impl BucketRecorder {
         let Self { count, sum, min, max, ref buckets } = *self;
         let buckets: Vec<_> = buckets.sparse().collect();
         let [p50, p90, p95, p99] =
-            [0.5, 0.9, 0.95, 0.99].map(|part| exponential::quantile(&buckets, part).unwrap_or(max).clamp(min, max));
+            [0.5, 0.9, 0.95, 0.99].map(|part| exponential::quantile(&buckets, part).unwrap_or(max).max(min).min(max));
         let mean = sum / count as f64;
         let scale = exponential::SCALE;
         (count > 0).then_some(Distribution { count, sum, min, mean, p50, p90, p95, p99, max, scale, buckets })
