@@ -42,7 +42,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 /// How long anything may take before a test gives up. Generous: a loaded machine is no failure.
-pub const DEADLINE: Duration = Duration::from_secs(60);
+pub const DEADLINE: Duration = Duration::from_secs(120);
 
 /// Lets one test at a time observe the host. `None` where it cannot be observed; then the reason has been printed.
 #[must_use]

@@ -12,9 +12,9 @@ const CALLS_PER_THREAD: usize = 2;
 /// What a time may be off: so much, or so much of it.
 const TOLERANCE_SECONDS: f64 = 0.005;
 const TOLERANCE_SHARE: f64 = 0.02;
-/// The server's stamps are taken by a process that may have to wait for a CPU; on a loaded machine it is given a
-/// second try.
-const TRIES: usize = 2;
+/// Server, client and hbpf may each have to wait for a CPU between what is stamped and the stamp, which is no error of
+/// hbpf's: on a loaded machine it may take some tries until none of them had to.
+const TRIES: usize = 5;
 
 fn close(seen: f64, truth: f64) -> bool {
     (seen - truth).abs() <= TOLERANCE_SECONDS.max(truth * TOLERANCE_SHARE)
