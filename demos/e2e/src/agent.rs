@@ -32,6 +32,13 @@ impl Agent {
 
     /// The same with variables.
     pub fn start_with(arguments: &[&str], variables: &[(&str, &str)]) -> Self {
+        let mut agent = Self::spawn(arguments, variables);
+        agent.until("it is ready", |agent| agent.get("/readyz").0 == 200);
+        agent
+    }
+
+    /// Starts one and waits for nothing.
+    pub fn spawn(arguments: &[&str], variables: &[(&str, &str)]) -> Self {
         let directory = tempfile::tempdir().expect("a directory can be made");
         let metrics_port = free_port();
         let mut command = Command::new(&programs().hbpf);
@@ -49,9 +56,7 @@ impl Agent {
                 lines.lock().unwrap().push(line);
             }
         });
-        let mut agent = Self { child, directory, metrics_port, said, reading: Some(reading) };
-        agent.until("it is ready", |agent| agent.get("/readyz").0 == 200);
-        agent
+        Self { child, directory, metrics_port, said, reading: Some(reading) }
     }
 
     /// Waits until something holds.

@@ -13,6 +13,7 @@ mod nginx;
 mod observer;
 mod packet;
 mod programs;
+mod prometheus;
 mod server;
 mod terminal;
 mod tracer;
@@ -29,6 +30,7 @@ pub use programs::{
     full, go, go_program, installed, package, programs, python, python_with, rust_program, script, tool,
     use_programs_in,
 };
+pub use prometheus::{Prometheus, prometheus_tool};
 pub use server::Server;
 pub use terminal::{Terminal, Tmux, without_sequences};
 pub use tracer::Tracer;

@@ -1,17 +1,19 @@
 //! `hbpf agent` with a real Prometheus, and with those who mean it no good.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::path::Path;
+use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use hbpf_core::snapshot::{LlmStats, Series, SeriesRole};
 use hbpf_e2e::{
-    Agent, Client, DEADLINE, Server, children, curl, free_port, host, installed, loaded_programs, python, script, skip,
+    Agent, Client, DEADLINE, Prometheus, Server, children, curl, free_port, host, loaded_programs, prometheus_tool,
+    python, script,
 };
 use nix::sys::signal::Signal;
 use serde_json::Value;
@@ -25,87 +27,6 @@ fn client(server: &Server, python: &Path) -> Client {
     command.args(["--count", &(CALLS / 2).to_string(), "--model", "demo", "--model", "demo-429err"]);
     command.env("HBPF_DEMO_PROMPT", "CANARYPROMPT").env("HBPF_DEMO_KEY", "CANARYKEY");
     Client::start(&mut command)
-}
-
-/// A Prometheus of Debian's.
-struct Prometheus {
-    child: Child,
-    port: u16,
-    _directory: tempfile::TempDir,
-}
-
-fn prometheus(name: &str) -> Option<PathBuf> {
-    let program = installed("prometheus/usr/bin").join(name);
-    if !program.exists() {
-        skip("HBPF_REQUIRE_CLIENTS", "there is no Prometheus: `cargo xtask setup --full` fetches it");
-        return None;
-    }
-    Some(program)
-}
-
-impl Prometheus {
-    fn start(agent: &Agent, features: &[&str]) -> Option<Self> {
-        let program = prometheus("prometheus")?;
-        let directory = tempfile::tempdir().unwrap();
-        let port = free_port();
-        let configuration = format!(
-            "global: {{ scrape_interval: 1s, scrape_timeout: 1s }}\nscrape_configs:\n- job_name: hbpf\n  honor_labels: true\n  \
-             static_configs: [{{ targets: ['127.0.0.1:{}'] }}]\n",
-            agent.metrics_port()
-        );
-        let file = directory.path().join("prometheus.yml");
-        fs::write(&file, configuration).unwrap();
-        let mut command = Command::new(program);
-        command.arg(format!("--config.file={}", file.display()));
-        command.arg(format!("--storage.tsdb.path={}", directory.path().join("data").display()));
-        command.arg(format!("--web.listen-address=127.0.0.1:{port}")).args(features);
-        let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        Some(Self { child, port, _directory: directory })
-    }
-
-    /// What an expression gives now: of each series its labels and value.
-    fn query(&self, expression: &str) -> Vec<(Value, f64)> {
-        let mut command = Command::new("curl");
-        command.args(["-G", "--data-urlencode"]).arg(format!("query={expression}"));
-        command.arg(format!("http://127.0.0.1:{}/api/v1/query", self.port));
-        let (status, body) = curl(command);
-        if status == 0 {
-            // It starts.
-            return Vec::new();
-        }
-        let answer: Value = serde_json::from_slice(&body).unwrap();
-        assert_eq!(answer["status"], "success", "{expression}: {answer}");
-        let rows = answer["data"]["result"].as_array().cloned().unwrap_or_default();
-        rows.iter().map(|row| (row["metric"].clone(), row["value"][1].as_str().unwrap().parse().unwrap())).collect()
-    }
-
-    /// How it gets on with what it asks.
-    fn targets(&self) -> String {
-        let mut command = Command::new("curl");
-        command.arg(format!("http://127.0.0.1:{}/api/v1/targets", self.port));
-        String::from_utf8_lossy(&curl(command).1).into_owned()
-    }
-
-    /// Its one value.
-    fn value(&self, expression: &str) -> Option<f64> {
-        self.query(expression).first().map(|(_, value)| *value)
-    }
-
-    fn until(&self, expression: &str, wanted: f64) {
-        let give_up = Instant::now() + DEADLINE;
-        while self.value(expression) != Some(wanted) {
-            let about = || (self.value(expression), self.value("up"), self.value("scrape_duration_seconds"));
-            assert!(Instant::now() < give_up, "{expression} is not {wanted}: {:?}, {}", about(), self.targets());
-            thread::sleep(Duration::from_millis(250));
-        }
-    }
-}
-
-impl Drop for Prometheus {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
 }
 
 /// The one series of a side of the stand-in server's model.
@@ -130,11 +51,13 @@ fn close(one: f64, other: f64) -> bool {
 fn a_real_prometheus_has_the_numbers_of_the_snapshot() {
     let Some(_host) = host() else { return };
     let Some(python) = python() else { return };
-    let Some(promtool) = prometheus("promtool") else { return };
+    let Some(promtool) = prometheus_tool("promtool") else { return };
     let server = Server::start(&["--ttft", "20", "--rate", "400", "--word", "CANARYANSWER"]);
     let agent = Agent::start(&[]);
-    let Some(classic) = Prometheus::start(&agent, &[]) else { return };
-    let Some(native) = Prometheus::start(&agent, &["--enable-feature=native-histograms"]) else { return };
+    let Some(classic) = Prometheus::start(&[agent.metrics_port()], &[]) else { return };
+    let Some(native) = Prometheus::start(&[agent.metrics_port()], &["--enable-feature=native-histograms"]) else {
+        return;
+    };
     let mut client = client(&server, &python);
     client.run();
     let truth = server.truth(CALLS as usize);
@@ -171,6 +94,70 @@ fn a_real_prometheus_has_the_numbers_of_the_snapshot() {
     assert!(!text.contains("CANARY") && !agent.get_metrics("application/openmetrics-text").contains("CANARY"));
     let (status, said) = agent.stop();
     assert!(status.success() && said.is_empty(), "{said:?}");
+}
+
+/// Expressions of a dashboard's panels, those in rows too.
+fn expressions(dashboard: &Value) -> Vec<String> {
+    let panels = dashboard["panels"].as_array().cloned().unwrap_or_default();
+    let own = |panel: &Value| {
+        let targets = panel["targets"].as_array().cloned().unwrap_or_default();
+        targets.iter().filter_map(|target| target["expr"].as_str().map(str::to_owned)).collect::<Vec<_>>()
+    };
+    panels.iter().flat_map(|panel| [own(panel), expressions(panel)].concat()).collect()
+}
+
+/// Names of hbpf's metrics in a text.
+fn names(text: &str) -> BTreeSet<&str> {
+    let words = text.split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_');
+    words.filter(|word| word.starts_with("hbpf_")).collect()
+}
+
+#[test]
+fn dashboards_and_alerts_ask_for_what_is_there() {
+    let Some(_host) = host() else { return };
+    let Some(python) = python() else { return };
+    let server = Server::start(&["--ttft", "20", "--rate", "400"]);
+    let agent = Agent::start(&["--groups", "all", "--interval", "1s"]);
+    let Some(prometheus) = Prometheus::start(&[agent.metrics_port()], &[]) else { return };
+    let mut client = client(&server, &python);
+    client.run();
+    prometheus.until("sum(hbpf_host_llm_requests_ended_total)", CALLS as f64);
+    // Rates want two scrapes.
+    thread::sleep(Duration::from_secs(3));
+    let text = agent.get_metrics("text/plain");
+    let there = names(&text);
+    let mut asked = 0;
+    for entry in fs::read_dir(script("../deploy/grafana")).unwrap() {
+        let path = entry.unwrap().path();
+        let dashboard: Value = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
+        for expression in expressions(&dashboard) {
+            let filled = ["$instance", "$workload", "$model", "$namespace"]
+                .into_iter()
+                .fold(expression.clone(), |it, of| it.replace(of, ".*"));
+            let filled = filled.replace("$__rate_interval", "30s").replace("$__range", "30s");
+            // It fails where Prometheus does not understand it.
+            let rows = prometheus.query(&filled);
+            // Of what this host has not, GPUs and inference servers, there is nothing.
+            let has_all = names(&filled).iter().all(|name| there.contains(name));
+            assert!(!rows.is_empty() || !has_all, "{}: {expression} gives nothing", path.display());
+            asked += usize::from(!rows.is_empty());
+        }
+    }
+    assert!(asked > 50, "{asked}");
+    let give_up = Instant::now() + DEADLINE;
+    let rules = loop {
+        let groups = prometheus.get("/api/v1/rules")["data"]["groups"].as_array().cloned().unwrap_or_default();
+        let rules: Vec<Value> =
+            groups.iter().flat_map(|group| group["rules"].as_array().cloned().unwrap_or_default()).collect();
+        if !rules.is_empty() && rules.iter().all(|rule| rule["health"] != "unknown") {
+            break rules;
+        }
+        assert!(Instant::now() < give_up, "rules are not evaluated: {rules:?}");
+        thread::sleep(Duration::from_millis(250));
+    };
+    for rule in rules {
+        assert_eq!(rule["health"], "ok", "{rule}");
+    }
 }
 
 #[test]

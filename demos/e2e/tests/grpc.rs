@@ -50,7 +50,7 @@ fn exact_totals(gzip: bool) {
     truth(&Sums::of_server(&frame, server.pid()));
     truth(&Sums::at_port(&frame, port));
     let endpoint = frame.endpoints.iter().find(|endpoint| endpoint.port == Some(port)).expect("it is there");
-    assert_eq!((endpoint.protocol, endpoint.tls), (Protocol::Grpc, false));
+    assert_eq!((endpoint.protocol, endpoint.tls), (Some(Protocol::Grpc), Some(false)));
     for role in [Role::Client, Role::Server] {
         let rows = observer.until_rows(role, port, 30);
         for row in &rows {

@@ -48,7 +48,7 @@ fn calls_of_curl(tls: bool, calls: &[usize]) {
     assert_eq!(Sums::at_port(&frame, port), truth, "the second end was counted again");
     assert_eq!(Sums::at_port(&frame, server.plain.port()), truth, "what goes on behind the proxy");
     let endpoint = frame.endpoints.iter().find(|endpoint| endpoint.port == Some(port)).expect("it is there");
-    assert_eq!(endpoint.protocol, Protocol::H2);
+    assert_eq!(endpoint.protocol, Some(Protocol::H2));
     observer.assert_nothing_lost();
     observer.stop();
 }

@@ -5,7 +5,9 @@ use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use hbpf_e2e::{Agent, Client, DEADLINE, Server, children, host, installed, python, script, skip};
+use hbpf_e2e::{
+    Agent, Client, DEADLINE, Prometheus, Server, children, free_port, host, installed, python, script, skip,
+};
 use serde_json::Value;
 
 const CALLS: u64 = 12;
@@ -177,6 +179,40 @@ fn it_arrives_over_grpc() {
 #[test]
 fn it_arrives_over_http() {
     arrives("http/protobuf");
+}
+
+/// With a server that is not there at first.
+#[test]
+fn it_arrives_at_a_real_server() {
+    let Some(_host) = host() else { return };
+    let Some(python) = python() else { return };
+    let server = Server::start(&["--ttft", "20", "--rate", "400"]);
+    let port = free_port();
+    let endpoint = format!("http://127.0.0.1:{port}/opentelemetry");
+    let mut agent =
+        Agent::spawn(&["--no-tls", "--otlp-endpoint", &endpoint], &[("OTEL_METRIC_EXPORT_INTERVAL", "500")]);
+    agent.until("it answers", |agent| agent.get("/healthz").0 == 200);
+    let mut client = client(&server, &python);
+    client.run();
+    let truth = server.truth(CALLS as usize);
+    let failures = |agent: &Agent| {
+        let text = agent.get_metrics("text/plain");
+        let line =
+            text.lines().find_map(|line| line.strip_prefix("hbpf_agent_otlp_failures_total{signal=\"metrics\"} "));
+        line.and_then(|value| value.parse().ok()).unwrap_or(0.0)
+    };
+    agent.until("it is counted that nobody takes them", |agent| failures(agent) >= 3.0);
+    assert_eq!(agent.get("/readyz").0, 503, "nobody takes what it exports");
+    let Some(victoria) = Prometheus::start_victoria(port, &[]) else { return };
+    let of = |name: &str, more: &str| format!(r#"sum({{__name__="{name}","hbpf.role"="internal"{more}}})"#);
+    victoria.until(&of("hbpf.llm.requests_ended", ""), truth.requests as f64);
+    victoria.until(&of("hbpf.llm.tokens", r#","type"="output""#), truth.output as f64);
+    agent.until("all is well", |agent| agent.get("/readyz").0 == 200);
+    // It hangs, and the agent is to end.
+    victoria.stop();
+    let began = Instant::now();
+    assert!(agent.stop().0.success());
+    assert!(began.elapsed() < DEADLINE / 2, "{:?}", began.elapsed());
 }
 
 #[test]

@@ -83,7 +83,10 @@ impl Session<'_> {
         assert_eq!(Sums::of_server(&frame, server.pid()), said);
         assert_eq!(Sums::at_port(&frame, port), said, "the second end was counted again");
         let endpoint = frame.endpoints.iter().find(|endpoint| endpoint.port == Some(port)).expect("it is there");
-        assert_eq!((endpoint.protocol, endpoint.api, endpoint.tls), (Protocol::Websocket, self.api, self.tls));
+        assert_eq!(
+            (endpoint.protocol, endpoint.api, endpoint.tls),
+            (Some(Protocol::Websocket), self.api, Some(self.tls))
+        );
         for role in [Role::Client, Role::Server] {
             let rows = observer.until_rows(role, port, calls);
             let models: BTreeSet<_> = rows.iter().map(|row| row.model.as_ref().map(ToString::to_string)).collect();

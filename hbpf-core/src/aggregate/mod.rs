@@ -643,8 +643,8 @@ impl Aggregator {
             address: key.address,
             port: key.port,
             api: key.api,
-            tls: key.tls,
-            protocol: key.protocol,
+            tls: Some(key.tls),
+            protocol: Some(key.protocol),
             stats: self.pool.frame(stats, now),
             rate_limit,
         };

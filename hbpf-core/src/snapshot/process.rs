@@ -324,4 +324,6 @@ pub enum WorkloadKind {
     Unit,
     /// A process and its descendants.
     Tree,
+    /// A whole host, where a snapshot is of many.
+    Host,
 }

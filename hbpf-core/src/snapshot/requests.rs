@@ -32,10 +32,10 @@ pub struct EndpointStats {
     pub port: Option<u16>,
     /// What is called.
     pub api: Api,
-    /// Inside TLS.
-    pub tls: bool,
-    /// Carrying protocol.
-    pub protocol: Protocol,
+    /// Inside TLS; null where that was not told, as of many hosts at once.
+    pub tls: Option<bool>,
+    /// Carrying protocol; null likewise.
+    pub protocol: Option<Protocol>,
     /// Its exchanges, each once.
     pub stats: LlmStats,
     /// Latest word on quota.

@@ -72,7 +72,7 @@ fn words_are_those_of_the_contract() {
         ("ProbeState", "on off failed"),
         ("OverheadLevel", "full excluded thinned detached"),
         ("Severity", "info warning critical"),
-        ("WorkloadKind", "pod container unit tree"),
+        ("WorkloadKind", "pod container unit tree host"),
         (
             "Api",
             "chat text_completion responses messages embeddings generate_content rerank audio image realtime infer tool",

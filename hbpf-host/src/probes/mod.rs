@@ -37,6 +37,7 @@ use crate::protocol::{
     Group, Limits, MAX_LEARNED_TARGETS, MAX_TARGET_BYTES, MAX_TLS_USERS, ProbeStatus, TlsUser, Trap, TrapCost,
 };
 use stdio::Stdio;
+pub use tls::NOTHING_TO_PROBE;
 use tls::Tls;
 pub(crate) use verdicts::Verdicts;
 

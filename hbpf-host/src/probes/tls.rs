@@ -19,6 +19,9 @@ use super::{ProbeError, absent, on_cgroup, present, program, raw, unload};
 use crate::discover::{Library, LibraryId, Place, Symbol};
 use crate::protocol::{Group, ProbeStatus, Trap, TrapKind};
 
+/// Why there are no probes where none are needed: they come with the first process that uses such a library.
+pub const NOTHING_TO_PROBE: &str = "no process uses a TLS library that can be probed";
+
 /// Maps that remember connections and calls. What they hold is wrong once calls have gone by unseen.
 const MEMORY: [&str; 9] = [
     "TLS_FLOWS",
@@ -282,7 +285,7 @@ impl Tls {
             list.extend(on_cgroup::AEAD.map(|name| present(Group::LlmTls, name, place.clone(), None, ebpf)));
         }
         if list.len() == before {
-            list.push(absent(Group::LlmTls, "no process uses a TLS library that can be probed".into(), false));
+            list.push(absent(Group::LlmTls, NOTHING_TO_PROBE.into(), false));
         }
     }
 }

@@ -1,8 +1,12 @@
 //! Who may ask an agent.
 
 use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
 
+use anyhow::{Context, Result};
 use sha2::{Digest, Sha256};
+
+use crate::pem;
 
 /// Fewer are guessed.
 const MIN_TOKEN: usize = 16;
@@ -13,12 +17,23 @@ const MAX_TOKEN: usize = 1024;
 pub(super) struct Token([u8; 32]);
 
 impl Token {
+    /// The one in a file.
+    ///
+    /// # Errors
+    ///
+    /// If there is none.
+    pub(super) fn read(path: &Path) -> Result<Self> {
+        let text = String::from_utf8(pem::read(path)?).ok().context("is no text");
+        let token = text.and_then(|text| Self::parse(&text).map_err(anyhow::Error::msg));
+        token.with_context(|| path.display().to_string())
+    }
+
     /// What a file has, but for white space around it.
     ///
     /// # Errors
     ///
     /// Says what a token is, if this is none.
-    pub(super) fn parse(text: &str) -> Result<Self, String> {
+    fn parse(text: &str) -> Result<Self, String> {
         let token = text.trim();
         let is_token =
             token.bytes().all(|byte| byte.is_ascii_graphic()) && (MIN_TOKEN..=MAX_TOKEN).contains(&token.len());

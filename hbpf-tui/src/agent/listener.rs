@@ -89,8 +89,8 @@ pub(super) enum Scope {
     Whole,
     /// All, by who knows the token and calls it by its name.
     Guarded(Token, Hosts),
-    /// Metrics and health, by anybody.
-    Metrics,
+    /// Metrics and health, by anybody; on the loopback by its name only, so that no page in a browser on this host can ask.
+    Metrics(Option<Hosts>),
 }
 
 /// What all connections share.
@@ -109,8 +109,9 @@ impl Shared {
         Self { current, counters: Counters::default(), log, progress: Progress::default(), connections, ending }
     }
 
-    /// Adds what the agent counts of itself.
+    /// Adds what the agent counts of itself, and what it knows by other names.
     pub(super) fn collect_own(&self, frame: &Frame, families: &mut Vec<Family>) {
+        self.current.collect_honeybeepf(&frame.snapshot, families);
         self.counters.collect(&self.progress.outcomes(), frame.snapshot.observation_started_at, families);
     }
 }
@@ -253,7 +254,7 @@ async fn answer(request: &Request<Incoming>, shared: &Shared, scope: &Scope) -> 
             "/metrics" => with_metrics(request, shared).await,
             "/healthz" => health(shared.current.health()),
             "/readyz" => health(shared.current.readiness(&shared.progress.outcomes())),
-            "/snapshot" if !matches!(scope, Scope::Metrics) => with_snapshot(request, shared).await,
+            "/snapshot" if !matches!(scope, Scope::Metrics(_)) => with_snapshot(request, shared).await,
             _ => plain(StatusCode::NOT_FOUND, "there are /metrics, /healthz, /readyz and /snapshot\n"),
         },
     };
@@ -264,15 +265,17 @@ async fn answer(request: &Request<Incoming>, shared: &Shared, scope: &Scope) -> 
 /// What is said to who may not ask, or not so.
 fn refuse(request: &Request<Incoming>, scope: &Scope) -> Option<Answer> {
     let header = |name: HeaderName| request.headers().get(name).map(HeaderValue::as_bytes);
-    if let Scope::Guarded(token, hosts) = scope {
-        if !hosts.have(header(HOST)) {
-            return Some(plain(StatusCode::MISDIRECTED_REQUEST, "this agent is not called that; see --host\n"));
-        }
-        if !token.is_in(header(AUTHORIZATION)) {
-            let mut refusal = plain(StatusCode::UNAUTHORIZED, "the header Authorization: Bearer TOKEN is needed\n");
-            refusal.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
-            return Some(refusal);
-        }
+    if let Scope::Guarded(_, hosts) | Scope::Metrics(Some(hosts)) = scope
+        && !hosts.have(header(HOST))
+    {
+        return Some(plain(StatusCode::MISDIRECTED_REQUEST, "this agent is not called that; see --host\n"));
+    }
+    if let Scope::Guarded(token, _) = scope
+        && !token.is_in(header(AUTHORIZATION))
+    {
+        let mut refusal = plain(StatusCode::UNAUTHORIZED, "the header Authorization: Bearer TOKEN is needed\n");
+        refusal.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        return Some(refusal);
     }
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         let mut refusal = plain(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD\n");

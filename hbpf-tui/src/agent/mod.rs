@@ -12,10 +12,9 @@ mod log;
 mod otlp;
 mod publisher;
 mod settings;
-mod wire;
 
 use std::ffi::OsString;
-use std::fs::{self, File};
+use std::fs;
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
@@ -43,8 +42,6 @@ use sd_notify::NotifyState;
 use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM};
 use signal_hook::low_level::pipe;
 use tokio_rustls::rustls::ServerConfig;
-use tokio_rustls::rustls::pki_types::pem::PemObject;
-use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use toml::Value;
 
 use self::access::{Hosts, Token};
@@ -56,7 +53,9 @@ use crate::cli::{AgentArgs, Cli, Command};
 use crate::config;
 use crate::feed::Update;
 use crate::live::Session;
+use crate::pem;
 use crate::prices;
+use crate::wire;
 
 /// How long the others have for their end: what is queued is sent, and probes are taken out.
 const END_TIMEOUT: Duration = Duration::from_secs(12);
@@ -79,9 +78,6 @@ const SHORT_LIFE: Duration = Duration::from_secs(5);
 
 /// Snapshots that wait for the publisher.
 const QUEUE: usize = 4;
-
-/// Largest of the files with tokens, keys and certificates that are read.
-const MAX_FILE: u64 = 1 << 20;
 
 /// What the collector says to the first process.
 const ALIVE: u8 = b'.';
@@ -126,10 +122,7 @@ impl Setup {
     fn read(config: Option<&Path>) -> Result<Self> {
         let file = config::read_table(config)?;
         let arguments = arguments(config, file.get("agent"))?;
-        let token = arguments.token_file.as_deref().map(|path| {
-            let text = String::from_utf8(read(path)?).context("is no text")?;
-            Token::parse(&text).map_err(anyhow::Error::msg).with_context(|| path.display().to_string())
-        });
+        let token = arguments.token_file.as_deref().map(Token::read).transpose()?;
         let tls = match (&arguments.tls_cert, &arguments.tls_key) {
             (Some(certificate), Some(key)) => Some(Arc::new(tls(certificate, key)?)),
             _ => None,
@@ -144,7 +137,7 @@ impl Setup {
         )?;
         let prices = prices::load(arguments.pricing.prices.as_deref())?;
         let apis = file.get("providers").map(ToString::to_string).unwrap_or_default();
-        let setup = Self { token: token.transpose()?, tls, exporter: Exporter::new(otlp)?, prices, apis, arguments };
+        let setup = Self { token, tls, exporter: Exporter::new(otlp)?, prices, apis, arguments };
         setup.check()?;
         Ok(setup)
     }
@@ -189,20 +182,8 @@ fn arguments(config: Option<&Path>, file: Option<&Value>) -> Result<AgentArgs> {
     }
 }
 
-fn read(path: &Path) -> Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
-    file.take(MAX_FILE + 1).read_to_end(&mut bytes).with_context(|| format!("cannot read {}", path.display()))?;
-    ensure!(bytes.len() as u64 <= MAX_FILE, "{} has more than 1 MiB", path.display());
-    Ok(bytes)
-}
-
 fn tls(certificate: &Path, key: &Path) -> Result<ServerConfig> {
-    let chain = CertificateDer::pem_slice_iter(&read(certificate)?).collect::<Result<Vec<_>, _>>();
-    let chain = chain.with_context(|| format!("{}: no certificates in PEM", certificate.display()))?;
-    ensure!(!chain.is_empty(), "{}: no certificates in PEM", certificate.display());
-    let key_of = PrivateKeyDer::from_pem_slice(&read(key)?);
-    let key_of = key_of.with_context(|| format!("{}: no private key in PEM", key.display()))?;
+    let (chain, key_of) = (pem::certificates(certificate)?, pem::key(key)?);
     let config = ServerConfig::builder().with_no_client_auth().with_single_cert(chain, key_of);
     config.with_context(|| format!("{} does not go with {}", key.display(), certificate.display()))
 }
@@ -231,12 +212,13 @@ impl Bound {
         let for_metrics = arguments.metrics_listen.contains(&self.address);
         Ok(match &self.address {
             Address::Unix(_) => {
-                let scope = if for_metrics { Scope::Metrics } else { Scope::Whole };
+                let scope = if for_metrics { Scope::Metrics(None) } else { Scope::Whole };
                 Listener { socket: Socket::Unix(socket.into()), scope, tls: None }
             }
             // Whoever scrapes has no certificate of ours to check.
-            Address::Tcp(_) if for_metrics => {
-                Listener { socket: Socket::Tcp(socket.into()), scope: Scope::Metrics, tls: None }
+            Address::Tcp(address) if for_metrics => {
+                let hosts = address.ip().is_loopback().then(|| Hosts::new(*address, &arguments.hosts));
+                Listener { socket: Socket::Tcp(socket.into()), scope: Scope::Metrics(hosts), tls: None }
             }
             Address::Tcp(address) => {
                 let token = setup.token.clone().context("a listener over TCP needs a token")?;
@@ -505,6 +487,7 @@ fn publish(setup: &Setup, bound: &[Bound], socket: OwnedFd, is_first: bool) -> R
         groups: setup.arguments.probes.chosen(),
         interval: setup.arguments.interval,
         exporter: setup.exporter.clone(),
+        tells_honeybeepf: setup.arguments.honeybeepf_metrics,
         is_first,
     };
     let its_socket = socket.try_clone().context("cannot start")?;
@@ -568,7 +551,7 @@ fn collecting(arguments: &AgentArgs, prices: Arc<Prices>, publisher: &OwnedFd, m
         }
         let [asks, ends] = polled.map(|polled| polled.any().unwrap_or(false));
         if let Ok(why) = has_ended.try_recv() {
-            bail!("collection has ended: {why}");
+            bail!(why);
         }
         if ends && control.read(&mut [0]).is_ok_and(|read| read == 0) {
             break;

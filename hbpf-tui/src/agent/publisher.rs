@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use hbpf_core::snapshot::Snapshot;
+use hbpf_host::probes::NOTHING_TO_PROBE;
 use hbpf_host::protocol::Group;
 use hyper::body::Bytes;
 use tokio::runtime::Builder;
@@ -23,8 +24,9 @@ use tokio::time::timeout;
 use super::listener::{self, Form, Listener, Shared};
 use super::log::{self, Log};
 use super::otlp::{Exporter, Outcome};
-use super::wire::{self, Pieces, Received};
+use crate::metrics::{Family, Honeybeepf};
 use crate::summary::{self, GroupState};
+use crate::wire::{self, Pieces, Received};
 
 /// Who asks within this time gets the snapshot that is there.
 const FRESH: Duration = Duration::from_millis(500);
@@ -46,6 +48,8 @@ pub(super) struct Plan {
     pub(super) groups: Vec<Group>,
     pub(super) interval: Duration,
     pub(super) exporter: Exporter,
+    /// honeybeePF's names as well.
+    pub(super) tells_honeybeepf: bool,
     /// Nobody has published what this collector says before.
     pub(super) is_first: bool,
 }
@@ -80,6 +84,7 @@ struct Inner {
     is_ending: Cell<bool>,
     /// When a snapshot was asked for that has not come.
     asked: Cell<Option<Instant>>,
+    honeybeepf: Option<RefCell<Honeybeepf>>,
     /// To those who want every snapshot.
     frames: broadcast::Sender<Rc<Frame>>,
 }
@@ -107,6 +112,13 @@ impl Current {
         }
         let _ = timeout(WAIT, changed).await;
         self.latest()
+    }
+
+    /// Adds honeybeePF's names, if they are to be told.
+    pub(super) fn collect_honeybeepf(&self, snapshot: &Snapshot, families: &mut Vec<Family>) {
+        if let Some(honeybeepf) = &self.0.honeybeepf {
+            honeybeepf.borrow().collect(snapshot, families);
+        }
     }
 
     /// Every snapshot from now on.
@@ -143,7 +155,7 @@ impl Current {
             };
             let state = if is_on { "on".to_owned() } else { reason() };
             _ = writeln!(text, "{}: {state}", group.name());
-            is_ready &= is_on;
+            is_ready &= is_on || state == NOTHING_TO_PROBE;
         }
         for (signal, outcome) in exports {
             let state = outcome.problem.as_deref().unwrap_or("on");
@@ -164,6 +176,9 @@ impl Current {
     async fn follow(&self, mut frames: Receiver<Frame>) {
         while let Some(frame) = frames.recv().await {
             let frame = Rc::new(frame);
+            if let Some(honeybeepf) = &self.0.honeybeepf {
+                honeybeepf.borrow_mut().take(&frame.snapshot);
+            }
             *self.0.latest.borrow_mut() = Some(Rc::clone(&frame));
             // Whether anybody wants it.
             _ = self.0.frames.send(frame);
@@ -228,6 +243,7 @@ pub(super) fn run(socket: OwnedFd, mut control: UnixStream, plan: Plan) -> Resul
             started: Instant::now(),
             is_ending: Cell::default(),
             asked: Cell::default(),
+            honeybeepf: plan.tells_honeybeepf.then(RefCell::default),
             frames: broadcast::channel(QUEUE).0,
         }));
         let shared = Rc::new(Shared::new(current.clone(), Log::default(), ending.clone()));

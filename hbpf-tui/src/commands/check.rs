@@ -133,7 +133,7 @@ fn next(updates: &Receiver<Update>, patience: Duration) -> Result<Option<Arc<Sna
     match updates.recv_timeout(patience) {
         Ok(Update::Snapshot(snapshot)) => Ok(Some(snapshot)),
         // What was seen before would pass for what is.
-        Ok(Update::Ended(why)) => bail!("collection has ended: {why}"),
+        Ok(Update::Ended(why)) => bail!(why),
         Err(RecvTimeoutError::Disconnected) => bail!("collection has ended"),
         Err(RecvTimeoutError::Timeout) => Ok(None),
     }
@@ -397,6 +397,6 @@ mod tests {
         control.0.send(Update::Ended("gone".to_owned())).unwrap();
         let mut seen = Seen { watch: Watch::new(&Group::LLM), waits: Waits::default(), lines: Vec::new() };
         let error = observe(&updates, &control, PATIENCE, &mut seen).unwrap_err();
-        assert_eq!(error.to_string(), "collection has ended: gone");
+        assert_eq!(error.to_string(), "gone");
     }
 }

@@ -47,7 +47,7 @@ fn each_frame(
         match updates.recv() {
             Ok(Update::Snapshot(snapshot)) if snapshot.observed_seconds < interval.as_secs_f64() * ABOUT => continue,
             Ok(Update::Snapshot(snapshot)) => emit(&snapshot)?,
-            Ok(Update::Ended(why)) => bail!("collection has ended: {why}"),
+            Ok(Update::Ended(why)) => bail!(why),
             Err(_) => bail!("collection has ended"),
         }
         left = left.map(|left| left - 1);
@@ -140,7 +140,7 @@ mod tests {
         };
         each_frame(&updates, INTERVAL, Some(2), &mut emit).unwrap();
         let error = each_frame(&updates, INTERVAL, None, &mut emit).unwrap_err();
-        assert_eq!(error.to_string(), "collection has ended: the helper is gone");
+        assert_eq!(error.to_string(), "the helper is gone");
         assert_eq!(frames, 3);
     }
 }

@@ -17,6 +17,7 @@ use crate::cli::{Format, MAX_WINDOW, MIN_WINDOW, SnapshotArgs};
 use crate::feed::{Control, Update};
 use crate::live;
 use crate::prices;
+use crate::remote;
 use crate::summary::{self, GroupState};
 use crate::text;
 
@@ -57,12 +58,15 @@ pub(crate) fn run(arguments: &SnapshotArgs) -> Result<ExitCode> {
     let file = arguments.output.as_deref().filter(|path| *path != Path::new("-"));
     let mut output = file.map(privsep::create_output).transpose()?;
     let width = if output.is_some() { None } else { text::terminal_width() };
-    let session = live::Session::begin(&arguments.sources)?;
     let (sender, updates) = std::sync::mpsc::channel();
-    let control = session.start(options, move |update| {
-        // After the last frame nobody listens.
-        let _ = sender.send(update);
-    })?;
+    // After the last frame nobody listens.
+    let deliver = move |update| _ = sender.send(update);
+    let elsewhere = remote::Session::begin(&arguments.elsewhere, arguments.interval)?;
+    let is_elsewhere = elsewhere.is_some();
+    let control = match elsewhere {
+        Some(session) => session.start(deliver)?,
+        None => live::Session::begin(&arguments.sources)?.start(options, deliver)?,
+    };
     let mut told = false;
     let mut emit = |snapshot: &Arc<Snapshot>| {
         let mut snapshot = Snapshot::clone(snapshot);
@@ -80,6 +84,11 @@ pub(crate) fn run(arguments: &SnapshotArgs) -> Result<ExitCode> {
     };
     match arguments.interval {
         Some(interval) => each_frame(&updates, interval, arguments.count, emit)?,
+        None if is_elsewhere => match updates.recv_timeout(remote::PATIENCE) {
+            Ok(Update::Snapshot(snapshot)) => emit(&snapshot)?,
+            Ok(Update::Ended(why)) => bail!(why),
+            Err(_) => bail!("no answer"),
+        },
         None => emit(&one(&updates, control.as_ref(), &groups, arguments.duration)?)?,
     }
     Ok(ExitCode::SUCCESS)
@@ -118,7 +127,7 @@ fn one(
             }
             (Ok(Update::Snapshot(_)), Progress::Waiting { .. }) => {}
             // What was seen before would pass for what is.
-            (Ok(Update::Ended(why)), _) => bail!("collection has ended: {why}"),
+            (Ok(Update::Ended(why)), _) => bail!(why),
             (Err(RecvTimeoutError::Disconnected), _) => bail!("collection has ended"),
             (Err(RecvTimeoutError::Timeout), Progress::Waiting { until }) => {
                 progress = Progress::Placing { until: *until };
@@ -276,6 +285,6 @@ mod tests {
         let (control, updates) = Answers::new(vec![fixture::empty()]);
         control.0.send(Update::Ended("gone".to_owned())).unwrap();
         let error = one(&updates, &control, &[], PATIENCE).unwrap_err();
-        assert_eq!(error.to_string(), "collection has ended: gone");
+        assert_eq!(error.to_string(), "gone");
     }
 }

@@ -18,6 +18,7 @@ use crate::feed::{Control, Update};
 use crate::live;
 use crate::prices;
 use crate::recording::{END, Keep, Lines, Timeline};
+use crate::remote;
 use crate::text;
 use crate::ui::{self, Settings, Sink, Source};
 
@@ -41,6 +42,7 @@ pub(crate) fn run(arguments: &Top, mut settings: Settings) -> Result<ExitCode> {
 /// What delivers the frames, ready to be started. All that needs privileges or files is done.
 enum Start<'a> {
     Live(live::Session, Arc<Prices>, &'a Top),
+    Elsewhere(remote::Session, &'a Top),
     Recording(File),
 }
 
@@ -51,6 +53,9 @@ fn scribe(arguments: &Top) -> Result<Option<Scribe>> {
 }
 
 fn source(arguments: &Top) -> Result<Start<'_>> {
+    if let Some(session) = remote::Session::begin(&arguments.elsewhere, Some(arguments.interval))? {
+        return Ok(Start::Elsewhere(session, arguments));
+    }
     match &arguments.replay {
         None => {
             // While files can still be opened.
@@ -85,7 +90,14 @@ fn show(start: Start<'_>, scribe: Option<Scribe>, settings: &Settings) -> Result
             ui::run(Source::Live, timeline, scribe, settings, |sink| {
                 session.start(options, move |update| sink.deliver(update))
             })?
-            .map(|why| bail!("collection has ended: {why}"))
+            .map(|why| bail!(why))
+        }
+        Start::Elsewhere(session, arguments) => {
+            let timeline = Timeline::new(Keep::WATCHED)?;
+            let is_fleet = arguments.elsewhere.prometheus.is_some();
+            let source = if is_fleet { Source::Fleet } else { Source::Remote };
+            ui::run(source, timeline, scribe, settings, |sink| session.start(move |update| sink.deliver(update)))?
+                .map(|why| bail!(why))
         }
         Start::Recording(file) => {
             let (timeline, rest) = Timeline::open(file).context("cannot read the recording")?;
@@ -131,6 +143,12 @@ fn batch(start: Start<'_>, count: Option<u64>) -> Result<ExitCode> {
                 // After the last frame nobody listens.
                 let _ = sender.send(update);
             })?;
+            each_frame(&updates, arguments.interval, count, |snapshot| show(snapshot))?;
+        }
+        Start::Elsewhere(session, arguments) => {
+            let (sender, updates) = mpsc::channel();
+            // As above.
+            let _control = session.start(move |update| _ = sender.send(update))?;
             each_frame(&updates, arguments.interval, count, |snapshot| show(snapshot))?;
         }
         // Who reads plain frames wants them all, not at their pace.

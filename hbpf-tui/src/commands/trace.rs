@@ -108,7 +108,7 @@ impl Sieve {
                 if let Some(line) = self.watch.rest_of_losses() {
                     self.inlet.notice(line);
                 }
-                self.inlet.end(format!("collection has ended: {why}"));
+                self.inlet.end(why.clone());
             }
         }
     }

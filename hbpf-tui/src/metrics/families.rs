@@ -10,7 +10,7 @@ use hbpf_core::snapshot::{
 };
 use jiff::Timestamp;
 
-use super::{Definition, Family, Kind, Pair, Point, Value};
+use super::{Definition, Family, Kind, Pair, Point, Value, exemplars};
 use crate::sets::api_text;
 use crate::workloads::kind_text;
 
@@ -18,11 +18,11 @@ use crate::workloads::kind_text;
 pub(super) struct Group<T: 'static> {
     pub(super) prefix: &'static str,
     pub(super) labels: &'static [&'static str],
-    families: &'static [(Definition, Take<T>)],
+    pub(super) families: &'static [(Definition, Take<T>)],
 }
 
 /// Takes a family's points from a row.
-type Take<T> = fn(&T, &mut Sink<'_>);
+pub(super) type Take<T> = fn(&T, &mut Sink<'_>);
 
 impl<T> Group<T> {
     pub(super) fn definitions(&self) -> impl Iterator<Item = Definition> {
@@ -30,7 +30,7 @@ impl<T> Group<T> {
     }
 
     /// The families, of these rows: the values of their labels, since when they count, and themselves.
-    fn collect<'a>(
+    pub(super) fn collect<'a>(
         &self,
         rows: impl Iterator<Item = (Vec<Option<Label>>, Timestamp, &'a T)>,
         families: &mut Vec<Family>,
@@ -62,7 +62,7 @@ fn pair(name: &'static str, value: Label) -> Option<Pair> {
 }
 
 /// Where a family's points go.
-struct Sink<'a> {
+pub(super) struct Sink<'a> {
     definition: &'a Definition,
     row: &'a Rc<[Pair]>,
     since: Timestamp,
@@ -71,7 +71,7 @@ struct Sink<'a> {
 
 impl Sink<'_> {
     fn push(&mut self, own: Option<Pair>, value: Value) {
-        self.points.push(Point { row: Rc::clone(self.row), own, value, since: self.since });
+        self.points.push(Point { row: Rc::clone(self.row), own, value, since: self.since, exemplars: Vec::new() });
     }
 
     /// A number, if it is known.
@@ -81,12 +81,12 @@ impl Sink<'_> {
         }
     }
 
-    fn count(&mut self, value: impl Into<Option<u64>>) {
+    pub(super) fn count(&mut self, value: impl Into<Option<u64>>) {
         self.number(value.into().map(|value| value as f64));
     }
 
     /// Numbers that the family's own label tells apart, as far as they are known.
-    fn by(&mut self, values: impl IntoIterator<Item = (impl Into<Label>, Option<f64>)>) {
+    pub(super) fn by(&mut self, values: impl IntoIterator<Item = (impl Into<Label>, Option<f64>)>) {
         for (of, value) in values {
             let own = self.definition.label.and_then(|name| pair(name, of.into()));
             if let Some(value) = value {
@@ -99,27 +99,27 @@ impl Sink<'_> {
         self.by(values.iter().map(|(of, count)| (of.clone(), Some(*count as f64))));
     }
 
-    fn values(&mut self, values: &Option<Distribution>) {
+    pub(super) fn values(&mut self, values: &Option<Distribution>) {
         if let Some(values) = values {
             self.push(None, Value::Histogram(values.clone()));
         }
     }
 }
 
-const fn counter(name: &'static str, help: &'static str) -> Definition {
+pub(super) const fn counter(name: &'static str, help: &'static str) -> Definition {
     Definition { name, kind: Kind::Counter, label: None, help }
 }
 
-const fn gauge(name: &'static str, help: &'static str) -> Definition {
+pub(super) const fn gauge(name: &'static str, help: &'static str) -> Definition {
     Definition { name, kind: Kind::Gauge, label: None, help }
 }
 
-const fn histogram(name: &'static str, (first, last): (i32, i32), help: &'static str) -> Definition {
+pub(super) const fn histogram(name: &'static str, (first, last): (i32, i32), help: &'static str) -> Definition {
     Definition { name, kind: Kind::Histogram(first, last), label: None, help }
 }
 
 impl Definition {
-    const fn by(self, label: &'static str) -> Self {
+    pub(super) const fn by(self, label: &'static str) -> Self {
         Self { label: Some(label), ..self }
     }
 }
@@ -656,6 +656,7 @@ pub(crate) fn collect(snapshot: &Snapshot) -> Vec<Family> {
     let programs = by_program(&snapshot.capture.probes);
     PROGRAMS
         .collect(programs.map(|it| (vec![Some(it.group.clone()), Some(it.program.clone())], since, it)), &mut families);
+    exemplars::attach(snapshot, &mut families);
     families
 }
 

@@ -2,7 +2,9 @@
 //!
 //! Names and units follow Prometheus's conventions; what is unknown has no point.
 
+mod exemplars;
 mod families;
+mod honeybeepf;
 mod openmetrics;
 mod protobuf;
 #[cfg(test)]
@@ -14,7 +16,10 @@ use hbpf_core::label::Label;
 use hbpf_core::snapshot::Distribution;
 use jiff::Timestamp;
 
+use self::exemplars::Exemplar;
+
 pub(crate) use families::{AgentNumbers, ExportNumbers, collect, collect_agent};
+pub(crate) use honeybeepf::Honeybeepf;
 pub(crate) use openmetrics::{Text, below, text};
 pub(crate) use protobuf::protobuf;
 
@@ -63,6 +68,8 @@ pub(crate) struct Point {
     pub(crate) value: Value,
     /// Since when it counts, if it does.
     pub(crate) since: Timestamp,
+    /// Requests that it counts.
+    exemplars: Vec<Exemplar>,
 }
 
 #[derive(Debug)]

@@ -7,6 +7,7 @@ use std::fmt::Write as _;
 
 use hbpf_core::snapshot::Distribution;
 
+use super::exemplars::{self, Exemplar};
 use super::{Family, Kind, Point, Value};
 
 /// Which of the two.
@@ -51,15 +52,26 @@ fn write_family(text: &mut String, family: &Family, form: Text) {
     }
     for point in &family.points {
         match (&point.value, family.definition.kind) {
-            (Value::Number(value), _) => write_sample(text, (&name, suffix), point, None, *value),
+            (Value::Number(value), _) => {
+                write_sample(text, (&name, suffix), point, None, *value);
+                text.push('\n');
+            }
             (Value::Histogram(values), Kind::Histogram(first, last)) => {
-                for exponent in first..=last {
-                    let bound = f64::from(exponent).exp2();
-                    write_sample(text, (&name, "_bucket"), point, Some(bound), below(values, exponent) as f64);
+                let bounds = (first..=last).map(|exponent| (f64::from(exponent).exp2(), below(values, exponent)));
+                let mut above = f64::NEG_INFINITY;
+                for (bound, count) in bounds.chain([(f64::INFINITY, values.count)]) {
+                    write_sample(text, (&name, "_bucket"), point, Some(bound), count as f64);
+                    // The older form has none.
+                    if form == Text::OpenMetrics {
+                        write_exemplar(text, exemplars::within(point, above, bound));
+                    }
+                    text.push('\n');
+                    above = bound;
                 }
-                write_sample(text, (&name, "_bucket"), point, Some(f64::INFINITY), values.count as f64);
-                write_sample(text, (&name, "_sum"), point, None, values.sum);
-                write_sample(text, (&name, "_count"), point, None, values.count as f64);
+                for (suffix, value) in [("_sum", values.sum), ("_count", values.count as f64)] {
+                    write_sample(text, (&name, suffix), point, None, value);
+                    text.push('\n');
+                }
             }
             (Value::Histogram(_), _) => {}
         }
@@ -89,7 +101,14 @@ fn write_sample(text: &mut String, (name, suffix): (&str, &str), point: &Point, 
     if separator == ',' {
         text.push('}');
     }
-    _ = writeln!(text, " {}", Number(value));
+    _ = write!(text, " {}", Number(value));
+}
+
+fn write_exemplar(text: &mut String, exemplar: Option<&Exemplar>) {
+    let Some(Exemplar { trace_id, value, at }) = exemplar else { return };
+    text.push_str(" # {trace_id=\"");
+    escape(text, trace_id);
+    _ = write!(text, "\"}} {} {}", Number(*value), Number(at.as_millisecond() as f64 / 1e3));
 }
 
 /// A label has neither line ends nor other control characters.

@@ -6,6 +6,7 @@
 use hbpf_core::snapshot::Distribution;
 use prost::Message;
 
+use super::exemplars::{self, Exemplar};
 use super::openmetrics::below;
 use super::{Family, Kind, Point, Value};
 
@@ -87,6 +88,27 @@ struct Bucket {
     cumulative_count: Option<u64>,
     #[prost(double, optional, tag = "2")]
     upper_bound: Option<f64>,
+    #[prost(message, optional, tag = "3")]
+    exemplar: Option<ExemplarOf>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct ExemplarOf {
+    #[prost(message, repeated, tag = "1")]
+    label: Vec<LabelPair>,
+    #[prost(double, optional, tag = "2")]
+    value: Option<f64>,
+    #[prost(message, optional, tag = "3")]
+    timestamp: Option<Instant>,
+}
+
+/// `google.protobuf.Timestamp`.
+#[derive(Clone, Copy, PartialEq, Eq, Message)]
+struct Instant {
+    #[prost(int64, optional, tag = "1")]
+    seconds: Option<i64>,
+    #[prost(int32, optional, tag = "2")]
+    nanos: Option<i32>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Message)]
@@ -132,18 +154,29 @@ fn metric(point: &Point, kind: Kind) -> Metric {
         (Value::Number(value), Kind::Counter) => metric.counter = Some(Number { value: Some(*value) }),
         (Value::Number(value), _) => metric.gauge = Some(Number { value: Some(*value) }),
         (Value::Histogram(values), Kind::Histogram(first, last)) => {
-            metric.histogram = Some(histogram(values, first, last));
+            metric.histogram = Some(histogram(point, values, first, last));
         }
         (Value::Histogram(_), _) => {}
     }
     metric
 }
 
+fn exemplar(of: &Exemplar) -> ExemplarOf {
+    let name = LabelPair { name: Some("trace_id".to_owned()), value: Some(of.trace_id.to_string()) };
+    let at = Instant { seconds: Some(of.at.as_second()), nanos: Some(of.at.subsec_nanosecond()) };
+    ExemplarOf { label: vec![name], value: Some(of.value), timestamp: Some(at) }
+}
+
 /// With classic buckets as well, for servers that do not take native ones.
-fn histogram(values: &Distribution, first: i32, last: i32) -> Histogram {
+fn histogram(point: &Point, values: &Distribution, first: i32, last: i32) -> Histogram {
+    let bound = |exponent: i32| f64::from(exponent).exp2();
     let bucket = |exponent: i32| Bucket {
         cumulative_count: Some(below(values, exponent)),
-        upper_bound: Some(f64::from(exponent).exp2()),
+        upper_bound: Some(bound(exponent)),
+        exemplar: {
+            let above = if exponent == first { f64::NEG_INFINITY } else { bound(exponent - 1) };
+            exemplars::within(point, above, bound(exponent)).map(exemplar)
+        },
     };
     let (mut spans, mut deltas): (Vec<BucketSpan>, Vec<i64>) = Default::default();
     let (mut next, mut before) = (0, 0);

@@ -6,6 +6,7 @@ use super::families::{
     AGENT, AGENT_REQUESTS, CAPTURE, ENDPOINTS, ENGINES, EXPORTS, GPUS, GROUPS, HOST, OBSERVATION, PROGRAMS, SERIES,
     TOOLS, TOTALS, WORKLOADS,
 };
+use super::honeybeepf::{CONNECTIONS, DISKS, GPU_DEVICES, LLM, PROBES};
 use super::{Definition, Family, Kind};
 
 /// A table for each group, as Markdown.
@@ -53,6 +54,11 @@ pub(crate) fn reference() -> String {
         "Requests to the agent": AGENT_REQUESTS,
         "The agent": AGENT,
         "Exports to a collector": EXPORTS,
+        "honeybeePF's names, with `--honeybeepf-metrics`: exchanges": LLM,
+        "honeybeePF's names: disks": DISKS,
+        "honeybeePF's names: connections": CONNECTIONS,
+        "honeybeePF's names: GPU devices": GPU_DEVICES,
+        "honeybeePF's names: probes": PROBES,
     }
     text
 }

@@ -3,7 +3,7 @@ use hbpf_core::snapshot::{Container, Distribution, SeriesTable};
 use super::*;
 use crate::fixture;
 
-fn rich() -> hbpf_core::snapshot::Snapshot {
+pub(super) fn rich() -> hbpf_core::snapshot::Snapshot {
     let mut snapshot = fixture::rich();
     snapshot.gpus = fixture::gpus();
     snapshot.engines = fixture::engines();
@@ -59,6 +59,34 @@ fn classic_buckets_are_exact() {
     };
     let below = |exponent| below(&values, exponent);
     assert_eq!([-2, -1, 0, 1, 9, 12].map(below), [0, 1, 6, 9, 9, 10]);
+}
+
+#[test]
+fn a_request_with_a_trace_is_an_exemplar_of_what_counts_it() {
+    let mut snapshot = rich();
+    let mut request = snapshot.requests.recent[0].clone();
+    let row = &snapshot.series.as_ref().unwrap().rows[0];
+    (request.model, request.endpoint) = (row.model.clone(), row.endpoint.clone());
+    (request.provider, request.api, request.role) = (row.provider.clone(), row.api, hbpf_core::exchange::Role::Client);
+    request.trace_id = Some("4bf92f3577b34da6a3ce929d0e0e4736".into());
+    (request.duration_seconds, request.time_to_first_token_seconds) = (Some(3.0), Some(0.3));
+    snapshot.requests.recent = vec![request];
+    let lines = |snapshot: &hbpf_core::snapshot::Snapshot, form| {
+        let text = text(&collect(snapshot), form);
+        text.lines().filter(|line| line.contains("# {trace_id=")).map(str::to_owned).collect::<Vec<_>>()
+    };
+    let found = lines(&snapshot, Text::OpenMetrics);
+    // Two histograms, of the host and of the series.
+    assert_eq!(found.len(), 4, "{found:#?}");
+    let one = |name: &str| found.iter().find(|line| line.starts_with(name)).unwrap_or_else(|| panic!("{found:#?}"));
+    assert!(one("hbpf_host_llm_request_duration_seconds_bucket{le=\"4.0\"}").contains("0e0e4736\"} 3.0 "));
+    assert!(one("hbpf_llm_time_to_first_token_seconds_bucket{").contains("le=\"0.5\"} "));
+    assert!(lines(&snapshot, Text::Prometheus).is_empty());
+    // Of which of two pods it was is not known.
+    let series = snapshot.series.as_mut().unwrap();
+    let other = hbpf_core::snapshot::Series { workload: "other".into(), ..series.rows[0].clone() };
+    series.rows.push(other);
+    assert_eq!(lines(&snapshot, Text::OpenMetrics).len(), 2);
 }
 
 #[test]

@@ -80,7 +80,7 @@ pub(crate) fn ended(state: &State) -> Option<(String, Tone)> {
     Some(match state.source {
         Source::Replay if state.time.newer() > 0 => return None,
         Source::Replay => (why.clone(), Tone::Warn),
-        Source::Live => (format!("collection has ended: {why}"), Tone::Bad),
+        Source::Live | Source::Remote | Source::Fleet => (why.clone(), Tone::Bad),
     })
 }
 
@@ -94,6 +94,8 @@ fn identity(painter: &mut Painter<'_>, area: Rect, state: &State) {
         (Some(age), _) => (ago("FROZEN", age), Tone::Warn),
         (None, Source::Replay) => replay(state),
         (None, Source::Live) => ("LIVE".to_owned(), Tone::Good),
+        (None, Source::Remote) => ("REMOTE".to_owned(), Tone::Good),
+        (None, Source::Fleet) => ("FLEET".to_owned(), Tone::Good),
     };
     let mode = Piece { text: format!(" {mode} "), style: painter.theme.mode(tone) };
     let mut left = vec![painter.piece(format!(" hbpf {}  ", env!("CARGO_PKG_VERSION")), Tone::Strong)];

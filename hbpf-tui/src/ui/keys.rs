@@ -22,10 +22,10 @@ pub(crate) struct Binding {
     /// As the configuration calls it.
     pub(crate) name: &'static str,
     /// As they are written there.
-    keys: &'static [&'static str],
+    pub(crate) keys: &'static [&'static str],
     action: Action,
     /// What it does, in a line or two of the help. Nothing: the binding before says it as well.
-    help: &'static [&'static str],
+    pub(crate) help: &'static [&'static str],
 }
 
 const fn binding(

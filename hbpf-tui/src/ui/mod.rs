@@ -42,6 +42,8 @@ use signal_hook::consts::{SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGWINCH};
 use signal_hook::iterator::Signals;
 
 use self::job::JobControl;
+#[cfg(test)]
+pub(crate) use self::keys::BINDINGS;
 use self::save::{Document, Outlet};
 pub(crate) use self::settings::Settings;
 use self::state::{Action, Effect, State};

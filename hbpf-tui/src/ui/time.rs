@@ -25,8 +25,19 @@ const SPEEDS: std::ops::RangeInclusive<i32> = -3..=8;
 pub(crate) enum Source {
     /// This machine, now.
     Live,
+    /// Another machine, now.
+    Remote,
+    /// Many machines, now.
+    Fleet,
     /// A recording.
     Replay,
+}
+
+impl Source {
+    /// Whether what comes is of now.
+    pub(crate) fn is_live(self) -> bool {
+        self != Self::Replay
+    }
 }
 
 /// A move through time.
@@ -146,7 +157,7 @@ impl Time {
 
     /// Whether an earlier frame stands while newer ones come.
     pub(crate) fn is_frozen(&self) -> bool {
-        self.source == Source::Live && self.at.is_some()
+        self.source.is_live() && self.at.is_some()
     }
 
     /// How fast frames of a recording are played, if they are.
@@ -172,7 +183,7 @@ impl Time {
     pub(crate) fn toggle(&mut self) {
         let range = self.timeline().range();
         match self.source {
-            Source::Live => {
+            Source::Live | Source::Remote | Source::Fleet => {
                 self.at = if self.at.is_some() { None } else { self.shown.as_ref().map(|shown| shown.number) }
             }
             // From its end it plays anew.
@@ -191,7 +202,7 @@ impl Time {
     }
 
     pub(crate) fn jump(&mut self, jump: Jump) -> Jumped {
-        if jump == Jump::Live && self.source == Source::Live {
+        if jump == Jump::Live && self.source.is_live() {
             self.at = None;
             return Jumped::Yes;
         }

@@ -18,8 +18,8 @@ fn endpoint(completed: u64, failed: u64, refused: u64) -> EndpointStats {
         address: None,
         port: Some(443),
         api: Api::Chat,
-        tls: true,
-        protocol: Protocol::Http1,
+        tls: Some(true),
+        protocol: Some(Protocol::Http1),
         stats: LlmStats {
             completed_total: completed,
             failed_total: failed,

@@ -4,7 +4,7 @@
 //! <https://opentelemetry.io/docs/specs/otel/metrics/data-model/>
 
 use std::collections::btree_map::Entry;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use hbpf_core::aggregate::exponential;
 use hbpf_core::exchange::Api;
@@ -21,12 +21,16 @@ use opentelemetry_proto::tonic::metrics::v1::{
     Metric, NumberDataPoint, ResourceMetrics, ScopeMetrics, Sum,
 };
 use opentelemetry_proto::tonic::resource::v1::Resource;
+use prost::Message;
 
 use super::settings::{Settings, Temporality};
 use crate::metrics::{self, Family, Kind, Value};
 
 /// What the data are by.
 const SCOPE: &str = "hbpf";
+
+/// Bytes of a message, unless one metric has more: a collector takes 4 MiB over gRPC, if it is not told otherwise.
+const MAX_MESSAGE: usize = 1 << 20;
 
 /// How long what was sent of a point that comes no more is remembered.
 const REMEMBERED: SignedDuration = SignedDuration::from_secs(3600);
@@ -41,8 +45,8 @@ pub(super) struct Encoder {
     exponential: bool,
     /// What had been sent of each counter and histogram: that is left out next time, if each time is for itself.
     sent: HashMap<(String, Attributes), Sent>,
-    /// The same, as it will be when what is being sent has been.
-    sending: HashMap<(String, Attributes), Sent>,
+    /// The same, as it will be when what is being sent has been: by message.
+    sending: VecDeque<HashMap<(String, Attributes), Sent>>,
 }
 
 /// What was sent of a point.
@@ -81,31 +85,62 @@ impl Encoder {
             temporality: settings.temporality,
             exponential: settings.exponential,
             sent: HashMap::new(),
-            sending: HashMap::new(),
+            sending: VecDeque::new(),
         }
     }
 
-    /// What there is to send. If it is, [`Self::confirm`] is to be called.
-    pub(super) fn encode(&mut self, snapshot: &Snapshot, families: Vec<Family>) -> Vec<ResourceMetrics> {
+    /// What there is to send, as messages. For each that is, in their order, [`Self::confirm`] is to be called.
+    pub(super) fn encode(&mut self, snapshot: &Snapshot, families: Vec<Family>) -> Vec<Vec<ResourceMetrics>> {
         self.sending.clear();
         let at = snapshot.captured_at;
         let own = families.into_iter().map(own);
-        let instruments: Vec<Instrument> =
-            own.chain(conventions(snapshot)).filter(|it| !it.points.is_empty()).collect();
-        let metrics = instruments.into_iter().map(|instrument| self.metric(instrument, at)).collect();
-        vec![ResourceMetrics {
-            resource: Some(self.resource.clone()),
-            scope_metrics: vec![ScopeMetrics { scope: Some(scope()), metrics, schema_url: String::new() }],
-            schema_url: String::new(),
-        }]
+        let instruments = own.chain(conventions(snapshot)).filter(|it| !it.points.is_empty());
+        let (mut messages, mut bytes) = (Vec::<Vec<Metric>>::new(), 0);
+        for instrument in instruments {
+            self.sending.push_back(HashMap::new());
+            let metric = self.metric(instrument, at);
+            bytes += metric.encoded_len();
+            match messages.last_mut() {
+                Some(message) if bytes <= MAX_MESSAGE => {
+                    message.push(metric);
+                    let of_metric = self.sending.pop_back().unwrap_or_default();
+                    self.sending.back_mut().expect("a message has begun").extend(of_metric);
+                }
+                _ => {
+                    bytes = metric.encoded_len();
+                    messages.push(vec![metric]);
+                }
+            }
+        }
+        let message = |metrics| {
+            vec![ResourceMetrics {
+                resource: Some(self.resource.clone()),
+                scope_metrics: vec![ScopeMetrics { scope: Some(scope()), metrics, schema_url: String::new() }],
+                schema_url: String::new(),
+            }]
+        };
+        messages.into_iter().map(message).collect()
     }
 
-    /// What was encoded last has been sent. What was not among it this time, as a number that could not be read, is remembered for a
-    /// while.
+    /// The next of the messages that were encoded last has been sent. What was not among it this time, as a number that could not be
+    /// read, is remembered for a while.
     pub(super) fn confirm(&mut self) {
-        let now = self.sending.values().map(|sent| sent.at).max();
+        let Some(sending) = self.sending.pop_front() else { return };
+        let now = sending.values().map(|sent| sent.at).max();
         self.sent.retain(|_, sent| now.is_none_or(|now| now.duration_since(sent.at) < REMEMBERED));
-        self.sent.extend(self.sending.drain());
+        self.sent.extend(sending);
+    }
+
+    /// The next of them was refused.
+    pub(super) fn skip(&mut self) {
+        self.sending.pop_front();
+    }
+
+    /// All of them have been, by somebody else.
+    pub(super) fn confirm_all(&mut self) {
+        while !self.sending.is_empty() {
+            self.confirm();
+        }
     }
 
     fn metric(&mut self, instrument: Instrument, at: Timestamp) -> Metric {
@@ -148,7 +183,8 @@ impl Encoder {
     fn keep(&mut self, name: &str, point: &Measured, at: Timestamp, value: SentValue) {
         if self.temporality == Temporality::Delta {
             let key = (name.to_owned(), point.attributes.clone());
-            self.sending.insert(key, Sent { at, since: point.since, value });
+            let sending = self.sending.back_mut().expect("a message is written");
+            sending.insert(key, Sent { at, since: point.since, value });
         }
     }
 

@@ -137,37 +137,48 @@ async fn export_metrics(
         let encoded = encoder.encode(&frame.snapshot, families);
         next = (next + settings.interval).max(Instant::now());
         if std::mem::take(&mut is_told) {
-            encoder.confirm();
+            encoder.confirm_all();
             shared.progress.note(METRICS, |outcome| outcome.unconfirmed += 1);
             continue;
         }
         if Instant::now() < not_before && !is_ending {
             continue;
         }
-        let sent = if is_ending {
-            timeout(LAST_EXPORT, sender.metrics(encoded))
-                .await
-                .unwrap_or_else(|_| Err(Failure::unconfirmed("no time is left")))
-        } else {
-            sender.metrics(encoded).await
-        };
-        match sent {
-            Ok(rejected) => {
-                encoder.confirm();
-                retry = FIRST_RETRY;
-                note_sent(shared, METRICS, &rejected);
-            }
-            Err(failure) => {
-                if failure.is_unconfirmed {
-                    // As if it had arrived.
+        let deadline = Instant::now() + LAST_EXPORT;
+        for message in encoded {
+            let sent = if is_ending {
+                let left = deadline.saturating_duration_since(Instant::now());
+                timeout(left, sender.metrics(message))
+                    .await
+                    .unwrap_or_else(|_| Err(Failure::unconfirmed("no time is left")))
+            } else {
+                sender.metrics(message).await
+            };
+            match sent {
+                Ok(rejected) => {
                     encoder.confirm();
-                } else if failure.is_retried {
-                    not_before = Instant::now() + failure.after.unwrap_or(retry);
-                    // Sooner than it would be, but no sooner than it may.
-                    next = next.min(not_before);
-                    retry = (retry * 2).min(MAX_RETRY);
+                    retry = FIRST_RETRY;
+                    note_sent(shared, METRICS, &rejected);
                 }
-                note_failure(shared, METRICS, &failure);
+                Err(failure) => {
+                    note_failure(shared, METRICS, &failure);
+                    if !failure.is_retried && !failure.is_unconfirmed {
+                        // Others may be taken all the same.
+                        encoder.skip();
+                        continue;
+                    }
+                    if failure.is_unconfirmed {
+                        // As if it had arrived.
+                        encoder.confirm();
+                    } else {
+                        not_before = Instant::now() + failure.after.unwrap_or(retry);
+                        // Sooner than it would be, but no sooner than it may.
+                        next = next.min(not_before);
+                        retry = (retry * 2).min(MAX_RETRY);
+                    }
+                    // The rest has more to tell the next time.
+                    break;
+                }
             }
         }
     }

@@ -1,11 +1,9 @@
 //! One signal's way to a collector.
 
-use std::fs;
 use std::io::Write as _;
-use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use http_body_util::{BodyExt, Full, Limited};
@@ -24,8 +22,6 @@ use opentelemetry_proto::tonic::metrics::v1::ResourceMetrics;
 use opentelemetry_proto::tonic::trace::v1::ResourceSpans;
 use prost::Message;
 use tokio::time::timeout;
-use tokio_rustls::rustls::pki_types::pem::PemObject;
-use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 use tonic::codec::CompressionEncoding;
 use tonic::metadata::{KeyAndValueRef, MetadataMap};
@@ -33,6 +29,7 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
 
 use super::settings::{Protocol, Target};
+use crate::pem;
 
 /// Longest answer that is read.
 const MAX_ANSWER: usize = 64 * 1024;
@@ -252,32 +249,13 @@ fn rejected(count: i64, why: String) -> Rejected {
 }
 
 fn tls(target: &Target) -> Result<ClientConfig> {
-    let mut roots = RootCertStore::empty();
-    if let Some(path) = &target.certificate {
-        for certificate in certificates(path)? {
-            roots.add(certificate).with_context(|| path.display().to_string())?;
-        }
-    } else if target.uri.scheme_str() == Some("https") {
-        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-        ensure!(!roots.is_empty(), "the system has no certificates to check {} by", target.uri);
-    }
+    let is_used = target.certificate.is_some() || target.uri.scheme_str() == Some("https");
+    let roots = if is_used { pem::roots(target.certificate.as_deref())? } else { RootCertStore::empty() };
     let builder = ClientConfig::builder().with_root_certificates(roots);
     Ok(match &target.client {
         None => builder.with_no_client_auth(),
-        Some((certificate, key)) => {
-            let key_of = PrivateKeyDer::from_pem_slice(&read(key)?);
-            let key_of = key_of.with_context(|| format!("{}: no private key in PEM", key.display()))?;
-            builder.with_client_auth_cert(certificates(certificate)?, key_of).context("the client's certificate")?
-        }
+        Some((certificate, key)) => builder
+            .with_client_auth_cert(pem::certificates(certificate)?, pem::key(key)?)
+            .context("the client's certificate")?,
     })
-}
-
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>> {
-    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&read(path)?).collect();
-    let found = found.ok().filter(|found| !found.is_empty());
-    found.with_context(|| format!("{}: no certificates in PEM", path.display()))
-}
-
-fn read(path: &Path) -> Result<Vec<u8>> {
-    fs::read(path).with_context(|| format!("cannot read {}", path.display()))
 }

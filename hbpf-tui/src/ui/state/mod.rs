@@ -251,7 +251,8 @@ impl State {
             ended: None,
             since_end: None,
             wanted: [None; Group::ALL.len()],
-            page: Page::Main,
+            // Processes are not told of.
+            page: if source == Source::Fleet { Page::Workloads } else { Page::Main },
             behind: Vec::new(),
             overlay: None,
             scroll: 0,
@@ -329,7 +330,7 @@ impl State {
 
     /// Whether the collection has ended: its probes are gone.
     pub(crate) fn is_over(&self) -> bool {
-        self.source == Source::Live && self.ended.is_some()
+        self.source.is_live() && self.ended.is_some()
     }
 
     /// What charts are drawn from.
@@ -618,6 +619,9 @@ impl State {
 
     fn toggle_group(&mut self, index: usize) -> Effect {
         let Some(&group) = Group::ALL.get(index) else { return Effect::None };
+        if matches!(self.source, Source::Remote | Source::Fleet) {
+            self.notice = Some("the agents decide what is probed".to_owned());
+        }
         if self.source != Source::Live || self.is_over() {
             return Effect::None;
         }

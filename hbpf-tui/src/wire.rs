@@ -29,7 +29,7 @@ const LAST: u8 = 2;
 const NOW: &[u8] = b"now";
 
 /// The collector's end, and the publisher's.
-pub(super) fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
+pub(crate) fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
     let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?;
     let patience = TimeVal::new(PATIENCE.as_secs() as i64, 0);
     setsockopt(&ours, sockopt::SendTimeout, &patience)?;
@@ -41,7 +41,7 @@ pub(super) fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
 /// # Errors
 ///
 /// If it was not taken in time, or nobody is there.
-pub(super) fn send_snapshot(socket: impl AsFd, snapshot: &[u8]) -> io::Result<()> {
+pub(crate) fn send_snapshot(socket: impl AsFd, snapshot: &[u8]) -> io::Result<()> {
     let mut message = Vec::with_capacity(PIECE + 1);
     let pieces = snapshot.len().div_ceil(PIECE).max(1);
     for number in 0..pieces {
@@ -55,19 +55,25 @@ pub(super) fn send_snapshot(socket: impl AsFd, snapshot: &[u8]) -> io::Result<()
 }
 
 /// Says that a snapshot is wanted now. If that does not fit, enough of it has been said.
-pub(super) fn ask(socket: impl AsFd) {
+pub(crate) fn ask(socket: impl AsFd) {
     let _ = send(socket.as_fd().as_raw_fd(), NOW, MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT);
 }
 
 /// Takes what was asked; false if nobody asks any more.
-pub(super) fn take_asked(socket: impl AsFd) -> bool {
+pub(crate) fn take_asked(socket: impl AsFd) -> bool {
     let mut asked = [0; 16];
     retry(|| recv(socket.as_fd().as_raw_fd(), &mut asked, MsgFlags::MSG_DONTWAIT)) != Ok(0)
 }
 
+/// Waits until something is asked; false if nobody asks any more.
+pub(crate) fn wait_asked(socket: impl AsFd) -> bool {
+    let mut asked = [0; 16];
+    retry(|| recv(socket.as_fd().as_raw_fd(), &mut asked, MsgFlags::empty())).is_ok_and(|length| length > 0)
+}
+
 /// Puts pieces together.
 #[derive(Default)]
-pub(super) struct Pieces {
+pub(crate) struct Pieces {
     snapshot: Option<Vec<u8>>,
 }
 
@@ -77,7 +83,7 @@ impl Pieces {
     /// # Errors
     ///
     /// The operating system's.
-    pub(super) fn receive(&mut self, socket: impl AsFd) -> io::Result<Option<Received>> {
+    pub(crate) fn receive(&mut self, socket: impl AsFd) -> io::Result<Option<Received>> {
         let mut message = vec![0; PIECE + 1];
         let length = match retry(|| recv(socket.as_fd().as_raw_fd(), &mut message, MsgFlags::empty())) {
             // Closed before it had read what it was asked.
@@ -99,7 +105,7 @@ impl Pieces {
 }
 
 /// What came.
-pub(super) enum Received {
+pub(crate) enum Received {
     /// A part of a snapshot.
     Part,
     /// The last part of one: all of it.

@@ -1,0 +1,166 @@
+//! What is asked: each query for a bounded number of rows, which the server adds up.
+
+use super::table::Part;
+
+/// Rows of a table, but for hosts. A view of more would not be read.
+const MAX_ROWS: usize = 200;
+
+/// Hosts.
+const MAX_HOSTS: usize = 2000;
+
+/// How a query's series are chosen.
+pub(super) struct Scope {
+    /// The label that tells hosts apart.
+    pub(super) host: String,
+    /// What series have to match besides their names, as in a selector; may be empty.
+    pub(super) matching: String,
+    /// What increases are over, in seconds.
+    pub(super) range: u64,
+}
+
+/// A table of exchanges.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Table {
+    Hosts,
+    Workloads,
+    Models,
+    Endpoints,
+}
+
+impl Table {
+    pub(super) const ALL: [Self; 4] = [Self::Hosts, Self::Workloads, Self::Models, Self::Endpoints];
+
+    /// What its rows are told apart by, the role first where there is one.
+    pub(super) fn labels(self, host: &str) -> Vec<&str> {
+        match self {
+            Self::Hosts => vec![host],
+            Self::Workloads => vec!["role", host, "namespace", "pod", "workload"],
+            Self::Models => vec!["role", "provider", "model"],
+            Self::Endpoints => vec!["role", "api", "endpoint"],
+        }
+    }
+
+    fn prefix(self) -> &'static str {
+        match self {
+            Self::Hosts => "hbpf_host_llm_",
+            Self::Workloads | Self::Models | Self::Endpoints => "hbpf_llm_",
+        }
+    }
+
+    /// Whether its waiting times are asked for: of all workloads and endpoints these would be very many series.
+    pub(super) fn has_times(self) -> bool {
+        matches!(self, Self::Hosts | Self::Models)
+    }
+
+    fn max_rows(self) -> usize {
+        if self == Self::Hosts { MAX_HOSTS } else { MAX_ROWS }
+    }
+}
+
+impl Scope {
+    fn selector(&self, metric: &str) -> String {
+        format!("{metric}{{{}}}", self.matching)
+    }
+
+    /// Series of several names at once.
+    fn named(&self, pattern: &str) -> String {
+        let separator = if self.matching.is_empty() { "" } else { "," };
+        format!("{{__name__=~\"{pattern}\"{separator}{}}}", self.matching)
+    }
+
+    fn increase(&self, metric: &str, by: &str) -> String {
+        format!("sum by ({by}) (increase({}[{}s]))", self.selector(metric), self.range)
+    }
+
+    /// Which of a table's rows are shown.
+    fn shown(&self, table: Table) -> String {
+        let by = table.labels(&self.host).join(",");
+        let busiest = self.increase(&format!("{}requests_total", table.prefix()), &by);
+        format!("topk({}, {busiest})", table.max_rows())
+    }
+
+    /// One part of a table's numbers.
+    pub(super) fn part(&self, table: Table, part: Part) -> String {
+        let (name, label) = part.metric();
+        let labels = table.labels(&self.host);
+        let rows = labels.join(",");
+        let by = labels.into_iter().chain(label).collect::<Vec<_>>().join(",");
+        let metric = format!("{}{name}", table.prefix());
+        let sum = match part {
+            Part::InFlight => format!("sum by ({by}) ({})", self.selector(&metric)),
+            _ => self.increase(&metric, &by),
+        };
+        match part {
+            Part::Requests => self.shown(table),
+            // Those that have few hosts have all of them in every answer.
+            _ if table == Table::Hosts => sum,
+            _ => format!("{sum} and on ({rows}) {}", self.shown(table)),
+        }
+    }
+
+    /// Numbers of the machines.
+    pub(super) fn machines(&self) -> String {
+        let names = "hbpf_host_(cpus|cpu_ratio|memory_total_bytes|memory_used_bytes)|hbpf_gpu_(utilization_ratio|memory_used_bytes|power_watts)";
+        format!("sum by (__name__,{}) ({})", self.host, self.named(names))
+    }
+
+    /// How hosts take part.
+    pub(super) fn roles(&self) -> String {
+        self.increase("hbpf_llm_requests_total", &format!("{},role", self.host))
+    }
+
+    /// What the workloads that are shown use.
+    pub(super) fn workloads(&self) -> String {
+        let names =
+            "hbpf_workload_(cpu_ratio|resident_bytes|gpu_ratio|gpu_memory_bytes|gpu_power_watts|tokens_per_joule)";
+        let by = format!("{},namespace,pod,workload", self.host);
+        let shown = self.shown(Table::Workloads);
+        format!("sum by (__name__,kind,{by}) ({}) and on ({by}) {shown}", self.named(names))
+    }
+
+    /// The busiest GPUs.
+    pub(super) fn gpus(&self) -> String {
+        let names = "hbpf_gpu_(info|utilization_ratio|memory_used_bytes|memory_total_bytes|power_watts|power_limit_watts|temperature_celsius)";
+        let busiest = format!("topk({MAX_ROWS}, {})", self.selector("hbpf_gpu_utilization_ratio"));
+        format!("{} and on ({},gpu,uuid) {busiest}", self.named(names), self.host)
+    }
+
+    /// Inference servers, those with most to do first.
+    pub(super) fn engines(&self) -> String {
+        let names =
+            "hbpf_engine_(requests_running|requests_waiting|kv_cache_ratio|prefix_cache_hit_ratio|agreement_ratio)";
+        let busiest = format!("topk({MAX_ROWS}, {})", self.selector("hbpf_engine_requests_running"));
+        format!("{} and on ({},engine,endpoint) {busiest}", self.named(names), self.host)
+    }
+
+    /// How many hosts have found something, by rule.
+    pub(super) fn findings(&self) -> String {
+        format!("count by (rule) ({})", self.selector("hbpf_finding"))
+    }
+
+    /// Hosts whose agents were there and are there no more.
+    pub(super) fn gone(&self) -> String {
+        let info = self.selector("hbpf_build_info");
+        let range = self.range.max(3600);
+        format!(
+            "topk({MAX_ROWS}, count by ({0}) (last_over_time({info}[{range}s])) unless on ({0}) count by ({0}) ({info}))",
+            self.host
+        )
+    }
+
+    /// What was lost, by cause.
+    pub(super) fn lost(&self) -> String {
+        self.increase("hbpf_capture_lost_total", "cause")
+    }
+
+    /// On how many hosts a group of probes is in place, and on how many it is not.
+    pub(super) fn groups(&self) -> String {
+        format!("count_values by (group) (\"up\", {})", self.selector("hbpf_probe_group_up"))
+    }
+
+    /// What observing costs where it costs most.
+    pub(super) fn overhead(&self) -> String {
+        let names = "hbpf_capture_(overhead_ratio|overhead_budget_ratio|self_cpu_ratio|self_resident_bytes)";
+        format!("max by (__name__) ({})", self.named(names))
+    }
+}
