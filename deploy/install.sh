@@ -29,7 +29,7 @@ HBPF_RELEASES is another place to download from, laid out as GitHub's.
 END
 }
 
-say() { echo "hbpf: $*"; }
+say() { echo "$*"; }
 
 die() {
     echo "install.sh: $*" >&2

@@ -82,9 +82,12 @@ check() {
             compiler "$architecture"
         done
     fi
-    local chart
-    chart=$(sed -n 's/^appVersion: "\(.*\)"$/\1/p' charts/honeybeepf/Chart.yaml)
-    [ "$chart" = "$version" ] || die "the chart's appVersion is $chart, and hbpf's version $version"
+    # The chart's version is the image's tag, and what `helm install --version` takes.
+    local field chart
+    for field in version appVersion; do
+        chart=$(sed -n "s/^$field: \"\{0,1\}\([^\"]*\)\"\{0,1\}\$/\1/p" charts/honeybeepf/Chart.yaml)
+        [ "$chart" = "$version" ] || die "the chart's $field is $chart, and hbpf's version $version"
+    done
     [ -n "$dirty" ] || [ -z "$(git status --porcelain)" ] || die "something is not committed (--allow-dirty goes on)"
 }
 
@@ -212,7 +215,8 @@ sbom() {
 }
 
 image() {
-    local list=localhost/hbpf:$version base pull archive=$out/hbpf-$version-image.tar architecture tag tags
+    list=localhost/hbpf:$version
+    local base pull archive=$out/hbpf-$version-image.tar architecture tag tags
     local -a arguments
     for architecture in "${ARCHITECTURES[@]}"; do
         install -D -m 755 "$programs/$architecture/hbpf" "$work/image/$architecture/usr/local/bin/hbpf"
@@ -234,16 +238,22 @@ image() {
         buildah manifest add --arch "$architecture" "$list" "$list-$architecture" >/dev/null
     done
     rm -f "$archive"
-    buildah manifest push --quiet --all --format oci "$list" "oci-archive:$archive:$version" >/dev/null
-    say "$(basename "$archive")"
+    push_to "oci-archive:$archive:$version"
+    say "$(basename "$archive"): $(cat "$out/image.digest")"
     [ -n "$push" ] || return 0
     tags=("$version")
     [[ $version == *-* ]] || tags+=(latest)
     for tag in "${tags[@]}"; do
-        buildah manifest push --quiet --all --format oci --digestfile "$out/image.digest" "$list" "docker://$push:$tag" >/dev/null \
-            || die "$push:$tag cannot be pushed (buildah login?)"
-        say "pushed $push:$tag, $(cat "$out/image.digest")"
+        push_to "docker://$push:$tag"
+        say "pushed $push:$tag"
     done
+}
+
+# Some versions of buildah end with success when they have failed; a digest they have only of what is there.
+push_to() {
+    rm -f "$out/image.digest"
+    buildah manifest push --all --format oci --digestfile "$out/image.digest" "$list" "$1" >"$work/push" 2>&1 || true
+    [ -s "$out/image.digest" ] || die "$1 cannot be pushed (buildah login?); buildah's last words: $(tail -n 1 "$work/push")"
 }
 
 main() {

@@ -143,7 +143,7 @@ fn dashboards_and_alerts_ask_for_what_is_there() {
             asked += usize::from(!rows.is_empty());
         }
     }
-    assert!(asked > 50, "{asked}");
+    assert!(asked > 40, "{asked}");
     let give_up = Instant::now() + DEADLINE;
     let rules = loop {
         let groups = prometheus.get("/api/v1/rules")["data"]["groups"].as_array().cloned().unwrap_or_default();
@@ -270,7 +270,7 @@ fn a_listener_that_is_abused_goes_on() {
         &b"\x00\x01\x02"[..],
         b"GET / HTTP/9.9\r\n\r\n",
         b"POST /metrics HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhello",
-        b"GET /nothing HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"GET /nothing HTTP/1.1\r\nHost: localhost\r\n\r\n",
     ] {
         let mut answer = [0; 64];
         let mut stream = sends(port, bytes).expect("it listens");
@@ -304,6 +304,8 @@ fn a_listener_that_is_abused_goes_on() {
     };
     assert!(number("hbpf_agent_connections_refused_total ") >= 1000.0);
     assert!(number(r#"hbpf_agent_http_requests_total{path="other",status="404"}"#) >= 1.0);
+    // Who calls it by another's name is a page in a browser, for all that is known.
+    assert!(number(r#"hbpf_agent_http_requests_total{path="/metrics",status="421"}"#) >= 1.0);
     let after = resident(children(agent.pid()).into_iter());
     assert!(after < before + 64 * 1024, "{before} KiB before, {after} after");
     let said = agent.said();

@@ -191,7 +191,7 @@ fn it_arrives_at_a_real_server() {
     let endpoint = format!("http://127.0.0.1:{port}/opentelemetry");
     let mut agent =
         Agent::spawn(&["--no-tls", "--otlp-endpoint", &endpoint], &[("OTEL_METRIC_EXPORT_INTERVAL", "500")]);
-    agent.until("it answers", |agent| agent.get("/healthz").0 == 200);
+    agent.until("it watches", |agent| String::from_utf8_lossy(&agent.get("/readyz").1).contains("llm-plain: on"));
     let mut client = client(&server, &python);
     client.run();
     let truth = server.truth(CALLS as usize);

@@ -101,7 +101,7 @@ fn one_host_is_looked_at_through_its_agent() {
         .collect();
     assert!(sequences.len() == 3 && sequences.is_sorted_by(|a, b| a < b), "{sequences:?} {}", said(&frames));
     let Some(view) = top(&[&["--connect", &address][..], &by].concat()) else { return };
-    view.until("the other host is shown", |screen| screen.contains(" REMOTE ") && screen.contains("demo-1"));
+    view.until("the other host is shown", |screen| screen.contains(" REMOTE ") && screen.contains(" demo "));
     view.press(&["1"]);
     view.until("its probes are left alone", |screen| screen.contains("the agents decide what is probed"));
     drop(view);
@@ -228,7 +228,7 @@ fn many_hosts_are_looked_at_through_a_real_prometheus() {
         assert!((0.01..0.2).contains(&times.p50), "{}", times.p50);
         assert!(host.cpu_percent.is_some() && host.resident_bytes.is_some());
     }
-    let model = seen.models.iter().find(|row| row.model.as_deref() == Some("demo-1")).expect("it was called");
+    let model = seen.models.iter().find(|row| row.model.as_deref() == Some("demo")).expect("it was called");
     assert!(near(model.stats.requests_total, 2 * CALLS), "{}", model.stats.requests_total);
     assert!(seen.endpoints.iter().any(|row| row.port == Some(server.plain.port()) && row.protocol.is_none()));
     let of_test = seen.workloads.iter().filter(|row| row.kind != WorkloadKind::Host).count();
@@ -255,10 +255,11 @@ fn many_hosts_are_looked_at_through_a_real_prometheus() {
         assert_eq!((seen.host.hostname.as_str(), seen.errors.len()), ("2 hosts", 0), "{:?}", seen.errors);
         assert_eq!(seen.workloads.iter().filter(|row| row.kind == WorkloadKind::Host).count(), 2);
     }
-    let gone = agents.into_iter().next().expect("there are two");
+    let [gone, stays] = agents;
     gone.stop();
     prometheus.until("count(hbpf_build_info)", 1.0);
     let seen = snapshot(&hbpf(&["snapshot", "--json", "--prometheus", &url]));
     let finding = seen.findings.iter().find(|finding| finding.id.as_str() == "hosts_gone").expect("it is told");
     assert!(finding.title.as_str().contains("127.0.0.1:"), "{finding:?}");
+    stays.stop();
 }

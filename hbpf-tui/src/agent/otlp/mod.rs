@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until};
 
 use self::encode::Encoder;
 use self::send::{Failure, Sender};
@@ -109,6 +109,29 @@ impl Exporter {
     }
 }
 
+/// The end, from which on little time is left, whatever is being sent just then.
+struct End {
+    ending: watch::Receiver<bool>,
+    deadline: Option<Instant>,
+}
+
+impl End {
+    fn new(ending: watch::Receiver<bool>) -> Self {
+        Self { ending, deadline: None }
+    }
+
+    async fn in_time<T>(&mut self, sending: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+        let no_time_is_left = async {
+            ended(&mut self.ending).await;
+            sleep_until(*self.deadline.get_or_insert_with(|| Instant::now() + LAST_EXPORT)).await;
+        };
+        tokio::select! {
+            sent = sending => sent,
+            () = no_time_is_left => Err(Failure::unconfirmed("no time is left")),
+        }
+    }
+}
+
 async fn export_metrics(
     settings: &Settings,
     mut sender: Sender,
@@ -124,6 +147,7 @@ async fn export_metrics(
     let mut retry = FIRST_RETRY;
     let mut next = Instant::now() + settings.interval;
     let mut is_ending = false;
+    let mut end = End::new(ending.clone());
     while !is_ending {
         tokio::select! {
             () = sleep_until(next) => {}
@@ -144,17 +168,8 @@ async fn export_metrics(
         if Instant::now() < not_before && !is_ending {
             continue;
         }
-        let deadline = Instant::now() + LAST_EXPORT;
         for message in encoded {
-            let sent = if is_ending {
-                let left = deadline.saturating_duration_since(Instant::now());
-                timeout(left, sender.metrics(message))
-                    .await
-                    .unwrap_or_else(|_| Err(Failure::unconfirmed("no time is left")))
-            } else {
-                sender.metrics(message).await
-            };
-            match sent {
+            match end.in_time(sender.metrics(message)).await {
                 Ok(rejected) => {
                     encoder.confirm();
                     retry = FIRST_RETRY;
@@ -190,6 +205,7 @@ async fn export_spans(settings: &Settings, mut sender: Sender, shared: &Shared, 
     let mut next = Instant::now() + settings.spans.delay;
     let mut not_before = Instant::now();
     let mut is_ending = false;
+    let mut end = End::new(ending.clone());
     let mut frames = shared.current.subscribe();
     while !is_ending {
         tokio::select! {
@@ -215,17 +231,8 @@ async fn export_spans(settings: &Settings, mut sender: Sender, shared: &Shared, 
                 }
             }
         }
-        let deadline = Instant::now() + LAST_EXPORT;
         while let Some(batch) = spans.batch() {
-            let sent = if is_ending {
-                let left = deadline.saturating_duration_since(Instant::now());
-                timeout(left, sender.spans(batch))
-                    .await
-                    .unwrap_or_else(|_| Err(Failure::unconfirmed("no time is left")))
-            } else {
-                sender.spans(batch).await
-            };
-            match sent {
+            match end.in_time(sender.spans(batch)).await {
                 Ok(rejected) => {
                     spans.confirm();
                     retry = FIRST_RETRY;
