@@ -84,7 +84,7 @@ impl std::fmt::Display for Url {
 }
 
 /// Why nothing was learned.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Failure {
     pub(super) status: Option<StatusCode>,
     pub(super) why: String,

@@ -224,7 +224,7 @@ impl Asked {
     async fn snapshot(&mut self, interval: Option<Duration>) -> Result<Option<Vec<u8>>, Failure> {
         match self {
             Self::Agent(agent) => agent.snapshot(interval).await,
-            Self::Fleet(fleet) => fleet.snapshot().await.map(Some),
+            Self::Fleet(fleet) => fleet.snapshot(interval).await.map(Some),
         }
     }
 }

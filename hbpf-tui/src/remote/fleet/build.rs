@@ -14,7 +14,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::answer::Sample;
 use super::query::{Scope, Table};
-use super::table::{Key, Part, Rows, Times};
+use super::table::{Key, Part, Rows};
 use super::{About, Answers};
 
 /// Names of hosts that a finding shows.
@@ -32,7 +32,7 @@ pub(super) fn snapshot(answers: &Answers, scope: &Scope, sequence: u64) -> Snaps
     let since = now.checked_sub(SignedDuration::from_secs(i64::try_from(scope.range).unwrap_or(0))).unwrap_or(now);
     let told = answers.of(About::Machines).iter().map(|sample| sample.label(&scope.host).to_owned());
     let names: BTreeSet<String> = told.chain(hosts.keys().map(|key| key[0].clone())).collect();
-    let problems = answers.problems.iter().map(|problem| CollectionError {
+    let problems = answers.problems().into_iter().map(|problem| CollectionError {
         source: Label::new("prometheus"),
         message: Text::new(problem),
         last_at: Some(now),
@@ -67,9 +67,26 @@ fn rows(answers: &Answers, scope: &Scope, table: Table) -> BTreeMap<Key, LlmStat
 }
 
 fn take(rows: &mut Rows, answers: &Answers, scope: &Scope, table: Table, labels: &[&str]) {
-    let times = Times::ALL.into_iter().flat_map(|times| [Part::Buckets(times), Part::Sum(times)]);
-    for part in Part::COUNTS.into_iter().chain(times) {
-        rows.take(part, labels, answers.of(About::Part(table, part)), scope.range as f64);
+    take_some(rows, answers, scope, table, labels, |_| true);
+}
+
+/// Those samples of a table's that are wanted, rows told apart by these labels.
+fn take_some(
+    rows: &mut Rows,
+    answers: &Answers,
+    scope: &Scope,
+    table: Table,
+    labels: &[&str],
+    wanted: impl Fn(&Sample) -> bool,
+) {
+    let range = scope.range as f64;
+    let counts = answers.of(About::Counts(table));
+    for part in Part::COUNTS {
+        let of_part = counts.iter().filter(|sample| Part::of(sample) == Some(part) && wanted(sample));
+        rows.take(part, labels, of_part, range);
+    }
+    for part in Part::TIMES {
+        rows.take(part, labels, answers.of(About::Times(table, part)).iter().filter(|sample| wanted(sample)), range);
     }
 }
 
@@ -234,13 +251,10 @@ fn kind(text: &str, pod: &str) -> WorkloadKind {
 fn of_one_side(answers: &Answers, scope: &Scope, table: Table) -> BTreeMap<Key, LlmStats> {
     let labels = table.labels(&scope.host);
     let side = |side: &str| {
-        let of_side = |sample: &&Sample| [side, INTERNAL].contains(&sample.label("role"));
         let mut rows = Rows::default();
-        let times = Times::ALL.into_iter().flat_map(|times| [Part::Buckets(times), Part::Sum(times)]);
-        for part in Part::COUNTS.into_iter().chain(times) {
-            let samples = answers.of(About::Part(table, part)).iter().filter(of_side);
-            rows.take(part, &labels[1..], samples, scope.range as f64);
-        }
+        take_some(&mut rows, answers, scope, table, &labels[1..], |sample| {
+            [side, INTERNAL].contains(&sample.label("role"))
+        });
         rows.finish()
     };
     let mut found = side(CLIENT);

@@ -8,14 +8,16 @@ mod build;
 mod query;
 mod table;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::Semaphore;
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 
 use self::answer::Sample;
 use self::query::{Scope, Table};
-use self::table::{Part, Times};
+use self::table::Part;
 use super::http::{Failure, Http};
 use crate::cli::Elsewhere;
 
@@ -24,6 +26,7 @@ const MAX_ANSWER: usize = 16 << 20;
 
 /// Queries at a time: the server has other work as well.
 const AT_A_TIME: usize = 4;
+const HEAVY_AT_A_TIME: usize = 2;
 
 /// What a server without this API answers, or with it to what it cannot do.
 const INSTANT_QUERY: &str = "/api/v1/query";
@@ -33,12 +36,16 @@ pub(super) struct Fleet {
     http: Arc<Http>,
     scope: Scope,
     sequence: u64,
+    answers: Answers,
+    /// What is being asked meanwhile.
+    coming: Asking,
 }
 
 /// What a query is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum About {
-    Part(Table, Part),
+    Counts(Table),
+    Times(Table, Part),
     Machines,
     Roles,
     Workloads,
@@ -51,19 +58,39 @@ enum About {
     Overhead,
 }
 
-/// What came of all queries.
-#[derive(Default)]
-struct Answers {
-    samples: Vec<(About, Vec<Sample>)>,
-    /// What could not be asked, each once.
-    problems: Vec<String>,
-}
-
-impl Answers {
-    fn of(&self, about: About) -> &[Sample] {
-        self.samples.iter().find(|(of, _)| *of == about).map_or(&[], |(_, samples)| samples)
+impl About {
+    /// Whether all series of exchanges are gone through for it, and not hosts' alone.
+    fn is_heavy(self) -> bool {
+        match self {
+            Self::Counts(table) | Self::Times(table, _) => table != Table::Hosts,
+            Self::Workloads => true,
+            _ => false,
+        }
     }
 }
+
+/// What came of the latest query about each thing.
+#[derive(Default)]
+struct Answers(Vec<(About, Result<Vec<Sample>, Failure>)>);
+
+impl Answers {
+    fn put(&mut self, about: About, answer: Result<Vec<Sample>, Failure>) {
+        self.0.retain(|(of, _)| *of != about);
+        self.0.push((about, answer));
+    }
+
+    fn of(&self, about: About) -> &[Sample] {
+        let answer = self.0.iter().find(|(of, _)| *of == about);
+        answer.and_then(|(_, answer)| answer.as_ref().ok()).map_or(&[], Vec::as_slice)
+    }
+
+    /// What could not be asked, each once.
+    fn problems(&self) -> BTreeSet<&str> {
+        self.0.iter().filter_map(|(_, answer)| answer.as_ref().err()).map(|failure| failure.why.as_str()).collect()
+    }
+}
+
+type Asking = JoinSet<(About, Result<Vec<Sample>, Failure>)>;
 
 impl Fleet {
     pub(super) fn new(http: Http, elsewhere: &Elsewhere) -> Self {
@@ -72,25 +99,40 @@ impl Fleet {
             matching: elsewhere.matching.clone().unwrap_or_default(),
             range: elsewhere.range.as_secs(),
         };
-        Self { http: Arc::new(http), scope, sequence: 0 }
+        Self { http: Arc::new(http), scope, sequence: 0, answers: Answers::default(), coming: JoinSet::new() }
     }
 
-    /// All hosts as they are now, as JSON.
-    pub(super) async fn snapshot(&mut self) -> Result<Vec<u8>, Failure> {
-        let answers = self.ask().await?;
-        let snapshot = build::snapshot(&answers, &self.scope, self.sequence);
+    /// All hosts as they are now, as JSON. What a server of many takes long for is in it as it comes: that is soon enough for what
+    /// changes with each scrape. Where there is one snapshot only, it is waited for.
+    pub(super) async fn snapshot(&mut self, interval: Option<Duration>) -> Result<Vec<u8>, Failure> {
+        let series = answered(&self.http, &self.scope.series()).await?;
+        let series = series.first().map_or(0.0, |sample| sample.value);
+        let (heavy, light): (Vec<_>, Vec<_>) =
+            self.queries(series).into_iter().partition(|(about, _)| about.is_heavy());
+        let mut asking = self.ask(light, AT_A_TIME);
+        while let Some(answered) = asking.join_next().await {
+            self.take(answered);
+        }
+        if self.coming.is_empty() {
+            self.coming = self.ask(heavy, HEAVY_AT_A_TIME);
+        }
+        while let Some(answered) =
+            if interval.is_some() { self.coming.try_join_next() } else { self.coming.join_next().await }
+        {
+            self.take(answered);
+        }
+        self.check()?;
+        let snapshot = build::snapshot(&self.answers, &self.scope, self.sequence);
         self.sequence += 1;
         serde_json::to_vec(&snapshot).map_err(|error| Failure { status: None, why: error.to_string() })
     }
 
-    fn queries(&self) -> Vec<(About, String)> {
+    /// All queries, where there are so many series of exchanges.
+    fn queries(&self, series: f64) -> Vec<(About, String)> {
         let scope = &self.scope;
-        let times = || Times::ALL.into_iter().flat_map(|times| [Part::Buckets(times), Part::Sum(times)]);
-        let parts = Table::ALL.into_iter().flat_map(|table| {
-            let times = times().filter(move |_| table.has_times());
-            Part::COUNTS.into_iter().chain(times).map(move |part| (table, part))
-        });
-        let parts = parts.map(|(table, part)| (About::Part(table, part), scope.part(table, part)));
+        let counts = Table::ALL.map(|table| (About::Counts(table), scope.counts(table)));
+        let timed = Table::ALL.into_iter().filter(|table| table.has_times(series));
+        let times = timed.flat_map(|table| Part::TIMES.map(|part| (About::Times(table, part), scope.sum(table, part))));
         let others = [
             (About::Machines, scope.machines()),
             (About::Roles, scope.roles()),
@@ -103,32 +145,38 @@ impl Fleet {
             (About::Groups, scope.groups()),
             (About::Overhead, scope.overhead()),
         ];
-        parts.chain(others).collect()
+        counts.into_iter().chain(times).chain(others).collect()
     }
 
-    /// Asks everything. One that fails is told and does without; nothing is worth showing without the hosts.
-    async fn ask(&self) -> Result<Answers, Failure> {
-        let places = Arc::new(Semaphore::new(AT_A_TIME));
-        let mut running = JoinSet::new();
-        for (about, query) in self.queries() {
+    /// Asks, some at a time.
+    fn ask(&self, queries: Vec<(About, String)>, at_a_time: usize) -> Asking {
+        let places = Arc::new(Semaphore::new(at_a_time));
+        let mut asking = JoinSet::new();
+        for (about, query) in queries {
             let (http, places) = (Arc::clone(&self.http), Arc::clone(&places));
-            running.spawn(async move {
+            asking.spawn(async move {
                 // It is never closed.
                 let _place = places.acquire().await;
                 (about, answered(&http, &query).await)
             });
         }
-        let mut answers = Answers::default();
-        while let Some(done) = running.join_next().await {
-            match done {
-                Ok((about, Ok(samples))) => answers.samples.push((about, samples)),
-                Ok((About::Part(Table::Hosts, Part::Requests), Err(failure))) => return Err(failure),
-                Ok((_, Err(failure))) if answers.problems.contains(&failure.why) => {}
-                Ok((_, Err(failure))) => answers.problems.push(failure.why),
-                Err(error) => answers.problems.push(error.to_string()),
-            }
+        asking
+    }
+
+    fn take(&mut self, answered: Result<(About, Result<Vec<Sample>, Failure>), JoinError>) {
+        // It cannot be, for nothing in it panics.
+        if let Ok((about, answer)) = answered {
+            self.answers.put(about, answer);
         }
-        if answers.of(About::Part(Table::Hosts, Part::Requests)).is_empty() && answers.of(About::Overhead).is_empty() {
+    }
+
+    /// A query that fails is told, and done without; but nothing is worth showing without hosts.
+    fn check(&self) -> Result<(), Failure> {
+        let hosts = self.answers.0.iter().find(|(of, _)| *of == About::Counts(Table::Hosts));
+        if let Some((_, Err(failure))) = hosts {
+            return Err(failure.clone());
+        }
+        if self.answers.of(About::Counts(Table::Hosts)).is_empty() && self.answers.of(About::Overhead).is_empty() {
             let among = match self.scope.matching.as_str() {
                 "" => String::new(),
                 matching => format!(" with {matching}"),
@@ -136,7 +184,7 @@ impl Fleet {
             let why = format!("it has no metrics of an `hbpf agent`{among}: does it scrape any?");
             return Err(Failure { status: None, why });
         }
-        Ok(answers)
+        Ok(())
     }
 }
 

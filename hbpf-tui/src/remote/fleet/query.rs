@@ -5,6 +5,12 @@ use super::table::Part;
 /// Rows of a table, but for hosts. A view of more would not be read.
 const MAX_ROWS: usize = 200;
 
+/// Series of exchanges whose waiting times are summed up by model.
+const MAX_TIMED_SERIES: f64 = 2000.0;
+
+/// What says which part of a table's numbers a sample is: `label_replace` gives it that label.
+pub(super) const PART: &str = "hbpf_part";
+
 /// Hosts.
 const MAX_HOSTS: usize = 2000;
 
@@ -47,9 +53,14 @@ impl Table {
         }
     }
 
-    /// Whether its waiting times are asked for: of all workloads and endpoints these would be very many series.
-    pub(super) fn has_times(self) -> bool {
-        matches!(self, Self::Hosts | Self::Models)
+    /// Whether its waiting times are asked for, where there are so many series of exchanges: each has some twenty for each of its
+    /// distributions, and of all these a server makes a sum for seconds.
+    pub(super) fn has_times(self, series: f64) -> bool {
+        match self {
+            Self::Hosts => true,
+            Self::Models => series <= MAX_TIMED_SERIES,
+            Self::Workloads | Self::Endpoints => false,
+        }
     }
 
     fn max_rows(self) -> usize {
@@ -79,23 +90,34 @@ impl Scope {
         format!("topk({}, {busiest})", table.max_rows())
     }
 
-    /// One part of a table's numbers.
-    pub(super) fn part(&self, table: Table, part: Part) -> String {
+    /// The counts of a table's rows, all in one vector: which rows are shown is then reckoned once.
+    pub(super) fn counts(&self, table: Table) -> String {
+        let parts = Part::COUNTS.map(|part| {
+            let (name, _) = part.metric();
+            format!("label_replace({}, \"{PART}\", \"{name}\", \"\", \"\")", self.sum(table, part))
+        });
+        let parts = parts.join(" or ");
+        match table {
+            // All of them are.
+            Table::Hosts => parts,
+            _ => format!("({parts}) and on ({}) {}", table.labels(&self.host).join(","), self.shown(table)),
+        }
+    }
+
+    /// A part of a table's numbers, of all rows.
+    pub(super) fn sum(&self, table: Table, part: Part) -> String {
         let (name, label) = part.metric();
-        let labels = table.labels(&self.host);
-        let rows = labels.join(",");
-        let by = labels.into_iter().chain(label).collect::<Vec<_>>().join(",");
+        let by = table.labels(&self.host).into_iter().chain(label).collect::<Vec<_>>().join(",");
         let metric = format!("{}{name}", table.prefix());
-        let sum = match part {
+        match part {
             Part::InFlight => format!("sum by ({by}) ({})", self.selector(&metric)),
             _ => self.increase(&metric, &by),
-        };
-        match part {
-            Part::Requests => self.shown(table),
-            // Those that have few hosts have all of them in every answer.
-            _ if table == Table::Hosts => sum,
-            _ => format!("{sum} and on ({rows}) {}", self.shown(table)),
         }
+    }
+
+    /// How many series of exchanges there are.
+    pub(super) fn series(&self) -> String {
+        format!("count({})", self.selector("hbpf_llm_requests_total"))
     }
 
     /// Numbers of the machines.

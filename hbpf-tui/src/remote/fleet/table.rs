@@ -6,6 +6,7 @@ use hbpf_core::label::Label;
 use hbpf_core::snapshot::{Distribution, Latency, LlmStats};
 
 use super::answer::Sample;
+use super::query::PART;
 
 /// A part of what is known of exchanges: one query each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,8 +34,6 @@ pub(super) enum Times {
 }
 
 impl Times {
-    pub(super) const ALL: [Self; 3] = [Self::Duration, Self::FirstToken, Self::InterToken];
-
     fn of(self, latency: &mut Latency) -> &mut Option<Distribution> {
         match self {
             Self::Duration => &mut latency.duration_seconds,
@@ -57,6 +56,21 @@ impl Part {
         Self::Cost,
         Self::CostUnknown,
     ];
+
+    /// Those of tables with waiting times.
+    pub(super) const TIMES: [Self; 6] = [
+        Self::Buckets(Times::Duration),
+        Self::Sum(Times::Duration),
+        Self::Buckets(Times::FirstToken),
+        Self::Sum(Times::FirstToken),
+        Self::Buckets(Times::InterToken),
+        Self::Sum(Times::InterToken),
+    ];
+
+    /// The one that a sample is of.
+    pub(super) fn of(sample: &Sample) -> Option<Self> {
+        Self::COUNTS.into_iter().find(|part| part.metric().0 == sample.label(PART))
+    }
 
     /// The end of the metric's name, and the label that tells its own series apart.
     pub(super) fn metric(self) -> (&'static str, Option<&'static str>) {
