@@ -157,8 +157,12 @@ impl Holdings {
         if self.processes.is_empty() {
             return Vec::new();
         }
-        let majors = self.majors();
         self.budget.begin();
+        // What finding that out takes is not taken from what is left: else who asks again and again would never get an answer.
+        if !self.budget.is_left() {
+            return Vec::new();
+        }
+        let majors = self.majors();
         let from = self.next;
         let in_turn = self.processes.range(from..).chain(self.processes.range(..from)).map(|(pid, _)| *pid);
         let mut told = Vec::new();

@@ -3,10 +3,11 @@
 use std::collections::HashMap;
 use std::io::Write as _;
 use std::os::unix::fs::MetadataExt;
+use std::time::Instant;
 
 use nix::sys::stat;
 
-use crate::driver::Talker;
+use crate::driver::{PATIENCE, Talker};
 use crate::tests::{Test, attach, attached};
 
 pub(crate) const ALL: &[Test] = &[
@@ -200,16 +201,25 @@ fn openings_of_devices_are_counted_and_their_ends_seen() {
 
 /// Where many processes hold such devices, each has its turn.
 fn until_held(subject: &mut Talker, pid: u32, held: &str, what: &str) {
-    let wanted = format!("held {pid} zero {held}");
-    for sample in 1000..1100 {
+    let of_pid = format!("held {pid} zero ");
+    let wanted = format!("{of_pid}{held}");
+    let give_up = Instant::now() + PATIENCE;
+    let mut last = String::new();
+    for sample in 1000.. {
         subject.tell(&format!("sample {sample}"));
         let end = format!("sample-end {sample}");
-        let line = subject.expect(what, |line| line == wanted || line == end);
-        if line == wanted {
-            return;
+        loop {
+            let line = subject.expect(what, |line| line.starts_with(&of_pid) || line == end);
+            if line == wanted {
+                return;
+            }
+            if line == end {
+                break;
+            }
+            last = line;
         }
+        assert!(Instant::now() < give_up, "{wanted} did not come after {what}, but {last:?}");
     }
-    panic!("{wanted} did not come after {what}");
 }
 
 fn groups_share_what_they_need() {

@@ -24,11 +24,11 @@ use crate::cli::Elsewhere;
 /// Longest answer to a query.
 const MAX_ANSWER: usize = 16 << 20;
 
-/// Queries at a time: the server has other work as well.
+/// Queries at a time, and of those that take long: the server has other work as well.
 const AT_A_TIME: usize = 4;
 const HEAVY_AT_A_TIME: usize = 2;
 
-/// What a server without this API answers, or with it to what it cannot do.
+/// <https://prometheus.io/docs/prometheus/latest/querying/api/#instant-queries>
 const INSTANT_QUERY: &str = "/api/v1/query";
 
 /// A metrics server that is asked.
