@@ -6,6 +6,7 @@ use clap::{ArgAction, CommandFactory};
 
 use crate::cli::Cli;
 use crate::config::TEMPLATE;
+use crate::generated::is_in_page;
 use crate::ui::BINDINGS;
 
 /// All of it, as Markdown.
@@ -43,20 +44,7 @@ fn reference() -> String {
     text
 }
 
-/// Has the page written anew instead of compared.
-const UPDATE: &str = "HBPF_UPDATE_DOCS";
-
 #[test]
 fn the_page_is_what_the_code_says() {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/configuration.md");
-    let page = std::fs::read_to_string(path).unwrap();
-    let (own, generated) = page.split_once("<!-- generated -->\n").unwrap();
-    if std::env::var_os(UPDATE).is_some() {
-        std::fs::write(path, format!("{own}<!-- generated -->\n\n{}", reference())).unwrap();
-        return;
-    }
-    assert!(
-        generated.trim() == reference().trim(),
-        "write it anew: {UPDATE}=1 cargo test -p hbpf-tui --lib the_page_is"
-    );
+    is_in_page("configuration.md", &reference());
 }

@@ -19,6 +19,8 @@ mod fixture;
 mod format;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
+#[cfg(test)]
+mod generated;
 mod gpus;
 mod inout;
 mod list;

@@ -127,14 +127,15 @@ fn one_host_is_looked_at_through_its_agent() {
 }
 
 /// Answers every connection with the same, whatever it is asked.
-fn liar(answer: impl Fn(&mut TcpStream) + Send + 'static) -> String {
+fn liar(answer: impl Fn(&mut TcpStream, &[u8]) + Send + 'static) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     thread::spawn(move || {
         for stream in listener.incoming() {
             let mut stream = stream.unwrap();
-            let _ = stream.read(&mut [0; 4096]);
-            answer(&mut stream);
+            let mut request = [0; 4096];
+            let length = stream.read(&mut request).unwrap_or(0);
+            answer(&mut stream, &request[..length]);
         }
     });
     url
@@ -148,27 +149,36 @@ fn body(stream: &mut TcpStream, body: &[u8]) {
 #[test]
 fn who_answers_is_not_trusted() {
     let Some(_host) = host() else { return };
-    let endless = |stream: &mut TcpStream| {
+    let endless = |stream: &mut TcpStream, _: &[u8]| {
         let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n");
         let chunk = [b"10000\r\n".to_vec(), vec![b' '; 0x10000], b"\r\n".to_vec()].concat();
         while stream.write_all(&chunk).is_ok() {}
     };
+    let directory = tempfile::tempdir().unwrap();
+    let token = directory.path().join("token").display().to_string();
+    fs::write(&token, TOKEN).unwrap();
+    readable(&directory);
     let deep = "[".repeat(1 << 20);
     for option in ["--connect", "--prometheus"] {
         let deep = deep.clone();
         let liars = [
             liar(endless),
-            liar(|stream| body(stream, b"no JSON \x1b[31m\x1b]0;title\x07")),
-            liar(|stream| body(stream, br#"{"schema":"hbpf.snapshot/99"}"#)),
-            liar(move |stream| body(stream, deep.as_bytes())),
-            liar(|stream| _ = stream.write_all(b"SSH-2.0-OpenSSH_9.2\r\n")),
-            liar(|stream| _ = stream.write_all(b"HTTP/1.1 500 \x1b[31m\r\nContent-Length: 8\r\n\r\n\x1b]0;a\x07\n\n")),
-            liar(|_| {}),
+            liar(|stream, _| body(stream, b"no JSON \x1b[31m\x1b]0;title\x07")),
+            liar(|stream, _| body(stream, br#"{"schema":"hbpf.snapshot/99"}"#)),
+            liar(move |stream, _| body(stream, deep.as_bytes())),
+            liar(|stream, _| _ = stream.write_all(b"SSH-2.0-OpenSSH_9.2\r\n")),
+            liar(|stream, _| {
+                _ = stream.write_all(b"HTTP/1.1 500 \x1b[31m\r\nContent-Length: 8\r\n\r\n\x1b]0;a\x07\n\n")
+            }),
+            liar(|_, _| {}),
+            // What it was asked with, as pages of errors may show it.
+            liar(|stream, request| body(stream, request)),
         ];
         for (number, url) in liars.iter().enumerate() {
-            let output = hbpf(&["snapshot", "--json", option, url]);
+            let output = hbpf(&["snapshot", "--json", option, url, "--token-file", &token]);
             let text = said(&output);
             assert_eq!(output.status.code(), Some(1), "{option} {number}: {text}");
+            assert!(!text.contains(TOKEN), "{option} {number}: {text}");
             assert!(
                 text.lines().count() == 1 && !text.contains('\x1b') && text.len() < 1000,
                 "{option} {number}: {text}"

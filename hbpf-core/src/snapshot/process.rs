@@ -266,7 +266,7 @@ pub enum TlsVisibility {
 }
 
 /// Processes that belong together, and what they do for models or with GPUs. Others are no workload.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Workload {
     /// Identifies the workload.
     pub key: Label,
@@ -313,7 +313,7 @@ pub struct Workload {
 }
 
 /// What holds a workload together.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum WorkloadKind {
     /// A Kubernetes pod.
@@ -323,6 +323,7 @@ pub enum WorkloadKind {
     /// A systemd unit.
     Unit,
     /// A process and its descendants.
+    #[default]
     Tree,
     /// A whole host, where a snapshot is of many.
     Host,

@@ -8,6 +8,7 @@ use super::families::{
 };
 use super::honeybeepf::{CONNECTIONS, DISKS, GPU_DEVICES, LLM, PROBES};
 use super::{Definition, Family, Kind};
+use crate::generated::is_in_page;
 
 /// A table for each group, as Markdown.
 pub(crate) fn reference() -> String {
@@ -63,20 +64,7 @@ pub(crate) fn reference() -> String {
     text
 }
 
-/// Has the page written anew instead of compared.
-const UPDATE: &str = "HBPF_UPDATE_DOCS";
-
 #[test]
 fn the_page_is_what_the_code_says() {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/metrics.md");
-    let page = std::fs::read_to_string(path).unwrap();
-    let (own, generated) = page.split_once("<!-- generated -->\n").unwrap();
-    if std::env::var_os(UPDATE).is_some() {
-        std::fs::write(path, format!("{own}<!-- generated -->\n\n{}", reference())).unwrap();
-        return;
-    }
-    assert!(
-        generated.trim() == reference().trim(),
-        "write it anew: {UPDATE}=1 cargo test -p hbpf-tui --lib the_page_is"
-    );
+    is_in_page("metrics.md", &reference());
 }

@@ -106,6 +106,7 @@ impl std::fmt::Display for Failure {
 pub(super) struct Http {
     url: Url,
     authorization: Option<HeaderValue>,
+    token: Option<Token>,
     client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
 }
 
@@ -119,9 +120,10 @@ impl Http {
         tcp.set_nodelay(true);
         tcp.set_connect_timeout(Some(CONNECT_TIMEOUT));
         let connector = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1();
-        let authorization = token_file.map(|path| token(path).with_context(|| path.display().to_string()));
+        let token = token_file.map(|path| Token::read(path).with_context(|| path.display().to_string())).transpose()?;
+        let authorization = token.as_ref().map(Token::header).transpose()?;
         let client = Client::builder(TokioExecutor::new()).build(connector.wrap_connector(tcp));
-        Ok(Self { url: url.clone(), authorization: authorization.transpose()?, client })
+        Ok(Self { url: url.clone(), authorization, token, client })
     }
 
     /// What is at this path, of so many bytes at most.
@@ -159,6 +161,11 @@ impl Http {
             let body = body.map_err(|error| Failure::new(chain(&*error)))?.to_bytes();
             let is_packed = head.headers.get(CONTENT_ENCODING).is_some_and(|coding| coding == "gzip");
             let body = if is_packed { unpacked(&body, most).map_err(Failure::new)? } else { body.to_vec() };
+            // Whoever repeats it would have it shown.
+            if self.token.as_ref().is_some_and(|token| token.is_in(&body)) {
+                let why = format!("{}: the answer has the token in it, and is not shown", head.status);
+                return Err(Failure { status: Some(head.status), why });
+            }
             if head.status.is_success() {
                 return Ok(body);
             }
@@ -183,13 +190,26 @@ fn unpacked(body: &[u8], most: usize) -> Result<Vec<u8>, String> {
     }
 }
 
-fn token(path: &Path) -> Result<HeaderValue> {
-    let text = String::from_utf8(pem::read(path)?).context("is no text")?;
-    let token = text.trim();
-    ensure!(!token.is_empty() && token.len() <= MAX_TOKEN, "has no token in it");
-    let Ok(mut value) = HeaderValue::try_from(format!("Bearer {token}")) else { bail!("is no token") };
-    value.set_sensitive(true);
-    Ok(value)
+/// What tells a server who asks. It is sent, and nothing else.
+struct Token(String);
+
+impl Token {
+    fn read(path: &Path) -> Result<Self> {
+        let text = String::from_utf8(pem::read(path)?).context("is no text")?;
+        let token = text.trim();
+        ensure!(!token.is_empty() && token.len() <= MAX_TOKEN, "has no token in it");
+        Ok(Self(token.to_owned()))
+    }
+
+    fn header(&self) -> Result<HeaderValue> {
+        let Ok(mut value) = HeaderValue::try_from(format!("Bearer {}", self.0)) else { bail!("the token is none") };
+        value.set_sensitive(true);
+        Ok(value)
+    }
+
+    fn is_in(&self, bytes: &[u8]) -> bool {
+        memchr::memmem::find(bytes, self.0.as_bytes()).is_some()
+    }
 }
 
 fn chain(error: &(dyn std::error::Error + 'static)) -> String {

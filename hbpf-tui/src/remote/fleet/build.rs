@@ -172,32 +172,10 @@ fn host_rows(
             tokens_per_joule: tokens.zip(power).filter(|(_, power)| *power > 0.0).map(|(tokens, power)| tokens / power),
             as_client,
             as_server,
-            ..blank()
+            ..Workload::default()
         }
     };
     names.iter().map(row).collect()
-}
-
-fn blank() -> Workload {
-    Workload {
-        key: Label::default(),
-        name: Label::default(),
-        kind: WorkloadKind::Tree,
-        pids: Vec::new(),
-        cpu_percent: None,
-        resident_bytes: None,
-        gpu_percent: None,
-        gpu_memory_bytes: None,
-        gpu_power_watts: None,
-        as_client: None,
-        as_server: None,
-        within: None,
-        tokens_per_second_per_gpu: None,
-        tokens_per_joule: None,
-        gpu_cost_usd_per_hour: None,
-        gpu_cost_usd_per_million_tokens: None,
-        cpu_seconds_per_1k_tokens: None,
-    }
 }
 
 /// The busiest workloads.
@@ -224,7 +202,7 @@ fn workloads(answers: &Answers, scope: &Scope) -> Vec<Workload> {
                 gpu_memory_bytes: numbers.and_then(|it| it.count("hbpf_workload_gpu_memory_bytes")),
                 gpu_power_watts: numbers.and_then(|it| it.number("hbpf_workload_gpu_power_watts")),
                 tokens_per_joule: numbers.and_then(|it| it.number("hbpf_workload_tokens_per_joule")),
-                ..blank()
+                ..Workload::default()
             }
         });
         match role.as_str() {
