@@ -172,7 +172,7 @@ fn who_answers_is_not_trusted() {
             }),
             liar(|_, _| {}),
             // What it was asked with, as pages of errors may show it.
-            liar(|stream, request| body(stream, request)),
+            liar(body),
         ];
         for (number, url) in liars.iter().enumerate() {
             let output = hbpf(&["snapshot", "--json", option, url, "--token-file", &token]);
