@@ -239,14 +239,17 @@ fn distribution(mut bounds: Vec<(f64, f64)>, sum: Option<f64>) -> Option<Distrib
         let index = if bound.is_finite() { bound.log2().round() as i32 - 1 } else { last + 1 };
         // Increases of neighbours are each rounded, and may contradict each other by a little.
         let within = count(up_to - below);
-        if within > 0 {
-            buckets.push((index, within));
+        match buckets.last_mut() {
+            // Bounds that are not hbpf's may lie between the same two powers.
+            Some((same, count)) if *same == index => *count = count.saturating_add(within),
+            _ if within > 0 => buckets.push((index, within)),
+            _ => {}
         }
         below = up_to.max(below);
         last = index;
     }
     let (first, last) = (buckets.first()?.0, buckets.last()?.0);
-    let count: u64 = buckets.iter().map(|(_, count)| count).sum();
+    let count = buckets.iter().fold(0_u64, |sum, (_, count)| sum.saturating_add(*count));
     let quantile = |part: f64| quantile(&buckets, part * count as f64);
     let [p50, p90, p95, p99] = [0.5, 0.9, 0.95, 0.99].map(quantile);
     let middle = |index: i32| (f64::from(index) + 0.5).exp2();
@@ -307,6 +310,8 @@ mod tests {
         // Half of those between 0.5 and 1.
         assert!((found.p50 - 0.5_f64.sqrt()).abs() < 1e-9, "{}", found.p50);
         assert!(found.p99 > 1.0 && found.p99 <= 2.0);
+        let between = distribution(vec![(0.9, 10.0), (1.0, 20.0), (1.1, 30.0)], None).unwrap();
+        assert!(between.buckets == [(-1, 30)] && between.p50 < between.p99, "{between:?}");
         assert_eq!(distribution(vec![(1.0, 0.0), (f64::INFINITY, 0.0)], None), None);
         assert_eq!(distribution(Vec::new(), None), None);
     }
