@@ -33,17 +33,17 @@ const BUN: &str = "bun@1.4.5";
 /// Programs in Rust, which are built with each of these features.
 const RUST_PROGRAMS: &str = "demos/rust/Cargo.toml";
 const RUST_FEATURES: [&str; 2] = ["rustls", "native-tls"];
-/// The server's native part for any CPU of the architecture, without what serving text needs not.
-const LLAMA_CMAKE_ARGS: &str = "-DGGML_NATIVE=OFF -DGGML_OPENMP=OFF -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF \
-    -DLLAMA_BUILD_TOOLS=OFF -DMTMD_BUILD=OFF";
-
-/// llama.cpp's own server from the sources that come with its Python package, without web pages, which would be downloaded.
-/// Little optimised: it is sooner built, and its model is tiny.
-const LLAMA_SERVER_CMAKE_ARGS: [&str; 13] = [
+/// The package of the real inference server for Python is given what is built for llama.cpp's own server.
+const LLAMA_PYTHON_CMAKE_ARGS: &str = "-DLLAMA_BUILD=OFF";
+/// llama.cpp's own server from the sources that come with its Python package, for any CPU of the architecture, and without web
+/// pages, which would be downloaded. Little optimised: it is sooner built, and its model is tiny.
+const LLAMA_CMAKE_ARGS: [&str; 15] = [
     "-DCMAKE_BUILD_TYPE=Release",
     "-DCMAKE_C_FLAGS_RELEASE=-O1 -DNDEBUG",
     "-DCMAKE_CXX_FLAGS_RELEASE=-O1 -DNDEBUG",
-    "-DBUILD_SHARED_LIBS=OFF",
+    "-DCMAKE_BUILD_RPATH_USE_ORIGIN=ON",
+    "-DCMAKE_PLATFORM_NO_VERSIONED_SONAME=ON",
+    "-DBUILD_SHARED_LIBS=ON",
     "-DGGML_NATIVE=OFF",
     "-DGGML_OPENMP=OFF",
     "-DLLAMA_BUILD_TESTS=OFF",
@@ -73,19 +73,20 @@ pub(crate) fn environment(full: bool) -> Result<()> {
     make(&venv)?;
     install(&venv, REQUIREMENTS)?;
     if full {
-        install(&venv, REQUIREMENTS_FULL)?;
-        install(&venv, REQUIREMENTS_COVERAGE)?;
-        bun(&venv)?;
-        rust_programs()?;
         let engines = root().join("target/venv-engines");
         make(&engines)?;
         install(&engines, REQUIREMENTS_ENGINES)?;
+        llama_server(&engines)?;
+        install(&venv, REQUIREMENTS_FULL)?;
+        llama_python(&venv)?;
+        install(&venv, REQUIREMENTS_COVERAGE)?;
+        bun(&venv)?;
+        rust_programs()?;
         let sdks = root().join("target/venv-sdks");
         make(&sdks)?;
         install(&sdks, REQUIREMENTS_SDKS)?;
         node_sdks(&venv)?;
         HELMS.into_iter().try_for_each(|(name, package)| helm(&venv, name, package))?;
-        llama_server(&engines)?;
         let packages = PROMETHEUS.map(|name| format!("{name}/{PROMETHEUS_SUITE}"));
         let packages: Vec<&str> = packages.iter().map(String::as_str).collect();
         kernels::programs(&packages, &root().join("target/prometheus")).context("cannot fetch Prometheus")?;
@@ -168,19 +169,27 @@ fn npm(venv: &Path, chore: &str, directory: &Path) -> Result<Command> {
 /// Builds the programs in Rust into `target/rust`, once with each library, and leaves the client without symbols beside it.
 fn rust_programs() -> Result<()> {
     for feature in RUST_FEATURES {
-        let target = root().join("target/rust").join(feature);
         let arguments =
             ["build", "--quiet", "--locked", "--release", "--manifest-path", RUST_PROGRAMS, "--features", feature];
-        run(cargo(&arguments).arg("--target-dir").arg(&target))
+        // One place for both: most of what they are built from is the same.
+        let build = root().join("target/rust/build");
+        run(cargo(&arguments).arg("--target-dir").arg(&build))
             .with_context(|| format!("cannot build the programs in Rust with {feature}"))?;
-        let client = target.join("release/client");
-        run(Command::new("strip").arg("-o").arg(target.join("release/client-stripped")).arg(client))
+        let programs = root().join("target/rust").join(feature);
+        fs::create_dir_all(&programs)?;
+        for program in ["client", "proxy"].map(|name| build.join("release").join(name)) {
+            if program.is_file() {
+                fs::rename(&program, programs.join(program.file_name().context("a program has a name")?))?;
+            }
+        }
+        run(Command::new("strip").arg("-o").arg(programs.join("client-stripped")).arg(programs.join("client")))
             .context("cannot strip a program (Debian has it in the package binutils)")?;
     }
     Ok(())
 }
 
-/// Builds `target/llama-server/llama-server` of the version that the requirements name, if it is not there already.
+/// Builds `target/llama-server/llama-server`, and the libraries beside it, of the version that the requirements name, if they are
+/// not there already.
 fn llama_server(venv: &Path) -> Result<()> {
     let requirements = fs::read_to_string(root().join(REQUIREMENTS_FULL))?;
     let version = requirements.lines().find_map(|line| line.strip_prefix("llama-cpp-python[server]=="));
@@ -213,11 +222,30 @@ fn llama_server(venv: &Path) -> Result<()> {
         .arg(directory.join(sources))
         .arg("-B")
         .arg(&build)
-        .args(LLAMA_SERVER_CMAKE_ARGS))
+        .args(LLAMA_CMAKE_ARGS))
     .and_then(|()| run(cmake().arg("--build").arg(&build).args(["--target", "llama-server"])))
     .context("cannot build llama.cpp's server")?;
-    fs::copy(directory.join("build/bin/llama-server"), &server)?;
+    for entry in fs::read_dir(build.join("bin"))? {
+        let built = entry?.path();
+        fs::copy(&built, directory.join(built.file_name().context("what is built has a name")?))?;
+    }
+    fs::remove_dir_all(&build)?;
     fs::write(&stamp, version)?;
+    Ok(())
+}
+
+/// Gives llama.cpp's libraries to its Python package.
+fn llama_python(venv: &Path) -> Result<()> {
+    let site = "import sysconfig; print(sysconfig.get_path('purelib'))";
+    let said = Command::new(python(venv)).args(["-c", site]).output().context("cannot run Python")?;
+    let libraries = Path::new(String::from_utf8_lossy(&said.stdout).trim()).join("llama_cpp/lib");
+    fs::create_dir_all(&libraries)?;
+    for entry in fs::read_dir(root().join("target/llama-server"))? {
+        let file = entry?.path();
+        if file.extension().is_some_and(|extension| extension == "so") {
+            fs::copy(&file, libraries.join(file.file_name().context("a library has a name")?))?;
+        }
+    }
     Ok(())
 }
 
@@ -235,7 +263,7 @@ fn install(venv: &Path, requirements: &str) -> Result<()> {
     }
     let mut command = Command::new(python(venv));
     command.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--requirement", requirements]);
-    command.env("CMAKE_ARGS", LLAMA_CMAKE_ARGS);
+    command.env("CMAKE_ARGS", LLAMA_PYTHON_CMAKE_ARGS);
     run(&mut command).with_context(|| format!("cannot install {requirements}"))?;
     fs::write(&stamp, wanted)?;
     Ok(())

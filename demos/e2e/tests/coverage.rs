@@ -240,10 +240,10 @@ fn clients(place: &mut Place, rows: &mut Vec<Row>) {
     }
 
     for (program, protocol, version, tls) in [
-        ("rustls/release/client", "HTTP/1.1", "h1", "rustls with aws-lc in the program"),
-        ("rustls/release/client", "HTTP/2", "h2", "rustls with aws-lc in the program"),
-        ("rustls/release/client-stripped", "HTTP/1.1", "h1", "rustls with aws-lc in the program, stripped"),
-        ("native-tls/release/client", "HTTP/1.1", "h1", "OpenSSL, shared"),
+        ("rustls/client", "HTTP/1.1", "h1", "rustls with aws-lc in the program"),
+        ("rustls/client", "HTTP/2", "h2", "rustls with aws-lc in the program"),
+        ("rustls/client-stripped", "HTTP/1.1", "h1", "rustls with aws-lc in the program, stripped"),
+        ("native-tls/client", "HTTP/1.1", "h1", "OpenSSL, shared"),
     ] {
         let Some(program) = rust_program(program) else { continue };
         let mut command = place.command(&program);
@@ -353,7 +353,7 @@ fn servers(place: &mut Place, rows: &mut Vec<Row>) {
             command
         });
     }
-    if let Some(program) = rust_program("rustls/release/proxy") {
+    if let Some(program) = rust_program("rustls/proxy") {
         let tls = "rustls with aws-lc in the program";
         pass("Rust tokio-rustls as a proxy", tls, &[("--http1.1", "HTTP/1.1")], &|place| {
             let mut command = Command::new(&program);

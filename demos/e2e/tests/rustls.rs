@@ -13,7 +13,7 @@ const CLIENT: &str = "/client";
 const PROXY: &str = "/proxy";
 
 fn client(url: &str, server: &Server, protocol: &str) -> Option<Client> {
-    let mut command = Command::new(rust_program("rustls/release/client")?);
+    let mut command = Command::new(rust_program("rustls/client")?);
     command.args([url, "demo-40tok", &CALLS.to_string()]).arg(server.certificate("ca.pem"));
     Some(Client::start(command.args([protocol, &THREADS.to_string()])))
 }
@@ -33,7 +33,7 @@ fn both_ends_are_read_whatever_the_cipher() {
     if !is_full() {
         return;
     }
-    let Some(program) = rust_program("rustls/release/proxy") else { return };
+    let Some(program) = rust_program("rustls/proxy") else { return };
     let server = Server::start(&["--ttft", "5", "--rate", "2000"]);
     let mut observer = Observer::start();
     let mut calls = 0;
