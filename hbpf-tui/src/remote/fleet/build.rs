@@ -12,10 +12,10 @@ use hbpf_core::snapshot::{
 use hbpf_host::protocol::Group;
 use jiff::{SignedDuration, Timestamp};
 
+use super::Answers;
 use super::answer::Sample;
-use super::query::{Scope, Table};
+use super::query::{About, Scope, Table};
 use super::table::{Key, Part, Rows};
-use super::{About, Answers};
 
 /// Names of hosts that a finding shows.
 const SHOWN_NAMES: usize = 3;

@@ -6,6 +6,7 @@
 mod answer;
 mod build;
 mod query;
+mod rules;
 mod table;
 
 use std::collections::BTreeSet;
@@ -16,8 +17,7 @@ use tokio::sync::Semaphore;
 use tokio::task::{JoinError, JoinSet};
 
 use self::answer::Sample;
-use self::query::{Scope, Table};
-use self::table::Part;
+use self::query::{About, Scope, Table};
 use super::http::{Failure, Http};
 use crate::cli::Elsewhere;
 
@@ -39,34 +39,6 @@ pub(super) struct Fleet {
     answers: Answers,
     /// What is being asked meanwhile.
     coming: Asking,
-}
-
-/// What a query is about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum About {
-    Counts(Table),
-    Times(Table, Part),
-    Machines,
-    Roles,
-    Workloads,
-    Gpus,
-    Engines,
-    Findings,
-    Gone,
-    Lost,
-    Groups,
-    Overhead,
-}
-
-impl About {
-    /// Whether all series of exchanges are gone through for it, and not hosts' alone.
-    fn is_heavy(self) -> bool {
-        match self {
-            Self::Counts(table) | Self::Times(table, _) => table != Table::Hosts,
-            Self::Workloads => true,
-            _ => false,
-        }
-    }
 }
 
 /// What came of the latest query about each thing.
@@ -105,10 +77,8 @@ impl Fleet {
     /// All hosts as they are now, as JSON. What a server of many takes long for is in it as it comes: that is soon enough for what
     /// changes with each scrape. Where there is one snapshot only, it is waited for.
     pub(super) async fn snapshot(&mut self, interval: Option<Duration>) -> Result<Vec<u8>, Failure> {
-        let series = answered(&self.http, &self.scope.series()).await?;
-        let series = series.first().map_or(0.0, |sample| sample.value);
-        let (heavy, light): (Vec<_>, Vec<_>) =
-            self.queries(series).into_iter().partition(|(about, _)| about.is_heavy());
+        let queries = self.queries().await?;
+        let (heavy, light): (Vec<_>, Vec<_>) = queries.into_iter().partition(|(about, _)| about.is_heavy());
         let mut asking = self.ask(light, AT_A_TIME);
         while let Some(answered) = asking.join_next().await {
             self.take(answered);
@@ -127,25 +97,17 @@ impl Fleet {
         serde_json::to_vec(&snapshot).map_err(|error| Failure { status: None, why: error.to_string() })
     }
 
-    /// All queries, where there are so many series of exchanges.
-    fn queries(&self, series: f64) -> Vec<(About, String)> {
+    /// All queries. Those that many hosts make slow are for what rules have recorded, where there are rules.
+    async fn queries(&self) -> Result<Vec<(About, String)>, Failure> {
         let scope = &self.scope;
-        let counts = Table::ALL.map(|table| (About::Counts(table), scope.counts(table)));
-        let timed = Table::ALL.into_iter().filter(|table| table.has_times(series));
-        let times = timed.flat_map(|table| Part::TIMES.map(|part| (About::Times(table, part), scope.sum(table, part))));
-        let others = [
-            (About::Machines, scope.machines()),
-            (About::Roles, scope.roles()),
-            (About::Workloads, scope.workloads()),
-            (About::Gpus, scope.gpus()),
-            (About::Engines, scope.engines()),
-            (About::Findings, scope.findings()),
-            (About::Gone, scope.gone()),
-            (About::Lost, scope.lost()),
-            (About::Groups, scope.groups()),
-            (About::Overhead, scope.overhead()),
-        ];
-        counts.into_iter().chain(times).chain(others).collect()
+        if let Some(presence) = rules::presence(scope)
+            && !answered(&self.http, &presence).await?.is_empty()
+        {
+            return Ok(About::all(0.0).into_iter().map(|about| (about, rules::query(scope, about))).collect());
+        }
+        let series = answered(&self.http, &scope.series()).await?;
+        let series = series.first().map_or(0.0, |sample| sample.value);
+        Ok(About::all(series).into_iter().map(|about| (about, scope.query(about))).collect())
     }
 
     /// Asks, some at a time.

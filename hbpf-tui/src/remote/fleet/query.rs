@@ -24,6 +24,53 @@ pub(super) struct Scope {
     pub(super) range: u64,
 }
 
+/// What a query is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum About {
+    Counts(Table),
+    Times(Table, Part),
+    Machines,
+    Roles,
+    Workloads,
+    Gpus,
+    Engines,
+    Findings,
+    Gone,
+    Lost,
+    Groups,
+    Overhead,
+}
+
+impl About {
+    /// All of them, where there are so many series of exchanges.
+    pub(super) fn all(series: f64) -> Vec<Self> {
+        let timed = Table::ALL.into_iter().filter(|table| table.has_times(series));
+        let times = timed.flat_map(|table| Part::TIMES.map(|part| Self::Times(table, part)));
+        let others = [
+            Self::Machines,
+            Self::Roles,
+            Self::Workloads,
+            Self::Gpus,
+            Self::Engines,
+            Self::Findings,
+            Self::Gone,
+            Self::Lost,
+            Self::Groups,
+            Self::Overhead,
+        ];
+        Table::ALL.map(Self::Counts).into_iter().chain(times).chain(others).collect()
+    }
+
+    /// Whether all series of exchanges are gone through for it, and not hosts' alone.
+    pub(super) fn is_heavy(self) -> bool {
+        match self {
+            Self::Counts(table) | Self::Times(table, _) => table != Table::Hosts,
+            Self::Workloads => true,
+            _ => false,
+        }
+    }
+}
+
 /// A table of exchanges.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Table {
@@ -35,6 +82,15 @@ pub(super) enum Table {
 
 impl Table {
     pub(super) const ALL: [Self; 4] = [Self::Hosts, Self::Workloads, Self::Models, Self::Endpoints];
+
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Hosts => "hosts",
+            Self::Workloads => "workloads",
+            Self::Models => "models",
+            Self::Endpoints => "endpoints",
+        }
+    }
 
     /// What its rows are told apart by, the role first where there is one.
     pub(super) fn labels(self, host: &str) -> Vec<&str> {
@@ -69,6 +125,24 @@ impl Table {
 }
 
 impl Scope {
+    /// What is asked.
+    pub(super) fn query(&self, about: About) -> String {
+        match about {
+            About::Counts(table) => self.counts(table),
+            About::Times(table, part) => self.sum(table, part),
+            About::Machines => self.machines(),
+            About::Roles => self.roles(),
+            About::Workloads => self.workloads(&self.shown(Table::Workloads)),
+            About::Gpus => self.gpus(),
+            About::Engines => self.engines(),
+            About::Findings => self.findings(),
+            About::Gone => self.gone(),
+            About::Lost => self.lost(),
+            About::Groups => self.groups(),
+            About::Overhead => self.overhead(),
+        }
+    }
+
     fn selector(&self, metric: &str) -> String {
         format!("{metric}{{{}}}", self.matching)
     }
@@ -91,7 +165,7 @@ impl Scope {
     }
 
     /// The counts of a table's rows, all in one vector: which rows are shown is then reckoned once.
-    pub(super) fn counts(&self, table: Table) -> String {
+    fn counts(&self, table: Table) -> String {
         let parts = Part::COUNTS.map(|part| {
             let (name, _) = part.metric();
             format!("label_replace({}, \"{PART}\", \"{name}\", \"\", \"\")", self.sum(table, part))
@@ -105,7 +179,7 @@ impl Scope {
     }
 
     /// A part of a table's numbers, of all rows.
-    pub(super) fn sum(&self, table: Table, part: Part) -> String {
+    fn sum(&self, table: Table, part: Part) -> String {
         let (name, label) = part.metric();
         let by = table.labels(&self.host).into_iter().chain(label).collect::<Vec<_>>().join(",");
         let metric = format!("{}{name}", table.prefix());
@@ -121,34 +195,33 @@ impl Scope {
     }
 
     /// Numbers of the machines.
-    pub(super) fn machines(&self) -> String {
+    fn machines(&self) -> String {
         let names = "hbpf_host_(cpus|cpu_ratio|memory_total_bytes|memory_used_bytes)|hbpf_gpu_(utilization_ratio|memory_used_bytes|power_watts)";
         format!("sum by (__name__,{}) ({})", self.host, self.named(names))
     }
 
     /// How hosts take part.
-    pub(super) fn roles(&self) -> String {
+    fn roles(&self) -> String {
         self.increase("hbpf_llm_requests_total", &format!("{},role", self.host))
     }
 
     /// What the workloads that are shown use.
-    pub(super) fn workloads(&self) -> String {
+    pub(super) fn workloads(&self, shown: &str) -> String {
         let names =
             "hbpf_workload_(cpu_ratio|resident_bytes|gpu_ratio|gpu_memory_bytes|gpu_power_watts|tokens_per_joule)";
         let by = format!("{},namespace,pod,workload", self.host);
-        let shown = self.shown(Table::Workloads);
         format!("sum by (__name__,kind,{by}) ({}) and on ({by}) {shown}", self.named(names))
     }
 
     /// The busiest GPUs.
-    pub(super) fn gpus(&self) -> String {
+    fn gpus(&self) -> String {
         let names = "hbpf_gpu_(info|utilization_ratio|memory_used_bytes|memory_total_bytes|power_watts|power_limit_watts|temperature_celsius)";
         let busiest = format!("topk({MAX_ROWS}, {})", self.selector("hbpf_gpu_utilization_ratio"));
         format!("{} and on ({},gpu,uuid) {busiest}", self.named(names), self.host)
     }
 
     /// Inference servers, those with most to do first.
-    pub(super) fn engines(&self) -> String {
+    fn engines(&self) -> String {
         let names =
             "hbpf_engine_(requests_running|requests_waiting|kv_cache_ratio|prefix_cache_hit_ratio|agreement_ratio)";
         let busiest = format!("topk({MAX_ROWS}, {})", self.selector("hbpf_engine_requests_running"));
@@ -156,12 +229,12 @@ impl Scope {
     }
 
     /// How many hosts have found something, by rule.
-    pub(super) fn findings(&self) -> String {
+    fn findings(&self) -> String {
         format!("count by (rule) ({})", self.selector("hbpf_finding"))
     }
 
     /// Hosts whose agents were there and are there no more.
-    pub(super) fn gone(&self) -> String {
+    fn gone(&self) -> String {
         let info = self.selector("hbpf_build_info");
         let range = self.range.max(3600);
         format!(
@@ -171,17 +244,17 @@ impl Scope {
     }
 
     /// What was lost, by cause.
-    pub(super) fn lost(&self) -> String {
+    fn lost(&self) -> String {
         self.increase("hbpf_capture_lost_total", "cause")
     }
 
     /// On how many hosts a group of probes is in place, and on how many it is not.
-    pub(super) fn groups(&self) -> String {
+    fn groups(&self) -> String {
         format!("count_values by (group) (\"up\", {})", self.selector("hbpf_probe_group_up"))
     }
 
     /// What observing costs where it costs most.
-    pub(super) fn overhead(&self) -> String {
+    fn overhead(&self) -> String {
         let names = "hbpf_capture_(overhead_ratio|overhead_budget_ratio|self_cpu_ratio|self_resident_bytes)";
         format!("max by (__name__) ({})", self.named(names))
     }
