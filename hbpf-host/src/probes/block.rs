@@ -8,6 +8,7 @@ use aya::programs::TracePoint;
 use hbpf_core::label::Label;
 use hbpf_ebpf::{BlockLayout, RequestLayout, block_record};
 
+use super::object::Object;
 use super::tracefs::{Event, Tracefs};
 use super::{ProbeError, program, raw};
 use crate::devices;
@@ -42,19 +43,19 @@ pub(super) struct Attached {
 }
 
 /// Puts the programs in place.
-pub(super) fn attach(ebpf: &mut Ebpf, layout: Option<RequestLayout>) -> Result<Attached, ProbeError> {
+pub(super) fn attach(object: &mut Object, layout: Option<RequestLayout>) -> Result<Attached, ProbeError> {
     // What was under way when they were taken out has ended unseen.
     for name in ["BLOCK_REQUESTS", "BLOCK_PLACES"] {
-        ebpf.map(name).into_iter().for_each(raw::clear);
+        object.ebpf.map(name).into_iter().for_each(raw::clear);
     }
     if let Some(layout) = layout
-        && let Ok(attached) = attach_to_requests(ebpf, layout)
+        && let Ok(attached) = attach_to_requests(&mut object.ebpf, layout)
     {
         return Ok(attached);
     }
     // What of it is in place is in the way of the others.
-    ON_REQUESTS.iter().for_each(|(name, _)| super::unload(ebpf, name));
-    attach_by_record(ebpf)
+    ON_REQUESTS.iter().for_each(|(name, _)| object.unload(name));
+    attach_by_record(&mut object.ebpf)
 }
 
 fn attach_to_requests(ebpf: &mut Ebpf, layout: RequestLayout) -> Result<Attached, ProbeError> {

@@ -3,14 +3,16 @@
 //! A group takes of several programs those that suit the kernel; this takes all, and so tells which those are.
 
 use std::error::Error;
+use std::num::NonZeroU32;
 
-use aya::Ebpf;
 use aya::programs::uprobe::UProbeScope;
 use aya::programs::{Program, ProgramError};
 
+use super::object::Object;
+use super::user::Scope;
 use super::{
-    END_PROGRAM, EXEC_PROGRAM, EXIT_PROGRAM, FORK_PROGRAM, ProbeError, block, cgroup, create_maps, missing, on_cgroup,
-    one_line, raw, trap, unload,
+    END_PROGRAM, EXEC_PROGRAM, EXIT_PROGRAM, FORK_PROGRAM, ProbeError, block, cgroup, missing, on_cgroup, one_line,
+    raw, trap,
 };
 use crate::btf::Places;
 
@@ -35,21 +37,22 @@ pub struct Tried {
 ///
 /// What keeps all programs from being tried: the maps cannot be created.
 pub fn try_every() -> Result<Vec<Tried>, ProbeError> {
-    let mut ebpf = create_maps(&Places::read())?;
-    let mut names: Vec<String> = ebpf.programs().map(|(name, _)| name.to_owned()).collect();
+    let mut object = Object::load(&Places::read())?;
+    let mut names: Vec<String> = object.ebpf.programs().map(|(name, _)| name.to_owned()).collect();
     names.sort_unstable();
-    Ok(names.into_iter().map(|name| try_one(&mut ebpf, name)).collect())
+    Ok(names.into_iter().map(|name| try_one(&mut object, name)).collect())
 }
 
-fn try_one(ebpf: &mut Ebpf, name: String) -> Tried {
-    let loaded = load(ebpf, &name).map_err(|error| in_full(&error));
-    let attached = if loaded.is_ok() { attach(ebpf, &name).map_err(|error| error.to_string()) } else { Ok(()) };
-    unload(ebpf, &name);
+fn try_one(object: &mut Object, name: String) -> Tried {
+    let loaded = load(object, &name).map_err(|error| in_full(&error));
+    let attached = if loaded.is_ok() { attach(object, &name).map_err(|error| error.to_string()) } else { Ok(()) };
+    object.unload(&name);
     Tried { program: name, loaded, attached }
 }
 
-fn load(ebpf: &mut Ebpf, name: &str) -> Result<(), ProgramError> {
-    match ebpf.program_mut(name) {
+/// By the loader library, which tells what the verifier says.
+fn load(object: &mut Object, name: &str) -> Result<(), ProgramError> {
+    match object.ebpf.program_mut(name) {
         Some(Program::UProbe(program)) => program.load(),
         Some(Program::RawTracePoint(program)) => program.load(),
         Some(Program::TracePoint(program)) => program.load(),
@@ -60,12 +63,16 @@ fn load(ebpf: &mut Ebpf, name: &str) -> Result<(), ProgramError> {
 
 /// Where its group puts it. The links go with the program, but for that of a tracepoint with a record, which is let go of at
 /// once.
-fn attach(ebpf: &mut Ebpf, name: &str) -> Result<(), ProbeError> {
+fn attach(object: &mut Object, name: &str) -> Result<(), ProbeError> {
     let failed = |error: &dyn Error| ProbeError::new(name, error);
-    match ebpf.program_mut(name).ok_or_else(|| missing(name))? {
+    match object.ebpf.program_mut(name).ok_or_else(|| missing(name))? {
         Program::UProbe(program) => {
             let place = trap::place().ok_or_else(|| ProbeError(format!("{name}: no place for it was found")))?;
-            program.attach(place, "/proc/self/exe", UProbeScope::CallingProcess).map(drop).map_err(|e| failed(&e))
+            let place = ("/proc/self/exe", &[place][..]);
+            // Both ways in which the kernel may be asked, where it has both.
+            program.attach(place.1[0], place.0, UProbeScope::CallingProcess).map_err(|error| failed(&error))?;
+            let own = NonZeroU32::new(std::process::id()).ok_or_else(|| missing(name))?;
+            object.user.attach(name, &mut object.ebpf, place, Scope::Process(own)).map(drop)
         }
         Program::RawTracePoint(program) => {
             let lifecycle = [EXEC_PROGRAM, END_PROGRAM, EXIT_PROGRAM, FORK_PROGRAM];

@@ -15,20 +15,19 @@ mod stdio;
 mod tls;
 mod tracefs;
 mod trap;
+mod user;
 mod verdicts;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use aya::Ebpf;
 use aya::maps::{Array, HashMap, MapData, PerCpuArray, RingBuf};
 use aya::programs::{Program, ProgramError, RawTracePoint};
 use aya::sys::{Stats, enable_stats};
-use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 use hbpf_core::label::Label;
-use hbpf_ebpf::{
-    EVENTS_RING_BYTES, LifecycleEvent, SOCKET_OWNED_AT, TASK_TGID_AT, Tally, TallyKey, counter, limit, target,
-};
+use hbpf_ebpf::{EVENTS_RING_BYTES, LifecycleEvent, Tally, TallyKey, counter, limit, target};
 
 use crate::btf::Places;
 use crate::discover::{Library, LibraryId, StdioServer};
@@ -36,6 +35,7 @@ use crate::privsep;
 use crate::protocol::{
     Group, Limits, MAX_LEARNED_TARGETS, MAX_TARGET_BYTES, MAX_TLS_USERS, ProbeStatus, TlsUser, Trap, TrapCost,
 };
+use object::Object;
 use stdio::Stdio;
 pub use tls::NOTHING_TO_PROBE;
 use tls::Tls;
@@ -99,7 +99,7 @@ pub(crate) struct Probes {
 
 /// What exists while any group is on.
 struct Loaded {
-    ebpf: Ebpf,
+    object: Object,
     places: Places,
     lifecycle: RingBuf<MapData>,
     targets: HashMap<MapData, u64, u8>,
@@ -164,20 +164,20 @@ impl Probes {
         };
         let loaded = self.loaded.as_mut().expect("loaded above");
         if matches!(group, Group::LlmTls | Group::Tools) && self.trap_cost.is_none() {
-            self.trap_cost = trap::measure(&mut loaded.ebpf);
+            self.trap_cost = trap::measure(&mut loaded.object);
         }
         match group {
-            Group::LlmTls => self.tls.attach(&mut loaded.ebpf)?,
-            Group::Tools => Stdio::attach(&mut loaded.ebpf)?,
-            Group::LlmPlain => self.cgroup = Some(on_cgroup::attach(&mut loaded.ebpf, &on_cgroup::PLAIN)?),
-            Group::Block => self.block = Some(block::attach(&mut loaded.ebpf, loaded.places.request)?),
-            Group::Net => self.cgroup = Some(on_cgroup::attach(&mut loaded.ebpf, &on_cgroup::NET)?),
+            Group::LlmTls => self.tls.attach(&mut loaded.object)?,
+            Group::Tools => Stdio::attach(&mut loaded.object)?,
+            Group::LlmPlain => self.cgroup = Some(on_cgroup::attach(&mut loaded.object.ebpf, &on_cgroup::PLAIN)?),
+            Group::Block => self.block = Some(block::attach(&mut loaded.object, loaded.places.request)?),
+            Group::Net => self.cgroup = Some(on_cgroup::attach(&mut loaded.object.ebpf, &on_cgroup::NET)?),
             Group::Device => {
                 if loaded.places.task_tgid_at.is_none() {
                     let lack = "who opens a device is not known: this kernel does not describe its types (BTF)";
                     return Err(ProbeError(lack.into()));
                 }
-                self.cgroup = Some(device::attach(&mut loaded.ebpf)?);
+                self.cgroup = Some(device::attach(&mut loaded.object.ebpf)?);
             }
         }
         Ok(ring)
@@ -196,7 +196,7 @@ impl Probes {
     /// Looks at the standard input and output of a process, while that group is on. Says whether it does.
     pub(crate) fn add_server(&mut self, server: &StdioServer) -> bool {
         let is_on = self.is_on(Group::Tools);
-        self.loaded.as_mut().filter(|_| is_on).is_some_and(|loaded| self.stdio.add(server, &mut loaded.ebpf))
+        self.loaded.as_mut().filter(|_| is_on).is_some_and(|loaded| self.stdio.add(server, &mut loaded.object))
     }
 
     /// Has everything ready for servers that are yet to come.
@@ -204,7 +204,7 @@ impl Probes {
         if self.is_on(Group::Tools)
             && let Some(loaded) = &mut self.loaded
         {
-            self.stdio.prepare(&mut loaded.ebpf);
+            self.stdio.prepare(&mut loaded.object);
         }
     }
 
@@ -212,7 +212,7 @@ impl Probes {
     /// looked for.
     pub(crate) fn remove_server(&mut self, pid: u32) {
         if let Some(loaded) = &mut self.loaded {
-            self.stdio.remove(pid, &mut loaded.ebpf);
+            self.stdio.remove(pid, &mut loaded.object.ebpf);
         }
     }
 
@@ -226,17 +226,17 @@ impl Probes {
         let others: Vec<Group> = Group::ALL.into_iter().filter(|other| *other != group && self.is_on(*other)).collect();
         if let Some(loaded) = &mut self.loaded {
             if group == Group::LlmTls {
-                self.tls.detach(&mut loaded.ebpf);
+                self.tls.detach(&mut loaded.object);
             }
             if group == Group::Tools {
-                self.stdio.detach(&mut loaded.ebpf);
+                self.stdio.detach(&mut loaded.object);
             }
             if group == Group::Block {
                 self.block = None;
             }
             let is_needed = |name| others.iter().any(|other| programs(*other).contains(name));
             for name in programs(group).iter().filter(|name| !is_needed(name)) {
-                unload(&mut loaded.ebpf, name);
+                loaded.object.unload(name);
             }
         }
         if !self.any_on() {
@@ -248,33 +248,34 @@ impl Probes {
     /// Loads the maps and what all groups need.
     fn load(&mut self) -> Result<Ring, ProbeError> {
         let places = Places::read();
-        let mut ebpf = create_maps(&places)?;
-        let ring = Ring { fd: ring_fd(&ebpf, "EVENTS")?, bytes: EVENTS_RING_BYTES, bell: ring_fd(&ebpf, "BELL")? };
-        let mut targets: HashMap<_, u64, u8> = typed(&mut ebpf, "TARGETS")?;
+        let mut object = Object::load(&places)?;
+        let ebpf = &mut object.ebpf;
+        let ring = Ring { fd: ring_fd(ebpf, "EVENTS")?, bytes: EVENTS_RING_BYTES, bell: ring_fd(ebpf, "BELL")? };
+        let mut targets: HashMap<_, u64, u8> = typed(ebpf, "TARGETS")?;
         let builtin = hbpf_core::dialect::target_patterns().iter().map(|pattern| target::hash(pattern.as_bytes()));
         for hash in builtin.chain(self.learned.iter().copied()) {
             targets.insert(hash, 1, 0).map_err(|error| ProbeError::new("map TARGETS", &error))?;
         }
-        self.verdicts.set_map(Some(typed(&mut ebpf, "VERDICTS")?));
-        let mut limits = typed(&mut ebpf, "LIMITS")?;
+        self.verdicts.set_map(Some(typed(ebpf, "VERDICTS")?));
+        let mut limits = typed(ebpf, "LIMITS")?;
         write_limits(&mut limits, self.limits)?;
         let loaded = Loaded {
             places,
             limits,
-            lifecycle: typed(&mut ebpf, "LIFECYCLE")?,
+            lifecycle: typed(ebpf, "LIFECYCLE")?,
             targets,
-            counters: typed(&mut ebpf, "COUNTERS")?,
+            counters: typed(ebpf, "COUNTERS")?,
             ends_are_certain: false,
             watches_forks: false,
             // Costs are shown as unknown without it.
             stats: enable_stats(Stats::RunTime).ok(),
-            ebpf,
+            object,
         };
         let loaded = self.loaded.insert(loaded);
-        attach_tracepoint(&mut loaded.ebpf, EXEC_PROGRAM)?;
-        loaded.ends_are_certain = attach_tracepoint(&mut loaded.ebpf, END_PROGRAM).is_ok();
+        attach_tracepoint(&mut loaded.object.ebpf, EXEC_PROGRAM)?;
+        loaded.ends_are_certain = attach_tracepoint(&mut loaded.object.ebpf, END_PROGRAM).is_ok();
         if !loaded.ends_are_certain {
-            attach_tracepoint(&mut loaded.ebpf, EXIT_PROGRAM)?;
+            attach_tracepoint(&mut loaded.object.ebpf, EXIT_PROGRAM)?;
         }
         Ok(ring)
     }
@@ -282,8 +283,8 @@ impl Probes {
     /// Puts probes into a library, now or when the group is switched on.
     pub(crate) fn add_library(&mut self, library: Library) {
         let on = self.is_on(Group::LlmTls);
-        let ebpf = self.loaded.as_mut().filter(|_| on).map(|loaded| &mut loaded.ebpf);
-        self.tls.add(library, ebpf);
+        let object = self.loaded.as_mut().filter(|_| on).map(|loaded| &mut loaded.object);
+        self.tls.add(library, object);
     }
 
     /// Takes the probes out of a library that nobody uses any more.
@@ -307,13 +308,13 @@ impl Probes {
             return;
         }
         let Some(loaded) = &mut self.loaded else { return };
-        self.tls.settle(&mut loaded.ebpf, users);
+        self.tls.settle(&mut loaded.object, users);
         // Forks matter only while processes are probed one by one.
         match (self.tls.excludes_any(), loaded.watches_forks) {
             // Without it, children are found by the scan of all processes.
-            (true, false) => loaded.watches_forks = attach_tracepoint(&mut loaded.ebpf, FORK_PROGRAM).is_ok(),
+            (true, false) => loaded.watches_forks = attach_tracepoint(&mut loaded.object.ebpf, FORK_PROGRAM).is_ok(),
             (false, true) => {
-                unload(&mut loaded.ebpf, FORK_PROGRAM.0);
+                loaded.object.unload(FORK_PROGRAM.0);
                 loaded.watches_forks = false;
             }
             _ => {}
@@ -327,7 +328,9 @@ impl Probes {
 
     /// What processes have made of their TLS libraries, those with most calls first.
     pub(crate) fn tls_users(&self) -> Vec<TlsUser> {
-        let Some(map) = self.loaded.as_ref().and_then(|loaded| loaded.ebpf.map("TLS_USERS")) else { return Vec::new() };
+        let Some(map) = self.loaded.as_ref().and_then(|loaded| loaded.object.ebpf.map("TLS_USERS")) else {
+            return Vec::new();
+        };
         let Ok(users) = HashMap::<_, u32, Use>::try_from(map) else { return Vec::new() };
         let user = |(pid, Use([calls, model_messages]))| TlsUser { pid, calls, model_messages };
         let mut users: Vec<TlsUser> = users.iter().filter_map(Result::ok).map(user).collect();
@@ -339,7 +342,7 @@ impl Probes {
     /// Takes the probes out of a process whose standard input and output speak something else.
     pub(crate) fn refute_server(&mut self, pid: u32) {
         if let Some(loaded) = &mut self.loaded {
-            self.stdio.remove(pid, &mut loaded.ebpf);
+            self.stdio.remove(pid, &mut loaded.object.ebpf);
         }
     }
 
@@ -405,9 +408,9 @@ impl Probes {
     pub(crate) fn take_tallies(&mut self) -> (Vec<(TallyKey, Tally)>, Result<(), ProbeError>) {
         let Some(loaded) = &mut self.loaded else { return (Vec::new(), Ok(())) };
         if matches!(self.states[&Group::Device], State::On) {
-            device::watch(&mut loaded.ebpf);
+            device::watch(&mut loaded.object.ebpf);
         }
-        let Some(map) = loaded.ebpf.map("TALLIES") else { return (Vec::new(), Ok(())) };
+        let Some(map) = loaded.object.ebpf.map("TALLIES") else { return (Vec::new(), Ok(())) };
         let (tallies, result) = raw::take_tallies(map);
         (tallies, result.map_err(|error| ProbeError::new("map TALLIES", &error)))
     }
@@ -437,11 +440,11 @@ impl Probes {
     fn status_of(&self, group: Group, list: &mut Vec<ProbeStatus>) {
         let Some(loaded) = &self.loaded else { return };
         match group {
-            Group::LlmTls => self.tls.status(&loaded.ebpf, list),
-            Group::Tools => self.stdio.status(&loaded.ebpf, list),
+            Group::LlmTls => self.tls.status(&loaded.object, list),
+            Group::Tools => self.stdio.status(&loaded.object, list),
             Group::Block => {
                 let places = self.block.iter().flat_map(|block| block.places.clone());
-                list.extend(places.map(|(name, place)| present(group, name, place, None, &loaded.ebpf)));
+                list.extend(places.map(|(name, place)| present(group, name, place, None, &loaded.object)));
             }
             Group::LlmPlain | Group::Net | Group::Device => {
                 let place = self.cgroup.clone().unwrap_or_default();
@@ -450,27 +453,15 @@ impl Probes {
                 let earlier: Vec<Group> = earlier.filter(|other| self.is_on(*other)).collect();
                 let is_told = |name| earlier.iter().any(|other| programs(*other).contains(name));
                 let own = programs(group).iter().filter(|name| !is_told(name));
-                list.extend(own.map(|name| present(group, name, place.clone(), None, &loaded.ebpf)));
+                list.extend(own.map(|name| present(group, name, place.clone(), None, &loaded.object)));
             }
         }
         // Shown once, with the first group that is on.
         if self.states.iter().find(|(_, state)| matches!(state, State::On)).map(|(first, _)| *first) == Some(group) {
             let programs = if loaded.ends_are_certain { LIFECYCLE_PROGRAMS } else { [EXEC_PROGRAM, EXIT_PROGRAM] };
-            list.extend(programs.map(|(name, place)| present(group, name, Label::new(place), None, &loaded.ebpf)));
+            list.extend(programs.map(|(name, place)| present(group, name, Label::new(place), None, &loaded.object)));
         }
     }
-}
-
-/// Creates the maps, and makes the programs ready to be loaded.
-fn create_maps(places: &Places) -> Result<Ebpf, ProbeError> {
-    let mut loader = EbpfLoader::new();
-    loader.verifier_log_level(VerifierLogLevel::STATS).allow_unsupported_maps();
-    // Where it is not known, sockets are looked for in the processes that hold them.
-    let socket_owned_at = places.socket_owned_at.unwrap_or(0);
-    loader.override_global(SOCKET_OWNED_AT, &socket_owned_at, true);
-    let task_tgid_at = places.task_tgid_at.unwrap_or(0);
-    loader.override_global(TASK_TGID_AT, &task_tgid_at, true);
-    loader.load(object::BYTES).map_err(|error| ProbeError::new("loading the object", &error))
 }
 
 /// The programs of a group, but for those in processes.
@@ -511,18 +502,17 @@ fn absent(group: Group, why: String, failed: bool) -> ProbeStatus {
     }
 }
 
-fn present(group: Group, name: &str, place: Label, trap: Option<Trap>, ebpf: &Ebpf) -> ProbeStatus {
-    let program = ebpf.program(name);
-    let info = program.and_then(|program| program.info().ok());
+fn present(group: Group, name: &str, place: Label, trap: Option<Trap>, object: &Object) -> ProbeStatus {
+    let runs = object.program(name).and_then(raw::runs);
     ProbeStatus {
         group,
         program: name.into(),
         attached_to: place,
         off_because: None,
         failed: false,
-        runs: info.as_ref().map(|info| info.run_count()),
-        run_time_ns: info.map(|info| info.run_time().as_nanos() as u64),
-        missed: program.and_then(|program| raw::missed_runs(program.fd().ok()?)),
+        runs: runs.as_ref().map(|runs| runs.count),
+        run_time_ns: runs.as_ref().map(|runs| runs.time_ns),
+        missed: runs.and_then(|runs| runs.missed),
         trap,
     }
 }
@@ -542,22 +532,6 @@ where
 {
     let program = ebpf.program_mut(name).ok_or_else(|| missing(name))?;
     P::try_from(program).map_err(|error| ProbeError::new(name, &error))
-}
-
-/// Takes a program out of the kernel, with all its links.
-fn unload(ebpf: &mut Ebpf, name: &str) {
-    // A program that is not loaded says so; it is what was wanted.
-    let _ = match ebpf.program_mut(name) {
-        Some(Program::UProbe(program)) => program.unload(),
-        Some(Program::RawTracePoint(program)) => program.unload(),
-        Some(Program::CgroupSkb(program)) => program.unload(),
-        Some(Program::CgroupSock(program)) => program.unload(),
-        Some(Program::CgroupSockAddr(program)) => program.unload(),
-        Some(Program::SockOps(program)) => program.unload(),
-        Some(Program::CgroupDevice(program)) => program.unload(),
-        Some(Program::TracePoint(program)) => program.unload(),
-        _ => Ok(()),
-    };
 }
 
 fn map(ebpf: &mut Ebpf, name: &str) -> Result<aya::maps::Map, ProbeError> {

@@ -1,18 +1,22 @@
 //! The few `bpf()` calls that the loader library does not offer.
 
+use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use aya::maps::{Map, MapData};
 use aya::programs::ProgramFd;
+use aya_obj::generated::bpf_insn;
 use hbpf_ebpf::{Tally, TallyKey};
 use nix::errno::Errno;
 use nix::libc;
 
 const BPF_MAP_DELETE_ELEM: i32 = 3;
 const BPF_MAP_GET_NEXT_KEY: i32 = 4;
+const BPF_PROG_LOAD: i32 = 5;
 const BPF_OBJ_GET_INFO_BY_FD: i32 = 15;
 const BPF_PROG_QUERY: i32 = 16;
 const BPF_MAP_LOOKUP_AND_DELETE_BATCH: i32 = 25;
+const BPF_LINK_CREATE: i32 = 28;
 
 /// Elements that [`take_tallies`] takes out at once. No bucket of a map of this many places holds as many.
 const TAKEN_AT_ONCE: usize = 1024;
@@ -137,7 +141,7 @@ fn take_into(map: &Map, taken: &mut Vec<(TallyKey, Tally)>) -> Result<(), Errno>
         let result = unsafe { bpf(BPF_MAP_LOOKUP_AND_DELETE_BATCH, &mut attr) };
         let count = (attr.count as usize).min(TAKEN_AT_ONCE);
         match result {
-            Ok(()) => taken.extend(keys.iter().copied().zip(values.iter().copied()).take(count)),
+            Ok(_) => taken.extend(keys.iter().copied().zip(values.iter().copied()).take(count)),
             // That was the rest.
             Err(Errno::ENOENT) => {
                 taken.extend(keys.iter().copied().zip(values.iter().copied()).take(count));
@@ -155,20 +159,113 @@ struct InfoAttr {
     info: u64,
 }
 
-/// Where `struct bpf_prog_info` has `recursion_misses` (Linux 5.12), in 64-bit words.
+/// Where `struct bpf_prog_info` has `run_time_ns` and `run_cnt` (Linux 5.1), and `recursion_misses` (Linux 5.12), in 64-bit words.
+const RUN_TIME: usize = 192 / 8;
+const RUN_COUNT: usize = 200 / 8;
 const RECURSION_MISSES: usize = 208 / 8;
 
-/// How often a program was to run and did not, since another one ran on that CPU. The loader library tells all else.
-pub(super) fn missed_runs(program: &ProgramFd) -> Option<u64> {
+/// What the kernel has counted of a program's runs.
+pub(super) struct Runs {
+    pub(super) count: u64,
+    pub(super) time_ns: u64,
+    /// How often it was to run and did not, since another one ran on that CPU.
+    pub(super) missed: Option<u64>,
+}
+
+/// Asks what has been counted of a program's runs.
+pub(super) fn runs(program: BorrowedFd<'_>) -> Option<Runs> {
     let mut info = [0_u64; RECURSION_MISSES + 1];
     let mut attr = InfoAttr {
-        fd: program.as_fd().as_raw_fd().unsigned_abs(),
+        fd: program.as_raw_fd().unsigned_abs(),
         info_len: size_of_val(&info) as u32,
         info: info.as_mut_ptr().expose_provenance() as u64,
     };
     // SAFETY: the kernel writes at most `info_len` bytes to `info`, whose zeros ask for none of the lists.
     unsafe { bpf(BPF_OBJ_GET_INFO_BY_FD, &mut attr) }.ok()?;
-    (attr.info_len as usize == size_of_val(&info)).then_some(info[RECURSION_MISSES])
+    let is_whole = attr.info_len as usize == size_of_val(&info);
+    Some(Runs { count: info[RUN_COUNT], time_ns: info[RUN_TIME], missed: is_whole.then_some(info[RECURSION_MISSES]) })
+}
+
+/// `BPF_PROG_TYPE_KPROBE` and `BPF_TRACE_UPROBE_MULTI`: a program at functions of processes.
+const PROG_TYPE_KPROBE: u32 = 2;
+const TRACE_UPROBE_MULTI: u32 = 48;
+
+/// `BPF_F_UPROBE_MULTI_RETURN`: at the functions' returns.
+const MULTI_RETURN: u32 = 1;
+
+/// Longest name of a program that the kernel takes, but for the zero at its end.
+const MAX_NAME_BYTES: usize = 15;
+
+#[repr(C)]
+#[derive(Default)]
+struct LoadAttr {
+    prog_type: u32,
+    insn_cnt: u32,
+    insns: u64,
+    license: u64,
+    log_level: u32,
+    log_size: u32,
+    log_buf: u64,
+    kern_version: u32,
+    prog_flags: u32,
+    prog_name: [u8; MAX_NAME_BYTES + 1],
+    prog_ifindex: u32,
+    expected_attach_type: u32,
+}
+
+/// Loads a program that is for links of many places of a file.
+pub(super) fn load_for_many(name: &str, instructions: &[bpf_insn], license: &CStr) -> Result<OwnedFd, Errno> {
+    let mut attr = LoadAttr {
+        prog_type: PROG_TYPE_KPROBE,
+        insn_cnt: instructions.len() as u32,
+        insns: instructions.as_ptr().expose_provenance() as u64,
+        license: license.as_ptr().expose_provenance() as u64,
+        expected_attach_type: TRACE_UPROBE_MULTI,
+        ..LoadAttr::default()
+    };
+    attr.prog_name.iter_mut().zip(name.bytes().take(MAX_NAME_BYTES)).for_each(|(to, byte)| *to = byte);
+    // SAFETY: the kernel reads so many instructions and the license's text, and writes nothing.
+    unsafe { bpf_for_descriptor(BPF_PROG_LOAD, &mut attr) }
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct LinkAttr {
+    prog_fd: u32,
+    target_fd: u32,
+    attach_type: u32,
+    flags: u32,
+    path: u64,
+    offsets: u64,
+    ref_ctr_offsets: u64,
+    cookies: u64,
+    count: u32,
+    multi_flags: u32,
+    pid: u32,
+    padding: u32,
+}
+
+/// Puts a program at these places of a file, in one process or (0) all, for as long as the descriptor is open.
+pub(super) fn attach_to_many(
+    program: BorrowedFd<'_>,
+    path: &str,
+    offsets: &[u64],
+    pid: u32,
+    at_return: bool,
+) -> Result<OwnedFd, Errno> {
+    let path = CString::new(path).map_err(|_| Errno::EINVAL)?;
+    let mut attr = LinkAttr {
+        prog_fd: program.as_raw_fd().unsigned_abs(),
+        attach_type: TRACE_UPROBE_MULTI,
+        path: path.as_ptr().expose_provenance() as u64,
+        offsets: offsets.as_ptr().expose_provenance() as u64,
+        count: offsets.len() as u32,
+        multi_flags: if at_return { MULTI_RETURN } else { 0 },
+        pid,
+        ..LinkAttr::default()
+    };
+    // SAFETY: the kernel reads the path and so many offsets, and writes nothing.
+    unsafe { bpf_for_descriptor(BPF_LINK_CREATE, &mut attr) }
 }
 
 /// `PERF_TYPE_TRACEPOINT`
@@ -260,7 +357,19 @@ pub(crate) fn attached(cgroup: BorrowedFd<'_>, hook: u32) -> Result<Attached, Er
 /// # Safety
 ///
 /// `attr` must be what the command takes, and its pointers valid for what the command does with them.
-unsafe fn bpf<T>(command: i32, attr: &mut T) -> Result<(), Errno> {
+unsafe fn bpf<T>(command: i32, attr: &mut T) -> Result<libc::c_long, Errno> {
     // SAFETY: the caller's promise; size and pointer agree.
-    Errno::result(unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attr), size_of::<T>()) }).map(drop)
+    Errno::result(unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attr), size_of::<T>()) })
+}
+
+/// The same where the answer is a new descriptor.
+///
+/// # Safety
+///
+/// As above, and `command` makes a descriptor.
+unsafe fn bpf_for_descriptor<T>(command: i32, attr: &mut T) -> Result<OwnedFd, Errno> {
+    // SAFETY: the caller's promise.
+    let fd = unsafe { bpf(command, attr) }?;
+    // SAFETY: the system call has just made this descriptor for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
 }

@@ -4,10 +4,10 @@
 use std::sync::mpsc::{Sender, channel};
 use std::thread;
 
-use aya::programs::uprobe::UProbeLink;
+use super::user::Link;
 
 /// Probes with the names of their programs. Dropping them takes them out.
-pub(super) type Links = Vec<(&'static str, UProbeLink)>;
+pub(super) type Links = Vec<(&'static str, Link)>;
 
 /// Stack of a thread that does nothing but close descriptors.
 const STACK_BYTES: usize = 64 * 1024;

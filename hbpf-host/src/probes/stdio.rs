@@ -7,13 +7,13 @@ use std::os::fd::AsRawFd;
 
 use aya::Ebpf;
 use aya::maps::HashMap;
-use aya::programs::uprobe::UProbeScope;
 use hbpf_core::label::Label;
 use hbpf_ebpf::STDIO_HANDLE;
 
+use super::object::Object;
 use super::reaper::{Links, Reaper};
-use super::tls::{self, load};
-use super::{ProbeError, absent, present, raw, unload};
+use super::user::Scope;
+use super::{ProbeError, absent, present, raw, tls};
 use crate::discover::{StdioLibrary, StdioServer};
 use crate::protocol::{Group, ProbeStatus, Trap, TrapKind};
 
@@ -69,28 +69,29 @@ struct Probed {
 impl Stdio {
     /// Finds out whether programs of this kind can be loaded. The others wait for a server that needs them, or
     /// [`Self::prepare`].
-    pub(super) fn attach(ebpf: &mut Ebpf) -> Result<(), ProbeError> {
+    pub(super) fn attach(object: &mut Object) -> Result<(), ProbeError> {
         // Where the kernel is locked down, only those that read no memory can be.
-        load(tls::SMALLEST, ebpf)?;
-        load(SMALLEST, ebpf).map(drop)
+        object.user.load(tls::SMALLEST, &mut object.ebpf)?;
+        object.user.load(SMALLEST, &mut object.ebpf)
     }
 
     /// Loads the programs, which takes half a second: a server has its first calls before that is over.
-    pub(super) fn prepare(&mut self, ebpf: &mut Ebpf) {
-        self.errors.extend(all_programs().into_iter().find_map(|name| load(name, ebpf).err()));
+    pub(super) fn prepare(&mut self, object: &mut Object) {
+        let mut load = |name| object.user.load(name, &mut object.ebpf);
+        self.errors.extend(all_programs().into_iter().find_map(|name| load(name).err()));
     }
 
-    pub(super) fn detach(&mut self, ebpf: &mut Ebpf) {
+    pub(super) fn detach(&mut self, object: &mut Object) {
         std::mem::take(&mut self.servers).into_values().for_each(|probed| self.reaper.take_out(probed.links));
         self.refused.clear();
-        all_programs().into_iter().for_each(|name| unload(ebpf, name));
-        if let Some(map) = ebpf.map(DESCRIPTORS) {
+        all_programs().into_iter().for_each(|name| object.unload(name));
+        if let Some(map) = object.ebpf.map(DESCRIPTORS) {
             raw::clear(map);
         }
     }
 
     /// Puts probes into a server, or notes where one that has them has its ends by now. Says whether they are in it.
-    pub(super) fn add(&mut self, server: &StdioServer, ebpf: &mut Ebpf) -> bool {
+    pub(super) fn add(&mut self, server: &StdioServer, object: &mut Object) -> bool {
         let pid = server.pid;
         let is_known = self.servers.contains_key(&pid);
         if self.servers.len() >= MAX_SERVERS && !is_known {
@@ -98,8 +99,8 @@ impl Stdio {
             return false;
         }
         self.refused.remove(&pid);
-        let result = note_descriptors(pid, &server.descriptors, ebpf)
-            .and_then(|()| if is_known { Ok(None) } else { self.probe(pid, &server.libraries, ebpf).map(Some) });
+        let result = note_descriptors(pid, &server.descriptors, &mut object.ebpf)
+            .and_then(|()| if is_known { Ok(None) } else { self.probe(pid, &server.libraries, object).map(Some) });
         match result {
             Ok(probed) => {
                 self.servers.extend(probed.map(|probed| (pid, probed)));
@@ -111,7 +112,7 @@ impl Stdio {
                     self.errors.push(error);
                 }
                 self.servers.remove(&pid).into_iter().for_each(|probed| self.reaper.take_out(probed.links));
-                self.errors.extend(forget(pid, ebpf).err());
+                self.errors.extend(forget(pid, &mut object.ebpf).err());
                 false
             }
         }
@@ -126,8 +127,8 @@ impl Stdio {
         }
     }
 
-    fn probe(&mut self, pid: u32, libraries: &[StdioLibrary], ebpf: &mut Ebpf) -> Result<Probed, ProbeError> {
-        let scope = UProbeScope::OneProcess(NonZeroU32::new(pid).ok_or(ProbeError("no process".into()))?);
+    fn probe(&mut self, pid: u32, libraries: &[StdioLibrary], object: &mut Object) -> Result<Probed, ProbeError> {
+        let scope = Scope::Process(NonZeroU32::new(pid).ok_or(ProbeError("no process".into()))?);
         let mut probed = Probed { links: Links::new(), library: Label::default() };
         let mut problem = ProbeError("no C library to probe".into());
         for StdioLibrary { file, path, functions } in libraries {
@@ -135,13 +136,12 @@ impl Stdio {
             for (name, function) in PROGRAMS {
                 // A library for threads has not all of them.
                 let Some((_, offset)) = functions.iter().find(|(known, _)| *known == function) else { continue };
-                let program = load(name, ebpf)?;
-                match program.attach(*offset, &place, scope).and_then(|id| program.take_link(id)) {
-                    Ok(link) => {
-                        probed.links.push((name, link));
+                match object.user.attach(name, &mut object.ebpf, (&place, &[*offset]), scope) {
+                    Ok(links) => {
+                        probed.links.extend(links.into_iter().map(|link| (name, link)));
                         probed.library = path.clone();
                     }
-                    Err(error) => problem = ProbeError::new(&format!("{name} in {path}"), &error),
+                    Err(error) => problem = ProbeError(format!("{path}: {error}")),
                 }
             }
         }
@@ -157,17 +157,17 @@ impl Stdio {
         std::mem::take(&mut self.errors)
     }
 
-    pub(super) fn status(&self, ebpf: &Ebpf, list: &mut Vec<ProbeStatus>) {
+    pub(super) fn status(&self, object: &Object, list: &mut Vec<ProbeStatus>) {
         let place = match (self.servers.values().next(), self.servers.len()) {
             (None, _) => Label::new("no process looks like an MCP server on standard input"),
             (Some(first), 1) => Label::new(&format!("{} in 1 process", first.library)),
             (Some(first), count) => Label::new(&format!("{} in {count} processes", first.library)),
         };
-        let is_loaded = |name: &&str| ebpf.program(name).is_some_and(|program| program.fd().is_ok());
+        let is_loaded = |name: &&str| object.program(name).is_some();
         list.extend(all_programs().into_iter().filter(is_loaded).map(|name| {
             let kind = if name.ends_with("_return") { TrapKind::ReturnBesideEntry } else { TrapKind::Entry };
             // What stands at the beginning of these functions differs from build to build.
-            present(Group::Tools, name, place.clone(), Some(Trap { kind, stepped: true }), ebpf)
+            present(Group::Tools, name, place.clone(), Some(Trap { kind, stepped: true }), object)
         }));
         if !self.refused.is_empty() {
             let count = self.refused.len();

@@ -10,12 +10,11 @@ use std::os::fd::AsRawFd;
 
 use aya::Ebpf;
 use aya::maps::HashMap;
-use aya::programs::UProbe;
-use aya::programs::uprobe::UProbeScope;
 use hbpf_core::label::Label;
 
+use super::object::Object;
 use super::reaper::{Links, Reaper};
-use super::{ProbeError, absent, on_cgroup, present, program, raw, unload};
+use super::{ProbeError, absent, on_cgroup, present, raw, user};
 use crate::discover::{Library, LibraryId, Place, Symbol};
 use crate::protocol::{Group, ProbeStatus, Trap, TrapKind};
 
@@ -116,15 +115,6 @@ fn all_programs() -> BTreeSet<&'static str> {
 /// Whether programs of this kind can be loaded at all is found out with this one.
 pub(super) const SMALLEST: &str = "ssl_free";
 
-/// Loads a program, unless it is loaded: most hosts need few of them, and what the verifier does for one takes a while.
-pub(super) fn load<'a>(name: &str, ebpf: &'a mut Ebpf) -> Result<&'a mut UProbe, ProbeError> {
-    let program: &mut UProbe = program(ebpf, name)?;
-    if program.fd().is_err() {
-        program.load().map_err(|error| ProbeError::new(name, &error))?;
-    }
-    Ok(program)
-}
-
 /// The libraries that are known, with the probes in them while the group is on.
 #[derive(Default)]
 pub(super) struct Tls {
@@ -172,50 +162,50 @@ impl Scope {
 }
 
 impl Tls {
-    pub(super) fn attach(&mut self, ebpf: &mut Ebpf) -> Result<(), ProbeError> {
-        load(SMALLEST, ebpf)?;
+    pub(super) fn attach(&mut self, object: &mut Object) -> Result<(), ProbeError> {
+        object.user.load(SMALLEST, &mut object.ebpf)?;
         for probed in self.libraries.values_mut() {
-            self.errors.extend(probed.attach(ebpf).err());
+            self.errors.extend(probed.attach(object).err());
         }
-        self.watch_wire(ebpf);
+        self.watch_wire(object);
         Ok(())
     }
 
     /// Puts in place what sees ciphertext on the wire, once a library is there that needs it. Without it new connections are read still.
-    fn watch_wire(&mut self, ebpf: &mut Ebpf) {
+    fn watch_wire(&mut self, object: &mut Object) {
         if self.wire.is_none() && self.libraries.values().any(Probed::seals) {
-            match on_cgroup::attach(ebpf, &on_cgroup::AEAD) {
+            match on_cgroup::attach(&mut object.ebpf, &on_cgroup::AEAD) {
                 Ok(place) => self.wire = Some(place),
                 Err(error) => {
-                    on_cgroup::AEAD.into_iter().for_each(|name| unload(ebpf, name));
+                    on_cgroup::AEAD.into_iter().for_each(|name| object.unload(name));
                     self.errors.push(error);
                 }
             }
         }
     }
 
-    pub(super) fn detach(&mut self, ebpf: &mut Ebpf) {
+    pub(super) fn detach(&mut self, object: &mut Object) {
         for probed in self.libraries.values_mut() {
             probed.everywhere.clear();
             probed.one_by_one.clear();
             (probed.problem, probed.not_left_out) = (None, None);
         }
-        all_programs().into_iter().chain(on_cgroup::AEAD).for_each(|name| unload(ebpf, name));
+        all_programs().into_iter().chain(on_cgroup::AEAD).for_each(|name| object.unload(name));
         self.wire = None;
         for name in MEMORY {
-            if let Some(map) = ebpf.map(name) {
+            if let Some(map) = object.ebpf.map(name) {
                 raw::clear(map);
             }
         }
     }
 
-    pub(super) fn add(&mut self, library: Library, ebpf: Option<&mut Ebpf>) {
+    pub(super) fn add(&mut self, library: Library, object: Option<&mut Object>) {
         let (everywhere, one_by_one) = (Links::new(), BTreeMap::new());
         let mut probed = Probed { library, everywhere, one_by_one, problem: None, not_left_out: None };
-        let Some(ebpf) = ebpf else { return drop(self.libraries.insert(probed.library.id, probed)) };
-        self.errors.extend(probed.attach(ebpf).err());
+        let Some(object) = object else { return drop(self.libraries.insert(probed.library.id, probed)) };
+        self.errors.extend(probed.attach(object).err());
         self.libraries.insert(probed.library.id, probed);
-        self.watch_wire(ebpf);
+        self.watch_wire(object);
     }
 
     pub(super) fn remove(&mut self, id: LibraryId) {
@@ -242,10 +232,10 @@ impl Tls {
     }
 
     /// Has every library's probes where they shall be, given who uses it.
-    pub(super) fn settle(&mut self, ebpf: &mut Ebpf, users: &dyn Fn(LibraryId) -> BTreeSet<u32>) {
-        forget_contexts(ebpf, &std::mem::take(&mut self.back));
+    pub(super) fn settle(&mut self, object: &mut Object, users: &dyn Fn(LibraryId) -> BTreeSet<u32>) {
+        forget_contexts(&mut object.ebpf, &std::mem::take(&mut self.back));
         if self.wire.is_some() && !self.libraries.values().any(Probed::seals) {
-            on_cgroup::AEAD.into_iter().for_each(|name| unload(ebpf, name));
+            on_cgroup::AEAD.into_iter().for_each(|name| object.unload(name));
             self.wire = None;
         }
         for (id, probed) in &mut self.libraries {
@@ -254,7 +244,7 @@ impl Tls {
             }
             let scope =
                 if self.excluded.is_empty() { Scope::Everywhere } else { Scope::of(&users(*id), &self.excluded) };
-            self.errors.extend(probed.move_to(scope, ebpf).err());
+            self.errors.extend(probed.move_to(scope, object).err());
         }
     }
 
@@ -262,7 +252,7 @@ impl Tls {
         std::mem::take(&mut self.errors)
     }
 
-    pub(super) fn status(&self, ebpf: &Ebpf, list: &mut Vec<ProbeStatus>) {
+    pub(super) fn status(&self, object: &Object, list: &mut Vec<ProbeStatus>) {
         let before = list.len();
         for probed in self.libraries.values() {
             let path = &probed.library.path;
@@ -272,7 +262,7 @@ impl Tls {
             };
             let programs: BTreeSet<_> =
                 probed.everywhere.iter().chain(probed.one_by_one.values().flatten()).map(|(name, _)| *name).collect();
-            let present = |name| present(Group::LlmTls, name, place.clone(), Some(probed.trap(name)), ebpf);
+            let present = |name| present(Group::LlmTls, name, place.clone(), Some(probed.trap(name)), object);
             list.extend(programs.into_iter().map(present));
             if let Some(problem) = &probed.problem {
                 list.push(ProbeStatus { attached_to: path.clone(), ..absent(Group::LlmTls, problem.clone(), true) });
@@ -282,7 +272,7 @@ impl Tls {
             }
         }
         if let Some(place) = &self.wire {
-            list.extend(on_cgroup::AEAD.map(|name| present(Group::LlmTls, name, place.clone(), None, ebpf)));
+            list.extend(on_cgroup::AEAD.map(|name| present(Group::LlmTls, name, place.clone(), None, object)));
         }
         if list.len() == before {
             list.push(absent(Group::LlmTls, NOTHING_TO_PROBE.into(), false));
@@ -334,9 +324,9 @@ impl Probed {
     }
 
     /// All probes of this library or none: half of them would show half of the calls.
-    fn attach(&mut self, ebpf: &mut Ebpf) -> Result<(), ProbeError> {
+    fn attach(&mut self, object: &mut Object) -> Result<(), ProbeError> {
         self.problem = None;
-        match self.links(ebpf, UProbeScope::AllProcesses) {
+        match self.links(object, user::Scope::All) {
             Ok(links) => self.everywhere = links,
             Err(error) => {
                 self.problem = Some(error.to_string());
@@ -347,7 +337,7 @@ impl Probed {
     }
 
     /// Puts new probes in before it takes old ones out: a call that hits both counts once, and none is missed.
-    fn move_to(&mut self, scope: Scope, ebpf: &mut Ebpf) -> Result<(), ProbeError> {
+    fn move_to(&mut self, scope: Scope, object: &mut Object) -> Result<(), ProbeError> {
         self.not_left_out = match &scope {
             Scope::EverywhereForTheirNumber(others) => {
                 let text = "processes without model calls are not spared the cost of the probes";
@@ -357,7 +347,7 @@ impl Probed {
         };
         let Scope::OneByOne(pids) = scope else {
             if self.everywhere.is_empty() {
-                self.attach(ebpf)?;
+                self.attach(object)?;
             }
             self.one_by_one.clear();
             return Ok(());
@@ -367,12 +357,12 @@ impl Probed {
                 continue;
             }
             let Some(number) = NonZeroU32::new(*pid) else { continue };
-            match self.links(ebpf, UProbeScope::OneProcess(number)) {
+            match self.links(object, user::Scope::Process(number)) {
                 Ok(links) => drop(self.one_by_one.insert(*pid, links)),
                 // It has ended meanwhile.
                 Err(_) if !std::path::Path::new(&format!("/proc/{pid}")).exists() => {}
                 Err(error) => {
-                    self.move_to(Scope::Everywhere, ebpf)?;
+                    self.move_to(Scope::Everywhere, object)?;
                     self.not_left_out = Some(error.to_string());
                     return Err(error);
                 }
@@ -383,19 +373,21 @@ impl Probed {
         Ok(())
     }
 
-    fn links(&self, ebpf: &mut Ebpf, scope: UProbeScope) -> Result<Links, ProbeError> {
+    fn links(&self, object: &mut Object, scope: user::Scope) -> Result<Links, ProbeError> {
         // The path may lead to another file by now; the descriptor does not.
         let path = format!("/proc/self/fd/{}", self.library.file.as_raw_fd());
         let mut links = Links::new();
         for symbol in SYMBOLS {
-            for place in self.library.places.iter().filter(|place| place.symbol == symbol) {
-                for name in programs_for(symbol, place.internal) {
-                    let program = load(name, ebpf)?;
-                    let link = program
-                        .attach(place.offset, &path, scope)
-                        .and_then(|id| program.take_link(id))
-                        .map_err(|error| ProbeError::new(&format!("{name} in {}", self.library.path), &error))?;
-                    links.push((name, link));
+            for internal in [false, true] {
+                let its = |place: &&Place| place.symbol == symbol && place.internal == internal;
+                let offsets: Vec<u64> = self.library.places.iter().filter(its).map(|place| place.offset).collect();
+                if offsets.is_empty() {
+                    continue;
+                }
+                for name in programs_for(symbol, internal) {
+                    let new = object.user.attach(name, &mut object.ebpf, (&path, &offsets), scope);
+                    let new = new.map_err(|error| ProbeError(format!("{}: {error}", self.library.path)))?;
+                    links.extend(new.into_iter().map(|link| (*name, link)));
                 }
             }
         }

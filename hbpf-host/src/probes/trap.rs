@@ -1,13 +1,11 @@
 //! What the traps of uprobes cost on this machine, measured on functions of our own.
 
+use std::num::NonZeroU32;
 use std::path::Path;
 use std::time::Instant;
 
-use aya::Ebpf;
-use aya::programs::UProbe;
-use aya::programs::uprobe::UProbeScope;
-
-use super::program;
+use super::object::Object;
+use super::user::Scope;
 use crate::discover::Maps;
 use crate::protocol::{TrapCost, TrapTimes};
 
@@ -55,10 +53,10 @@ mod functions {
 }
 
 /// Measures, in some 50 ms; `None` where that does not work. The probes are in this process alone, and gone afterwards.
-pub(super) fn measure(ebpf: &mut Ebpf) -> Option<TrapCost> {
-    let cost = TrapCost { emulated: times(ebpf, functions::emulated)?, stepped: times(ebpf, functions::stepped) };
+pub(super) fn measure(object: &mut Object) -> Option<TrapCost> {
+    let cost = TrapCost { emulated: times(object, functions::emulated)?, stepped: times(object, functions::stepped) };
     for name in ["empty_entry", "empty_return"] {
-        super::unload(ebpf, name);
+        object.unload(name);
     }
     Some(cost)
 }
@@ -68,16 +66,13 @@ pub(super) fn place() -> Option<u64> {
     offset_in_file(functions::emulated)
 }
 
-fn times(ebpf: &mut Ebpf, function: Function) -> Option<TrapTimes> {
+fn times(object: &mut Object, function: Function) -> Option<TrapTimes> {
     let place = offset_in_file(function)?;
+    let own = Scope::Process(NonZeroU32::new(std::process::id())?);
     let bare = nanoseconds_per_call(function);
     let mut with = |name| {
-        let probe: &mut UProbe = program(ebpf, name).ok()?;
-        // The second function finds it loaded.
-        let _ = probe.load();
-        let link = probe.attach(place, "/proc/self/exe", UProbeScope::CallingProcess).ok()?;
+        let _link = object.user.attach(name, &mut object.ebpf, ("/proc/self/exe", &[place]), own).ok()?;
         let probed = nanoseconds_per_call(function);
-        probe.detach(link).ok()?;
         Some((probed - bare).max(0.0))
     };
     Some(TrapTimes { entry_ns: with("empty_entry")?, return_ns: with("empty_return")? })
@@ -122,9 +117,9 @@ mod tests {
         if !nix::unistd::geteuid().is_root() {
             return eprintln!("skipped: needs root");
         }
-        let mut ebpf = Ebpf::load(super::super::object::BYTES).unwrap();
+        let mut object = Object::load(&crate::btf::Places::read()).unwrap();
         let begun = Instant::now();
-        let cost = measure(&mut ebpf).unwrap();
+        let cost = measure(&mut object).unwrap();
         println!("{cost:?} in {:?}", begun.elapsed());
         assert!(cost.emulated.entry_ns > 0.0 && cost.emulated.return_ns > 0.0);
         assert!(cost.stepped.unwrap().entry_ns > 0.0);
