@@ -13,7 +13,7 @@ use aya::maps::HashMap;
 use hbpf_core::label::Label;
 
 use super::object::Object;
-use super::reaper::{Links, Reaper};
+use super::reaper::{self, Links, Reaper};
 use super::{ProbeError, absent, on_cgroup, present, raw, user};
 use crate::discover::{Library, LibraryId, Place, Symbol};
 use crate::protocol::{Group, ProbeStatus, Trap, TrapKind};
@@ -185,9 +185,8 @@ impl Tls {
     }
 
     pub(super) fn detach(&mut self, object: &mut Object) {
+        self.take_out();
         for probed in self.libraries.values_mut() {
-            probed.everywhere.clear();
-            probed.one_by_one.clear();
             (probed.problem, probed.not_left_out) = (None, None);
         }
         all_programs().into_iter().chain(on_cgroup::AEAD).for_each(|name| object.unload(name));
@@ -197,6 +196,16 @@ impl Tls {
                 raw::clear(map);
             }
         }
+    }
+
+    /// Takes all probes out of libraries.
+    fn take_out(&mut self) {
+        let mut links = Links::new();
+        for probed in self.libraries.values_mut() {
+            links.append(&mut probed.everywhere);
+            std::mem::take(&mut probed.one_by_one).into_values().for_each(|of_one| links.extend(of_one));
+        }
+        reaper::take_out(links);
     }
 
     pub(super) fn add(&mut self, library: Library, object: Option<&mut Object>) {
@@ -277,6 +286,12 @@ impl Tls {
         if list.len() == before {
             list.push(absent(Group::LlmTls, NOTHING_TO_PROBE.into(), false));
         }
+    }
+}
+
+impl Drop for Tls {
+    fn drop(&mut self) {
+        self.take_out();
     }
 }
 
