@@ -30,16 +30,23 @@ pub fn prometheus_tool(name: &str) -> Option<PathBuf> {
 }
 
 impl Prometheus {
-    /// Has one ask what answers at these ports, every second.
+    /// Has one ask what answers at these ports, every second, and evaluate all rules as often.
     pub fn start(ports: &[u16], features: &[&str]) -> Option<Self> {
         let program = prometheus_tool("prometheus")?;
         let directory = tempfile::tempdir().unwrap();
         let port = free_port();
+        let rules = fs::read_to_string(script("../deploy/prometheus/fleet-rules.yml")).unwrap();
+        let every = |line: &str| {
+            if line.trim().starts_with("interval:") { "    interval: 1s\n".into() } else { format!("{line}\n") }
+        };
+        let often = directory.path().join("fleet-rules.yml");
+        fs::write(&often, rules.lines().map(every).collect::<String>()).unwrap();
         let configuration = format!(
             "global: {{ scrape_interval: 1s, scrape_timeout: 1s, evaluation_interval: 1s }}\n\
-             rule_files: ['{}']\nscrape_configs:\n- job_name: hbpf\n  honor_labels: true\n  \
+             rule_files: ['{}', '{}']\nscrape_configs:\n- job_name: hbpf\n  honor_labels: true\n  \
              static_configs: [{{ targets: [{}] }}]\n",
             script("../deploy/prometheus/alerts.yml").display(),
+            often.display(),
             ports.iter().map(|port| format!("'127.0.0.1:{port}'")).collect::<Vec<_>>().join(", ")
         );
         let file = directory.path().join("prometheus.yml");

@@ -3,6 +3,7 @@
 use nix::errno::Errno;
 use nix::libc;
 
+use crate::probes::{links_have_many_places, raw};
 use crate::protocol::Group;
 
 /// No kernel knows this many capabilities (two words of 32).
@@ -25,7 +26,7 @@ pub(crate) enum Capability {
     NetAdmin = 12,
     /// Memory maps, descriptors and roots of other users' processes.
     SysPtrace = 19,
-    /// Uprobes on kernels that ask for it, run times of programs, a mount of cgroup v2 of our own; and what stood for BPF
+    /// Uprobes on kernels that ask for it and have no links of many places, run times of programs, a mount of cgroup v2 of our own; and what stood for BPF
     /// and PERFMON before Linux 5.8, and still does.
     SysAdmin = 21,
     /// Tracing programs and perf events.
@@ -114,7 +115,10 @@ impl Capabilities {
             inheritable: join(low.inheritable, high.inheritable),
             uprobes_need_admin: false,
         };
-        Ok(Self { uprobes_need_admin: !held.has(SysAdmin) && crate::probes::raw::uprobes_are_refused(), ..held })
+        // Links of many places are refused to nobody who may load the programs.
+        let uprobes_need_admin =
+            || held.has(Bpf) && held.has(Perfmon) && raw::uprobes_are_refused() && !links_have_many_places();
+        Ok(Self { uprobes_need_admin: !held.has(SysAdmin) && uprobes_need_admin(), ..held })
     }
 
     pub(super) fn any(self) -> bool {

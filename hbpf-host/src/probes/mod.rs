@@ -39,6 +39,7 @@ use object::Object;
 use stdio::Stdio;
 pub use tls::NOTHING_TO_PROBE;
 use tls::Tls;
+pub(crate) use user::links_have_many_places;
 pub(crate) use verdicts::Verdicts;
 
 /// Longest text of an error that is handed on: a verifier's log has thousands of lines.

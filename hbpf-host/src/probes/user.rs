@@ -129,8 +129,8 @@ fn code(maps: &HashMap<&str, RawFd>) -> Option<HashMap<String, Code>> {
 }
 
 /// Whether the kernel has links of many places, and knows a process by its number there. It is asked with what cannot be: what it
-/// complains of tells how far it came.
-fn links_have_many_places() -> bool {
+/// complains of tells how far it came. Who may not load programs gets no answer, and it is as if there were none.
+pub(crate) fn links_have_many_places() -> bool {
     /// `BPF_MOV64_IMM(BPF_REG_0, 0); BPF_EXIT_INSN()`
     const NOTHING: [(u8, i32); 2] = [(0xb7, 0), (0x95, 0)];
     let instructions = NOTHING.map(|(code, imm)| bpf_insn {

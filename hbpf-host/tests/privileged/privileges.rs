@@ -12,6 +12,7 @@ pub(crate) const ALL: &[Test] = &[
     ("without_privileges_samples_are_taken_and_attaching_says_what_mends_it", without_privileges),
     ("three_capabilities_are_enough_for_plain_traffic", three_capabilities_are_enough_for_plain_traffic),
     ("six_capabilities_are_enough_for_everything", six_capabilities_are_enough_for_everything),
+    ("libraries_are_probed_without_the_right_to_administer", libraries_are_probed_without_sys_admin),
     ("a_group_that_lacks_privileges_does_not_keep_another_out", a_group_that_lacks_privileges),
     ("the_doctor_tries_everything_and_is_confined_then", the_doctor_tries_everything),
     ("the_doctor_says_what_is_missing", the_doctor_says_what_is_missing),
@@ -177,6 +178,23 @@ fn six_capabilities_are_enough_for_everything() {
     let (mut subject, helper) = user_with(&needed);
     assert_eq!(attach(&mut subject, "all"), [""; 0]);
     assert_eq!(sets(helper)[2], mask(&needed));
+    request(&mut client, "https", &port, 100);
+    let of_client = format!("record tls kind=1 direction=0 pid={} ", client.pid());
+    for_all(&mut subject, &[(of_client, "POST /v1/chat/completions".into())]);
+}
+
+/// Where links have many places.
+fn libraries_are_probed_without_sys_admin() {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    let version: Vec<u32> = release.split(['.', '-']).map_while(|part| part.parse().ok()).collect();
+    if version < vec![6, 10] {
+        return println!("skipped: {release} is older than 6.10");
+    }
+    let (_folder, _server, port) = secure_server();
+    let mut client = tls_user();
+    let (mut subject, helper) = user_with(&[DAC_READ_SEARCH, SYS_PTRACE, PERFMON, BPF, CHECKPOINT_RESTORE]);
+    assert_eq!(attach(&mut subject, "tls"), [""; 0]);
+    assert_ne!(held_by(helper), Default::default());
     request(&mut client, "https", &port, 100);
     let of_client = format!("record tls kind=1 direction=0 pid={} ", client.pid());
     for_all(&mut subject, &[(of_client, "POST /v1/chat/completions".into())]);
