@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use crate::kernels;
 use crate::tools::{cargo, root, run};
@@ -179,7 +179,8 @@ fn rust_programs() -> Result<()> {
         fs::create_dir_all(&programs)?;
         for program in ["client", "proxy"].map(|name| build.join("release").join(name)) {
             if program.is_file() {
-                fs::rename(&program, programs.join(program.file_name().context("a program has a name")?))?;
+                fs::copy(&program, programs.join(program.file_name().context("a program has a name")?))?;
+                fs::remove_file(&program)?;
             }
         }
         run(Command::new("strip").arg("-o").arg(programs.join("client-stripped")).arg(programs.join("client")))
@@ -195,8 +196,8 @@ fn llama_server(venv: &Path) -> Result<()> {
     let version = requirements.lines().find_map(|line| line.strip_prefix("llama-cpp-python[server]=="));
     let version = version.with_context(|| format!("{REQUIREMENTS_FULL} names no version of llama-cpp-python"))?;
     let directory = root().join("target/llama-server");
-    let (server, stamp) = (directory.join("llama-server"), directory.join("version"));
-    if server.is_file() && fs::read_to_string(&stamp).is_ok_and(|have| have == version) {
+    let (stamp, wanted) = (directory.join("version"), format!("{version} {}", LLAMA_CMAKE_ARGS.join(" ")));
+    if fs::read_to_string(&stamp).is_ok_and(|have| have == wanted) {
         return Ok(());
     }
     let _ = fs::remove_dir_all(&directory);
@@ -230,7 +231,7 @@ fn llama_server(venv: &Path) -> Result<()> {
         fs::copy(&built, directory.join(built.file_name().context("what is built has a name")?))?;
     }
     fs::remove_dir_all(&build)?;
-    fs::write(&stamp, version)?;
+    fs::write(&stamp, wanted)?;
     Ok(())
 }
 
@@ -238,14 +239,18 @@ fn llama_server(venv: &Path) -> Result<()> {
 fn llama_python(venv: &Path) -> Result<()> {
     let site = "import sysconfig; print(sysconfig.get_path('purelib'))";
     let said = Command::new(python(venv)).args(["-c", site]).output().context("cannot run Python")?;
+    ensure!(said.status.success(), "Python does not say where its packages are");
     let libraries = Path::new(String::from_utf8_lossy(&said.stdout).trim()).join("llama_cpp/lib");
     fs::create_dir_all(&libraries)?;
+    let mut copied = 0;
     for entry in fs::read_dir(root().join("target/llama-server"))? {
         let file = entry?.path();
         if file.extension().is_some_and(|extension| extension == "so") {
             fs::copy(&file, libraries.join(file.file_name().context("a library has a name")?))?;
+            copied += 1;
         }
     }
+    ensure!(copied > 0, "target/llama-server has no libraries: remove it, and it is built anew");
     Ok(())
 }
 
@@ -263,7 +268,8 @@ fn install(venv: &Path, requirements: &str) -> Result<()> {
     }
     let mut command = Command::new(python(venv));
     command.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--requirement", requirements]);
-    command.env("CMAKE_ARGS", LLAMA_PYTHON_CMAKE_ARGS);
+    // What is built without its libraries shall not be what others get of pip's cache.
+    command.env("CMAKE_ARGS", LLAMA_PYTHON_CMAKE_ARGS).env("PIP_NO_CACHE_DIR", "1");
     run(&mut command).with_context(|| format!("cannot install {requirements}"))?;
     fs::write(&stamp, wanted)?;
     Ok(())

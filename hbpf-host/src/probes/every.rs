@@ -68,11 +68,17 @@ fn attach(object: &mut Object, name: &str) -> Result<(), ProbeError> {
     match object.ebpf.program_mut(name).ok_or_else(|| missing(name))? {
         Program::UProbe(program) => {
             let place = trap::place().ok_or_else(|| ProbeError(format!("{name}: no place for it was found")))?;
-            let place = ("/proc/self/exe", &[place][..]);
-            // Both ways in which the kernel may be asked, where it has both.
-            program.attach(place.1[0], place.0, UProbeScope::CallingProcess).map_err(|error| failed(&error))?;
-            let own = NonZeroU32::new(std::process::id()).ok_or_else(|| missing(name))?;
-            object.user.attach(name, &mut object.ebpf, place, Scope::Process(own)).map(drop)
+            let path = "/proc/self/exe";
+            program.attach(place, path, UProbeScope::CallingProcess).map_err(|error| failed(&error))?;
+            if !object.user.has_many_places(name) {
+                return Ok(());
+            }
+            let own = Scope::Process(NonZeroU32::new(std::process::id()).ok_or_else(|| missing(name))?);
+            object.user.attach(name, &mut object.ebpf, (path, &[place]), own)?;
+            if !object.user.has_many_places(name) {
+                return Err(ProbeError(format!("{name}: not for links of many places, which this kernel has")));
+            }
+            Ok(())
         }
         Program::RawTracePoint(program) => {
             let lifecycle = [EXEC_PROGRAM, END_PROGRAM, EXIT_PROGRAM, FORK_PROGRAM];

@@ -40,7 +40,7 @@ impl Object {
         loader.override_global(TASK_TGID_AT, &task_tgid_at, true);
         let ebpf = loader.load(BYTES).map_err(|error| ProbeError::new("loading the object", &error))?;
         let maps = ebpf.maps().filter_map(|(name, map)| Some((name, data(map)?.fd().as_fd().as_raw_fd())));
-        let user = UserPrograms::new(&maps.collect());
+        let user = UserPrograms::new(&maps.collect())?;
         Ok(Self { ebpf, user })
     }
 

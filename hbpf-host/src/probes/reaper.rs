@@ -9,7 +9,7 @@ use super::user::Link;
 /// Probes with the names of their programs. Dropping them takes them out.
 pub(super) type Links = Vec<(&'static str, Link)>;
 
-/// Stack of a thread that does nothing but close descriptors.
+/// Stack of a thread that does nothing but close descriptors, or have others do so.
 const STACK_BYTES: usize = 64 * 1024;
 
 /// Threads that wait for the kernel side by side.
@@ -43,8 +43,8 @@ impl Reaper {
         }
         if self.0.is_none() {
             let (sender, receiver) = channel::<Links>();
-            let take_out = move || receiver.into_iter().for_each(take_out);
-            let started = thread::Builder::new().name("reaper".into()).stack_size(STACK_BYTES).spawn(take_out);
+            let run = move || receiver.into_iter().for_each(take_out);
+            let started = thread::Builder::new().name("reaper".into()).stack_size(STACK_BYTES).spawn(run);
             self.0 = started.ok().map(|_| sender);
         }
         match &self.0 {

@@ -11,7 +11,7 @@ use hbpf_core::label::Label;
 use hbpf_ebpf::STDIO_HANDLE;
 
 use super::object::Object;
-use super::reaper::{Links, Reaper};
+use super::reaper::{self, Links, Reaper};
 use super::user::Scope;
 use super::{ProbeError, absent, present, raw, tls};
 use crate::discover::{StdioLibrary, StdioServer};
@@ -82,12 +82,18 @@ impl Stdio {
     }
 
     pub(super) fn detach(&mut self, object: &mut Object) {
-        std::mem::take(&mut self.servers).into_values().for_each(|probed| self.reaper.take_out(probed.links));
+        let links = self.links();
+        self.reaper.take_out(links);
         self.refused.clear();
         all_programs().into_iter().for_each(|name| object.unload(name));
         if let Some(map) = object.ebpf.map(DESCRIPTORS) {
             raw::clear(map);
         }
+    }
+
+    /// Those of all servers, which are servers no more.
+    fn links(&mut self) -> Links {
+        std::mem::take(&mut self.servers).into_values().flat_map(|probed| probed.links).collect()
     }
 
     /// Puts probes into a server, or notes where one that has them has its ends by now. Says whether they are in it.
@@ -136,6 +142,7 @@ impl Stdio {
             for (name, function) in PROGRAMS {
                 // A library for threads has not all of them.
                 let Some((_, offset)) = functions.iter().find(|(known, _)| *known == function) else { continue };
+                object.user.load(name, &mut object.ebpf)?;
                 match object.user.attach(name, &mut object.ebpf, (&place, &[*offset]), scope) {
                     Ok(links) => {
                         probed.links.extend(links.into_iter().map(|link| (name, link)));
@@ -174,6 +181,12 @@ impl Stdio {
             let why = format!("{count} more look like MCP servers, and at most {MAX_SERVERS} are probed");
             list.push(absent(Group::Tools, why, false));
         }
+    }
+}
+
+impl Drop for Stdio {
+    fn drop(&mut self) {
+        reaper::take_out(self.links());
     }
 }
 

@@ -200,12 +200,11 @@ impl Tls {
 
     /// Takes all probes out of libraries.
     fn take_out(&mut self) {
-        let mut links = Links::new();
-        for probed in self.libraries.values_mut() {
-            links.append(&mut probed.everywhere);
-            std::mem::take(&mut probed.one_by_one).into_values().for_each(|of_one| links.extend(of_one));
-        }
-        reaper::take_out(links);
+        let of_library = |probed: &mut Probed| {
+            let one_by_one = std::mem::take(&mut probed.one_by_one).into_values().flatten();
+            one_by_one.chain(std::mem::take(&mut probed.everywhere)).collect::<Links>()
+        };
+        reaper::take_out(self.libraries.values_mut().flat_map(of_library).collect());
     }
 
     pub(super) fn add(&mut self, library: Library, object: Option<&mut Object>) {
@@ -253,7 +252,7 @@ impl Tls {
             }
             let scope =
                 if self.excluded.is_empty() { Scope::Everywhere } else { Scope::of(&users(*id), &self.excluded) };
-            self.errors.extend(probed.move_to(scope, object).err());
+            self.errors.extend(probed.move_to(scope, object, &mut self.reaper).err());
         }
     }
 
@@ -352,7 +351,7 @@ impl Probed {
     }
 
     /// Puts new probes in before it takes old ones out: a call that hits both counts once, and none is missed.
-    fn move_to(&mut self, scope: Scope, object: &mut Object) -> Result<(), ProbeError> {
+    fn move_to(&mut self, scope: Scope, object: &mut Object, reaper: &mut Reaper) -> Result<(), ProbeError> {
         self.not_left_out = match &scope {
             Scope::EverywhereForTheirNumber(others) => {
                 let text = "processes without model calls are not spared the cost of the probes";
@@ -364,7 +363,7 @@ impl Probed {
             if self.everywhere.is_empty() {
                 self.attach(object)?;
             }
-            self.one_by_one.clear();
+            reaper.take_out(std::mem::take(&mut self.one_by_one).into_values().flatten().collect());
             return Ok(());
         };
         for pid in &pids {
@@ -377,14 +376,14 @@ impl Probed {
                 // It has ended meanwhile.
                 Err(_) if !std::path::Path::new(&format!("/proc/{pid}")).exists() => {}
                 Err(error) => {
-                    self.move_to(Scope::Everywhere, object)?;
+                    self.move_to(Scope::Everywhere, object, reaper)?;
                     self.not_left_out = Some(error.to_string());
                     return Err(error);
                 }
             }
         }
-        self.one_by_one.retain(|pid, _| pids.contains(pid));
-        self.everywhere.clear();
+        let left_out = self.one_by_one.extract_if(.., |pid, _| !pids.contains(pid)).flat_map(|(_, links)| links);
+        reaper.take_out(left_out.chain(std::mem::take(&mut self.everywhere)).collect());
         Ok(())
     }
 

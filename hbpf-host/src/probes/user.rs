@@ -1,7 +1,7 @@
 //! Programs at functions of processes: loading them and putting them in place.
 //!
-//! Since Linux 6.6 a link puts a program at many places of a file at once, and since 6.10 it does so for single processes in the right way
-//! (`uprobe_multi`). It is what is used where there is it: a probe that is put in by itself is an event of the kernel's tracing as well, and to
+//! Since Linux 6.6 a link puts a program at many places of a file at once, and since 6.10, and in what was mended after it, it does so for
+//! single processes in the right way (`uprobe_multi`). It is what is used where there is it: a probe that is put in by itself is an event of the kernel's tracing as well, and to
 //! take one out the kernel waits several times for all that may be running, with every other such event waiting too.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -32,7 +32,7 @@ pub(super) enum Link {
     One(UProbeLink),
 }
 
-/// A program for links of many places.
+/// A program for links of many places. It refers to maps by their descriptors, which have to stay open for as long as it may be loaded.
 struct Code {
     instructions: Vec<bpf_insn>,
     license: CString,
@@ -49,9 +49,14 @@ pub(super) struct UserPrograms {
 
 impl UserPrograms {
     /// Given the descriptors of all maps.
-    pub(super) fn new(maps: &HashMap<&str, RawFd>) -> Self {
-        let code = if links_have_many_places() { code(maps).unwrap_or_default() } else { HashMap::new() };
-        Self { code, loaded: BTreeMap::new() }
+    pub(super) fn new(maps: &HashMap<&str, RawFd>) -> Result<Self, ProbeError> {
+        let code = if links_have_many_places() { code(maps)? } else { HashMap::new() };
+        Ok(Self { code, loaded: BTreeMap::new() })
+    }
+
+    /// Whether a program is for links of many places.
+    pub(super) fn has_many_places(&self, name: &str) -> bool {
+        self.code.contains_key(name)
     }
 
     pub(super) fn program(&self, name: &str) -> Option<BorrowedFd<'_>> {
@@ -60,16 +65,20 @@ impl UserPrograms {
 
     /// Loads a program, unless it is loaded: most hosts need few of them, and what the verifier does for one takes a while.
     pub(super) fn load(&mut self, name: &str, ebpf: &mut Ebpf) -> Result<(), ProbeError> {
-        let Some(code) = self.code.get(name) else {
-            let program: &mut UProbe = program(ebpf, name)?;
-            if program.fd().is_err() {
-                program.load().map_err(|error| ProbeError::new(name, &error))?;
-            }
+        if self.loaded.contains_key(name) {
             return Ok(());
-        };
-        if !self.loaded.contains_key(name) {
-            let loaded = raw::load_for_many(name, &code.instructions, &code.license);
-            self.loaded.insert(name.to_owned(), loaded.map_err(|error| ProbeError::new(name, &error))?);
+        }
+        if let Some(code) = self.code.get(name) {
+            if let Ok(loaded) = raw::load_for_many(name, &code.instructions, &code.license) {
+                self.loaded.insert(name.to_owned(), loaded);
+                return Ok(());
+            }
+            // The loader library tells what the verifier says. What it can load is put at one place a link.
+            self.code.remove(name);
+        }
+        let program: &mut UProbe = program(ebpf, name)?;
+        if program.fd().is_err() {
+            program.load().map_err(|error| ProbeError::new(name, &error))?;
         }
         Ok(())
     }
@@ -107,14 +116,20 @@ impl UserPrograms {
 }
 
 /// What can be loaded for links of many places, whose references are to these maps.
-fn code(maps: &HashMap<&str, RawFd>) -> Option<HashMap<String, Code>> {
-    let mut object = aya_obj::Object::parse(object::BYTES).ok()?;
+fn code(maps: &HashMap<&str, RawFd>) -> Result<HashMap<String, Code>, ProbeError> {
+    const WHAT: &str = "reading the object";
+    let mut object = aya_obj::Object::parse(object::BYTES).map_err(|error| ProbeError::new(WHAT, &error))?;
     let definitions = std::mem::take(&mut object.maps);
-    let descriptors: Option<Vec<_>> =
-        definitions.iter().map(|(name, map)| Some((name.as_str(), *maps.get(name.as_str())?, map))).collect();
+    let descriptors = definitions.iter().map(|(name, map)| match maps.get(name.as_str()) {
+        Some(descriptor) => Ok((name.as_str(), *descriptor, map)),
+        None => Err(ProbeError(format!("{WHAT}: no map {name}"))),
+    });
+    let descriptors = descriptors.collect::<Result<Vec<_>, _>>()?;
     let sections: HashSet<usize> = object.functions.keys().map(|(section, _)| *section).collect();
-    object.relocate_maps(descriptors?.into_iter(), &sections).ok()?;
-    object.relocate_calls(&sections).ok()?;
+    object
+        .relocate_maps(descriptors.into_iter(), &sections)
+        .and_then(|()| object.relocate_calls(&sections))
+        .map_err(|error| ProbeError::new(WHAT, &error))?;
     let at_return = |section: &ProgramSection| match section {
         ProgramSection::UProbe { .. } => Some(false),
         ProgramSection::URetProbe { .. } => Some(true),
@@ -125,7 +140,7 @@ fn code(maps: &HashMap<&str, RawFd>) -> Option<HashMap<String, Code>> {
         let instructions = object.functions.get(&program.function_key())?.instructions.clone();
         Some((name.clone(), Code { instructions, license: program.license.clone(), at_return }))
     });
-    Some(programs.collect())
+    Ok(programs.collect())
 }
 
 /// Whether the kernel has links of many places, and knows a process by its number there. It is asked with what cannot be: what it

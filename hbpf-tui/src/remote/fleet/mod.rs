@@ -100,14 +100,15 @@ impl Fleet {
     /// All queries. Those that many hosts make slow are for what rules have recorded, where there are rules.
     async fn queries(&self) -> Result<Vec<(About, String)>, Failure> {
         let scope = &self.scope;
-        if let Some(presence) = rules::presence(scope)
-            && !answered(&self.http, &presence).await?.is_empty()
-        {
-            return Ok(About::all(0.0).into_iter().map(|about| (about, rules::query(scope, about))).collect());
-        }
+        let recorded = match rules::presence(scope) {
+            Some(presence) => rules::names(&answered(&self.http, &presence).await?),
+            None => BTreeSet::new(),
+        };
         let series = answered(&self.http, &scope.series()).await?;
         let series = series.first().map_or(0.0, |sample| sample.value);
-        Ok(About::all(series).into_iter().map(|about| (about, scope.query(about))).collect())
+        let is_asked = |about: &About| about.is_quick(series) || rules::is_among(*about, &recorded);
+        let asked = About::all().into_iter().filter(is_asked);
+        Ok(asked.map(|about| (about, rules::query(scope, about, &recorded))).collect())
     }
 
     /// Asks, some at a time.

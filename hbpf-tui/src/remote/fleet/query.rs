@@ -42,9 +42,9 @@ pub(super) enum About {
 }
 
 impl About {
-    /// All of them, where there are so many series of exchanges.
-    pub(super) fn all(series: f64) -> Vec<Self> {
-        let timed = Table::ALL.into_iter().filter(|table| table.has_times(series));
+    /// All of them.
+    pub(super) fn all() -> Vec<Self> {
+        let timed = [Table::Hosts, Table::Models].into_iter();
         let times = timed.flat_map(|table| Part::TIMES.map(|part| Self::Times(table, part)));
         let others = [
             Self::Machines,
@@ -59,6 +59,12 @@ impl About {
             Self::Overhead,
         ];
         Table::ALL.map(Self::Counts).into_iter().chain(times).chain(others).collect()
+    }
+
+    /// Whether it can be reckoned in time, where there are so many series of exchanges: each has some twenty for each of its
+    /// distributions, and of all these a server makes a sum for seconds.
+    pub(super) fn is_quick(self, series: f64) -> bool {
+        !matches!(self, Self::Times(Table::Models, _)) || series <= MAX_TIMED_SERIES
     }
 
     /// Whether all series of exchanges are gone through for it, and not hosts' alone.
@@ -109,16 +115,6 @@ impl Table {
         }
     }
 
-    /// Whether its waiting times are asked for, where there are so many series of exchanges: each has some twenty for each of its
-    /// distributions, and of all these a server makes a sum for seconds.
-    pub(super) fn has_times(self, series: f64) -> bool {
-        match self {
-            Self::Hosts => true,
-            Self::Models => series <= MAX_TIMED_SERIES,
-            Self::Workloads | Self::Endpoints => false,
-        }
-    }
-
     fn max_rows(self) -> usize {
         if self == Self::Hosts { MAX_HOSTS } else { MAX_ROWS }
     }
@@ -140,6 +136,15 @@ impl Scope {
             About::Lost => self.lost(),
             About::Groups => self.groups(),
             About::Overhead => self.overhead(),
+        }
+    }
+
+    /// What the samples of such an answer are told apart by.
+    pub(super) fn told_apart_by(&self, about: About) -> Vec<&str> {
+        match about {
+            About::Counts(table) => [table.labels(&self.host), vec![PART, "outcome", "error_type", "type"]].concat(),
+            About::Times(table, part) => table.labels(&self.host).into_iter().chain(part.metric().1).collect(),
+            _ => vec![&self.host, "role"],
         }
     }
 
