@@ -196,11 +196,18 @@ fn target(
         Protocol::Grpc if !text.contains("://") => format!("{}://{text}", if is_insecure { "http" } else { "https" }),
         _ => text,
     };
+    // Who writes a password there shall not find it in a log.
+    let shown = text.rsplit_once('@').map_or(text.as_str(), |(_, host)| host);
     let uri: Uri = text.parse().ok().filter(|uri: &Uri| uri.host().is_some()).with_context(|| {
-        format!("{text:?} is no endpoint of a collector, such as http://collector:4318 (http/protobuf) or :4317 (grpc)")
+        format!(
+            "{shown:?} is no endpoint of a collector, such as http://collector:4318 (http/protobuf) or :4317 (grpc)"
+        )
     })?;
     if !matches!(uri.scheme_str(), Some("http" | "https")) {
-        bail!("{text:?} begins with neither http:// nor https://");
+        bail!("{shown:?} begins with neither http:// nor https://");
+    }
+    if uri.authority().is_some_and(|authority| authority.as_str().contains('@')) {
+        bail!("a name and a password for {shown:?} go into OTEL_EXPORTER_OTLP_HEADERS, as `authorization=Basic ...`");
     }
     let gzip = match either("COMPRESSION").as_deref() {
         None | Some("none") => false,
@@ -364,6 +371,12 @@ mod tests {
         assert!(wrong(&[("OTEL_EXPORTER_OTLP_PROTOCOL", "http/json")]).contains("hbpf has grpc and http/protobuf"));
         assert!(wrong(&[("OTEL_EXPORTER_OTLP_ENDPOINT", "ftp://c")]).contains("neither http:// nor https://"));
         assert!(wrong(&[("OTEL_EXPORTER_OTLP_ENDPOINT", "no where")]).contains("no endpoint"));
+        for endpoint in
+            ["http://me:SECRET@collector:4318", "https://SECRET@", "ftp://me:SECRET@collector", "SECRET@collector"]
+        {
+            let said = wrong(&[("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)]);
+            assert!(!said.contains("SECRET"), "{said}");
+        }
         let headers = wrong(&[("OTEL_EXPORTER_OTLP_HEADERS", "sesame")]);
         assert!(headers.contains("no list of name=value") && !headers.contains("sesame"), "{headers}");
         assert!(wrong(&[("OTEL_METRIC_EXPORT_INTERVAL", "0")]).contains("OTEL_METRIC_EXPORT_INTERVAL"));
