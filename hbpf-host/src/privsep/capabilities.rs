@@ -26,8 +26,8 @@ pub(crate) enum Capability {
     NetAdmin = 12,
     /// Memory maps, descriptors and roots of other users' processes.
     SysPtrace = 19,
-    /// Uprobes on kernels that ask for it and have no links of many places, run times of programs, a mount of cgroup v2 of our own; and what stood for BPF
-    /// and PERFMON before Linux 5.8, and still does.
+    /// Uprobes on kernels that ask for it and have no links of many places, run times of programs, a mount of cgroup v2 of our
+    /// own; and what stood for BPF and PERFMON before Linux 5.8, and still does.
     SysAdmin = 21,
     /// Tracing programs and perf events.
     Perfmon = 38,
