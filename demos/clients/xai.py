@@ -9,6 +9,7 @@ import json
 import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import grpc
 import xai_sdk
@@ -19,7 +20,8 @@ PROMPT = os.environ.get("HBPF_DEMO_PROMPT", "Say something about bees.")
 
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--host", required=True, help="such as localhost:5000, without TLS")
+    parser.add_argument("--host", required=True, help="such as localhost:5000")
+    parser.add_argument("--ca", type=Path, help="speak TLS, with a server whose certificate this authority has signed")
     parser.add_argument("--model", default="demo-12")
     parser.add_argument("--streamed", type=int, default=10, metavar="N")
     parser.add_argument("--plain", type=int, default=5, metavar="N")
@@ -30,13 +32,16 @@ def arguments():
 
 def main():
     options = arguments()
+    if options.ca is not None:
+        # Where gRPC looks for authorities, when none are given.
+        os.environ["GRPC_DEFAULT_SSL_ROOTS_FILE_PATH"] = str(options.ca)
     # Long enough that compressing it pays.
     prompt = PROMPT * 20
     algorithm = grpc.Compression.Gzip if options.gzip else grpc.Compression.NoCompression
     client = xai_sdk.Client(
         api_key=os.environ.get("HBPF_DEMO_KEY", "demo-key"),
         api_host=options.host,
-        use_insecure_channel=True,
+        use_insecure_channel=options.ca is None,
         channel_options=[("grpc.default_compression_algorithm", int(algorithm))],
     )
 

@@ -1,4 +1,4 @@
-"""xAI's gRPC service as far as its SDK asks it for completions: `xai_server.py [--gzip]`.
+"""xAI's gRPC service as far as its SDK asks it for completions: `xai_server.py [--gzip] [--tls CERTIFICATE KEY]`.
 
 An answer has as many completion tokens as the model's name ends with, such as demo-12, one more for reasoning, three times as
 many for the prompt, two of these from the cache, and costs a quarter of a cent. Of a model whose name begins with "limited" the quota is used up: at
@@ -11,6 +11,7 @@ import json
 import os
 import sys
 from concurrent import futures
+from pathlib import Path
 
 import grpc
 from xai_sdk.proto import chat_pb2, chat_pb2_grpc, usage_pb2
@@ -67,10 +68,16 @@ class Chat(chat_pb2_grpc.ChatServicer):
 
 
 def main():
-    compression = grpc.Compression.Gzip if "--gzip" in sys.argv[1:] else grpc.Compression.NoCompression
+    arguments = sys.argv[1:]
+    compression = grpc.Compression.Gzip if "--gzip" in arguments else grpc.Compression.NoCompression
     server = grpc.server(futures.ThreadPoolExecutor(16), compression=compression)
     chat_pb2_grpc.add_ChatServicer_to_server(Chat(), server)
-    port = server.add_insecure_port("127.0.0.1:0")
+    if "--tls" in arguments:
+        at = arguments.index("--tls")
+        certificate, key = (Path(path).read_bytes() for path in arguments[at + 1 : at + 3])
+        port = server.add_secure_port("127.0.0.1:0", grpc.ssl_server_credentials([(key, certificate)]))
+    else:
+        port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     print(json.dumps({"ready": os.getpid(), "port": port}), flush=True)
     sys.stdin.read()

@@ -1,36 +1,43 @@
-//! xAI's own SDK and a server of its service, which speak gRPC without TLS: Python's gRPC has a TLS library of its own.
+//! xAI's own SDK and a server of its service, which speak gRPC: plain, and over the BoringSSL that Python's gRPC has inside.
 
 use std::path::Path;
 use std::process::Command;
 
 use hbpf_core::exchange::{Dialect, Protocol, Role};
-use hbpf_e2e::{Client, Observer, Sums, host, python_with, script};
+use hbpf_e2e::{Client, Observer, Server, Sums, host, python_with, script};
 
 /// Tokens of an answer, beside the one for reasoning.
 const TOKENS: u64 = 12;
 
-fn server(python: &Path, gzip: bool) -> (Client, u16) {
+fn server(python: &Path, gzip: bool, certificates: Option<&Server>) -> (Client, u16) {
     let mut command = Command::new(python);
     command.arg(script("clients/xai_server.py")).args(gzip.then_some("--gzip"));
+    if let Some(made_by) = certificates {
+        command.arg("--tls").args(["server.pem", "server-key.pem"].map(|name| made_by.certificate(name)));
+    }
     let server = Client::start(&mut command);
     let port = server.ready["port"].as_u64().and_then(|port| port.try_into().ok()).expect("it says where it listens");
     (server, port)
 }
 
-fn client(python: &Path, port: u16, gzip: bool, arguments: &[&str]) -> Client {
+fn client(python: &Path, port: u16, gzip: bool, certificates: Option<&Server>, arguments: &[&str]) -> Client {
     let mut command = Command::new(python);
     command.arg(script("clients/xai.py")).args(["--host", &format!("127.0.0.1:{port}")]).args(arguments);
+    if let Some(made_by) = certificates {
+        command.arg("--ca").arg(made_by.certificate("ca.pem"));
+    }
     Client::start(command.args(gzip.then_some("--gzip")))
 }
 
-fn exact_totals(gzip: bool) {
+fn exact_totals(gzip: bool, tls: bool) {
     let Some(_host) = host() else { return };
     let Some(python) = python_with("xai_sdk") else { return };
-    let (server, port) = server(&python, gzip);
+    let certificates = tls.then(|| Server::start(&[]));
+    let (server, port) = server(&python, gzip, certificates.as_ref());
     let mut observer = Observer::start();
     let model = format!("demo-{TOKENS}");
     let arguments = ["--model", &model, "--streamed", "20", "--plain", "10"];
-    let mut client = client(&python, port, gzip, &arguments);
+    let mut client = client(&python, port, gzip, certificates.as_ref(), &arguments);
     let said = client.run();
     let calls = 30;
     assert_eq!((said["answers"].as_u64(), said["errors"].as_array().map(Vec::len)), (Some(calls), Some(0)), "{said}");
@@ -50,7 +57,7 @@ fn exact_totals(gzip: bool) {
     truth(&Sums::of_server(&frame, server.pid()));
     truth(&Sums::at_port(&frame, port));
     let endpoint = frame.endpoints.iter().find(|endpoint| endpoint.port == Some(port)).expect("it is there");
-    assert_eq!((endpoint.protocol, endpoint.tls), (Some(Protocol::Grpc), Some(false)));
+    assert_eq!((endpoint.protocol, endpoint.tls), (Some(Protocol::Grpc), Some(tls)));
     for role in [Role::Client, Role::Server] {
         let rows = observer.until_rows(role, port, 30);
         for row in &rows {
@@ -73,22 +80,27 @@ fn exact_totals(gzip: bool) {
 
 #[test]
 fn xai_sdk() {
-    exact_totals(false);
+    exact_totals(false, false);
 }
 
 #[test]
 fn xai_sdk_with_compressed_messages() {
-    exact_totals(true);
+    exact_totals(true, false);
+}
+
+#[test]
+fn xai_sdk_over_tls() {
+    exact_totals(false, true);
 }
 
 #[test]
 fn xai_sdk_is_refused() {
     let Some(_host) = host() else { return };
     let Some(python) = python_with("xai_sdk") else { return };
-    let (server, port) = server(&python, true);
+    let (server, port) = server(&python, true, None);
     let mut observer = Observer::start();
     for (model, ended) in [("limited-3", 4), ("limited-later-3", 8)] {
-        let mut client = client(&python, port, true, &["--model", model, "--streamed", "4", "--plain", "0"]);
+        let mut client = client(&python, port, true, None, &["--model", model, "--streamed", "4", "--plain", "0"]);
         let said = client.run();
         assert_eq!(said["errors"], serde_json::Value::from(vec!["RESOURCE_EXHAUSTED"; 4]), "{said}");
         let seen = observer.until_ended(port, ended);

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::io::{Read, Seek, SeekFrom};
 use std::sync::LazyLock;
 
-use memchr::memmem::Finder;
+use memchr::memmem::{self, Finder};
 use memchr::memrchr;
 
 use super::elf::Symbol;
@@ -17,10 +17,13 @@ use super::reports;
 /// See the head of the file.
 const SIGNATURES: &str = include_str!("signatures.txt");
 
-/// What BoringSSL calls one of its own files, to say where an error was met: the end, and what is before it. (In one piece they
-/// would be found in hbpf itself.)
-const BORINGSSL: &[u8] = b"ssl/ssl_lib.cc";
-const BEFORE_BORINGSSL: &[u8] = b"boringssl/";
+/// What BoringSSL calls one of its own files, to say where an error was met: the end, and what is in the name of the directory
+/// before it, such as `vendor/boringssl/` or `third_party/boringssl-with-bazel/src/`. (Nowhere in hbpf is a slash between them.)
+const BORINGSSL: &[u8] = b"ssl/ssl_lib.cc\0";
+const BORINGSSL_DIRECTORY: &[u8] = b"boringssl";
+
+/// Longest name of such a file.
+const MAX_SOURCE_BYTES: usize = 128;
 
 /// What begins the names of rustls' files, with its version.
 const RUSTLS: &[u8] = b"/rustls-";
@@ -117,7 +120,7 @@ fn said(file: &mut (impl Read + Seek), pieces: &[Piece], left: &mut u64) -> std:
     let mut sources = BTreeSet::new();
     for piece in pieces.iter().filter(|piece| !piece.is_code) {
         search(file, piece, left, &mut |bytes, address| {
-            said.has_boringssl |= boringssl.find_iter(bytes).any(|at| bytes[..at].ends_with(BEFORE_BORINGSSL));
+            said.has_boringssl |= boringssl.find_iter(bytes).any(|at| is_in_boringssl(&bytes[..at]));
             let mut versions = rustls.find_iter(bytes).filter_map(|at| version(&bytes[at + RUSTLS.len()..]));
             said.rustls = said.rustls.take().or_else(|| versions.next().map(|version| format!("rustls {version}")));
             // The name begins behind the end of what is before it.
@@ -127,6 +130,13 @@ fn said(file: &mut (impl Read + Seek), pieces: &[Piece], left: &mut u64) -> std:
     }
     said.aead_source = sources.first().copied().filter(|_| sources.len() == 1);
     Ok(said)
+}
+
+/// Whether what ends here is the name of a directory of BoringSSL.
+fn is_in_boringssl(before: &[u8]) -> bool {
+    let name = &before[before.len().saturating_sub(MAX_SOURCE_BYTES)..];
+    let name = &name[memrchr(0, name).map_or(0, |end| end + 1)..];
+    name.ends_with(b"/") && memmem::find(name, BORINGSSL_DIRECTORY).is_some()
 }
 
 /// Shows a piece of the file chunk by chunk, with the address of each. `left` is how much may be read yet.
@@ -287,7 +297,7 @@ mod tests {
             assert!(read.len() < OVERLAP_BYTES && write.len() < OVERLAP_BYTES);
             for at in [0, CHUNK_BYTES - 16, CHUNK_BYTES - OVERLAP_BYTES, 2 * CHUNK_BYTES - 64] {
                 let code = code(&[(at, &read), (at + 1024, &write)]);
-                let Inside::Functions(name, functions) = look_at(b"x/boringssl/ssl/ssl_lib.cc", &code) else {
+                let Inside::Functions(name, functions) = look_at(b"x/boringssl/ssl/ssl_lib.cc\0", &code) else {
                     panic!("{} at {at}", library.name);
                 };
                 let expected = [(Symbol::SslRead, CODE_AT + at as u64), (Symbol::SslWrite, CODE_AT + at as u64 + 1024)];
@@ -310,11 +320,13 @@ mod tests {
             vec![(0, &changed), (1024, &write)],
             vec![],
         ] {
-            let found = look_at(b"/boringssl/ssl/ssl_lib.cc", &code(&functions));
+            let found = look_at(b"/boringssl-with-bazel/src/ssl/ssl_lib.cc\0", &code(&functions));
             assert!(matches!(&found, Inside::Unreadable(why) if why.contains("BoringSSL")), "{found:?}");
         }
         // Without a word of the library nobody looks for it.
-        assert_eq!(look_at(b"", &code(&[(0, &read), (1024, &write)])), Inside::Nothing);
+        for said in [&b""[..], b"/boringssl\0openssl/ssl/ssl_lib.cc\0", b"/boringssl/ssl/ssl_lib.cc"] {
+            assert_eq!(look_at(said, &code(&[(0, &read), (1024, &write)])), Inside::Nothing);
+        }
     }
 
     #[test]
@@ -337,7 +349,9 @@ mod tests {
             Piece { offset: 0, len: u64::MAX, address: u64::MAX - 8, is_code: true },
             Piece { offset: 0, len: 0, address: 0, is_code: false },
         ] {
-            for said in [[BEFORE_BORINGSSL, BORINGSSL].concat(), [b"/rustls-0.23.1/\0x", reports::SOURCE].concat()] {
+            for said in
+                [[BORINGSSL_DIRECTORY, b"/", BORINGSSL].concat(), [b"/rustls-0.23.1/\0x", reports::SOURCE].concat()]
+            {
                 let pieces = Pieces { mapped: vec![piece, piece], unwind: Some(piece) };
                 let _ = look(&mut Cursor::new(said.repeat(3)), &pieces);
             }

@@ -20,8 +20,8 @@ const UNPROBED: [(&[u8], &str); 5] = [
     (b"libconscrypt", "Conscrypt"),
 ];
 
-/// Other libraries that carry OpenSSL within in some builds, with its symbols exported.
-const CARRIERS: [&[u8]; 3] = [b"libnode.so", b"libpython3", b"_ssl."];
+/// Other libraries that carry OpenSSL within in some builds, with its symbols exported, and Python's gRPC, which has BoringSSL without.
+const CARRIERS: [&[u8]; 4] = [b"libnode.so", b"libpython3", b"_ssl.", b"cygrpc."];
 
 /// The last part of a path.
 pub(super) fn basename(path: &[u8]) -> &[u8] {
