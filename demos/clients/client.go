@@ -10,6 +10,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"io/ioutil"
 	"net/http"
 	"os"
 	"strconv"
@@ -25,7 +26,7 @@ func fail(err error) {
 }
 
 func call(client *http.Client, url, model string) int {
-	body, err := json.Marshal(map[string]any{
+	body, err := json.Marshal(map[string]interface{}{
 		"model": model, "stream": true, "stream_options": map[string]bool{"include_usage": true},
 		"messages": []map[string]string{{"role": "user", "content": "Say something about bees."}},
 	})
@@ -37,7 +38,7 @@ func call(client *http.Client, url, model string) int {
 	answer, err := client.Do(request)
 	fail(err)
 	defer answer.Body.Close()
-	_, err = io.Copy(io.Discard, answer.Body)
+	_, err = io.Copy(ioutil.Discard, answer.Body)
 	fail(err)
 	return answer.StatusCode
 }
@@ -46,7 +47,7 @@ func main() {
 	url, model, protocol := os.Args[1], os.Args[2], os.Args[5]
 	count, err := strconv.Atoi(os.Args[3])
 	fail(err)
-	authority, err := os.ReadFile(os.Args[4])
+	authority, err := ioutil.ReadFile(os.Args[4])
 	fail(err)
 	roots := x509.NewCertPool()
 	roots.AppendCertsFromPEM(authority)

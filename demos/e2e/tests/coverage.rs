@@ -223,6 +223,12 @@ fn clients(place: &mut Place, rows: &mut Vec<Row>) {
         }
     }
 
+    if let Some(python) = python() {
+        let mut command = place.command(&python);
+        command.arg(script("clients/boringssl.py")).args([&url, "demo", &calls]).arg(&authority);
+        add("BoringSSL, called from Python", "HTTP/1.1", "BoringSSL, shared", place.run(&mut command));
+    }
+
     let debian = tool("Go of the distribution", "version", &["go".into()]);
     let latest = go();
     for (go, release) in [(debian, "Go 1.19"), (latest, "Go 1.27")] {

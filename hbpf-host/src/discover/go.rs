@@ -234,7 +234,9 @@ impl Look {
                     let into = instruction.op0_register();
                     matches!(into, Register::R12 | Register::R13 | Register::RAX).then_some(())?;
                 }
-                // The goroutine, from the thread's own memory.
+                // The goroutine's place in the thread's own memory, where the program's place is not fixed.
+                Opcode::Mov_rm64_imm32 => (instruction.op0_register() == Register::RCX).then_some(())?,
+                // The goroutine, from there.
                 Opcode::Mov_r64_rm64 if instruction.segment_prefix() == Register::FS => {
                     (instruction.op0_register() == Register::RCX).then_some(())?;
                 }
@@ -294,6 +296,11 @@ mod tests {
     const ON_STACK: &[u8] = &[
         0x64, 0x48, 0x8b, 0x0c, 0x25, 0xf8, 0xff, 0xff, 0xff, 0x48, 0x3b, 0x61, 0x10, 0x76, 0x05, 0x48, 0x83, 0xec,
         0x08, 0xc3, 0xeb, 0xea,
+    ];
+    /// `mov $-8,%rcx; mov %fs:(%rcx),%rcx; cmp 0x10(%rcx),%rsp; jbe +5; sub $8,%rsp; ret`
+    const ON_STACK_AT_NO_FIXED_PLACE: &[u8] = &[
+        0x48, 0xc7, 0xc1, 0xf8, 0xff, 0xff, 0xff, 0x64, 0x48, 0x8b, 0x09, 0x48, 0x3b, 0x61, 0x10, 0x76, 0x05, 0x48,
+        0x83, 0xec, 0x08, 0xc3, 0xeb, 0xe8,
     ];
 
     const NAMES: [&str; 4] = [
@@ -401,6 +408,8 @@ mod tests {
             (Symbol::GoForgetOnStack, 3 * ROOM + 13, true),
         ];
         assert_eq!(places_of(&table, &[ON_STACK; 4]).unwrap(), expected);
+        let expected = expected.map(|(symbol, offset, emulated)| (symbol, offset + 2, emulated));
+        assert_eq!(places_of(&table, &[ON_STACK_AT_NO_FIXED_PLACE; 4]).unwrap(), expected);
     }
 
     #[test]
