@@ -77,6 +77,7 @@ impl Stdio {
 
     /// Loads the programs, which takes half a second: a server has its first calls before that is over.
     pub(super) fn prepare(&mut self, object: &mut Object) {
+        object.user.load_side_by_side(&all_programs());
         let mut load = |name| object.user.load(name, &mut object.ebpf);
         self.errors.extend(all_programs().into_iter().find_map(|name| load(name).err()));
     }

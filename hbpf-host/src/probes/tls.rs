@@ -390,6 +390,8 @@ impl Probed {
     fn links(&self, object: &mut Object, scope: user::Scope) -> Result<Links, ProbeError> {
         // The path may lead to another file by now; the descriptor does not.
         let path = format!("/proc/self/fd/{}", self.library.file.as_raw_fd());
+        let programs = |place: &Place| programs_for(place.symbol, place.internal);
+        object.user.load_side_by_side(&self.library.places.iter().flat_map(programs).copied().collect());
         let mut links = Links::new();
         for symbol in SYMBOLS {
             for internal in [false, true] {

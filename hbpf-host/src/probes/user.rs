@@ -4,10 +4,11 @@
 //! single processes in the right way (`uprobe_multi`). It is what is used where there is it: a probe that is put in by itself is an event of the kernel's tracing as well, and to
 //! take one out the kernel waits several times for all that may be running, with every other such event waiting too.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ffi::CString;
 use std::num::NonZeroU32;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
+use std::sync::{Mutex, PoisonError};
 
 use aya::Ebpf;
 use aya::programs::UProbe;
@@ -81,6 +82,29 @@ impl UserPrograms {
             program.load().map_err(|error| ProbeError::new(name, &error))?;
         }
         Ok(())
+    }
+
+    /// Loads several programs at a time, which the verifier lets: it takes a quarter of a second for the largest ones. Those that cannot be
+    /// loaded are left to [`load`](Self::load), which says why.
+    pub(super) fn load_side_by_side(&mut self, names: &BTreeSet<&'static str>) {
+        let is_wanted = |name: &&'static str| !self.loaded.contains_key(*name);
+        let wanted = names.iter().copied().filter(is_wanted).filter_map(|name| Some((name, self.code.get(name)?)));
+        let wanted = Mutex::new(wanted);
+        let next = || wanted.lock().unwrap_or_else(PoisonError::into_inner).next();
+        let load_some = || {
+            let load = |(name, code): (&'static str, &Code)| {
+                Some((name.to_owned(), raw::load_for_many(name, &code.instructions, &code.license).ok()?))
+            };
+            std::iter::from_fn(next).filter_map(load).collect::<Vec<_>>()
+        };
+        let at_once = std::thread::available_parallelism().map_or(1, usize::from).min(names.len());
+        let loaded: Vec<_> = std::thread::scope(|scope| {
+            let another = |_| std::thread::Builder::new().spawn_scoped(scope, load_some).ok();
+            let others: Vec<_> = (1..at_once).filter_map(another).collect();
+            let own = load_some();
+            others.into_iter().filter_map(|other| other.join().ok()).flatten().chain(own).collect()
+        });
+        self.loaded.extend(loaded);
     }
 
     /// Loads a program if need be, and puts it at these places of a file, all or none.
