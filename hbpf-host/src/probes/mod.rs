@@ -21,6 +21,7 @@ mod verdicts;
 use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Mutex, PoisonError};
 
 use aya::Ebpf;
 use aya::maps::{Array, HashMap, MapData, PerCpuArray, RingBuf};
@@ -44,6 +45,9 @@ pub(crate) use verdicts::Verdicts;
 
 /// Longest text of an error that is handed on: a verifier's log has thousands of lines.
 const MAX_ERROR_CHARS: usize = 300;
+
+/// Most programs that are loaded at a time: a group has few that take long.
+const MAX_AT_ONCE: usize = 4;
 
 /// Programs on process starts and ends, needed by every group, and their tracepoints.
 const LIFECYCLE_PROGRAMS: [(&str, &str); 2] = [EXEC_PROGRAM, END_PROGRAM];
@@ -474,6 +478,23 @@ fn programs(group: Group) -> &'static [&'static str] {
         Group::Net => &on_cgroup::NET,
         Group::Device => &device::PROGRAMS,
     }
+}
+
+/// Does the same with several things on all cores, in any order. The verifier takes tenths of a second for the largest programs, and lets others be
+/// loaded meanwhile.
+fn side_by_side<T: Send, R: Send>(things: impl Iterator<Item = T> + Send, work: impl Fn(T) -> R + Sync) -> Vec<R> {
+    let things = Mutex::new(things);
+    let next = || things.lock().unwrap_or_else(PoisonError::into_inner).next();
+    let work_on_some = || std::iter::from_fn(next).map(&work).collect::<Vec<_>>();
+    std::thread::scope(|scope| {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        // Where there can be no further thread, this one does it all.
+        let another = |_| std::thread::Builder::new().spawn_scoped(scope, work_on_some).ok();
+        let others: Vec<_> = (1..cores.min(MAX_AT_ONCE)).filter_map(another).collect();
+        let mut done = work_on_some();
+        done.extend(others.into_iter().filter_map(|other| other.join().ok()).flatten());
+        done
+    })
 }
 
 fn write_limits(map: &mut Array<MapData, u64>, limits: Limits) -> Result<(), ProbeError> {

@@ -9,7 +9,7 @@ use aya::programs::{
 };
 use hbpf_core::label::Label;
 
-use super::{ProbeError, cgroup, missing};
+use super::{ProbeError, cgroup, missing, side_by_side};
 
 /// Those of plain traffic. The last two see the payload; the others say whose socket it is, and so come first when
 /// attaching.
@@ -30,17 +30,14 @@ pub(crate) fn is_ours(name: &str) -> bool {
 /// Puts these programs in place, and says where that is. Those that another group has put there stay as they are.
 pub(super) fn attach(ebpf: &mut Ebpf, programs: &[&'static str]) -> Result<Label, ProbeError> {
     let root = cgroup::open_root().map_err(|error| ProbeError(error.to_string()))?;
-    // Loading takes tenths of a second. All are loaded before the first is attached: a request seen without its answer
-    // would be taken for one that waits.
-    let mut new = Vec::new();
-    for name in programs {
-        let program = ebpf.program_mut(name).ok_or_else(|| missing(name))?;
-        if program.fd().is_ok() {
-            continue;
-        }
-        new.push(name);
-        load(program).map_err(|error| ProbeError::new(name, &error))?;
-    }
+    // All are loaded before the first is attached: a request seen without its answer would be taken for one that waits.
+    let absent = programs.iter().find(|name| ebpf.program(name).is_none());
+    absent.map_or(Ok(()), |name| Err(missing(name)))?;
+    let is_new = |name: &&&str| ebpf.program(name).is_some_and(|program| program.fd().is_err());
+    let new: Vec<&'static str> = programs.iter().filter(is_new).copied().collect();
+    let loading = ebpf.programs_mut().filter(|(name, _)| new.contains(name));
+    let loaded = side_by_side(loading, |(name, program)| load(program).map_err(|error| ProbeError::new(name, &error)));
+    loaded.into_iter().collect::<Result<(), _>>()?;
     for name in new {
         let program = ebpf.program_mut(name).ok_or_else(|| missing(name))?;
         attach_one(program, name, &root.fd).map_err(|error| {

@@ -8,7 +8,6 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ffi::CString;
 use std::num::NonZeroU32;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
-use std::sync::{Mutex, PoisonError};
 
 use aya::Ebpf;
 use aya::programs::UProbe;
@@ -17,7 +16,7 @@ use aya_obj::ProgramSection;
 use aya_obj::generated::bpf_insn;
 use nix::errno::Errno;
 
-use super::{ProbeError, object, program, raw};
+use super::{ProbeError, object, program, raw, side_by_side};
 
 /// One process or all of them, those that come later included.
 #[derive(Clone, Copy)]
@@ -84,27 +83,14 @@ impl UserPrograms {
         Ok(())
     }
 
-    /// Loads several programs at a time, which the verifier lets: it takes a quarter of a second for the largest ones. Those that cannot be
-    /// loaded are left to [`load`](Self::load), which says why.
+    /// Loads several programs at a time. Those that cannot be loaded are left to [`load`](Self::load), which says why.
     pub(super) fn load_side_by_side(&mut self, names: &BTreeSet<&'static str>) {
         let is_wanted = |name: &&'static str| !self.loaded.contains_key(*name);
         let wanted = names.iter().copied().filter(is_wanted).filter_map(|name| Some((name, self.code.get(name)?)));
-        let wanted = Mutex::new(wanted);
-        let next = || wanted.lock().unwrap_or_else(PoisonError::into_inner).next();
-        let load_some = || {
-            let load = |(name, code): (&'static str, &Code)| {
-                Some((name.to_owned(), raw::load_for_many(name, &code.instructions, &code.license).ok()?))
-            };
-            std::iter::from_fn(next).filter_map(load).collect::<Vec<_>>()
-        };
-        let at_once = std::thread::available_parallelism().map_or(1, usize::from).min(names.len());
-        let loaded: Vec<_> = std::thread::scope(|scope| {
-            let another = |_| std::thread::Builder::new().spawn_scoped(scope, load_some).ok();
-            let others: Vec<_> = (1..at_once).filter_map(another).collect();
-            let own = load_some();
-            others.into_iter().filter_map(|other| other.join().ok()).flatten().chain(own).collect()
+        let loaded = side_by_side(wanted, |(name, code)| {
+            Some((name.to_owned(), raw::load_for_many(name, &code.instructions, &code.license).ok()?))
         });
-        self.loaded.extend(loaded);
+        self.loaded.extend(loaded.into_iter().flatten());
     }
 
     /// Loads a program if need be, and puts it at these places of a file, all or none.
