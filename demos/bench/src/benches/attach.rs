@@ -44,8 +44,8 @@ pub(super) fn run(context: &Context) -> Result<Outcome> {
     }
     section.table(
         "From the request to the first frame that says so, each group alone: maps are made, programs loaded and, for TLS, \
-         processes looked through. Medians. Verifying: what loading the group's programs takes one after the other; those for TLS \
-         and tools are loaded on all cores at once.",
+         processes looked through. Medians. Verifying: what loading the group's programs takes one \
+         after the other; they are loaded on all cores at once.",
         table,
     );
     let mut table = Table::new(&["program", "ms to load"]);
