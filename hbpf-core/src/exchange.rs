@@ -192,6 +192,10 @@ pub struct Usage {
     pub audio_input: Option<u64>,
     /// Generated tokens that are sound, likewise.
     pub audio_output: Option<u64>,
+    /// Prompt tokens that were images, likewise.
+    pub image_input: Option<u64>,
+    /// Generated tokens that are images, likewise.
+    pub image_output: Option<u64>,
     /// Images that were made.
     pub images: Option<u64>,
     /// Milliseconds of sound that were listened to.

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock};
 
-use crate::exchange::{Exchange, ServiceTier, Usage};
+use crate::exchange::{Api, Exchange, ServiceTier, Usage};
 
 /// Prices that come with the program; its head says of what day they are, and whose.
 const TABLE: &str = include_str!("prices/table.tsv");
@@ -22,8 +22,10 @@ pub const TIERS: [(ServiceTier, &str); 4] = [
     (ServiceTier::Priority, "priority"),
 ];
 
-/// What stands behind a model's name in the row with the prices of tokens that are sound.
-pub const AUDIO: &str = "audio";
+/// What stands behind a model's name in the rows with the prices of tokens that are sound, and images.
+pub const KINDS: [&str; 2] = [AUDIO, IMAGE_TOKENS];
+const AUDIO: &str = "audio";
+const IMAGE_TOKENS: &str = "image_tokens";
 
 /// What is paid for otherwise than by tokens, by the word that stands behind a model's name in a table. Prices are of one.
 pub const UNITS: [&str; 3] = ["image", "second", "search"];
@@ -85,16 +87,24 @@ impl Price {
         Self { input: price, output: 0.0, cache_read: None, cache_write: None, cache_write_long: None, long: None }
     }
 
-    /// The same where those that are sound have prices of their own. What of them came from a cache is not told apart, so that these count as
-    /// new.
-    fn of_both(&self, of_sound: Option<&Self>, usage: &Usage) -> Option<f64> {
-        let sum = self.of(usage)?;
-        let Some(of_sound) = of_sound else { return Some(sum) };
-        let fresh = usage.input.unwrap_or(0).saturating_sub(usage.cached_input.unwrap_or(0));
-        let heard = usage.audio_input.unwrap_or(0).min(fresh) as f64;
-        let spoken = usage.audio_output.unwrap_or(0).min(usage.output.unwrap_or(0)) as f64;
-        let dearer = heard * (of_sound.input - self.input) + spoken * (of_sound.output - self.output);
-        Some(sum + dearer / MILLION)
+    /// The same where those that are sound, and images, have prices of their own. What of them came from a cache is not told apart, so that
+    /// these count as new.
+    fn of_kinds(&self, of_sound: Option<&Self>, of_images: Option<&Self>, usage: &Usage) -> Option<f64> {
+        let mut sum = self.of(usage)?;
+        // What is text, unless it is told to be something else.
+        let mut input = usage.input.unwrap_or(0).saturating_sub(usage.cached_input.unwrap_or(0));
+        let mut output = usage.output.unwrap_or(0);
+        let kinds =
+            [(of_sound, usage.audio_input, usage.audio_output), (of_images, usage.image_input, usage.image_output)];
+        for (price, taken_in, given_out) in kinds {
+            let Some(price) = price else { continue };
+            let taken_in = taken_in.unwrap_or(0).min(input);
+            let given_out = given_out.unwrap_or(0).min(output);
+            (input, output) = (input - taken_in, output - given_out);
+            let dearer = taken_in as f64 * (price.input - self.input) + given_out as f64 * (price.output - self.output);
+            sum += dearer / MILLION;
+        }
+        Some(sum)
     }
 
     /// What so many tokens cost; `None` where it is not known how many there were.
@@ -269,8 +279,12 @@ impl Prices {
         let price = models.clone().find_map(|model| self.price(provider, model.as_str(), tier));
         // Of an answer that was not waited for, what had come of it is paid.
         let output = usage.output.or(Some(exchange.estimated_output).filter(|tokens| *tokens > 0));
-        let of_sound = models.clone().find_map(|model| self.row(provider, model.as_str(), AUDIO));
-        let by_tokens = price.and_then(|price| price.of_both(of_sound, &Usage { output, ..*usage }));
+        let [of_sound, of_images] =
+            KINDS.map(|kind| models.clone().find_map(|model| self.row(provider, model.as_str(), kind)));
+        // What an API of images has generated are images, unless it says how many were.
+        let image_output = usage.image_output.or(output.filter(|_| exchange.api == Api::Image));
+        let usage_paid = Usage { output, image_output, ..*usage };
+        let by_tokens = price.and_then(|price| price.of_kinds(of_sound, of_images, &usage_paid));
         let by_units = || models.clone().find_map(|model| self.of_units(provider, model.as_str(), usage));
         by_tokens.or_else(by_units).map(|usd| Cost { usd, is_estimate: true })
     }
@@ -321,12 +335,12 @@ fn parse_line(line: &str) -> Result<(String, Price), String> {
     let is_gpu = provider.eq_ignore_ascii_case(GPU);
     if let Some((_, word)) = model.split_once(' ').filter(|_| !is_gpu)
         && !is_of_unit(model)
-        && !word.eq_ignore_ascii_case(AUDIO)
+        && !KINDS.iter().any(|kind| word.eq_ignore_ascii_case(kind))
         && !TIERS.iter().any(|(_, tier)| tier.eq_ignore_ascii_case(word))
     {
-        let words = TIERS.map(|(_, word)| word).into_iter().chain([AUDIO]).chain(UNITS).collect::<Vec<_>>().join(", ");
+        let words = TIERS.map(|(_, word)| word).into_iter().chain(KINDS).chain(UNITS).collect::<Vec<_>>().join(", ");
         return Err(format!(
-            "{word:?} is no tier, no unit and not audio: behind a model and a space there is one of {words}"
+            "{word:?} is no tier, no unit and no kind of tokens: behind a model and a space there is one of {words}"
         ));
     }
     let number = |index: usize, name: &str| match rest[index] {
@@ -428,6 +442,7 @@ fn without_day(model: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::aggregate::tests::exchange;
 
     fn usage(input: u64, output: u64, read: u64, written: u64) -> Usage {
         Usage {
@@ -491,12 +506,26 @@ mod tests {
         let price = table.price("x", "m", ServiceTier::Standard).unwrap();
         let sound = table.row("x", "M-2026-01-01", AUDIO);
         let usage = Usage { audio_input: Some(40), audio_output: Some(30), ..usage(100, 50, 0, 0) };
-        assert_eq!(price.of_both(sound, &usage), Some((60.0 + 400.0 + 40.0 + 600.0) / MILLION));
-        assert_eq!(price.of_both(None, &usage), price.of(&usage), "as text where nothing else is known");
+        assert_eq!(price.of_kinds(sound, None, &usage), Some((60.0 + 400.0 + 40.0 + 600.0) / MILLION));
+        assert_eq!(price.of_kinds(None, None, &usage), price.of(&usage), "as text where nothing else is known");
         // More than there is in all is a mistake, and what came from a cache was cheaper.
         let odd = Usage { audio_input: Some(900), cached_input: Some(90), ..usage };
-        assert_eq!(price.of_both(sound, &odd), Some((90.0 + 100.0 + 40.0 + 600.0) / MILLION));
+        assert_eq!(price.of_kinds(sound, None, &odd), Some((90.0 + 100.0 + 40.0 + 600.0) / MILLION));
         assert!(Prices::built_in().row("openai", "gpt-audio", AUDIO).is_some());
+    }
+
+    #[test]
+    fn so_have_images() {
+        let table = Prices::parse("openai\tm\t1\t2\nopenai\tm image_tokens\t10\t20").unwrap();
+        let mut exchange = Exchange { provider: "openai".into(), model: Some("m".into()), ..exchange(1) };
+        let cost = |exchange: &Exchange| table.cost(exchange).map(|cost| (cost.usd * MILLION).round());
+        exchange.usage = Usage { image_input: Some(40), ..usage(100, 50, 0, 0) };
+        assert_eq!(cost(&exchange), Some(60.0 + 400.0 + 100.0), "text, as nothing else is said");
+        exchange.api = Api::Image;
+        assert_eq!(cost(&exchange), Some(60.0 + 400.0 + 1000.0));
+        exchange.usage.image_output = Some(30);
+        assert_eq!(cost(&exchange), Some(60.0 + 400.0 + 40.0 + 600.0));
+        assert!(Prices::built_in().row("openai", "gpt-image-1", IMAGE_TOKENS).is_some());
     }
 
     #[test]
@@ -640,7 +669,7 @@ mod tests {
             ("x\tm\t1\t1\t\t\t\t9", "line 1: the price of input of long prompts is missing"),
             (
                 "x\tm slow\t1\t1",
-                "line 1: \"slow\" is no tier, no unit and not audio: behind a model and a space there is one of batch, fast, flex, priority, audio, image, second, search",
+                "line 1: \"slow\" is no tier, no unit and no kind of tokens: behind a model and a space there is one of batch, fast, flex, priority, audio, image_tokens, image, second, search",
             ),
             ("x\tm\t1\t1\t1\t1\t1\t1\t1\t1\t1\t1", "line 1: a provider, a model and at most nine numbers are expected"),
         ] {

@@ -35,6 +35,8 @@ const INPUT: &str = "input_cost_per_token";
 const OUTPUT: &str = "output_cost_per_token";
 const AUDIO_INPUT: &str = "input_cost_per_audio_token";
 const AUDIO_OUTPUT: &str = "output_cost_per_audio_token";
+const IMAGE_INPUT: &str = "input_cost_per_image_token";
+const IMAGE_OUTPUT: &str = "output_cost_per_image_token";
 const READ: &str = "cache_read_input_token_cost";
 const WRITE: &str = "cache_creation_input_token_cost";
 
@@ -236,16 +238,16 @@ impl<'a> Entry<'a> {
         // There regions and kinds of deployments stand before names, which nothing on the wire tells.
         let is_elsewhere = model.contains('/') && (provider == "aws.bedrock" || provider.starts_with("azure."));
         let is_text = !NOT_TEXT.contains(&fields.get("mode").and_then(Value::as_str).unwrap_or_default());
-        // These say how many tokens were sound.
+        // These say how many tokens were sound, or images.
         let tells = provider == "openai" || provider.starts_with("azure.");
-        let has_sound = tells && entry.cost(AUDIO_INPUT, "", "").is_some();
+        let has_others = tells && [AUDIO_INPUT, IMAGE_OUTPUT].iter().any(|kind| entry.cost(kind, "", "").is_some());
         // What it generates may be paid otherwise than as text.
         let differs =
             |kind: &str| entry.cost(kind, "", "").is_some_and(|cost| Some(cost) != entry.cost(OUTPUT, "", ""));
-        let generates_text = !differs(AUDIO_OUTPUT) && !differs("output_cost_per_image_token");
-        let (input, output) = (entry.cost(INPUT, "", "")?, entry.cost(OUTPUT, "", "").unwrap_or(0.0));
+        let generates_text = !differs(AUDIO_OUTPUT) && !differs(IMAGE_OUTPUT);
+        let (input, output) = (entry.cost(INPUT, "", "")?, entry.output("").unwrap_or(0.0));
         // Where all is 0 nothing is known: nobody gives it away.
-        let is_known = is_text && generates_text || has_sound;
+        let is_known = is_text && generates_text || has_others;
         (is_known && !is_elsewhere && input + output > 0.0).then_some(entry)
     }
 
@@ -255,18 +257,25 @@ impl<'a> Entry<'a> {
         Some(rounded(cost * MILLION)).filter(|cost| cost.is_finite() && *cost >= 0.0)
     }
 
+    /// The price of what is generated: all of it are images where there is no other.
+    fn output(&self, tier: &str) -> Option<f64> {
+        self.cost(OUTPUT, "", tier).or_else(|| self.cost(IMAGE_OUTPUT, "", tier))
+    }
+
     /// The prices of its tiers, each with what stands behind the model's name.
     fn prices(&self) -> Vec<(&'static str, Price)> {
         let standard = self.price("", None);
         let mut prices: Vec<_> =
             TIERS.iter().filter_map(|(theirs, ours)| Some((*ours, self.price(theirs, standard.as_ref())?))).collect();
         let fast = self.fields.get("provider_specific_entry").and_then(|entry| entry.get("fast")?.as_f64());
-        let heard = self.cost(AUDIO_INPUT, "", "");
-        if let (Some(standard), Some(heard)) =
-            (&standard, heard.filter(|heard| Some(*heard) != self.cost(INPUT, "", "")))
+        for (suffix, input, output) in
+            [(" audio", AUDIO_INPUT, AUDIO_OUTPUT), (" image_tokens", IMAGE_INPUT, IMAGE_OUTPUT)]
         {
-            let spoken = self.cost(AUDIO_OUTPUT, "", "").unwrap_or(standard.output);
-            prices.push((" audio", Price { output: spoken, ..Price::flat(heard) }));
+            let (Some(standard), Some(input)) = (&standard, self.cost(input, "", "")) else { continue };
+            let output = self.cost(output, "", "").unwrap_or(standard.output);
+            if (input, output) != (standard.input, standard.output) {
+                prices.push((suffix, Price { output, ..Price::flat(input) }));
+            }
         }
         if let (Some(standard), Some(fast)) = (&standard, fast.filter(|fast| *fast > 0.0)) {
             prices.push((" fast", times(standard, fast)));
@@ -292,7 +301,7 @@ impl<'a> Entry<'a> {
         });
         Some(Price {
             input,
-            output: or_usual(self.cost(OUTPUT, "", tier), |usual| Some(usual.output)).unwrap_or(0.0),
+            output: or_usual(self.output(tier), |usual| Some(usual.output)).unwrap_or(0.0),
             cache_read: or_usual(self.cost(READ, "", tier), |usual| usual.cache_read),
             cache_write: or_usual(self.cost(WRITE, "", tier), |usual| usual.cache_write),
             cache_write_long: or_usual(write_long, |usual| usual.cache_write_long),
@@ -429,6 +438,9 @@ mod tests {
         "azure/eu/gpt-4o": {"litellm_provider": "azure", "input_cost_per_token": 3e-06, "output_cost_per_token": 1e-06},
         "elsewhere/gpt-4o": {"litellm_provider": "elsewhere", "input_cost_per_token": 3e-06, "output_cost_per_token": 1e-06},
         "gpt-realtime": {"litellm_provider": "openai", "mode": "realtime", "input_cost_per_token": 4e-06, "output_cost_per_token": 16e-06},
+        "draw-x": {"litellm_provider": "openai", "mode": "image_generation", "input_cost_per_token": 5e-06, "input_cost_per_image_token": 1e-05,
+            "output_cost_per_image_token": 4e-05},
+        "gemini/draw-x": {"litellm_provider": "gemini", "mode": "image_generation", "input_cost_per_token": 5e-06, "output_cost_per_image_token": 4e-05},
         "gpt-audio": {"litellm_provider": "openai", "mode": "chat", "input_cost_per_token": 4e-06, "output_cost_per_token": 16e-06,
             "output_cost_per_audio_token": 8e-05},
         "free": {"litellm_provider": "openai", "input_cost_per_token": 0, "output_cost_per_token": 0},
@@ -447,6 +459,8 @@ gcp.vertex_ai	meta/llama-x	1	1
 groq	openai/gpt-oss-20b	0.1	0.5
 groq	whisper-x second	0.00003
 openai	dall-x image	0.04
+openai	draw-x	5	40
+openai	draw-x image_tokens	10	40
 openai	gpt-4o	1	4	0.5
 openai	gpt-4o batch	0.5	2	0.25
 openai	gpt-4o priority	2	9	1
@@ -467,7 +481,7 @@ perplexity	sonar	1	1
         assert_eq!(
             checked.remarks,
             [
-                "9 entries are left out: they have no price per token of text, image, second or search, or are of providers that hbpf does not tell"
+                "10 entries are left out: they have no price per token of text, image, second or search, or are of providers that hbpf does not tell"
             ]
         );
         // What is installed of it is the same.

@@ -102,6 +102,8 @@ pub(super) fn totals(counts: &Counts) -> Usage {
         reasoning: counts.get(Count::Reasoning),
         audio_input: counts.get(Count::AudioInput),
         audio_output: counts.get(Count::AudioOutput),
+        image_input: counts.get(Count::ImageInput),
+        image_output: counts.get(Count::ImageOutput),
         images: counts.get(Count::Images),
         audio_milliseconds: counts.get(Count::AudioMilliseconds),
         ..Usage::default()
@@ -315,6 +317,8 @@ pub(super) enum Count {
     TimingsOutput,
     AudioInput,
     AudioOutput,
+    ImageInput,
+    ImageOutput,
     Images,
     AudioMilliseconds,
     Searches,

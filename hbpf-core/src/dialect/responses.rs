@@ -67,6 +67,7 @@ static RESPONSE: LazyLock<PathSet<Slot>> = LazyLock::new(|| {
         // Realtime.
         ("response.usage.input_token_details.cached_tokens", Want::Scalar, Slot::Count(Count::CacheRead)),
         ("response.usage.input_token_details.audio_tokens", Want::Scalar, Slot::Count(Count::AudioInput)),
+        ("response.usage.input_token_details.image_tokens", Want::Scalar, Slot::Count(Count::ImageInput)),
         ("response.usage.output_token_details.audio_tokens", Want::Scalar, Slot::Count(Count::AudioOutput)),
         ("response.status_details.reason", Want::Scalar, Slot::FinishReason),
         ("response.status_details.error.type", Want::Scalar, Slot::ErrorType),

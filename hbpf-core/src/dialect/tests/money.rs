@@ -172,3 +172,12 @@ fn tokens_that_are_sound_are_told_apart() {
     let usage = read(Dialect::OpenaiAudio, transcript).usage;
     assert_eq!((usage.input, usage.audio_input, usage.audio_output), (Some(9), Some(9), None));
 }
+
+#[test]
+fn tokens_that_are_images_are_told_apart() {
+    let images = r#"{"data":[{"b64_json":"CANARY"}],"usage":{"input_tokens":9,"output_tokens":70,"input_tokens_details":{"image_tokens":4,"text_tokens":5}}}"#;
+    let completed = r#"{"type":"image_generation.completed","b64_json":"CANARY","usage":{"input_tokens":9,"output_tokens":70,"output_tokens_details":{"image_tokens":60}}}"#;
+    let [of_images, of_completed] = [images, completed].map(|body| read(Dialect::OpenaiImages, body).usage);
+    assert_eq!((of_images.image_input, of_images.image_output, of_images.output), (Some(4), None, Some(70)));
+    assert_eq!((of_completed.image_input, of_completed.image_output), (None, Some(60)));
+}
