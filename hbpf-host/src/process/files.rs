@@ -16,6 +16,9 @@ use nix::time::{ClockId, clock_gettime};
 /// times over.
 const MAX_PROCESSES: usize = 262_144;
 
+/// Room for what is read at first. Most of these files fit, and the kernel makes up their text anew for each call.
+const USUAL_BYTES: usize = 1024;
+
 /// The beginning of a file.
 pub(crate) struct Contents {
     pub(crate) bytes: Vec<u8>,
@@ -28,12 +31,22 @@ pub(crate) fn read(path: &Path, limit: usize) -> io::Result<Contents> {
     read_open(&open(path)?, limit)
 }
 
-/// Opens a regular file.
-pub(crate) fn open(path: &Path) -> io::Result<File> {
-    let file = OpenOptions::new()
+/// Reads what one call gives, which is all of a file that the kernel makes up at once. Of a FIFO that is what is in it.
+pub(crate) fn read_at_once<'a>(path: &Path, room: &'a mut [u8]) -> io::Result<&'a [u8]> {
+    let len = open_any(path)?.read(room)?;
+    Ok(&room[..len])
+}
+
+fn open_any(path: &Path) -> io::Result<File> {
+    OpenOptions::new()
         .read(true)
         .custom_flags(libc::O_CLOEXEC | libc::O_NONBLOCK | libc::O_NOFOLLOW | libc::O_NOCTTY)
-        .open(path)?;
+        .open(path)
+}
+
+/// Opens a regular file.
+pub(crate) fn open(path: &Path) -> io::Result<File> {
+    let file = open_any(path)?;
     if !file.metadata()?.is_file() {
         return Err(io::ErrorKind::InvalidInput.into());
     }
@@ -41,7 +54,7 @@ pub(crate) fn open(path: &Path) -> io::Result<File> {
 }
 
 fn read_open(file: &File, limit: usize) -> io::Result<Contents> {
-    let mut bytes = Vec::new();
+    let mut bytes = Vec::with_capacity(USUAL_BYTES.min(limit + 1));
     // One byte more than the limit tells whether the file ends there.
     file.take(limit as u64 + 1).read_to_end(&mut bytes)?;
     let truncated = bytes.len() > limit;
@@ -104,6 +117,7 @@ mod tests {
         let path = dir.path().join("stat");
         nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
         assert_eq!(read(&path, 10).err().unwrap().kind(), io::ErrorKind::InvalidInput);
+        assert_eq!(read_at_once(&path, &mut [0; 10]).unwrap(), b"");
     }
 
     #[test]

@@ -8,7 +8,10 @@ use std::time::Duration;
 use super::files;
 
 /// Longest line: 52 numbers of at most 20 digits and a name of at most 64 bytes.
-const MAX_BYTES: usize = 4096;
+const MAX_BYTES: usize = 2048;
+
+/// The last field that is looked at, as proc(5) counts them.
+const MAX_FIELD: usize = 28;
 
 /// The kernel's own threads have this in `flags`.
 const PF_KTHREAD: u32 = 0x0020_0000;
@@ -48,7 +51,7 @@ impl Stat {
 
     /// Of the process or thread with this directory.
     pub(crate) fn read_in(directory: &Path) -> Option<Self> {
-        Self::parse(&files::read(&directory.join("stat"), MAX_BYTES).ok()?.bytes)
+        Self::parse(files::read_at_once(&directory.join("stat"), &mut [0; MAX_BYTES]).ok()?)
     }
 
     pub(crate) fn parse(line: &[u8]) -> Option<Self> {
@@ -58,7 +61,8 @@ impl Stat {
         let comm = line.get(open + 1..close)?.to_vec();
         let rest = line[close + 1..].trim_ascii();
         // Fields are counted from 1 in proc(5), and the third is the first here.
-        let fields: Vec<&[u8]> = files::fields(rest).collect();
+        let mut fields = [&b""[..]; MAX_FIELD - 2];
+        fields.iter_mut().zip(files::fields(rest)).for_each(|(room, field)| *room = field);
         let field = |number: usize| fields.get(number - 3).copied().and_then(files::number::<u64>);
         Some(Self {
             comm,
