@@ -496,13 +496,7 @@ pub(super) const OBSERVATION: Group<Snapshot> = Group {
         }),
         (gauge("findings", "Things that deserve attention, by severity.").by("severity"), |it, to| {
             let count = |severity| it.findings.iter().filter(|finding| finding.severity == severity).count() as f64;
-            let severities =
-                [("info", Severity::Info), ("warning", Severity::Warning), ("critical", Severity::Critical)];
-            to.by(severities.map(|(name, severity)| (name, Some(count(severity)))));
-        }),
-        (gauge("finding", "1 for each rule that has found something.").by("rule"), |it, to| {
-            let rules: BTreeSet<&Label> = it.findings.iter().map(|finding| &finding.id).collect();
-            to.by(rules.into_iter().map(|rule| (rule.clone(), Some(1.0))));
+            to.by(SEVERITIES.map(|(name, severity)| (name, Some(count(severity)))));
         }),
         (gauge("processes", "Processes that use TLS, by how far it can be read.").by("tls"), |it, to| {
             let count = |tls| it.processes.iter().filter(|process| is_seen(process, tls)).count() as f64;
@@ -535,6 +529,15 @@ pub(super) const OBSERVATION: Group<Snapshot> = Group {
         ),
         (gauge("collection_errors", "Things that could not be collected."), |it, to| to.count(it.errors.len() as u64)),
     ],
+};
+
+/// What rules have found.
+pub(super) const FINDINGS: Group<Severity> = Group {
+    prefix: "hbpf_",
+    labels: &["rule", "severity"],
+    families: &[(gauge("finding", "1 for each rule that has found something, with the worst of it."), |_, to| {
+        to.number(Some(1.0));
+    })],
 };
 
 /// What an agent counts of itself.
@@ -624,6 +627,15 @@ pub(crate) fn collect(snapshot: &Snapshot) -> Vec<Family> {
     let since = snapshot.observation_started_at;
     let places = Places::of_all(snapshot);
     OBSERVATION.collect(std::iter::once((Vec::new(), since, snapshot)), &mut families);
+    let mut findings = BTreeMap::<&Label, Severity>::new();
+    for finding in &snapshot.findings {
+        let worst = findings.entry(&finding.id).or_insert(finding.severity);
+        *worst = finding.severity.max(*worst);
+    }
+    let findings = findings.iter().map(|(rule, severity)| {
+        (vec![Some((*rule).clone()), Some(severity_text(*severity).into())], since, severity)
+    });
+    FINDINGS.collect(findings, &mut families);
     TOTALS.collect(std::iter::once((Vec::new(), since, &snapshot.totals)), &mut families);
     let series = snapshot.series.iter().flat_map(|series| &series.rows);
     SERIES.collect(series.map(|row| (series_labels(row), row.since, &row.stats)), &mut families);
@@ -658,6 +670,19 @@ pub(crate) fn collect(snapshot: &Snapshot) -> Vec<Family> {
         .collect(programs.map(|it| (vec![Some(it.group.clone()), Some(it.program.clone())], since, it)), &mut families);
     exemplars::attach(snapshot, &mut families);
     families
+}
+
+/// What severities are called.
+const SEVERITIES: [(&str, Severity); 3] =
+    [("info", Severity::Info), ("warning", Severity::Warning), ("critical", Severity::Critical)];
+
+fn severity_text(severity: Severity) -> &'static str {
+    SEVERITIES.iter().find(|(_, other)| *other == severity).map_or("", |(name, _)| name)
+}
+
+/// The severity that is called so.
+pub(crate) fn severity(text: &str) -> Option<Severity> {
+    SEVERITIES.iter().find(|(name, _)| *name == text).map(|(_, severity)| *severity)
 }
 
 fn series_labels(row: &Series) -> Vec<Option<Label>> {

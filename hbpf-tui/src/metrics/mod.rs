@@ -18,7 +18,7 @@ use jiff::Timestamp;
 
 use self::exemplars::Exemplar;
 
-pub(crate) use families::{AgentNumbers, ExportNumbers, collect, collect_agent};
+pub(crate) use families::{AgentNumbers, ExportNumbers, collect, collect_agent, severity};
 pub(crate) use honeybeepf::Honeybeepf;
 pub(crate) use openmetrics::{Text, below, text};
 pub(crate) use protobuf::protobuf;

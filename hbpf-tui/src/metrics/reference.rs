@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::families::{
-    AGENT, AGENT_REQUESTS, CAPTURE, ENDPOINTS, ENGINES, EXPORTS, GPUS, GROUPS, HOST, OBSERVATION, PROGRAMS, SERIES,
+    AGENT, AGENT_REQUESTS, CAPTURE, ENDPOINTS, ENGINES, EXPORTS, FINDINGS, GPUS, GROUPS, HOST, OBSERVATION, PROGRAMS, SERIES,
     TOOLS, TOTALS, WORKLOADS,
 };
 use super::honeybeepf::{CONNECTIONS, DISKS, GPU_DEVICES, LLM, PROBES};
@@ -52,6 +52,7 @@ pub(crate) fn reference() -> String {
         "Groups of probes": GROUPS,
         "Programs in the kernel": PROGRAMS,
         "hbpf": OBSERVATION,
+        "Findings": FINDINGS,
         "Requests to the agent": AGENT_REQUESTS,
         "The agent": AGENT,
         "Exports to a collector": EXPORTS,

@@ -16,6 +16,7 @@ use super::Answers;
 use super::answer::Sample;
 use super::query::{About, Scope, Table};
 use super::table::{Key, Part, Rows};
+use crate::metrics;
 
 /// Names of hosts that a finding shows.
 const SHOWN_NAMES: usize = 3;
@@ -380,11 +381,18 @@ fn probes(answers: &Answers, group: Group, hosts: usize) -> Vec<Probe> {
 
 fn findings(answers: &Answers, scope: &Scope, hosts: usize, since: Timestamp) -> Vec<Finding> {
     let gone: Vec<&str> = answers.of(About::Gone).iter().map(|sample| sample.label(&scope.host)).collect();
-    let found = answers.of(About::Findings).iter().map(|sample| {
-        let (rule, count) = (sample.label("rule"), sample.value.max(0.0) as u64);
+    let mut by_rule = BTreeMap::<&str, (u64, Severity)>::new();
+    for sample in answers.of(About::Findings) {
+        // Agents of older versions do not tell it.
+        let severity = metrics::severity(sample.label("severity")).unwrap_or(Severity::Warning);
+        let (count, worst) = by_rule.entry(sample.label("rule")).or_insert((0, severity));
+        *count = count.saturating_add(sample.value.max(0.0) as u64);
+        *worst = severity.max(*worst);
+    }
+    let found = by_rule.into_iter().map(|(rule, (count, severity))| {
         Finding {
             id: Label::new(rule),
-            severity: Severity::Warning,
+            severity,
             subject: Label::new(&format!("{count} of {hosts} hosts")),
             title: Text::new(&format!("{rule} on {count} of {hosts} hosts")),
             evidence: BTreeMap::from([(Label::new("hosts"), count as f64)]),

@@ -233,9 +233,9 @@ impl Scope {
         format!("{} and on ({},engine,endpoint) {busiest}", self.named(names), self.host)
     }
 
-    /// How many hosts have found something, by rule.
+    /// How many hosts have found something, by rule and severity.
     fn findings(&self) -> String {
-        format!("count by (rule) ({})", self.selector("hbpf_finding"))
+        format!("count by (rule,severity) ({})", self.selector("hbpf_finding"))
     }
 
     /// Hosts whose agents were there and are there no more.
