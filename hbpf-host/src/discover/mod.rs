@@ -47,7 +47,7 @@ use crate::process::files;
 use crate::process::stat::Stat;
 use elf::Inspection;
 use known::{Files, Finding};
-use mapped::{Mapped, Opener, Stamp};
+use mapped::{FileKey, Mapped, Opener, Stamp};
 use maps::Mapping;
 use seen::{Found, Process};
 use watch::Watch;
@@ -145,6 +145,8 @@ pub struct Libraries {
     /// Where the system keeps libraries; see [`Libraries::scan_installed`].
     directories: Vec<PathBuf>,
     watch: Watch,
+    /// hbpf's own program, which speaks TLS to collectors and agents and to no model.
+    own: Option<FileKey>,
 }
 
 #[derive(Debug)]
@@ -175,6 +177,7 @@ impl Libraries {
             left: Vec::new(),
             directories: Vec::new(),
             watch: Watch::new(),
+            own: FileKey::own(),
         }
     }
 
@@ -427,6 +430,9 @@ impl Libraries {
     }
 
     fn identify_file(&mut self, mapped: Mapped, path: &[u8], changes: &mut Changes) -> Result<Identified, String> {
+        if self.own == Some(mapped.key) {
+            return Ok(Identified::Nothing);
+        }
         match self.files.look_up(&mapped, self.scans) {
             Finding::Library(id) => return Ok(Identified::Library(id)),
             Finding::Nothing => return Ok(Identified::Nothing),
