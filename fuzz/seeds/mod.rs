@@ -68,6 +68,22 @@ pub(super) fn seeds(target: &str) -> Vec<Vec<u8>> {
         "proc" => texts(&FILES),
         "protocol" => protocol(),
         "reassembly" => each(&|case| with_controls(SEGMENTS, &[&case.bytes(), case.request.as_bytes()].concat())),
+        "fleet" => {
+            // The same to every query, which each takes from it what it knows; and some that are none.
+            let labels = |number: usize| {
+                format!(
+                    r#"{{"instance":"host-{number}","role":"client","provider":"openai","model":"m{number}","workload":"w","namespace":"n","pod":"p","endpoint":"api.openai.com:443","api":"chat","rule":"blind","severity":"critical","gpu":"0","uuid":"GPU-1","name":"H\u001b[2J200","engine":"vllm","group":"llm-tls","cause":"ring_full","state":"on","resource":"cpu","type":"output","outcome":"completed","status":"200","part":"count","le":"0.5","hbpf":"x","__name__":"hbpf_llm_requests_total"}}"#
+                )
+            };
+            let row = |number| format!(r#"{{"metric":{},"value":[1796079121.4,"{number}.5"]}}"#, labels(number));
+            let rows = (0..3).map(row).collect::<Vec<_>>().join(",");
+            let vector = format!(r#"{{"status":"success","data":{{"resultType":"vector","result":[{rows}]}}}}"#);
+            let refused = r#"{"status":"error","errorType":"bad_data","error":"parse error"}"#;
+            vec![
+                vec![vector.as_str(); 40].join("\n").into_bytes(),
+                [refused, &vector, "<html>"].join("\n").into_bytes(),
+            ]
+        }
         "recording" => {
             let lines: Vec<&str> = include_str!("../../demos/recording.ndjson").lines().step_by(9).collect();
             // Two of them are what can be reported.

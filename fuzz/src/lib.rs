@@ -13,6 +13,7 @@ pub mod durations;
 pub mod elf;
 pub mod engine;
 pub mod eventstream;
+pub mod fleet;
 mod framing;
 pub mod grpc;
 pub mod head;
@@ -39,7 +40,7 @@ pub use input::with_controls;
 pub type Target = fn(&[u8]);
 
 /// Every target, by name.
-pub const TARGETS: [(&str, Target); 23] = [
+pub const TARGETS: [(&str, Target); 24] = [
     ("body", body::run),
     ("chunked", chunked::run),
     ("dialect", dialect::run),
@@ -47,6 +48,7 @@ pub const TARGETS: [(&str, Target); 23] = [
     ("elf", elf::run),
     ("engine", engine::run),
     ("eventstream", eventstream::run),
+    ("fleet", fleet::run),
     ("grpc", grpc::run),
     ("head", head::run),
     ("http1", http1::run),

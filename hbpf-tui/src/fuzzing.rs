@@ -11,6 +11,7 @@ use crate::cli;
 use crate::commands::{diff, report};
 use crate::period::{self, Period};
 use crate::recording::{Lines, Timeline};
+use crate::remote;
 
 /// Reads a recording to its end or to its first mistake; gives the frames before that.
 pub fn recording(bytes: &[u8]) -> Vec<Snapshot> {
@@ -33,6 +34,11 @@ pub fn report(bytes: &[u8]) -> anyhow::Result<usize> {
     file.rewind()?;
     let period = Period::of(&mut period::read(file)?, None, None)?;
     Ok(report::html(&period).len() + report::markdown(&period).len() + diff::compare(&period, &period).len())
+}
+
+/// What is made of a metrics server's answers, a line for each query.
+pub fn fleet(answers: &[u8]) -> Snapshot {
+    remote::of_answers(answers)
 }
 
 /// Reads a limit as `--max-overhead` and `--max-bytes-per-second` take it; says whether it is one.

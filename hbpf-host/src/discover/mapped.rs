@@ -194,12 +194,7 @@ fn reopen(place: &File) -> Result<Mapped, Refusal> {
     let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
     let file: OwnedFd = open(&again, flags, Mode::empty()).map_err(Refusal::Open)?;
     let overlay = fstatfs(&file).is_ok_and(|stat| stat.filesystem_type() == OVERLAYFS_SUPER_MAGIC);
-    Ok(Mapped {
-        file: file.into(),
-        key: FileKey::of(&metadata),
-        stamp: Stamp::new(&metadata, overlay),
-        overlay,
-    })
+    Ok(Mapped { file: file.into(), key: FileKey::of(&metadata), stamp: Stamp::new(&metadata, overlay), overlay })
 }
 
 /// Finds a file below `root` if that takes nothing but memory. A layer of a mounted overlay is always found so; and a path

@@ -632,9 +632,9 @@ pub(crate) fn collect(snapshot: &Snapshot) -> Vec<Family> {
         let worst = findings.entry(&finding.id).or_insert(finding.severity);
         *worst = finding.severity.max(*worst);
     }
-    let findings = findings.iter().map(|(rule, severity)| {
-        (vec![Some((*rule).clone()), Some(severity_text(*severity).into())], since, severity)
-    });
+    let findings = findings
+        .iter()
+        .map(|(rule, severity)| (vec![Some((*rule).clone()), Some(severity_text(*severity).into())], since, severity));
     FINDINGS.collect(findings, &mut families);
     TOTALS.collect(std::iter::once((Vec::new(), since, &snapshot.totals)), &mut families);
     let series = snapshot.series.iter().flat_map(|series| &series.rows);

@@ -24,6 +24,8 @@ use tokio::time::timeout;
 
 use self::agent::Agent;
 use self::fleet::Fleet;
+#[cfg(feature = "fuzzing")]
+pub(crate) use self::fleet::of_answers;
 pub(crate) use self::http::Url;
 use self::http::{Failure, Http};
 use crate::cli::Elsewhere;

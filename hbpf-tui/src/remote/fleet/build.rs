@@ -389,18 +389,16 @@ fn findings(answers: &Answers, scope: &Scope, hosts: usize, since: Timestamp) ->
         *count = count.saturating_add(sample.value.max(0.0) as u64);
         *worst = severity.max(*worst);
     }
-    let found = by_rule.into_iter().map(|(rule, (count, severity))| {
-        Finding {
-            id: Label::new(rule),
-            severity,
-            subject: Label::new(&format!("{count} of {hosts} hosts")),
-            title: Text::new(&format!("{rule} on {count} of {hosts} hosts")),
-            evidence: BTreeMap::from([(Label::new("hosts"), count as f64)]),
-            advice: Text::new(&format!(
-                "ask Prometheus for hbpf_finding{{rule=\"{rule}\"}}, and look there with hbpf top --connect"
-            )),
-            since,
-        }
+    let found = by_rule.into_iter().map(|(rule, (count, severity))| Finding {
+        id: Label::new(rule),
+        severity,
+        subject: Label::new(&format!("{count} of {hosts} hosts")),
+        title: Text::new(&format!("{rule} on {count} of {hosts} hosts")),
+        evidence: BTreeMap::from([(Label::new("hosts"), count as f64)]),
+        advice: Text::new(&format!(
+            "ask Prometheus for hbpf_finding{{rule=\"{rule}\"}}, and look there with hbpf top --connect"
+        )),
+        since,
     });
     let gone = (!gone.is_empty()).then(|| {
         let more = gone.len().saturating_sub(SHOWN_NAMES);

@@ -151,6 +151,17 @@ impl Fleet {
     }
 }
 
+/// A snapshot of what came in answer, one line to each query.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn of_answers(lines: &[u8]) -> hbpf_core::snapshot::Snapshot {
+    let scope = Scope { host: "instance".to_owned(), matching: String::new(), range: 300 };
+    let mut answers = Answers::default();
+    for (about, line) in About::all().into_iter().zip(lines.split(|byte| *byte == b'\n')) {
+        answers.put(about, answer::samples(line).map_err(|why| Failure { status: None, why }));
+    }
+    build::snapshot(&answers, &scope, 0)
+}
+
 async fn answered(http: &Http, query: &str) -> Result<Vec<Sample>, Failure> {
     let failure = |why| Failure { status: None, why };
     match http.post(INSTANT_QUERY, &[("query", query)], MAX_ANSWER).await {
