@@ -86,7 +86,7 @@ pub(crate) fn hand_on(document: Document, state: &State, theme: &Theme, outlet: 
             let content = match document {
                 Document::Snapshot => json(snapshot),
                 Document::List => focused.map_or(String::new(), |shown| shown.list.to_csv(&shown.wanted)),
-                Document::Picture => picture(&screen(state, theme)),
+                Document::Picture => picture(&screen(state, theme), if theme.is_light() { &LIGHT } else { &DARK }),
                 Document::Text | Document::Row | Document::Settings => text(&screen(state, theme)),
             };
             file(outlet, &name, end, &content)
@@ -145,16 +145,23 @@ fn text(buffer: &Buffer) -> String {
 const WIDTH: f64 = 8.4;
 const HEIGHT: f64 = 18.0;
 
-const BACKGROUND: &str = "#16181d";
-const FOREGROUND: &str = "#d8dce4";
+/// What a picture is drawn on, and what is drawn there that has no colour of its own.
+struct Ground {
+    back: &'static str,
+    fore: &'static str,
+}
+
+const DARK: Ground = Ground { back: "#16181d", fore: "#d8dce4" };
+const LIGHT: Ground = Ground { back: "#ffffff", fore: "#24292f" };
 
 /// The screen as a picture that any browser shows, with text that can be copied.
-fn picture(buffer: &Buffer) -> String {
+fn picture(buffer: &Buffer, ground: &Ground) -> String {
     let (width, height) = (f64::from(buffer.area.width) * WIDTH, f64::from(buffer.area.height) * HEIGHT);
     let mut out = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width:.1} {height:.1}\" width=\"{width:.0}\" \
          height=\"{height:.0}\" font-family=\"ui-monospace,monospace\" font-size=\"14\">\n\
-         <rect width=\"100%\" height=\"100%\" fill=\"{BACKGROUND}\"/>\n"
+         <rect width=\"100%\" height=\"100%\" fill=\"{}\"/>\n",
+        ground.back
     );
     for (y, row) in rows(buffer).enumerate() {
         let mut x = 0;
@@ -163,7 +170,7 @@ fn picture(buffer: &Buffer) -> String {
             if let [first, ..] = run
                 && (!symbols.trim().is_empty() || first.modifier.contains(Modifier::REVERSED))
             {
-                piece(&mut out, (x, y), run.len(), first, &symbols);
+                piece(&mut out, (x, y), run.len(), first, &symbols, ground);
             }
             x += run.len();
         }
@@ -172,15 +179,15 @@ fn picture(buffer: &Buffer) -> String {
 }
 
 /// A run of characters in one style.
-fn piece(out: &mut String, (x, y): (usize, usize), cells: usize, style: &Cell, symbols: &str) {
+fn piece(out: &mut String, (x, y): (usize, usize), cells: usize, style: &Cell, symbols: &str, ground: &Ground) {
     let (left, top, length) = (x as f64 * WIDTH, y as f64 * HEIGHT, cells as f64 * WIDTH);
-    let mut fill = hex(style.fg);
+    let mut fill = hex(style.fg, ground);
     if style.modifier.contains(Modifier::REVERSED) {
         let _ = writeln!(
             out,
             "<rect x=\"{left:.1}\" y=\"{top:.1}\" width=\"{length:.1}\" height=\"{HEIGHT:.1}\" fill=\"{fill}\"/>"
         );
-        fill = BACKGROUND.to_owned();
+        fill = ground.back.to_owned();
     }
     let weight = if style.modifier.contains(Modifier::BOLD) { " font-weight=\"bold\"" } else { "" };
     let opacity = if style.modifier.contains(Modifier::DIM) { " opacity=\"0.6\"" } else { "" };
@@ -193,8 +200,8 @@ fn piece(out: &mut String, (x, y): (usize, usize), cells: usize, style: &Cell, s
     );
 }
 
-/// The colours of the theme on a dark ground.
-fn hex(color: Color) -> String {
+/// A colour of the theme. The sixteen are those of a dark ground: the theme for a light one has none of them.
+fn hex(color: Color, ground: &Ground) -> String {
     let name = match color {
         Color::Red | Color::LightRed => "#ff6b6b",
         Color::Green | Color::LightGreen => "#69db7c",
@@ -209,7 +216,7 @@ fn hex(color: Color) -> String {
             let index = index - 16;
             return format!("#{:02x}{:02x}{:02x}", part(index / 36), part(index / 6 % 6), part(index % 6));
         }
-        _ => FOREGROUND,
+        _ => ground.fore,
     };
     name.to_owned()
 }
@@ -217,6 +224,7 @@ fn hex(color: Color) -> String {
 #[cfg(test)]
 mod tests {
     use super::super::tests::{UTF8, watched};
+    use super::super::theme::{Environment, Palette};
     use super::*;
     use crate::ui::state::Action;
 
@@ -270,6 +278,12 @@ mod tests {
         let mut kept = kept;
         hand_on(Document::Text, &state, &Theme::new(&UTF8), &mut kept);
         assert_eq!(kept.files.last().unwrap().0, "hbpf-20261122T193000Z-screen-2.txt");
+        // On the ground that the theme is for.
+        let light = Theme::new(&Environment { palette: Palette::Light, ..UTF8 });
+        hand_on(Document::Picture, &state, &light, &mut kept);
+        let ground = |svg: &str| svg.lines().nth(1).map(str::to_owned);
+        assert!(ground(&kept.files.last().unwrap().1).is_some_and(|line| line.contains(LIGHT.back)));
+        assert!(ground(&kept.files[3].1).is_some_and(|line| line.contains(DARK.back)));
         // What lies over the page is not handed on.
         state.apply(Action::Show(crate::ui::state::Overlay::Save));
         assert_eq!(all(&state).files[2].1, text);

@@ -146,6 +146,11 @@ impl Theme {
         Self { palette, symbols: if environment.utf8 { UNICODE } else { ASCII } }
     }
 
+    /// Whether its colours are for a light background.
+    pub(crate) fn is_light(&self) -> bool {
+        self.palette == Palette::Light
+    }
+
     /// Without colours none is set at all: crossterm turns colours under NO_COLOR into resets, which undo reverse video.
     fn style(&self, color: fn(&Colors) -> Color, modifier: Modifier) -> Style {
         let style = Style::new().add_modifier(modifier);
