@@ -232,10 +232,23 @@ impl Prices {
     /// A table that has the model has the last word. Where it has no price for the tier, that of the standard one stands for
     /// tiers that are cheaper, and there is none for others.
     pub fn price(&self, provider: &str, model: &str, tier: ServiceTier) -> Option<&Price> {
+        self.with_kinds(provider, model, tier).map(|(price, _)| price)
+    }
+
+    /// The same with the prices of [`KINDS`] of tokens, of the same list in the same table.
+    fn with_kinds(
+        &self,
+        provider: &str,
+        model: &str,
+        tier: ServiceTier,
+    ) -> Option<(&Price, [Option<&Price>; KINDS.len()])> {
         let model = model.to_ascii_lowercase();
         let lists = sellers(provider, &model).into_iter().flatten();
         let mut tables = lists.flat_map(|seller| self.tables().map(move |table| (seller, table)));
-        tables.find_map(|(seller, table)| table.own_price(seller, &model, tier))?
+        tables.find_map(|(seller, table)| {
+            let price = table.own_price(seller, &model, tier)?;
+            Some(price.map(|price| (price, KINDS.map(|kind| table.own_row(seller, &model, kind)))))
+        })?
     }
 
     /// Whether this table itself has a model, so that those below it are not asked.
@@ -276,15 +289,13 @@ impl Prices {
         let tier = exchange.tier.unwrap_or(ServiceTier::Standard);
         let models = [exchange.response_model.as_ref(), exchange.model.as_ref()].into_iter().flatten();
         let provider = exchange.provider.as_str();
-        let price = models.clone().find_map(|model| self.price(provider, model.as_str(), tier));
+        let price = models.clone().find_map(|model| self.with_kinds(provider, model.as_str(), tier));
         // Of an answer that was not waited for, what had come of it is paid.
         let output = usage.output.or(Some(exchange.estimated_output).filter(|tokens| *tokens > 0));
-        let [of_sound, of_images] =
-            KINDS.map(|kind| models.clone().find_map(|model| self.row(provider, model.as_str(), kind)));
         // What an API of images has generated are images, unless it says how many were.
         let image_output = usage.image_output.or(output.filter(|_| exchange.api == Api::Image));
         let usage_paid = Usage { output, image_output, ..*usage };
-        let by_tokens = price.and_then(|price| price.of_kinds(of_sound, of_images, &usage_paid));
+        let by_tokens = price.and_then(|(price, [sound, images])| price.of_kinds(sound, images, &usage_paid));
         let by_units = || models.clone().find_map(|model| self.of_units(provider, model.as_str(), usage));
         by_tokens.or_else(by_units).map(|usd| Cost { usd, is_estimate: true })
     }
@@ -305,10 +316,12 @@ impl Prices {
     fn row(&self, provider: &str, model: &str, word: &str) -> Option<&Price> {
         let model = model.to_ascii_lowercase();
         let mut sellers = sellers(provider, &model).into_iter().flatten();
-        let own = |table: &'_ Self, seller: &str| {
-            names(&model).map(|name| format!("{seller}\t{name} {word}")).find(|key| table.models.contains_key(key))
-        };
-        sellers.find_map(|seller| self.tables().find_map(|table| table.models.get(&own(table, seller)?)))
+        sellers.find_map(|seller| self.tables().find_map(|table| table.own_row(seller, &model, word)))
+    }
+
+    /// The same of this table itself.
+    fn own_row(&self, seller: &str, model: &str, word: &str) -> Option<&Price> {
+        names(model).find_map(|name| self.models.get(&format!("{seller}\t{name} {word}")))
     }
 }
 
@@ -523,6 +536,9 @@ mod tests {
         assert_eq!(cost(&exchange), Some(60.0 + 400.0 + 100.0), "text, as nothing else is said");
         exchange.api = Api::Image;
         assert_eq!(cost(&exchange), Some(60.0 + 400.0 + 1000.0));
+        // A table above that has the model has the last word on all of its tokens.
+        let above = Prices::parse("openai\tm\t1\t2").unwrap().over(Arc::new(table.clone()));
+        assert_eq!(above.cost(&exchange).map(|cost| (cost.usd * MILLION).round()), Some(100.0 + 100.0));
         exchange.usage.image_output = Some(30);
         assert_eq!(cost(&exchange), Some(60.0 + 400.0 + 40.0 + 600.0));
         assert!(Prices::built_in().row("openai", "gpt-image-1", IMAGE_TOKENS).is_some());

@@ -271,7 +271,8 @@ impl<'a> Entry<'a> {
         for (suffix, input, output) in
             [(" audio", AUDIO_INPUT, AUDIO_OUTPUT), (" image_tokens", IMAGE_INPUT, IMAGE_OUTPUT)]
         {
-            let (Some(standard), Some(input)) = (&standard, self.cost(input, "", "")) else { continue };
+            let Some(standard) = &standard else { continue };
+            let input = self.cost(input, "", "").unwrap_or(standard.input);
             let output = self.cost(output, "", "").unwrap_or(standard.output);
             if (input, output) != (standard.input, standard.output) {
                 prices.push((suffix, Price { output, ..Price::flat(input) }));

@@ -24,8 +24,6 @@ static RESPONSE: LazyLock<PathSet<Slot>> = LazyLock::new(|| {
         ("usage.prompt_tokens", Want::Scalar, Slot::Count(Count::Input)),
         ("usage.completion_tokens", Want::Scalar, Slot::Count(Count::Output)),
         // Images, and how long a transcript's sound was: by OpenAI where that is what is paid, or in a transcript with times, and by
-        ("usage.input_tokens_details.image_tokens", Want::Scalar, Slot::Count(Count::ImageInput)),
-        ("usage.output_tokens_details.image_tokens", Want::Scalar, Slot::Count(Count::ImageOutput)),
         // Mistral.
         ("data[]", Want::Length, Slot::Image),
         ("usage.seconds", Want::Scalar, Slot::AudioSeconds),

@@ -3,7 +3,7 @@
 //! A file seen through an overlay is opened in the layer where it truly lies, if that can be found: there it has numbers
 //! of its own, the same for all containers of an image, and probes in it do not keep a container's mounts busy.
 
-use std::fs::{File, Metadata};
+use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -41,17 +41,6 @@ pub(super) struct Mapped {
 pub(super) struct FileKey {
     device: u64,
     pub(super) inode: u64,
-}
-
-impl FileKey {
-    /// The program that asks.
-    pub(super) fn own() -> Option<Self> {
-        Some(Self::of(&std::fs::metadata("/proc/self/exe").ok()?))
-    }
-
-    fn of(metadata: &Metadata) -> Self {
-        Self { device: metadata.dev(), inode: metadata.ino() }
-    }
 }
 
 /// Changes when the file is written to.
@@ -194,7 +183,12 @@ fn reopen(place: &File) -> Result<Mapped, Refusal> {
     let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
     let file: OwnedFd = open(&again, flags, Mode::empty()).map_err(Refusal::Open)?;
     let overlay = fstatfs(&file).is_ok_and(|stat| stat.filesystem_type() == OVERLAYFS_SUPER_MAGIC);
-    Ok(Mapped { file: file.into(), key: FileKey::of(&metadata), stamp: Stamp::new(&metadata, overlay), overlay })
+    Ok(Mapped {
+        file: file.into(),
+        key: FileKey { device: metadata.dev(), inode: metadata.ino() },
+        stamp: Stamp::new(&metadata, overlay),
+        overlay,
+    })
 }
 
 /// Finds a file below `root` if that takes nothing but memory. A layer of a mounted overlay is always found so; and a path

@@ -145,8 +145,8 @@ pub struct Libraries {
     /// Where the system keeps libraries; see [`Libraries::scan_installed`].
     directories: Vec<PathBuf>,
     watch: Watch,
-    /// hbpf's own program, which speaks TLS to collectors and agents and to no model.
-    own: Option<FileKey>,
+    /// hbpf's own program, which speaks TLS to collectors and agents and to no model, once it was looked for.
+    own: Option<Option<FileKey>>,
 }
 
 #[derive(Debug)]
@@ -177,7 +177,7 @@ impl Libraries {
             left: Vec::new(),
             directories: Vec::new(),
             watch: Watch::new(),
-            own: FileKey::own(),
+            own: None,
         }
     }
 
@@ -354,6 +354,15 @@ impl Libraries {
         !stat.kernel_thread
     }
 
+    /// The file of hbpf's own program, which may lie in an overlay as others do.
+    fn own_program(&self, opener: &mut Opener<'_>) -> Option<FileKey> {
+        let pid = std::process::id();
+        let program = program(&self.proc_root, pid)?;
+        let maps = Maps::read(&self.proc_root, pid).ok()?;
+        let mapping = maps.executable.iter().find(|mapping| mapping.path == program)?;
+        Some(opener.open(pid, mapping).ok()?.key)
+    }
+
     /// Looks through the map of a process.
     fn find(
         &mut self,
@@ -362,6 +371,9 @@ impl Libraries {
         opener: &mut Opener<'_>,
         changes: &mut Changes,
     ) -> Found {
+        if self.own.is_none() {
+            self.own = Some(self.own_program(opener));
+        }
         let mut found = Found::default();
         let maps = match Maps::read(&self.proc_root, pid) {
             Ok(maps) => maps,
@@ -430,7 +442,7 @@ impl Libraries {
     }
 
     fn identify_file(&mut self, mapped: Mapped, path: &[u8], changes: &mut Changes) -> Result<Identified, String> {
-        if self.own == Some(mapped.key) {
+        if self.own.flatten() == Some(mapped.key) {
             return Ok(Identified::Nothing);
         }
         match self.files.look_up(&mapped, self.scans) {

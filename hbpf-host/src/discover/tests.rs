@@ -146,3 +146,19 @@ fn an_installed_library_waits_for_users_and_what_only_looks_like_one_does_not() 
     assert!(libraries.scan().removed.is_empty(), "it has no users and stays");
     assert!(libraries.scan_installed(&directories).added.is_empty());
 }
+
+#[test]
+fn hbpfs_own_program_is_no_process_that_cannot_be_seen_into() {
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("skipped: others' files can be looked into by root only");
+        return;
+    }
+    let pid = std::process::id();
+    // This one has the names of libraries inside, as what it looks for.
+    let program = fs::File::open("/proc/self/exe").unwrap();
+    let size = program.metadata().unwrap().len();
+    assert!(elf::inspect(&program, size).unwrap().unreadable.is_some());
+    let mut libraries = Libraries::new("/proc".into());
+    libraries.scan_pid(pid);
+    assert_eq!(libraries.visibility(pid), (TlsVisibility::None, None, None));
+}

@@ -480,17 +480,21 @@ fn programs(group: Group) -> &'static [&'static str] {
     }
 }
 
-/// Does the same with several things on all cores, in any order. The verifier takes tenths of a second for the largest programs, and lets others be
-/// loaded meanwhile.
-fn side_by_side<T: Send, R: Send>(things: impl Iterator<Item = T> + Send, work: impl Fn(T) -> R + Sync) -> Vec<R> {
-    let things = Mutex::new(things);
+/// Does the same with several things, some at a time, in any order. The verifier takes tenths of a second for the largest programs, and
+/// lets others be loaded meanwhile.
+fn side_by_side<T: Send, R: Send>(things: Vec<T>, work: impl Fn(T) -> R + Sync) -> Vec<R> {
+    if things.len() < 2 {
+        return things.into_iter().map(work).collect();
+    }
+    let most = things.len().min(MAX_AT_ONCE);
+    let things = Mutex::new(things.into_iter());
     let next = || things.lock().unwrap_or_else(PoisonError::into_inner).next();
     let work_on_some = || std::iter::from_fn(next).map(&work).collect::<Vec<_>>();
     std::thread::scope(|scope| {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         // Where there can be no further thread, this one does it all.
         let another = |_| std::thread::Builder::new().spawn_scoped(scope, work_on_some).ok();
-        let others: Vec<_> = (1..cores.min(MAX_AT_ONCE)).filter_map(another).collect();
+        let others: Vec<_> = (1..cores.min(most)).filter_map(another).collect();
         let mut done = work_on_some();
         done.extend(others.into_iter().filter_map(|other| other.join().ok()).flatten());
         done

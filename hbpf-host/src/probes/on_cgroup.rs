@@ -36,7 +36,8 @@ pub(super) fn attach(ebpf: &mut Ebpf, programs: &[&'static str]) -> Result<Label
     let is_new = |name: &&&str| ebpf.program(name).is_some_and(|program| program.fd().is_err());
     let new: Vec<&'static str> = programs.iter().filter(is_new).copied().collect();
     let loading = ebpf.programs_mut().filter(|(name, _)| new.contains(name));
-    let loaded = side_by_side(loading, |(name, program)| load(program).map_err(|error| ProbeError::new(name, &error)));
+    let loaded =
+        side_by_side(loading.collect(), |(name, program)| load(program).map_err(|error| ProbeError::new(name, &error)));
     loaded.into_iter().collect::<Result<(), _>>()?;
     for name in new {
         let program = ebpf.program_mut(name).ok_or_else(|| missing(name))?;

@@ -87,7 +87,7 @@ impl UserPrograms {
     pub(super) fn load_side_by_side(&mut self, names: &BTreeSet<&'static str>) {
         let is_wanted = |name: &&'static str| !self.loaded.contains_key(*name);
         let wanted = names.iter().copied().filter(is_wanted).filter_map(|name| Some((name, self.code.get(name)?)));
-        let loaded = side_by_side(wanted, |(name, code)| {
+        let loaded = side_by_side(wanted.collect(), |(name, code)| {
             Some((name.to_owned(), raw::load_for_many(name, &code.instructions, &code.license).ok()?))
         });
         self.loaded.extend(loaded.into_iter().flatten());

@@ -1,6 +1,6 @@
 //! Bounded reading under `/proc`, or under what stands for it in a test.
 //!
-//! The helper has one thread and all privileges, and others choose much of what stands in these files. So nothing here
+//! The helper looks with one thread and all privileges, and others choose much of what stands in these files. So nothing here
 //! waits (a FIFO in the place of a file is refused), reads more than its caller asked for, or panics on what it reads.
 
 use std::fs::{self, File, OpenOptions};

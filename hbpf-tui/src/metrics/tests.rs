@@ -1,4 +1,6 @@
-use hbpf_core::snapshot::{Container, Distribution, SeriesTable};
+use std::collections::BTreeMap;
+
+use hbpf_core::snapshot::{Container, Distribution, Finding, SeriesTable, Severity};
 
 use super::*;
 use crate::fixture;
@@ -7,6 +9,20 @@ pub(super) fn rich() -> hbpf_core::snapshot::Snapshot {
     let mut snapshot = fixture::rich();
     snapshot.gpus = fixture::gpus();
     snapshot.engines = fixture::engines();
+    let finding = |rule: &str, severity| Finding {
+        id: rule.into(),
+        severity,
+        subject: "x".into(),
+        title: "x".into(),
+        evidence: BTreeMap::new(),
+        advice: "x".into(),
+        since: snapshot.observation_started_at,
+    };
+    snapshot.findings = vec![
+        finding("blind_process", Severity::Info),
+        finding("error_burst", Severity::Warning),
+        finding("error_burst", Severity::Critical),
+    ];
     let stats = snapshot.totals.clone();
     let row = |pod: &str, model: &str| hbpf_core::snapshot::Series {
         workload: pod.into(),

@@ -45,7 +45,7 @@ pub(super) fn run(context: &Context) -> Result<Outcome> {
     section.table(
         "From the request to the first frame that says so, each group alone: maps are made, programs loaded and, for TLS, \
          processes looked through. Medians. Verifying: what loading the group's programs takes one \
-         after the other; they are loaded on all cores at once.",
+         after the other; they are loaded some at a time.",
         table,
     );
     let mut table = Table::new(&["program", "ms to load"]);

@@ -386,7 +386,8 @@ fn findings(answers: &Answers, scope: &Scope, hosts: usize, since: Timestamp) ->
         // Agents of older versions do not tell it.
         let severity = metrics::severity(sample.label("severity")).unwrap_or(Severity::Warning);
         let (count, worst) = by_rule.entry(sample.label("rule")).or_insert((0, severity));
-        *count = count.saturating_add(sample.value.max(0.0) as u64);
+        // One whose severity has changed may be there by both for a while.
+        *count = count.saturating_add(sample.value.max(0.0) as u64).min(hosts as u64);
         *worst = severity.max(*worst);
     }
     let found = by_rule.into_iter().map(|(rule, (count, severity))| Finding {
@@ -415,4 +416,27 @@ fn findings(answers: &Answers, scope: &Scope, hosts: usize, since: Timestamp) ->
         }
     });
     gone.into_iter().chain(found).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample(rule: &str, severity: &str, value: f64) -> Sample {
+        let labels = [("rule", rule), ("severity", severity)];
+        Sample { labels: labels.map(|(name, value)| (name.to_owned(), value.to_owned())).into(), value }
+    }
+
+    #[test]
+    fn findings_are_as_bad_as_the_worst_of_them() {
+        let mut answers = Answers::default();
+        let told = [sample("blind", "info", 2.0), sample("blind", "critical", 1.0), sample("old", "", 1.0)];
+        answers.put(About::Findings, Ok(told.into()));
+        let scope = Scope { host: "instance".to_owned(), matching: String::new(), range: 60 };
+        let of = |hosts| findings(&answers, &scope, hosts, Timestamp::UNIX_EPOCH);
+        let shown = |finding: &Finding| (finding.id.to_string(), finding.severity, finding.evidence["hosts"] as u64);
+        let expected = [("blind".to_owned(), Severity::Critical, 3), ("old".to_owned(), Severity::Warning, 1)];
+        assert_eq!(of(9).iter().map(shown).collect::<Vec<_>>(), expected);
+        assert_eq!(of(2)[0].evidence["hosts"], 2.0, "a host may be there by both");
+    }
 }
